@@ -1,0 +1,75 @@
+"""Causal depthwise convolution with a filter as long as the sequence.
+
+Equation: ``y[t, c] = g_out[t, c] * (sum_{s=0..t} h[c, s] v[t-s, c] + skip[c] v[t, c])`` with
+``v = g_in * u``. Computed in O(length log length) by the FFT.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..dispatch import Call, Implementation, Op, serves_all
+from ..errors import refusal
+
+
+def _reference():  # type: ignore[no-untyped-def]
+    from .reference import fft_conv
+
+    return fft_conv
+
+
+OP = Op("fft_conv", Implementation("reference", _reference, serves_all))
+
+
+def fft_conv(
+    u: Float[Tensor, "batch length channels"],
+    h: Float[Tensor, "channels taps"],
+    *,
+    skip: Float[Tensor, " channels"] | None = None,
+    pre_gate: Float[Tensor, "batch length channels"] | None = None,
+    post_gate: Float[Tensor, "batch length channels"] | None = None,
+    history: Float[Tensor, "batch past channels"] | None = None,
+    implementation: str | None = None,
+) -> Float[Tensor, "batch length channels"]:
+    """Convolve every channel with its own causal filter; differentiable in every tensor.
+
+    Args:
+        u: signal.
+        h: impulse responses, lag 0 first; shorter or longer than the signal.
+        skip: added to ``h[:, 0]``.
+        pre_gate: multiplies ``u`` before the convolution.
+        post_gate: multiplies the result.
+        history: the (gated) signal before ``u``, oldest first, for chunked use.
+        implementation: ``"reference"`` or ``None`` for the fastest that serves.
+
+    Returns:
+        Tensor shaped and typed like ``u``; accumulated in float32 at least.
+
+    Raises:
+        ValueError: ranks, channels, devices or gates that do not match.
+    """
+    tensors = {"u": u, "h": h, "skip": skip, "pre_gate": pre_gate, "post_gate": post_gate, "history": history}
+    _check(tensors)
+    run = OP.choose(implementation, Call(tensors))
+    return run(u, h, skip, pre_gate, post_gate, history)  # type: ignore[no-any-return]
+
+
+def _check(tensors: dict[str, Tensor | None]) -> None:
+    u, h = tensors["u"], tensors["h"]
+    assert u is not None
+    assert h is not None
+    if u.dim() != 3 or h.dim() != 2 or h.shape[0] != u.shape[2] or h.shape[1] == 0:
+        got = f"u of shape {tuple(u.shape)} and h of shape {tuple(h.shape)}"
+        raise refusal("fft_conv", got, "u (batch, length, channels) and h (channels, taps)", "transpose one of them")
+    shapes = {"skip": (u.shape[2],), "pre_gate": u.shape, "post_gate": u.shape}
+    for name, wanted in shapes.items():
+        t = tensors[name]
+        if t is not None and tuple(t.shape) != tuple(wanted):
+            raise refusal("fft_conv", f"{name} of shape {tuple(t.shape)}", f"{tuple(wanted)}", f"reshape {name}")
+    past = tensors["history"]
+    if past is not None and (past.dim() != 3 or past.shape[0] != u.shape[0] or past.shape[2] != u.shape[2]):
+        wanted_text = f"({u.shape[0]}, past, {u.shape[2]})"
+        raise refusal("fft_conv", f"history of shape {tuple(past.shape)}", wanted_text, "pass the inputs before u")
+    for name, t in tensors.items():
+        if t is not None and (t.device != u.device or not t.is_floating_point()):
+            got = f"{name} on {t.device} of dtype {t.dtype}"
+            raise refusal("fft_conv", got, f"a floating dtype on {u.device}", f"convert {name} with .to()")

@@ -1,0 +1,66 @@
+"""What a filter is: an impulse response per channel and, where there is one, an exact recurrence for it."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..state import State
+
+
+class Recurrence(State, ABC):
+    """A linear time-invariant recurrence with the impulse response of a filter.
+
+    It is made from the parameters by :meth:`Filter.recurrence` and holds the discretised quantities as
+    tensors without a batch axis; being a state itself, it travels inside the state of whoever decodes with it,
+    so that nothing is discretised again at every token.
+    """
+
+    @abstractmethod
+    def init_state(self, batch_size: int) -> State:
+        """The zero state; float32 at least, on the device of the recurrence."""
+
+    @abstractmethod
+    def prefill(
+        self, u: Float[Tensor, "batch length channels"], state: State
+    ) -> tuple[Float[Tensor, "batch length channels"], State]:
+        """Outputs for ``u`` continuing from ``state``, and the state after it, computed in parallel over the length."""
+
+    @abstractmethod
+    def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
+        """One token."""
+
+
+class Filter(nn.Module, ABC):
+    """A causal impulse response for each of ``channels`` channels.
+
+    Attributes:
+        channels: number of impulse responses.
+        max_length: taps the parametrisation defines; every tap from there on is zero. ``None``: no end.
+        recurrent: whether :meth:`recurrence` gives a recurrence.
+    """
+
+    channels: int
+    max_length: int | None
+    recurrent: bool
+
+    def __init__(self, channels: int, *, max_length: int | None = None, recurrent: bool = False) -> None:
+        super().__init__()
+        self.channels, self.max_length, self.recurrent = channels, max_length, recurrent
+
+    @abstractmethod
+    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+        """The first ``length`` taps, lag 0 first, differentiable in the parameters; float32 at least."""
+
+    @abstractmethod
+    def recurrence(self) -> Recurrence | None:
+        """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype to compute in: the widest of the inputs, float32 at least."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype

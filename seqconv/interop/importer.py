@@ -1,0 +1,136 @@
+"""From an original layer's state dict to a module of ours.
+
+Each original has an :class:`Importer`: ``build`` makes our module from the original's hyper-parameters, and
+``convert`` maps the original's tensors to our state dict by differentiable operations, so that gradients can be
+compared name by name too. One file per family holds them; none is imported before it is asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqconv_kernels.errors import refusal, unknown_name
+
+
+class Weights:
+    """The original's tensors, which remembers what was taken so that missing and left-over keys are reported."""
+
+    def __init__(self, original: str, tensors: Mapping[str, Tensor]) -> None:
+        self.original, self._tensors, self._taken = original, dict(tensors), set[str]()
+
+    def take(self, name: str) -> Tensor:
+        """The tensor of that name.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        if name not in self._tensors:
+            missing = f"a state dict without {name!r} (it has {', '.join(sorted(self._tensors))})"
+            remedy = "pass the layer's own state_dict(), without a prefix, and the hyper-parameters it was built with"
+            raise refusal(f"from_original({self.original!r})", missing, "every parameter of the original", remedy)
+        self._taken.add(name)
+        return self._tensors[name]
+
+    def take_complex(self, name: str) -> Tensor:
+        """The same for a complex tensor, which may be stored as (..., 2) = (real, imaginary)."""
+        tensor = self.take(name)
+        if tensor.is_complex():
+            return tensor
+        return torch.view_as_complex(tensor.clone(memory_format=torch.contiguous_format))
+
+    def ignore(self, *names: str) -> None:
+        """Mark tensors that our module derives by itself; they need not be there."""
+        self._taken.update(names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def left_over(self) -> list[str]:
+        """Names never taken nor ignored."""
+        return sorted(set(self._tensors) - self._taken)
+
+
+@dataclass(frozen=True)
+class Importer:
+    """How one original layer becomes ours.
+
+    Attributes:
+        build: hyper-parameters of the original (shapes of test inputs such as ``L`` and ``B`` among them are
+            accepted) to a module of ours, freshly initialised.
+        convert: tensors of the original and its hyper-parameters to our complete state dict.
+    """
+
+    build: Callable[..., nn.Module]
+    convert: Callable[[Weights, Mapping[str, Any]], dict[str, Tensor]]
+
+
+_IMPORTERS: dict[str, Importer] = {}
+
+
+def add_importer(*originals: str, build: Callable[..., nn.Module], convert: Callable[..., dict[str, Tensor]]) -> None:
+    """Enter an importer under the names of the originals it reads."""
+    for original in originals:
+        _IMPORTERS[original] = Importer(build, convert)
+
+
+def list_originals() -> list[str]:
+    """Names of the original layers that :func:`from_original` reads."""
+    return sorted(_importers())
+
+
+def get_importer(original: str) -> Importer:
+    """The importer of an original layer.
+
+    Raises:
+        ValueError: unknown original; the nearest are named.
+    """
+    importers = _importers()
+    if original not in importers:
+        raise unknown_name("from_original", "original", original, importers)
+    return importers[original]
+
+
+def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any) -> nn.Module:
+    """Our module in our layout (batch, length, channels), carrying an original layer's weights.
+
+    Args:
+        original: ``"owner/repository:Class"``, one of :func:`list_originals`.
+        state_dict: the original layer's own ``state_dict()``; complex tensors may be stored as (..., 2).
+        **hyper: the arguments the original layer was built with.
+
+    Returns:
+        The module in evaluation mode, in the floating dtype of the state dict.
+
+    Raises:
+        ValueError: unknown original or hyper-parameter, missing or left-over tensors, shapes that do not fit.
+    """
+    importer = get_importer(original)
+    weights = Weights(original, state_dict)
+    module = importer.build(**hyper)
+    with torch.no_grad():
+        ours = importer.convert(weights, hyper)
+    if weights.left_over():
+        remedy = "pass the state dict of this layer alone, and the hyper-parameters it was built with"
+        got = f"unexpected tensors {', '.join(weights.left_over())}"
+        raise refusal(f"from_original({original!r})", got, "only the layer's own", remedy)
+    dtypes = [t.real.dtype for t in ours.values() if t.is_floating_point() or t.is_complex()]
+    module = module.to(dtypes[0]) if dtypes else module
+    try:
+        module.load_state_dict(ours)
+    except RuntimeError as error:
+        remedy = "check the hyper-parameters against those the layer was built with"
+        raise refusal(f"from_original({original!r})", str(error), "tensors of the module's shapes", remedy) from error
+    return module.eval()
+
+
+def _importers() -> dict[str, Importer]:
+    package = import_module("seqconv.interop")
+    for module in iter_modules(package.__path__):
+        if module.name != "importer":
+            import_module(f"seqconv.interop.{module.name}")
+    return _IMPORTERS

@@ -1,0 +1,96 @@
+"""Padding masks and packed sequences: the two ways of putting sequences of different lengths into one tensor."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seqconv_kernels.errors import refusal
+
+
+def check_mask(operation: str, mask: Bool[Tensor, "batch length"], x: Tensor) -> None:
+    """Refuse a mask that is not one contiguous run of True per row (a row without any token is allowed).
+
+    Raises:
+        ValueError: wrong dtype, wrong shape, or a hole between real tokens.
+    """
+    if mask.dtype != torch.bool:
+        raise refusal(operation, f"a mask of dtype {mask.dtype}", "torch.bool, True at real tokens", "use mask.bool()")
+    if mask.shape != x.shape[:2]:
+        raise refusal(
+            operation,
+            f"a mask of shape {tuple(mask.shape)}",
+            f"(batch, length) = {tuple(x.shape[:2])}",
+            "build the mask from the same batch",
+        )
+    if torch.compiler.is_compiling() or mask.device.type == "meta":
+        return
+    runs = mask[:, 0] + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
+    if bool((runs > 1).any()):
+        raise refusal(
+            operation,
+            "a mask with a hole between real tokens",
+            "padding on the left or right only",
+            "pack separate documents with cu_seqlens instead",
+        )
+
+
+def check_left_padding(operation: str, mask: Bool[Tensor, "batch length"]) -> None:
+    """Refuse padding on the right, after which a state would have to be that of an earlier token.
+
+    Raises:
+        ValueError: a row ends in padding although it holds tokens.
+    """
+    if torch.compiler.is_compiling() or mask.device.type == "meta":
+        return
+    if bool((mask.any(1) & ~mask[:, -1]).any()):
+        raise refusal(
+            operation,
+            "a mask with padding on the right",
+            "padding on the left only: rows that end in a token",
+            "pad prompts on the left (tokenizer.padding_side = 'left')",
+        )
+
+
+def check_cu_seqlens(operation: str, cu_seqlens: Int[Tensor, " bounds"], x: Tensor) -> None:
+    """Refuse boundaries that do not increase from 0 to the total length of a batch of one.
+
+    Raises:
+        ValueError: batch other than 1, wrong dtype or rank, not strictly increasing, wrong first or last entry.
+    """
+    remedy = "give the cumulated lengths, torch.tensor([0, n1, n1 + n2, ...]), with x of shape (1, total, d_model)"
+    if x.shape[0] != 1:
+        raise refusal(operation, f"cu_seqlens with a batch of {x.shape[0]}", "a batch of 1", remedy)
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or len(cu_seqlens) < 2:
+        got = f"cu_seqlens of shape {tuple(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}"
+        raise refusal(operation, got, "one axis of int32 or int64 with at least two entries", remedy)
+    bounds = cu_seqlens.tolist()
+    increasing = all(a < b for a, b in pairwise(bounds))
+    if bounds[0] != 0 or bounds[-1] != x.shape[1] or not increasing:
+        raise refusal(operation, f"cu_seqlens={bounds}", f"increasing from 0 to the length {x.shape[1]}", remedy)
+
+
+def unpack(
+    x: Float[Tensor, "1 total d_model"], cu_seqlens: Int[Tensor, " bounds"]
+) -> tuple[Float[Tensor, "segments length d_model"], Bool[Tensor, "segments length"]]:
+    """Spread packed segments over the batch, padded with zeros on the right, and the mask that says where."""
+    lengths = cu_seqlens.diff()
+    mask = torch.arange(int(lengths.max()), device=x.device) < lengths.to(x.device)[:, None]
+    padded = x.new_zeros(*mask.shape, x.shape[-1])
+    padded[mask] = x[0]
+    return padded, mask
+
+
+def pack(
+    x: Float[Tensor, "segments length d_model"], mask: Bool[Tensor, "segments length"]
+) -> Float[Tensor, "1 total d_model"]:
+    """Inverse of :func:`unpack`."""
+    return x[mask][None]
+
+
+def zero_padding(x: Float[Tensor, "batch length *rest"], mask: Bool[Tensor, "batch length"] | None) -> Tensor:
+    """``x`` with zeros at padded positions (also where it was not finite)."""
+    if mask is None:
+        return x
+    return x.masked_fill(~mask.reshape(*mask.shape, *[1] * (x.dim() - 2)), 0)

@@ -1,0 +1,105 @@
+"""The state that a mixer hands out and takes back: a small dataclass of tensors, a pytree.
+
+A subclass is declared with :func:`state_class`; its fields are tensors, further states, tuples of states,
+integers or ``None``. Every tensor has the batch as its first axis, except those named in ``batch_free``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+StateT = TypeVar("StateT", bound="State")
+
+
+class State:
+    """Base of all states: moving, selecting rows, detaching, copying; never any mathematics.
+
+    Attributes:
+        batch_free: names of tensor fields without a batch axis (shared by all rows).
+        growing: names of tensor fields whose sizes beyond the batch change with the context.
+    """
+
+    batch_free: ClassVar[frozenset[str]] = frozenset()
+    growing: ClassVar[frozenset[str]] = frozenset()
+
+    def map(self, function: Callable[[Tensor], Tensor], *, batch_free: bool = True) -> Self:
+        """Apply ``function`` to every tensor; ``batch_free=False`` leaves tensors without a batch axis alone."""
+
+        def visit(name: str, value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return function(value) if batch_free or name not in self.batch_free else value
+            if isinstance(value, State):
+                return value.map(function, batch_free=batch_free)
+            if isinstance(value, tuple):
+                return tuple(visit(name, item) for item in value)
+            return value
+
+        items = {f.name: visit(f.name, getattr(self, f.name)) for f in fields(cast(Any, self))}
+        return cast(Self, replace(cast(Any, self), **items))
+
+    def select(self, index: Tensor) -> Self:
+        """Rows ``index`` of the batch, in that order (beam search, batch expansion)."""
+        return self.map(lambda t: t.index_select(0, index.to(t.device)), batch_free=False)
+
+    def repeat_interleave(self, repeats: int) -> Self:
+        """Each row ``repeats`` times."""
+        return self.map(lambda t: t.repeat_interleave(repeats, dim=0), batch_free=False)
+
+    def detach(self) -> Self:
+        """The same values without their gradient history (truncated back-propagation)."""
+        return self.map(Tensor.detach)
+
+    def clone(self) -> Self:
+        """A copy that shares no memory with this one."""
+        return self.map(Tensor.clone)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move every tensor, as ``Tensor.to``; a dtype applies to floating point tensors only."""
+
+        def move(t: Tensor) -> Tensor:
+            moved = t.to(*args, **kwargs)
+            return moved if t.is_floating_point() else moved.to(t.dtype)
+
+        return self.map(move)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batch."""
+        return next(leaf.tensor.shape[0] for leaf in self._leaves() if leaf.batched)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Sizes beyond the batch of every tensor that does not grow, by dotted name (what makes two states alike)."""
+        return {
+            leaf.name: tuple(leaf.tensor.shape[1:] if leaf.batched else leaf.tensor.shape)
+            for leaf in self._leaves()
+            if not leaf.growing
+        }
+
+    def _leaves(self, prefix: str = "") -> Iterator["_Leaf"]:
+        for f in fields(cast(Any, self)):
+            value = getattr(self, f.name)
+            for i, item in enumerate(value if isinstance(value, tuple) else (value,)):
+                name = f"{prefix}{f.name}.{i}" if isinstance(value, tuple) else f"{prefix}{f.name}"
+                if isinstance(item, Tensor):
+                    yield _Leaf(name, item, f.name not in self.batch_free, f.name in self.growing)
+                elif isinstance(item, State):
+                    yield from item._leaves(f"{name}.")
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    name: str
+    tensor: Tensor
+    batched: bool
+    growing: bool
+
+
+@dataclass_transform()
+def state_class(cls: type[StateT]) -> type[StateT]:
+    """Make ``cls`` a dataclass and register it as a pytree: ``torch.compile`` and ``export`` see its tensors."""
+    made = dataclass(cls)
+    pytree.register_dataclass(made)
+    return made
