@@ -109,8 +109,9 @@ def create_mixer(name: str, d_model: int, **options: Any) -> Mixer:
     for option, value in options.items():
         if option not in known:
             raise unknown_name(f"create_mixer({name!r})", "option", option, known)
-        if isinstance(value, float) and math.isnan(value):
-            raise refusal(f"create_mixer({name!r})", f"{option}=nan", "a number", "correct the configuration")
+        if isinstance(value, float) and not math.isfinite(value):
+            got = f"{option}={value}"
+            raise refusal(f"create_mixer({name!r})", got, "a finite number", "correct the configuration")
     if wrap:
         from .mixers.bidirectional import Bidirectional
 

@@ -1,0 +1,326 @@
+"""What holds for every registered mixer: a new mixer is tested by registering it."""
+
+import copy
+import zlib
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from seqconv import Mixer, State, create_mixer, list_mixers
+from seqconv.registry import mixer_entry
+from tolerances import assert_near
+
+D_MODEL, BATCH, LENGTH = 8, 2, 37
+
+
+def _label(case) -> str:
+    name, options = case
+    return name + ("[" + ",".join(f"{k}={v}" for k, v in options.items()) + "]" if options else "")
+
+
+ALL = [(name, dict(options)) for name in list_mixers() for options in ({}, *mixer_entry(name).examples)]
+ALL = [case for i, case in enumerate(ALL) if case not in ALL[:i]]
+CAUSAL = [case for case in ALL if create_mixer(case[0], D_MODEL, **case[1]).causal]
+BIDIRECTIONAL = [(name, {"bidirectional": True}) for name in list_mixers()]
+
+every = pytest.mark.parametrize("case", ALL, ids=_label)
+causal = pytest.mark.parametrize("case", CAUSAL, ids=_label)
+each_name = pytest.mark.parametrize("name", list_mixers())
+
+
+def build(case, dtype=torch.float64) -> Mixer:
+    """The mixer of a case with every parameter moved off its initial value (biases off zero, gates off symmetry)."""
+    name, options = case
+    torch.manual_seed(zlib.crc32(_label(case).encode()))
+    mixer = create_mixer(name, D_MODEL, **options).eval()
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return mixer.to(dtype)
+
+
+def inputs(length: int = LENGTH, batch: int = BATCH, dtype=torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(length)
+    return torch.randn(batch, length, D_MODEL, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def run_in_pieces(mixer: Mixer, x: Tensor, cuts: list[int]) -> tuple[Tensor, State | None]:
+    """Prefill the pieces between the cuts; a piece of one token goes through ``step``."""
+    state, pieces = None, []
+    bounds = [0, *cuts, x.shape[1]]
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        if end - start == 1 and state is not None:
+            y, state = mixer.step(x[:, start], state)
+            pieces.append(y[:, None])
+        else:
+            y, state = mixer.prefill(x[:, start:end], state)
+            pieces.append(y)
+    return torch.cat(pieces, dim=1), state
+
+
+@every
+def test_output_has_the_shape_and_dtype_of_the_input(case):
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        y = build(case, dtype)(inputs(5, dtype=dtype))
+        assert y.shape == (BATCH, 5, D_MODEL)
+        assert y.dtype == dtype
+        assert y.isfinite().all()
+
+
+@causal
+@pytest.mark.parametrize("length", [1, 2, LENGTH, 65])
+def test_forward_equals_prefill_equals_steps(case, length):
+    mixer, x = build(case), inputs(length)
+    want = mixer(x)
+    assert_near(mixer.prefill(x)[0], want, what="prefill")
+    state, outputs = mixer.init_state(BATCH), []
+    for t in range(length):
+        y, state = mixer.step(x[:, t], state)
+        outputs.append(y)
+    assert_near(torch.stack(outputs, dim=1), want, what="steps")
+
+
+@causal
+def test_any_split_gives_the_same_result(case):
+    mixer, x = build(case), inputs()
+    want = mixer(x)
+    for cuts in ([1], [36], [16], [5, 6, 7, 20], [3, 19, 32], [8, 16, 24, 32]):
+        assert_near(run_in_pieces(mixer, x, cuts)[0], want, what=f"split at {cuts}")
+
+
+@causal
+def test_no_output_depends_on_a_later_input(case):
+    mixer, x = build(case), inputs()
+    changed = x.clone()
+    changed[:, 20:] += 1
+    assert_near(mixer(changed)[:, :20], mixer(x)[:, :20], what="outputs before the change")
+
+
+@every
+def test_outputs_depend_on_inputs_before(case):
+    mixer, x = build(case), inputs()
+    changed = x.clone()
+    changed[:, 17] += 1
+    difference = (mixer(changed) - mixer(x)).abs().amax((0, 2))
+    assert (difference[18:21] > 1e-9).any(), "no sequence mixing"
+
+
+@every
+def test_padding_changes_nothing(case):
+    mixer, lengths = build(case), (LENGTH, 11)
+    x = inputs()
+    alone = [mixer(x[i : i + 1, :n]) for i, n in enumerate(lengths)]
+    for side in ("right", "left"):
+        padded, mask = torch.full_like(x, 7.0), torch.zeros(BATCH, LENGTH, dtype=torch.bool)
+        for i, n in enumerate(lengths):
+            where = slice(0, n) if side == "right" else slice(LENGTH - n, LENGTH)
+            padded[i, where], mask[i, where] = x[i, :n], True
+        y = mixer(padded, mask=mask)
+        for i in range(BATCH):
+            assert_near(y[i : i + 1, mask[i]], alone[i], what=f"{side} padding, row {i}")
+        assert (y[~mask] == 0).all()
+
+
+@causal
+def test_generation_after_left_padding_equals_generation_without(case):
+    mixer, x, lengths, prompt = build(case), inputs(), (20, 7), 20
+    padded, mask = torch.full_like(x[:, :prompt], 7.0), torch.zeros(BATCH, prompt, dtype=torch.bool)
+    for i, n in enumerate(lengths):
+        padded[i, prompt - n :], mask[i, prompt - n :] = x[i, :n], True
+    y, state = mixer.prefill(padded, mask=mask)
+    more, state = mixer.prefill(inputs(3), state)
+    last, _ = mixer.step(inputs(1)[:, 0], state)
+    for i, n in enumerate(lengths):
+        whole = torch.cat([x[i, :n], inputs(3)[i], inputs(1)[i]])[None]
+        want = mixer(whole)
+        got = torch.cat([y[i, prompt - n :], more[i], last[i : i + 1]])[None]
+        assert_near(got, want, what=f"row {i}")
+
+
+@causal
+def test_left_padding_in_the_first_of_two_chunks(case):
+    """A row whose tokens only start in the second chunk."""
+    mixer, x = build(case), inputs(12)
+    mask = torch.ones(BATCH, 12, dtype=torch.bool)
+    mask[0, :9] = False
+    first, state = mixer.prefill(x[:, :6], mask=mask[:, :6])
+    second, _ = mixer.prefill(x[:, 6:], state, mask=mask[:, 6:])
+    got = torch.cat([first, second], dim=1)
+    assert_near(got[:1, 9:], mixer(x[:1, 9:]), what="late row")
+    assert_near(got[1:], mixer(x[1:]), what="full row")
+
+
+@every
+def test_packed_equals_separate(case):
+    mixer, x = build(case), inputs(30, batch=1)
+    cu_seqlens = torch.tensor([0, 1, 12, 30])
+    want = torch.cat([mixer(x[:, a:b]) for a, b in ((0, 1), (1, 12), (12, 30))], dim=1)
+    assert_near(mixer(x, cu_seqlens=cu_seqlens), want)
+
+
+@causal
+def test_gradients_through_a_split_equal_those_of_the_whole(case):
+    mixer, x = build(case), inputs(20)
+    weight = torch.randn(BATCH, 20, D_MODEL, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def gradients(split: bool) -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        y = run_in_pieces(mixer, leaf, [7, 8, 15])[0] if split else mixer(leaf)
+        leaves = [leaf, *mixer.parameters()]
+        found = torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True)
+        return [torch.zeros_like(a) if g is None else g for a, g in zip(leaves, found, strict=True)]
+
+    names = ["x", *dict(mixer.named_parameters())]
+    for name, got, want in zip(names, gradients(True), gradients(False), strict=True):
+        assert_near(got, want, what=f"gradient of {name}")
+
+
+@every
+def test_every_parameter_is_trained(case):
+    mixer = build(case)
+    (mixer(inputs()) ** 2).sum().backward()
+    idle = [n for n, p in mixer.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert idle == []
+
+
+@every
+def test_bfloat16_and_float32_are_close_to_float64(case):
+    mixer, x = build(case), inputs()
+    want = mixer(x)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_near(copy.deepcopy(mixer).to(dtype)(x.to(dtype)), want, what=str(dtype))
+
+
+@every
+def test_save_and_load(case, tmp_path):
+    mixer, x = build(case), inputs()
+    save_file({k: v.contiguous().clone() for k, v in mixer.state_dict().items()}, tmp_path / "mixer.safetensors")
+    torch.manual_seed(1)
+    fresh = create_mixer(case[0], D_MODEL, **case[1]).to(torch.float64).eval()
+    fresh.load_state_dict(load_file(tmp_path / "mixer.safetensors"))
+    torch.testing.assert_close(fresh(x), mixer(x), rtol=0, atol=0)
+    torch.testing.assert_close(copy.deepcopy(mixer)(x), mixer(x), rtol=0, atol=0)
+
+
+@every
+def test_the_seed_alone_decides_the_initial_values(case):
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        drawn.append(create_mixer(case[0], D_MODEL, **case[1]).state_dict())
+    assert all(torch.equal(drawn[0][k], drawn[1][k]) for k in drawn[0])
+
+
+@every
+def test_strided_inputs_and_empty_batches(case):
+    mixer, x = build(case), inputs()
+    strided = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert_near(mixer(strided), mixer(x))
+    assert mixer(x[:0]).shape == (0, LENGTH, D_MODEL)
+
+
+@every
+def test_compiles_without_graph_breaks(case):
+    mixer, x = build(case), inputs(9)
+    compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
+    assert_near(compiled(x), mixer(x))
+
+
+@causal
+def test_state_can_be_reordered_copied_moved_and_detached(case):
+    mixer, x = build(case), inputs()
+    _, state = mixer.prefill(x[:, :20])
+    want, _ = mixer.prefill(x[:, 20:], state.clone())
+    order = torch.tensor([1, 0, 1])
+    got, _ = mixer.prefill(x[order][:, 20:], state.clone().select(order))
+    assert_near(got, want[order], what="reordered")
+    assert state.repeat_interleave(2).batch_size == 2 * BATCH
+    got, _ = mixer.prefill(x[:, 20:], state.detach().to(torch.device("cpu")))
+    assert_near(got, want, what="detached")
+
+
+@causal
+def test_constant_states_do_not_grow(case):
+    mixer, x = build(case), inputs(65)
+    if mixer.state_kind == "constant":
+        short, long = mixer.prefill(x[:, :2])[1], mixer.prefill(x)[1]
+        assert short.sizes() == long.sizes()
+        assert all(not leaf.growing for leaf in long._leaves())
+    assert mixer.state_kind in ("constant", "window", "growing")
+
+
+@causal
+def test_a_known_longest_context_changes_nothing(case):
+    mixer, x = build(case), inputs()
+    y, _ = mixer.prefill(x, mixer.init_state(BATCH, max_length=LENGTH))
+    assert_near(y, mixer(x))
+
+
+@pytest.mark.parametrize("case", BIDIRECTIONAL, ids=_label)
+def test_bidirectional_hears_both_sides_and_has_no_state(case):
+    mixer, x = build(case), inputs()
+    assert not mixer.causal
+    assert mixer.state_kind == "none"
+    changed = x.clone()
+    changed[:, 17] += 1
+    difference = (mixer(changed) - mixer(x)).abs().amax((0, 2))
+    assert difference[14:17].max() > 1e-9
+    assert difference[18:21].max() > 1e-9
+    for use in (lambda: mixer.prefill(x), lambda: mixer.init_state(1)):
+        with pytest.raises(ValueError, match=r"not causal.*causal mixer.*Remedy"):
+            use()
+
+
+@each_name
+def test_bad_input_is_refused_with_a_remedy(name):
+    mixer = build((name, {}))
+    x = inputs()
+    cases = {
+        r"x of shape \(37, 8\).*\(batch, length, d_model\).*Remedy": lambda: mixer(x[0]),
+        r"x of shape \(2, 37, 7\).*d_model=8.*Remedy": lambda: mixer(x[..., :7]),
+        r"length 0.*Remedy": lambda: mixer(x[:, :0]),
+        r"dtype torch.float16.*Remedy": lambda: mixer(x.half()),
+        r"dtype torch.int64.*Remedy": lambda: mixer(x.long()),
+        r"x on meta.*Remedy": lambda: mixer(x.to("meta")),
+        r"hole.*Remedy": lambda: mixer(x, mask=torch.tensor([[1, 0] + [1] * 35] * 2).bool()),
+        r"mask of shape \(2, 5\).*Remedy": lambda: mixer(x, mask=torch.ones(2, 5).bool()),
+        r"mask of dtype.*Remedy": lambda: mixer(x, mask=torch.ones(2, 37)),
+        r"a mask and cu_seqlens.*Remedy": lambda: mixer(
+            x[:1], mask=torch.ones(1, 37).bool(), cu_seqlens=torch.tensor([0, 37])
+        ),
+        r"cu_seqlens=\[0, 5, 5, 37\].*Remedy": lambda: mixer(x[:1], cu_seqlens=torch.tensor([0, 5, 5, 37])),
+        r"cu_seqlens=\[0, 5\].*Remedy": lambda: mixer(x[:1], cu_seqlens=torch.tensor([0, 5])),
+        r"batch of 2.*Remedy": lambda: mixer(x, cu_seqlens=torch.tensor([0, 37])),
+    }
+    for pattern, use in cases.items():
+        with pytest.raises(ValueError, match=f"{name}.forward: received {pattern}"):
+            use()
+
+
+@causal
+def test_a_state_of_another_batch_or_mixer_is_refused(case):
+    mixer, x = build(case), inputs()
+    _, state = mixer.prefill(x)
+    with pytest.raises(ValueError, match=r"a state of 2 rows for 1 inputs.*select"):
+        mixer.step(x[:1, 0], state)
+    other = create_mixer(case[0], 2 * D_MODEL, **case[1]).to(torch.float64)
+    with pytest.raises(ValueError, match=r"sizes .*Remedy: pass what this mixer's init_state"):
+        mixer.step(x[:, 0], other.init_state(BATCH))
+    with pytest.raises(ValueError, match=r"padding on the right.*left"):
+        mixer.prefill(x, mask=torch.tensor([[True] * 36 + [False]] * 2))
+    with pytest.raises(ValueError, match=r"batch_size=-1.*Remedy"):
+        mixer.init_state(-1)
+
+
+def test_unknown_names_and_options_name_the_nearest():
+    with pytest.raises(ValueError, match=r"mixer 'hyna'.*did you mean 'hyena'"):
+        create_mixer("hyna", 8)
+    with pytest.raises(ValueError, match=r"option 'ordr'.*did you mean 'order'"):
+        create_mixer("hyena", 8, ordr=3)
+    with pytest.raises(ValueError, match=r"d_model=0.*Remedy"):
+        create_mixer("hyena", 0)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"dropout=.*Remedy: correct the configuration"):
+            create_mixer("s4d", 8, dropout=bad)
