@@ -6,7 +6,7 @@ integers or ``None``. Every tensor has the batch as its first axis, except those
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -25,7 +25,7 @@ class State:
     batch_free: ClassVar[frozenset[str]] = frozenset()
     growing: ClassVar[frozenset[str]] = frozenset()
 
-    def map(self, function: Callable[[Tensor], Tensor], *, batch_free: bool = True) -> Self:
+    def map(self: StateT, function: Callable[[Tensor], Tensor], *, batch_free: bool = True) -> StateT:
         """Apply ``function`` to every tensor; ``batch_free=False`` leaves tensors without a batch axis alone."""
 
         def visit(name: str, value: Any) -> Any:
@@ -38,25 +38,25 @@ class State:
             return value
 
         items = {f.name: visit(f.name, getattr(self, f.name)) for f in fields(cast(Any, self))}
-        return cast(Self, replace(cast(Any, self), **items))
+        return cast(StateT, replace(cast(Any, self), **items))
 
-    def select(self, index: Tensor) -> Self:
+    def select(self: StateT, index: Tensor) -> StateT:
         """Rows ``index`` of the batch, in that order (beam search, batch expansion)."""
         return self.map(lambda t: t.index_select(0, index.to(t.device)), batch_free=False)
 
-    def repeat_interleave(self, repeats: int) -> Self:
+    def repeat_interleave(self: StateT, repeats: int) -> StateT:
         """Each row ``repeats`` times."""
         return self.map(lambda t: t.repeat_interleave(repeats, dim=0), batch_free=False)
 
-    def detach(self) -> Self:
+    def detach(self: StateT) -> StateT:
         """The same values without their gradient history (truncated back-propagation)."""
         return self.map(Tensor.detach)
 
-    def clone(self) -> Self:
+    def clone(self: StateT) -> StateT:
         """A copy that shares no memory with this one."""
         return self.map(Tensor.clone)
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self: StateT, *args: Any, **kwargs: Any) -> StateT:
         """Move every tensor, as ``Tensor.to``; a dtype applies to floating point tensors only."""
 
         def move(t: Tensor) -> Tensor:

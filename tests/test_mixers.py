@@ -2,6 +2,7 @@
 
 import copy
 import zlib
+from itertools import pairwise
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def run_in_pieces(mixer: Mixer, x: Tensor, cuts: list[int]) -> tuple[Tensor, Sta
     """Prefill the pieces between the cuts; a piece of one token goes through ``step``."""
     state, pieces = None, []
     bounds = [0, *cuts, x.shape[1]]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         if end - start == 1 and state is not None:
             y, state = mixer.step(x[:, start], state)
             pieces.append(y[:, None])
