@@ -1,0 +1,79 @@
+"""The checks that ops share; each refuses before any work is done."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .errors import refusal
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether values may be looked at: cheaply, and not while compiling, tracing or transforming."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and not (torch.compiler.is_compiling() or transformed)
+    )
+
+
+def check_shape(operation: str, name: str, tensor: Tensor | None, axes: str, wanted: tuple[int, ...]) -> None:
+    """Refuse a tensor of another shape than ``wanted``, whose axes are called ``axes``; ``None`` passes.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if tensor is not None and tuple(tensor.shape) != wanted:
+        got = f"{name} of shape {tuple(tensor.shape)}"
+        raise refusal(operation, got, f"({axes}) = {wanted}", f"reshape or transpose {name}")
+
+
+def check_floating(operation: str, tensors: Mapping[str, Tensor | None], device: torch.device) -> None:
+    """Refuse tensors on another device or without a real floating dtype; ``None`` passes.
+
+    Raises:
+        ValueError: the first tensor that does not fit.
+    """
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.device != device or not tensor.is_floating_point()):
+            got = f"{name} of dtype {tensor.dtype} on {tensor.device}"
+            raise refusal(operation, got, f"a real floating dtype on {device}", f"convert {name} with .to()")
+
+
+def check_same_dtype(operation: str, tensors: Mapping[str, Tensor | None]) -> None:
+    """Refuse tensors of different dtypes, but not under autocast, which mixes them; ``None`` passes.
+
+    Raises:
+        ValueError: the first tensor whose dtype is not that of the first one.
+    """
+    first, *others = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    if torch.is_autocast_enabled(first[1].device.type):
+        return
+    for name, tensor in others:
+        if tensor.dtype != first[1].dtype:
+            got = f"{first[0]} of dtype {first[1].dtype} and {name} of dtype {tensor.dtype}"
+            raise refusal(operation, got, "one dtype for all activations", f"convert {name} with .to({first[0]}.dtype)")
+
+
+def check_cu_seqlens(operation: str, cu_seqlens: Tensor, x: Tensor) -> None:
+    """Refuse boundaries that do not increase from 0 to the total length of a batch of one.
+
+    The values are not read while compiling, nor on the meta device.
+
+    Raises:
+        ValueError: batch other than 1, wrong dtype or rank, not strictly increasing, wrong first or last entry.
+    """
+    remedy = "give the cumulated lengths, torch.tensor([0, n1, n1 + n2, ...]), with a batch of one: (1, total, ...)"
+    if x.shape[0] != 1:
+        raise refusal(operation, f"cu_seqlens with a batch of {x.shape[0]}", "a batch of 1", remedy)
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or len(cu_seqlens) < 2:
+        got = f"cu_seqlens of shape {tuple(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}"
+        raise refusal(operation, got, "one axis of int32 or int64 with at least two entries", remedy)
+    if torch.compiler.is_compiling() or cu_seqlens.device.type == "meta":
+        return
+    bounds = cu_seqlens.tolist()
+    increasing = all(a < b for a, b in pairwise(bounds))
+    if bounds[0] != 0 or bounds[-1] != x.shape[1] or not increasing:
+        raise refusal(operation, f"cu_seqlens={bounds}", f"increasing from 0 to the length {x.shape[1]}", remedy)
