@@ -132,7 +132,7 @@ def test_an_endless_filter_without_recurrence_needs_a_longest_context():
 def test_a_diagonal_recurrence_has_its_impulse_response(complex_poles, head):
     torch.manual_seed(0)
     poles = torch.rand(4, 5, dtype=torch.float64)
-    poles = poles * torch.exp(3j * torch.rand(4, 5)) if complex_poles else poles
+    poles = poles * torch.exp(3j * torch.rand(4, 5, dtype=torch.float64)) if complex_poles else poles
     ssm = DiagonalSSM(poles, torch.randn_like(poles), None if head is None else torch.randn(4, head).double())
     u = torch.randn(2, 23, 4, dtype=torch.float64)
     want = direct(u, ssm.impulse_response(23))
