@@ -1,0 +1,108 @@
+"""What this machine offers, and which implementation each op takes on it: the facts behind ``seqconv doctor``."""
+
+import importlib.util
+import inspect
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import seqconv_kernels
+from seqconv_kernels.dispatch import Call, Op
+from seqconv_kernels.errors import refusal
+
+PACKAGES = ("seqconv", "torch", "transformers", "triton", "mamba-ssm", "causal-conv1d", "flash-linear-attention")
+
+
+@dataclass(frozen=True)
+class OpChoice:
+    """What one op does with its example call.
+
+    Attributes:
+        op: its name.
+        taken: the implementation that ``implementation=None`` takes.
+        refused: the implementations that cannot serve the call, and why.
+    """
+
+    op: str
+    taken: str
+    refused: dict[str, str]
+
+
+def machine() -> dict[str, str]:
+    """Interpreter, processor, threads, accelerator, compiler and native extension, in words."""
+    native = importlib.util.find_spec("seqconv_kernels._native")
+    return {
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "CPU": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": str(torch.get_num_threads()),
+        "accelerator": _accelerator(),
+        "compiler": _compiler() or "none found (needed only to build the native extension)",
+        "native extension": "not built: ops run without it" if native is None else str(native.origin),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that matter here."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def ops() -> dict[str, Op]:
+    """Every op, by name: each package below ``seqconv_kernels`` holds one as ``OP``."""
+    names = sorted(m.name for m in iter_modules(seqconv_kernels.__path__) if m.ispkg)
+    return {name: import_module(f"seqconv_kernels.{name}").OP for name in names}
+
+
+def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
+    """For every op what it would take for its smallest example call on ``device`` in ``dtype``.
+
+    Raises:
+        ValueError: tensors cannot be made on the device.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise refusal("doctor", f"device {device!r} ({error})", "a device of this machine", "leave it out") from error
+    found = []
+    for name, op in ops().items():
+        report = op.report(example_call(name, device, dtype))
+        taken = next(implementation for implementation, why in report.items() if why is None)
+        found.append(OpChoice(name, taken, {i: why for i, why in report.items() if why is not None}))
+    return found
+
+
+def example_call(op: str, device: str, dtype: torch.dtype) -> Call:
+    """The call that the first shape in the op's ``shapes.py`` makes, as its implementations see it."""
+    package, shapes = import_module(f"seqconv_kernels.{op}"), import_module(f"seqconv_kernels.{op}.shapes")
+    smallest = next(iter(shapes.SHAPES.values()))
+    given: Mapping[str, Any] = shapes.example_inputs(smallest, dtype=dtype, device=device)
+    bound = inspect.signature(getattr(package, op)).bind(**given)
+    bound.apply_defaults()
+    tensors = {k: v for k, v in bound.arguments.items() if v is None or isinstance(v, Tensor)}
+    return Call(tensors, {k: v for k, v in bound.arguments.items() if k not in tensors or v is None})
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _accelerator() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} (cuda)"
+    return "mps" if torch.backends.mps.is_available() else "none"
+
+
+def _compiler() -> str | None:
+    candidates = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
