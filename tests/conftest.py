@@ -1,0 +1,38 @@
+"""What holds for every test: uninitialised memory is NaN, random examples are the same in every run."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+INSTALL = "install: builds and installs the package, which takes minutes and a network; only run by -m install"
+
+
+# torch warns of its own code when it first imports its compiler.
+TORCH_ITSELF = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", INSTALL)
+    config.addinivalue_line("filterwarnings", TORCH_ITSELF)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "install" in (config.option.markexpr or ""):
+        return
+    left_out = [item for item in items if item.get_closest_marker("install")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_empty():
+    """Make ``torch.empty`` and its relatives fill floating tensors with NaN and integers with their largest value.
+
+    PyTorch does so in its deterministic mode; with a GPU that mode also refuses operations, so it stays off there.
+    """
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    yield
+    torch.use_deterministic_algorithms(False)
