@@ -31,11 +31,13 @@ class Mixer(nn.Module, ABC):
         d_model: width of inputs and outputs.
         causal: whether an output depends on no later input. Only causal mixers have a state.
         name: name in the registry, set by ``register``.
+        residual_inside: whether the mixer holds its norm and residual connection itself; a block then adds neither.
     """
 
     d_model: int
     causal: bool
     name: ClassVar[str] = "mixer"
+    residual_inside: ClassVar[bool] = False
 
     def __init__(self, d_model: int, *, causal: bool = True) -> None:
         super().__init__()

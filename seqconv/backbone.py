@@ -1,0 +1,247 @@
+"""A backbone: a stack of blocks and a final norm; the layers may differ by a repeated pattern."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from itertools import cycle, islice
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from seqconv_kernels.errors import refusal, unknown_name
+
+from .blocks import Block
+from .norms import create_norm
+from .packing import zero_padding
+from .registry import create_mixer
+from .residual import Dropout
+from .state import State, state_class
+from .types import StateKind
+
+LayerSpec = str | Sequence[Any] | Mapping[str, Any]
+"""A layer of a pattern: ``"mamba"``; ``("attention", {"window": 64})``; or a mapping with ``"mixer"``,
+``"options"`` and arguments of :class:`~seqconv.blocks.Block` that differ in this layer. The mixer ``"none"`` leaves
+the per-token network alone."""
+
+
+@state_class
+class BackboneState(State):
+    """States of all layers, ``None`` for a layer without a mixer."""
+
+    layers: tuple[State | None, ...]
+
+
+class Backbone(nn.Module):
+    """Blocks one after the other, then a norm.
+
+    Args:
+        blocks: the layers, all of one width.
+        norm, norm_options: norm behind the last block, ``"none"`` for none.
+        input_dropout, tied_dropout: dropout of the input.
+
+    Attributes:
+        gradient_checkpointing: recompute every block in the backward pass of training instead of storing what it
+            computed.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        norm: str = "none",
+        norm_options: Mapping[str, Any] | None = None,
+        input_dropout: float = 0.0,
+        tied_dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        if not blocks or len({block.d_model for block in blocks}) > 1:
+            got = f"blocks of widths {[block.d_model for block in blocks]}"
+            raise refusal("Backbone", got, "at least one block, all of one width", "build the blocks with one d_model")
+        self.d_model = blocks[0].d_model
+        self.dropout = Dropout(input_dropout, tied=tied_dropout)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = create_norm(norm, self.d_model, **(norm_options or {}))
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Any] = partial(checkpoint, use_reentrant=False)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, with their type."""
+        return [cast(Block, block) for block in self.blocks]
+
+    @property
+    def causal(self) -> bool:
+        """Whether an output depends on no later input."""
+        return self.norm.per_token and all(block.causal for block in self.layers)
+
+    @property
+    def state_kind(self) -> StateKind:
+        """The kind of the layer whose state grows most with the context."""
+        if not self.causal:
+            return "none"
+        kinds: list[StateKind] = ["constant", "window", "growing"]
+        return max((block.state_kind for block in self.layers), key=kinds.index)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        *,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        cu_seqlens: Int[Tensor, " bounds"] | None = None,
+        hidden_states: list[Tensor] | None = None,
+    ) -> Float[Tensor, "batch length d_model"]:
+        """All tokens in parallel; arguments and errors as ``Mixer.forward``.
+
+        Args:
+            hidden_states: a list that receives the input of every block and the output.
+        """
+        x = self.dropout(x)
+        for block in self.layers:
+            _note(hidden_states, x)
+            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(partial(block, mask=mask, cu_seqlens=cu_seqlens), x)
+            else:
+                x = block(x, mask=mask, cu_seqlens=cu_seqlens)
+        return self._finish(x, mask, hidden_states)
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        max_length: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> BackboneState:
+        """The state before the first token; arguments and errors as ``Mixer.init_state``."""
+        self._check_causal()
+        sizes: dict[str, Any] = {"max_length": max_length, "device": device, "dtype": dtype}
+        return BackboneState(tuple(block.init_state(batch_size, **sizes) for block in self.layers))
+
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        state: State | None = None,
+        *,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        hidden_states: list[Tensor] | None = None,
+    ) -> tuple[Float[Tensor, "batch length d_model"], BackboneState]:
+        """Any number of tokens from ``state``; arguments and errors as ``Mixer.prefill``."""
+        before = self._layer_states(state, x)
+        x, after = self.dropout(x), []
+        for block, layer_state in zip(self.layers, before, strict=True):
+            _note(hidden_states, x)
+            x, layer_state = block.prefill(x, layer_state, mask=mask)
+            after.append(layer_state)
+        return self._finish(x, mask, hidden_states), BackboneState(tuple(after))
+
+    def step(
+        self, x_t: Float[Tensor, "batch d_model"], state: State
+    ) -> tuple[Float[Tensor, "batch d_model"], BackboneState]:
+        """One token from ``state``; errors as ``Mixer.step``."""
+        before = self._layer_states(state, x_t)
+        x_t, after = self.dropout(x_t), []
+        for block, layer_state in zip(self.layers, before, strict=True):
+            x_t, layer_state = block.step(x_t, layer_state)
+            after.append(layer_state)
+        return self._finish(x_t, None, None), BackboneState(tuple(after))
+
+    def _finish(self, x: Tensor, mask: Tensor | None, hidden_states: list[Tensor] | None) -> Tensor:
+        x = zero_padding(self.norm(x, mask), mask)
+        _note(hidden_states, x)
+        return x
+
+    def _layer_states(self, state: State | None, x: Tensor) -> tuple[State | None, ...]:
+        if state is None:
+            return self.init_state(x.shape[0], device=x.device, dtype=x.dtype).layers
+        if not isinstance(state, BackboneState) or len(state.layers) != len(self.blocks):
+            got = f"{len(state.layers)} layer states" if isinstance(state, BackboneState) else type(state).__name__
+            remedy = "pass what this backbone's init_state, prefill or step returned"
+            raise refusal("Backbone", got, f"a BackboneState of {len(self.blocks)} layers", remedy)
+        return state.layers
+
+    def _check_causal(self) -> None:
+        if self.causal:
+            return
+        deaf = [i for i, block in enumerate(self.layers) if not block.causal]
+        got = f"layers {deaf} that are not causal" if deaf else "a final norm with statistics over the length"
+        remedy = "build every layer causal (bidirectional=False, norms of single tokens), or use forward"
+        raise refusal("Backbone.init_state", got, "causal layers: only those have a state", remedy)
+
+
+def build_backbone(
+    d_model: int,
+    n_layers: int,
+    pattern: Sequence[LayerSpec],
+    *,
+    final_norm: bool | None = None,
+    input_dropout: float = 0.0,
+    drop_path: float = 0.0,
+    drop_path_schedule: str = "linear",
+    **block_options: Any,
+) -> Backbone:
+    """A backbone from names: ``pattern`` is repeated until there are ``n_layers`` layers.
+
+    Args:
+        final_norm: a norm behind the last block; by default where norms come first (``norm_placement="pre"``).
+        drop_path: stochastic depth of the last layer; ``drop_path_schedule`` ``"linear"`` lets it grow from 0 at the
+            first, ``"constant"`` takes it everywhere.
+        **block_options: arguments of :class:`~seqconv.blocks.Block` for all layers.
+
+    Raises:
+        ValueError: unknown mixer, option or schedule (the nearest are named), no layers.
+    """
+    if n_layers < 1 or not pattern:
+        got = f"n_layers={n_layers} and a pattern of {len(pattern)}"
+        raise refusal("build_backbone", got, "at least one layer", "give n_layers >= 1 and a pattern")
+    if drop_path_schedule not in ("linear", "constant"):
+        raise unknown_name("build_backbone", "drop_path_schedule", drop_path_schedule, ["linear", "constant"])
+    blocks = []
+    for i, spec in enumerate(islice(cycle(pattern), n_layers)):
+        share = 1.0 if drop_path_schedule == "constant" else i / max(1, n_layers - 1)
+        here = {**block_options, "drop_path": drop_path * share, "depth": i + 1}
+        blocks.append(build_block(d_model, spec, **here))
+    placement = block_options.get("norm_placement", "pre")
+    norm = {key: block_options[key] for key in ("norm", "norm_options") if key in block_options} or {"norm": "layer"}
+    ends = final_norm if final_norm is not None else placement == "pre"
+    tied = block_options.get("tied_dropout", False)
+    return Backbone(blocks, input_dropout=input_dropout, tied_dropout=tied, **(norm if ends else {}))
+
+
+def build_block(d_model: int, spec: LayerSpec, **block_options: Any) -> Block:
+    """A block from a layer of a pattern.
+
+    Raises:
+        ValueError: unknown mixer or option; the nearest are named.
+    """
+    name, options, own = parse_layer(spec)
+    known = set(signature(Block).parameters) - {"mixer", "d_model"}
+    for option in (*block_options, *own):
+        if option not in known:
+            raise unknown_name("build_block", "option", option, known)
+    mixer = None if name == "none" else create_mixer(name, d_model, **options)
+    return Block(mixer, d_model=d_model, **{**block_options, **own})
+
+
+def parse_layer(spec: LayerSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Mixer name, mixer options and block options of a layer.
+
+    Raises:
+        ValueError: not one of the three forms of :data:`LayerSpec`.
+    """
+    if isinstance(spec, str):
+        return spec, {}, {}
+    if isinstance(spec, Mapping) and isinstance(spec.get("mixer"), str):
+        own = {key: value for key, value in spec.items() if key not in ("mixer", "options")}
+        return spec["mixer"], dict(spec.get("options") or {}), own
+    if isinstance(spec, Sequence) and len(spec) == 2 and isinstance(spec[0], str) and isinstance(spec[1], Mapping):
+        return spec[0], dict(spec[1]), {}
+    wanted = "a mixer name, (name, options), or a mapping with 'mixer', 'options' and options of the block"
+    raise refusal("layer pattern", repr(spec), wanted, "write the layer in one of these forms")
+
+
+def _note(hidden_states: list[Tensor] | None, x: Tensor) -> None:
+    if hidden_states is not None:
+        hidden_states.append(x)

@@ -1,0 +1,305 @@
+"""Blocks and backbones: their equations, their identities, and every refusal."""
+
+import pytest
+import torch
+from torch import nn
+
+from seqconv.backbone import Backbone, build_backbone, build_block
+from seqconv.blocks import Block
+from seqconv.mixer import Mixer
+from seqconv.mlp import GATED, MLP, PLAIN
+from seqconv.norms import NORMS, create_norm
+from seqconv.residual import RESIDUALS, Dropout, DropPath, create_residual
+from seqconv.state import State, state_class
+
+PER_TOKEN = ["layer", "layer_scalar", "rms", "scale", "batch", "none"]
+
+
+@state_class
+class SumState(State):
+    total: torch.Tensor
+
+
+class CumulativeSum(Mixer):
+    """``y_t = w ⊙ sum_{s<=t} x_s``: the smallest mixer with a state."""
+
+    name = "cumulative_sum"
+    state_kind = "constant"
+
+    def __init__(self, d_model, *, causal=True):
+        super().__init__(d_model, causal=causal)
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, d_model))
+
+    def _forward(self, x, mask):
+        return self.weight * (x.cumsum(1) if self.causal else x.sum(1, keepdim=True).expand_as(x))
+
+    def _init_state(self, batch_size, max_length, device, dtype):
+        return SumState(torch.zeros(batch_size, self.d_model, device=device, dtype=dtype))
+
+    def _prefill(self, x, state, mask):
+        total = state.total[:, None] + x.cumsum(1)
+        return self.weight * total, SumState(total[:, -1])
+
+    def _step(self, x_t, state):
+        return self.weight * (state.total + x_t), SumState(state.total + x_t)
+
+
+class GatedSum(CumulativeSum):
+    """The same for a mixer that holds its residual."""
+
+    residual_inside = True
+
+
+def tokens(batch=2, length=9, d_model=6):
+    torch.manual_seed(0)
+    return torch.randn(batch, length, d_model, dtype=torch.float64)
+
+
+def backbone(**options):
+    torch.manual_seed(1)
+    blocks = [Block(CumulativeSum(6), depth=i + 1, **options) for i in range(3)]
+    made = Backbone(blocks, norm="rms").double()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+@pytest.mark.parametrize("name", PER_TOKEN)
+def test_norm_is_of_each_token_alone(name):
+    norm, x = create_norm(name, 6).double().eval(), tokens()
+    assert norm.per_token
+    torch.testing.assert_close(norm(x[:, 4]), norm(x)[:, 4])
+
+
+def test_norms_against_torch():
+    x = tokens()
+    want = {
+        "layer": nn.LayerNorm(6).double()(x),
+        "layer_scalar": (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True),
+        "rms": nn.RMSNorm(6, eps=1e-5).double()(x),
+        "scale": x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(),
+        "batch": nn.BatchNorm1d(6).double()(x.mT).mT,
+        "instance": nn.InstanceNorm1d(6).double()(x.mT).mT,
+        "group": nn.GroupNorm(1, 6).double()(x.mT).mT,
+        "none": x,
+    }
+    assert set(want) == set(NORMS)
+    for name, value in want.items():
+        torch.testing.assert_close(create_norm(name, 6).double()(x), value, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("name", list(NORMS))
+def test_norm_leaves_padding_out(name):
+    x, mask = tokens(1), torch.ones(1, 9, dtype=torch.bool)
+    mask[:, :4] = False
+    norm = create_norm(name, 6).double().train()
+    torch.testing.assert_close(norm(x, mask)[:, 4:], create_norm(name, 6).double().train()(x[:, 4:]))
+
+
+def test_unmasked_batch_norm_counts_padding():
+    x, mask = tokens(1), torch.ones(1, 9, dtype=torch.bool)
+    mask[:, :4] = False
+    norm = create_norm("batch", 6, masked=False).double().train()
+    torch.testing.assert_close(norm(x, mask), nn.BatchNorm1d(6).double()(x.mT).mT)
+
+
+def test_group_norm_with_groups():
+    x = tokens()
+    torch.testing.assert_close(create_norm("group", 6, groups=3).double()(x), nn.GroupNorm(3, 6).double()(x.mT).mT)
+
+
+def test_residuals():
+    x, y = tokens(), tokens().flip(0)
+    close = torch.testing.assert_close
+    close(create_residual("sum", 6, alpha=0.5, beta=2.0)(x, y), 0.5 * x + 2 * y)
+    close(create_residual("none", 6)(x, y), y)
+    layer_scale = create_residual("affine", 6, beta=1e-2, per_channel=True).double()
+    assert layer_scale.weight.shape == (6,)
+    close(layer_scale(x, y), x + 1e-2 * y, rtol=1e-6, atol=1e-6)
+    close(create_residual("affine", 6, depth=4, power=0.5).double()(x, y), x + 0.5 * y)
+    close(create_residual("decay", 6, depth=4)(x, y), 0.75**0.5 * x + 0.5 * y)
+    close(create_residual("decay", 6, depth=4, l2=False)(x, y), 0.5 * x + 0.5 * y)
+    for elementwise in (True, False):
+        highway = create_residual("highway", 6, elementwise=elementwise, scaling=1.5).double()
+        wy = y * highway.layer.weight if elementwise else highway.layer(y)
+        r = torch.sigmoid(highway.stream(x) + wy)
+        close(highway(x, y), 1.5 * (1 - r) * x + r * wy)
+
+
+def test_dropout_kinds():
+    torch.manual_seed(0)
+    ones = torch.ones(50, 7, 40)
+    tied, path = Dropout(0.5, tied=True)(ones), DropPath(0.25)(ones)
+    assert (tied == tied[:, :1]).all()
+    assert set(tied.unique().tolist()) == {0.0, 2.0}
+    assert (path == path[:, :1, :1]).all()
+    assert abs(float((path == 0).float().mean()) - 0.25) < 0.2
+    assert Dropout(0.5).eval()(ones) is ones
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, *GATED])
+def test_mlp_is_its_equation(kind):
+    mlp, x = MLP(6, kind=kind, hidden=5).double(), tokens()
+    up = mlp.up(x)
+    hidden = PLAIN[kind](up) if kind in PLAIN else GATED[kind](up[..., :5]) * up[..., 5:]
+    torch.testing.assert_close(mlp(x), mlp.down(hidden))
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_block_is_its_equation(placement):
+    x = tokens()
+    block = Block(CumulativeSum(6), norm_placement=placement, mlp="gelu", norm="rms").double()
+    one, two = block.around_mixer.norm, block.around_mlp.norm
+    if placement == "pre":
+        h = x + block.mixer(one(x))
+        want = h + block.mlp(two(h))
+    else:
+        h = one(x + block.mixer(x))
+        want = two(h + block.mlp(h))
+    torch.testing.assert_close(block(x), want)
+
+
+def test_mixer_with_its_own_residual():
+    x = tokens()
+    block = Block(GatedSum(6), norm="scale", mlp="relu", mlp_hidden=5, dropout=0.5).double().eval()
+    y = block.mixer(x)
+    torch.testing.assert_close(block(x), y + block.mlp(block.around_mlp.norm(y)))
+    assert [n for n, _ in block.named_parameters() if n.startswith("around")] == ["around_mlp.norm.weight"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"norm": n, "mlp": "swiglu", "norm_placement": p} for n in PER_TOKEN for p in ("pre", "post")]
+    + [{"residual": r, "mlp": "gelu"} for r in RESIDUALS],
+    ids=lambda o: "-".join(map(str, o.values())),
+)
+def test_forward_prefill_and_steps_agree(options):
+    model, x = backbone(**options).eval(), tokens()
+    want = model(x)
+    whole, _ = model.prefill(x)
+    first, state = model.prefill(x[:, :4])
+    outputs = [first]
+    for t in range(4, 9):
+        y_t, state = model.step(x[:, t], state)
+        outputs.append(y_t[:, None])
+    torch.testing.assert_close(whole, want)
+    torch.testing.assert_close(torch.cat(outputs, 1), want)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(side):
+    model, x = backbone(norm="batch", mlp="gelu", norm_placement="post").train(), tokens(1)
+    want = model(x)
+    filler = torch.full((1, 3, 6), float("nan"), dtype=x.dtype)
+    mask = torch.tensor([[False] * 3 + [True] * 9])
+    padded = torch.cat([filler, x], 1)
+    if side == "right":
+        mask, padded = mask.flip(1), torch.cat([x, filler], 1)
+    y = backbone(norm="batch", mlp="gelu", norm_placement="post").train()(padded.nan_to_num(), mask=mask)
+    torch.testing.assert_close(y[mask][None], want)
+    assert not y[~mask].any()
+
+
+def test_packed_sequences_are_separate():
+    model, x = backbone(mlp="gelu").eval(), tokens(1)
+    y = model(x, cu_seqlens=torch.tensor([0, 4, 9]))
+    torch.testing.assert_close(y, torch.cat([model(x[:, :4]), model(x[:, 4:])], 1))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    x = tokens().requires_grad_()
+    model = backbone(mlp="gelu").train()
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    want = torch.autograd.grad(model(x, mask=mask).square().sum(), [x, *model.parameters()])
+    model.gradient_checkpointing = True
+    got = torch.autograd.grad(model(x, mask=mask).square().sum(), [x, *model.parameters()])
+    torch.testing.assert_close(got, want)
+
+
+def test_hidden_states_are_inputs_of_blocks_and_the_output():
+    model, x = backbone().eval(), tokens()
+    seen: list[torch.Tensor] = []
+    y = model(x, hidden_states=seen)
+    assert len(seen) == 4
+    torch.testing.assert_close(seen[0], x)
+    torch.testing.assert_close(seen[1], model.blocks[0](x))
+    torch.testing.assert_close(seen[-1], y)
+
+
+def test_state_selects_rows():
+    model, x = backbone().eval(), tokens(3)
+    _, state = model.prefill(x)
+    y, _ = model.step(x[[2, 0], 0], state.select(torch.tensor([2, 0])))
+    want, _ = model.step(x[:, 0], model.prefill(x)[1])
+    torch.testing.assert_close(y, want[[2, 0]])
+
+
+def test_mlp_layers_alone_and_patterns():
+    pattern = ["none", {"mixer": "none", "mlp": "relu", "mlp_hidden": 3, "norm": "rms"}]
+    model = build_backbone(6, 3, pattern, mlp="gelu", drop_path=0.2)
+    assert [b.mlp.kind for b in model.blocks] == ["gelu", "relu", "gelu"]
+    assert [b.around_mlp.drop_path.p for b in model.blocks] == pytest.approx([0, 0.1, 0.2])
+    assert model.blocks[1].mlp.up.out_features == 3
+    x = tokens().float()
+    y, state = model.eval().prefill(x[:, :5])
+    torch.testing.assert_close(y, model(x)[:, :5])
+    assert state.layers == (None, None, None)
+    constant = build_backbone(6, 2, ["none"], mlp="gelu", drop_path=0.2, drop_path_schedule="constant")
+    assert [b.around_mlp.drop_path.p for b in constant.blocks] == [0.2, 0.2]
+
+
+def test_final_norm_follows_the_placement():
+    for placement, name in (("pre", "RMSNorm"), ("post", "NoNorm")):
+        model = build_backbone(6, 1, ["none"], mlp="gelu", norm="rms", norm_placement=placement)
+        assert type(model.norm).__name__ == name
+    assert type(build_backbone(6, 1, ["none"], mlp="gelu", final_norm=False).norm).__name__ == "NoNorm"
+
+
+def test_norms_over_the_length_have_no_state():
+    block = Block(CumulativeSum(6), norm="instance")
+    assert (block.causal, block.state_kind) == (False, "none")
+    with pytest.raises(ValueError, match=r"a norm with statistics over the length.*Remedy: take norm='layer'"):
+        block.init_state(1)
+    with pytest.raises(ValueError, match=r"cu_seqlens with a norm over the length.*Remedy: take norm='layer'"):
+        block(tokens(1).float(), cu_seqlens=torch.tensor([0, 9]))
+    with pytest.raises(ValueError, match=r"layers \[0\] that are not causal.*Remedy: build every layer causal"):
+        Backbone([block]).init_state(1)
+    with pytest.raises(ValueError, match=r"a final norm with statistics over the length"):
+        Backbone([Block(CumulativeSum(6))], norm="group").init_state(1)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: create_norm("layr", 6), r"norm 'layr'.*did you mean 'layer'"),
+        (lambda: create_norm("rms", 6, epsilon=1.0), r"option 'epsilon'.*did you mean 'eps'"),
+        (lambda: create_norm("group", 6, groups=4), r"groups=4; wanted a divisor of d_model=6"),
+        (lambda: create_residual("some", 6), r"residual 'some'.*did you mean 'sum'"),
+        (lambda: create_residual("sum", 6, alfa=1.0), r"option 'alfa'.*did you mean 'alpha'"),
+        (lambda: Dropout(1.5), r"dropout: received 1.5; wanted a probability in \[0, 1\)"),
+        (lambda: DropPath(float("nan")), r"drop_path: received nan"),
+        (lambda: MLP(6, kind="swigl", hidden=2), r"kind 'swigl'.*did you mean 'swiglu'"),
+        (lambda: MLP(6, hidden=0), r"hidden=0; wanted at least 1"),
+        (lambda: Block(None), r"no mixer, d_model=None and mlp='none'"),
+        (lambda: Block(CumulativeSum(6), d_model=5), r"d_model=5 for a mixer of 6"),
+        (lambda: Block(CumulativeSum(6), norm_placement="before"), r"norm_placement 'before'"),
+        (lambda: Backbone([]), r"wanted at least one block"),
+        (lambda: Backbone([Block(CumulativeSum(6)), Block(CumulativeSum(5))]), r"widths \[6, 5\]"),
+        (lambda: build_backbone(6, 0, ["none"]), r"n_layers=0"),
+        (lambda: build_backbone(6, 1, ["none"], mlp="gelu", drop_path_schedule="linea"), r"did you mean 'linear'"),
+        (lambda: build_block(6, "none", mpl="gelu"), r"option 'mpl'.*did you mean 'mlp'"),
+        (lambda: build_block(6, ("none", 3)), r"wanted a mixer name, \(name, options\), or a mapping"),
+        (lambda: build_block(6, "atention"), r"mixer 'atention'"),
+    ],
+)
+def test_refusals(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_state_of_another_backbone_is_refused():
+    x, model = tokens(), backbone()
+    with pytest.raises(ValueError, match=r"2 layer states; wanted a BackboneState of 3 layers"):
+        model.prefill(x, Backbone([Block(CumulativeSum(6)) for _ in range(2)]).double().init_state(2))
+    with pytest.raises(ValueError, match=r"received SumState"):
+        model.prefill(x, SumState(torch.zeros(2, 6)))
