@@ -5,10 +5,11 @@ Each original has an :class:`Importer`: ``build`` makes our module from the orig
 compared name by name too. One file per family holds them; none is imported before it is asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -70,6 +71,30 @@ class Importer:
 
 
 _IMPORTERS: dict[str, Importer] = {}
+
+
+def options(original: str, hyper: Mapping[str, Any], known: Mapping[str, Any], ignored: Iterable[str] = ()) -> Any:
+    """The hyper-parameters of an original, its own defaults filled in, as attributes.
+
+    Args:
+        known: defaults by name; ``...`` marks one that must be given.
+        ignored: names that change nothing of what is computed (learning rates, verbosity); ``L`` and ``B``, shapes
+            of inputs, always belong to them.
+
+    Raises:
+        ValueError: an unknown hyper-parameter (the nearest are named), or a missing one.
+    """
+    ignored = {*ignored, "L", "B"}
+    for name in hyper:
+        if name not in known and name not in ignored:
+            raise unknown_name(f"from_original({original!r})", "hyper-parameter", name, {*known, *ignored})
+    filled = {**known, **{name: value for name, value in hyper.items() if name in known}}
+    missing = [name for name, value in filled.items() if value is ...]
+    if missing:
+        remedy = "pass the arguments the original layer was built with"
+        got = f"no {', '.join(missing)}"
+        raise refusal(f"from_original({original!r})", got, "every hyper-parameter without a default", remedy)
+    return SimpleNamespace(**filled)
 
 
 def add_importer(*originals: str, build: Callable[..., nn.Module], convert: Callable[..., dict[str, Tensor]]) -> None:
