@@ -1,0 +1,77 @@
+"""Importing the packages is quick and does nothing: no optional package, no compiling, no probing of devices."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATHS = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'kernels')!r}]\n"
+
+TIMED = """
+import time, torch, transformers
+start = time.process_time()
+import seqconv
+print(time.process_time() - start)
+"""
+
+WATCHED = """
+import json, subprocess, torch, transformers
+before, called = set(sys.modules), []
+torch.compile = lambda *a, **k: called.append("torch.compile")
+subprocess.Popen.__init__ = lambda self, *a, **k: called.append(f"subprocess {a}")
+torch.cuda.is_available = lambda: called.append("torch.cuda.is_available")
+import seqconv, seqconv_kernels
+print(json.dumps({"loaded": sorted(set(sys.modules) - before), "called": called}))
+"""
+
+
+def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *options, "-c", PATHS + code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "tests")
+
+
+def slowest(importtime: str) -> str:
+    """The modules that ``import seqconv`` spent most of its own time in."""
+    rows = re.findall(r"import time:\s+(\d+) \|\s+(\d+) \|( +)(\S+)", importtime)
+    end = next(i for i, row in enumerate(rows) if row[2:] == (" ", "seqconv"))
+    start = max(i for i, row in enumerate(rows[:end]) if row[2:] == (" ", "transformers"))
+    spent = sorted(((int(own), name) for own, _, _, name in rows[start + 1 : end + 1]), reverse=True)
+    return ", ".join(f"{name} {own / 1e3:.0f} ms" for own, name in spent[:10])
+
+
+def test_import_costs_at_most_a_second_beyond_torch_and_transformers():
+    """In processor time, which other work on the machine does not change much."""
+    runs = [python(TIMED, "-X", "importtime") for _ in range(3)]
+    assert median(float(run.stdout) for run in runs) <= 1.0, slowest(runs[0].stderr)
+
+
+@pytest.fixture(scope="module")
+def watched() -> dict[str, list[str]]:
+    return json.loads(python(WATCHED).stdout)
+
+
+def test_import_compiles_nothing_and_probes_nothing(watched):
+    assert watched["called"] == []
+
+
+def test_import_loads_no_optional_package_and_nothing_heavy(watched):
+    optional = {"triton", "mamba_ssm", "causal_conv1d", "fla", "datasets", "accelerate", "matplotlib", "tensorboard"}
+    tools = {"typer", "rich", "tyro", "lra", "pytest", "scipy", "seqconv_kernels._native"}
+    assert not {name for name in watched["loaded"] if name in optional | tools}
+
+
+def test_import_loads_no_importer_of_an_original(watched):
+    loaded = [name for name in watched["loaded"] if name.startswith("seqconv.interop.")]
+    assert set(loaded) <= {"seqconv.interop.importer"}
+
+
+def test_few_names_at_the_front_door():
+    import seqconv
+
+    assert len(seqconv.__all__) <= 15
+    assert all(hasattr(seqconv, name) for name in seqconv.__all__)
