@@ -5,8 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-NATIVE := $(wildcard CMakeLists.txt kernels/seqconv_kernels/*.cpp kernels/seqconv_kernels/*.h \
-	kernels/seqconv_kernels/*/*.cpp kernels/seqconv_kernels/*/*.h)
+NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name "*.hpp" -o -name "*.h")
 
 .PHONY: help install demo test check lint format
 

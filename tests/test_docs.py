@@ -1,0 +1,69 @@
+"""Code in README.md, docs/ and docstrings runs and gives what it shows; links lead somewhere."""
+
+import doctest
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """The Python blocks of a page, each with the line its code starts on."""
+    text = page.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, m.start(1)), m.group(1)) for m in BLOCK.finditer(text)]
+
+
+def has_examples() -> list[str]:
+    """Modules of the packages whose docstrings hold examples."""
+    folders = [(ROOT, "seqconv"), (ROOT / "kernels", "seqconv_kernels"), (ROOT, "lra")]
+    found = []
+    for base, package in folders:
+        for path in sorted((base / package).rglob("*.py")):
+            if ">>> " in path.read_text(encoding="utf-8"):
+                found.append(".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__"))
+    return found
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name_of)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    """The blocks of one page share their names; lines with >>> also show what they must give."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, object] = {"__name__": "page"}
+    for line, code in blocks(page):
+        if code.startswith(">>>"):
+            examples = doctest.DocTestParser().get_doctest(code, names, name_of(page), str(page), line)
+            report: list[str] = []
+            failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(
+                examples, out=report.append, clear_globs=False
+            )
+            assert failed == 0, "".join(report)
+            names |= examples.globs
+        else:
+            exec(compile("\n" * line + code, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("module", has_examples())
+def test_the_examples_of_docstrings_hold(module):
+    assert doctest.testmod(import_module(module), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_fences_are_closed(page):
+    assert page.read_text(encoding="utf-8").count("\n```") % 2 == 0
