@@ -1,0 +1,1 @@
+"""Long Range Arena: tasks, generators, recipes, runs and reports, as ``python -m lra``."""
