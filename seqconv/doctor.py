@@ -55,10 +55,12 @@ def versions() -> dict[str, str]:
     return {name: _version(name) for name in PACKAGES}
 
 
-def ops() -> dict[str, Op]:
-    """Every op, by name: each package below ``seqconv_kernels`` holds one as ``OP``."""
-    names = sorted(m.name for m in iter_modules(seqconv_kernels.__path__) if m.ispkg)
-    return {name: import_module(f"seqconv_kernels.{name}").OP for name in names}
+def ops() -> dict[str, tuple[str, Op]]:
+    """Every op by name, with the package below ``seqconv_kernels`` that holds it; single-token steps left out."""
+    packages = [f"seqconv_kernels.{m.name}" for m in iter_modules(seqconv_kernels.__path__) if m.ispkg]
+    held = [(package, value) for package in packages for value in vars(import_module(package)).values()]
+    found = {op.name: (package, op) for package, op in held if isinstance(op, Op) and not op.name.endswith("_step")}
+    return dict(sorted(found.items()))
 
 
 def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
@@ -72,7 +74,7 @@ def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
     except (RuntimeError, AssertionError) as error:
         raise refusal("doctor", f"device {device!r} ({error})", "a device of this machine", "leave it out") from error
     found = []
-    for name, op in ops().items():
+    for name, (_, op) in ops().items():
         report = op.report(example_call(name, device, dtype))
         taken = next(implementation for implementation, why in report.items() if why is None)
         found.append(OpChoice(name, taken, {i: why for i, why in report.items() if why is not None}))
@@ -80,14 +82,20 @@ def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
 
 
 def example_call(op: str, device: str, dtype: torch.dtype) -> Call:
-    """The call that the first shape in the op's ``shapes.py`` makes, as its implementations see it."""
-    package, shapes = import_module(f"seqconv_kernels.{op}"), import_module(f"seqconv_kernels.{op}.shapes")
-    smallest = next(iter(shapes.SHAPES.values()))
-    given: Mapping[str, Any] = shapes.example_inputs(smallest, dtype=dtype, device=device)
+    """A small call of the op, as its implementations see it: the first shape in its package's ``shapes.py``."""
+    package = import_module(ops()[op][0])
+    given = example_arguments(op, device, dtype)
     bound = inspect.signature(getattr(package, op)).bind(**given)
     bound.apply_defaults()
     tensors = {k: v for k, v in bound.arguments.items() if v is None or isinstance(v, Tensor)}
-    return Call(tensors, {k: v for k, v in bound.arguments.items() if k not in tensors or v is None})
+    return Call(tensors, {k: v for k, v in bound.arguments.items() if not isinstance(v, Tensor)})
+
+
+def example_arguments(op: str, device: str, dtype: torch.dtype) -> Mapping[str, Any]:
+    """Keyword arguments of that call, from ``example_inputs``, or ``<op>_inputs`` where a package holds several ops."""
+    shapes = import_module(f"{ops()[op][0]}.shapes")
+    make = getattr(shapes, f"{op}_inputs", None) or shapes.example_inputs
+    return dict(make(next(iter(shapes.SHAPES.values())), dtype=dtype, device=device))
 
 
 def _version(package: str) -> str:
