@@ -102,21 +102,29 @@ def create_mixer(name: str, d_model: int, **options: Any) -> Mixer:
         ValueError: unknown name or option (the nearest are named), or an option that is not finite.
     """
     entry = mixer_entry(name)
-    known = {f.name for f in dataclasses.fields(mixer_config(name))}
-    wrap = "bidirectional" not in known and "bidirectional" in options
-    if wrap and not options.pop("bidirectional"):
-        wrap = False
+    check_mixer_options(name, options)
+    own = {f.name for f in dataclasses.fields(mixer_config(name))}
+    wrap = "bidirectional" not in own and options.pop("bidirectional", False)
+    if wrap:
+        from .mixers.bidirectional import Bidirectional
+
+        return Bidirectional(entry.mixer(d_model, **options), entry.mixer(d_model, **options))
+    return entry.mixer(d_model, **options)
+
+
+def check_mixer_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that :func:`create_mixer` would refuse, without building anything.
+
+    Raises:
+        ValueError: unknown name or option (the nearest are named), or an option that is not finite.
+    """
+    known = {f.name for f in dataclasses.fields(mixer_config(name))} | {"bidirectional"}
     for option, value in options.items():
         if option not in known:
             raise unknown_name(f"create_mixer({name!r})", "option", option, known)
         if isinstance(value, float) and not math.isfinite(value):
             got = f"{option}={value}"
             raise refusal(f"create_mixer({name!r})", got, "a finite number", "correct the configuration")
-    if wrap:
-        from .mixers.bidirectional import Bidirectional
-
-        return Bidirectional(entry.mixer(d_model, **options), entry.mixer(d_model, **options))
-    return entry.mixer(d_model, **options)
 
 
 def _entries() -> dict[str, MixerEntry]:
