@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqconv import list_mixers, registry
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -38,6 +40,8 @@ def name_of(page: Path) -> str:
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     """The blocks of one page share their names; lines with >>> also show what they must give."""
     monkeypatch.chdir(tmp_path)
+    list_mixers()
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "page"}
     for line, code in blocks(page):
