@@ -1,5 +1,6 @@
 """What holds for every test: uninitialised memory is NaN, random examples are the same in every run."""
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -36,3 +37,11 @@ def _poisoned_empty():
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def unannotated():
+    """Calls without the run-time check of annotations, so that the library's own refusals are reached."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -275,7 +275,7 @@ def test_bidirectional_hears_both_sides_and_has_no_state(case):
 
 
 @each_name
-def test_bad_input_is_refused_with_a_remedy(name):
+def test_bad_input_is_refused_with_a_remedy(name, unannotated):
     mixer = build((name, {}))
     x = inputs()
     cases = {

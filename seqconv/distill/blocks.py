@@ -1,0 +1,163 @@
+"""Second-order blocks: real coordinates for pairs of poles, and least squares in their basis.
+
+A block ``1 / (1 - a z^-1 - b z^-2)`` holds a conjugate pair or two real poles in the same two numbers, and moves
+smoothly from one to the other. Its impulse response ``x[t]`` and the delayed ``x[t-1]`` span its modes, so a
+response is ``sum_k c_k x_k[t] + c'_k x_k[t-1]``, linear in c. :func:`refine` improves (a, b) with c eliminated:
+variable projection (Golub and Pereyra 1973) with Kaufman's Jacobian and Levenberg's damping.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .poles import stable
+
+CUTOFF = 1e-13
+"""Singular values of the column-scaled basis below this share of the largest are left out."""
+
+
+class Fit(NamedTuple):
+    """Coefficients of the basis, its orthonormal factor, and what the fit leaves over."""
+
+    coefficients: Float[Tensor, "channels order"]
+    orthonormal: Float[Tensor, "channels length order"]
+    residual: Float[Tensor, "channels length"]
+
+
+def from_poles(poles: Complex[Tensor, "channels order"]) -> Float[Tensor, "channels blocks 2"]:
+    """Conjugates share a block, real poles two by two another; an odd one out is joined by a pole at zero."""
+    return torch.stack([_pair_up(channel) for channel in poles])
+
+
+def to_poles(blocks: Float[Tensor, "channels blocks 2"]) -> Complex[Tensor, "channels order"]:
+    """The two roots of ``z^2 - a z - b`` of every block, side by side; conjugates exactly so."""
+    a, b = blocks.unbind(2)
+    root = torch.sqrt((a * a / 4 + b).to(torch.complex128))
+    larger = a / 2 + torch.where(a < 0, -1, 1) * root
+    product = torch.where(larger == 0, larger, -b / torch.where(larger == 0, torch.ones_like(larger), larger))
+    second = torch.where(root.imag == 0, product, larger.conj())
+    return torch.stack([larger, second], dim=2).flatten(1)
+
+
+def solve(blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"]) -> Fit:
+    """The coefficients that come closest to ``g``: scaled columns, QR, and the factor's pseudo-inverse."""
+    basis = _basis(blocks, g.shape[1])
+    scale = basis.norm(dim=1, keepdim=True)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    q, r = torch.linalg.qr(basis / scale)
+    projected = q.transpose(1, 2) @ g[:, :, None]
+    coefficients = (torch.linalg.pinv(r, rtol=CUTOFF) @ projected) / scale.transpose(1, 2)
+    fitted = (basis @ coefficients)[:, :, 0]
+    return Fit(coefficients[:, :, 0], q, g - fitted)
+
+
+def refine(
+    blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], steps: int
+) -> Float[Tensor, "channels blocks 2"]:
+    """Move the blocks downhill in the l2 error; a channel's step is kept only if its error falls."""
+    fit, damping = solve(blocks, g), torch.full((g.shape[0], 1), 1e-3, dtype=g.dtype)
+    for _ in range(steps):
+        step = _step(blocks, fit, damping)
+        moved = stabilised(blocks + step)
+        trial = solve(moved, g)
+        better = trial.residual.norm(dim=1) < fit.residual.norm(dim=1)
+        blocks = torch.where(better[:, None, None], moved, blocks)
+        fit = Fit(*(torch.where(_like(better, new), new, old) for new, old in zip(trial, fit, strict=True)))
+        damping = torch.where(better[:, None], damping / 5, damping * 10)
+    return blocks
+
+
+def stabilised(blocks: Float[Tensor, "channels blocks 2"]) -> Float[Tensor, "channels blocks 2"]:
+    """The same blocks with their poles reflected and clamped into the unit circle."""
+    one, two = stable(to_poles(blocks)).unflatten(1, (-1, 2)).unbind(2)
+    return torch.stack([(one + two).real, -(one * two).real], dim=2)
+
+
+def to_modes(
+    blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], cutoff: float = CUTOFF
+) -> tuple[Complex[Tensor, "channels modes"], Complex[Tensor, "channels modes"]]:
+    """Poles and residues, one mode per conjugate pair (doubled residue), by least squares on the modes themselves.
+
+    Solved again rather than converted: a conversion divides by the distance of two nearly equal poles. The
+    cutoff keeps residues from cancelling more digits than the parameters will be stored with.
+    """
+    both = to_poles(blocks).unflatten(1, (-1, 2))
+    pair = both[:, :, 0].imag != 0
+    poles = both.flatten(1)
+    keep = torch.stack([torch.ones_like(pair), ~pair], dim=2).flatten(1) & (poles != 0)
+    powers = torch.where(keep[:, None], powers_of(poles, g.shape[1]), 0)
+    columns = torch.cat([powers.real, powers.imag], dim=2)
+    scale = columns.norm(dim=1, keepdim=True)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    q, r = torch.linalg.qr(columns / scale)
+    weights = (torch.linalg.pinv(r, rtol=cutoff) @ (q.transpose(1, 2) @ g[:, :, None])) / scale.transpose(1, 2)
+    cosine, sine = weights[:, :, 0].chunk(2, dim=1)
+    return poles, torch.complex(cosine, -sine) * keep
+
+
+def _pair_up(poles: Complex[Tensor, " order"]) -> Float[Tensor, "blocks 2"]:
+    negligible = 1e-12
+    upper = [p for p in poles.tolist() if p.imag > negligible * abs(p)]
+    real_ones = sorted((p.real for p in poles.tolist() if abs(p.imag) <= negligible * abs(p)), reverse=True)
+    real_ones += [0.0] * (len(real_ones) % 2)
+    blocks = [(2 * p.real, -(abs(p) ** 2)) for p in upper]
+    blocks += [(x + y, -x * y) for x, y in zip(real_ones[::2], real_ones[1::2], strict=True)]
+    return torch.tensor(blocks, dtype=poles.real.dtype)
+
+
+def _free(blocks: Float[Tensor, "channels blocks 2"]) -> Tensor:
+    """Which coordinates may move: not the b of a single real pole, which is zero and stays so."""
+    return torch.stack([torch.ones_like(blocks[:, :, 1]), blocks[:, :, 1] != 0], dim=2)
+
+
+def _like(chosen: Tensor, tensor: Tensor) -> Tensor:
+    """A choice of channels, shaped to broadcast over a tensor."""
+    return chosen.reshape(-1, *[1] * (tensor.dim() - 1))
+
+
+def _responses(blocks: Float[Tensor, "channels blocks 2"], length: int) -> Float[Tensor, "channels length blocks"]:
+    """Impulse response of every block, by doubling the power of its companion matrix."""
+    a, b = blocks.unbind(2)
+    power = torch.stack([torch.stack([a, b], -1), torch.stack([torch.ones_like(a), torch.zeros_like(a)], -1)], -2)
+    x = torch.stack([torch.ones_like(a), torch.zeros_like(a)], -1)[..., None]
+    while x.shape[-1] < length:
+        x, power = torch.cat([x, power @ x], dim=-1), power @ power
+    return x[:, :, 0, :length].transpose(1, 2)
+
+
+def _delay(x: Float[Tensor, "channels length blocks"], steps: int) -> Float[Tensor, "channels length blocks"]:
+    return pad(x, (0, 0, steps, 0))[:, : x.shape[1]]
+
+
+def _basis(blocks: Float[Tensor, "channels blocks 2"], length: int) -> Float[Tensor, "channels length order"]:
+    x = _responses(blocks, length)
+    return torch.cat([x, _delay(x, 1)], dim=2)
+
+
+def _step(blocks: Tensor, fit: Fit, damping: Float[Tensor, "channels 1"]) -> Float[Tensor, "channels blocks 2"]:
+    """Damped Gauss-Newton step: the derivative of ``1 / D`` by a is ``z^-1 / D^2``, by b ``z^-2 / D^2``."""
+    length = fit.residual.shape[1]
+    spectrum = torch.fft.rfft(_responses(blocks, length), n=2 * length, dim=1)
+    squared = torch.fft.irfft(spectrum * spectrum, n=2 * length, dim=1)[:, :length]
+    now, before = fit.coefficients[:, None].chunk(2, dim=2)
+    slope = now * squared + before * _delay(squared, 1)
+    jacobian = torch.cat([_delay(slope, 1), _delay(slope, 2)], dim=2)
+    jacobian = jacobian - fit.orthonormal @ (fit.orthonormal.transpose(1, 2) @ jacobian)
+    normal = jacobian.transpose(1, 2) @ jacobian
+    diagonal = normal.diagonal(dim1=1, dim2=2)
+    floor = 1e-12 * diagonal.amax(1, keepdim=True).clamp_min(1e-300)
+    damped = normal + torch.diag_embed(damping * diagonal + floor)
+    gradient = jacobian.transpose(1, 2) @ fit.residual[:, :, None]
+    step = torch.linalg.lstsq(damped, gradient, driver="gelsd").solution[:, :, 0]
+    return torch.stack(step.chunk(2, dim=1), dim=2) * _free(blocks)
+
+
+def powers_of(poles: Complex[Tensor, "channels modes"], length: int) -> Complex[Tensor, "channels length modes"]:
+    """``poles ** t`` for t = 0 .. length - 1, by doubling."""
+    powers, base = torch.ones_like(poles)[:, None], poles
+    while powers.shape[1] < length:
+        powers, base = torch.cat([powers, powers * base[:, None]], dim=1), base * base
+    return powers[:, :length]

@@ -1,0 +1,192 @@
+"""Distillation of impulse responses: exact systems, bounds that hold, order selection, bad input."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from golden_cases import load_case
+from seqconv.convolution import LongConvolution
+from seqconv.distill import distill_filter
+from seqconv.distill.hankel import full_singular_values, leading_subspace
+from seqconv.distill.poles import stable
+from seqconv.filters.modal import ModalFilter
+
+
+def exact_system(channels: int, length: int, pairs: int, reals: int) -> Tensor:
+    """Impulse responses of true recurrences with well separated poles."""
+    generator = torch.Generator().manual_seed(0)
+    t = torch.arange(length, dtype=torch.float64)
+    h = torch.randn(channels, 1, generator=generator, dtype=torch.float64) * (t == 0)
+    for k in range(pairs):
+        angle = math.pi * (k + 0.3 + 0.4 * torch.rand(channels, 1, generator=generator)) / pairs
+        radius = 0.7 + 0.25 * torch.rand(channels, 1, generator=generator)
+        h = h + radius ** (t - 1).clamp_min(0) * torch.cos(angle * (t - 1) + k) * (t > 0)
+    for k in range(reals):
+        h = h + (0.5 + 0.4 * k / max(1, reals)) ** (t - 1).clamp_min(0) * (t > 0)
+    return h.double()
+
+
+def s4d_responses(channels: int, length: int) -> Tensor:
+    """Filters of order 64: a sum of 32 damped oscillations with random weights."""
+    generator = torch.Generator().manual_seed(1)
+    dt = 10 ** (-3 + 2 * torch.rand(channels, 1, 1, generator=generator, dtype=torch.float64))
+    a = -0.5 + 1j * math.pi * torch.arange(32)[:, None]
+    weight = torch.randn(channels, 32, 1, 2, generator=generator, dtype=torch.float64)
+    modes = torch.view_as_complex(weight) * torch.exp(dt * a * torch.arange(length)) * dt
+    return 2 * modes.sum(1).real
+
+
+@pytest.mark.parametrize(("pairs", "reals"), [(1, 0), (0, 1), (2, 1), (3, 2), (4, 0)])
+@pytest.mark.parametrize("method", ["kung-varpro", "balanced", "prony"])
+def test_a_true_recurrence_is_recovered(pairs, reals, method):
+    h = exact_system(3, 600, pairs, reals)
+    distilled = distill_filter(h, 2 * pairs + reals, method=method, dtype=torch.float64)
+    assert ((distilled.filter(600) - h).norm(dim=1) / h.norm(dim=1)).max() < 1e-10
+    # a recurrence goes on where the data ends
+    assert (distilled.filter(900)[:, 600:] - exact_system(3, 900, pairs, reals)[:, 600:]).abs().max() < 1e-9
+
+
+def test_against_the_published_method_on_stored_numbers():
+    case = load_case("distill_reference_own_computation")
+    h = case.tensors["in.h"]
+    values = full_singular_values(h)
+    want = case.tensors["out.hankel_singular_values"]
+    assert ((values - want).abs() <= 1e-8 * want[:, :1]).all()
+    for order in case.hyper["orders"]:
+        distilled = distill_filter(h, order, norm="l2", dtype=torch.float64)
+        assert (distilled.certificate.l2 <= case.tensors[f"out.order{order}.l2_error"] + 1e-6).all()
+        assert (distilled.certificate.hinf_bound >= values[:, order] * (1 - 1e-9)).all()
+
+
+def test_subspace_iteration_finds_the_singular_values_of_the_section():
+    h = s4d_responses(4, 602)
+    found = leading_subspace(h[:, 1:], 6)
+    rows = (h.shape[1] - 1 + 1) // 2
+    dense = torch.linalg.svdvals(h[:, 1 : 2 * rows].unfold(1, rows, 1))
+    assert ((found.values - dense[:, :6]).abs() <= 1e-3 * dense[:, :1]).all()
+    assert (found.values <= dense[:, :6] * (1 + 1e-9)).all(), "a Ritz value above the singular value is no bound"
+
+
+@pytest.mark.parametrize("head", [1, 16])
+def test_the_certificate_bounds_what_a_convolution_shows(head):
+    length = 300
+    h = s4d_responses(5, length)
+    distilled = distill_filter(h, 8, fir_head=head, dtype=torch.float64)
+    certificate = distilled.certificate
+    error = h - distilled.filter(length)
+    assert (error[:, :head] == 0).all()
+    torch.testing.assert_close(certificate.l2, error.norm(dim=1))
+    torch.testing.assert_close(certificate.l1, error.abs().sum(1))
+    beyond = distilled.filter(5000)[:, length:]
+    assert (beyond.abs().sum(1) <= certificate.tail).all()
+    whole = torch.cat([error, -beyond], dim=1)
+    finest = torch.fft.rfft(whole, n=1 << 18).abs().amax(1)
+    assert (finest <= certificate.hinf_bound).all()
+    assert (certificate.lower_bound <= torch.fft.rfft(error, n=1 << 16).abs().amax(1)).all()
+    u = torch.randn(5, length, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = torch.fft.irfft(torch.fft.rfft(error, n=2 * length) * torch.fft.rfft(u, n=2 * length), n=2 * length)[:, :length]
+    assert (y.abs().amax(1) <= certificate.l1 * u.abs().amax(1)).all()
+    assert (y.norm(dim=1) <= certificate.hinf_bound * u.norm(dim=1)).all()
+    assert (y.abs().amax(1) <= certificate.l2 * u.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("order", [4, 8, 16, 32])
+def test_the_error_is_near_the_best_possible(order):
+    certificate = distill_filter(s4d_responses(8, 2048), order, dtype=torch.float64).certificate
+    meant = certificate.lower_bound > 1e-9 * certificate.norm_hinf
+    ratio = (certificate.hinf / certificate.lower_bound)[meant]
+    assert meant.sum() >= 4
+    assert ratio.median() <= 2.5
+    assert ratio.min() >= 1
+
+
+def test_no_worse_than_gradient_descent():
+    h = s4d_responses(4, 256)
+    ours = distill_filter(h, 8, norm="l2").certificate.l2
+    descent = distill_filter(h, 8, method="gradient").certificate.l2
+    assert (ours <= descent * 1.001).all()
+    assert (descent < 0.9 * h.norm(dim=1)).all(), "the comparison must fit something"
+
+
+def test_a_tolerance_takes_the_smallest_proven_order():
+    h = torch.cat([exact_system(1, 400, 1, 0), exact_system(1, 400, 3, 1), torch.zeros(1, 400).double()])
+    distilled = distill_filter(h, tolerance=1e-5)
+    certificate = distilled.certificate
+    assert certificate.order.tolist() == [2, 7, 0]
+    assert certificate.minimum_order.tolist() == [2, 7, 0]
+    assert certificate.met.all()
+    assert (distilled.filter(400) - h).abs().max() < 1e-4
+
+
+def test_a_filter_that_no_order_meets_is_reported():
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.randn(2, 512, generator=generator).double()
+    certificate = distill_filter(torch.cat([rough, exact_system(1, 512, 2, 0)]), tolerance=1e-2).certificate
+    assert certificate.met.tolist() == [False, False, True]
+    assert "2 of 3 channels cannot be distilled to 0.01" in certificate.notes[-1]
+    assert (certificate.minimum_order[:2] == -1).all(), "the bound proves that more than 64 is needed"
+    assert "False" in str(certificate)
+    assert certificate.notes[-1] in str(certificate)
+
+
+def test_an_order_above_the_rank_is_cut_with_a_note():
+    certificate = distill_filter(exact_system(2, 300, 2, 1), 12, dtype=torch.float64).certificate
+    assert certificate.order.tolist() == [5, 5]
+    assert "numerical rank below 12" in certificate.notes[0]
+
+
+@pytest.mark.parametrize("length", [2, 3, 5, 33])
+def test_short_filters(length):
+    h = torch.randn(3, length, generator=torch.Generator().manual_seed(0)).double()
+    distilled = distill_filter(h, length)
+    assert distilled.filter(length).shape == (3, length)
+    assert distilled.filter(length)[:, 0].allclose(h[:, 0].float())
+    assert distilled.filter(200).isfinite().all()
+
+
+def test_a_distilled_filter_decodes_with_a_constant_state():
+    distilled = distill_filter(s4d_responses(4, 200), 8, fir_head=5, dtype=torch.float64)
+    conv = LongConvolution(distilled.filter)
+    assert conv.state_kind == "constant"
+    u = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, state = conv.prefill(u[:, :30], conv.init_state(2))
+    rest = []
+    for t in range(30, 50):
+        y, state = conv.step(u[:, t], state)
+        rest.append(y)
+    torch.testing.assert_close(torch.cat([first, torch.stack(rest, 1)], 1), conv(u))
+
+
+def test_poles_stay_inside_the_circle_also_after_rounding():
+    poles = stable(torch.tensor([[1.5 + 0.5j, 1.0, -2.0, 0.3j]], dtype=torch.complex128))
+    assert (poles.abs() <= 1 - 1e-6 + 1e-12).all()
+    near = ModalFilter(
+        torch.tensor([[1 - 1e-12 + 0j]], dtype=torch.complex128), torch.ones(1, 1) + 0j, torch.ones(1, 1)
+    )
+    for dtype in (torch.float32, torch.bfloat16):
+        assert near.to(dtype).recurrence().poles.abs().max() < 1
+    with pytest.raises(ValueError, match=r"ModalFilter: received a pole of magnitude 1\.5.*reflect or clamp"):
+        ModalFilter(torch.tensor([[1.5 + 0j]]), torch.ones(1, 1) + 0j, torch.ones(1, 1))
+
+
+def test_bad_requests_are_refused_with_a_remedy(unannotated):
+    h = exact_system(2, 64, 1, 0)
+    poisoned = h.clone()
+    poisoned[1, 3] = torch.nan
+    cases = [
+        (r"taps that are not finite in channels \[1\].*Remedy", lambda: distill_filter(poisoned, 4)),
+        (r"h of shape \(64,\).*Remedy", lambda: distill_filter(h[0], 4)),
+        (r"h of shape \(2, 1\).*at least 2 taps", lambda: distill_filter(h[:, :1], 4)),
+        (r"order=None and tolerance=None.*Remedy", lambda: distill_filter(h)),
+        (r"order=4 and tolerance=0\.1.*Remedy", lambda: distill_filter(h, 4, 0.1)),
+        (r"order=0.*at least 1", lambda: distill_filter(h, 0)),
+        (r"tolerance=1\.5.*between 0 and 1", lambda: distill_filter(h, tolerance=1.5)),
+        (r"fir_head=64.*between 1 and 63", lambda: distill_filter(h, 4, fir_head=64)),
+        (r"method 'kung'.*did you mean 'kung-varpro'", lambda: distill_filter(h, 4, method="kung")),
+        (r"norm 'h2'.*one of hinf, l2", lambda: distill_filter(h, 4, norm="h2")),
+    ]
+    for pattern, use in cases:
+        with pytest.raises(ValueError, match=rf"distill_filter: received {pattern}"):
+            use()
