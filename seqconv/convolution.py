@@ -1,11 +1,13 @@
 """Long convolution in all its forms, for any filter: what every convolutional mixer is built on.
 
 ``y_t = sum_{s>=0} h[s] u_{t-s} + skip u_t``, and where the convolution is bidirectional also
-``sum_{s>=0} h'[s] u_{t+s+lag}`` with a second filter. Parallel by FFT; from a state by the filter's own
-recurrence if it has one (constant state), by exact online convolution otherwise (growing state).
+``sum_{s>=0} h'[s] u_{t+s+lag}`` with a second filter, or with the second half of the channels of the same one.
+Parallel by FFT; from a state by the filter's own recurrence if it has one (constant state), by exact online
+convolution otherwise (growing state).
 Replacing ``filter`` by another one (a distilled one, say) changes nothing else.
 """
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -29,42 +31,101 @@ class RecurrentState(State):
     hidden: State
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """Impulse responses evaluated for one length, applied to whole sequences.
+
+    Attributes:
+        past: taps of the past, lag 0 first.
+        future: taps of the future, lag ``lag`` first; ``None`` if causal.
+        heads: how often the channels of the taps repeat in the signal, head after head.
+    """
+
+    past: Float[Tensor, "channels taps"]
+    future: Float[Tensor, "channels taps"] | None
+    lag: int
+    heads: int
+
+    def __call__(
+        self, u: Float[Tensor, "batch length d_model"], *, skip: Float[Tensor, " d_model"] | None = None
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Convolve whole sequences; inputs at padding must be zero."""
+        y = self._convolve(u, self.past, skip)
+        if self.future is not None:
+            ahead = self._convolve(u.flip(1), self.future).flip(1)
+            y = y + torch.cat([ahead[:, self.lag :], torch.zeros_like(ahead[:, : self.lag])], dim=1)
+        return y
+
+    def _convolve(self, u: Tensor, taps: Tensor, skip: Tensor | None = None) -> Tensor:
+        if self.heads == 1:
+            return fft_conv(u, taps, skip=skip)
+        rows = u.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        y = fft_conv(rows.flatten(0, 1), taps).view(rows.shape).transpose(1, 2).flatten(2)
+        return y if skip is None else y + (skip * u).to(y.dtype)
+
+
 class LongConvolution(nn.Module):
     """Depthwise convolution of every channel with a :class:`~seqconv.filters.base.Filter`.
 
     Args:
-        filter: impulse responses of the past.
+        filter: impulse responses of the past; ``stages`` times the channels of one head.
         backward: impulse responses of the future, for a bidirectional convolution.
         backward_lag: lag of the first future tap: 1 (S4, SGConv) or 0 (MEGA, where lag 0 counts twice).
+        two_sided: the second half of the filter's channels are the impulse responses of the future.
+        stages: convolutions in series that share the filter, each with its own slice of the channels (Hyena).
+        heads: groups of channels that share the same impulse responses.
+        smooth: decode with bounded work per token instead of the least work in total.
     """
 
-    def __init__(self, filter: Filter, *, backward: Filter | None = None, backward_lag: int = 1) -> None:
+    def __init__(
+        self,
+        filter: Filter,
+        *,
+        backward: Filter | None = None,
+        backward_lag: int = 1,
+        two_sided: bool = False,
+        stages: int = 1,
+        heads: int = 1,
+        smooth: bool = False,
+    ) -> None:
         super().__init__()
         self.filter, self.backward, self.backward_lag = filter, backward, backward_lag
+        self.two_sided, self.stages, self.heads, self.smooth = two_sided, stages, heads, smooth
 
     @property
     def state_kind(self) -> StateKind:
         """``"none"`` if bidirectional, else ``"constant"`` with a recurrence and ``"growing"`` without."""
-        if self.backward is not None:
+        if self.backward is not None or self.two_sided:
             return "none"
         return "constant" if self.filter.recurrent else "growing"
+
+    def kernels(self, length: int) -> list[Kernel]:
+        """The impulse responses of every stage for sequences of ``length``, from one evaluation of the filter."""
+        past = self._taps(self.filter, length)
+        future: tuple[Tensor | None, ...] = (None,) * self.stages
+        if self.backward is not None:
+            future = self._taps(self.backward, length)
+        elif self.two_sided:
+            past, future = past[: self.stages], past[self.stages :]
+        return [Kernel(h, g, self.backward_lag, self.heads) for h, g in zip(past, future, strict=True)]
 
     def forward(
         self, u: Float[Tensor, "batch length channels"], *, skip: Float[Tensor, " channels"] | None = None
     ) -> Float[Tensor, "batch length channels"]:
-        """Convolve whole sequences; inputs at padding must be zero."""
-        length = u.shape[1]
-        y = fft_conv(u, self.filter(length), skip=skip)
-        if self.backward is None:
-            return y
-        future = fft_conv(u.flip(1), self.backward(length)).flip(1)
-        lag = self.backward_lag
-        return y + torch.cat([future[:, lag:], torch.zeros_like(future[:, :lag])], dim=1)
+        """Convolve whole sequences in the only stage; inputs at padding must be zero."""
+        (kernel,) = self.kernels(u.shape[1])
+        return kernel(u, skip=skip)
 
     def init_state(self, batch_size: int, max_length: int | None = None) -> State:
-        """The state before the first input.
+        """The state of the only stage before the first input; arguments and errors of :meth:`init_states`."""
+        (state,) = self.init_states(batch_size, max_length)
+        return state
+
+    def init_states(self, batch_size: int, max_length: int | None = None) -> tuple[State, ...]:
+        """The state of every stage before the first input.
 
         Args:
+            batch_size: rows.
             max_length: longest context to come; needed by a filter with neither recurrence nor end.
 
         Raises:
@@ -72,31 +133,43 @@ class LongConvolution(nn.Module):
         """
         recurrence = self.filter.recurrence()
         if recurrence is not None:
-            return RecurrentState(recurrence, recurrence.init_state(batch_size))
-        taps = [length for length in (self.filter.max_length, max_length) if length is not None]
-        if not taps:
+            parts = [self._part(recurrence, stage) for stage in range(self.stages)]
+            return tuple(RecurrentState(part, part.init_state(batch_size)) for part in parts)
+        lengths = [length for length in (self.filter.max_length, max_length) if length is not None]
+        if not lengths:
             remedy = "pass max_length to init_state"
             raise refusal("LongConvolution.init_state", "an endless filter", "a longest context", remedy)
-        return init_online(self.filter(min(taps)), batch_size)
+        taps = self._taps(self.filter, min(lengths))
+        return tuple(init_online(h, batch_size, heads=self.heads, smooth=self.smooth) for h in taps)
 
     def prefill(
         self, u: Float[Tensor, "batch length channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        """Any number of inputs from ``state``; leading padding must be zero."""
+        """Any number of inputs from the state of a stage; leading padding must be zero."""
         if isinstance(state, RecurrentState):
             y, hidden = state.recurrence.prefill(u, state.hidden)
             after: State = RecurrentState(state.recurrence, hidden)
         else:
             y, after = online_prefill(u, cast(OnlineState, state))
-        return (y if skip is None else y + skip * u), after
+        return (y if skip is None else y + (skip * u).to(y.dtype)), after
 
     def step(
         self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
     ) -> tuple[Float[Tensor, "batch channels"], State]:
-        """One input from ``state``."""
+        """One input from the state of a stage."""
         if isinstance(state, RecurrentState):
             y, hidden = state.recurrence.step(u_t, state.hidden)
             after: State = RecurrentState(state.recurrence, hidden)
         else:
             y, after = online_step(u_t, cast(OnlineState, state))
-        return (y if skip is None else y + skip * u_t), after
+        return (y if skip is None else y + (skip * u_t).to(y.dtype)), after
+
+    def _taps(self, filter: Filter, length: int) -> tuple[Tensor, ...]:
+        reach = length if filter.max_length is None else min(length, filter.max_length)
+        return filter(reach).chunk(2 * self.stages if self.two_sided else self.stages)  # type: ignore[no-any-return]
+
+    def _part(self, recurrence: Recurrence, stage: int) -> Recurrence:
+        """The recurrence of one stage, repeated for every head; its tensors have the channels first."""
+        if self.stages == self.heads == 1:
+            return recurrence
+        return recurrence.map(lambda t: t.chunk(self.stages, dim=0)[stage].repeat(self.heads, *[1] * (t.dim() - 1)))

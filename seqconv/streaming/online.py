@@ -30,8 +30,11 @@ class OnlineState(State):
     growing: ClassVar[frozenset[str]] = frozenset({"taps", "past"})
 
 
-def init_online(taps: Float[Tensor, "channels taps"], batch_size: int) -> OnlineState:
+def init_online(
+    taps: Float[Tensor, "channels taps"], batch_size: int, *, heads: int = 1, smooth: bool = False
+) -> OnlineState:
     """The state before the first input."""
+    taps = taps.repeat(heads, 1)
     return OnlineState(taps, taps.new_zeros(batch_size, 0, taps.shape[0]))
 
 
