@@ -5,12 +5,24 @@ Importing this package compiles nothing, probes no device and imports no optiona
 
 from .causal_conv1d import causal_conv1d, causal_conv1d_step
 from .fft_conv import fft_conv
+from .gated_linear_attention import gated_linear_attention, gated_linear_attention_step
+from .linear_scan import linear_scan, linear_scan_step
 from .selective_scan import selective_scan, selective_scan_step
+from .ssd import ssd, ssd_step
+from .ssm_kernel import cauchy, vandermonde
 
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
+    "cauchy",
     "fft_conv",
+    "gated_linear_attention",
+    "gated_linear_attention_step",
+    "linear_scan",
+    "linear_scan_step",
     "selective_scan",
     "selective_scan_step",
+    "ssd",
+    "ssd_step",
+    "vandermonde",
 ]

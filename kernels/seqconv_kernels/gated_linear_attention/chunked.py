@@ -1,0 +1,62 @@
+"""Chunked form of :func:`seqconv_kernels.gated_linear_attention`: matrix products, and a loop over chunks only.
+
+With the decays of a chunk multiplied up as in :class:`~seqconv_kernels.chunks.Decayed`::
+
+    o = scores V + q' S,   S <- total S + k'^T V
+
+where ``scores`` holds what tokens of the chunk see of each other, ``q'`` what they see of the state ``S`` that
+enters, ``k'`` what they leave in it. A scalar decay takes its triangle of factors from the same construction with
+queries and keys of one.
+"""
+
+import torch
+from torch import Tensor
+
+from ..chunks import Decayed, carry, chunk_length, split
+from ..precision import accumulation_dtype, without_autocast
+
+
+@without_autocast
+def gated_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, scale: float, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Key-value heads are groups; the query heads that share one are its repeats."""
+    dtype = accumulation_dtype(q, k, v, log_decay, state)
+    heads = k.shape[2]
+    queries = scale * q.to(dtype).unflatten(2, (heads, -1)).movedim(1, 3)
+    keys, values = (x.to(dtype).movedim(1, 2).unsqueeze(2) for x in (k, v))
+    decay = keys.new_ones(1) if log_decay is None else log_decay.to(dtype).exp().movedim(1, 2).unsqueeze(2)
+    first = keys.new_zeros(*keys.shape[:3], k.shape[-1], v.shape[-1]) if state is None else state.to(dtype)[:, :, None]
+    if log_decay is None or log_decay.dim() == 3:
+        o, last = scalar_decay(queries, keys, values, decay.expand(keys.shape[:4]), first)
+    else:
+        o, last = vector_decay(queries, keys, values, decay, first)
+    return o.movedim(3, 1).flatten(2, 3).to(v.dtype), last.squeeze(2)
+
+
+def scalar_decay(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor, longest: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Decays of (batch, group, repeat, length) for tensors of (batch, group, repeat, length, width)."""
+    length = q.shape[3]
+    chunk = chunk_length(length, longest)
+    q, k, v = (split(x, chunk) for x in (q, k, v))
+    steps = split(decay[..., None], chunk, 1.0)
+    factors = Decayed(torch.ones_like(steps), torch.ones_like(steps), steps)
+    scores = torch.einsum("...id,...jd->...ij", q, k) * factors.scores
+    inflow = torch.einsum("...jk,...jv->...kv", k, v * factors.k)
+    entering, state = carry(state, factors.total, inflow)
+    o = torch.einsum("...ij,...jv->...iv", scores, v) + factors.q * torch.einsum("...ik,...kv->...iv", q, entering)
+    return o.flatten(3, 4)[:, :, :, :length], state
+
+
+def vector_decay(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays of (batch, group, repeat, length, d_k), else as :func:`scalar_decay`."""
+    length = q.shape[3]
+    chunk = chunk_length(length)
+    factors = Decayed(split(q, chunk), split(k, chunk), split(decay, chunk, 1.0))
+    v = split(v, chunk)
+    inflow = torch.einsum("...jk,...jv->...kv", factors.k, v)
+    entering, state = carry(state, factors.total.mT, inflow)
+    o = torch.einsum("...ij,...jv->...iv", factors.scores, v) + torch.einsum("...ik,...kv->...iv", factors.q, entering)
+    return o.flatten(3, 4)[:, :, :, :length], state

@@ -1,0 +1,56 @@
+"""Shapes of gated linear attention in published models, and example inputs of any shape."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one call."""
+
+    batch: int
+    length: int
+    heads: int
+    d_k: int
+    d_v: int
+    kv_heads: int | None = None
+
+
+SHAPES = {
+    "tiny": Shape(2, 37, 4, 6, 5, kv_heads=2),
+    "8 heads of 64, 4096 tokens": Shape(1, 4096, 8, 64, 64),
+    "gla-340m, 2048 tokens": Shape(1, 2048, 4, 128, 256),
+    "retnet-1.3b, 2048 tokens": Shape(1, 2048, 8, 256, 512),
+}
+
+
+def example_inputs(
+    shape: Shape,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    decay: Literal["vector", "scalar", "none"] = "vector",
+    initial_state: bool = False,
+) -> dict[str, Tensor]:
+    """Keyword arguments of :func:`seqconv_kernels.gated_linear_attention`."""
+    rng = torch.Generator().manual_seed(seed)
+    kv_heads = shape.kv_heads or shape.heads
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=rng, dtype=torch.float64).to(device, dtype)
+
+    tensors = {
+        "q": normal(shape.batch, shape.length, shape.heads, shape.d_k),
+        "k": normal(shape.batch, shape.length, kv_heads, shape.d_k),
+        "v": normal(shape.batch, shape.length, kv_heads, shape.d_v),
+    }
+    if decay != "none":
+        logits = normal(shape.batch, shape.length, kv_heads, *[shape.d_k] * (decay == "vector"))
+        tensors["log_decay"] = torch.nn.functional.logsigmoid(logits)
+    if initial_state:
+        tensors["initial_state"] = normal(shape.batch, kv_heads, shape.d_k, shape.d_v)
+    return tensors

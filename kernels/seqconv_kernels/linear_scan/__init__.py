@@ -1,0 +1,118 @@
+"""Linear recurrence with a diagonal that changes in time, real or complex: HGRN, LRU, S5, the states of a chunked scan.
+
+Equation, per channel: ``h[t] = a[t] h[t-1] + x[t]``. A factor of zero resets the state.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Inexact, Int
+from torch import Tensor
+
+from ..checks import check_cu_seqlens, check_shape
+from ..dispatch import Call, Implementation, Op, serves_all
+from ..errors import refusal
+from ..precision import accumulation_dtype
+from ..segments import Segments
+
+
+def _chunked() -> Any:
+    from .chunked import linear_scan
+
+    return linear_scan
+
+
+def _reference() -> Any:
+    from .reference import linear_scan
+
+    return linear_scan
+
+
+OP = Op(
+    "linear_scan",
+    Implementation("chunked", _chunked, serves_all),
+    Implementation("reference", _reference, serves_all),
+)
+
+
+def linear_scan(
+    a: Inexact[Tensor, "batch length *channels"],
+    x: Inexact[Tensor, "batch length *channels"],
+    *,
+    initial_state: Inexact[Tensor, "segments *channels"] | None = None,
+    return_final_state: bool = False,
+    cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    implementation: str | None = None,
+) -> Inexact[Tensor, "batch length *channels"] | tuple[Tensor, Tensor]:
+    """Scan whole sequences; differentiable in every tensor.
+
+    Args:
+        a: factors, real or complex.
+        x: inputs.
+        initial_state: state before the first input (``segments`` = batch, or that of each packed sequence); zero if
+            not given.
+        return_final_state: also return the state after the last input.
+        cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
+        implementation: ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+
+    Returns:
+        h with the dtype of ``x`` (complex if anything is complex), or ``(h, final_state)``; the state is float32 or
+        complex64 at least, like the sums inside.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not match; bounds that do not increase to the length.
+    """
+    tensors = {"a": a, "x": x, "initial_state": initial_state}
+    _check("linear_scan", tensors, 2)
+    segments = None
+    if cu_seqlens is not None:
+        check_cu_seqlens("linear_scan", cu_seqlens, x)
+        segments = Segments(cu_seqlens, x.device)
+        a, x = segments.unpack(a, 1.0), segments.unpack(x)
+    wanted = (x.shape[0], *x.shape[2:])
+    check_shape("linear_scan", "initial_state", initial_state, "batch or segments, channels", wanted)
+    run = OP.choose(implementation, Call(tensors))
+    dtype = accumulation_dtype(a, x, initial_state)
+    start = torch.zeros_like(x[:, 0], dtype=dtype) if initial_state is None else initial_state.to(dtype)
+    padded = run(a.to(dtype), x.to(dtype), start)
+    h = (padded if segments is None else segments.pack(padded)).to(_out(dtype, x))
+    return (h, padded[:, -1]) if return_final_state else h
+
+
+def linear_scan_step(
+    a: Inexact[Tensor, "batch *channels"],
+    x: Inexact[Tensor, "batch *channels"],
+    *,
+    state: Inexact[Tensor, "batch *channels"],
+) -> tuple[Inexact[Tensor, "batch *channels"], Inexact[Tensor, "batch *channels"]]:
+    """One token of :func:`linear_scan`, from ``state``: the output and the next state.
+
+    Raises:
+        ValueError: as for :func:`linear_scan`.
+    """
+    tensors = {"a": a, "x": x, "state": state}
+    _check("linear_scan_step", tensors, 1)
+    check_shape("linear_scan_step", "state", state, "batch, channels", tuple(x.shape))
+    dtype = accumulation_dtype(a, x, state)
+    state = a.to(dtype) * state.to(dtype) + x.to(dtype)
+    return state.to(_out(dtype, x)), state
+
+
+def _out(dtype: torch.dtype, x: Tensor) -> torch.dtype:
+    return dtype if dtype.is_complex else x.dtype
+
+
+def _check(operation: str, tensors: Mapping[str, Tensor | None], leading: int) -> None:
+    a, x = tensors["a"], tensors["x"]
+    assert a is not None
+    assert x is not None
+    axes = "(batch, length >= 1, channels)" if leading == 2 else "(batch, channels)"
+    if x.dim() < leading or (leading == 2 and x.shape[1] == 0):
+        raise refusal(operation, f"x of shape {tuple(x.shape)}", axes, "add the axes")
+    check_shape(operation, "a", a, "like x", tuple(x.shape))
+    for name, tensor in tensors.items():
+        if tensor is None or (tensor.device == x.device and (tensor.is_floating_point() or tensor.is_complex())):
+            continue
+        got = f"{name} of dtype {tensor.dtype} on {tensor.device}"
+        raise refusal(operation, got, f"a floating or complex dtype on {x.device}", f"convert {name} with .to()")

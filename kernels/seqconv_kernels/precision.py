@@ -1,0 +1,32 @@
+"""Where ops accumulate: float32 at least, whatever the activations are and whatever autocast would choose."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """The widest dtype of the tensors given, float32 at least (complex if any is complex)."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep matrix products inside ``function`` in the dtypes that it chose; its first argument is a tensor."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = args[0]
+        assert isinstance(first, Tensor)
+        with torch.autocast(first.device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return run

@@ -1,0 +1,185 @@
+"""State-space duality: the scan of Mamba-2, with one decay per head (Dao and Gu, 2024, *Transformers are SSMs*).
+
+Equation, per head h of group g(h), with ``dt = clamp(softplus(dt + dt_bias), *dt_limit)`` (or without the softplus)
+and a state ``S`` of (head_dim, d_state)::
+
+    S[t] = exp(dt[t] A[h]) S[t-1] + dt[t] x[t] B[t, g]^T
+    y[t] = (S[t] C[t, g] + D[h] x[t]) * silu(z[t])
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..checks import check_cu_seqlens, check_floating, check_shape, readable
+from ..dispatch import Call, Implementation, Op, serves_all
+from ..errors import refusal
+from ..precision import accumulation_dtype
+from ..segments import Segments
+
+
+def _chunked() -> Any:
+    from .chunked import ssd
+
+    return ssd
+
+
+def _reference() -> Any:
+    from .reference import ssd
+
+    return ssd
+
+
+OP = Op(
+    "ssd",
+    Implementation("chunked", _chunked, serves_all),
+    Implementation("reference", _reference, serves_all),
+)
+
+
+def ssd(
+    x: Float[Tensor, "batch length heads head_dim"],
+    dt: Float[Tensor, "batch length heads"],
+    A: Float[Tensor, " heads"],
+    B: Float[Tensor, "batch length groups d_state"],
+    C: Float[Tensor, "batch length groups d_state"],
+    D: Float[Tensor, "heads *head_dim"] | None = None,
+    z: Float[Tensor, "batch length heads head_dim"] | None = None,
+    *,
+    dt_bias: Float[Tensor, " heads"] | None = None,
+    dt_softplus: bool = False,
+    dt_limit: Sequence[float] | None = None,
+    chunk_size: int | None = None,
+    initial_state: Float[Tensor, "segments heads head_dim d_state"] | None = None,
+    return_final_state: bool = False,
+    cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    implementation: str | None = None,
+) -> Float[Tensor, "batch length heads head_dim"] | tuple[Tensor, Tensor]:
+    """Scan whole sequences; differentiable in every tensor.
+
+    Args:
+        x: input.
+        dt: time step, before bias, softplus and limits.
+        A: decay rates, usually negative.
+        B: input weights, shared by the heads of a group.
+        C: output weights, like ``B``.
+        D: weight of the input in the output, per head or per channel.
+        z: gate; its SiLU multiplies the output.
+        dt_bias: added to ``dt``.
+        dt_softplus: pass ``dt`` through a softplus.
+        dt_limit: least and largest time step, applied last.
+        chunk_size: longest chunk that an implementation may take; the result does not depend on it.
+        initial_state: state before the first input (``segments`` = batch, or that of each packed sequence); zero if
+            not given.
+        return_final_state: also return the state after the last input.
+        cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
+        implementation: ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+
+    Returns:
+        y shaped and typed like ``x``, or ``(y, final_state)``; the state is float32 at least, like the sums inside.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not match; limits or bounds that do not increase; a time step
+            that is negative or NaN (values are read on CPU only, and not while compiling).
+    """
+    tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
+    _check("ssd", tensors | {"initial_state": initial_state}, "batch, length", 4)
+    if chunk_size is not None and chunk_size < 1:
+        raise refusal("ssd", f"chunk_size={chunk_size}", "at least 1", "leave it at None")
+    run = OP.choose(implementation, Call(tensors | {"initial_state": initial_state}, {"chunk_size": chunk_size}))
+    steps = _discretise("ssd", dt, dt_bias, dt_softplus, dt_limit)
+    if cu_seqlens is None:
+        _check_state("ssd", "initial_state", initial_state, x.shape[0], x, B)
+        y, final_state = run(x, steps, A, B, C, initial_state, chunk_size)
+    else:
+        check_cu_seqlens("ssd", cu_seqlens, x)
+        _check_state("ssd", "initial_state", initial_state, len(cu_seqlens) - 1, x, B)
+        segments = Segments(cu_seqlens, x.device)
+        u, steps, B, C = (segments.unpack(t) for t in (x, steps, B, C))
+        padded, final_state = run(u, steps, A, B, C, initial_state, chunk_size)
+        y = segments.pack(padded)
+    y = _skip_and_gate(y, x, D, z)
+    return (y, final_state) if return_final_state else y
+
+
+def ssd_step(
+    x: Float[Tensor, "batch heads head_dim"],
+    dt: Float[Tensor, "batch heads"],
+    A: Float[Tensor, " heads"],
+    B: Float[Tensor, "batch groups d_state"],
+    C: Float[Tensor, "batch groups d_state"],
+    D: Float[Tensor, "heads *head_dim"] | None = None,
+    z: Float[Tensor, "batch heads head_dim"] | None = None,
+    *,
+    state: Float[Tensor, "batch heads head_dim d_state"],
+    dt_bias: Float[Tensor, " heads"] | None = None,
+    dt_softplus: bool = False,
+    dt_limit: Sequence[float] | None = None,
+) -> tuple[Float[Tensor, "batch heads head_dim"], Float[Tensor, "batch heads head_dim d_state"]]:
+    """One token of :func:`ssd`, from ``state``: the output and the next state.
+
+    Raises:
+        ValueError: as for :func:`ssd`.
+    """
+    from .reference import step
+
+    tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "state": state}
+    _check("ssd_step", tensors, "batch", 3)
+    _check_state("ssd_step", "state", state, x.shape[0], x, B)
+    y, state = step(x, _discretise("ssd_step", dt, dt_bias, dt_softplus, dt_limit), A, B, C, state)
+    return _skip_and_gate(y, x, D, z), state
+
+
+def _discretise(
+    operation: str, dt: Tensor, bias: Tensor | None, softplus: bool, limit: Sequence[float] | None
+) -> Tensor:
+    """The time steps, in the dtype of the sums."""
+    dt = dt.to(accumulation_dtype(dt, bias))
+    dt = dt if bias is None else dt + bias
+    dt = F.softplus(dt) if softplus else dt
+    if limit is not None:
+        least, largest = limit
+        if least > largest:
+            raise refusal(operation, f"dt_limit=({least}, {largest})", "an increasing pair", "swap the limits")
+        dt = dt.clamp(least, largest)
+    if readable(dt) and bool((dt.isnan() | (dt < 0)).any()):
+        got = "time steps that are negative or NaN"
+        raise refusal(operation, got, "time steps of at least 0", "pass dt_softplus=True, or correct the inputs")
+    return dt
+
+
+def _skip_and_gate(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
+    if D is not None:
+        y = y + (D[:, None] if D.dim() == 1 else D) * x
+    return (y if z is None else y * F.silu(z.to(y.dtype))).to(x.dtype)
+
+
+def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank: int) -> None:
+    x, B, D = tensors["x"], tensors["B"], tensors["D"]
+    assert x is not None
+    assert B is not None
+    if x.dim() != rank or B.dim() != rank or 0 in x.shape[1:] or 0 in B.shape[1:]:
+        got = f"x of shape {tuple(x.shape)} and B of shape {tuple(B.shape)}"
+        wanted = f"x ({leading}, heads, head_dim) and B ({leading}, groups, d_state) without empty axes"
+        raise refusal(operation, got, wanted, "split the channels into heads and groups")
+    heads, groups = x.shape[-2], B.shape[-2]
+    if heads % groups:
+        raise refusal(operation, f"{heads} heads and {groups} groups", "groups that divide the heads", "change either")
+    check_shape(operation, "dt", tensors["dt"], f"{leading}, heads", tuple(x.shape[:-1]))
+    for name in ("A", "dt_bias"):
+        check_shape(operation, name, tensors[name], "heads", (heads,))
+    check_shape(operation, "B", B, f"{leading}, groups, d_state", (*x.shape[:-2], *B.shape[-2:]))
+    check_shape(operation, "C", tensors["C"], f"{leading}, groups, d_state", tuple(B.shape))
+    check_shape(operation, "z", tensors["z"], f"{leading}, heads, head_dim", tuple(x.shape))
+    if D is not None and D.shape not in (x.shape[-2:-1], x.shape[-2:]):
+        got, wanted = f"D of shape {tuple(D.shape)}", f"({heads},) or {tuple(x.shape[-2:])}"
+        raise refusal(operation, got, wanted, "give one weight per head, or one per channel of each head")
+    check_floating(operation, tensors, x.device)
+
+
+def _check_state(operation: str, name: str, state: Tensor | None, rows: int, x: Tensor, B: Tensor) -> None:
+    wanted = (rows, *x.shape[-2:], B.shape[-1])
+    check_shape(operation, name, state, "batch or segments, heads, head_dim, d_state", wanted)

@@ -1,0 +1,204 @@
+"""Linear attention with a decay: chunked against reference, golden numbers, resets, packing, refusals."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from scan_cases import LENGTHS, assert_same, check_golden, values_and_gradients
+from torch.autograd import gradcheck
+
+from golden_cases import load_variant
+from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
+from seqconv_kernels.gated_linear_attention.shapes import SHAPES, Shape, example_inputs
+from tolerances import assert_near
+
+DECAYS = ("vector", "scalar", "none")
+each_decay = pytest.mark.parametrize("decay", DECAYS)
+
+
+def tiny(length, decay="vector", dtype=torch.float64, **options):
+    shape = Shape(2, length, 4, 6, 5, kv_heads=2)
+    return example_inputs(shape, dtype=dtype, decay=decay, initial_state=True, **options)
+
+
+def run(implementation):
+    def call(**inputs):
+        return gated_linear_attention(**inputs, return_final_state=True, implementation=implementation)
+
+    return call
+
+
+@each_decay
+@pytest.mark.parametrize("length", LENGTHS)
+def test_chunked_equals_reference(decay, length):
+    inputs = tiny(length, decay)
+    got, want = (values_and_gradients(run(name), inputs) for name in ("chunked", "reference"))
+    assert_same(got, want, f"{decay} at {length}")
+
+
+@each_decay
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+def test_gradients_are_those_of_finite_differences(decay, implementation):
+    inputs = example_inputs(Shape(1, 5, 2, 3, 2, 1), dtype=torch.float64, decay=decay, initial_state=True)
+    names = list(inputs)
+    tensors = [t.requires_grad_() for t in inputs.values()]
+    assert gradcheck(lambda *t: run(implementation)(**dict(zip(names, t, strict=True))), tensors)
+
+
+@each_decay
+def test_steps_equal_the_whole(decay):
+    inputs = tiny(9, decay)
+    want, final = run("chunked")(**inputs)
+    state = inputs.pop("initial_state")
+    for t in range(9):
+        o, state = gated_linear_attention_step(**{k: v[:, t] for k, v in inputs.items()}, state=state)
+        assert_near(o, want[:, t])
+    assert_near(state, final)
+
+
+@pytest.mark.parametrize("decay", ["vector", "scalar"])
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_decays_are_exact(decay, implementation, dtype):
+    inputs = tiny(130, decay, torch.float64)
+    rng = torch.Generator().manual_seed(1)
+    strength = torch.randint(0, 4, inputs["log_decay"].shape, generator=rng)
+    inputs["log_decay"] = torch.tensor([-1e-3, -30.0, -800.0, -math.inf], dtype=torch.float64)[strength]
+    got = values_and_gradients(run(implementation), {k: v.to(dtype) for k, v in inputs.items()})
+    assert_same(got, values_and_gradients(run("reference"), inputs), implementation)
+
+
+def test_a_reset_forgets_everything_before():
+    inputs = tiny(70)
+    inputs["log_decay"][:, 40] = -math.inf
+    o, state = run("chunked")(**inputs)
+    late = {k: v[:, 40:] for k, v in inputs.items() if k != "initial_state"}
+    late_o, late_state = run("chunked")(**late)
+    torch.testing.assert_close(o[:, 40:], late_o, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(state, late_state, rtol=1e-12, atol=1e-12)
+
+
+@each_decay
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+def test_packed_equals_separate(decay, implementation):
+    inputs = example_inputs(Shape(1, 100, 4, 6, 5, 2), dtype=torch.float64, decay=decay)
+    inputs["initial_state"] = torch.randn(3, 2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    bounds = [0, 1, 70, 100]
+
+    def separate(initial_state, **tokens):
+        parts = [
+            run("reference")(initial_state=initial_state[i : i + 1], **{k: v[:, a:b] for k, v in tokens.items()})
+            for i, (a, b) in enumerate(pairwise(bounds))
+        ]
+        return torch.cat([o for o, _ in parts], dim=1), torch.cat([s for _, s in parts])
+
+    def packed(**arguments):
+        return run(implementation)(**arguments, cu_seqlens=torch.tensor(bounds))
+
+    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_keeps_sums_in_float32(dtype):
+    inputs = tiny(100)
+    want, want_state = run("reference")(**inputs)
+    o, state = run("chunked")(**{k: v.to(dtype) for k, v in inputs.items()})
+    assert o.dtype == dtype
+    assert state.dtype == torch.float32
+    assert_near(o, want)
+    assert_near(state, want_state, dtype=dtype)
+
+
+def test_autocast_does_not_reach_the_sums():
+    inputs = tiny(100, dtype=torch.float32)
+    want, _ = run("chunked")(**inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = run("chunked")(**inputs)
+    assert torch.equal(got, want)
+
+
+def test_long_sequences_strided_inputs_and_empty_batches():
+    inputs = example_inputs(Shape(1, 20_000, 1, 2, 2), decay="scalar")
+    assert_near(run("chunked")(**inputs)[0], run("reference")(**inputs)[0])
+    inputs = tiny(33)
+    strided = {k: v.transpose(0, 1).contiguous().transpose(0, 1) for k, v in inputs.items()}
+    assert_near(run(None)(**strided)[0], run(None)(**inputs)[0])
+    assert run(None)(**{k: v[:0] for k, v in inputs.items()})[0].shape == (0, 33, 4, 5)
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+@pytest.mark.parametrize("variant", ["gla", "gla_init_strong_decay", "gla_varlen", "simple_gla", "simple_gla_init"])
+def test_golden_numbers(variant, implementation):
+    case = load_variant("scan/fla_ops", variant)
+    bounds = case.group("const").get("cu_seqlens")
+
+    def call(q, k, v, gk=None, g=None, initial_state=None):
+        decay = g if gk is None else gk
+        y, state = gated_linear_attention(
+            q, k, v, decay, initial_state=initial_state, return_final_state=True, cu_seqlens=bounds,
+            implementation=implementation,
+        )  # fmt: skip
+        return {"y": y, "final_state": state}
+
+    check_golden(case, call)
+
+
+def test_golden_retention_is_a_constant_decay_per_head():
+    def call(q, k, v):
+        heads = torch.arange(q.shape[1], dtype=torch.float64)
+        log_decay = torch.log(1 - torch.exp2(-5 - heads)).expand(q.shape[0], q.shape[2], -1)
+        y = gated_linear_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), log_decay)
+        return {"y": y.transpose(1, 2)}
+
+    check_golden(load_variant("scan/fla_ops", "retention"), call)
+
+
+def test_golden_mamba2_is_a_scalar_decay():
+    def call(x, dt, A, B, C, initial_state):
+        y, state = gated_linear_attention(
+            C, B * dt[..., None], x, A * dt, scale=1.0, initial_state=initial_state, return_final_state=True
+        )
+        return {"y": y, "final_state": state}
+
+    check_golden(load_variant("scan/fla_ops", "mamba2_style"), call)
+
+
+@pytest.mark.parametrize("variant", ["hgrn2", "hgrn2_lower_bound"])
+def test_golden_hgrn2_ties_the_key_to_the_decay(variant):
+    def call(q, f, v, initial_state, lower_bound=None):
+        g = torch.nn.functional.logsigmoid(f)
+        if lower_bound is not None:
+            g = torch.logaddexp(lower_bound.log(), torch.log1p(-lower_bound) + g)
+        y, state = gated_linear_attention(
+            torch.nn.functional.silu(q), 1 - g.exp(), v, g, initial_state=initial_state, return_final_state=True
+        )
+        return {"y": y, "final_state": state}
+
+    check_golden(load_variant("scan/fla_ops", variant), call)
+
+
+def test_example_shapes_have_the_sizes_they_name():
+    inputs = example_inputs(SHAPES["tiny"], initial_state=True)
+    assert gated_linear_attention(**inputs).shape == (2, 37, 4, 5)
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_refusals_name_the_remedy():
+    good = tiny(5)
+    cases = {
+        r"q of shape \(5, 4, 6\).*\(batch, length, heads, d_k\).*Remedy": {"q": good["q"][0]},
+        r"3 heads of q for 2 of k.*Remedy": {"q": good["q"][:, :, :3]},
+        r"v of shape \(2, 4, 2, 5\).*\(2, 5, 2, 5\).*Remedy": {"v": good["v"][:, :4]},
+        r"log_decay of shape \(2, 5, 1\).*one per head": {"log_decay": good["log_decay"][..., :1, 0]},
+        r"initial_state of shape \(1, 2, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"v of dtype torch.int64.*Remedy": {"v": good["v"].long()},
+        r"implementation 'chunkd'.*did you mean 'chunked'": {"implementation": "chunkd"},
+        r"cu_seqlens with a batch of 2.*Remedy": {"cu_seqlens": torch.tensor([0, 5])},
+    }
+    for pattern, change in cases.items():
+        with pytest.raises(ValueError, match=f"gated_linear_attention: received {pattern}"):
+            gated_linear_attention(**{**good, **change})
+    tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
+    with pytest.raises(ValueError, match=r"state of shape \(1, 2, 6, 5\).*Remedy"):
+        gated_linear_attention_step(**tokens, state=good["initial_state"][:1])

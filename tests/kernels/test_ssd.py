@@ -1,0 +1,196 @@
+"""State-space duality: chunked against reference, golden numbers, time steps, packing, refusals."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scan_cases import LENGTHS, assert_same, check_golden, values_and_gradients
+from torch.autograd import gradcheck
+
+from golden_cases import load_variant
+from seqconv_kernels import ssd, ssd_step
+from seqconv_kernels.ssd.shapes import SHAPES, Shape, example_inputs
+from tolerances import assert_near
+
+each_implementation = pytest.mark.parametrize("implementation", ["chunked", "reference"])
+
+
+def tiny(length, **options):
+    return example_inputs(Shape(2, length, 4, 3, 2, 5), dtype=torch.float64, initial_state=True, **options)
+
+
+def run(implementation):
+    def call(**inputs):
+        return ssd(**inputs, return_final_state=True, implementation=implementation)
+
+    return call
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_chunked_equals_reference(length):
+    inputs = tiny(length)
+    got, want = (values_and_gradients(run(name), inputs) for name in ("chunked", "reference"))
+    assert_same(got, want, f"length {length}")
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 8, 256])
+def test_the_chunk_size_changes_nothing(chunk_size):
+    inputs = tiny(41)
+    got = values_and_gradients(run("chunked"), {**inputs, "chunk_size": chunk_size})
+    assert_same(got, values_and_gradients(run("reference"), inputs))
+
+
+@each_implementation
+def test_gradients_are_those_of_finite_differences(implementation):
+    inputs = example_inputs(Shape(1, 5, 2, 2, 1, 3), dtype=torch.float64, initial_state=True)
+    inputs["A"] = inputs["A"] / 8
+    tensors = {k: t.requires_grad_() for k, t in inputs.items() if isinstance(t, torch.Tensor)}
+
+    def call(*values):
+        return run(implementation)(**dict(zip(tensors, values, strict=True)), dt_softplus=True)
+
+    assert gradcheck(call, list(tensors.values()))
+
+
+def test_steps_equal_the_whole():
+    inputs = {**tiny(9), "dt_limit": (0.01, 0.2)}
+    want, final = run("chunked")(**inputs)
+    state = inputs.pop("initial_state")
+    tokens = {k: inputs.pop(k) for k in ("x", "dt", "B", "C", "z")}
+    for t in range(9):
+        y, state = ssd_step(**{k: v[:, t] for k, v in tokens.items()}, **inputs, state=state)
+        assert_near(y, want[:, t])
+    assert_near(state, final)
+
+
+@each_implementation
+def test_packed_equals_separate(implementation):
+    inputs = example_inputs(Shape(1, 100, 4, 3, 2, 5), dtype=torch.float64)
+    inputs["initial_state"] = torch.randn(3, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    bounds = [0, 1, 70, 100]
+
+    def separate(x, dt, B, C, z, initial_state, **rest):
+        tokens = {"x": x, "dt": dt, "B": B, "C": C, "z": z}
+        parts = [
+            run("reference")(**{k: v[:, a:b] for k, v in tokens.items()}, **rest, initial_state=state)
+            for (a, b), state in zip(pairwise(bounds), initial_state.split(1), strict=True)
+        ]
+        return torch.cat([y for y, _ in parts], dim=1), torch.cat([s for _, s in parts])
+
+    def packed(**arguments):
+        return run(implementation)(**arguments, cu_seqlens=torch.tensor(bounds))
+
+    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs))
+
+
+@each_implementation
+def test_extreme_time_steps_reset_the_state(implementation):
+    inputs = tiny(100)
+    inputs["dt"][:, ::7] = 1e6
+    inputs["dt"][:, 3::7] = -1e6
+    assert_same(values_and_gradients(run(implementation), inputs), values_and_gradients(run("reference"), inputs))
+    y = run(implementation)(**{k: v.float() if isinstance(v, torch.Tensor) else v for k, v in inputs.items()})[0]
+    assert_near(y, run("reference")(**inputs)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_keeps_sums_in_float32(dtype):
+    inputs = tiny(100)
+    want, want_state = run("reference")(**inputs)
+    wide = ("A", "D", "dt_bias", "initial_state")
+    narrow = {k: v if k in wide or not isinstance(v, torch.Tensor) else v.to(dtype) for k, v in inputs.items()}
+    y, state = run("chunked")(**{k: v.float() if k in wide else v for k, v in narrow.items()})
+    assert y.dtype == dtype
+    assert state.dtype == torch.float32
+    assert_near(y, want)
+    assert_near(state, want_state, dtype=dtype)
+
+
+def test_strided_inputs_and_empty_batches():
+    inputs = tiny(33)
+    strided = {
+        k: v.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(v, torch.Tensor) and v.dim() > 2 else v
+        for k, v in inputs.items()
+    }
+    assert_near(ssd(**strided), ssd(**inputs))
+    batched = ("x", "dt", "B", "C", "z", "initial_state")
+    assert ssd(**{k: v[:0] if k in batched else v for k, v in inputs.items()}).shape == (0, 33, 4, 3)
+
+
+@each_implementation
+@pytest.mark.parametrize("variant", ["minimal", "minimal_initial_states"])
+def test_golden_minimal(variant, implementation):
+    """The original takes decays and inputs that are already multiplied by the time step."""
+
+    def call(X, A, B, C, initial_states=None):
+        ones = torch.ones_like(A[0, 0])
+        state = None if initial_states is None else initial_states[:, 0]
+        x = X / -A[..., None]
+        y, final = ssd(x, -A, -ones, B, C, initial_state=state, return_final_state=True, implementation=implementation)
+        return {"y": y, "final_state": final}
+
+    check_golden(load_variant("scan/ssd", variant), call)
+
+
+@each_implementation
+@pytest.mark.parametrize("variant", ["combined_odd", "combined_odd_init", "combined_Dhdim_z_dtlimit"])
+def test_golden_combined(variant, implementation):
+    case = load_variant("scan/ssd", variant)
+
+    def call(initial_states=None, **inputs):
+        y, final = ssd(
+            **inputs, **case.meta["args"], dt_softplus=True, initial_state=initial_states, return_final_state=True,
+            implementation=implementation,
+        )  # fmt: skip
+        return {"y": y, "final_state": final}
+
+    check_golden(case, call)
+
+
+@each_implementation
+def test_golden_packed(implementation):
+    case = load_variant("scan/ssd", "combined_seq_idx")
+
+    def call(**inputs):
+        y, states = ssd(
+            **inputs, dt_softplus=True, cu_seqlens=case.group("const")["cu_seqlens"], return_final_state=True,
+            implementation=implementation,
+        )  # fmt: skip
+        return {"y": y, "varlen_states": states, "final_state": states[-1:]}
+
+    check_golden(case, call)
+
+
+def test_the_time_step_is_softplus_then_limits():
+    inputs = tiny(11)
+    want = ssd(**inputs, dt_limit=(0.01, 0.1))
+    dt = F.softplus(inputs["dt"] + inputs["dt_bias"]).clamp(0.01, 0.1)
+    assert_near(ssd(**{**inputs, "dt": dt, "dt_bias": None, "dt_softplus": False}), want)
+
+
+def test_example_shapes_have_the_sizes_they_name():
+    assert ssd(**example_inputs(SHAPES["tiny"], initial_state=True)).shape == (2, 37, 4, 3)
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_refusals_name_the_remedy():
+    good = tiny(5)
+    cases = {
+        r"x of shape \(5, 4, 3\).*\(batch, length, heads, head_dim\).*Remedy": {"x": good["x"][0]},
+        r"4 heads and 3 groups.*Remedy": {"B": torch.ones(2, 5, 3, 5, dtype=torch.float64)},
+        r"dt of shape \(2, 5, 3\).*\(2, 5, 4\).*Remedy": {"dt": good["dt"][..., :3]},
+        r"A of shape \(3,\).*\(4,\).*Remedy": {"A": good["A"][:3]},
+        r"D of shape \(3,\).*\(4,\) or \(4, 3\).*Remedy": {"D": good["D"][:3]},
+        r"C of shape \(2, 5, 2, 4\).*Remedy": {"C": good["C"][..., :4]},
+        r"initial_state of shape \(1, 4, 3, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"dt of dtype torch.int64.*Remedy": {"dt": good["dt"].long()},
+        r"time steps that are negative or NaN.*dt_softplus=True": {"dt_softplus": False},
+        r"dt_limit=\(1.0, 0.5\).*swap": {"dt_limit": (1.0, 0.5)},
+        r"chunk_size=0.*Remedy": {"chunk_size": 0},
+        r"implementation 'tritn'.*one of chunked, reference": {"implementation": "tritn"},
+        r"cu_seqlens with a batch of 2.*Remedy": {"cu_seqlens": torch.tensor([0, 5])},
+    }
+    for pattern, change in cases.items():
+        with pytest.raises(ValueError, match=f"ssd: received {pattern}"):
+            ssd(**{**good, **change})
