@@ -1,0 +1,165 @@
+"""S4D: the impulse response of a diagonal state space (Gu et al., 2022, arXiv 2206.11893; DSS: Gupta et al., 2022).
+
+``K[l] = 2 Re(sum_n C_n Bd_n exp(l log Ad_n))`` with, per pole, ``Ad = exp(dt A)``, ``Bd = B (exp(dt A) - 1) / A``
+(zero-order hold) or ``Ad = (1 + dt A / 2) / (1 - dt A / 2)``, ``Bd = B dt / (1 - dt A / 2)`` (bilinear).
+``dss`` divides the zero-order hold by the sum of its powers over the length instead, and has no factor 2.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Inexact
+from torch import Tensor
+
+from seqconv_kernels import vandermonde
+from seqconv_kernels.errors import refusal, unknown_name
+
+from .base import Recurrence
+from .diagonal import DiagonalSSM
+from .state_space import StateSpace, StateSpaceFilter
+
+DISCRETISATIONS = ("zoh", "bilinear", "dss")
+
+
+class S4DFilter(StateSpaceFilter):
+    """Impulse response of a diagonal state space, with its recurrence.
+
+    Args:
+        disc: ``"zoh"``, ``"bilinear"`` or ``"dss"``.
+        dss_length: taps over which ``dss`` normalises. 0: those asked for, as in the original; the response then
+            depends on the length, and there is no recurrence.
+        features, ...: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
+
+    Raises:
+        ValueError: unknown discretisation, or as the base class.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        disc: str = "zoh",
+        dss_length: int = 0,
+        heads: int = 1,
+        d_state: int = 64,
+        init: str = "legs",
+        n_ssm: int | None = None,
+        deterministic: bool = False,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_tie: bool = True,
+        dt_transform: str = "exp",
+        dt_fast: bool = False,
+        real_transform: str = "exp",
+        imag_transform: str = "none",
+        is_real: bool = False,
+        bandlimit: float | None = None,
+        rate: float = 1.0,
+        real_random: bool = False,
+        real_scale: float = 1.0,
+        imag_random: bool = False,
+        imag_scale: float = 1.0,
+        B_init: str = "constant",
+        B_scale: float = 1.0,
+        normalize: bool = False,
+        B_clip: float | None = 2.0,
+        lr: float | dict[str, float] | None = 1e-3,
+        wd: float | dict[str, float] | None = 0.0,
+    ) -> None:
+        if disc not in DISCRETISATIONS:
+            raise unknown_name("S4DFilter", "disc", disc, DISCRETISATIONS)
+        if dss_length < 0 or (dss_length and disc != "dss"):
+            got = f"dss_length={dss_length} with disc={disc!r}"
+            raise refusal("S4DFilter", got, "a number of taps, for disc='dss'", "drop dss_length")
+        super().__init__(
+            features,
+            heads=heads,
+            d_state=d_state,
+            init=init,
+            n_ssm=n_ssm,
+            deterministic=deterministic,
+            dt_min=dt_min,
+            dt_max=dt_max,
+            dt_tie=dt_tie,
+            dt_transform=dt_transform,
+            dt_fast=dt_fast,
+            real_transform=real_transform,
+            imag_transform=imag_transform,
+            is_real=is_real,
+            bandlimit=bandlimit,
+            rate=rate,
+            real_random=real_random,
+            real_scale=real_scale,
+            imag_random=imag_random,
+            imag_scale=imag_scale,
+            B_init=B_init,
+            B_scale=B_scale,
+            normalize=normalize,
+            B_clip=B_clip,
+            lr=lr,
+            wd=wd,
+            recurrent=disc != "dss" or dss_length > 0,
+        )
+        self.disc, self.dss_length = disc, dss_length
+
+    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+        log_poles, residues = self._modes(length)
+        return vandermonde(residues, log_poles, length).reshape(self.channels, length)
+
+    def recurrence(self) -> Recurrence | None:
+        if not self.recurrent:
+            return None
+        log_poles, residues = self._modes(self.dss_length)
+        return DiagonalSSM(log_poles.exp().repeat(self.heads, 1), residues.flatten(0, 1))
+
+    def discretised(self) -> tuple[Inexact[Tensor, "features d_state"], Inexact[Tensor, "features d_state"]]:
+        """``(log Ad, Bd)``: ``x_t = Ad x_{t-1} + Bd u_t``; ``dss`` counts as zero-order hold without its sum."""
+        return discretise(self.state_space(), "bilinear" if self.disc == "bilinear" else "zoh")
+
+    def _modes(self, length: int) -> tuple[Tensor, Tensor]:
+        """Logarithms of the discrete poles, and their residues in the impulse response, of one dtype."""
+        space = self.state_space()
+        if self.disc == "dss":
+            return space.dt * space.A, space.C * _dss_weights(space, self.dss_length or length)
+        log_poles, B = discretise(space, self.disc)
+        return log_poles, (2 * space.C * B).to(log_poles.dtype)
+
+
+def discretise(
+    space: StateSpace, disc: Literal["zoh", "bilinear"] | str
+) -> tuple[Inexact[Tensor, "features d_state"], Inexact[Tensor, "features d_state"]]:
+    """``(log Ad, Bd)`` of a diagonal state space; Bd is also right where A = 0."""
+    z = space.dt * space.A
+    if disc == "zoh":
+        return z, space.B * space.dt * _expm1_over(z)
+    ratio = (1 + z / 2) / (1 - z / 2)
+    # A real pole beyond -2 / dt becomes negative under the bilinear transform; its logarithm is complex.
+    return ratio.to(torch.promote_types(z.dtype, torch.complex64)).log(), space.B * space.dt / (1 - z / 2)
+
+
+def _expm1(z: Tensor) -> Tensor:
+    """``exp(z) - 1`` without cancellation near 0."""
+    if not z.is_complex():
+        return torch.expm1(z)
+    growth = torch.expm1(z.real)
+    return torch.complex(
+        growth * z.imag.cos() - 2 * (z.imag / 2).sin().square(), (growth + 1) * z.imag.sin()
+    )  # fmt: skip
+
+
+def _expm1_over(z: Tensor) -> Tensor:
+    """``(exp(z) - 1) / z``, 1 at z = 0."""
+    zero = z == 0
+    safe = torch.where(zero, torch.ones_like(z), z)
+    return torch.where(zero, torch.ones_like(z), _expm1(safe) / safe)
+
+
+def _dss_weights(space: StateSpace, length: int) -> Tensor:
+    """``B (e^z - 1) / (A (e^(z L) - 1))`` with a regularised reciprocal; growing poles count back from the end."""
+    z, A = space.dt * space.A, space.A
+    growing = A.real > 0
+    inward = torch.where(growing, -z, z)
+    x = _expm1(inward * length) * A
+    reciprocal = x.conj() / (x * x.conj() + 1e-7)
+    shift = torch.where(growing, torch.exp(-z * (length - 1)), torch.ones_like(z))
+    return space.B * _expm1(inward) * reciprocal * shift
