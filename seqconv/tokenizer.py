@@ -1,0 +1,39 @@
+"""One token per byte: a tokenizer without a vocabulary to train, for language models on any text or data."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
+    """A tokenizer whose token ids are the UTF-8 bytes, with ``<eos>`` = 256 and ``<pad>`` = 257, padding on the left.
+
+    It is saved and loaded like any other one of transformers.
+
+    >>> tokenizer = byte_tokenizer()
+    >>> tokenizer("né").input_ids
+    [110, 195, 169]
+    >>> tokenizer.decode([110, 195, 169])
+    'né'
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(_letters())}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _letters() -> list[str]:
+    """The letter that stands for each byte inside the tokenizers library: itself if visible, else one from 256 on."""
+    spare = iter(range(256, 512))
+    visible = [chr(byte).isprintable() and byte != ord(" ") for byte in range(256)]
+    return [chr(byte if visible[byte] else next(spare)) for byte in range(256)]
