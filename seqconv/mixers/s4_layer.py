@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm as with_weight_norm
 
 from seqconv_kernels.errors import refusal, unknown_name
 
-from ..convolution import Kernel, LongConvolution
+from ..convolution import LongConvolution
 from ..filters.base import Filter
 from ..filters.wrappers import TapDropout, TruncatedFilter
 from ..mixer import Mixer
@@ -122,22 +122,19 @@ class S4Layer(Mixer):
         self.output_linear = None if final_act is None else linear(width, d_model, final_act)
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.D = nn.Parameter(torch.randn(self.heads, self.inner))
-        self.directions = 2 if bidirectional else 1
-        filter: Filter = make_filter(self.inner, self.heads * self.directions)
+        filter = make_filter(self.inner, self.heads * (2 if bidirectional else 1))
         filter = TruncatedFilter(filter, l_max) if truncate and l_max else filter
         filter = TapDropout(filter, drop_kernel) if drop_kernel else filter
-        self.convolution = LongConvolution(filter, stages=self.directions)
+        self.convolution = LongConvolution(filter, two_sided=bidirectional)
 
     @property
     def state_kind(self) -> StateKind:
         """``"constant"``, or ``"none"`` if bidirectional."""
-        return "none" if self.directions == 2 else self.convolution.state_kind
+        return self.convolution.state_kind
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         u = zero_padding(self._before(x), mask)
-        past, *ahead = self.convolution.kernels(u.shape[1])
-        kernel = Kernel(past.past, ahead[0].past, 1, 1) if ahead else past
-        return self._after(kernel(u, skip=self.D.flatten()), x)
+        return self._after(self.convolution(u, skip=self.D.flatten()), x)
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         return self.convolution.init_state(batch_size, max_length)
