@@ -64,3 +64,16 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def enter_tensor(
+    module: nn.Module, name: str, value: Tensor, *, lr: float | None = None, weight_decay: float | None = None
+) -> None:
+    """Enter a tensor as a parameter with its own optimiser options (``parameter._optim``), or as a buffer if lr = 0."""
+    if lr == 0:
+        module.register_buffer(name, value)
+        return
+    parameter = nn.Parameter(value)
+    options = {"lr": lr, "weight_decay": weight_decay}
+    parameter._optim = {k: v for k, v in options.items() if v is not None}  # type: ignore[attr-defined]
+    module.register_parameter(name, parameter)

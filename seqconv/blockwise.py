@@ -1,0 +1,44 @@
+"""Convolutions within blocks of the sequence: the exact ones, and the circular ones of the original Hyena code."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def convolve_blocks(
+    v: Float[Tensor, "batch length channels"],
+    convolve: Callable[[Tensor], Tensor],
+    block: int,
+    mask: Bool[Tensor, "batch length"] | None,
+) -> Float[Tensor, "batch length channels"]:
+    """Apply ``convolve`` to blocks of ``block`` tokens, the first of which begins with the first token of each row."""
+    batch, length, channels = v.shape
+    offsets = torch.zeros(batch, dtype=torch.int64, device=v.device) if mask is None else mask.int().argmax(1)
+    padded = F.pad(v, (0, 0, 0, -length % block))
+    place = torch.arange(padded.shape[1], device=v.device)
+    aligned = padded.take_along_dim(((place + offsets[:, None]) % padded.shape[1])[..., None], dim=1)
+    y = convolve(aligned.reshape(-1, block, channels)).reshape(padded.shape)
+    return y.take_along_dim(((place - offsets[:, None]) % padded.shape[1])[..., None], dim=1)[:, :length]
+
+
+def convolve_circular(
+    v: Float[Tensor, "batch length channels"],
+    taps: Float[Tensor, "channels taps"],
+    skip: Float[Tensor, " channels"] | None,
+    blocks: int,
+    *,
+    delayed: bool,
+) -> Float[Tensor, "batch length channels"]:
+    """What HazyResearch/safari and hyena-dna compute: a circle of twice the block, so that taps wrap around.
+
+    Equation, with n tokens per block and all indices modulo 2n: ``y_t = sum_{s<2n} h[s] v_{t-s-delay} + skip v_t``,
+    where the delay is n//2 if ``delayed`` (their bidirectional form) and 0 otherwise.
+    """
+    rows = v.unflatten(1, (blocks, -1)).to(taps.dtype)
+    size, delay = 2 * rows.shape[2], rows.shape[2] // 2 if delayed else 0
+    spectrum = torch.fft.rfft(F.pad(rows, (0, 0, delay, 0)), n=size, dim=2) * torch.fft.rfft(taps.T, n=size, dim=0)
+    y: Tensor = torch.fft.irfft(spectrum, n=size, dim=2)[:, :, : rows.shape[2]].flatten(1, 2)
+    return (y if skip is None else y + skip * v).to(v.dtype)

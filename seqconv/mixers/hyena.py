@@ -1,0 +1,250 @@
+"""Hyena: gates and long convolutions in turn, with implicit filters.
+
+Equation, with N = ``order``: ``(x_0, ..., x_{N-1}, v) = shortconv(W_in u)`` and then, for n = N-1, ..., 1::
+
+    v ← h_{N-1-n} * (x_n ⊙ v) + b_{N-1-n} ⊙ (x_n ⊙ v)         and finally  y = W_out φ(x_0 ⊙ v)
+
+so that order N has N - 1 long filters. All of them come from one network
+(:class:`~seqconv.filters.hyena.HyenaFilter`); heads share them.
+
+Source: Poli et al. 2023 (arXiv 2302.10866) and the code of HazyResearch/safari and hyena-dna. Two defects of that
+code, a bidirectional form that shifts the signal on a circle and blocks that wrap around, are behind ``circular``.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seqconv_kernels import causal_conv1d, causal_conv1d_step
+from seqconv_kernels.errors import refusal
+
+from ..activations import activate, check_activation
+from ..blockwise import convolve_blocks, convolve_circular
+from ..convolution import Kernel, LongConvolution
+from ..filters.hyena import HyenaFilter
+from ..mixer import Mixer
+from ..packing import zero_padding
+from ..registry import register
+from ..residual import Dropout
+from ..state import State, state_class
+from ..types import StateKind
+
+
+@state_class
+class HyenaState(State):
+    """Last inputs of the short convolution, and the state of every long one."""
+
+    short: Tensor
+    long: tuple[State, ...]
+
+
+@register(
+    "hyena",
+    examples=(
+        {"order": 3, "l_max": 30, "filter_order": 8, "short_filter_order": 4, "w": 3.0, "emb_dim": 5},
+        {"order": 3, "num_heads": 2, "post_order_ffn": True, "outer_mixing": True, "inner_factor": 2, "l_max": 16},
+        {"bidirectional": True, "l_max": 40, "normalize": "before_window", "shift": 0.1},
+        {"num_blocks": 4, "l_max": 64, "activation": "silu", "bias": False},
+    ),
+)
+class Hyena(Mixer):
+    """Gated long convolutions with implicit filters.
+
+    Args:
+        d_model: width of inputs and outputs.
+        l_max: taps of the long filters; longer sequences are heard through this window.
+        order: number of gates, at least 2; one long convolution less.
+        num_heads: heads, each of d_model/num_heads channels, that share the filters.
+        inner_factor: width between the projections over d_model.
+        num_blocks: blocks of ``l_max/num_blocks`` tokens that do not hear each other; more than one are computed
+            on whole sequences only.
+        outer_mixing: multiply v by the sum of a gate over the channels of its head, instead of channel by channel.
+        post_order_ffn: a learned mixing of the heads after every long convolution.
+        short_filter_order: taps of the short convolution, which is causal in every case.
+        activation: φ.
+        bias: whether the skips b act.
+        projection_bias: whether W_in has a bias.
+        bidirectional: long filters that reach into the future too (lag 1 on), with taps of their own.
+        circular: compute ``bidirectional`` and ``num_blocks`` on circles, as the originals do.
+        dropout: probability, after every gate but the last.
+        filter_order, emb_dim, num_inner_mlps, w, linear_filter, normalize, modulate, fast_decay_pct,
+            slow_decay_pct, target, shift, lr, wd, lr_pos_emb, modulation_lr: as in
+            :class:`~seqconv.filters.hyena.HyenaFilter`.
+
+    Raises:
+        ValueError: ``order < 2``, heads or blocks that do not divide the width or ``l_max``, unknown words.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        l_max: int = 1024,
+        order: int = 2,
+        num_heads: int = 1,
+        inner_factor: int = 1,
+        num_blocks: int = 1,
+        outer_mixing: bool = False,
+        post_order_ffn: bool = False,
+        short_filter_order: int = 3,
+        activation: str = "identity",
+        bias: bool = True,
+        projection_bias: bool = True,
+        bidirectional: bool = False,
+        circular: bool = False,
+        dropout: float = 0.0,
+        filter_order: int = 64,
+        emb_dim: int = 3,
+        num_inner_mlps: int = 2,
+        w: float = 1.0,
+        linear_filter: bool = False,
+        normalize: str = "none",
+        modulate: bool = True,
+        fast_decay_pct: float = 0.3,
+        slow_decay_pct: float = 1.5,
+        target: float = 1e-2,
+        shift: float = 0.0,
+        lr: float | None = 1e-3,
+        wd: float | None = 0.0,
+        lr_pos_emb: float = 1e-5,
+        modulation_lr: float = 0.0,
+    ) -> None:
+        super().__init__(d_model, causal=num_blocks == 1 and not bidirectional)
+        width = d_model * inner_factor
+        _check_sizes(order, width, num_heads, l_max, num_blocks, short_filter_order)
+        self.order, self.num_heads, self.outer_mixing = order, num_heads, outer_mixing
+        self.num_blocks, self.block, self.l_max = num_blocks, l_max // num_blocks, l_max
+        self.circular, self.bidirectional, self.bias = circular, bidirectional, bias
+        self.activation = check_activation("hyena mixer", activation)
+        self.input = nn.Linear(d_model, (order + 1) * width, bias=projection_bias)
+        bound = 1 / math.sqrt(short_filter_order)
+        self.short_weight = nn.Parameter(torch.empty((order + 1) * width, short_filter_order).uniform_(-bound, bound))
+        self.short_bias = nn.Parameter(torch.empty((order + 1) * width).uniform_(-bound, bound))
+        two_sided, stages = bidirectional and not circular, order - 1
+        groups = 2 * stages if two_sided else stages
+        filter = HyenaFilter(
+            groups * (width // num_heads),
+            l_max=l_max,
+            groups=groups,
+            emb_dim=emb_dim,
+            filter_order=filter_order,
+            num_inner_mlps=num_inner_mlps,
+            w=w,
+            linear=linear_filter,
+            normalize=normalize,
+            modulate=modulate,
+            fast_decay_pct=fast_decay_pct,
+            slow_decay_pct=slow_decay_pct,
+            target=target,
+            shift=shift,
+            lr=lr,
+            wd=wd,
+            lr_pos_emb=lr_pos_emb,
+            modulation_lr=modulation_lr,
+        )
+        self.convolution = LongConvolution(filter, two_sided=two_sided, stages=stages, heads=num_heads)
+        if bias:
+            self.skip = nn.Parameter(torch.randn(stages, width // num_heads))
+        if post_order_ffn:
+            scale = math.sqrt(width // num_heads)
+            self.head_mixing = nn.Parameter(torch.randn(stages, num_heads, num_heads) / scale)
+        self.post_order_ffn = post_order_ffn
+        self.dropout = Dropout(dropout)
+        self.output = nn.Linear(width, d_model)
+
+    @property
+    def state_kind(self) -> StateKind:
+        """That of the long convolutions; none if bidirectional or in several blocks."""
+        return self.convolution.state_kind if self.causal else "none"
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.circular:
+            self._check_circle(x.shape[1], mask)
+        gates, v, _ = self._project(x, mask)
+        span = self.block if self.num_blocks > 1 and not self.circular else x.shape[1]
+        for stage, kernel in enumerate(self.convolution.kernels(span)):
+            v = self._convolve(self._gate(v, gates[-1 - stage]), kernel, self._skip(stage), mask)
+            v = self._mix_heads(v, stage)
+        return self._finish(v, gates[0])
+
+    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
+        channels, taps = self.short_weight.shape
+        short = torch.zeros(batch_size, taps - 1, channels, device=device, dtype=dtype)
+        return HyenaState(short, self.convolution.init_states(batch_size, max_length))
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        assert isinstance(state, HyenaState)
+        gates, v, short = self._project(x, mask, state.short)
+        long = []
+        for stage, before in enumerate(state.long):
+            v, after = self.convolution.prefill(self._gate(v, gates[-1 - stage]), before, skip=self._skip(stage))
+            v = self._mix_heads(v, stage)
+            long.append(after)
+        return self._finish(v, gates[0]), HyenaState(short, tuple(long))
+
+    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        assert isinstance(state, HyenaState)
+        mixed, short = causal_conv1d_step(self.input(x_t), self.short_weight, self.short_bias, state=state.short)
+        *gates, v = mixed.chunk(self.order + 1, dim=-1)
+        long = []
+        for stage, before in enumerate(state.long):
+            v, after = self.convolution.step(self._gate(v, gates[-1 - stage]), before, skip=self._skip(stage))
+            v = self._mix_heads(v, stage)
+            long.append(after)
+        return self._finish(v, gates[0]), HyenaState(short, tuple(long))
+
+    def _project(
+        self, x: Tensor, mask: Tensor | None, short: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gates and v, zero at padding, and the last inputs of the short convolution."""
+        projected = zero_padding(self.input(x), mask)
+        mixed, after = causal_conv1d(
+            projected, self.short_weight, self.short_bias, initial_state=short, return_final_state=True
+        )
+        *gates, v = zero_padding(mixed, mask).chunk(self.order + 1, dim=-1)
+        return gates, v, after
+
+    def _gate(self, v: Tensor, gate: Tensor) -> Tensor:
+        if self.outer_mixing:
+            heads = gate.unflatten(-1, (self.num_heads, -1))
+            gate = heads.sum(-1, keepdim=True).expand_as(heads).flatten(-2)
+        gated: Tensor = self.dropout(v * gate)
+        return gated
+
+    def _convolve(self, v: Tensor, kernel: Kernel, skip: Tensor | None, mask: Tensor | None) -> Tensor:
+        if self.circular and (self.bidirectional or self.num_blocks > 1):
+            delayed = self.bidirectional
+            return convolve_circular(v, kernel.past.repeat(self.num_heads, 1), skip, self.num_blocks, delayed=delayed)
+        if self.num_blocks > 1:
+            return convolve_blocks(v, lambda block: kernel(block, skip=skip), self.block, mask)
+        return kernel(v, skip=skip)
+
+    def _skip(self, stage: int) -> Tensor | None:
+        return self.skip[stage].repeat(self.num_heads) if self.bias else None
+
+    def _mix_heads(self, v: Tensor, stage: int) -> Tensor:
+        if not self.post_order_ffn:
+            return v
+        heads = v.unflatten(-1, (self.num_heads, -1))
+        return torch.einsum("gh,...gc->...hc", self.head_mixing[stage], heads).flatten(-2)
+
+    def _finish(self, v: Tensor, gate: Tensor) -> Tensor:
+        y: Tensor = self.output(activate(self.activation, v * gate))
+        return y
+
+    def _check_circle(self, length: int, mask: Tensor | None) -> None:
+        if mask is not None or length > self.l_max or length % self.num_blocks:
+            got = f"{length} tokens{'' if mask is None else ' with padding or packing'}"
+            wanted = f"at most l_max={self.l_max} unpadded tokens, a multiple of num_blocks={self.num_blocks}"
+            raise refusal(self._op("forward"), got, wanted, "build it with circular=False, which has no such limits")
+
+
+def _check_sizes(order: int, width: int, num_heads: int, l_max: int, num_blocks: int, short: int) -> None:
+    if order < 2 or width < 1 or short < 1:
+        got = f"order={order}, short_filter_order={short}, an inner width of {width}"
+        raise refusal("hyena mixer", got, "order >= 2 and sizes of at least 1", "correct the sizes")
+    for name, parts, whole in (("num_heads", num_heads, width), ("num_blocks", num_blocks, l_max)):
+        if parts < 1 or whole % parts:
+            remedy = f"change {name}, or the size it divides"
+            raise refusal("hyena mixer", f"{name}={parts}", f"a divisor of {whole}", remedy)
