@@ -176,6 +176,7 @@ def build_backbone(
     n_layers: int,
     pattern: Sequence[LayerSpec],
     *,
+    mixer_defaults: Mapping[str, Any] | None = None,
     final_norm: bool | None = None,
     input_dropout: float = 0.0,
     drop_path: float = 0.0,
@@ -185,6 +186,7 @@ def build_backbone(
     """A backbone from names: ``pattern`` is repeated until there are ``n_layers`` layers.
 
     Args:
+        mixer_defaults: options of every mixer that its layer does not set itself, such as ``bidirectional``.
         final_norm: a norm behind the last block; by default where norms come first (``norm_placement="pre"``).
         drop_path: stochastic depth of the last layer; ``drop_path_schedule`` ``"linear"`` lets it grow from 0 at the
             first, ``"constant"`` takes it everywhere.
@@ -202,7 +204,7 @@ def build_backbone(
     for i, spec in enumerate(islice(cycle(pattern), n_layers)):
         share = 1.0 if drop_path_schedule == "constant" else i / max(1, n_layers - 1)
         here = {**block_options, "drop_path": drop_path * share, "depth": i + 1}
-        blocks.append(build_block(d_model, spec, **here))
+        blocks.append(build_block(d_model, spec, mixer_defaults=mixer_defaults, **here))
     placement = block_options.get("norm_placement", "pre")
     norm = {key: block_options[key] for key in ("norm", "norm_options") if key in block_options} or {"norm": "layer"}
     ends = final_norm if final_norm is not None else placement == "pre"
@@ -210,8 +212,10 @@ def build_backbone(
     return Backbone(blocks, input_dropout=input_dropout, tied_dropout=tied, **(norm if ends else {}))
 
 
-def build_block(d_model: int, spec: LayerSpec, **block_options: Any) -> Block:
-    """A block from a layer of a pattern.
+def build_block(
+    d_model: int, spec: LayerSpec, *, mixer_defaults: Mapping[str, Any] | None = None, **block_options: Any
+) -> Block:
+    """A block from a layer of a pattern; arguments as :func:`build_backbone`.
 
     Raises:
         ValueError: unknown mixer or option; the nearest are named.
@@ -221,7 +225,7 @@ def build_block(d_model: int, spec: LayerSpec, **block_options: Any) -> Block:
     for option in (*block_options, *own):
         if option not in known:
             raise unknown_name("build_block", "option", option, known)
-    mixer = None if name == "none" else create_mixer(name, d_model, **options)
+    mixer = None if name == "none" else create_mixer(name, d_model, **{**(mixer_defaults or {}), **options})
     return Block(mixer, d_model=d_model, **{**block_options, **own})
 
 

@@ -1,0 +1,199 @@
+"""What all seqconv models share: how weights start, how checkpoints are read, refused and written."""
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from seqconv_kernels.errors import refusal, unknown_name
+
+from ..backbone import Backbone, build_backbone
+from .configuration import SeqConvConfig
+from .folder import written_whole
+
+IGNORED = (
+    "num_items_in_batch",
+    "token_type_ids",
+    "output_attentions",
+    "cache_position",
+    "return_loss",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+    "seq_idx",
+)
+"""Arguments that trainers, collators and pipelines pass along and that say nothing to these models."""
+
+
+class SeqConvPreTrainedModel(PreTrainedModel):
+    """Base of the seqconv models."""
+
+    config_class = SeqConvConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]  # noqa: RUF012  (transformers declares it so)
+
+    def __init__(self, config: SeqConvConfig, *args: Any, **kwargs: Any) -> None:
+        config.check()
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise embeddings and heads; mixers, norms and MLPs did it when they were built."""
+        built: dict[str, Tensor] | None = getattr(module, "_built_buffers", None)
+        if built is not None:
+            for name, value in built.items():
+                getattr(module, name).copy_(value)
+            return
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but a checkpoint that does not fit is refused instead of half loaded.
+
+        A head may be new (fine-tuning another kind of model); everything below it must be there, in the right
+        shapes. Pickled code is never run: ``.bin`` files are read with ``weights_only=True``.
+
+        Raises:
+            ValueError: missing, extra or misshapen tensors, a damaged or unsafe file, ``weights_only=False``.
+        """
+        if not kwargs.pop("weights_only", True):
+            remedy = "leave it out; convert the checkpoint to safetensors if it does not load"
+            raise refusal(_reading(cls), "weights_only=False", "weights_only=True: pickled code is never run", remedy)
+        wants_info = kwargs.pop("output_loading_info", False)
+        ignore = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}
+        with _damage_named(cls, pretrained_model_name_or_path):
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
+        model._refuse_misfit(info, ignore)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; a save that fails leaves the folder as it was."""
+        if kwargs.get("push_to_hub") or not kwargs.get("is_main_process", True):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        with written_whole(save_directory) as partial:
+            super().save_pretrained(partial, *args, **kwargs)
+
+    def _wants_dict(self, return_dict: bool | None) -> bool:
+        return bool(self.config.return_dict if return_dict is None else return_dict)
+
+    def _loss(self, **arguments: Any) -> Tensor:
+        """The loss that transformers gives to the class of this name."""
+        function: Callable[..., Tensor] = cast(Any, self).loss_function
+        return function(**arguments)
+
+    def _refuse_misfit(self, info: Mapping[str, Any], ignore_mismatched_sizes: bool) -> None:
+        """Refuse what the loading report says, but for a head that is new here."""
+        same = type(self).__name__ in (self.config.architectures or [])
+        prefix = f"{self.base_model_prefix}."
+        inner = {name for name, _ in self.named_modules(remove_duplicate=False)}
+        whole = self.base_model_prefix not in inner
+
+        def bad(names: Iterable[str], *, accept_head: bool) -> list[str]:
+            return sorted(n for n in names if whole or n.startswith(prefix) or not accept_head)
+
+        missing = bad(info["missing_keys"], accept_head=not same)
+        extra = [] if whole and not same else bad(info["unexpected_keys"], accept_head=not same)
+        misshapen = {n: (tuple(a), tuple(b)) for n, a, b in info["mismatched_keys"]}
+        wrong = bad(misshapen, accept_head=ignore_mismatched_sizes)
+        found = [f"without {_some(missing)}"] if missing else []
+        found += [f"with the extra tensors {_some(extra)}"] if extra else []
+        found += [f"with {n} of shape {misshapen[n][0]}, not {misshapen[n][1]}," for n in wrong[:4]]
+        if found:
+            remedy = (
+                "check that config.json belongs to these weights and that all files were copied; save the model again "
+                "with save_pretrained if it does not"
+            )
+            raise refusal(_reading(type(self)), f"a checkpoint {' and '.join(found)}", "its own tensors alone", remedy)
+
+
+def make_backbone(config: SeqConvConfig) -> Backbone:
+    """Build the backbone with real numbers, on the CPU and in float32, whatever context transformers builds models in.
+
+    Mixers compute their initial values (eigenvalues, frequencies, tables) when they are built; on the meta device,
+    where ``from_pretrained`` builds models, there would be none, and buffers that are not saved would never get any.
+    """
+    bidirectional = {"bidirectional": True} if config.bidirectional else {}
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            backbone = build_backbone(
+                config.hidden_size,
+                config.num_hidden_layers,
+                config.layers,
+                mixer_defaults=bidirectional,
+                final_norm=config.final_norm,
+                input_dropout=config.input_dropout,
+                drop_path=config.drop_path,
+                drop_path_schedule=config.drop_path_schedule,
+                **config.block_options,
+            )
+    finally:
+        torch.set_default_dtype(dtype)
+    for module in backbone.modules():
+        names = module._non_persistent_buffers_set
+        built = {name: b.clone() for name, b in module.named_buffers(recurse=False) if name in names}
+        object.__setattr__(module, "_built_buffers", built)
+    return backbone.to(dtype)
+
+
+def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that no seqconv model knows.
+
+    Raises:
+        ValueError: unknown argument; the nearest are named.
+    """
+    known = ("input_ids", "attention_mask", "inputs_embeds", "position_ids", "past_key_values", "labels", "use_cache")
+    for name in arguments:
+        if name not in IGNORED:
+            raise unknown_name(model, "argument", name, known)
+
+
+def packed_bounds(
+    cu_seqlens: Tensor | None, position_ids: Tensor | None, mask: Tensor | None, arguments: dict[str, Any]
+) -> Tensor | None:
+    """Boundaries of packed sequences: given, or read off positions that start again at 0 in a batch of one."""
+    given = arguments.pop("cu_seq_lens_q", None)
+    if cu_seqlens is not None or given is not None:
+        return given if cu_seqlens is None else cu_seqlens
+    if position_ids is None or mask is not None or position_ids.shape[0] != 1:
+        return None
+    starts = (position_ids[0] == 0).nonzero()[:, 0]
+    if len(starts) < 2 or int(starts[0]) != 0:
+        return None
+    return torch.cat([starts, starts.new_tensor([position_ids.shape[1]])])
+
+
+@contextmanager
+def _damage_named(cls: type, path: Any) -> Iterator[None]:
+    """Say which checkpoint is damaged or unsafe, and what to do."""
+    try:
+        yield
+    except (SafetensorError, EOFError) as error:
+        got = f"a damaged file in {str(path)!r} ({error})"
+        raise refusal(_reading(cls), got, "whole safetensors files", "copy or download the checkpoint again") from error
+    except pickle.UnpicklingError as error:
+        got = f"a pickled file in {str(path)!r} that holds more than tensors"
+        remedy = "do not trust this file; ask for the checkpoint as safetensors"
+        raise refusal(_reading(cls), got, "tensors alone: pickled code is never run", remedy) from error
+
+
+def _reading(cls: type) -> str:
+    return f"{cls.__name__}.from_pretrained"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

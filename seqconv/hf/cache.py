@@ -1,0 +1,201 @@
+"""The states of all layers in the form in which transformers carries a cache through ``generate``.
+
+It holds one :class:`~seqconv.backbone.BackboneState` instead of keys and values per layer. Beam search reorders its
+rows. Assisted generation takes tokens back: while recording, the cache keeps the state before every call and what
+the call read, so that :meth:`SeqConvCache.crop` restores a state and reads the tokens that stay once more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from seqconv_kernels.errors import refusal
+
+from ..backbone import BackboneState
+
+Prefill = Callable[[Tensor, BackboneState | None, Tensor | None], BackboneState]
+"""Inputs, the state before them and their mask, to the state after them."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of the model read, and from where."""
+
+    before: BackboneState | None
+    inputs: Tensor
+    mask: Tensor | None
+    prefill: Prefill
+
+
+class SeqConvCache(Cache):
+    """State of a causal seqconv model between calls.
+
+    Args:
+        max_length: longest context to come, where known; growing states reserve room for it.
+
+    Attributes:
+        state: states of all layers, ``None`` before the first token.
+        mask: which positions so far held real tokens, (batch, seen); ``None`` if all.
+    """
+
+    def __init__(self, max_length: int | None = None) -> None:
+        super().__init__(layers=[])
+        self.max_length = max_length
+        self.state: BackboneState | None = None
+        self.mask: Tensor | None = None
+        self._seen = 0
+        self._batch_size = -1
+        self._recorded: list[_Call] | None = None
+
+    def take(self) -> BackboneState | None:
+        """The state to continue from; the memory of what is handed out may be used up."""
+        if self._recorded is None or self.state is None:
+            return self.state
+        return self.state.clone()
+
+    def put(self, after: BackboneState, inputs: Tensor, mask: Tensor | None, prefill: Prefill) -> None:
+        """The state after a call.
+
+        Args:
+            after: states of all layers behind ``inputs``.
+            inputs: embeddings that the call read, (batch, length, d_model).
+            mask: True at real tokens among them, (batch, length); ``None`` if all are.
+            prefill: reads inputs again; used by :meth:`crop`.
+        """
+        if self._recorded is not None:
+            self._recorded.append(_Call(self.state, inputs.detach(), mask, prefill))
+        if mask is not None or self.mask is not None:
+            rows, length = inputs.shape[:2]
+            new = torch.ones(rows, length, dtype=torch.bool, device=inputs.device) if mask is None else mask
+            old = new.new_ones(rows, self._seen) if self.mask is None else self.mask
+            self.mask = torch.cat([old, new], dim=1)
+        self.state, self._seen, self._batch_size = after, self._seen + inputs.shape[1], inputs.shape[0]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens read so far, padding included."""
+        return self._seen
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """``max_length``, or -1 where there is none."""
+        return -1 if self.max_length is None else self.max_length
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        """The same under its older name."""
+        return self.get_max_length()
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Length and offset of an attention mask over all tokens."""
+        return self._seen + query_length, 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep rows ``beam_idx``, in that order."""
+        self._rows(lambda t: t.index_select(0, beam_idx.to(t.device)), lambda s: s.select(beam_idx))
+        self._batch_size = len(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep rows ``indices``, in that order."""
+        self.reorder_cache(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row ``repeats`` times."""
+        self._rows(lambda t: t.repeat_interleave(repeats, 0), lambda s: s.repeat_interleave(repeats))
+        self._batch_size *= repeats
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.state, self.mask, self._seen, self._batch_size = None, None, 0, -1
+        self._recorded = None if self._recorded is None else []
+
+    def activate_past_recording(self) -> None:
+        """Keep what :meth:`crop` needs from now on; the calls since the last crop cost a copy of the state each."""
+        self._recorded = [] if self._recorded is None else self._recorded
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether tokens can be taken back."""
+        return self._recorded is not None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back tokens: ``-n`` the last ``n``; a positive length keeps that many. Forgets older calls.
+
+        Raises:
+            ValueError: the tokens were not recorded.
+        """
+        count = self._seen - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
+        calls = self._recorded
+        if count > 0 and (calls is None or sum(call.inputs.shape[1] for call in calls) < count):
+            remedy = "call activate_past_recording() before the tokens that may be taken back"
+            raise refusal("SeqConvCache.crop", f"{count} tokens", "tokens read while recording", remedy)
+        while calls and count > 0:
+            count -= self._undo(calls.pop(), count)
+        if self._recorded is not None:
+            self._recorded = []
+
+    def _undo(self, call: _Call, count: int) -> int:
+        """Go back before ``call`` and read again what stays of it; returns how many tokens were taken back."""
+        length = call.inputs.shape[1]
+        stays = max(0, length - count)
+        self.state, self._seen = call.before, self._seen - length
+        self.mask = None if self.mask is None else self.mask[:, : self._seen]
+        if stays:
+            inputs, mask = call.inputs[:, :stays], None if call.mask is None else call.mask[:, :stays]
+            before = None if call.before is None else call.before.clone()
+            with torch.no_grad():
+                self.put(call.prefill(inputs, before, mask), inputs, mask, call.prefill)
+        return length - stays
+
+    def _rows(self, tensor: Callable[[Tensor], Tensor], state: Callable[[BackboneState], BackboneState]) -> None:
+        if self._recorded:
+            remedy = "call crop(0) first, which accepts the tokens read so far"
+            raise refusal("SeqConvCache", "a change of rows while tokens may be taken back", "accepted tokens", remedy)
+        self.state = None if self.state is None else state(self.state)
+        self.mask = None if self.mask is None else tensor(self.mask)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows, or -1 before the first token."""
+        return self._batch_size
+
+    @property
+    def is_compileable(self) -> bool:
+        """No: states change their sizes."""
+        return False
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether a token has been read."""
+        return self.state is not None
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether tokens can be taken back."""
+        return self.is_recording
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        """No layer drops keys by itself."""
+        return [False] * len(self)
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether a token has been read."""
+        return self.state is not None
+
+    def __len__(self) -> int:
+        """Layers that hold a state."""
+        return 0 if self.state is None else len(self.state.layers)
+
+    def __repr__(self) -> str:
+        return f"SeqConvCache(seen={self._seen}, state={type(self.state).__name__})"
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Not here: layers hand in states, not keys and values.
+
+        Raises:
+            ValueError: always.
+        """
+        remedy = "pass a SeqConvCache to seqconv models only"
+        raise refusal("SeqConvCache.update", "keys and values", "states, by put()", remedy)

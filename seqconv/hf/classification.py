@@ -1,0 +1,180 @@
+"""Classifiers of sequences, tokens, images and sound."""
+
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    ImageClassifierOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+from .base import SeqConvPreTrainedModel, check_arguments
+from .configuration import SeqConvConfig
+from .heads import Classifier, Pooling, require_modality
+from .model import MAIN_INPUT, SeqConvModel
+
+
+class _PooledClassifier(SeqConvPreTrainedModel):
+    """One label, several, or numbers per sequence; the loss follows ``config.problem_type``."""
+
+    accepts_loss_kwargs = False
+    modality: ClassVar[str]
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        require_modality(type(self).__name__, config, self.modality)
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = SeqConvModel(config)
+        self.pooling = Pooling(config)
+        self.classifier = Classifier(config)
+        self.post_init()
+
+    def _classify(
+        self,
+        inputs: dict[str, Tensor | None],
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        output_hidden_states: bool | None,
+        arguments: dict[str, Any],
+    ) -> dict[str, Any]:
+        check_arguments(type(self).__name__, arguments)
+        x, mask = self.model.embed(attention_mask=attention_mask, **inputs)
+        x, mask = self.pooling.insert(x, mask)
+        outputs = cast(
+            BaseModelOutputWithPast,
+            self.model(
+                inputs_embeds=x,
+                attention_mask=mask,
+                use_cache=False,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+            ),
+        )
+        logits = self.classifier(self.pooling(outputs.last_hidden_state, mask))
+        loss = None
+        if labels is not None:
+            loss = self._loss(labels=labels, pooled_logits=logits, config=self.config)
+        return {"loss": loss, "logits": logits, "hidden_states": outputs.hidden_states}
+
+
+class SeqConvForSequenceClassification(_PooledClassifier):
+    """A classifier of token sequences."""
+
+    modality = "text"
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """Logits (batch, num_labels); other arguments and errors as ``SeqConvModel``.
+
+        Args:
+            labels: classes (batch,), or for ``problem_type`` "regression" numbers and for
+                "multi_label_classification" 0 and 1, (batch, num_labels); adds ``loss``.
+        """
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        output = SequenceClassifierOutput(
+            **self._classify(inputs, attention_mask, labels, output_hidden_states, kwargs)
+        )
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+
+class SeqConvForImageClassification(_PooledClassifier):
+    """A classifier of images, read patch by patch or pixel by pixel."""
+
+    modality = "image"
+    main_input_name = MAIN_INPUT["image"]
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Logits (batch, num_labels) of ``pixel_values`` (batch, num_channels, image_size, image_size)."""
+        inputs = {"pixel_values": pixel_values}
+        output = ImageClassifierOutput(**self._classify(inputs, None, labels, output_hidden_states, kwargs))
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+
+class SeqConvForAudioClassification(_PooledClassifier):
+    """A classifier of sound: of waveforms or of features."""
+
+    modality = "audio"
+    main_input_name = MAIN_INPUT["audio"]
+
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """Logits (batch, num_labels) of ``input_values`` (batch, samples) or (batch, frames, features)."""
+        inputs = {"input_values": input_values}
+        output = SequenceClassifierOutput(
+            **self._classify(inputs, attention_mask, labels, output_hidden_states, kwargs)
+        )
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+
+class SeqConvForTokenClassification(SeqConvPreTrainedModel):
+    """A label for every token."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        require_modality(type(self).__name__, config, "text")
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = SeqConvModel(config)
+        self.classifier = Classifier(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """Logits (batch, length, num_labels); other arguments and errors as ``SeqConvModel``.
+
+        Args:
+            labels: (batch, length), -100 where none counts; adds ``loss``.
+        """
+        outputs = cast(
+            BaseModelOutputWithPast,
+            self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                use_cache=False,
+                cu_seqlens=cu_seqlens,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+                **kwargs,
+            ),
+        )
+        logits = self.classifier(outputs.last_hidden_state)
+        loss = None if labels is None else self._loss(logits=logits, labels=labels, config=self.config)
+        output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return output if self._wants_dict(return_dict) else output.to_tuple()

@@ -1,0 +1,234 @@
+"""The configuration of every seqconv model: one flat, JSON-able list of options, checked when it is made."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from seqconv_kernels.errors import refusal, unknown_name
+
+from ..backbone import parse_layer
+from ..blocks import Block
+from ..registry import check_mixer_options
+
+MODALITIES = ("text", "image", "audio")
+CHOICES: Mapping[str, Sequence[str]] = {
+    "modality": MODALITIES,
+    "norm_placement": ("pre", "post"),
+    "pooling": ("mean", "last", "first", "max", "cls"),
+    "cls_position": ("first", "middle", "last"),
+    "mask_padding": ("everywhere", "pooling"),
+    "position_embedding": ("none", "learned", "sinusoidal"),
+    "drop_path_schedule": ("linear", "constant"),
+    "audio_input": ("waveform", "features"),
+}
+POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "frame_size",
+    "frame_stride",
+    "num_audio_features",
+    "max_position_embeddings",
+)
+PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
+BOOLEANS = ("bidirectional", "mlp_bias", "tied_dropout", "tie_word_embeddings", "use_cache", "embedding_norm")
+BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in ("mixer", "d_model", "drop_path", "depth"))
+
+
+class SeqConvConfig(PreTrainedConfig):
+    r"""Options of the backbone, of the embeddings of each modality, and of the heads.
+
+    Args:
+        vocab_size: tokens (text).
+        hidden_size: width; also ``d_model``.
+        num_hidden_layers: blocks; also ``n_layers``.
+        mixer, mixer_options: the mixer of every layer, as :func:`seqconv.create_mixer`.
+        layer_pattern: layers that differ, repeated to ``num_hidden_layers``; each a mixer name, ``[name, options]``,
+            or a mapping with ``"mixer"``, ``"options"`` and options of :class:`seqconv.blocks.Block`. Instead of
+            ``mixer``.
+        bidirectional: every mixer hears the whole sequence, unless its own options say otherwise.
+        norm, norm_options, norm_placement, residual, residual_options, mlp, mlp_ratio, mlp_hidden, mlp_bias,
+            mlp_dropout, mlp_norm, mlp_norm_options, dropout, tied_dropout: as :class:`seqconv.blocks.Block`.
+        final_norm, input_dropout, drop_path, drop_path_schedule: as :func:`seqconv.backbone.build_backbone`.
+        modality: ``"text"``, ``"image"`` or ``"audio"``; ``None`` leaves it to the model class.
+        position_embedding: ``"none"``, ``"learned"`` or ``"sinusoidal"``, added to the embeddings, for at most
+            ``max_position_embeddings`` positions (images: as many as there are patches).
+        embedding_norm: a norm behind the embeddings.
+        image_size, patch_size, num_channels: pixels a side, pixels of a patch a side, colours. ``patch_size=1`` reads
+            an image pixel by pixel through a linear encoder.
+        audio_input: ``"waveform"`` cuts ``(batch, samples)`` into frames of ``frame_size`` samples every
+            ``frame_stride``; ``"features"`` takes ``(batch, frames, num_audio_features)``.
+        pooling: how a classifier sums up a sequence: ``"mean"``, ``"last"``, ``"first"``, ``"max"`` over the real
+            tokens, or ``"cls"``: a learned token put at ``cls_position`` (``"first"``, ``"middle"``, ``"last"``).
+        mask_padding: ``"everywhere"``, or ``"pooling"``: mixers and norms take padding for tokens (S4 on LRA).
+        classifier_hidden: width of a hidden layer of the classifier; ``None`` for a linear one.
+        classifier_dropout: dropout before the classifier.
+        num_labels, problem_type, id2label, label2id: as in every transformers configuration.
+        tie_word_embeddings: the language model head shares the token embeddings.
+        initializer_range: standard deviation of fresh embeddings and heads. Mixers initialise themselves.
+        use_cache: causal models return their state.
+
+    Raises:
+        ValueError: unknown mixer, option or choice (the nearest are named), a wrong type, NaN, sizes below 1.
+    """
+
+    model_type = "seqconv"
+    attribute_map: ClassVar[dict[str, str]] = {"d_model": "hidden_size", "n_layers": "num_hidden_layers"}
+
+    vocab_size: int = 256
+    hidden_size: int = 256
+    num_hidden_layers: int = 6
+    mixer: str = "s4d"
+    mixer_options: dict[str, Any] | None = None
+    layer_pattern: list[Any] | None = None
+    bidirectional: bool = False
+    norm: str = "layer"
+    norm_options: dict[str, Any] | None = None
+    norm_placement: str = "pre"
+    residual: str = "sum"
+    residual_options: dict[str, Any] | None = None
+    mlp: str = "none"
+    mlp_ratio: float = 4.0
+    mlp_hidden: int | None = None
+    mlp_bias: bool = True
+    mlp_dropout: float = 0.0
+    mlp_norm: str | None = None
+    mlp_norm_options: dict[str, Any] | None = None
+    dropout: float = 0.0
+    tied_dropout: bool = False
+    input_dropout: float = 0.0
+    drop_path: float = 0.0
+    drop_path_schedule: str = "linear"
+    final_norm: bool | None = None
+    modality: str | None = None
+    position_embedding: str = "none"
+    max_position_embeddings: int = 2048
+    embedding_norm: bool = False
+    image_size: int = 32
+    patch_size: int = 4
+    num_channels: int = 3
+    audio_input: str = "waveform"
+    frame_size: int = 400
+    frame_stride: int = 160
+    num_audio_features: int = 80
+    pooling: str = "mean"
+    cls_position: str = "last"
+    mask_padding: str = "everywhere"
+    classifier_hidden: int | None = None
+    classifier_dropout: float = 0.0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for alias, name in self.attribute_map.items():
+            if alias in kwargs:
+                setattr(self, name, kwargs.pop(alias))
+        _check_spelling(kwargs, {f.name for f in fields(type(self))} | set(self.attribute_map))
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse options that no model can be built from; called when the configuration and when a model is made.
+
+        Raises:
+            ValueError: see the class.
+        """
+        _check_json(self)
+        for name in POSITIVE:
+            _require(name, getattr(self, name), _is_count, "an integer of at least 1")
+        for name in ("mlp_hidden", "classifier_hidden"):
+            _require(name, getattr(self, name), lambda v: v is None or _is_count(v), "None or at least 1")
+        for name in PROBABILITIES:
+            _require(name, getattr(self, name), lambda v: _is_number(v) and 0 <= v < 1, "a probability in [0, 1)")
+        for name in ("mlp_ratio", "initializer_range"):
+            _require(name, getattr(self, name), lambda v: _is_number(v) and v > 0, "a number above 0")
+            setattr(self, name, float(getattr(self, name)))
+        for name in BOOLEANS:
+            _require(name, getattr(self, name), lambda v: isinstance(v, bool), "True or False")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known and not (name == "modality" and value is None):
+                raise unknown_name("SeqConvConfig", name, str(value), known)
+        if self.image_size % self.patch_size:
+            got = f"image_size={self.image_size} and patch_size={self.patch_size}"
+            raise refusal("SeqConvConfig", got, "a patch size that divides the image size", "change one of them")
+        self._check_layers()
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layer pattern, with ``mixer`` as the only layer if there is none."""
+        if self.layer_pattern is not None:
+            return list(self.layer_pattern)
+        return [[self.mixer, self.mixer_options or {}]]
+
+    @property
+    def block_options(self) -> dict[str, Any]:
+        """What every block takes over from this configuration."""
+        return {name: getattr(self, name) for name in BLOCK_OPTIONS}
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens of an image."""
+        return int(self.image_size // self.patch_size) ** 2
+
+    def _check_layers(self) -> None:
+        for name in ("mixer_options", "norm_options", "residual_options", "mlp_norm_options"):
+            _require(name, getattr(self, name), lambda v: v is None or isinstance(v, Mapping), "a mapping or None")
+        if self.layer_pattern is not None and self.mixer_options:
+            got = "a layer_pattern and mixer_options"
+            raise refusal("SeqConvConfig", got, "one of them", "write the options into the pattern")
+        if self.layer_pattern is not None:
+            _require("layer_pattern", self.layer_pattern, _is_filled_list, "a list of layers")
+        for layer in self.layers:
+            mixer, options, _ = parse_layer(layer)
+            if mixer != "none":
+                check_mixer_options(mixer, options)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_filled_list(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0
+
+
+def _require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> None:
+    if not holds(value):
+        raise refusal("SeqConvConfig", f"{name}={value!r}", wanted, f"correct {name}")
+
+
+def _check_spelling(extra: Mapping[str, Any], known: set[str]) -> None:
+    """Transformers keeps unknown arguments as attributes; those that look like one of ours are mistakes."""
+    for name in extra:
+        if get_close_matches(name, known, n=1, cutoff=0.8) and not hasattr(PreTrainedConfig, name):
+            raise unknown_name("SeqConvConfig", "option", name, known)
+
+
+def _check_json(config: SeqConvConfig) -> None:
+    for field in fields(SeqConvConfig):
+        if field.name in ("dtype", "id2label", "label2id"):
+            continue
+        value = getattr(config, field.name)
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            wanted = "numbers that are finite, strings, booleans, lists and mappings"
+            raise refusal("SeqConvConfig", f"{field.name}={value!r}", wanted, f"correct {field.name}") from error

@@ -1,0 +1,126 @@
+"""From tokens, images or sound to ``(batch, length, d_model)``, and positions added to it."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from seqconv_kernels.errors import refusal
+
+from .configuration import SeqConvConfig
+
+
+class PatchEmbedding(nn.Module):
+    """Linear map of square patches, in raster order; a patch of one pixel reads the image pixel by pixel."""
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        super().__init__()
+        self.image_size, self.patch_size, self.num_channels = config.image_size, config.patch_size, config.num_channels
+        self.projection = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
+
+    def forward(
+        self, pixel_values: Float[Tensor, "batch num_channels height width"]
+    ) -> Float[Tensor, "batch patches d_model"]:
+        """Embed images of the configured size.
+
+        Raises:
+            ValueError: another size or number of channels.
+        """
+        wanted = (self.num_channels, self.image_size, self.image_size)
+        if pixel_values.dim() != 4 or pixel_values.shape[1:] != wanted:
+            remedy = "resize the images, or set image_size and num_channels in the configuration"
+            got = f"pixel_values of shape {tuple(pixel_values.shape)}"
+            raise refusal("PatchEmbedding", got, f"(batch, {', '.join(map(str, wanted))})", remedy)
+        patches = F.unfold(pixel_values.to(self.projection.weight.dtype), self.patch_size, stride=self.patch_size)
+        embedded: Tensor = self.projection(patches.mT)
+        return embedded
+
+
+class FrameEmbedding(nn.Module):
+    """Linear map of frames: of samples cut from a waveform, or of given features."""
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        super().__init__()
+        self.waveform = config.audio_input == "waveform"
+        self.size, self.stride = config.frame_size, config.frame_stride
+        self.width = config.frame_size if self.waveform else config.num_audio_features
+        self.projection = nn.Linear(self.width, config.hidden_size)
+
+    def forward(
+        self, input_values: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch steps"] | None
+    ) -> tuple[Float[Tensor, "batch frames d_model"], Bool[Tensor, "batch frames"] | None]:
+        """Embed sound, and say which frames hold it.
+
+        Args:
+            input_values: (batch, samples), or (batch, frames, features).
+            mask: True at real samples, or at real frames.
+
+        Raises:
+            ValueError: wrong shape, or samples padded on the left.
+        """
+        input_values = input_values.to(self.projection.weight.dtype)
+        if not self.waveform:
+            if input_values.dim() != 3 or input_values.shape[-1] != self.width:
+                raise self._refuse(input_values, f"(batch, frames, {self.width})", "set num_audio_features")
+            return self.projection(input_values), mask
+        if input_values.dim() != 2:
+            raise self._refuse(input_values, "(batch, samples)", "set audio_input='features' for features")
+        if mask is not None and bool((mask.any(1) & ~mask[:, 0]).any()):
+            remedy = "pad on the right (feature_extractor.padding_side = 'right')"
+            raise refusal("FrameEmbedding", "samples padded on the left", "frames that start with the sound", remedy)
+        samples = F.pad(input_values, (0, max(0, self.size - input_values.shape[1])))
+        frames = samples.unfold(1, self.size, self.stride)
+        if mask is not None:
+            count = (mask.sum(1) - self.size).clamp(min=0) // self.stride + mask.any(1).long()
+            mask = torch.arange(frames.shape[1], device=mask.device) < count[:, None]
+        return self.projection(frames), mask
+
+    def _refuse(self, got: Tensor, wanted: str, remedy: str) -> ValueError:
+        return refusal("FrameEmbedding", f"input_values of shape {tuple(got.shape)}", wanted, remedy)
+
+
+class PositionEmbedding(nn.Module):
+    """Learned or sinusoidal vectors by position; sinusoids as in Vaswani et al. 2017, sines first."""
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        super().__init__()
+        self.kind, self.d_model = config.position_embedding, config.hidden_size
+        self.positions = config.num_patches if config.modality == "image" else config.max_position_embeddings
+        if self.kind == "learned":
+            self.table = nn.Embedding(self.positions, config.hidden_size)
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"], positions: Int[Tensor, "rows length"]
+    ) -> Float[Tensor, "batch length d_model"]:
+        """Add the vectors of ``positions``.
+
+        Raises:
+            ValueError: a position beyond the table.
+        """
+        if self.kind == "none":
+            return x
+        if self.kind == "sinusoidal":
+            return x + self._sinusoids(positions).to(x.dtype)
+        last = int(positions.max())
+        if last >= self.positions:
+            remedy = "raise max_position_embeddings, or take position_embedding='sinusoidal' or 'none'"
+            raise refusal("PositionEmbedding", f"position {last}", f"positions below {self.positions}", remedy)
+        vectors: Tensor = self.table(positions)
+        return x + vectors
+
+    def _sinusoids(self, positions: Tensor) -> Tensor:
+        half = (self.d_model + 1) // 2
+        rates = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / max(1, half - 1)))
+        angles = positions[..., None] * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., : self.d_model]
+
+
+def positions_of(
+    mask: Bool[Tensor, "batch length"] | None, length: int, seen: int, device: torch.device
+) -> Int[Tensor, "rows new"]:
+    """Positions of the last ``length`` tokens: counted over real tokens where a mask of all tokens is given."""
+    if mask is None:
+        return torch.arange(seen, seen + length, device=device)[None]
+    return (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]

@@ -1,0 +1,213 @@
+"""The backbone behind the embeddings of its modality, with the calling conventions of transformers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from seqconv_kernels.errors import refusal
+
+from ..backbone import BackboneState
+from ..norms import create_norm
+from ..packing import check_mask
+from .base import SeqConvPreTrainedModel, check_arguments, make_backbone, packed_bounds
+from .cache import SeqConvCache
+from .configuration import SeqConvConfig
+from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, positions_of
+
+MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
+
+
+class SeqConvModel(SeqConvPreTrainedModel):
+    """Embeddings and backbone; outputs hidden states.
+
+    Raises:
+        ValueError: a configuration that :meth:`SeqConvConfig.check` refuses.
+    """
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        config.modality = config.modality or "text"
+        super().__init__(config)
+        self.main_input_name = MAIN_INPUT[config.modality]
+        if config.modality == "text":
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        elif config.modality == "image":
+            self.embed_pixels = PatchEmbedding(config)
+        else:
+            self.embed_frames = FrameEmbedding(config)
+        self.positions = PositionEmbedding(config)
+        self.embedding_norm = create_norm(config.norm if config.embedding_norm else "none", config.hidden_size)
+        self.backbone = make_backbone(config)
+        self.post_init()
+
+    @property
+    def causal(self) -> bool:
+        """Whether an output depends on no later input."""
+        return self.backbone.causal
+
+    def embed(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (batch, length, d_model) without positions, and the mask of their tokens.
+
+        Raises:
+            ValueError: none or several inputs, an input of another modality, token ids outside the vocabulary.
+        """
+        given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
+        named = [n for n, value in {**given, "inputs_embeds": inputs_embeds}.items() if value is not None]
+        wanted = f"{self.main_input_name} or inputs_embeds"
+        if len(named) != 1 or named[0] not in (self.main_input_name, "inputs_embeds"):
+            remedy = f"pass one of them; config.modality is {self.config.modality!r}"
+            raise refusal(type(self).__name__, " and ".join(named) or "no input", wanted, remedy)
+        mask = None if attention_mask is None else self._check_mask(attention_mask)
+        if inputs_embeds is not None:
+            return inputs_embeds, mask
+        if input_values is not None:
+            embedded: tuple[Tensor, Tensor | None] = self.embed_frames(input_values, mask)
+            return embedded
+        if pixel_values is not None:
+            return self.embed_pixels(pixel_values), mask
+        assert input_ids is not None
+        self._check_ids(input_ids)
+        return self.embed_tokens(input_ids), mask
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: SeqConvCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Hidden states of all tokens.
+
+        Args:
+            input_ids, pixel_values, input_values, inputs_embeds: one of them.
+            attention_mask: 1 at real tokens, (batch, length), or with what the cache has seen in front.
+            position_ids: for positions added to the embeddings; starting again at 0 in a batch of one, they also
+                bound packed sequences.
+            past_key_values: state to continue from, as an earlier call returned it.
+            use_cache: return the state; by default where the model is causal, in evaluation, and no row ends in
+                padding.
+            cu_seqlens: boundaries of packed sequences, (segments + 1,).
+            output_hidden_states: also return the input of every block and the output.
+
+        Raises:
+            ValueError: inputs that do not fit together; a state asked of a model that has none, or behind padding
+                on the right.
+        """
+        bounds = packed_bounds(cu_seqlens, position_ids, attention_mask, kwargs)
+        check_arguments(type(self).__name__, kwargs)
+        x, mask = self.embed(input_ids, attention_mask, inputs_embeds, pixel_values, input_values)
+        cache = self._cache(past_key_values, use_cache, mask, bounds)
+        mask, whole = self._split_mask(mask, x, cache)
+        if position_ids is None:
+            seen = 0 if cache is None else cache.get_seq_length()
+            position_ids = positions_of(whole, x.shape[1], seen, x.device)
+        x = self.embedding_norm(self.positions(x, position_ids), mask)
+        wants_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden: list[Tensor] | None = [] if wants_hidden else None
+        mask = mask if self.config.mask_padding == "everywhere" else None
+        if cache is None:
+            y = self.backbone(x, mask=mask, cu_seqlens=bounds, hidden_states=hidden)
+        else:
+            y = self._continue(x, mask, cache, hidden)
+        output = BaseModelOutputWithPast(
+            last_hidden_state=y, past_key_values=cache, hidden_states=None if hidden is None else tuple(hidden)
+        )
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+    def _continue(self, x: Tensor, mask: Tensor | None, cache: SeqConvCache, hidden: list[Tensor] | None) -> Tensor:
+        """Read tokens from the cache's state and leave the state behind them there."""
+        state = cache.take()
+        if x.shape[1] == 1 and state is not None and mask is None and hidden is None:
+            y, after = self.backbone.step(x[:, 0], state)
+            y = y[:, None]
+        else:
+            state = self._start(x, cache.max_length) if state is None else state
+            y, after = self.backbone.prefill(x, state, mask=mask, hidden_states=hidden)
+        cache.put(after, x, mask, lambda x, s, m: self._reread(x, s, m, cache.max_length))
+        return y
+
+    def _start(self, x: Tensor, max_length: int | None) -> BackboneState:
+        return self.backbone.init_state(x.shape[0], max_length=max_length, device=x.device, dtype=x.dtype)
+
+    def _reread(
+        self, x: Tensor, state: BackboneState | None, mask: Tensor | None, max_length: int | None
+    ) -> BackboneState:
+        return self.backbone.prefill(x, state or self._start(x, max_length), mask=mask)[1]
+
+    def _cache(
+        self, cache: object, use_cache: bool | None, mask: Tensor | None, bounds: Tensor | None
+    ) -> SeqConvCache | None:
+        """The cache of this call, new if need be; ``None`` if none is wanted or possible."""
+        name = type(self).__name__
+        if cache is not None and not isinstance(cache, SeqConvCache):
+            remedy = "leave past_key_values out, or pass what an earlier call returned"
+            raise refusal(name, f"past_key_values of type {type(cache).__name__}", "a SeqConvCache", remedy)
+        right = mask is not None and bool((mask.any(1) & ~mask[:, -1]).any())
+        possible = self.causal and not right and bounds is None and self.config.modality == "text"
+        wanted = use_cache or (use_cache is None and cache is not None)
+        if wanted and not possible:
+            if right:
+                remedy = "pad prompts on the left (tokenizer.padding_side = 'left'), or pass use_cache=False"
+                raise refusal(name, "padding on the right with use_cache", "padding on the left only", remedy)
+            wants = "a causal text model and no packed sequences: only those have a state"
+            raise refusal(name, "use_cache=True", wants, "pass use_cache=False")
+        if wanted or (use_cache is None and self.config.use_cache and possible and not self.training):
+            return SeqConvCache() if cache is None else cache
+        return None
+
+    def _split_mask(
+        self, mask: Tensor | None, x: Tensor, cache: SeqConvCache | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The mask of the new tokens, and of all tokens; ``None`` where all are real."""
+        seen, length = (0 if cache is None else cache.get_seq_length()), x.shape[1]
+        if mask is None:
+            if cache is None or cache.mask is None:
+                return None, None
+            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        if mask.shape not in {(x.shape[0], length), (x.shape[0], seen + length)}:
+            wanted = f"(batch, length) = {tuple(x.shape[:2])}"
+            wanted += f", or with {seen} earlier tokens in front" if seen else ""
+            got = f"an attention_mask of shape {tuple(mask.shape)}"
+            raise refusal(type(self).__name__, got, wanted, "pass the mask that belongs to these inputs")
+        new = mask[:, -length:]
+        if seen and mask.shape[1] == length and cache is not None:
+            earlier = new.new_ones(x.shape[0], seen) if cache.mask is None else cache.mask
+            mask = torch.cat([earlier, new], dim=1)
+        if torch.compiler.is_compiling():
+            return new, mask
+        check_mask(type(self).__name__, mask, mask)
+        return (None if bool(new.all()) else new), mask
+
+    def _check_mask(self, mask: Tensor) -> Tensor:
+        if mask.dim() != 2:
+            remedy = "pass the tokenizer's attention_mask"
+            raise refusal(type(self).__name__, f"an attention_mask of rank {mask.dim()}", "(batch, length)", remedy)
+        return mask.bool()
+
+    def _check_ids(self, ids: Tensor) -> None:
+        if ids.dim() != 2 or ids.is_floating_point():
+            got = f"input_ids of shape {tuple(ids.shape)} and dtype {ids.dtype}"
+            raise refusal(type(self).__name__, got, "integers of shape (batch, length)", "pass the tokenizer's output")
+        if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+            return
+        low, high = (int(v) for v in ids.aminmax())
+        size = self.embed_tokens.num_embeddings
+        if low < 0 or high >= size:
+            remedy = "use the tokenizer the model was trained with, or resize_token_embeddings"
+            raise refusal(type(self).__name__, f"token ids from {low} to {high}", f"ids from 0 to {size - 1}", remedy)
