@@ -172,6 +172,11 @@ class Mixer(nn.Module, ABC):
         self._check_state("step", state, x_t.shape[0])
         return self._step(x_t, state)
 
+    @final
+    def forget_state_sizes(self) -> None:
+        """Measure the state anew at its next check; to be called when a filter inside was replaced by another."""
+        self._state_like = None
+
     def _op(self, operation: str) -> str:
         return f"{self.name}.{operation}"
 

@@ -2,5 +2,6 @@
 
 from .certificate import Certificate
 from .filter import Distilled, distill_filter
+from .model import DistilledModel, distill
 
-__all__ = ["Certificate", "Distilled", "distill_filter"]
+__all__ = ["Certificate", "Distilled", "DistilledModel", "distill", "distill_filter"]

@@ -13,6 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .orthonormal import orthonormalise
 from .poles import stable
 
 CUTOFF = 1e-13
@@ -47,7 +48,7 @@ def solve(blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels
     basis = _basis(blocks, g.shape[1])
     scale = basis.norm(dim=1, keepdim=True)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    q, r = torch.linalg.qr(basis / scale)
+    q, r = orthonormalise(basis / scale)
     projected = q.transpose(1, 2) @ g[:, :, None]
     coefficients = (torch.linalg.pinv(r, rtol=CUTOFF) @ projected) / scale.transpose(1, 2)
     fitted = (basis @ coefficients)[:, :, 0]
@@ -92,7 +93,7 @@ def to_modes(
     columns = torch.cat([powers.real, powers.imag], dim=2)
     scale = columns.norm(dim=1, keepdim=True)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    q, r = torch.linalg.qr(columns / scale)
+    q, r = orthonormalise(columns / scale)
     weights = (torch.linalg.pinv(r, rtol=cutoff) @ (q.transpose(1, 2) @ g[:, :, None])) / scale.transpose(1, 2)
     cosine, sine = weights[:, :, 0].chunk(2, dim=1)
     return poles, torch.complex(cosine, -sine) * keep

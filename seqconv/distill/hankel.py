@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .orthonormal import orthonormalise
+
 DENSE = 96
 """Sections up to this size are diagonalised whole."""
 
@@ -72,7 +74,7 @@ def _iterate(g: Tensor, rows: int, width: int, passes: int) -> tuple[Tensor, Ten
     start = torch.randn(1, rows, width, dtype=g.dtype, generator=torch.Generator().manual_seed(0))
     basis = start.expand(g.shape[0], -1, -1)
     for _ in range(passes + 1):
-        basis = torch.linalg.qr(hankel_product(spectrum, basis, rows, size)).Q
+        basis = orthonormalise(hankel_product(spectrum, basis, rows, size))[0]
     ritz = basis.transpose(1, 2) @ hankel_product(spectrum, basis, rows, size)
     values, rotation = torch.linalg.eigh((ritz + ritz.transpose(1, 2)) / 2)
     return values, basis @ rotation

@@ -1,0 +1,53 @@
+"""Replacing the filters inside a model: finding its long convolutions, and making room for modal filters."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from seqconv_kernels.errors import refusal
+
+from .convolution import LongConvolution
+from .filters.base import Filter
+from .filters.modal import ModalFilter
+from .mixer import Mixer
+
+
+def long_convolutions(module: nn.Module) -> dict[str, LongConvolution]:
+    """Every long convolution inside ``module``, by its dotted name (empty for the module itself)."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, LongConvolution)}
+
+
+def replace_filter(module: nn.Module, name: str, filter: Filter) -> None:
+    """Put ``filter`` into the long convolution called ``name``; the mixers around it take its state from then on."""
+    long_convolutions(module)[name].filter = filter
+    for part in module.modules():
+        if isinstance(part, Mixer):
+            part.forget_state_sizes()
+
+
+def modal_sizes(module: nn.Module) -> dict[str, list[int]]:
+    """Modes and exact taps of every modal filter in a long convolution: what :func:`place_modal_filters` needs."""
+    found = {name: conv.filter for name, conv in long_convolutions(module).items()}
+    return {
+        name: [filter.poles.shape[1], filter.head.shape[1]]
+        for name, filter in found.items()
+        if isinstance(filter, ModalFilter)
+    }
+
+
+def place_modal_filters(module: nn.Module, sizes: Mapping[str, list[int]]) -> None:
+    """Put zero modal filters of the given sizes in place, ready for a checkpoint of the distilled module.
+
+    Raises:
+        ValueError: a name that is no long convolution of the module.
+    """
+    convolutions = long_convolutions(module)
+    for name, (modes, taps) in sizes.items():
+        if name not in convolutions:
+            known = ", ".join(sorted(convolutions)) or "none"
+            remedy = "load it with the configuration it was saved with"
+            raise refusal("place_modal_filters", f"a modal filter at {name!r}", f"a long convolution ({known})", remedy)
+        channels = convolutions[name].filter.channels
+        none = torch.zeros(channels, modes, dtype=torch.complex64)
+        replace_filter(module, name, ModalFilter(none, none, torch.zeros(channels, taps)))
