@@ -1,1 +1,36 @@
 """The tasks, by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from seqconv_kernels.errors import unknown_name
+
+from ..options import convert
+from .base import Row, Task, TaskData
+from .listops_task import ListOps
+
+__all__ = ["TASKS", "Row", "Task", "TaskData", "create_task"]
+
+TASKS: Mapping[str, Callable[[], Task]] = {
+    "listops": ListOps,
+    "listops-small": lambda: ListOps(setting="small"),
+}
+
+
+def create_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
+    """A task with its options; values given as text are converted to the option's type.
+
+    Raises:
+        ValueError: unknown task or option (the nearest are named), or a value of another type.
+    """
+    if name not in TASKS:
+        raise unknown_name("create_task", "task", name, TASKS)
+    task = TASKS[name]()
+    known = {field.name: field.type for field in fields(task)}  # type: ignore[arg-type]  # tasks are dataclasses
+    values = {}
+    for option, value in (options or {}).items():
+        if option not in known:
+            raise unknown_name(f"create_task({name!r})", "option", option, known)
+        values[option] = convert(f"task {name}", option, value, known[option])
+    return replace(task, **values) if values else task  # type: ignore[type-var]

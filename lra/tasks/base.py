@@ -55,8 +55,12 @@ class TaskData:
 class Task(ABC):
     """Base of all tasks. A concrete task is a frozen dataclass whose fields are its options."""
 
-    name: ClassVar[str]
     summary: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name that ``python -m lra`` knows the task by, its variant included."""
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:

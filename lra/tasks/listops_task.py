@@ -44,7 +44,6 @@ class ListOps(Task):
         source: folder of the benchmark's own files, instead of generating.
     """
 
-    name: ClassVar[str] = "listops"
     summary: ClassVar[str] = "nested list operations, 10 classes, up to 2,000 tokens"
 
     setting: str = "full"
@@ -56,11 +55,15 @@ class ListOps(Task):
     source: str = ""
 
     def __post_init__(self) -> None:
-        one_of(self.name, "setting", self.setting, tuple(SIZES))
-        one_of(self.name, "convention", self.convention, ("s4", "jax"))
+        one_of("listops", "setting", self.setting, tuple(SIZES))
+        one_of("listops", "convention", self.convention, ("s4", "jax"))
         if min(self.train, self.val, self.test) < 0:
             got = f"sizes {self.train}, {self.val}, {self.test}"
             raise refusal(self.name, got, "0 or more", "0 takes the setting's own size")
+
+    @property
+    def name(self) -> str:
+        return "listops" if self.setting == "full" else "listops-small"
 
     @property
     def grammar(self) -> Grammar:

@@ -1,0 +1,6 @@
+"""``python -m lra``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

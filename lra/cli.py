@@ -1,0 +1,106 @@
+"""``python -m lra``: list, prepare, run, resume, report, demo."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from seqconv_kernels.errors import refusal
+
+from .options import split_overrides
+from .tasks import TASKS, create_task
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Long Range Arena: data, training, reports.")
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of prepared data (default: $LRA_DATA or the cache).")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="name=value, mixer.<option>=value, task.<option>=value")]
+
+
+@app.command("list")
+def list_command() -> None:
+    """Show the tasks and the recipes of each."""
+    from .recipes import list_recipes
+
+    table = Table("task", "mixer", "depth × width", "steps", "source")
+    for recipe in list_recipes():
+        size = f"{recipe.n_layers} × {recipe.d_model}"
+        table.add_row(recipe.task, recipe.mixer, size, f"{recipe.steps:,}", recipe.source)
+    Console().print(table)
+
+
+@app.command()
+def prepare(
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")],
+    options: Annotated[list[str] | None, typer.Argument(help="Options of the task, name=value.")] = None,
+    data: Data = None,
+    workers: Annotated[int | None, typer.Option(help="Processes (default: the cores at hand).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it again, also in place of damaged data.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a task's data, or verify what is there."""
+    made = create_task(task, split_overrides(options or []))
+    manifest = made.prepare(data, workers=workers, force=force, quiet=quiet)
+    sizes = ", ".join(f"{split} {size:,}" for split, size in manifest.sizes.items())
+    print(f"{made.folder(data)}: {sizes}; fingerprint {manifest.fingerprint}")
+
+
+@app.command("run")
+def run_command(
+    task: str, mixer: str, overrides: Overrides = None, data: Data = None, out: Out = None, quiet: Quiet = False
+) -> None:
+    """Prepare the data, train, evaluate, and write everything into one folder."""
+    from .recipes import create_recipe
+    from .run import run
+
+    recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
+    _say(run(recipe, out or Path("runs") / f"{task}-{mixer}-{recipe.seed}", data_root=data, quiet=quiet))
+
+
+@app.command()
+def resume(folder: Path, data: Data = None, quiet: Quiet = False) -> None:
+    """Go on with an unfinished run, from its last checkpoint."""
+    from .run import read_recipe, run
+
+    _say(run(read_recipe(folder), folder, data_root=data, resume=True, quiet=quiet))
+
+
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Argument(help="Folder with runs below it.")] = Path("runs"), out: Out = None
+) -> None:
+    """Write report.html and report.md over all runs below a folder."""
+    from .report import find_runs, write_report
+
+    print(write_report(find_runs(runs), out or runs))
+
+
+@app.command()
+def demo(out: Out = None, data: Data = None, quiet: Quiet = False) -> None:
+    """Small ListOps from nothing to a report: two mixers, a few minutes on two cores."""
+    from .demo import run_demo
+
+    run_demo(out or Path("runs") / "demo", data, quiet=quiet)
+
+
+def _say(result: object) -> None:
+    from .run import Result
+
+    if not isinstance(result, Result):
+        raise refusal("report a run", type(result).__name__, "Result", "pass what run returned")
+    for split, value in result.accuracy.items():
+        guesses = ", ".join(f"{name} {100 * guess:.1f} %" for name, guess in result.baselines.get(split, {}).items())
+        print(f"{split}: {100 * value:.2f} %  ({guesses})")
+    print(result.folder)
+
+
+def main() -> None:
+    """Entry point; refusals are printed without a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

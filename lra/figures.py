@@ -1,0 +1,64 @@
+"""Figures of the report, as SVG text. Colours and dashes differ together, so that either is enough."""
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+def learning_curves(runs: Sequence[tuple[str, Lines]], guessers: Mapping[str, float]) -> str:
+    """Validation accuracy, with the guessers as horizontal lines, and training loss, over the steps.
+
+    Args:
+        runs: name and logged lines of each run.
+        guessers: accuracy by name, in [0, 1].
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    for number, (name, value) in enumerate(guessers.items()):
+        accuracy.axhline(100 * value, color="0.6", linewidth=0.8, linestyle=(0, (2 + 2 * number, 2)))
+        accuracy.annotate(name, (0, 100 * value), xytext=(2, 2), textcoords="offset points", fontsize=7, color="0.4")
+    for number, (name, lines) in enumerate(runs):
+        style: dict[str, Any] = {"label": name, "color": f"C{number}", "linestyle": ("-", "--", "-.", ":")[number % 4]}
+        for axes, key, scale in ((accuracy, "eval_accuracy", 100), (loss, "loss", 1)):
+            points = [(line["step"], scale * line[key]) for line in lines if key in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="." if key == "eval_accuracy" else "", **style)
+    for axes, label in ((accuracy, "validation accuracy, %"), (loss, "training loss, nats")):
+        axes.set_xlabel("optimiser steps")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    accuracy.set_ylim(bottom=0)
+    if runs:
+        loss.legend(frameon=False)
+    return _svg(figure)
+
+
+def confusion(name: str, counts: Sequence[Sequence[int]]) -> str:
+    """How often each label (row) got each answer (column), in percent of the row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    shares = [[100 * value / max(1, sum(row)) for value in row] for row in counts]
+    image = axes.imshow(shares, cmap="Blues", vmin=0)
+    figure.colorbar(image, ax=axes, label="% of the label")
+    axes.set_title(f"{name}, test split", fontsize=10)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("label")
+    axes.set_xticks(range(len(counts)))
+    axes.set_yticks(range(len(counts)))
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an ``<svg>`` element, the same bytes for the same figure."""
+    from matplotlib import rc_context
+
+    text = StringIO()
+    with rc_context({"svg.hashsalt": "seqconv"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

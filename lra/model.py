@@ -1,0 +1,49 @@
+"""From a recipe and its data to a model and its optimiser groups."""
+
+from typing import Any
+
+from torch import nn
+
+from seqconv import SeqConvConfig, SeqConvForSequenceClassification
+from seqconv import parameter_groups as groups_of
+
+from .recipe import Recipe
+from .tasks import TaskData
+
+
+def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
+    """The configuration of a recipe's model for given data."""
+    head: dict[str, Any] = {"num_labels": data.classes}
+    return SeqConvConfig(
+        vocab_size=data.vocab_size,
+        hidden_size=recipe.d_model,
+        num_hidden_layers=recipe.n_layers,
+        mixer=recipe.mixer,
+        mixer_options=dict(recipe.mixer_options),
+        norm=recipe.norm,
+        norm_placement=recipe.norm_placement,
+        mlp=recipe.mlp,
+        mlp_ratio=recipe.mlp_ratio,
+        dropout=recipe.dropout,
+        tied_dropout=recipe.tied_dropout,
+        pooling=recipe.pooling,
+        mask_padding=recipe.mask_padding,
+        pad_token_id=data.pad_id,
+        eos_token_id=data.eos_id,
+        problem_type="single_label_classification",
+        **head,
+    )
+
+
+def build_model(recipe: Recipe, data: TaskData) -> SeqConvForSequenceClassification:
+    """The model of a recipe, freshly initialised."""
+    return SeqConvForSequenceClassification(build_config(recipe, data))
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Optimiser groups: the rates that mixers bring, at most ``special_lr``; the recipe's for all other parameters."""
+    groups = groups_of(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    for group in groups:
+        if group.get("lr", recipe.lr) != recipe.lr:
+            group["lr"] = min(group["lr"], recipe.special_lr)
+    return groups

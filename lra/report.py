@@ -1,0 +1,187 @@
+"""A report over runs: accuracies beside the guessers' and the published ones, learning curves, what was run where.
+
+Two forms of the same content: ``report.md`` with its figures as files beside it, and ``report.html`` in one file.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from seqconv_kernels.errors import refusal
+
+from .figures import confusion, learning_curves
+from .metrics import read_lines
+from .published import published_for
+from .store import atomic_write
+
+Table = Sequence[Sequence[str]]
+"""Rows of cells, the header first."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read.
+
+    Attributes:
+        about: ``run.json``.
+        lines: ``metrics.jsonl``.
+        result: ``result.json``; ``None`` while unfinished.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    result: Mapping[str, Any] | None
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Fields of the recipe."""
+        return self.about["recipe"]  # type: ignore[no-any-return]
+
+    @property
+    def kind(self) -> str:
+        """What its numbers may be compared with."""
+        size = "reduced" if self.recipe["reduced"] else "full"
+        return f"{size}, {'regenerated data' if 'generated' in self.about['data']['origin'] else 'original data'}"
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        ValueError: it holds no run.
+    """
+    if not (folder / "run.json").is_file():
+        raise refusal("report", f"no run.json in {folder}", "the folder of a run", "start one with 'python -m lra run'")
+    about = json.loads((folder / "run.json").read_text())
+    lines = read_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    finished = folder / "result.json"
+    return Run(folder, about, lines, json.loads(finished.read_text()) if finished.exists() else None)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All runs below a folder, in the order of their names.
+
+    Raises:
+        ValueError: none there.
+    """
+    runs = [read_run(path.parent) for path in sorted(root.glob("**/run.json"))]
+    if not runs:
+        raise refusal("report", f"no run below {root}", "at least one", "start one with 'python -m lra run'")
+    return runs
+
+
+def write_report(runs: Sequence[Run], folder: Path, title: str = "Long Range Arena", notes: Iterable[str] = ()) -> Path:
+    """Write ``report.html``, ``report.md`` and its figures; return the page."""
+    html, markdown = [f"<h1>{escape(title)}</h1>"], [f"# {title}"]
+    for note in notes:
+        html.append(f"<p>{escape(note)}</p>")
+        markdown.append(note)
+    for task in dict.fromkeys(run.recipe["task"] for run in runs):
+        _section(task, [run for run in runs if run.recipe["task"] == task], folder, html, markdown)
+    html.append("<h2>What was run where</h2>" + _html_table(_provenance(runs)))
+    markdown += ["## What was run where", _markdown_table(_provenance(runs))]
+    atomic_write(folder / "report.md", "\n\n".join(markdown) + "\n")
+    atomic_write(folder / "report.html", _PAGE.format(title=escape(title), body="\n".join(html)))
+    return folder / "report.html"
+
+
+def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], markdown: list[str]) -> None:
+    tables = {"Accuracy": _accuracies(runs), "Published": _published(task, runs), "Cost": _costs(runs)}
+    html.append(f"<h2>{escape(task)}</h2>")
+    markdown.append(f"## {task}")
+    for name, table in tables.items():
+        if len(table) > 1:
+            html.append(f"<h3>{name}</h3>" + _html_table(table))
+            markdown += [f"### {name}", _markdown_table(table)]
+    figures = {"learning-curves": learning_curves([(run.recipe["mixer"], run.lines) for run in runs], _lines(runs))}
+    for run in runs:
+        if run.result is not None and "confusion" in run.result:
+            figures[f"confusion-{run.recipe['mixer']}"] = confusion(run.recipe["mixer"], run.result["confusion"])
+    for name, svg in figures.items():
+        atomic_write(folder / f"{task}-{name}.svg", svg)
+        html.append(f"<figure>{svg}</figure>")
+        markdown.append(f"![{name} on {task}]({task}-{name}.svg)")
+
+
+def _lines(runs: Sequence[Run]) -> Mapping[str, float]:
+    """Accuracies of the guessers on the validation split."""
+    finished = [run.result for run in runs if run.result is not None]
+    return finished[0]["baselines"].get("val", {}) if finished else {}
+
+
+def _accuracies(runs: Sequence[Run]) -> Table:
+    table = [["model", "validation", "test", "kind"]]
+    for name in _lines(runs):
+        baselines = next(run.result for run in runs if run.result is not None)["baselines"]
+        table.append([name, *(_percent(baselines.get(split, {}).get(name)) for split in ("val", "test")), "guesser"])
+    for run in runs:
+        found = run.result["accuracy"] if run.result is not None else {}
+        kind = run.kind if run.result is not None else f"{run.kind}; unfinished"
+        table.append([run.recipe["mixer"], _percent(found.get("val")), _percent(found.get("test")), kind])
+    return table
+
+
+def _published(task: str, runs: Sequence[Run]) -> Table:
+    rows = [row for run in runs for row in published_for(run.recipe["mixer"], task)]
+    return [
+        ["model", "test", "source"],
+        *([model, f"{value:.2f} %", source] for model, value, source in dict.fromkeys(rows)),
+    ]
+
+
+def _costs(runs: Sequence[Run]) -> Table:
+    table = [["model", "parameters", "steps", "wall-clock s", "CPU s", "sequences per s"]]
+    for run in runs:
+        if run.result is not None:
+            spent = run.result["spent"]
+            seconds = [f"{spent[key]:.0f}" for key in ("wall_s", "cpu_s")]
+            size = f"{run.about['parameters']['all']:,}"
+            rate = f"{run.result['sequences_per_s']:.1f}"
+            table.append([run.recipe["mixer"], size, str(spent["steps"]), *seconds, rate])
+    return table
+
+
+def _provenance(runs: Sequence[Run]) -> Table:
+    table = [["run", "seed", "data", "fingerprint", "hardware", "versions", "recipe"]]
+    for run in runs:
+        hardware = "; ".join(f"{key}: {value}" for key, value in run.about["hardware"].items())
+        used = ", ".join(f"{key} {value}" for key, value in run.about["versions"].items())
+        data = run.about["data"]
+        cells = [run.folder.name, str(run.recipe["seed"]), data["origin"], data["fingerprint"][:12]]
+        table.append([*cells, hardware, used, run.recipe["source"]])
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _markdown_table(table: Table) -> str:
+    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    return "\n".join([rows[0], "|" + " --- |" * len(table[0]), *rows[1:]])
+
+
+def _html_table(table: Table) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{row(table[0], 'th')}{''.join(row(cells, 'td') for cells in table[1:])}</table>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 60rem; margin: 2rem auto;
+        padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: 0.5rem 0 1.5rem; font-size: 0.9rem; display: block; overflow-x: auto; }}
+th, td {{ text-align: left; padding: 0.3rem 0.8rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
+th {{ border-bottom: 2px solid #888; }}
+figure {{ margin: 1rem 0; }} figure svg {{ max-width: 100%; height: auto; }}
+</style></head><body>
+{body}
+</body></html>
+"""
