@@ -1,6 +1,7 @@
 """The checks that ops share; each refuses before any work is done."""
 
 from collections.abc import Mapping
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -43,18 +44,25 @@ def check_floating(operation: str, tensors: Mapping[str, Tensor | None], device:
 
 
 def check_same_dtype(operation: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """Refuse tensors of different dtypes, but not under autocast, which mixes them; ``None`` passes.
+    """Refuse tensors of different dtypes; ``None`` passes.
 
     Raises:
         ValueError: the first tensor whose dtype is not that of the first one.
     """
     first, *others = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
-    if torch.is_autocast_enabled(first[1].device.type):
-        return
     for name, tensor in others:
         if tensor.dtype != first[1].dtype:
             got = f"{first[0]} of dtype {first[1].dtype} and {name} of dtype {tensor.dtype}"
             raise refusal(operation, got, "one dtype for all activations", f"convert {name} with .to({first[0]}.dtype)")
+
+
+def widest_under_autocast(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """Under autocast, which mixes dtypes, the floating tensors in the widest dtype among them; else as they are."""
+    given = [t for t in tensors.values() if t is not None]
+    if not torch.is_autocast_enabled(given[0].device.type):
+        return dict(tensors)
+    widest = reduce(torch.promote_types, (t.dtype for t in given))
+    return {name: None if t is None else t.to(widest) for name, t in tensors.items()}
 
 
 def check_cu_seqlens(operation: str, cu_seqlens: Tensor, x: Tensor) -> None:

@@ -7,8 +7,9 @@ falls back silently from what was asked for by name.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, no_type_check
 
 from torch import Tensor
 
@@ -17,8 +18,8 @@ from .errors import refusal, unknown_name
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Call:
+@no_type_check  # its methods run under torch.compile, which cannot trace checks of annotations at run time
+class Call(NamedTuple):
     """The inputs of one call, as an implementation sees them when it decides whether it can serve.
 
     Attributes:
@@ -27,7 +28,7 @@ class Call:
     """
 
     tensors: Mapping[str, Tensor | None]
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = MappingProxyType({})
 
     @property
     def device_type(self) -> str:

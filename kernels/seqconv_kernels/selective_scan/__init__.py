@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape
+from ..checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape, widest_under_autocast
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 
@@ -30,7 +30,19 @@ def _reference_step() -> Any:
     return selective_scan_step
 
 
-OP = Op("selective_scan", Implementation("reference", _reference, serves_all))
+def _cpu() -> Any:
+    from .cpu import selective_scan
+
+    return selective_scan
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    from .cpu import refuse
+
+    return refuse(call)
+
+
+OP = Op("selective_scan", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all))
 STEP = Op("selective_scan_step", Implementation("reference", _reference_step, serves_all))
 
 
@@ -75,7 +87,7 @@ def selective_scan(
         ValueError: shapes, dtypes or devices that do not match; bounds that do not increase to the length; a time
             step that is negative or NaN (values are read on CPU only, and not while compiling).
     """
-    activations = {"u": u, "delta": delta, "B": B, "C": C, "z": z}
+    activations = widest_under_autocast({"u": u, "delta": delta, "B": B, "C": C, "z": z})
     parameters = {"A": A, "D": D, "delta_bias": delta_bias, "initial_state": initial_state}
     if u.dim() != 3 or u.shape[1] == 0:
         raise refusal(
@@ -87,7 +99,8 @@ def selective_scan(
     _check("selective_scan", "batch, length", activations, parameters, segments)
     tensors = activations | parameters | {"cu_seqlens": cu_seqlens}
     run = OP.choose(implementation, Call(tensors, {"delta_softplus": delta_softplus}))
-    y, final_state = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
+    y, final_state = run(*_ordered(activations, parameters, delta_softplus), initial_state, cu_seqlens)
+    y = y.to(u.dtype)
     return (y, final_state) if return_final_state else y
 
 
@@ -110,13 +123,20 @@ def selective_scan_step(
     Raises:
         ValueError: as for :func:`selective_scan`.
     """
-    activations = {"u": u, "delta": delta, "B": B, "C": C, "z": z}
+    activations = widest_under_autocast({"u": u, "delta": delta, "B": B, "C": C, "z": z})
     parameters = {"A": A, "D": D, "delta_bias": delta_bias, "state": state}
     if u.dim() != 2:
         raise refusal("selective_scan_step", f"u of shape {tuple(u.shape)}", "(batch, channels)", "take one time step")
     _check("selective_scan_step", "batch", activations, parameters, u.shape[0])
     run = STEP.choose(implementation, Call(activations | parameters, {"delta_softplus": delta_softplus}))
-    return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, state)  # type: ignore[no-any-return]
+    y, state = run(*_ordered(activations, parameters, delta_softplus), state)
+    return y.to(u.dtype), state
+
+
+def _ordered(activations: dict[str, Tensor | None], parameters: dict[str, Tensor | None], softplus: bool) -> list[Any]:
+    """The arguments that both forms of the op share, in the order of the implementations."""
+    tensors = activations | parameters
+    return [*(tensors[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")), softplus]
 
 
 def _check(

@@ -1,5 +1,7 @@
 """Readable form of :func:`seqconv_kernels.selective_scan`: one time step after another, any floating dtype."""
 
+from itertools import islice
+
 import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
@@ -28,13 +30,12 @@ def selective_scan(
     segments = u.shape[0] if cu_seqlens is None else len(lengths)
     state = u.new_zeros(segments, *A.shape, dtype=dtype) if initial_state is None else initial_state.to(dtype)
     starts = [state] if cu_seqlens is None else list(state.split(1))
+    steps = zip(u.unbind(1), dt.unbind(1), B.unbind(1), C.unbind(1), strict=True)
     ys, ends = [], []
-    t = 0
     for h, length in zip(starts, lengths, strict=True):
-        for _ in range(length):
-            h, y = _advance(h, u[:, t], dt[:, t], A, B[:, t], C[:, t])
+        for u_t, dt_t, B_t, C_t in islice(steps, length):
+            h, y = _advance(h, u_t, dt_t, A, B_t, C_t)
             ys.append(y)
-            t += 1
         ends.append(h)
     return _output(torch.stack(ys, dim=1), u, D, z), torch.cat(ends)
 

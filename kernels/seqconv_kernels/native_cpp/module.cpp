@@ -1,0 +1,93 @@
+// The extension module: what it offers Python, the checks of tensors, and the choice of instruction set.
+#include "bind.hpp"
+
+#include <stdexcept>
+
+namespace seqconv {
+namespace {
+
+bool supported(Isa isa) {
+#if defined(SEQCONV_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  return isa == Isa::plain || (isa == Isa::avx2 && avx2) || (isa == Isa::avx512 && avx512);
+#else
+  return isa == Isa::plain;
+#endif
+}
+const char* const kIsaNames[] = {"plain", "avx2", "avx512"};
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (int i = 2; i >= 0; --i)
+    if (supported(Isa(i))) names.emplace_back(kIsaNames[i]);
+  return names;
+}
+Isa best() {
+  for (int i = 2; i > 0; --i)
+    if (supported(Isa(i))) return Isa(i);
+  return Isa::plain;
+}
+Isa chosen = best();
+
+void set_isa(const std::string& name) {
+  for (int i = 0; i < 3; ++i)
+    if (name == kIsaNames[i] && supported(Isa(i))) {
+      chosen = Isa(i);
+      return;
+    }
+  throw std::invalid_argument("instruction set " + name + " is unknown or not supported by this processor");
+}
+
+std::string sizes_text(const std::vector<int64_t>& sizes) {
+  std::string text = "(";
+  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + ")";
+}
+void refuse(const char* name, const std::string& received, const std::string& wanted) {
+  throw std::invalid_argument("native kernels: received " + std::string(name) + " " + received + "; wanted " + wanted +
+                              ". Remedy: call the op through seqconv_kernels, which prepares its tensors.");
+}
+
+}  // namespace
+
+Isa active_isa() { return chosen; }
+
+void View::check(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const {
+  if (dtype != int(wanted))
+    refuse(name, "of dtype code " + std::to_string(dtype), "code " + std::to_string(int(wanted)));
+  bool same = shape.size() == sizes.size() && strides.size() == sizes.size();
+  int64_t elements = 1;
+  for (size_t i = 0; same && i < sizes.size(); ++i) {
+    same = (sizes[i] < 0 && shape[i] >= 0) || shape[i] == sizes[i];
+    elements *= shape[i];
+  }
+  if (!same) refuse(name, "of shape " + sizes_text(shape), sizes_text(sizes));
+  if (elements > 0 && address == 0) refuse(name, "without storage", "a tensor with storage");
+}
+
+void View::check_dense_rows(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const {
+  check(name, wanted, sizes);
+  if (!sizes.empty() && shape.back() > 1 && strides.back() != 1)
+    refuse(name, "of strides " + sizes_text(strides), "a dense last axis");
+}
+
+void View::check_contiguous(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const {
+  check(name, wanted, sizes);
+  int64_t expected = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    if (shape[i] > 1 && strides[i] != expected) refuse(name, "of strides " + sizes_text(strides), "row-major order");
+    expected *= shape[i];
+  }
+}
+
+}  // namespace seqconv
+
+NB_MODULE(_native, m) {
+  m.def("isas", &seqconv::isas, "Instruction sets of this processor that the kernels were compiled for, fastest first");
+  m.def("isa", [] { return std::string(seqconv::kIsaNames[int(seqconv::active_isa())]); }, "The one in use");
+  m.def("set_isa", &seqconv::set_isa, "Use another one (for tests and benchmarks)");
+  seqconv::bind_selective_scan(m);
+}

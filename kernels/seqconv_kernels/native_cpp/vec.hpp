@@ -1,0 +1,237 @@
+// A thin vector class: GCC/Clang vector types, loads and stores of every storage dtype, exp, log1p, lane sums.
+//
+// This header is compiled once per instruction set. Everything in it lives in a namespace named after that set,
+// and no standard-library template is used, so that the linker cannot pick AVX-512 code for the plain path.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef SEQCONV_ISA
+#define SEQCONV_ISA plain
+#endif
+
+#define SEQCONV_INLINE inline __attribute__((always_inline))
+
+namespace seqconv::SEQCONV_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+
+struct bf16 { uint16_t bits; };
+using f16 = _Float16;
+
+template <class T> struct Lanes;
+template <> struct Lanes<float> {
+  static constexpr int count = kBytes / 4;
+  typedef float vec __attribute__((vector_size(kBytes)));
+  typedef int32_t mask __attribute__((vector_size(kBytes)));
+};
+template <> struct Lanes<double> {
+  static constexpr int count = kBytes / 8;
+  typedef double vec __attribute__((vector_size(kBytes)));
+  typedef int64_t mask __attribute__((vector_size(kBytes)));
+};
+template <class T> using Vec = typename Lanes<T>::vec;
+template <class T> using Mask = typename Lanes<T>::mask;
+
+template <class T> SEQCONV_INLINE Vec<T> splat(T x) { return Vec<T>{} + x; }
+
+// Loads and stores of one full vector, from the storage dtype S to the accumulation dtype T.
+template <class T, class S> struct Memory;
+
+template <class T> struct Memory<T, T> {
+  static SEQCONV_INLINE Vec<T> load(const T* p) {
+    Vec<T> v;
+    __builtin_memcpy(&v, p, kBytes);
+    return v;
+  }
+  static SEQCONV_INLINE void store(T* p, Vec<T> v) { __builtin_memcpy(p, &v, kBytes); }
+  static SEQCONV_INLINE T get(const T* p) { return *p; }
+};
+
+template <> struct Memory<float, bf16> {
+  typedef uint16_t narrow __attribute__((vector_size(kBytes / 2)));
+  typedef uint32_t wide __attribute__((vector_size(kBytes)));
+  static SEQCONV_INLINE Vec<float> load(const bf16* p) {
+    narrow h;
+    __builtin_memcpy(&h, p, sizeof h);
+    return (Vec<float>)(__builtin_convertvector(h, wide) << 16);
+  }
+  static SEQCONV_INLINE void store(bf16* p, Vec<float> v) {  // round to nearest, ties to even; NaN stays NaN
+    const wide u = (wide)v;
+    const wide rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const wide kept = (u >> 16) | 0x40u;
+    const narrow h = __builtin_convertvector((v == v) ? rounded : kept, narrow);
+    __builtin_memcpy(p, &h, sizeof h);
+  }
+  static SEQCONV_INLINE float get(const bf16* p) {
+    const uint32_t u = uint32_t(p->bits) << 16;
+    float x;
+    __builtin_memcpy(&x, &u, 4);
+    return x;
+  }
+};
+
+template <> struct Memory<float, f16> {
+  static SEQCONV_INLINE Vec<float> load(const f16* p) {
+#if defined(__AVX512F__)
+    return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+    return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+    Vec<float> v;
+    for (int i = 0; i < Lanes<float>::count; ++i) v[i] = float(p[i]);
+    return v;
+#endif
+  }
+  static SEQCONV_INLINE void store(f16* p, Vec<float> v) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < Lanes<float>::count; ++i) p[i] = f16(v[i]);
+#endif
+  }
+  static SEQCONV_INLINE float get(const f16* p) { return float(*p); }
+};
+
+// The first `count` lanes; the others are zero. No byte beyond them is touched.
+template <class T, class S> SEQCONV_INLINE Vec<T> load(const S* p, int count) {
+  if (count >= Lanes<T>::count) return Memory<T, S>::load(p);
+  S part[Lanes<T>::count] = {};
+  for (int i = 0; i < count; ++i) part[i] = p[i];
+  return Memory<T, S>::load(part);
+}
+template <class T, class S> SEQCONV_INLINE void store(S* p, Vec<T> v, int count) {
+  if (count >= Lanes<T>::count) return Memory<T, S>::store(p, v);
+  S part[Lanes<T>::count];
+  Memory<T, S>::store(part, v);
+  for (int i = 0; i < count; ++i) p[i] = part[i];
+}
+
+template <class T> SEQCONV_INLINE Vec<T> maximum(Vec<T> x, Vec<T> y) { return (x < y) ? y : x; }  // NaN in x stays
+
+// 2^f for f in [-1/2, 1/2], relative error 1.6e-7. Exact at 0 with slope ln 2 (3e-7), so that slow decays do not drift.
+SEQCONV_INLINE Vec<float> exp2_fraction(Vec<float> f) {
+  Vec<float> p = 0x1.5bba14p-10f * f + 0x1.3cea88p-7f;
+  p = p * f + 0x1.c6b752p-5f;
+  p = p * f + 0x1.ebf9bcp-3f;
+  p = p * f + 0x1.62e42ap-1f;
+  return p * f + 1.0f;
+}
+
+// 2^x. Exact at integers, 0 at -inf, inf on overflow, NaN from NaN.
+SEQCONV_INLINE Vec<float> exp2(Vec<float> x) {
+#if defined(__AVX512F__)
+  const Vec<float> n = (Vec<float>)_mm512_roundscale_ps((__m512)x, 0x08);
+  const Vec<float> p = exp2_fraction(x - n);
+  return (Vec<float>)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  x = (x < -127.0f) ? splat<float>(-127.0f) : x;
+  x = (x > 128.0f) ? splat<float>(128.0f) : x;
+  const Vec<float> shifted = x + 0x1.8p23f;  // rounds to an integer that stands in the low bits
+  const Vec<float> p = exp2_fraction(x - (shifted - 0x1.8p23f));
+  return (Vec<float>)((Mask<float>)p + ((Mask<float>)shifted << 23));
+#endif
+}
+SEQCONV_INLINE Vec<double> exp2(Vec<double> x) {
+  x = (x < -1023.0) ? splat<double>(-1023.0) : x;
+  x = (x > 1024.0) ? splat<double>(1024.0) : x;
+  const Vec<double> shifted = x + 0x1.8p52;
+  const Vec<double> f = (x - (shifted - 0x1.8p52)) * 0.69314718055994530942;
+  Vec<double> p = splat<double>(1.0 / 6227020800.0);
+  constexpr double inverse_factorials[] = {
+      1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0,
+      1.0 / 720.0,       1.0 / 120.0,      1.0 / 24.0,      1.0 / 6.0,      0.5,           1.0, 1.0};
+  for (double c : inverse_factorials) p = p * f + c;
+  return (Vec<double>)((Mask<double>)p + ((Mask<double>)shifted << 52));
+}
+
+template <class T> constexpr T kLog2e = T(1.44269504088896340736);
+template <class T> SEQCONV_INLINE Vec<T> exp(Vec<T> x) { return exp2(x * kLog2e<T>); }
+
+// log(1 + e) for e in [0, 1], by the series of 2 atanh(e / (2 + e)): relative precision down to e = 0.
+template <class T> SEQCONV_INLINE Vec<T> log1p_unit(Vec<T> e) {
+  constexpr int terms = sizeof(T) == 4 ? 7 : 16;
+  const Vec<T> s = e / (e + T(2)), q = s * s;
+  Vec<T> p = splat<T>(T(1) / T(2 * terms + 1));
+  for (int k = terms - 1; k >= 0; --k) p = p * q + T(1) / T(2 * k + 1);
+  return T(2) * s * p;
+}
+
+// softplus(x), and its derivative e/(1+e) without cancellation.
+template <class T> SEQCONV_INLINE Vec<T> softplus(Vec<T> x) {
+  const Vec<T> e = exp<T>((x > 0) ? -x : x);
+  return maximum<T>(x, Vec<T>{}) + log1p_unit<T>(e);
+}
+template <class T> SEQCONV_INLINE Vec<T> sigmoid(Vec<T> x) {
+  const Vec<T> e = exp<T>((x > 0) ? -x : x);
+  return ((x > 0) ? splat<T>(T(1)) : e) / (e + T(1));
+}
+
+template <class T> SEQCONV_INLINE bool any(Mask<T> m) {
+  Mask<T> seen = m;
+  int64_t folded = 0;
+  for (int i = 0; i < Lanes<T>::count; ++i) folded |= seen[i];
+  return folded != 0;
+}
+
+// Sums of neighbouring lanes: those of a in the lower half, those of b in the upper half.
+SEQCONV_INLINE Vec<float> pair_sums(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+SEQCONV_INLINE Vec<double> pair_sums(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#else
+  return __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
+#endif
+}
+
+// Lane sums of `rows` vectors (a multiple of the lane count), in place: out[r] = sum of rows[r].
+template <class T> SEQCONV_INLINE void lane_sums(const T* rows, int count, T* out) {
+  constexpr int W = Lanes<T>::count;
+  for (int r = 0; r < count; r += W) {
+    Vec<T> v[W];
+    for (int i = 0; i < W; ++i) v[i] = Memory<T, T>::load(rows + size_t(r + i) * W);
+#pragma GCC unroll 4
+    for (int half = W / 2; half >= 1; half /= 2)
+#pragma GCC unroll 8
+      for (int i = 0; i < half; ++i) v[i] = pair_sums(v[2 * i], v[2 * i + 1]);
+    Memory<T, T>::store(out + r, v[0]);
+  }
+}
+
+// Aligned scratch of one thread; null where memory is short.
+struct Scratch {
+  explicit Scratch(size_t bytes) : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
+  ~Scratch() { std::free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* data;
+};
+
+}  // namespace seqconv::SEQCONV_ISA

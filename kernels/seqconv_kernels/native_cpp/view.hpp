@@ -1,0 +1,51 @@
+// What the kernels share with the Python side: tensors as pointers with sizes, and the choice of instruction set.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace seqconv {
+
+enum class Dtype : int { f32 = 0, f64 = 1, bf16 = 2, f16 = 3, i64 = 4 };
+
+// (address, dtype, shape, strides in elements), as `native.view` packs a tensor; () for an absent one.
+struct View {
+  uintptr_t address = 0;
+  int dtype = -1;
+  std::vector<int64_t> shape, strides;
+
+  bool given() const { return dtype >= 0; }
+  template <class T> T* data() const { return reinterpret_cast<T*>(address); }
+  int64_t stride(size_t axis) const { return strides[axis]; }
+
+  // Refuse another dtype, rank or size (-1 stands for any), or a null address of a tensor that has elements.
+  void check(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
+  // Refuse also anything but row-major order.
+  void check_contiguous(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
+  // Refuse also a last axis that is not dense.
+  void check_dense_rows(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
+};
+
+enum class Isa : int { plain = 0, avx2 = 1, avx512 = 2 };
+Isa active_isa();
+
+// The dtype of sums and states for a storage dtype.
+inline Dtype accumulation(Dtype storage) { return storage == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+
+}  // namespace seqconv
+
+#define SEQCONV_DECLARE(signature)                     \
+  namespace plain { signature; }                       \
+  namespace avx2 { signature; }                        \
+  namespace avx512 { signature; }
+
+#if defined(SEQCONV_X86)
+#define SEQCONV_CALL(function, ...)                                        \
+  (active_isa() == Isa::avx512 ? avx512::function(__VA_ARGS__)             \
+   : active_isa() == Isa::avx2 ? avx2::function(__VA_ARGS__)               \
+                               : plain::function(__VA_ARGS__))
+#else
+#define SEQCONV_CALL(function, ...) plain::function(__VA_ARGS__)
+#endif

@@ -1,0 +1,393 @@
+// Selective scan: channels in the lanes, states in registers, channel-last inputs read in place.
+//
+// A tile is a few blocks of `W` neighbouring channels of one group. Time runs in chunks of kScanChunk steps; within
+// a chunk the work that does not depend on the state (time steps, gates, conversions) is done first, then the states
+// go by in bands of NB, whose values stay in registers over the whole chunk. The backward recomputes a chunk from the
+// checkpoint at its start. Sums over channels (dB, dC) are kept lane by lane over a tile and folded once.
+#include "cpu.hpp"
+
+#include "../native_cpp/vec.hpp"
+
+namespace seqconv::SEQCONV_ISA {
+namespace {
+
+constexpr int kSteps = kScanChunk;
+constexpr int64_t kStatesWorthThreads = 1 << 19;
+
+#if defined(__AVX512F__)
+constexpr int kForwardBand = 16, kBackwardBand = 8;
+#else
+constexpr int kForwardBand = 8, kBackwardBand = 4;
+#endif
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T, int NB>
+SEQCONV_INLINE void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt,
+                              const Vec<T>* dtu, Vec<T>* y, int steps) {
+  Vec<T> state[NB];
+#pragma GCC unroll 16
+  for (int j = 0; j < NB; ++j) state[j] = h[j];
+  for (int t = 0; t < steps; ++t, B += n, C += n) {
+    const Vec<T> step = dt[t], in = dtu[t];
+    Vec<T> even = y[t], odd{};
+#pragma GCC unroll 16
+    for (int j = 0; j < NB; ++j) {
+      state[j] = exp2(step * A[j]) * state[j] + in * B[j];
+      (j % 2 ? odd : even) += state[j] * C[j];
+    }
+    y[t] = even + odd;
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < NB; ++j) h[j] = state[j];
+}
+
+// All states of one block over one chunk, in bands of falling size.
+template <class T>
+void scan_states(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt, const Vec<T>* dtu,
+                 Vec<T>* y, int steps) {
+  int64_t j = 0;
+  for (; j + kForwardBand <= n; j += kForwardBand)
+    scan_band<T, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps);
+  for (; kForwardBand > 4 && j + 4 <= n; j += 4) scan_band<T, 4>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps);
+  for (; j < n; ++j) scan_band<T, 1>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps);
+}
+
+// One tile of one row of the batch.
+template <class T, class S> struct Tile {
+  static constexpr int W = Lanes<T>::count, kMaxBlocks = kScanTile / W;
+  const ScanArgs& a;
+  const ScanPlan& plan;
+  int64_t row, group, tile, first, count;  // first block of the group, blocks here
+  int64_t n;
+  bool bad = false;
+
+  Tile(const ScanArgs& args, const ScanPlan& p, int64_t item) : a(args), plan(p), n(args.d_state) {
+    tile = item % p.tiles;
+    group = item / p.tiles % a.groups;
+    row = item / (p.tiles * a.groups);
+    first = tile * p.tile / W;
+    count = smaller(p.tile / W, ceil_div(p.width, W) - first);
+  }
+
+  int64_t channel(int64_t k) const { return group * plan.width + (first + k) * W; }
+  int lanes(int64_t k) const { return int(smaller(W, plan.width - (first + k) * W)); }
+  const S* at(const ScanInput& x, int64_t t, int64_t k) const {
+    return (const S*)x.data + row * x.batch + t * x.time + channel(k);
+  }
+  int64_t dense(int64_t t, int64_t k) const { return (row * a.length + t) * a.channels + channel(k); }
+  T* checkpoint(int64_t chunk, int64_t k) const {
+    const int64_t group_of_chunk = (row * plan.chunks_per_row + chunk) * a.groups + group;
+    return (T*)a.checkpoints + (group_of_chunk * plan.padded + (first + k) * W) * n;
+  }
+  Vec<T> parameter(const void* p, int64_t k) const {
+    return p ? load<T, T>((const T*)p + channel(k), lanes(k)) : Vec<T>{};
+  }
+
+  // (segments, channels, d_state) to and from lanes of channels.
+  void read_state(const void* from, int64_t segment, Vec<T>* h, T scale = T(1)) const {
+    for (int64_t k = 0; k < count; ++k)
+      for (int64_t j = 0; j < n; ++j) {
+        Vec<T> v{};
+        if (from)
+          for (int i = 0; i < lanes(k); ++i)
+            v[i] = scale * ((const T*)from)[(segment * a.channels + channel(k) + i) * n + j];
+        h[k * n + j] = v;
+      }
+  }
+  void write_state(void* to, int64_t segment, const Vec<T>* h) const {
+    for (int64_t k = 0; k < count; ++k)
+      for (int64_t j = 0; j < n; ++j)
+        for (int i = 0; i < lanes(k); ++i)
+          ((T*)to)[(segment * a.channels + channel(k) + i) * n + j] = h[k * n + j][i];
+  }
+  void read_weights(const ScanWeights& w, int64_t t, int steps, T* to) const {
+    const S* from = (const S*)w.data + row * w.batch + t * w.time + group * w.group;
+    for (int s = 0; s < steps; ++s, from += w.time)
+      for (int64_t j = 0; j < n; ++j) to[s * n + j] = Memory<T, S>::get(from + j * w.state);
+  }
+
+  struct Step {
+    Vec<T> raw, dt;
+  };
+  Step time_step(int64_t t, int64_t k, Vec<T> bias, Mask<T>& wrong) const {
+    const Vec<T> raw = load<T, S>(at(a.delta, t, k), lanes(k)) + bias;
+    const Vec<T> dt = a.softplus ? softplus<T>(raw) : raw;
+    wrong |= ~(Mask<T>)(dt >= T(0));
+    return {raw, dt};
+  }
+
+  int64_t segments() const { return a.bounds ? a.segments : 1; }
+  int64_t segment_index(int64_t s) const { return a.bounds ? s : row; }
+  int64_t begin(int64_t s) const { return a.bounds ? a.bounds[s] : 0; }
+  int64_t end(int64_t s) const { return a.bounds ? a.bounds[s + 1] : a.length; }
+  // Chunks of the segments before s, each rounded up: one slot per segment is spare.
+  int64_t first_chunk(int64_t s) const { return a.bounds ? a.bounds[s] / kSteps + s : 0; }
+
+  static size_t forward_scratch(const ScanArgs& a) {
+    return sizeof(Vec<T>) * (2 * kMaxBlocks * a.d_state) + sizeof(T) * 2 * kSteps * a.d_state + 64;
+  }
+  void forward(void* scratch) {
+    Vec<T>* h = (Vec<T>*)scratch;
+    Vec<T>* A = h + kMaxBlocks * n;
+    T* B = (T*)(A + kMaxBlocks * n);
+    T* C = B + kSteps * n;
+    read_state(a.A, 0, A, kLog2e<T>);
+    for (int64_t s = 0; s < segments(); ++s) {
+      read_state(a.initial, segment_index(s), h);
+      int64_t chunk = first_chunk(s);
+      for (int64_t t = begin(s); t < end(s); t += kSteps, ++chunk) {
+        const int steps = int(smaller(kSteps, end(s) - t));
+        read_weights(a.B, t, steps, B);
+        read_weights(a.C, t, steps, C);
+        for (int64_t k = 0; k < count; ++k) forward_block(t, steps, k, chunk, h + k * n, A + k * n, B, C);
+      }
+      write_state(a.final_state, segment_index(s), h);
+    }
+  }
+  void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const T* B,
+                     const T* C) {
+    Vec<T> dt[kSteps], dtu[kSteps], y[kSteps];
+    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
+    const int live = lanes(k);
+    Mask<T> wrong{};
+    for (int s = 0; s < steps; ++s) {
+      const Vec<T> u = load<T, S>(at(a.u, t0 + s, k), live);
+      dt[s] = time_step(t0 + s, k, bias, wrong).dt;
+      dtu[s] = dt[s] * u;
+      y[s] = D * u;
+    }
+    bad |= any<T>(wrong);
+    if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
+    scan_states<T>(h, A, B, C, n, dt, dtu, y, steps);
+    for (int s = 0; s < steps; ++s) {
+      if (a.z.data) {
+        const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), live);
+        y[s] *= z * sigmoid<T>(z);
+      }
+      store<T, S>((S*)a.y + dense(t0 + s, k), y[s], live);
+    }
+  }
+
+  // What one block carries through the backward of one chunk.
+  struct Slab {
+    Vec<T> raw[kSteps], dt[kSteps], u[kSteps], dtu[kSteps], gy[kSteps], y[kSteps];
+    Vec<T> by_input[kSteps], by_step[kSteps];  // sum_n dh B, and sum_n d(dt A) A
+  };
+  struct Backward {
+    Vec<T>*h, *A, *dh, *dA;  // per block and state
+    Vec<T>*dD, *dbias;       // per block
+    Vec<T>*sumB, *sumC;      // per step and state of a band
+    Vec<T>*past, *decay;     // per step (and one more) and state of a band
+    Slab* slabs;
+    T *B, *C, *folded;
+  };
+  static size_t backward_scratch(const ScanArgs& a) {
+    return sizeof(Vec<T>) * (4 * kMaxBlocks * a.d_state + 2 * kMaxBlocks + kBackwardBand * (4 * kSteps + 1)) +
+           sizeof(Slab) * kMaxBlocks + sizeof(T) * (2 * kSteps * a.d_state + kSteps * kBackwardBand) + 64;
+  }
+  Backward carve(void* scratch) const {
+    Backward w;
+    w.h = (Vec<T>*)scratch;
+    w.A = w.h + kMaxBlocks * n;
+    w.dh = w.A + kMaxBlocks * n;
+    w.dA = w.dh + kMaxBlocks * n;
+    w.dD = w.dA + kMaxBlocks * n;
+    w.dbias = w.dD + kMaxBlocks;
+    w.sumB = w.dbias + kMaxBlocks;
+    w.sumC = w.sumB + kSteps * kBackwardBand;
+    w.past = w.sumC + kSteps * kBackwardBand;
+    w.decay = w.past + (kSteps + 1) * kBackwardBand;
+    w.slabs = (Slab*)(w.decay + kSteps * kBackwardBand);
+    w.folded = (T*)(w.slabs + kMaxBlocks);
+    w.B = w.folded + kSteps * kBackwardBand;
+    w.C = w.B + kSteps * n;
+    return w;
+  }
+
+  void backward(void* scratch) {
+    const Backward w = carve(scratch);
+    read_state(a.A, 0, w.A, kLog2e<T>);
+    for (int64_t i = 0; i < kMaxBlocks * n; ++i) w.dA[i] = Vec<T>{};
+    for (int64_t k = 0; k < kMaxBlocks; ++k) w.dD[k] = w.dbias[k] = Vec<T>{};
+    for (int64_t s = 0; s < segments(); ++s) {
+      read_state(a.dfinal, segment_index(s), w.dh);
+      const int64_t chunks = ceil_div(end(s) - begin(s), kSteps);
+      for (int64_t c = chunks - 1; c >= 0; --c) {
+        const int64_t t = begin(s) + c * kSteps;
+        backward_chunk(w, t, int(smaller(kSteps, end(s) - t)), first_chunk(s) + c);
+      }
+      write_state(a.dinitial, segment_index(s), w.dh);
+    }
+    write_state(a.dA, row, w.dA);
+    for (int64_t k = 0; k < count; ++k) {
+      store<T, T>((T*)a.dD + row * a.channels + channel(k), w.dD[k], lanes(k));
+      store<T, T>((T*)a.dbias + row * a.channels + channel(k), w.dbias[k], lanes(k));
+    }
+  }
+  void backward_chunk(const Backward& w, int64_t t, int steps, int64_t chunk) {
+    read_weights(a.B, t, steps, w.B);
+    read_weights(a.C, t, steps, w.C);
+    for (int64_t k = 0; k < count; ++k) {
+      prepare(w, t, steps, k);
+      __builtin_memcpy(w.h + k * n, checkpoint(chunk, k), sizeof(Vec<T>) * n);
+    }
+    int64_t j = 0;
+    for (; j + kBackwardBand <= n; j += kBackwardBand) band<kBackwardBand>(w, t, steps, j);
+    for (; j < n; ++j) band<1>(w, t, steps, j);
+    for (int64_t k = 0; k < count; ++k) finish(w, t, steps, k);
+  }
+  void prepare(const Backward& w, int64_t t0, int steps, int64_t k) {
+    Slab& slab = w.slabs[k];
+    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
+    Mask<T> wrong{};
+    for (int s = 0; s < steps; ++s) {
+      const Step step = time_step(t0 + s, k, bias, wrong);
+      const Vec<T> u = load<T, S>(at(a.u, t0 + s, k), lanes(k));
+      slab.raw[s] = step.raw;
+      slab.dt[s] = step.dt;
+      slab.u[s] = u;
+      slab.dtu[s] = step.dt * u;
+      slab.y[s] = D * u;
+      slab.gy[s] = load<T, S>(at(a.dy, t0 + s, k), lanes(k));
+      if (a.z.data) {
+        const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), lanes(k));
+        slab.gy[s] *= z * sigmoid<T>(z);
+      }
+      slab.by_input[s] = slab.by_step[s] = Vec<T>{};
+    }
+  }
+  template <int NB> void band(const Backward& w, int64_t t0, int steps, int64_t j0) {
+    for (int i = 0; i < kSteps * NB; ++i) w.sumB[i] = w.sumC[i] = Vec<T>{};
+    for (int64_t k = 0; k < count; ++k) {
+      if (a.z.data) recompute<NB, true>(w, steps, k, j0);
+      else recompute<NB, false>(w, steps, k, j0);
+      reverse<NB>(w, steps, k, j0);
+    }
+    fold<NB>(w.sumB, (T*)a.dB, w.folded, t0, steps, j0);
+    fold<NB>(w.sumC, (T*)a.dC, w.folded, t0, steps, j0);
+  }
+  // States and decays of a band; with a gate also the output before it, which the gradient of z needs.
+  template <int NB, bool Gated> SEQCONV_INLINE void recompute(const Backward& w, int steps, int64_t k, int64_t j0) {
+    Slab& slab = w.slabs[k];
+    const Vec<T>* A = w.A + k * n + j0;
+    Vec<T> state[NB];
+#pragma GCC unroll 16
+    for (int j = 0; j < NB; ++j) w.past[j] = state[j] = w.h[k * n + j0 + j];
+    const T *B = w.B + j0, *C = w.C + j0;
+    for (int s = 0; s < steps; ++s, B += n, C += n) {
+      const Vec<T> step = slab.dt[s], in = slab.dtu[s];
+      Vec<T> y{};
+#pragma GCC unroll 16
+      for (int j = 0; j < NB; ++j) {
+        const Vec<T> decay = exp2(step * A[j]);
+        state[j] = decay * state[j] + in * B[j];
+        w.decay[s * NB + j] = decay;
+        w.past[(s + 1) * NB + j] = state[j];
+        if (Gated) y += state[j] * C[j];
+      }
+      if (Gated) slab.y[s] += y;
+    }
+  }
+  template <int NB> SEQCONV_INLINE void reverse(const Backward& w, int steps, int64_t k, int64_t j0) {
+    Slab& slab = w.slabs[k];
+    const Vec<T>* A = w.A + k * n + j0;
+    Vec<T> dh[NB], dA[NB];
+#pragma GCC unroll 16
+    for (int j = 0; j < NB; ++j) {
+      dh[j] = w.dh[k * n + j0 + j];
+      dA[j] = w.dA[k * n + j0 + j];
+    }
+    for (int s = steps - 1; s >= 0; --s) {
+      const T *B = w.B + s * n + j0, *C = w.C + s * n + j0;
+      const Vec<T> gy = slab.gy[s], in = slab.dtu[s], step = slab.dt[s];
+      Vec<T> by_input = slab.by_input[s], by_step{};
+#pragma GCC unroll 16
+      for (int j = 0; j < NB; ++j) {
+        const int i = s * NB + j;
+        w.sumC[i] += gy * w.past[i + NB];
+        dh[j] += gy * C[j];
+        w.sumB[i] += in * dh[j];
+        by_input += dh[j] * B[j];
+        dh[j] *= w.decay[i];
+        const Vec<T> drift = dh[j] * w.past[i];
+        by_step += drift * A[j];
+        dA[j] += drift * step;
+      }
+      slab.by_input[s] = by_input;
+      slab.by_step[s] += by_step;
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < NB; ++j) {
+      w.dh[k * n + j0 + j] = dh[j];
+      w.dA[k * n + j0 + j] = dA[j];
+    }
+  }
+  template <int NB>
+  SEQCONV_INLINE void fold(const Vec<T>* sums, T* partial, T* folded, int64_t t0, int steps, int64_t j0) const {
+    lane_sums<T>((const T*)sums, kSteps * NB, folded);
+    T* to = partial + (((tile * a.batch + row) * a.length + t0) * a.groups + group) * n + j0;
+    for (int s = 0; s < steps; ++s)
+      for (int j = 0; j < NB; ++j) to[s * a.groups * n + j] = folded[s * NB + j];
+  }
+  void finish(const Backward& w, int64_t t0, int steps, int64_t k) {
+    const Slab& slab = w.slabs[k];
+    const Vec<T> D = parameter(a.D, k);
+    for (int s = 0; s < steps; ++s) {
+      w.dD[k] += slab.gy[s] * slab.u[s];
+      if (a.z.data) {
+        const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), lanes(k)), g = sigmoid<T>(z);
+        const Vec<T> dy = load<T, S>(at(a.dy, t0 + s, k), lanes(k));
+        store<T, S>((S*)a.dz + dense(t0 + s, k), dy * slab.y[s] * g * (T(1) + z * (T(1) - g)), lanes(k));
+      }
+      Vec<T> draw = slab.u[s] * slab.by_input[s] + slab.by_step[s] * (T(1) / kLog2e<T>);
+      if (a.softplus) draw *= sigmoid<T>(slab.raw[s]);
+      w.dbias[k] += draw;
+      const Vec<T> du = D * slab.gy[s] + slab.dt[s] * slab.by_input[s];
+      store<T, S>((S*)a.du + dense(t0 + s, k), du, lanes(k));
+      store<T, S>((S*)a.ddelta + dense(t0 + s, k), draw, lanes(k));
+    }
+  }
+};
+
+template <class T, class S, bool Backward> ScanStatus run(const ScanArgs& a) {
+  using Work = Tile<T, S>;
+  const ScanPlan plan(a);
+  const int64_t items = a.batch * a.groups * plan.tiles;
+  const bool small = a.batch * a.length * a.channels * a.d_state < kStatesWorthThreads;
+  const int threads = small ? 1 : int(smaller(a.threads, items));
+  const size_t bytes = Backward ? Work::backward_scratch(a) : Work::forward_scratch(a);
+  int bad = 0, short_of_memory = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : bad, short_of_memory)
+  {
+    const Scratch scratch(bytes);
+    if (!scratch.data) short_of_memory = 1;
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < items; ++item) {
+      if (!scratch.data) continue;
+      Work work(a, plan, item);
+      if constexpr (Backward) work.backward(scratch.data);
+      else work.forward(scratch.data);
+      bad |= work.bad;
+    }
+  }
+  if (short_of_memory) return ScanStatus::no_memory;
+  return bad ? ScanStatus::bad_time_step : ScanStatus::done;
+}
+
+template <bool Backward> ScanStatus run_any(const ScanArgs& a) {
+  switch (a.dtype) {
+    case Dtype::f64: return run<double, double, Backward>(a);
+    case Dtype::bf16: return run<float, bf16, Backward>(a);
+    case Dtype::f16: return run<float, f16, Backward>(a);
+    default: return run<float, float, Backward>(a);
+  }
+}
+
+}  // namespace
+
+ScanStatus scan_forward(const ScanArgs& a) { return run_any<false>(a); }
+ScanStatus scan_backward(const ScanArgs& a) { return run_any<true>(a); }
+
+}  // namespace seqconv::SEQCONV_ISA

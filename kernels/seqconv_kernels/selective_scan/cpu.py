@@ -1,0 +1,212 @@
+"""The selective scan in C++ as a PyTorch operator: forward, backward, and what they look like to the compiler.
+
+The forward keeps the state at every 16th step; the backward recomputes what lies between. Sums over channels and over
+the batch arrive in parts, cut by shape alone, and are added here: results do not depend on the number of threads.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..dispatch import Call
+from .reference import negative_time_step
+
+STEPS_PER_CHECKPOINT = 16
+CHANNELS_PADDED_TO = 16
+
+
+class Inputs(NamedTuple):
+    """The arguments of an implementation, in order."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    delta_softplus: bool
+    initial_state: Tensor | None
+    cu_seqlens: Tensor | None
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """The dtype of the state and of all sums."""
+        return torch.float64 if self.u.dtype == torch.float64 else torch.float32
+
+    @property
+    def segments(self) -> int | torch.SymInt:
+        """Rows of the state (a symbol while the compiler keeps shapes open)."""
+        return self.u.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
+
+
+_ARGUMENTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "bool delta_softplus, Tensor? initial_state, Tensor? cu_seqlens"
+)
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+torch.library.define(
+    "seqconv::selective_scan", f"({_ARGUMENTS}, bool learning) -> (Tensor, Tensor, Tensor)", tags=_TAGS
+)
+torch.library.define(
+    "seqconv::selective_scan_backward",
+    f"({_ARGUMENTS}, Tensor checkpoints, Tensor dy, Tensor? dfinal) -> ({', '.join(['Tensor'] * 9)})",
+    tags=_TAGS,
+)
+
+
+def refuse(call: Call) -> str | None:
+    """Why this implementation cannot serve the call, or ``None``."""
+    tensors = call.given()
+    sums = torch.float64 if tensors["u"].dtype == torch.float64 else torch.float32
+    for name in ("A", "D", "delta_bias", "initial_state"):
+        if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
+            return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
+    return native.refuse_call(tensors)
+
+
+def selective_scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """The output and the final state."""
+    tensors = (t for t in arguments if isinstance(t, Tensor))
+    learning = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    y, final_state, _ = torch.ops.seqconv.selective_scan(*arguments, learning)
+    return y, final_state
+
+
+def _outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the output, the final state, and the checkpoints: (chunks, channels, d_state)."""
+    u, (channels, d_state) = inputs.u, inputs.A.shape
+    batch, length, _ = u.shape
+    groups = inputs.B.shape[2] if inputs.B.dim() == 4 else 1
+    packed = inputs.cu_seqlens is not None
+    chunks = length // STEPS_PER_CHECKPOINT + inputs.segments if packed else -(-length // STEPS_PER_CHECKPOINT)
+    padded = groups * (-(-(channels // groups) // CHANNELS_PADDED_TO) * CHANNELS_PADDED_TO)
+    return (
+        u.new_empty(u.shape),
+        u.new_empty(inputs.segments, channels, d_state, dtype=inputs.state_dtype),
+        u.new_empty(batch * chunks * padded * d_state if learning else 0, dtype=inputs.state_dtype),
+    )
+
+
+def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Room for the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    u, A, B, dtype = inputs.u, inputs.A, inputs.B, inputs.state_dtype
+    channels = A.new_empty(A.shape[:1], dtype=dtype)
+    return (
+        u.new_empty(u.shape),
+        u.new_empty(u.shape),
+        A.new_empty(A.shape, dtype=dtype),
+        B.new_empty(B.shape),
+        B.new_empty(B.shape),
+        channels,
+        u.new_empty(u.shape if inputs.z is not None else 0),
+        channels.clone(),
+        u.new_empty(inputs.segments, *A.shape, dtype=dtype),
+    )
+
+
+class _Views:
+    """What the extension is told of the inputs, and the copies that it needs kept alive meanwhile."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.kept: list[Tensor] = []
+        bounds = inputs.cu_seqlens
+        self.bounds = self._keep(None if bounds is None else bounds.to("cpu", torch.int64).contiguous())
+        u, delta, z = (
+            self._keep(None if t is None else native.dense_rows(t)) for t in (inputs.u, inputs.delta, inputs.z)
+        )
+        B, C = (self._keep(w if w.dim() == 4 else w[:, :, None]) for w in (inputs.B, inputs.C))
+        A, D, bias = (self.parameter(inputs, t) for t in (inputs.A, inputs.D, inputs.delta_bias))
+        self.inputs = (u, delta, A, B, C, D, z, bias)
+
+    def parameter(self, inputs: Inputs, tensor: Tensor | None) -> native.View:
+        """A contiguous tensor in the dtype of the sums."""
+        return self._keep(None if tensor is None else tensor.to(inputs.state_dtype).contiguous())
+
+    def _keep(self, tensor: Tensor | None) -> native.View:
+        if tensor is not None:
+            self.kept.append(tensor)
+        return native.view(tensor)
+
+
+@torch.library.impl("seqconv::selective_scan", "cpu")
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, learning = Inputs(*arguments[:-1]), arguments[-1]
+    views = _Views(inputs)
+    y, final_state, checkpoints = _outputs(inputs, learning)
+    status = native.library().selective_scan_forward(
+        *views.inputs,
+        views.parameter(inputs, inputs.initial_state),
+        views.bounds,
+        inputs.delta_softplus,
+        native.view(y),
+        native.view(final_state),
+        native.view(checkpoints if learning else None),
+        torch.get_num_threads(),
+    )
+    if status:
+        raise negative_time_step()
+    return y, final_state, checkpoints
+
+
+@torch.library.impl("seqconv::selective_scan_backward", "cpu")
+def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+    inputs, (checkpoints, dy, dfinal) = Inputs(*arguments[:-3]), arguments[-3:]
+    views, library, view = _Views(inputs), native.library(), native.view
+    du, ddelta, dA, _, _, dD, dz, _, dinitial = _gradients(inputs)
+    batch, length, channels = inputs.u.shape
+    groups = inputs.B.shape[2] if inputs.B.dim() == 4 else 1
+    dA_rows = dA.new_empty(batch, *dA.shape)
+    dD_rows, dbias_rows = (dD.new_empty(batch, channels) for _ in range(2))
+    tiles = library.selective_scan_tiles(batch, channels, groups)
+    dB_tiles, dC_tiles = (dA.new_empty(tiles, batch, length, groups, dA.shape[1]) for _ in range(2))
+    dy = native.dense_rows(dy)
+    library.selective_scan_backward(
+        *views.inputs,
+        views.bounds,
+        inputs.delta_softplus,
+        view(checkpoints),
+        view(dy),
+        views.parameter(inputs, dfinal),
+        view(du),
+        view(ddelta),
+        view(dA_rows),
+        view(dB_tiles),
+        view(dC_tiles),
+        view(dD_rows),
+        view(dz if inputs.z is not None else None),
+        view(dbias_rows),
+        view(dinitial),
+        torch.get_num_threads(),
+    )
+    dB, dC = (t.sum(0).reshape(inputs.B.shape).to(inputs.B.dtype) for t in (dB_tiles, dC_tiles))
+    return du, ddelta, dA_rows.sum(0), dB, dC, dD_rows.sum(0), dz, dbias_rows.sum(0), dinitial
+
+
+torch.library.register_fake("seqconv::selective_scan")(lambda *a: _outputs(Inputs(*a[:-1]), a[-1]))
+torch.library.register_fake("seqconv::selective_scan_backward")(lambda *a: _gradients(Inputs(*a[:-3])))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[2])
+    *arguments, _ = inputs
+    ctx.delta_softplus = arguments.pop(8)
+    ctx.save_for_backward(*arguments, output[2])
+
+
+def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    *saved, checkpoints = ctx.saved_tensors
+    saved.insert(8, ctx.delta_softplus)
+    inputs = Inputs(*saved)
+    dy = torch.zeros_like(inputs.u) if dy is None else dy
+    gradients = torch.ops.seqconv.selective_scan_backward(*inputs, checkpoints, dy, dfinal)
+    tensors = (*inputs[:8], inputs.initial_state)
+    cast = [None if t is None else g.to(t.dtype) for t, g in zip(tensors, gradients, strict=True)]
+    return (*cast[:8], None, cast[8], None, None)
+
+
+torch.library.register_autograd("seqconv::selective_scan", _differentiate, setup_context=_setup_context)
