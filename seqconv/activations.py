@@ -13,6 +13,14 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _squared_relu(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
 def _glu(x: Tensor) -> Tensor:
     return F.glu(x, dim=-1)
 
@@ -20,7 +28,10 @@ def _glu(x: Tensor) -> Tensor:
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "identity": _identity,
     "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "logsigmoid": F.logsigmoid,
     "relu": F.relu,
+    "relu2": _squared_relu,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
     "softplus": F.softplus,

@@ -1,0 +1,172 @@
+"""Mamba: a selective state space, whose time step and input and output weights depend on the token.
+
+Equation, with E inner channels and a state of N numbers for each::
+
+    [u, z] = W_in x                          u = silu(conv(u))
+    [δ, B, C] = W_x u                        Δ = softplus(W_Δ δ + b_Δ)
+    h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t   A = -exp(A_log), real, one row per channel
+    y = W_out ((C_t h_t + D u_t) silu(z))
+
+Source: Gu and Dao 2023 (arXiv 2312.00752) and the code of state-spaces/mamba. Padding enters the state with a
+zero input, which leaves a zero state as it is.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels import selective_scan, selective_scan_step
+from seqconv_kernels.errors import refusal, unknown_name
+
+from ..filters.base import accumulation_dtype
+from ..mixer import Mixer
+from ..norms import RMSNorm
+from ..packing import zero_padding
+from ..registry import register
+from ..short_convolution import ShortConvolution
+from ..state import State, state_class
+from ..time_step import keep_value, time_step_bias
+from ..types import StateKind
+
+
+@state_class
+class MambaState(State):
+    """The last inputs of the short convolution, oldest first, and the state of the scan."""
+
+    conv: Float[Tensor, "batch reach channels"]
+    ssm: Float[Tensor, "batch channels d_state"]
+
+
+@register(
+    "mamba",
+    examples=(
+        {"d_state": 3, "d_conv": 3, "expand": 1, "dt_rank": 5, "bias": True, "conv_bias": False, "dt_init": "constant"},
+        {"d_state": 4, "parameter_norm": "weighted"},
+        {"d_state": 4, "parameter_norm": "plain", "d_conv": 2},
+    ),
+)
+class Mamba(Mixer):
+    """Selective state space with a real diagonal of its own for every channel.
+
+    Args:
+        d_model: width of inputs and outputs.
+        d_state: state size per channel.
+        d_conv: taps of the short convolution.
+        expand: inner channels per input channel.
+        dt_rank: width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉.
+        dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
+        dt_init: initial ``W_Δ``: ``"random"`` (uniform) or ``"constant"``.
+        dt_scale: multiplies the size of the initial ``W_Δ``.
+        dt_init_floor: least initial time step.
+        conv_bias: whether the short convolution has a bias.
+        bias: whether the maps into and out of the mixer have biases.
+        parameter_norm: root-mean-square norm on δ, B and C: ``"none"``, ``"plain"`` (FalconMamba), or ``"weighted"``
+            with learned weights (Jamba).
+        parameter_norm_eps: ε of that norm.
+
+    Raises:
+        ValueError: an unknown word among the options, sizes below 1.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int | float = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        parameter_norm: str = "none",
+        parameter_norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(d_model)
+        self.d_inner, self.d_state = int(expand * d_model), d_state
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        if min(self.d_inner, d_state, self.dt_rank) < 1:
+            got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}"
+            raise refusal("mamba mixer", got, "sizes of at least 1", "raise the sizes")
+        if dt_init not in ("random", "constant"):
+            raise unknown_name("mamba mixer", "dt_init", dt_init, ("random", "constant"))
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.conv = ShortConvolution(self.d_inner, d_conv, bias=conv_bias)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.norms = _norms(parameter_norm, (self.dt_rank, d_state, d_state), parameter_norm_eps)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.d_inner, 1))
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        spread = dt_scale * self.dt_rank**-0.5
+        with torch.no_grad():
+            self.dt_proj.weight.uniform_(-spread, spread)
+            if dt_init == "constant":
+                self.dt_proj.weight.fill_(spread)
+            self.dt_proj.bias.copy_(time_step_bias(self.d_inner, dt_min, dt_max, dt_init_floor))
+        keep_value(self.A_log, self.D, self.dt_proj.bias)
+
+    @property
+    def state_kind(self) -> StateKind:
+        """The state has a fixed size."""
+        return "constant"
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self._scan(x, None, mask)[0]
+
+    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
+        wide = torch.promote_types(dtype, torch.float32)
+        ssm = torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=wide)
+        return MambaState(self.conv.init_state(batch_size, device, dtype), ssm)
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        assert isinstance(state, MambaState)
+        return self._scan(x, state, mask)
+
+    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        assert isinstance(state, MambaState)
+        u, z = self.in_proj(x_t).chunk(2, dim=-1)
+        u, conv = self.conv.step(u, state.conv)
+        delta, B, C = self._selection(u)
+        y, ssm = selective_scan_step(
+            u, delta, self._A(), B, C, self.D, z, state=state.ssm, delta_bias=self.dt_proj.bias, delta_softplus=True
+        )
+        return self.out_proj(y), MambaState(conv, ssm)
+
+    def _scan(self, x: Tensor, state: MambaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, conv = self.conv(zero_padding(u, mask), None if state is None else state.conv)
+        u = zero_padding(u, mask)
+        delta, B, C = self._selection(u)
+        pair = selective_scan(
+            u, delta, self._A(), B, C, self.D, z,
+            delta_bias=self.dt_proj.bias, delta_softplus=True,
+            initial_state=None if state is None else state.ssm, return_final_state=True,
+        )  # fmt: skip
+        assert isinstance(pair, tuple)
+        return self.out_proj(pair[0]), MambaState(conv, pair[1])
+
+    def _A(self) -> Tensor:
+        return -self.A_log.to(accumulation_dtype(self.A_log)).exp()
+
+    def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Time step before bias and softplus, input weights and output weights of every token."""
+        parts = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        low, B, C = (norm(part) for norm, part in zip(self.norms, parts, strict=True))
+        return F.linear(low, self.dt_proj.weight), B, C
+
+
+def _norms(kind: str, widths: tuple[int, ...], eps: float) -> nn.ModuleList:
+    if kind == "none":
+        return nn.ModuleList(nn.Identity() for _ in widths)
+    if kind not in ("plain", "weighted"):
+        raise unknown_name("mamba mixer", "parameter_norm", kind, ("none", "plain", "weighted"))
+    return nn.ModuleList(RMSNorm(width, eps=eps, affine=kind == "weighted") for width in widths)
