@@ -1,6 +1,5 @@
 """What this machine offers, and which implementation each op takes on it: the facts behind ``seqconv doctor``."""
 
-import importlib.util
 import inspect
 import os
 import platform
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 import seqconv_kernels
+from seqconv_kernels import native
 from seqconv_kernels.dispatch import Call, Op
 from seqconv_kernels.errors import refusal
 
@@ -39,14 +39,13 @@ class OpChoice:
 
 def machine() -> dict[str, str]:
     """Interpreter, processor, threads, accelerator, compiler and native extension, in words."""
-    native = importlib.util.find_spec("seqconv_kernels._native")
     return {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "CPU": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "threads": str(torch.get_num_threads()),
         "accelerator": _accelerator(),
         "compiler": _compiler() or "none found (needed only to build the native extension)",
-        "native extension": "not built: ops run without it" if native is None else str(native.origin),
+        "native kernels": native.unavailable() or str(native.library().__file__),
     }
 
 

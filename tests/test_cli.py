@@ -1,15 +1,17 @@
 """The seqconv command, through typer's runner."""
 
 import json
+import shutil
 from importlib import import_module
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from seqconv import create_mixer, list_mixers, mixer_config
+from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer, list_mixers, mixer_config
 from seqconv.cli import app
 from seqconv.doctor import example_arguments, example_call, ops
+from seqconv.tokenizer import byte_tokenizer
 
 
 @pytest.fixture
@@ -82,6 +84,52 @@ def test_the_example_call_is_one_that_the_op_serves(name):
     package, op = ops()[name]
     assert op.report(example_call(name, "cpu", torch.float32))["reference"] is None
     getattr(import_module(package), name)(**example_arguments(name, "cpu", torch.float32))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = SeqConvConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, mixer="s4d")
+    SeqConvForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_generate_writes_the_models_own_greedy_continuation(run, checkpoint):
+    result = run("generate", checkpoint, "--prompt", "abc", "--max-new-tokens", 6, "--dtype", "float64")
+    assert result.exit_code == 0, result.stderr
+    model, tokenizer = SeqConvForCausalLM.from_pretrained(checkpoint).double().eval(), byte_tokenizer()
+    tokens = tokenizer("abc", return_tensors="pt").input_ids
+    for _ in range(6):
+        tokens = torch.cat([tokens, model(tokens).logits[:, -1:].argmax(-1)], dim=1)
+    assert result.stdout.strip() == tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+
+
+def test_generate_samples_by_the_seed(run, checkpoint):
+    def sample(seed):
+        arguments = ["--prompt", "abc", "--max-new-tokens", 12, "--temperature", 1.5, "--seed", seed]
+        return run("generate", checkpoint, *arguments).stdout
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_generate_refuses_an_empty_prompt(run, checkpoint):
+    result = run("generate", checkpoint, "--prompt", "")
+    assert result.exit_code == 1
+    assert "an empty prompt" in result.stderr
+
+
+def test_generate_says_what_is_wrong_with_damaged_weights(run, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    result = run("generate", tmp_path / "damaged", "--prompt", "a")
+    assert result.exit_code == 1
+    assert "Remedy:" in result.stderr
+    assert result.stdout == ""
 
 
 def test_generate_refuses_a_folder_without_a_checkpoint(run, tmp_path):

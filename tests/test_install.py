@@ -1,0 +1,108 @@
+"""The package installs: plain, editable, and where the compiler fails. Needs a network; run by pytest -m install."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.install, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[1]
+
+FACTS = """
+import json, seqconv, seqconv_kernels
+from seqconv_kernels import native
+print(json.dumps({"seqconv": seqconv.__file__, "kernels": seqconv_kernels.__file__, "native": native.unavailable()}))
+"""
+
+EVERYTHING_RUNS = """
+from importlib import import_module
+import torch
+from seqconv import create_mixer, list_mixers
+from seqconv.doctor import choices, example_arguments, ops
+
+torch.manual_seed(0)
+for name, (package, op) in ops().items():
+    function, arguments = getattr(import_module(package), name), example_arguments(name, "cpu", torch.float64)
+    want = function(**arguments, implementation="reference")
+    torch.testing.assert_close(function(**arguments), want, rtol=1e-8, atol=1e-8)
+for name in list_mixers():
+    mixer, x = create_mixer(name, 8).double().eval(), torch.randn(2, 33, 8, dtype=torch.float64)
+    y, state = mixer.prefill(x[:, :32])
+    y_t, _ = mixer.step(x[:, 32], state)
+    torch.testing.assert_close(y_t, mixer(x)[:, 32], rtol=1e-6, atol=1e-8)
+print(len(list_mixers()), {choice.taken for choice in choices("cpu", torch.float32)})
+"""
+
+
+class Environment:
+    """A virtual environment that sees the packages installed here, but not this installation of seqconv."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+        self.python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+        packages = subprocess.run(
+            [self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        Path(packages, "installed_here.pth").write_text(sysconfig.get_path("purelib"))
+
+    def install(self, *arguments: str, **environment: str) -> None:
+        command = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--quiet", "--no-deps"]
+        done = subprocess.run(
+            [*command, "--ignore-installed", *arguments], cwd=self.folder, capture_output=True, text=True,
+            env=os.environ | environment, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(self, code: str) -> str:
+        done = subprocess.run([self.python, "-P", "-c", code], cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    return Environment(tmp_path / "venv")
+
+
+def built_files() -> set[Path]:
+    return {path for folder in ("seqconv", "kernels", "lra") for path in (ROOT / folder).rglob("*.so")}
+
+
+def has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def test_a_plain_install_holds_everything(environment):
+    environment.install(str(ROOT))
+    facts = json.loads(environment.run(FACTS))
+    assert all(Path(facts[name]).is_relative_to(environment.folder) for name in ("seqconv", "kernels"))
+    assert (facts["native"] is None) == has_compiler(), facts["native"]
+    command = environment.python.with_name("seqconv")
+    listed = subprocess.run([command, "list"], cwd=environment.folder, capture_output=True, text=True, check=True)
+    assert "hyena" in listed.stdout
+
+
+def test_an_editable_install_uses_the_sources(environment):
+    before = built_files()
+    environment.install("-e", str(ROOT))
+    facts = json.loads(environment.run(FACTS))
+    assert facts["seqconv"] == str(ROOT / "seqconv" / "__init__.py")
+    assert facts["kernels"] == str(ROOT / "kernels" / "seqconv_kernels" / "__init__.py")
+    assert (facts["native"] is None) == has_compiler(), facts["native"]
+    assert built_files() == before, "an editable install must not build into the sources"
+
+
+def test_an_install_whose_compiler_fails_runs_everything_on_references(environment):
+    environment.install(str(ROOT), CXX=shutil.which("false") or "false")
+    assert "C++ compiler" in json.loads(environment.run(FACTS))["native"]
+    mixers, taken = environment.run(EVERYTHING_RUNS).split(maxsplit=1)
+    assert int(mixers) >= 10
+    assert "'cpu'" not in taken
