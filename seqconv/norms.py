@@ -92,14 +92,15 @@ class RMSNorm(Norm):
 class ScaleNorm(Norm):
     """Root mean square over the channels of each token, one scale."""
 
-    def __init__(self, d_model: int, *, eps: float = 1e-5) -> None:
+    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(1))
+        self.weight = nn.Parameter(torch.ones(1)) if affine else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         wide = x.to(accumulation_dtype(x))
-        return (self.weight * wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+        y = wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (y if self.weight is None else self.weight * y).to(x.dtype)
 
 
 class BatchNorm(Norm):

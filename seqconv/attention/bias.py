@@ -1,0 +1,103 @@
+"""Learned biases of attention scores that depend on the distance of query and key alone (MEGA).
+
+Simple: one number per distance. Rotary: ``bias[m, n] = R_m(a) · R_n(b)`` with two learned vectors a, b and the
+rotation R_m by the angles ``m θ``, ``θ_i = 10000^(-2i/d)``, of the pairs ``(a_i, a_{i+d/2})``; a function of n - m.
+
+Source: Ma et al. 2022 (arXiv 2209.10655), facebookresearch/mega.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels.errors import refusal, unknown_name
+
+from ..filters.base import accumulation_dtype
+from .pattern import View
+
+BIASES = ("simple", "rotary")
+
+
+class PositionBias(nn.Module, ABC):
+    """Base of both."""
+
+    @abstractmethod
+    def forward(self, view: View) -> Float[Tensor, "#batch #blocks queries keys"]:
+        """The bias of every query and key of a block; it means nothing where the query does not see the key.
+
+        Raises:
+            ValueError: distances beyond those that are learned.
+        """
+
+
+class SimpleBias(PositionBias):
+    """One learned number for each distance below ``max_positions``, keys before queries first."""
+
+    def __init__(self, max_positions: int) -> None:
+        super().__init__()
+        if max_positions < 1:
+            raise refusal("position bias", f"max_positions={max_positions}", "at least 1", "raise it")
+        self.max_positions = max_positions
+        self.weight = nn.Parameter(0.02 * torch.randn(2 * max_positions - 1))
+
+    def forward(self, view: View) -> Tensor:
+        keys, last = view.offset.shape[1], self.max_positions - 1
+        reach = keys if view.pattern.size is None else min(keys, view.pattern.size)
+        if reach > self.max_positions:
+            remedy = "raise max_positions, set chunk_size, or take position_bias='rotary', which has no end"
+            wanted = f"at most max_positions={self.max_positions}"
+            raise refusal("position bias", f"{reach} tokens that attend to each other", wanted, remedy)
+        return self.weight[last + view.offset.clamp(-last, last)][None, None]
+
+
+class RotaryBias(PositionBias):
+    """Product of two learned vectors, each rotated to its position.
+
+    Args:
+        d_k: length of the vectors, even.
+        float32_table: take sines and cosines of the positions in float32, as the original does in every dtype;
+            the bias then depends on the positions beyond their distance, by rounding.
+    """
+
+    def __init__(self, d_k: int, *, float32_table: bool = False) -> None:
+        super().__init__()
+        if d_k % 2:
+            raise refusal("position bias", f"d_k={d_k} for rotary", "an even width", "change d_k or take 'simple'")
+        self.float32_table = float32_table
+        self.query = nn.Parameter(0.02 * torch.randn(d_k))
+        self.key = nn.Parameter(0.02 * torch.randn(d_k))
+
+    def forward(self, view: View) -> Tensor:
+        position, offset, dtype = view.position, view.offset, accumulation_dtype(self.query)
+        if not self.float32_table:
+            reach = offset.shape[1]
+            distances = torch.arange(1 - reach, reach, device=offset.device)
+            start = torch.zeros_like(distances)
+            by_distance = (self._rotate(self.query, start, dtype) * self._rotate(self.key, distances, dtype)).sum(-1)
+            return by_distance[reach - 1 + offset][None, None]
+        query = self._rotate(self.query, position, dtype)
+        key = self._rotate(self.key, (position[..., None] + offset).clamp(min=0), dtype)
+        return (query[..., None, :] * key).sum(-1)
+
+    def _rotate(self, vector: Tensor, position: Tensor, dtype: torch.dtype) -> Tensor:
+        half = len(vector) // 2
+        table = torch.float32 if self.float32_table else dtype
+        rank = torch.arange(half, device=vector.device, dtype=table)
+        angle = position[..., None].to(table) * torch.exp(rank * -(math.log(10000) / half))
+        cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        first, second = vector.to(dtype).chunk(2)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def create_bias(name: str, d_k: int, max_positions: int, *, float32_table: bool = False) -> PositionBias:
+    """Build a position bias by name.
+
+    Raises:
+        ValueError: unknown name, sizes that it cannot have.
+    """
+    if name not in BIASES:
+        raise unknown_name("position bias", "position_bias", name, BIASES)
+    return SimpleBias(max_positions) if name == "simple" else RotaryBias(d_k, float32_table=float32_table)

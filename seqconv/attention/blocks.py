@@ -1,0 +1,83 @@
+"""Whole sequences in parallel: cut into blocks, each attending to itself and, for a window, to its neighbours.
+
+Cost O(length · block) instead of O(length²) where the pattern is bounded.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .pattern import Attend, Pattern, View
+
+
+def attend_in_blocks(
+    q: Float[Tensor, "batch length *query"],
+    k: Float[Tensor, "batch length *key"],
+    v: Float[Tensor, "batch length *value"],
+    mask: Bool[Tensor, "batch length"] | None,
+    pattern: Pattern,
+    attend: Attend,
+) -> Float[Tensor, "batch length *output"]:
+    """Attention of a whole sequence; ``mask`` is True at real tokens, outputs elsewhere mean nothing."""
+    if mask is None or pattern.count_padding:
+        return _blocks(q, k, v, mask, pattern, attend)
+    start = mask.to(torch.int64).argmax(1)
+    q, k, v, mask = (_roll(t, start) for t in (q, k, v, mask))
+    return _roll(_blocks(q, k, v, mask, pattern, attend), -start)
+
+
+def _blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, pattern: Pattern, attend: Attend) -> Tensor:
+    length = q.shape[1]
+    size = length if pattern.size is None else min(pattern.size, length)
+    count = -(-length // size)
+    if count == 1:
+        pattern = replace(pattern, window=None, chunk=None)
+    back = int(pattern.window is not None)
+    ahead = 0 if pattern.causal else back
+    index = torch.arange(size, device=q.device)
+    position = torch.arange(count * size, device=q.device).view(count, size)
+    view = View(
+        pattern,
+        (position if pattern.chunk is None else index.expand_as(position))[None],
+        torch.arange(size * (1 + back + ahead), device=q.device) - back * size - index[:, None],
+        _real_keys(mask, length, count, size, back, ahead, q.device),
+    )
+    k, v = (_neighbours(_cut(t, count, size), back, ahead) for t in (k, v))
+    return attend(_cut(q, count, size), k, v, view).flatten(1, 2)[:, :length]
+
+
+def _real_keys(
+    mask: Tensor | None, length: int, count: int, size: int, back: int, ahead: int, device: torch.device
+) -> Tensor | None:
+    if mask is None:
+        if not back and count * size == length:
+            return None
+        mask = torch.ones(1, length, dtype=torch.bool, device=device)
+    return _neighbours(_cut(mask, count, size), back, ahead)
+
+
+def _cut(x: Tensor, count: int, size: int) -> Tensor:
+    """(batch, length, ...) to (batch, blocks, block, ...), zeros behind the end."""
+    missing = count * size - x.shape[1]
+    if missing:
+        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
+    blocks: Tensor = x.unflatten(1, (count, size))
+    return blocks
+
+
+def _neighbours(x: Tensor, back: int, ahead: int) -> Tensor:
+    """Each block between those before and after it; zeros beyond the ends."""
+    if not back and not ahead:
+        return x
+    count, edge = x.shape[1], x.new_zeros(x.shape[0], 1, *x.shape[2:])
+    wide = torch.cat([edge] * back + [x] + [edge] * ahead, dim=1)
+    return torch.cat([wide[:, i : i + count] for i in range(1 + back + ahead)], dim=2)
+
+
+def _roll(x: Tensor, start: Tensor) -> Tensor:
+    """Each row from its own start on, what stood before it behind its end."""
+    length = x.shape[1]
+    index = (torch.arange(length, device=x.device) + start[:, None]) % length
+    return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x))

@@ -1,0 +1,91 @@
+"""Streams: keys and values kept as far back as any later query can see, right-aligned, newest last."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..state import State, state_class
+from .pattern import Attend, Pattern, View
+
+
+@state_class
+class CacheState(State):
+    """Keys and values of the past, oldest first.
+
+    Attributes:
+        key, value: of the last tokens; a row with fewer tokens has padding in front of them.
+        tokens: real tokens of each row so far.
+        seen: positions counted so far; differs from ``tokens`` only where padding is counted too.
+    """
+
+    key: Float[Tensor, "batch past *key"]
+    value: Float[Tensor, "batch past *value"]
+    tokens: Int[Tensor, " batch"]
+    seen: Int[Tensor, " batch"]
+
+    growing: ClassVar[frozenset[str]] = frozenset({"key", "value"})
+
+
+def init_cache(
+    batch_size: int, key: tuple[int, ...], value: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> CacheState:
+    """The empty cache; ``key`` and ``value`` are the sizes of one token's."""
+    kept = [torch.zeros(batch_size, 0, *size, device=device, dtype=dtype) for size in (key, value)]
+    counts = [torch.zeros(batch_size, device=device, dtype=torch.int64) for _ in range(2)]
+    return CacheState(*kept, *counts)
+
+
+def token_positions(
+    state: CacheState, length: int, mask: Bool[Tensor, "batch length"] | None
+) -> Int[Tensor, "batch length"]:
+    """Index of each token among the real tokens of its row; -1 before the first."""
+    if mask is None:
+        return state.tokens[:, None] + torch.arange(length, device=state.tokens.device)
+    return state.tokens[:, None] + mask.cumsum(1) - 1
+
+
+def attend_from_cache(
+    q: Float[Tensor, "batch length *query"],
+    k: Float[Tensor, "batch length *key"],
+    v: Float[Tensor, "batch length *value"],
+    state: CacheState,
+    mask: Bool[Tensor, "batch length"] | None,
+    pattern: Pattern,
+    attend: Attend,
+) -> tuple[Float[Tensor, "batch length *output"], CacheState]:
+    """Causal attention of new tokens behind those of the cache, and the cache after them.
+
+    Where the pattern is bounded the tokens come in pieces of its size, so that no more than size² scores exist.
+    """
+    size = q.shape[1] if pattern.size is None else pattern.size
+    masks = [None] * -(-q.shape[1] // size) if mask is None else mask.split(size, dim=1)
+    outputs = []
+    for piece in zip(q.split(size, dim=1), k.split(size, dim=1), v.split(size, dim=1), masks, strict=True):
+        y, state = _piece(*piece, state, pattern, attend)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def _piece(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, state: CacheState, pattern: Pattern, attend: Attend
+) -> tuple[Tensor, CacheState]:
+    past, length = state.key.shape[1], q.shape[1]
+    token = token_positions(state, length, mask)
+    counted = state.seen[:, None] + torch.arange(length, device=q.device) if pattern.count_padding else token
+    position = counted.clamp(min=0)
+    if pattern.chunk is not None:
+        position = position % pattern.chunk
+    span = token.clamp(min=0)
+    span = span if pattern.chunk is None else torch.minimum(span, position)
+    index = torch.arange(past + length, device=q.device)
+    offset = index - past - index[:length, None]
+    whole = past == 0 and mask is None and pattern.chunk is None
+    view = View(pattern, position[:, None], offset, None, None if whole else span[:, None])
+    key = torch.cat([state.key, k.to(state.key.dtype)], dim=1)
+    value = torch.cat([state.value, v.to(state.value.dtype)], dim=1)
+    y = attend(q[:, None], key[:, None], value[:, None], view)[:, 0]
+    kept = key.shape[1] if pattern.size is None else pattern.size - 1
+    first = max(0, key.shape[1] - kept)
+    return y, CacheState(key[:, first:], value[:, first:], token[:, -1] + 1, counted[:, -1] + 1)

@@ -1,0 +1,64 @@
+"""Damped multi-dimensional exponential moving average, the filter of MEGA (Ma et al. 2022, arXiv 2209.10655).
+
+With ``p = σ(δ)`` and ``q = 1 - p σ(α)`` for each of n dimensions of a channel,
+``s_t = q ⊙ s_{t-1} + p ⊙ β x_t`` and ``y_t = √(1/n) sum_n γ_n s_{t,n}``, so that
+``h[t] = √(1/n) sum_n γ_n p_n β_n q_n^t`` from lag 0 on. ``log q = log1p(-p σ(α))`` keeps slow decays exact.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels import vandermonde
+from seqconv_kernels.errors import refusal
+
+from .base import Filter, Recurrence, accumulation_dtype
+from .diagonal import DiagonalSSM
+
+
+class EMAFilter(Filter):
+    """Sum of n damped exponentials per channel.
+
+    Args:
+        channels: number of impulse responses.
+        d_state: exponentials per channel, n.
+        truncation: taps that are kept; the rest is zero. ``None``: all.
+        untruncated_steps: give the recurrence of the whole response in spite of a truncation, as the original
+            does: steps then differ from the parallel form beyond the truncation.
+
+    Raises:
+        ValueError: sizes below 1.
+    """
+
+    def __init__(
+        self, channels: int, *, d_state: int = 16, truncation: int | None = None, untruncated_steps: bool = False
+    ) -> None:
+        if channels < 1 or d_state < 1 or (truncation is not None and truncation < 1):
+            got = f"channels={channels}, d_state={d_state}, truncation={truncation}"
+            raise refusal("EMAFilter", got, "sizes of at least 1 (or truncation=None)", "correct the sizes")
+        super().__init__(channels, max_length=truncation, recurrent=truncation is None or untruncated_steps)
+        self.delta = nn.Parameter(0.2 * torch.randn(channels, d_state))
+        self.alpha = nn.Parameter(0.2 * torch.randn(channels, d_state))
+        sign = 1.0 - 2.0 * (torch.arange(d_state) % 2)
+        self.beta = nn.Parameter(sign + 0.02 * torch.randn(channels, d_state))
+        self.gamma = nn.Parameter(torch.randn(channels, d_state))
+
+    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+        log_poles, residues = self._modes()
+        return vandermonde(residues[None], log_poles, length)[0]
+
+    def recurrence(self) -> Recurrence | None:
+        if not self.recurrent:
+            return None
+        log_poles, residues = self._modes()
+        return DiagonalSSM(log_poles.exp(), residues)
+
+    def entry(self) -> Float[Tensor, "channels d_state"]:
+        """``p ⊙ β``, by which the original multiplies what enters its state (here it stands in the residues)."""
+        dtype = accumulation_dtype(self.delta)
+        return torch.sigmoid(self.delta.to(dtype)) * self.beta
+
+    def _modes(self) -> tuple[Tensor, Tensor]:
+        dtype = accumulation_dtype(self.delta)
+        p, damping = torch.sigmoid(self.delta.to(dtype)), torch.sigmoid(self.alpha.to(dtype))
+        return torch.log1p(-p * damping), self.gamma * self.entry() * self.gamma.shape[1] ** -0.5
