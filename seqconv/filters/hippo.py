@@ -6,7 +6,9 @@ unitarily diagonalisable, ``A = V (Lambda - (V* P)(V* P)*) V*``. A itself must n
 eigenvectors are exponentially ill-conditioned.
 """
 
+import math
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -26,14 +28,129 @@ def _legs(n: int) -> tuple[Tensor, Tensor]:
     return -(torch.outer(r, r).tril(-1) + torch.diag(_steps(n) + 1)), r
 
 
-MEASURES: Mapping[str, Callable[[int], tuple[Tensor, Tensor]]] = {"legs": _legs}
+def _legsd(n: int) -> tuple[Tensor, Tensor]:
+    """The normal part of ``legs``, with half its B."""
+    A, B = _legs(n)
+    P = _legs_correction(n)
+    return A + P.mT @ P, B / 2
+
+
+def _legt(n: int) -> tuple[Tensor, Tensor]:
+    """Translated Legendre on a window of length 2: -sqrt((2n+1)(2k+1)) / 2, signs alternating above the diagonal."""
+    r = (2 * _steps(n) + 1).sqrt()
+    return -torch.outer(r, r) * _alternating_above(n) / 2, r / 2
+
+
+def _lmu(n: int) -> tuple[Tensor, Tensor]:
+    """Legendre memory unit (Voelker et al., 2019): ``legt`` in another normalisation, on a window of length 1."""
+    r, signs = 2 * _steps(n) + 1, (-1.0) ** _steps(n)
+    return -r[:, None] * torch.outer(signs, signs).tril() - r[:, None] * torch.ones(n, n).double().triu(1), signs * r
+
+
+def _alternating_above(n: int) -> Tensor:
+    signs = (-1.0) ** _steps(n)
+    return torch.ones(n, n, dtype=torch.float64).tril() + torch.outer(signs, signs).triu(1)
+
+
+def _lagt(n: int, beta: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Translated Laguerre."""
+    return torch.eye(n).double() / 2 - torch.ones(n, n).double().tril(), beta * torch.ones(n).double()
+
+
+def _tlagt(n: int, beta: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Tilted Laguerre; ``beta`` = 1 is no tilt."""
+    return (1 - beta) / 2 * torch.eye(n).double() - torch.ones(n, n).double().tril(), beta * torch.ones(n).double()
+
+
+def _glagt(n: int, alpha: float = 0.0, beta: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Generalised Laguerre, normalised."""
+    k = _steps(n)
+    scale = torch.exp((torch.lgamma(k + alpha + 1) - torch.lgamma(k + 1)) / 2)
+    A = -(1 + beta) / 2 * torch.eye(n).double() - torch.ones(n, n).double().tril(-1)
+    binomial = torch.exp(torch.lgamma(k + alpha + 1) - torch.lgamma(k + 1) - math.lgamma(alpha + 1))
+    weight = math.exp(-math.lgamma(1 - alpha) / 2) * beta ** ((1 - alpha) / 2)
+    return A * scale / scale[:, None], weight * binomial / scale
+
+
+def _fourier_parts(n: int) -> tuple[Tensor, Tensor]:
+    """Rotations at the integer multiples of pi, and the values of the basis at the end of the window."""
+    b = torch.zeros(n, dtype=torch.float64)
+    b[::2], b[0] = math.sqrt(2), 1
+    speeds = torch.zeros(n - 1, dtype=torch.float64)
+    speeds[::2] = math.pi * torch.arange(n // 2)
+    return torch.diag(speeds, -1) - torch.diag(speeds, 1), b
+
+
+def _fourier(n: int) -> tuple[Tensor, Tensor]:
+    """Fourier basis on a sliding window of length 2."""
+    rotation, b = _fourier_parts(n)
+    return rotation - torch.outer(b, b), b
+
+
+def _fourier2(n: int) -> tuple[Tensor, Tensor]:
+    """Fourier basis on a sliding window of length 1."""
+    rotation, b = _fourier_parts(n)
+    return 2 * (rotation - torch.outer(b, b)), 2 * b
+
+
+def _fourier_decay(n: int) -> tuple[Tensor, Tensor]:
+    """Fourier basis on a window that decays instead of ending."""
+    rotation, b = _fourier_parts(n)
+    return rotation - torch.outer(b, b) / 2, b / 2
+
+
+def _fourier_diag(n: int) -> tuple[Tensor, Tensor]:
+    """Damped rotations without coupling."""
+    rotation, b = _fourier_parts(n)
+    return 2 * rotation - torch.eye(n).double() / 2, b
+
+
+MEASURES: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "legs": _legs,
+    "legsd": _legsd,
+    "legt": _legt,
+    "lmu": _lmu,
+    "lagt": _lagt,
+    "tlagt": _tlagt,
+    "glagt": _glagt,
+    "fourier": _fourier,
+    "fout": _fourier,
+    "fourier2": _fourier2,
+    "fourier_decay": _fourier_decay,
+    "fourier_diag": _fourier_diag,
+}
 
 
 def _legs_correction(n: int) -> Tensor:
     return (_steps(n) + 0.5).sqrt()[None]
 
 
-CORRECTIONS: Mapping[str, Callable[[int], Tensor]] = {"legs": _legs_correction}
+def _legt_correction(n: int) -> Tensor:
+    P = (_steps(n) + 0.5).sqrt()
+    odd = _steps(n) % 2 == 1
+    return torch.stack([P * odd, P * ~odd])
+
+
+def _fourier_correction(scale: float) -> Callable[[int], Tensor]:
+    return lambda n: scale * _fourier_parts(n)[1][None]
+
+
+def _no_correction(n: int) -> Tensor:
+    return torch.zeros(1, n, dtype=torch.float64)
+
+
+CORRECTIONS: Mapping[str, Callable[[int], Tensor]] = {
+    "legs": _legs_correction,
+    "legsd": _no_correction,
+    "legt": _legt_correction,
+    "lagt": lambda n: torch.full((1, n), math.sqrt(0.5), dtype=torch.float64),
+    "fourier": _fourier_correction(1.0),
+    "fout": _fourier_correction(1.0),
+    "fourier2": _fourier_correction(math.sqrt(2)),
+    "fourier_decay": _fourier_correction(math.sqrt(0.5)),
+    "fourier_diag": _no_correction,
+}
+"""P of the measures that are normal plus low rank; ``lmu``, ``tlagt`` and ``glagt`` are not in their normalisation."""
 
 
 class NPLR(NamedTuple):
@@ -52,15 +169,26 @@ class NPLR(NamedTuple):
     V: Complex128[Tensor, "d_state pairs"]
 
 
-def transition(measure: str, d_state: int) -> tuple[Float64[Tensor, "d_state d_state"], Float64[Tensor, " d_state"]]:
+def transition(
+    measure: str, d_state: int, **options: float
+) -> tuple[Float64[Tensor, "d_state d_state"], Float64[Tensor, " d_state"]]:
     """The matrices (A, B) of a measure.
 
+    Args:
+        measure: one of ``MEASURES``.
+        d_state: size.
+        **options: ``beta`` of the Laguerre measures, ``alpha`` of ``glagt``.
+
     Raises:
-        ValueError: unknown measure.
+        ValueError: unknown measure or option.
     """
     if measure not in MEASURES:
         raise unknown_name("hippo.transition", "measure", measure, MEASURES)
-    return MEASURES[measure](d_state)
+    known = list(signature(MEASURES[measure]).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"hippo.transition({measure!r})", "option", option, known)
+    return MEASURES[measure](d_state, **options)
 
 
 def rank_correction(measure: str, d_state: int, rank: int | None = None) -> Float64[Tensor, "rank d_state"]:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
+from .nodes import half_angle_nodes
+
+__all__ = ["cauchy", "half_angle_nodes", "vandermonde"]
 
 
 def _vandermonde_reference() -> Any:
