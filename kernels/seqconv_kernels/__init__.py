@@ -4,6 +4,7 @@ Importing this package compiles nothing, probes no device and imports no optiona
 """
 
 from .causal_conv1d import causal_conv1d, causal_conv1d_step
+from .delta_rule import delta_rule, delta_rule_step
 from .fft_conv import fft_conv
 from .gated_linear_attention import gated_linear_attention, gated_linear_attention_step
 from .linear_scan import linear_scan, linear_scan_step
@@ -15,6 +16,8 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
     "cauchy",
+    "delta_rule",
+    "delta_rule_step",
     "fft_conv",
     "gated_linear_attention",
     "gated_linear_attention_step",

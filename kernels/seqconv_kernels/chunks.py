@@ -50,7 +50,8 @@ class Decayed:
             total1, total2 = _halves(total)
             scores = _join(*_halves(scores), torch.einsum("...id,...jd->...ij", q2, k1))
             q = torch.cat([q1, q2 * total1], dim=-2)
-            k = torch.cat([k1 * total2, k2.expand_as(k1)], dim=-2)
+            older = k1 * total2
+            k = torch.cat([older, k2.expand_as(older)], dim=-2)
             total = total1 * total2
         self.scores, self.q, self.k, self.total = (x.squeeze(-3) for x in (scores, q, k, total))
 
@@ -72,6 +73,6 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _join(first: Tensor, second: Tensor, below: Tensor) -> Tensor:
     """The block lower triangular matrix ``[[first, 0], [below, second]]``."""
-    upper = torch.cat([first, torch.zeros_like(first)], dim=-1)
-    lower = torch.cat([below, second], dim=-1)
+    upper = torch.cat([first.expand_as(below), torch.zeros_like(below)], dim=-1)
+    lower = torch.cat([below, second.expand_as(below)], dim=-1)
     return torch.cat([upper, lower], dim=-2)

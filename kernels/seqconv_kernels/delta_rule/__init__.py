@@ -1,0 +1,147 @@
+"""Linear attention that corrects what it stored: the delta rule, gated by a scalar or a vector decay, or not at all.
+
+Equation, per head, with a state ``S`` of (d_k, d_v)::
+
+    S' = diag(exp(log_decay[t])) S[t-1]
+    S[t] = S' + k[t] (beta[t] (v[t] - S'^T k[t]))^T
+    o[t] = scale * S[t]^T q[t]
+
+No decay: DeltaNet (Schlag et al., 2021; Yang et al., 2024). Scalar: Gated DeltaNet (Yang et al., 2025). Vector over
+d_k: Kimi Delta Attention. ``beta`` in (0, 1), or up to 2 for negative eigenvalues; keys of unit length keep the state
+bounded. ``log_decay = -inf`` resets the state.
+"""
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..checks import check_cu_seqlens, check_floating, check_shape
+from ..dispatch import Call, Implementation, Op, serves_all
+from ..errors import refusal
+from ..segments import Segments
+
+
+def _chunked() -> Any:
+    from .chunked import delta_rule
+
+    return delta_rule
+
+
+def _reference() -> Any:
+    from .reference import delta_rule
+
+    return delta_rule
+
+
+def _one_beta_per_head(call: Call) -> str | None:
+    tensors = call.given()
+    return None if tensors["beta"].dim() < tensors["v"].dim() else "it takes one beta per head, not per value channel"
+
+
+OP = Op(
+    "delta_rule",
+    Implementation("chunked", _chunked, _one_beta_per_head),
+    Implementation("reference", _reference, serves_all),
+)
+
+
+def delta_rule(
+    q: Float[Tensor, "batch length heads d_k"],
+    k: Float[Tensor, "batch length heads d_k"],
+    v: Float[Tensor, "batch length v_heads d_v"],
+    beta: Float[Tensor, "batch length v_heads *d_v"],
+    log_decay: Float[Tensor, "batch length v_heads *d_k"] | None = None,
+    *,
+    scale: float | None = None,
+    initial_state: Float[Tensor, "segments v_heads d_k d_v"] | None = None,
+    return_final_state: bool = False,
+    cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    implementation: str | None = None,
+) -> Float[Tensor, "batch length v_heads d_v"] | tuple[Tensor, Tensor]:
+    """Attend over whole sequences; differentiable in every tensor.
+
+    Args:
+        q: queries.
+        k: keys, of unit length unless the caller knows better.
+        v: values; value head h uses the queries and keys of head ``h // (v_heads / heads)``.
+        beta: strength of the correction, per value head or per value channel.
+        log_decay: logarithm of the decay, per value head or per channel of its key; ``None`` for no decay.
+        scale: of the queries; ``d_k ** -0.5`` if not given.
+        initial_state: state before the first token (``segments`` = batch, or that of each packed sequence); zero if
+            not given.
+        return_final_state: also return the state after the last token.
+        cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
+        implementation: ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+
+    Returns:
+        o typed like ``v``, or ``(o, final_state)``; the state is float32 at least, like the sums inside.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not match; bounds that do not increase to the length.
+    """
+    tensors = {"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "initial_state": initial_state}
+    _check("delta_rule", tensors, "batch, length", 4)
+    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    segments = None
+    if cu_seqlens is not None:
+        check_cu_seqlens("delta_rule", cu_seqlens, v)
+        segments = Segments(cu_seqlens, v.device)
+        q, k, v, beta = (segments.unpack(t) for t in (q, k, v, beta))
+        log_decay = None if log_decay is None else segments.unpack(log_decay)
+    _check_state("delta_rule", "initial_state", initial_state, k, v)
+    run = OP.choose(implementation, Call(tensors, {"scale": scale}))
+    o, final_state = run(q, k, v, beta, log_decay, scale, initial_state)
+    o = o if segments is None else segments.pack(o)
+    return (o, final_state) if return_final_state else o
+
+
+def delta_rule_step(
+    q: Float[Tensor, "batch heads d_k"],
+    k: Float[Tensor, "batch heads d_k"],
+    v: Float[Tensor, "batch v_heads d_v"],
+    beta: Float[Tensor, "batch v_heads *d_v"],
+    log_decay: Float[Tensor, "batch v_heads *d_k"] | None = None,
+    *,
+    state: Float[Tensor, "batch v_heads d_k d_v"],
+    scale: float | None = None,
+) -> tuple[Float[Tensor, "batch v_heads d_v"], Float[Tensor, "batch v_heads d_k d_v"]]:
+    """One token of :func:`delta_rule`, from ``state``: the output and the next state.
+
+    Raises:
+        ValueError: as for :func:`delta_rule`.
+    """
+    from .reference import step
+
+    tensors = {"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "state": state}
+    _check("delta_rule_step", tensors, "batch", 3)
+    _check_state("delta_rule_step", "state", state, k, v)
+    return step(q, k, v, beta, log_decay, k.shape[-1] ** -0.5 if scale is None else scale, state)
+
+
+def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank: int) -> None:
+    k, v, beta, log_decay = tensors["k"], tensors["v"], tensors["beta"], tensors["log_decay"]
+    assert k is not None
+    assert v is not None
+    assert beta is not None
+    if k.dim() != rank or v.dim() != rank or 0 in k.shape[1:]:
+        got = f"k of shape {tuple(k.shape)} and v of shape {tuple(v.shape)}"
+        raise refusal(operation, got, f"({leading}, heads, width) without empty axes", "put heads before the width")
+    heads, v_heads = k.shape[-2], v.shape[-2]
+    if v_heads % heads:
+        raise refusal(operation, f"{v_heads} heads of v for {heads} of k", "a multiple", "change either")
+    check_shape(operation, "q", tensors["q"], f"{leading}, heads, d_k", tuple(k.shape))
+    check_shape(operation, "v", v, f"{leading}, v_heads, d_v", (*k.shape[:-2], *v.shape[-2:]))
+    per_head = v.shape[:-1]
+    if beta.shape not in (per_head, v.shape):
+        got, wanted = f"beta of shape {tuple(beta.shape)}", f"{tuple(per_head)} or {tuple(v.shape)}"
+        raise refusal(operation, got, wanted, "give one beta per value head, or one per value channel")
+    if log_decay is not None and log_decay.shape not in (per_head, (*per_head, k.shape[-1])):
+        got, wanted = f"log_decay of shape {tuple(log_decay.shape)}", f"{tuple(per_head)} or {(*per_head, k.shape[-1])}"
+        raise refusal(operation, got, wanted, "give one decay per value head, or one per channel of its key")
+    check_floating(operation, tensors, k.device)
+
+
+def _check_state(operation: str, name: str, state: Tensor | None, k: Tensor, v: Tensor) -> None:
+    wanted = (v.shape[0], v.shape[-2], k.shape[-1], v.shape[-1])
+    check_shape(operation, name, state, "batch or segments, v_heads, d_k, d_v", wanted)

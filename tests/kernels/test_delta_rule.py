@@ -1,0 +1,185 @@
+"""The delta rule: chunked against reference, golden numbers, resets, packing, refusals."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from scan_cases import LENGTHS, assert_same, check_golden, values_and_gradients
+from torch.autograd import gradcheck
+
+from golden_cases import load_variant
+from seqconv_kernels import delta_rule, delta_rule_step
+from seqconv_kernels.delta_rule.shapes import SHAPES, Shape, example_inputs
+from tolerances import assert_near
+
+each_decay = pytest.mark.parametrize("decay", ["vector", "scalar", "none"])
+each_implementation = pytest.mark.parametrize("implementation", ["chunked", "reference"])
+
+
+def tiny(length, decay="scalar", **options):
+    shape = Shape(2, length, 2, 6, 5, v_heads=4)
+    return example_inputs(shape, dtype=torch.float64, decay=decay, initial_state=True, **options)
+
+
+def run(implementation):
+    def call(**inputs):
+        return delta_rule(**inputs, return_final_state=True, implementation=implementation)
+
+    return call
+
+
+@each_decay
+@pytest.mark.parametrize("length", LENGTHS)
+def test_chunked_equals_reference(decay, length):
+    inputs = tiny(length, decay)
+    got, want = (values_and_gradients(run(name), inputs) for name in ("chunked", "reference"))
+    assert_same(got, want, f"{decay} at {length}")
+
+
+@each_decay
+@each_implementation
+def test_gradients_are_those_of_finite_differences(decay, implementation):
+    inputs = example_inputs(Shape(1, 5, 1, 3, 2, 2), dtype=torch.float64, decay=decay, initial_state=True)
+    names = list(inputs)
+    tensors = [t.requires_grad_() for t in inputs.values()]
+    assert gradcheck(lambda *t: run(implementation)(**dict(zip(names, t, strict=True))), tensors)
+
+
+@each_decay
+def test_steps_equal_the_whole(decay):
+    inputs = tiny(9, decay)
+    want, final = run("chunked")(**inputs)
+    state = inputs.pop("initial_state")
+    for t in range(9):
+        o, state = delta_rule_step(**{k: v[:, t] for k, v in inputs.items()}, state=state)
+        assert_near(o, want[:, t])
+    assert_near(state, final)
+
+
+@pytest.mark.parametrize("decay", ["vector", "scalar"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_decays_are_exact(decay, dtype):
+    inputs = tiny(130, decay)
+    rng = torch.Generator().manual_seed(1)
+    strength = torch.randint(0, 4, inputs["log_decay"].shape, generator=rng)
+    inputs["log_decay"] = torch.tensor([-1e-3, -30.0, -800.0, -math.inf], dtype=torch.float64)[strength]
+    got = values_and_gradients(run("chunked"), {k: v.to(dtype) for k, v in inputs.items()})
+    assert_same(got, values_and_gradients(run("reference"), inputs))
+
+
+def test_a_strength_of_two_on_repeated_keys_stays_accurate_in_float32():
+    """The worst case of the triangular solve: every row undoes what the one before wrote."""
+    inputs = tiny(256, "none")
+    inputs["k"] = inputs["k"][:, :1].expand(-1, 256, -1, -1)
+    inputs["beta"] = torch.full_like(inputs["beta"], 2.0)
+    got = run("chunked")(**{k: v.float() for k, v in inputs.items()})
+    for name, a, b in zip(("output", "state"), got, run("reference")(**inputs), strict=True):
+        assert_near(a, b, what=name)
+
+
+@each_decay
+@each_implementation
+def test_packed_equals_separate(decay, implementation):
+    inputs = example_inputs(Shape(1, 100, 2, 6, 5, 4), dtype=torch.float64, decay=decay)
+    inputs["initial_state"] = torch.randn(3, 4, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    bounds = [0, 1, 70, 100]
+
+    def separate(initial_state, **tokens):
+        parts = [
+            run("reference")(**{k: v[:, a:b] for k, v in tokens.items()}, initial_state=state)
+            for (a, b), state in zip(pairwise(bounds), initial_state.split(1), strict=True)
+        ]
+        return torch.cat([o for o, _ in parts], dim=1), torch.cat([s for _, s in parts])
+
+    def packed(**arguments):
+        return run(implementation)(**arguments, cu_seqlens=torch.tensor(bounds))
+
+    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_keeps_sums_in_float32(dtype):
+    inputs = tiny(100)
+    want, want_state = run("reference")(**inputs)
+    o, state = run("chunked")(**{k: v.to(dtype) for k, v in inputs.items()})
+    assert o.dtype == dtype
+    assert state.dtype == torch.float32
+    assert_near(o, want)
+    assert_near(state, want_state, dtype=dtype)
+
+
+def test_autocast_does_not_reach_the_sums():
+    inputs = {k: v.float() for k, v in tiny(100).items()}
+    want, _ = run("chunked")(**inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = run("chunked")(**inputs)
+    assert torch.equal(got, want)
+
+
+def test_strided_inputs_and_empty_batches():
+    inputs = tiny(33)
+    strided = {k: v.transpose(0, 1).contiguous().transpose(0, 1) for k, v in inputs.items()}
+    assert_near(run(None)(**strided)[0], run(None)(**inputs)[0])
+    assert run(None)(**{k: v[:0] for k, v in inputs.items()})[0].shape == (0, 33, 4, 5)
+
+
+@each_implementation
+@pytest.mark.parametrize("variant", ["delta_rule", "delta_rule_init", "delta_rule_beta_per_channel"])
+def test_golden_delta_rule(variant, implementation):
+    """The original puts heads before the length."""
+
+    def call(q, k, v, beta, initial_state=None):
+        q, k, v, beta = (t.transpose(1, 2) for t in (q, k, v, beta))
+        per_channel = beta.dim() == 4
+        y, state = delta_rule(
+            q, k, v, beta, initial_state=initial_state, return_final_state=True,
+            implementation=None if per_channel else implementation,
+        )  # fmt: skip
+        return {"y": y.transpose(1, 2), "final_state": state}
+
+    check_golden(load_variant("scan/fla_ops", variant), call)
+
+
+@each_implementation
+@pytest.mark.parametrize("variant", ["gated_delta_rule", "gated_delta_rule_init", "gated_delta_rule_varlen", "kda"])
+def test_golden_gated_delta_rule(variant, implementation):
+    case = load_variant("scan/fla_ops", variant)
+
+    def call(g, **inputs):
+        y, state = delta_rule(
+            **inputs, log_decay=g, return_final_state=True, cu_seqlens=case.group("const").get("cu_seqlens"),
+            implementation=implementation,
+        )  # fmt: skip
+        return {"y": y, "final_state": state}
+
+    check_golden(case, call)
+
+
+def test_example_shapes_have_the_sizes_they_name():
+    assert delta_rule(**example_inputs(SHAPES["tiny"], initial_state=True)).shape == (2, 37, 4, 5)
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_refusals_name_the_remedy():
+    good = tiny(5)
+    cases = {
+        r"k of shape \(5, 2, 6\).*\(batch, length, heads, width\).*Remedy": {"k": good["k"][0]},
+        r"3 heads of v for 2 of k.*Remedy": {"v": good["v"][:, :, :3]},
+        r"q of shape \(2, 4, 2, 6\).*\(2, 5, 2, 6\).*Remedy": {"q": good["q"][:, :4]},
+        r"beta of shape \(2, 5, 3\).*one per value channel": {"beta": good["beta"][..., :3]},
+        r"log_decay of shape \(2, 5, 3\).*one per channel of its key": {"log_decay": good["log_decay"][..., :3]},
+        r"initial_state of shape \(1, 4, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"v of dtype torch.int64.*Remedy": {"v": good["v"].long()},
+        r"implementation='chunked'.*one beta per head.*or one of 'reference'": {
+            "implementation": "chunked",
+            "beta": good["v"],
+        },
+        r"cu_seqlens with a batch of 2.*Remedy": {"cu_seqlens": torch.tensor([0, 5])},
+    }
+    for pattern, change in cases.items():
+        with pytest.raises(ValueError, match=f"delta_rule: received {pattern}"):
+            delta_rule(**{**good, **change})
+    tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
+    with pytest.raises(ValueError, match=r"state of shape \(1, 4, 6, 5\).*Remedy"):
+        delta_rule_step(**tokens, state=good["initial_state"][:1])
