@@ -75,6 +75,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         with _damage_named(cls, pretrained_model_name_or_path):
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
+        _restore_marks(model)
         model._refuse_misfit(info, ignore)
         return (model, info) if wants_info else model
 
@@ -147,7 +148,18 @@ def make_backbone(config: SeqConvConfig) -> Backbone:
         names = module._non_persistent_buffers_set
         built = {name: b.clone() for name, b in module.named_buffers(recurse=False) if name in names}
         object.__setattr__(module, "_built_buffers", built)
-    return backbone.to(dtype)
+    backbone.to(dtype)
+    marks = {name: dict(vars(p)) for name, p in backbone.named_parameters() if vars(p)}
+    object.__setattr__(backbone, "_parameter_marks", marks)
+    return backbone
+
+
+def _restore_marks(model: nn.Module) -> None:
+    """Loading puts new parameters in place; give them the attributes that mixers set on theirs (``_optim``)."""
+    for backbone in (module for module in model.modules() if isinstance(module, Backbone)):
+        marks: dict[str, dict[str, Any]] = getattr(backbone, "_parameter_marks", {})
+        for name, attributes in marks.items():
+            vars(backbone.get_parameter(name)).update(attributes)
 
 
 def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, no_type_check
 
 from transformers import PreTrainedConfig
 
@@ -44,6 +44,7 @@ BOOLEANS = ("bidirectional", "mlp_bias", "tied_dropout", "tie_word_embeddings", 
 BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in ("mixer", "d_model", "drop_path", "depth"))
 
 
+@no_type_check  # a run-time checker would read only the annotated fields; wrong types are refused by check()
 class SeqConvConfig(PreTrainedConfig):
     r"""Options of the backbone, of the embeddings of each modality, and of the heads.
 
@@ -140,6 +141,19 @@ class SeqConvConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.check()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; the configuration of another kind of model is refused.
+
+        Raises:
+            ValueError: another ``model_type``.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            remedy = "load it with transformers' AutoModel classes, or pass a seqconv checkpoint"
+            raise refusal("SeqConvConfig", f"model_type {kind!r}", f"{cls.model_type!r}", remedy)
+        return super().from_dict(config_dict, **kwargs)
+
     def check(self) -> None:
         """Refuse options that no model can be built from; called when the configuration and when a model is made.
 
@@ -223,12 +237,15 @@ def _check_spelling(extra: Mapping[str, Any], known: set[str]) -> None:
 
 
 def _check_json(config: SeqConvConfig) -> None:
+    """Refuse what a file cannot hold, and make options now what they will be when read back (tuples become lists)."""
     for field in fields(SeqConvConfig):
         if field.name in ("dtype", "id2label", "label2id"):
             continue
         value = getattr(config, field.name)
         try:
-            json.dumps(value, allow_nan=False)
+            written = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             wanted = "numbers that are finite, strings, booleans, lists and mappings"
             raise refusal("SeqConvConfig", f"{field.name}={value!r}", wanted, f"correct {field.name}") from error
+        if isinstance(value, dict | list | tuple):
+            setattr(config, field.name, json.loads(written))
