@@ -77,7 +77,7 @@ def _fourier_parts(n: int) -> tuple[Tensor, Tensor]:
     b = torch.zeros(n, dtype=torch.float64)
     b[::2], b[0] = math.sqrt(2), 1
     speeds = torch.zeros(n - 1, dtype=torch.float64)
-    speeds[::2] = math.pi * torch.arange(n // 2)
+    speeds[::2] = math.pi * _steps(n // 2)
     return torch.diag(speeds, -1) - torch.diag(speeds, 1), b
 
 
