@@ -281,7 +281,7 @@ def test_bad_input_is_refused_with_a_remedy(name, unannotated):
     cases = {
         r"x of shape \(37, 8\).*\(batch, length, d_model\).*Remedy": lambda: mixer(x[0]),
         r"x of shape \(2, 37, 7\).*d_model=8.*Remedy": lambda: mixer(x[..., :7]),
-        r"length 0.*Remedy": lambda: mixer(x[:, :0]),
+        r"a sequence of length 0.*Remedy": lambda: mixer(x[:, :0]),
         r"dtype torch.float16.*Remedy": lambda: mixer(x.half()),
         r"dtype torch.int64.*Remedy": lambda: mixer(x.long()),
         r"x on meta.*Remedy": lambda: mixer(x.to("meta")),
