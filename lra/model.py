@@ -3,8 +3,9 @@
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
-from seqconv import SeqConvConfig, SeqConvForSequenceClassification
+from seqconv import SeqConvConfig, SeqConvForSequenceClassification, SeqConvForTokenClassification
 from seqconv import parameter_groups as groups_of
 
 from .recipe import Recipe
@@ -26,6 +27,8 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
         mlp_ratio=recipe.mlp_ratio,
         dropout=recipe.dropout,
         tied_dropout=recipe.tied_dropout,
+        position_embedding=recipe.position_embedding,
+        max_position_embeddings=data.max_length,
         pooling=recipe.pooling,
         mask_padding=recipe.mask_padding,
         pad_token_id=data.pad_id,
@@ -35,9 +38,10 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
     )
 
 
-def build_model(recipe: Recipe, data: TaskData) -> SeqConvForSequenceClassification:
-    """The model of a recipe, freshly initialised."""
-    return SeqConvForSequenceClassification(build_config(recipe, data))
+def build_model(recipe: Recipe, data: TaskData) -> PreTrainedModel:
+    """The model of a recipe, freshly initialised: it classifies sequences, or every token."""
+    model = SeqConvForTokenClassification if data.kind == "token" else SeqConvForSequenceClassification
+    return model(build_config(recipe, data))
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ class Recipe:
         norm, norm_placement: as :class:`seqconv.blocks.Block`.
         mlp, mlp_ratio: per-token network beside the mixer, as :class:`seqconv.blocks.Block`.
         dropout, tied_dropout: of the outputs of each block.
+        position_embedding: ``none``, ``learned`` or ``sinusoidal``.
         pooling: from token features to the sequence's, over true tokens.
         mask_padding: ``everywhere``, or ``pooling``: mixers and norms take padding for tokens, as S4 does.
         batch_size: sequences per optimiser step.
@@ -60,6 +61,7 @@ class Recipe:
     mlp_ratio: float = 2.0
     dropout: float = 0.0
     tied_dropout: bool = False
+    position_embedding: str = "none"
     pooling: str = "mean"
     mask_padding: str = "everywhere"
     batch_size: int = 32

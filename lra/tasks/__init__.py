@@ -8,13 +8,22 @@ from seqconv_kernels.errors import unknown_name
 
 from ..options import convert
 from .base import Row, Task, TaskData
+from .copying import Copying, Delay, Parity, SelectiveCopying
 from .listops_task import ListOps
+from .synthetic import Induction, MultiQueryRecall, Recall
 
 __all__ = ["TASKS", "Row", "Task", "TaskData", "create_task"]
 
 TASKS: Mapping[str, Callable[[], Task]] = {
     "listops": ListOps,
     "listops-small": lambda: ListOps(setting="small"),
+    "recall": Recall,
+    "mqar": MultiQueryRecall,
+    "induction": Induction,
+    "copying": Copying,
+    "selective-copying": SelectiveCopying,
+    "delay": Delay,
+    "parity": Parity,
 }
 
 

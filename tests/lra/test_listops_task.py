@@ -62,7 +62,7 @@ def test_the_manifest_says_what_was_made(root):
 
 
 def test_unprepared_data_names_the_command(tmp_path):
-    with pytest.raises(ValueError, match=r"no manifest.json .*python -m lra prepare listops'"):
+    with pytest.raises(ValueError, match=r"no manifest.json .*python -m lra prepare listops-small'"):
         TINY.load(tmp_path)
 
 
@@ -88,7 +88,7 @@ def flip(path: Path) -> None:
 )
 def test_damaged_data_is_refused_and_repaired(damaged, name, damage, message):
     damage(TINY.folder(damaged) / name)
-    with pytest.raises(ValueError, match=message + r".*rebuild it with 'python -m lra prepare listops --force'"):
+    with pytest.raises(ValueError, match=message + r".*rebuild it with 'python -m lra prepare listops-small --force'"):
         TINY.load(damaged)
     with pytest.raises(ValueError, match=message):
         TINY.prepare(damaged, quiet=True)
@@ -99,7 +99,7 @@ def test_damaged_data_is_refused_and_repaired(damaged, name, damage, message):
 def test_data_made_for_other_options_is_refused(damaged):
     manifest = TINY.folder(damaged) / MANIFEST
     manifest.write_text(manifest.read_text().replace('"seed": 3', '"seed": 5'))
-    with pytest.raises(ValueError, match=r"made for listops with .*'seed': 5.*wanted .*'seed': 3"):
+    with pytest.raises(ValueError, match=r"made for listops-small with .*'seed': 5.*wanted .*'seed': 3"):
         TINY.load(damaged)
 
 
@@ -109,7 +109,7 @@ def test_an_interrupt_leaves_nothing_and_keeps_what_was_there(damaged):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_data(TINY.folder(damaged), "listops", TINY.parameters(), interrupted)
+        write_data(TINY.folder(damaged), "listops-small", TINY.parameters(), interrupted)
     assert [path.name for path in damaged.iterdir()] == [TINY.folder(damaged).name]
     assert len(TINY.load(damaged).splits["train"]) == 600
     with pytest.raises(KeyboardInterrupt):

@@ -8,22 +8,22 @@ import pytest
 from lra.options import convert, split_overrides
 from lra.published import ROWS, published_for
 from lra.recipe import Recipe
-from lra.recipes import FAMILIES, create_recipe, list_recipes
+from lra.recipes import MIXERS, create_recipe, list_recipes
 from lra.tasks import TASKS, create_task
 from seqconv import create_mixer
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("mixer", FAMILIES)
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_every_recipe_names_its_source_and_survives_json(task, mixer):
     recipe = create_recipe(task, mixer)
     assert recipe.source
-    assert recipe.warmup_steps < recipe.steps
+    assert recipe.warmup_steps < recipe.steps or recipe.schedule == "rsqrt"
     assert Recipe(**json.loads(json.dumps(recipe.as_dict()))) == recipe
-    assert recipe.reduced == task.endswith("-small")
+    assert recipe.reduced == (task != "listops")
 
 
-@pytest.mark.parametrize("mixer", FAMILIES)
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_of_a_recipe_can_be_built(mixer):
     recipe = create_recipe("listops-small", mixer)
     assert not create_mixer(mixer, 16, **recipe.mixer_options).causal
@@ -41,7 +41,9 @@ def test_the_published_listops_settings():
 
 
 def test_overrides_reach_every_level():
-    changes = split_overrides(["lr=0.002", "steps=7", "mixer.d_state=8", "mixer.lr=null", "task.convention=jax", "compile=true"])
+    changes = split_overrides(
+        ["lr=0.002", "steps=7", "mixer.d_state=8", "mixer.lr=null", "task.convention=jax", "compile=true"]
+    )
     recipe = create_recipe("listops-small", "s4d").override(changes)
     assert (recipe.lr, recipe.steps, recipe.compile) == (0.002, 7, True)
     assert recipe.mixer_options["d_state"] == 8
@@ -86,7 +88,8 @@ def test_unknown_names_name_the_nearest(task, mixer, message):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["lr"], r"'lr'; wanted name=value"), (["a=1", "a=2"], r"'a' twice; wanted each name once")]
+    ("arguments", "message"),
+    [(["lr"], r"'lr'; wanted name=value"), (["a=1", "a=2"], r"'a' twice; wanted each name once")],
 )
 def test_wrong_overrides_on_the_command_line(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -107,5 +110,5 @@ def test_published_rows():
 
 
 def test_recipes_are_listed():
-    assert len(list_recipes()) == len(TASKS) * len(FAMILIES)
+    assert len(list_recipes()) == len(TASKS) * len(MIXERS)
     assert {field.name for field in dataclasses.fields(Recipe)} >= {"lr", "steps", "source"}
