@@ -197,6 +197,9 @@ def _damage_named(cls: type, path: Any) -> Iterator[None]:
     except (SafetensorError, EOFError) as error:
         got = f"a damaged file in {str(path)!r} ({error})"
         raise refusal(_reading(cls), got, "whole safetensors files", "copy or download the checkpoint again") from error
+    except FileNotFoundError as error:
+        got = f"a missing file in {str(path)!r} ({error})"
+        raise refusal(_reading(cls), got, "all files of a checkpoint", "copy or download them again") from error
     except pickle.UnpicklingError as error:
         got = f"a pickled file in {str(path)!r} that holds more than tensors"
         remedy = "do not trust this file; ask for the checkpoint as safetensors"
