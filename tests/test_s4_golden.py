@@ -174,6 +174,19 @@ def test_layer_in_steps():
     assert_close(hidden, case.complex("out.final_state")[..., :pairs], RTOL, ATOL)
 
 
+@pytest.mark.parametrize("name", ["s4_backbone_prenorm_batch", "s4_backbone_postnorm_layer"])
+def test_backbone_and_its_gradients(name):
+    case = load_case(name)
+    imported = Imported(case.meta["original"], case.group("param"), case.hyper)
+    u = case.tensors["in.u"].clone().requires_grad_()
+    y = imported(u)
+    assert_close(y, case.tensors["out.y"], RTOL, ATOL)
+    (y * case.tensors["cot.y"]).sum().backward()
+    want = case.group("grad")
+    assert_close(u.grad, want.pop("in.u"), RTOL, ATOL, "gradient of the input")
+    check_gradients(imported, want, RTOL, ATOL)
+
+
 @kernels
 def test_float32_stays_within_the_case(case):
     want = case.tensors["out.k"]

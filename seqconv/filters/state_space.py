@@ -15,11 +15,11 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Inexact
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels.errors import refusal, unknown_name
 
-from .base import Filter, accumulation_dtype
+from .base import Filter, accumulation_dtype, enter_tensor
 from .ssm_init import DiagonalOptions, initial_ssm
 
 FilterT = TypeVar("FilterT", bound="StateSpaceFilter")
@@ -182,13 +182,8 @@ class StateSpaceFilter(Filter, ABC):
         """Enter a parameter with the optimiser overrides of its group, or a buffer where its learning rate is 0."""
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         value = value.to(dtype).clone(memory_format=torch.contiguous_format)
-        overrides = {"lr": self._override(self._lr, group), "weight_decay": self._override(self._wd, group)}
-        if overrides["lr"] == 0:
-            self.register_buffer(name, value)
-            return
-        parameter = nn.Parameter(value)
-        parameter._optim = {k: v for k, v in overrides.items() if v is not None}  # type: ignore[attr-defined]
-        self.register_parameter(name, parameter)
+        lr, wd = self._override(self._lr, group), self._override(self._wd, group)
+        enter_tensor(self, name, value, lr=lr, weight_decay=wd)
 
     def _override(self, given: float | dict[str, float] | None, group: str) -> float | None:
         if isinstance(given, dict):

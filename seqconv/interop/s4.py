@@ -69,7 +69,8 @@ def _build_low_rank_kernel(**hyper: Any) -> StateSpaceFilter:
     return _build_kernel(S4Filter, hyper)
 
 
-def _build_block(d_model: int, *, mode: str | None = None, kernel: str | None = None, **hyper: Any) -> S4Layer:
+def build_block(d_model: int, *, mode: str | None = None, kernel: str | None = None, **hyper: Any) -> S4Layer:
+    """Our layer for an S4Block of these hyper-parameters."""
     kind, modes = mode or kernel or "dplr", (*LOW_RANK_MODES, *DIAGONAL_MODES)
     if kind not in modes:
         raise unknown_name(f"from_original('{REPOSITORY}:S4Block')", "mode", kind, modes)
@@ -145,7 +146,7 @@ def _convert_linear(weights: Weights, original: str, name: str) -> dict[str, Ten
 
 
 def _convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    return convert_block(weights, _build_block(**hyper), "")
+    return convert_block(weights, build_block(**hyper), "")
 
 
 def _convert_minimal(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -168,5 +169,5 @@ def _convert_minimal(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Te
 
 add_importer(f"{REPOSITORY}:SSMKernelDiag", build=_build_diagonal_kernel, convert=_convert_diagonal_kernel)
 add_importer(f"{REPOSITORY}:SSMKernelDPLR", build=_build_low_rank_kernel, convert=_convert_low_rank_kernel)
-add_importer(f"{REPOSITORY}:S4Block", build=_build_block, convert=_convert_block)
+add_importer(f"{REPOSITORY}:S4Block", build=build_block, convert=_convert_block)
 add_importer(f"{REPOSITORY}:S4D", build=_build_minimal, convert=_convert_minimal)
