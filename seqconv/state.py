@@ -20,10 +20,12 @@ class State:
     Attributes:
         batch_free: names of tensor fields without a batch axis (shared by all rows).
         growing: names of tensor fields whose sizes beyond the batch change with the context.
+        time_axis: the only axis of those that changes; ``None``: any.
     """
 
     batch_free: ClassVar[frozenset[str]] = frozenset()
     growing: ClassVar[frozenset[str]] = frozenset()
+    time_axis: ClassVar[int | None] = None
 
     def map(self: StateT, function: Callable[[Tensor], Tensor], *, batch_free: bool = True) -> StateT:
         """Apply ``function`` to every tensor; ``batch_free=False`` leaves tensors without a batch axis alone."""
@@ -71,12 +73,9 @@ class State:
         return next(leaf.tensor.shape[0] for leaf in self._leaves() if leaf.batched)
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Sizes beyond the batch of every tensor that does not grow, by dotted name (what makes two states alike)."""
-        return {
-            leaf.name: tuple(leaf.tensor.shape[1:] if leaf.batched else leaf.tensor.shape)
-            for leaf in self._leaves()
-            if not leaf.growing
-        }
+        """Sizes beyond the batch that do not grow, by dotted name of the tensor: what makes two states alike."""
+        fixed = [(leaf, leaf.fixed_axes()) for leaf in self._leaves()]
+        return {leaf.name: tuple(leaf.tensor.shape[axis] for axis in axes) for leaf, axes in fixed if axes is not None}
 
     def _leaves(self, prefix: str = "") -> Iterator["_Leaf"]:
         for f in fields(cast(Any, self)):
@@ -84,7 +83,7 @@ class State:
             for i, item in enumerate(value if isinstance(value, tuple) else (value,)):
                 name = f"{prefix}{f.name}.{i}" if isinstance(value, tuple) else f"{prefix}{f.name}"
                 if isinstance(item, Tensor):
-                    yield _Leaf(name, item, f.name not in self.batch_free, f.name in self.growing)
+                    yield _Leaf(name, item, f.name not in self.batch_free, f.name in self.growing, self.time_axis)
                 elif isinstance(item, State):
                     yield from item._leaves(f"{name}.")
 
@@ -95,6 +94,13 @@ class _Leaf:
     tensor: Tensor
     batched: bool
     growing: bool
+    time_axis: int | None
+
+    def fixed_axes(self) -> list[int] | None:
+        """Axes beyond the batch that do not grow; ``None`` where nothing is known of them."""
+        if self.growing and self.time_axis is None:
+            return None
+        return [i for i in range(int(self.batched), self.tensor.dim()) if not (self.growing and i == self.time_axis)]
 
 
 @dataclass_transform()

@@ -5,7 +5,7 @@ import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import create_mixer
-from seqconv.attention import Pattern, View
+from seqconv.attention import View
 from seqconv.interop import from_original
 from seqconv.mixers.mega import Mega
 from tolerances import assert_near
@@ -80,7 +80,7 @@ def test_position_bias_of_the_original(name):
     gated = (module if isinstance(module, Mega) else module.mixer).gated
     want = case.tensors["out.rel_bias"]
     index = torch.arange(len(want))
-    view = View(Pattern(False), index[None, None], index - index[:, None])
+    view = View(False, None, index[None, None], index - index[:, None], len(want))
     assert_close(gated.bias(view)[0, 0], want, 1e-8, 1e-9, "bias")
 
 

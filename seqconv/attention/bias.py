@@ -44,12 +44,11 @@ class SimpleBias(PositionBias):
         self.weight = nn.Parameter(0.02 * torch.randn(2 * max_positions - 1))
 
     def forward(self, view: View) -> Tensor:
-        keys, last = view.offset.shape[1], self.max_positions - 1
-        reach = keys if view.pattern.size is None else min(keys, view.pattern.size)
-        if reach > self.max_positions:
+        last = self.max_positions - 1
+        if view.reach > self.max_positions:
             remedy = "raise max_positions, set chunk_size, or take position_bias='rotary', which has no end"
             wanted = f"at most max_positions={self.max_positions}"
-            raise refusal("position bias", f"{reach} tokens that attend to each other", wanted, remedy)
+            raise refusal("position bias", f"{view.reach} tokens that attend to each other", wanted, remedy)
         return self.weight[last + view.offset.clamp(-last, last)][None, None]
 
 
@@ -73,11 +72,11 @@ class RotaryBias(PositionBias):
     def forward(self, view: View) -> Tensor:
         position, offset, dtype = view.position, view.offset, accumulation_dtype(self.query)
         if not self.float32_table:
-            reach = offset.shape[1]
-            distances = torch.arange(1 - reach, reach, device=offset.device)
+            last = view.reach - 1
+            distances = torch.arange(-last, last + 1, device=offset.device)
             start = torch.zeros_like(distances)
             by_distance = (self._rotate(self.query, start, dtype) * self._rotate(self.key, distances, dtype)).sum(-1)
-            return by_distance[reach - 1 + offset][None, None]
+            return by_distance[last + offset.clamp(-last, last)][None, None]
         query = self._rotate(self.query, position, dtype)
         key = self._rotate(self.key, (position[..., None] + offset).clamp(min=0), dtype)
         return (query[..., None, :] * key).sum(-1)

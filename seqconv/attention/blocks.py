@@ -3,8 +3,6 @@
 Cost O(length · block) instead of O(length²) where the pattern is bounded.
 """
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -32,16 +30,17 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, pattern: Patte
     length = q.shape[1]
     size = length if pattern.size is None else min(pattern.size, length)
     count = -(-length // size)
-    if count == 1:
-        pattern = replace(pattern, window=None, chunk=None)
-    back = int(pattern.window is not None)
+    window = None if count == 1 else pattern.window
+    back = 0 if window is None else 1
     ahead = 0 if pattern.causal else back
     index = torch.arange(size, device=q.device)
     position = torch.arange(count * size, device=q.device).view(count, size)
     view = View(
-        pattern,
+        pattern.causal,
+        window,
         (position if pattern.chunk is None else index.expand_as(position))[None],
         torch.arange(size * (1 + back + ahead), device=q.device) - back * size - index[:, None],
+        size,
         _real_keys(mask, length, count, size, back, ahead, q.device),
     )
     k, v = (_neighbours(_cut(t, count, size), back, ahead) for t in (k, v))

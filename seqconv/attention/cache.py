@@ -26,6 +26,7 @@ class CacheState(State):
     seen: Int[Tensor, " batch"]
 
     growing: ClassVar[frozenset[str]] = frozenset({"key", "value"})
+    time_axis: ClassVar[int | None] = 1
 
 
 def init_cache(
@@ -82,7 +83,8 @@ def _piece(
     index = torch.arange(past + length, device=q.device)
     offset = index - past - index[:length, None]
     whole = past == 0 and mask is None and pattern.chunk is None
-    view = View(pattern, position[:, None], offset, None, None if whole else span[:, None])
+    reach = len(index) if pattern.size is None else min(len(index), pattern.size)
+    view = View(True, pattern.window, position[:, None], offset, reach, None, None if whole else span[:, None])
     key = torch.cat([state.key, k.to(state.key.dtype)], dim=1)
     value = torch.cat([state.value, v.to(state.value.dtype)], dim=1)
     y = attend(q[:, None], key[:, None], value[:, None], view)[:, 0]

@@ -5,7 +5,9 @@ Positions count from a row's first real token, so that chunks begin there and le
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -44,40 +46,44 @@ class Pattern:
         return self.window if self.chunk is None else self.chunk
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """The queries and keys of a block, relative to each other.
 
     Attributes:
-        pattern: the chunks are already cut where ``span`` is not given.
+        causal: no query sees a key after its own.
+        window: only keys fewer than ``window`` tokens away; ``None``: all of the block.
         position: of each query, from 0 (within its chunk if there are chunks).
         offset: index of the key minus that of the query.
+        reach: largest distance at which a query sees a key, plus one.
         keys: which keys are real; ``None``: all.
         span: how many keys back each query sees; ``None``: the pattern alone decides.
     """
 
-    pattern: Pattern
+    causal: bool
+    window: int | None
     position: Int[Tensor, "#batch #blocks queries"]
     offset: Int[Tensor, "queries keys"]
+    reach: int
     keys: Bool[Tensor, "#batch blocks keys"] | None = None
     span: Int[Tensor, "batch #blocks queries"] | None = None
 
-    @property
-    def plain(self) -> bool:
-        """Whether causality (if any) decides alone."""
-        return self.keys is None and self.span is None and self.pattern.window is None
 
-    def visible(self) -> Bool[Tensor, "#batch #blocks queries keys"]:
-        """True where the query sees the key; every query sees its own key, so that no row is empty."""
-        see = self.offset <= 0 if self.pattern.causal else self.offset == self.offset
-        if self.pattern.window is not None:
-            see = see & (self.offset.abs() < self.pattern.window)
-        see = see[None, None]
-        if self.keys is not None:
-            see = see & self.keys[:, :, None, :]
-        if self.span is not None:
-            see = see & (-self.offset <= self.span[..., None])
-        return see | (self.offset == 0)
+def is_plain(view: View) -> bool:
+    """Whether causality (if any) alone decides who sees whom."""
+    return view.keys is None and view.span is None and view.window is None
+
+
+def visible(view: View) -> Bool[Tensor, "#batch #blocks queries keys"]:
+    """True where the query sees the key; every query sees its own key, so that no row is empty."""
+    see = view.offset <= 0 if view.causal else torch.ones_like(view.offset, dtype=torch.bool)
+    if view.window is not None:
+        see = see & (view.offset.abs() < view.window)
+    see = see[None, None]
+    if view.keys is not None:
+        see = see & view.keys[:, :, None, :]
+    if view.span is not None:
+        see = see & (-view.offset <= view.span[..., None])
+    return see | (view.offset == 0)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, View], Tensor]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..filters.base import accumulation_dtype
 from .bias import PositionBias
-from .pattern import View
+from .pattern import View, visible
 
 FUNCTIONS = ("softmax", "laplace", "relu2")
 LAPLACE_MEAN, LAPLACE_DEVIATION = 0.707107, 0.282095
@@ -31,18 +31,18 @@ def attention_weights(
 ) -> Float[Tensor, "batch blocks queries keys"]:
     """Weights of every query and key, zero where the query does not see the key; float32 at least."""
     scores = (q @ k.transpose(-1, -2)).to(accumulation_dtype(q))
-    visible, learned = view.visible(), bias(view)
+    seen, learned = visible(view), bias(view)
     if function == "softmax":
         scores = scores * q.shape[-1] ** -0.5 + learned
-        return torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
-    scores = scores / _visible_keys(visible, view) + learned
-    return _element(function, scores).masked_fill(~visible, 0)
+        return torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
+    scores = scores / _count_keys(seen, view) + learned
+    return _element(function, scores).masked_fill(~seen, 0)
 
 
-def _visible_keys(visible: Tensor, view: View) -> Tensor:
-    if view.pattern.causal:
+def _count_keys(seen: Tensor, view: View) -> Tensor:
+    if view.causal:
         return view.position[..., None] + 1
-    return visible.sum(-1, keepdim=True)
+    return seen.sum(-1, keepdim=True)
 
 
 def _element(function: str, scores: Tensor) -> Tensor:
