@@ -7,8 +7,7 @@ convolution otherwise (growing state).
 Replacing ``filter`` by another one (a distilled one, say) changes nothing else.
 """
 
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -31,9 +30,8 @@ class RecurrentState(State):
     hidden: State
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """Impulse responses evaluated for one length, applied to whole sequences.
+class Kernel(NamedTuple):
+    """Impulse responses evaluated for one length.
 
     Attributes:
         past: taps of the past, lag 0 first.
@@ -46,22 +44,24 @@ class Kernel:
     lag: int
     heads: int
 
-    def __call__(
-        self, u: Float[Tensor, "batch length d_model"], *, skip: Float[Tensor, " d_model"] | None = None
-    ) -> Float[Tensor, "batch length d_model"]:
-        """Convolve whole sequences; inputs at padding must be zero."""
-        y = self._convolve(u, self.past, skip)
-        if self.future is not None:
-            ahead = self._convolve(u.flip(1), self.future).flip(1)
-            y = y + torch.cat([ahead[:, self.lag :], torch.zeros_like(ahead[:, : self.lag])], dim=1)
-        return y
 
-    def _convolve(self, u: Tensor, taps: Tensor, skip: Tensor | None = None) -> Tensor:
-        if self.heads == 1:
-            return fft_conv(u, taps, skip=skip)
-        rows = u.unflatten(2, (self.heads, -1)).transpose(1, 2)
-        y = fft_conv(rows.flatten(0, 1), taps).view(rows.shape).transpose(1, 2).flatten(2)
-        return y if skip is None else y + (skip * u).to(y.dtype)
+def convolve(
+    u: Float[Tensor, "batch length d_model"], kernel: Kernel, *, skip: Float[Tensor, " d_model"] | None = None
+) -> Float[Tensor, "batch length d_model"]:
+    """Convolve whole sequences with a kernel; inputs at padding must be zero."""
+    y = _causal(u, kernel.past, kernel.heads, skip)
+    if kernel.future is not None:
+        ahead = _causal(u.flip(1), kernel.future, kernel.heads).flip(1)
+        y = y + torch.cat([ahead[:, kernel.lag :], torch.zeros_like(ahead[:, : kernel.lag])], dim=1)
+    return y
+
+
+def _causal(u: Tensor, taps: Tensor, heads: int, skip: Tensor | None = None) -> Tensor:
+    if heads == 1:
+        return fft_conv(u, taps, skip=skip)
+    rows = cast(Tensor, u.unflatten(2, (heads, -1))).transpose(1, 2)
+    y = fft_conv(rows.flatten(0, 1), taps).view(rows.shape).transpose(1, 2).flatten(2)
+    return y if skip is None else y + (skip * u).to(y.dtype)
 
 
 class LongConvolution(nn.Module):
@@ -114,7 +114,7 @@ class LongConvolution(nn.Module):
     ) -> Float[Tensor, "batch length channels"]:
         """Convolve whole sequences in the only stage; inputs at padding must be zero."""
         (kernel,) = self.kernels(u.shape[1])
-        return kernel(u, skip=skip)
+        return convolve(u, kernel, skip=skip)
 
     def init_state(self, batch_size: int, max_length: int | None = None) -> State:
         """The state of the only stage before the first input; arguments and errors of :meth:`init_states`."""

@@ -21,7 +21,7 @@ from seqconv_kernels.errors import refusal
 
 from ..activations import activate, check_activation
 from ..blockwise import convolve_blocks, convolve_circular
-from ..convolution import Kernel, LongConvolution
+from ..convolution import Kernel, LongConvolution, convolve
 from ..filters.hyena import HyenaFilter
 from ..mixer import Mixer
 from ..packing import zero_padding
@@ -217,8 +217,8 @@ class Hyena(Mixer):
             delayed = self.bidirectional
             return convolve_circular(v, kernel.past.repeat(self.num_heads, 1), skip, self.num_blocks, delayed=delayed)
         if self.num_blocks > 1:
-            return convolve_blocks(v, lambda block: kernel(block, skip=skip), self.block, mask)
-        return kernel(v, skip=skip)
+            return convolve_blocks(v, lambda block: convolve(block, kernel, skip=skip), self.block, mask)
+        return convolve(v, kernel, skip=skip)
 
     def _skip(self, stage: int) -> Tensor | None:
         return self.skip[stage].repeat(self.num_heads) if self.bias else None

@@ -1,58 +1,52 @@
-"""Exact online convolution from cached inputs.
+"""Exact online convolution: one interface to both ways of ordering the work.
 
-Equation: ``y_t = sum_s h[s] u_{t-s}``; the state keeps the inputs that taps can still reach.
+Equation: ``y_t = sum_s h[s] u_{t-s}``, each output as soon as its input is there. By default the least work in total
+(:mod:`~seqconv.streaming.fractal`), or bounded work per token (:mod:`~seqconv.streaming.smooth`).
 """
 
-from typing import ClassVar
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seqconv_kernels import fft_conv
+from .fractal import FractalState, fractal_prefill, fractal_step, init_fractal
+from .smooth import SmoothState, init_smooth, smooth_prefill, smooth_step
 
-from ..state import State, state_class
-
-
-@state_class
-class OnlineState(State):
-    """Inputs so far, and the impulse response they are convolved with.
-
-    Attributes:
-        taps: impulse response.
-        past: the last ``taps - 1`` inputs at most, oldest first.
-    """
-
-    taps: Float[Tensor, "channels taps"]
-    past: Float[Tensor, "batch past channels"]
-
-    batch_free: ClassVar[frozenset[str]] = frozenset({"taps"})
-    growing: ClassVar[frozenset[str]] = frozenset({"taps", "past"})
+OnlineState = FractalState | SmoothState
+"""The state of an online convolution. Passing it on uses it up: its memory is overwritten unless autograd needs it."""
 
 
 def init_online(
-    taps: Float[Tensor, "channels taps"], batch_size: int, *, heads: int = 1, smooth: bool = False
+    taps: Float[Tensor, "channels taps"],
+    batch_size: int,
+    *,
+    heads: int = 1,
+    smooth: bool = False,
+    block: int | None = None,
 ) -> OnlineState:
-    """The state before the first input."""
-    taps = taps.repeat(heads, 1)
-    return OnlineState(taps, taps.new_zeros(batch_size, 0, taps.shape[0]))
+    """The state before the first input.
+
+    Args:
+        taps: impulse responses, lag 0 first; sums are in their dtype, float32 or float64.
+        batch_size: rows.
+        heads: how often the channels of ``taps`` repeat in the inputs, head after head.
+        smooth: bounded work per token instead of the least work in total.
+        block: tokens per block, a power of two; chosen for speed if not given.
+
+    Raises:
+        ValueError: no taps, or a block that is not a power of two.
+    """
+    init = init_smooth if smooth else init_fractal
+    return init(taps, batch_size, heads=heads) if block is None else init(taps, batch_size, heads=heads, block=block)
 
 
 def online_prefill(
-    u: Float[Tensor, "batch length channels"], state: OnlineState
-) -> tuple[Float[Tensor, "batch length channels"], OnlineState]:
-    """Outputs for any number of inputs behind those of ``state``."""
-    y = fft_conv(u, state.taps, history=state.past)
-    heard = torch.cat([state.past, u.to(state.past.dtype)], dim=1)
-    reach = state.taps.shape[1] - 1
-    return y, OnlineState(state.taps, heard[:, max(0, heard.shape[1] - reach) :])
+    u: Float[Tensor, "batch length width"], state: OnlineState
+) -> tuple[Float[Tensor, "batch length width"], OnlineState]:
+    """Outputs for any number of inputs behind those of ``state``, and the state after them."""
+    return smooth_prefill(u, state) if isinstance(state, SmoothState) else fractal_prefill(u, state)
 
 
 def online_step(
-    u_t: Float[Tensor, "batch channels"], state: OnlineState
-) -> tuple[Float[Tensor, "batch channels"], OnlineState]:
-    """Output for one input."""
-    heard = torch.cat([state.past, u_t[:, None].to(state.past.dtype)], dim=1)
-    y = torch.einsum("blc,cl->bc", heard, state.taps[:, : heard.shape[1]].flip(1))
-    reach = state.taps.shape[1] - 1
-    return y.to(u_t.dtype), OnlineState(state.taps, heard[:, max(0, heard.shape[1] - reach) :])
+    u_t: Float[Tensor, "batch width"], state: OnlineState
+) -> tuple[Float[Tensor, "batch width"], OnlineState]:
+    """Output for one input, and the state after it."""
+    return smooth_step(u_t, state) if isinstance(state, SmoothState) else fractal_step(u_t, state)
