@@ -1,0 +1,207 @@
+"""Runs: one folder with everything, resumed bit by bit, stopped at NaN, reported; and the demonstration's judgement."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+import lra.demo
+from lra.demo import check_reload, judge, run_demo
+from lra.metrics import read_lines
+from lra.model import build_model, parameter_groups
+from lra.recipe import Recipe
+from lra.recipes import create_recipe
+from lra.report import find_runs, read_run, write_report
+from lra.run import read_recipe, run
+from lra.tasks import create_task
+
+SMALL = {"train": 320, "val": 64, "test": 64}
+
+
+def tiny(**changes: object) -> Recipe:
+    """Four steps of a small S4D on a few expressions."""
+    small = {f"task.{name}": size for name, size in SMALL.items()}
+    sizes = {"d_model": 8, "n_layers": 1, "steps": 4, "eval_every": 2, "batch_size": 16, "warmup_steps": 1}
+    return create_recipe("listops-small", "s4d").override({"mixer.d_state": 4, **small, **sizes, **changes})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    return run(tiny(), tmp_path_factory.mktemp("runs") / "s4d", data_root=root, quiet=True)
+
+
+def test_a_run_notes_all_that_it_depends_on(finished, root):
+    about = json.loads((finished.folder / "run.json").read_text())
+    assert Recipe(**about["recipe"]) == tiny()
+    assert about["data"]["fingerprint"] == create_task("listops-small", tiny().task_options).load(root).fingerprint
+    assert about["data"]["sizes"] == SMALL
+    assert {"torch", "transformers", "seqconv"} <= set(about["versions"])
+    assert about["parameters"]["all"] == sum(p.numel() for p in finished.model.parameters())
+    assert 0 < about["parameters"]["with own learning rate"] < about["parameters"]["all"]
+    lines = read_lines(finished.folder / "metrics.jsonl")
+    assert [line["step"] for line in lines if "eval_accuracy" in line] == [2, 4]
+    assert all(line["cpu_s"] >= 0 for line in lines)
+
+
+def test_the_result_holds_accuracies_beside_the_guessers(finished):
+    result = json.loads((finished.folder / "result.json").read_text())
+    assert result["accuracy"] == finished.accuracy
+    assert set(result["accuracy"]) == {"val", "test"}
+    assert result["baselines"]["test"]["chance"] == 0.1
+    assert sum(map(sum, result["confusion"])) == SMALL["test"]
+    right = sum(row[label] for label, row in enumerate(result["confusion"]))
+    assert right / SMALL["test"] == pytest.approx(result["accuracy"]["test"])
+
+
+def test_checkpoints_load_through_auto_classes(finished, root):
+    data = create_task("listops-small", tiny().task_options).load(root)
+    check_reload(finished, data)
+    last = AutoModelForSequenceClassification.from_pretrained(finished.folder / "last")
+    assert last.config.num_labels == 10
+    bias = list(finished.model.parameters())[-1]
+    before = bias.detach().clone()
+    with torch.no_grad():
+        bias.add_(1e-3)
+    with pytest.raises(ValueError, match=r"reload: received logits that differ by .*; wanted the same logits"):
+        check_reload(finished, data)
+    with torch.no_grad():
+        bias.copy_(before)
+
+
+def test_parameter_groups_follow_the_recipe(root):
+    recipe = tiny(lr=0.02, special_lr=5e-4)
+    data = create_task("listops-small", recipe.task_options)
+    data.prepare(root, quiet=True)
+    model = build_model(recipe, data.load(root))
+    groups = parameter_groups(model, recipe)
+    special = {id(p) for p in model.parameters() if getattr(p, "_optim", {}).get("lr") is not None}
+    assert special
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["lr"] == (5e-4 if id(parameter) in special else 0.02)
+            if id(parameter) in special:
+                assert group["weight_decay"] == 0.0
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+import lra.run
+sys.path.insert(0, sys.argv[1])
+from test_run import tiny
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+lra.run.StopAtNaN = lambda: Kill()
+lra.run.run(tiny(), Path(sys.argv[2]), data_root=Path(sys.argv[3]), quiet=True)
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(finished, root, tmp_path):
+    """SIGKILL after step 3 (checkpoint at 2): the resumed run ends with the same bits and the same log."""
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "run"), str(root)]
+    environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads()), "PATH": "/usr/bin:/bin"}
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == -9
+    with pytest.raises(ValueError, match=r"run: received a run in .*; wanted a new folder.*python -m lra resume"):
+        run(tiny(), tmp_path / "run", data_root=root, quiet=True)
+    threads = torch.get_num_threads()
+    resumed = run(read_recipe(tmp_path / "run"), tmp_path / "run", data_root=root, resume=True, quiet=True)
+    assert torch.get_num_threads() == threads
+    assert resumed.accuracy == finished.accuracy
+    for (name, ours), theirs in zip(
+        resumed.model.state_dict().items(), finished.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+    logged = [[line.get("loss") for line in read_lines(each.folder / "metrics.jsonl")] for each in (resumed, finished)]
+    assert logged[0] == logged[1]
+
+
+def test_resume_refuses_a_changed_recipe_and_an_empty_folder(finished, root, tmp_path):
+    with pytest.raises(ValueError, match=r"a changed recipe: lr=0.5 \(was 0.004\).*start a new run with --out"):
+        run(tiny(lr=0.5), finished.folder, data_root=root, resume=True)
+    with pytest.raises(ValueError, match=r"resume: received no run.json in"):
+        run(tiny(), tmp_path, data_root=root, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(root, tmp_path, monkeypatch):
+    class Poison(lra.run.StopAtNaN):
+        def on_step_end(self, args, state, control, model=None, **_):
+            if state.global_step == 3:
+                list(model.parameters())[-1].data.fill_(torch.nan)
+
+    monkeypatch.setattr(lra.run, "StopAtNaN", Poison)
+    with pytest.raises(ValueError, match=r"train: received a loss of nan at step 4; .*the last checkpoint is kept"):
+        run(tiny(), tmp_path / "run", data_root=root, quiet=True)
+    kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "checkpoints" / "checkpoint-2")
+    assert all(torch.isfinite(p).all() for p in kept.parameters())
+
+
+def test_tokens_are_classified_too(root, tmp_path):
+    changes = {"task.train": 64, "task.val": 16, "task.test": 16, "task.length": 8, "d_model": 8, "n_layers": 1}
+    recipe = create_recipe("parity", "s4d").override(
+        {"mixer.d_state": 4, "steps": 2, "eval_every": 2, "batch_size": 16, "warmup_steps": 1, **changes}
+    )
+    result = run(recipe, tmp_path / "run", data_root=root, quiet=True)
+    assert 0 <= result.accuracy["test"] <= 1
+    model = AutoModelForTokenClassification.from_pretrained(result.folder / "best")
+    assert model(torch.zeros(1, 8, dtype=torch.int64)).logits.shape == (1, 8, 2)
+
+
+def test_the_report_holds_every_run_in_one_page(finished, tmp_path):
+    page = write_report(find_runs(finished.folder.parent), tmp_path / "report", "A & B", ["a <note>"])
+    html, markdown = page.read_text(), page.with_suffix(".md").read_text()
+    assert "<h1>A &amp; B</h1>" in html
+    assert "a &lt;note&gt;" in html
+    assert html.count("<svg") == 2
+    assert "src=" not in html
+    assert "http-equiv" not in html
+    for text in ("majority class", "root operator", "s4d", "reduced, regenerated data", "optimiser steps"):
+        assert text in html or text in markdown
+    accuracy = f"{100 * finished.accuracy['val']:.1f} %"
+    assert f"| s4d | {accuracy} |" in markdown
+    for name in ("listops-small-learning-curves.svg", "listops-small-confusion-s4d.svg"):
+        assert f"({name})" in markdown
+        assert (page.parent / name).read_text().startswith("<svg")
+
+
+def test_an_unfinished_run_is_reported_as_such(finished, tmp_path):
+    folder = tmp_path / "runs" / "cut"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text((finished.folder / "run.json").read_text())
+    (folder / "metrics.jsonl").write_text((finished.folder / "metrics.jsonl").read_text() + '{"step": 5, "lo')
+    page = write_report([read_run(folder)], tmp_path / "report")
+    assert "unfinished" in page.read_text()
+
+
+@pytest.mark.parametrize("find", [read_run, find_runs])
+def test_a_report_of_nothing_is_refused(find, tmp_path):
+    with pytest.raises(ValueError, match=r"report: received no run.* start one with 'python -m lra run'"):
+        find(tmp_path)
+
+
+def test_the_demonstration_runs_and_judges(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lra.demo, "create_recipe", lambda task, mixer: tiny())
+    monkeypatch.setattr(lra.demo, "create_task", lambda task: create_task(task, tiny().task_options))
+    monkeypatch.setattr(lra.demo, "MIXERS", ("s4d",))
+    with pytest.raises(ValueError, match=r"demo with s4d: received \d+\.\d % on validation; wanted more than 33 %"):
+        run_demo(tmp_path, root, quiet=True)
+    assert (tmp_path / "report.html").exists()
+    said = capsys.readouterr().out
+    assert "same logits" in said
+    assert "root operator" in said
+    judge(0.331)
+    with pytest.raises(ValueError, match="the convolution, its kernel or the optimiser groups are broken"):
+        judge(0.33)
