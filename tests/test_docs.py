@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqconv import list_mixers, registry
+from seqconv import create_mixer, list_mixers, registry
+from seqconv.interop import list_originals
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,3 +72,23 @@ def test_links_lead_to_files(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_fences_are_closed(page):
     assert page.read_text(encoding="utf-8").count("\n```") % 2 == 0
+
+
+def table(page: str, header: str) -> list[list[str]]:
+    """The cells of the table under a header row, code marks removed."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rows = text[text.index(header) :].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_readme_lists_every_mixer_with_its_state():
+    rows = {name: state for name, _, state, _ in table("README.md", "| name | what it is |")}
+    assert rows == {name: create_mixer(name, 8).state_kind for name in list_mixers()}
+
+
+def test_every_original_is_listed():
+    listed = {original for original, _ in table("docs/importing.md", "| original | our module |")}
+    assert listed <= set(list_originals())
+    assert {name.split(":")[0] for name in list_originals()} == {name.split(":")[0] for name in listed}
+    plain = {name for name in list_originals() if re.fullmatch(r"[\w-]+/[\w-]+:\w+", name)}
+    assert plain <= listed
