@@ -42,15 +42,20 @@ ACTIVATIONS = {"swish": "silu", "gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "s
 """Their names of activations, where ours differ."""
 
 
-def build(**hyper: Any) -> GatedLinearAttention:
-    """Our module for their arguments."""
+def gla_options(**hyper: Any) -> dict[str, Any]:
+    """Arguments of our module for theirs."""
     o = vars(options(ORIGINAL, hyper, DEFAULTS, IGNORED))
     del o["fuse_norm"]
     for name in ("feature_map", "gate_fn"):
         o[name] = ACTIVATIONS.get(o[name], o[name])
     for name in ("norm_eps", "clamp_min"):
         o[name] = None if o[name] is None else float(o[name])
-    return GatedLinearAttention(o.pop("hidden_size"), **o)
+    return {"d_model": o.pop("hidden_size"), **o}
+
+
+def build(**hyper: Any) -> GatedLinearAttention:
+    """Our module for their arguments."""
+    return GatedLinearAttention(**gla_options(**hyper))
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ compared name by name too. One file per family holds them; none is imported befo
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
@@ -22,7 +23,13 @@ class Weights:
     """The original's tensors, which remembers what was taken so that missing and left-over keys are reported."""
 
     def __init__(self, original: str, tensors: Mapping[str, Tensor]) -> None:
-        self.original, self._tensors, self._taken = original, dict(tensors), set[str]()
+        self.original, self._tensors, self._taken, self._prefix = original, dict(tensors), set[str](), ""
+
+    def part(self, prefix: str) -> "Weights":
+        """The tensors whose names start with ``prefix``, named without it; what is taken there is taken here."""
+        part = copy(self)
+        part._prefix = self._prefix + prefix
+        return part
 
     def take(self, name: str) -> Tensor:
         """The tensor of that name.
@@ -30,6 +37,7 @@ class Weights:
         Raises:
             ValueError: it is missing.
         """
+        name = self._prefix + name
         if name not in self._tensors:
             missing = f"a state dict without {name!r} (it has {', '.join(sorted(self._tensors))})"
             remedy = "pass the layer's own state_dict(), without a prefix, and the hyper-parameters it was built with"
@@ -46,10 +54,10 @@ class Weights:
 
     def ignore(self, *names: str) -> None:
         """Mark tensors that our module derives by itself; they need not be there."""
-        self._taken.update(names)
+        self._taken.update(self._prefix + name for name in names)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+        return self._prefix + name in self._tensors
 
     def left_over(self) -> list[str]:
         """Names never taken nor ignored."""
@@ -153,9 +161,13 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
     return module.eval()
 
 
-def _importers() -> dict[str, Importer]:
+def load_importers() -> None:
+    """Import the file of every family, which enters its importers."""
     package = import_module("seqconv.interop")
     for module in iter_modules(package.__path__):
-        if module.name != "importer":
-            import_module(f"seqconv.interop.{module.name}")
+        import_module(f"seqconv.interop.{module.name}")
+
+
+def _importers() -> dict[str, Importer]:
+    load_importers()
     return _IMPORTERS

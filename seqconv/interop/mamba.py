@@ -66,9 +66,14 @@ IGNORED1 = (*IGNORED, "use_fast_path")
 IGNORED2 = (*IGNORED, "use_mem_eff_path", "process_group", "sequence_parallel")
 
 
+def mamba_options(**hyper: Any) -> dict[str, Any]:
+    """Arguments of our module for theirs."""
+    return _floats(vars(options(MAMBA, hyper, DEFAULTS, IGNORED1)))
+
+
 def build_mamba(**hyper: Any) -> Mamba:
     """Our module for their arguments."""
-    return Mamba(**_floats(vars(options(MAMBA, hyper, DEFAULTS, IGNORED1))))
+    return Mamba(**mamba_options(**hyper))
 
 
 def convert_mamba(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -78,13 +83,18 @@ def convert_mamba(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
     return _take(weights, names + _biases(o.bias)) | convert_convolution(weights, o.conv_bias)
 
 
+def mamba2_options(**hyper: Any) -> dict[str, Any]:
+    """Arguments of our module for theirs; infinite limits of the time step become none."""
+    o = _floats(vars(options(MAMBA2, hyper, DEFAULTS2, IGNORED2)))
+    least, largest = (float(limit) for limit in o["dt_limit"])
+    unlimited = (least, largest) == (0.0, float("inf"))
+    initial = tuple(float(bound) for bound in o["A_init_range"])
+    return {**o, "dt_limit": None if unlimited else (least, largest), "A_init_range": initial}
+
+
 def build_mamba2(**hyper: Any) -> Mamba2:
-    """Our module for their arguments; infinite limits of the time step become none."""
-    o = vars(options(MAMBA2, hyper, DEFAULTS2, IGNORED2))
-    least, largest = o.pop("dt_limit")
-    o["dt_limit"] = None if (least, largest) == (0, float("inf")) else (float(least), float(largest))
-    o["A_init_range"] = tuple(float(bound) for bound in o["A_init_range"])
-    return Mamba2(**_floats(o))
+    """Our module for their arguments."""
+    return Mamba2(**mamba2_options(**hyper))
 
 
 def convert_mamba2(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:

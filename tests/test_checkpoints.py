@@ -1,0 +1,139 @@
+"""Whole checkpoints of other projects: logits, gradients, padding and generated tokens; damaged and unknown files."""
+
+import json
+import pickle
+import shutil
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from golden_cases import GOLDEN, assert_close, load_variant
+from seqconv.hf import SeqConvConfig, SeqConvForCausalLM
+from seqconv.interop import list_checkpoints, load_checkpoint
+from seqconv.interop.checkpoint import convert_checkpoint, read_folder
+from seqconv.interop.importer import Weights
+
+CASES = {
+    "mamba_ssm, Mamba": ("scan/mamba_ssm_checkpoints", "mamba1", "ckpt_mamba1"),
+    "mamba_ssm, Mamba-2": ("scan/mamba_ssm_checkpoints", "mamba2", "ckpt_mamba2"),
+    "transformers, Mamba": ("scan/hf_mamba", "logits", "ckpt"),
+    "transformers, Mamba-2": ("scan/hf_mamba2", "logits", "ckpt"),
+    "transformers, FalconMamba": ("scan/hf_falcon_mamba", "logits", "ckpt"),
+    "fla, GLA": ("scan/fla_gla_checkpoint", "logits", "ckpt"),
+}
+every = pytest.mark.parametrize("name", CASES)
+MAMBA = GOLDEN / "scan/hf_mamba/ckpt"
+
+
+@every
+def test_golden_logits_and_gradients(name):
+    folder, variant, checkpoint = CASES[name]
+    case = load_variant(folder, variant)
+    config, tensors = read_folder(GOLDEN / folder / checkpoint)
+    leaves = {k: v.double().requires_grad_() for k, v in tensors.items()}
+    options, ours = convert_checkpoint(config, Weights(name, leaves))
+    model = SeqConvForCausalLM(SeqConvConfig(**options)).double().eval()
+    ids = case.tensors["in.input_ids"]
+    logits = torch.func.functional_call(model, ours, (), {"input_ids": ids}, tie_weights=False).logits
+    assert_close(logits, case.tensors["out.logits"], 1e-9, 1e-10, "logits")
+    (logits * case.tensors["cot.logits"]).sum().backward()
+    gradients = case.group("grad.param")
+    assert gradients
+    largest = max(t.abs().max().item() for t in gradients.values())
+    for key, want in gradients.items():
+        assert_close(leaves[key].grad, want.double(), 1e-6, 1e-7 * largest, f"gradient of {key}")
+
+
+@every
+def test_golden_tokens(name):
+    folder, variant, checkpoint = CASES[name]
+    case = load_variant(folder, variant)
+    model = load_checkpoint(GOLDEN / folder / checkpoint)
+    prompt = case.tensors["gen.prompt"]
+    got = model.generate(prompt, max_new_tokens=20, do_sample=False)
+    assert torch.equal(got[:, prompt.shape[1] :], case.tensors["gen.tokens"])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("mamba_ssm")])
+def test_golden_left_padding(name):
+    folder, _, checkpoint = CASES[name]
+    case = load_variant(folder, "left_padded")
+    mask = case.tensors.get("in.attention_mask", case.tensors.get("const.attention_mask"))
+    model = load_checkpoint(GOLDEN / folder / checkpoint).double()
+    with torch.no_grad():
+        logits = model(case.tensors["in.input_ids"], attention_mask=mask).logits
+    real = mask.bool()
+    assert not real.all()
+    assert_close(logits[real], case.tensors["out.logits"][real], 1e-9, 1e-10, "logits of real tokens")
+
+
+def test_an_imported_model_is_saved_and_loaded_as_one_of_ours(tmp_path):
+    model = load_checkpoint(GOLDEN / "scan/fla_gla_checkpoint/ckpt")
+    model.save_pretrained(tmp_path)
+    again = SeqConvForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.arange(7)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+
+
+def test_sharded_safetensors_are_read(tmp_path):
+    shutil.copy(MAMBA / "config.json", tmp_path)
+    tensors = load_file(MAMBA / "model.safetensors")
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, keys in shards.items():
+        save_file({k: tensors[k] for k in keys}, tmp_path / shard)
+    index = {"weight_map": {k: shard for shard, keys in shards.items() for k in keys}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    ids = torch.arange(5)[None]
+    with torch.no_grad():
+        assert torch.equal(load_checkpoint(tmp_path)(ids).logits, load_checkpoint(MAMBA)(ids).logits)
+
+
+def test_the_kinds_of_checkpoints_are_listed():
+    assert {"mamba_ssm", "mamba", "mamba2", "falcon_mamba", "gla"} <= set(list_checkpoints())
+
+
+def altered(tmp_path, **changes):
+    """The Mamba checkpoint with changes to its configuration."""
+    shutil.copytree(MAMBA, tmp_path / "checkpoint")
+    config = json.loads((MAMBA / "config.json").read_text()) | changes
+    (tmp_path / "checkpoint/config.json").write_text(json.dumps(config))
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mambo"}, r"kind of model 'mambo'.*did you mean 'mamba'"),
+        ({"hidden_act": "relu"}, r"hidden_act='relu'.*'silu'"),
+        ({"use_bias": True}, r"without 'backbone.layers.0.mixer.in_proj.bias'"),
+        ({"num_hidden_layers": 1}, r"unexpected tensors backbone.layers.1.mixer.A_log.*config.json belongs"),
+        ({"state_size": 5}, r"size mismatch.*Remedy: check that config.json"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"(?s){message}"):
+        load_checkpoint(altered(tmp_path, **changes))
+
+
+def test_a_hybrid_gla_is_refused():
+    config, tensors = read_folder(GOLDEN / "scan/fla_gla_checkpoint/ckpt")
+    with pytest.raises(ValueError, match=r"GLA model with attention layers.*Remedy"):
+        convert_checkpoint({**config, "attn": {"layers": [0]}}, Weights("gla", tensors))
+
+
+def test_missing_damaged_and_unsafe_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config.json and one of model.safetensors.*Remedy"):
+        load_checkpoint(tmp_path)
+    folder = altered(tmp_path)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match=r"a damaged file in .*Remedy: copy or download"):
+        load_checkpoint(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(OrderedDict(x=print), protocol=2))
+    with pytest.raises(ValueError, match=r"more than tensors.*Remedy: do not trust this file"):
+        load_checkpoint(folder)
