@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from seqconv import create_mixer
+from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer
 from seqconv.distill import distill
+from seqconv.distill.budget import Choice, spend
 from seqconv.filters.modal import ModalFilter
 from seqconv.replacement import long_convolutions, modal_sizes, place_modal_filters
 
@@ -37,13 +38,15 @@ def test_a_distilled_mixer_keeps_everything_but_its_filter():
     assert str(certificate) in str(distilled)
 
 
-def test_more_order_means_less_error_down_to_none():
+def test_more_order_or_a_longer_exact_head_means_less_error():
     original = mixer(l_max=64)
-    errors = [
-        (distill(original, d, dtype=torch.float64).model(inputs()) - original(inputs())).norm() for d in (4, 16, 62)
-    ]
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 1e-6 * want.norm()
+
+    def error(order: int, head: int) -> float:
+        model = distill(original, order, fir_head=head, dtype=torch.float64).model
+        return float((model(inputs()) - original(inputs())).norm().detach())
+
+    assert error(4, 1) > error(16, 1) > error(16, 32) > 0
+    assert error(4, 1) > error(4, 32)
 
 
 def test_a_convolution_that_misses_the_tolerance_keeps_its_filter():
@@ -73,3 +76,70 @@ def test_filters_with_a_recurrence_are_left_alone_unless_asked_for():
     assert all(isinstance(c.filter, ModalFilter) for c in long_convolutions(reduced).values())
     with pytest.raises(ValueError, match=r"a filter without end.*pass length"):
         distill(mixer("s4d"), 4, recurrent=True)
+
+
+def language_model() -> SeqConvForCausalLM:
+    """A byte model whose filters matter: its weights are far from their initial values."""
+    torch.manual_seed(0)
+    config = SeqConvConfig(
+        vocab_size=16, d_model=8, n_layers=2, mixer="hyena", mixer_options={"l_max": 64, "emb_dim": 5, "w": 4.0}
+    )
+    model = SeqConvForCausalLM(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.lm_head.parameters():
+            parameter.normal_()
+    return model
+
+
+def token_ids(rows: int = 6) -> torch.Tensor:
+    return torch.randint(0, 16, (rows, 64), generator=torch.Generator().manual_seed(0))
+
+
+def test_a_budget_is_spent_where_the_prediction_falls_most():
+    steep, flat = [8.0, 1.0, 0.5], [0.1, 0.09, 0.08]
+    choices = {"a": Choice((0, 2, 4), torch.tensor([flat, steep])), "b": Choice((0, 2, 4), torch.tensor([flat]))}
+    assert {k: v.tolist() for k, v in spend(choices, 5).items()} == {"a": [0, 4], "b": [0]}
+    assert sum(int(v.sum()) for v in spend(choices, 12).values()) == 12
+    assert sum(int(v.sum()) for v in spend(choices, 1).values()) == 0
+    concave = {"a": Choice((0, 2, 4), torch.tensor([[1.0, 0.99, 0.0]]))}
+    assert spend(concave, 4)["a"].tolist() == [4], "a step that gains little is taken together with the next"
+    rising = {"a": Choice((0, 2, 4), torch.tensor([[1.0, 2.0, 0.5]]))}
+    assert spend(rising, 3)["a"].tolist() == [0], "an order that makes things worse is never taken"
+
+
+def test_the_predicted_divergence_is_near_the_measured_one():
+    model, ids = language_model(), token_ids()
+    for order in (2, 8):
+        distilled = distill(model, order, calibration=ids)
+        assert distilled.measured_kl > 1e-9
+        assert 1 / 3 < distilled.predicted_kl / distilled.measured_kl < 3
+        assert f"measured {distilled.measured_kl:.3g}" in str(distilled)
+
+
+def test_a_budget_is_kept_and_beats_equal_orders():
+    model, ids = language_model(), token_ids()
+    channels = 2 * 8
+    equal = distill(model, 4, calibration=ids)
+    budgeted = distill(model, state_budget=4 * channels, calibration=ids)
+    states = sum(int(c.order.sum()) for c in budgeted.certificates.values())
+    assert 3 * channels <= states <= 4 * channels
+    assert budgeted.measured_kl < equal.measured_kl
+    assert all("a budget of 64 real states" in c.notes[0] for c in budgeted.certificates.values())
+
+
+def test_bad_calibration_and_conflicting_requests_are_refused(unannotated):
+    model, ids = language_model(), token_ids()
+    cases = [
+        (r"10 calibration tokens.*at least 64.*longer", lambda: distill(model, 4, calibration=ids[:1, :10])),
+        (r"0 calibration tokens.*at least 64", lambda: distill(model, 4, calibration=ids[:0])),
+        (r".*dtype torch.float.*token ids \(batch, length\)", lambda: distill(model, 4, calibration=ids.float())),
+        (r"state_budget=9 alone.*pass calibration", lambda: distill(model, state_budget=9)),
+        (r"state_budget=0.*Remedy", lambda: distill(model, state_budget=0, calibration=ids)),
+        (
+            r"state_budget=9 beside order=4.*one of the three",
+            lambda: distill(model, 4, state_budget=9, calibration=ids),
+        ),
+    ]
+    for pattern, use in cases:
+        with pytest.raises(ValueError, match=f"distill: received {pattern}"):
+            use()

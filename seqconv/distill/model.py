@@ -1,18 +1,29 @@
 """Distilling whole models: every long convolution whose filter has no recurrence gets a modal one."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from seqconv_kernels.errors import refusal
 
 from ..convolution import LongConvolution
+from ..filters.modal import ModalFilter
 from ..replacement import long_convolutions, replace_filter
+from .budget import (
+    Choice,
+    check_calibration,
+    measured_divergence,
+    predicted_divergence,
+    spend,
+    tap_gradients,
+)
 from .certificate import Certificate
 from .filter import distill_filter
+from .task import ORDERS, Distilled, Modes, filter_task, put
 
 
 @dataclass(frozen=True)
@@ -23,17 +34,24 @@ class DistilledModel:
         model: the copy; its original is unchanged.
         certificates: of every filter that was tried, by the name of its convolution.
         kept: names of convolutions that keep their exact filter, because some channel cannot meet the tolerance.
+        predicted_kl: divergence from the original's predictions on the calibration batch, in nats per token, as the
+            Fisher information predicts it; ``None`` without calibration.
+        measured_kl: the same, measured.
     """
 
     model: nn.Module
     certificates: dict[str, Certificate]
     kept: tuple[str, ...]
+    predicted_kl: float | None = None
+    measured_kl: float | None = None
 
     def __str__(self) -> str:
         parts = []
         for name, certificate in self.certificates.items():
             fate = "kept exact: not every channel meets the tolerance" if name in self.kept else "distilled"
             parts.append(f"{name or 'the module itself'} ({fate})\n{certificate}")
+        if self.predicted_kl is not None:
+            parts.append(f"KL per token: predicted {self.predicted_kl:.3g} nats, measured {self.measured_kl:.3g} nats")
         return "\n\n".join(parts)
 
 
@@ -42,6 +60,8 @@ def distill(
     order: int | None = None,
     tolerance: float | None = None,
     *,
+    state_budget: int | None = None,
+    calibration: Int[Tensor, "batch length"] | None = None,
     length: int | None = None,
     recurrent: bool = False,
     **options: Any,
@@ -53,38 +73,95 @@ def distill(
         order: real order of every recurrence.
         tolerance: relative H-infinity error allowed; a convolution with a channel that cannot be proven to meet it
             keeps its exact filter.
+        state_budget: real states of all recurrences together, given to the channels that need them most by the
+            divergence predicted on ``calibration``.
+        calibration: token ids for a causal language model; beside any of the three ways to choose orders it adds
+            the predicted and the measured divergence to the result.
         length: taps that are fitted; by default as many as the filter defines.
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).
         **options: as for :func:`~seqconv.distill.distill_filter`.
 
     Raises:
-        ValueError: nothing to distil, a filter without end and no ``length``; as ``distill_filter``.
+        ValueError: nothing to distil, a filter without end and no ``length``, a budget without calibration, a
+            calibration batch that is too short; as ``distill_filter``.
     """
-    copied = copy.deepcopy(model)
-    found = {n: c for n, c in long_convolutions(copied).items() if c.backward is None}
-    chosen = {n: c for n, c in found.items() if recurrent or not c.filter.recurrent}
+    if calibration is not None:
+        check_calibration(calibration)
+    taps = _all_taps(model, length, recurrent)
+    gradients = None if calibration is None else tap_gradients(model, calibration, taps)
+    if state_budget is None:
+        results = {name: distill_filter(h, order, tolerance, **options) for name, h in taps.items()}
+    elif order is not None or tolerance is not None:
+        got = f"state_budget={state_budget} beside order={order}, tolerance={tolerance}"
+        raise refusal("distill", got, "one way to choose the orders", "pass one of the three")
+    elif gradients is None or calibration is None:
+        remedy = "pass calibration=token_ids"
+        raise refusal("distill", f"state_budget={state_budget} alone", "a calibration batch too", remedy)
+    else:
+        results = _within_budget(taps, gradients, state_budget, calibration.shape[1], options)
+    made = _replaced(model, results)
+    if gradients is None or calibration is None:
+        return made
+    predicted = 0.0
+    for name in set(results) - set(made.kept):
+        error = _error(taps[name], results[name].filter)
+        predicted += float(predicted_divergence(gradients[name], error, calibration.shape[1]).sum())
+    measured = measured_divergence(model, made.model, calibration)
+    return replace(made, predicted_kl=predicted, measured_kl=measured)
+
+
+def _all_taps(model: nn.Module, length: int | None, recurrent: bool) -> dict[str, Tensor]:
+    causal = {n: c for n, c in long_convolutions(model).items() if c.state_kind != "none"}
+    chosen = {n: c for n, c in causal.items() if recurrent or not c.filter.recurrent}
     if not chosen:
-        got = f"a model with {len(found)} causal long convolutions, none without a recurrence"
+        got = f"a model with {len(causal)} causal long convolutions, none without a recurrence"
         remedy = "pass recurrent=True to reduce recurrences, or a model with convolutional mixers"
         raise refusal("distill", got, "a filter without a recurrence", remedy)
-    certificates, kept = {}, []
-    for name, conv in chosen.items():
-        distilled = distill_filter(_taps(name, conv, length), order, tolerance, **options)
-        certificates[name] = distilled.certificate
-        if bool(distilled.certificate.met.all()):
-            like = next(conv.filter.parameters())
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            replace_filter(copied, name, distilled.filter.to(like.device, dtype))
-        else:
-            kept.append(name)
-    return DistilledModel(copied, certificates, tuple(kept))
+    return {name: _taps(name, conv, length) for name, conv in chosen.items()}
 
 
-def _taps(name: str, conv: LongConvolution, length: int | None) -> torch.Tensor:
+def _taps(name: str, conv: LongConvolution, length: int | None) -> Tensor:
     length = length or conv.filter.max_length
     if length is None:
         remedy = "pass length, the number of taps to fit"
         raise refusal("distill", f"a filter without end in {name!r}", "a length", remedy)
     with torch.no_grad():
-        taps: torch.Tensor = conv.filter(length)
+        taps: Tensor = conv.filter(length)
     return taps.double()
+
+
+def _error(taps: Tensor, modal: ModalFilter) -> Tensor:
+    return taps.cpu() - modal.in_float64().impulse_response(taps.shape[1])
+
+
+def _within_budget(
+    taps: dict[str, Tensor], gradients: dict[str, Tensor], budget: int, tokens: int, options: dict[str, Any]
+) -> dict[str, Distilled]:
+    """Fit every order of :data:`ORDERS`, predict what each costs, spend the budget, and put the chosen together."""
+    tasks = {name: filter_task(h, ORDERS[-1], **options) for name, h in taps.items()}
+    fitted = {name: {0: task.no_modes()} | {d: task.fit(d)[0] for d in ORDERS} for name, task in tasks.items()}
+    choices = {}
+    for name, task in tasks.items():
+        errors = [_error(taps[name], task.modal(modes)) for modes in fitted[name].values()]
+        costs = [predicted_divergence(gradients[name], error, tokens) for error in errors]
+        choices[name] = Choice(tuple(fitted[name]), torch.stack(costs, dim=1))
+    results = {}
+    for name, orders in spend(choices, budget).items():
+        modes: Modes = tasks[name].no_modes(ORDERS[-1] + 1)
+        for d in orders.unique().tolist():
+            rows = orders == d
+            put(modes, rows, Modes(*(part[rows] for part in fitted[name][d])))
+        results[name] = tasks[name].finish(modes, None, (f"orders from a budget of {budget} real states",))
+    return results
+
+
+def _replaced(model: nn.Module, results: dict[str, Distilled]) -> DistilledModel:
+    copied = copy.deepcopy(model)
+    certificates = {name: result.certificate for name, result in results.items()}
+    kept = tuple(name for name, certificate in certificates.items() if not bool(certificate.met.all()))
+    for name, result in results.items():
+        if name not in kept:
+            like = next(long_convolutions(copied)[name].filter.parameters())
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            replace_filter(copied, name, result.filter.to(like.device, dtype))
+    return DistilledModel(copied, certificates, kept)

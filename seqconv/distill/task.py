@@ -1,0 +1,157 @@
+"""The work on one filter: which channels, which method, and the steps from taps to modes."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from seqconv_kernels.errors import refusal, unknown_name
+
+from ..filters.modal import ModalFilter
+from . import blocks as block_fit
+from .certificate import Certificate, certify
+from .gradient import gradient_descent
+from .hankel import Subspace, leading_subspace
+from .poles import balanced, kung, prony, tall_window
+
+Method = Literal["kung-varpro", "gradient", "balanced", "prony"]
+
+Norm = Literal["hinf", "l2"]
+
+ORDERS = (2, 4, 8, 16, 32, 64)
+"""Orders that a tolerance or a budget is tried on."""
+
+RANK = 1e-13
+"""Singular values below this share of the largest count as zero."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A distilled filter and what is proven about it."""
+
+    filter: ModalFilter
+    certificate: Certificate
+
+
+class Modes(NamedTuple):
+    """Poles and residues, one mode per conjugate pair."""
+
+    poles: Complex[Tensor, "channels modes"]
+    residues: Complex[Tensor, "channels modes"]
+
+
+@dataclass(frozen=True)
+class FilterTask:
+    """What is distilled and how; :meth:`rows` narrows it to some channels."""
+
+    taps: Float[Tensor, "channels length"]
+    head: int
+    method: Method
+    norm: Norm
+    steps: int
+    dtype: torch.dtype
+    subspace: Subspace
+
+    def rows(self, index: Tensor) -> "FilterTask":
+        """The same task for some of the channels."""
+        subspace = Subspace(self.subspace.values[index], self.subspace.vectors[index])
+        return replace(self, taps=self.taps[index], subspace=subspace)
+
+    def no_modes(self, width: int = 1) -> Modes:
+        """No recurrence at all, in the shape of ``width`` modes per channel."""
+        return Modes(*torch.zeros(2, len(self.taps), width, dtype=torch.complex128))
+
+    def fit(self, order: int) -> tuple[Modes, tuple[str, ...]]:
+        """Modes of one order for every channel; channels of lower numerical rank are fitted at their rank."""
+        values = self.subspace.values
+        rank = (values > RANK * values[:, :1]).sum(1).clamp_max(order)
+        modes = self.no_modes(order + 1)
+        for d in rank.unique().tolist():
+            if d:
+                rows = rank == d
+                found = self.rows(rows)._fit_equal(d)
+                put(modes, rows, found)
+        low = int((rank < order).sum())
+        note = f"{low} of {len(rank)} channels have a numerical rank below {order} and were fitted at their rank"
+        return modes, (note,) if low else ()
+
+    def _fit_equal(self, order: int) -> Modes:
+        g = self.taps[:, self.head :]
+        if self.method == "gradient":
+            return Modes(*gradient_descent(g, order))
+        cutoff = max(block_fit.CUTOFF, 10 * torch.finfo(self.dtype).eps)
+        if self.method != "kung-varpro":
+            found = balanced(g, order) if self.method == "balanced" else prony(g, order)
+            return Modes(*block_fit.to_modes(block_fit.from_poles(found), g, cutoff))
+        best = block_fit.from_poles(kung(self.subspace.vectors, order))
+        if self.norm == "l2" and (rows := 3 * order) <= g.shape[1] // 2:
+            other = block_fit.from_poles(tall_window(g, order, rows))
+            errors = [block_fit.solve(blocks, g).residual.norm(dim=1) for blocks in (best, other)]
+            best = torch.where((errors[1] < errors[0])[:, None, None], other, best)
+        return Modes(*block_fit.to_modes(block_fit.refine(best, g, self.steps), g, cutoff))
+
+    def modal(self, modes: Modes) -> ModalFilter:
+        """The filter with these modes behind the exact head."""
+        used = (modes.residues != 0).any(0).nonzero()
+        count = int(used.max()) + 1 if len(used) else 1
+        return ModalFilter(modes.poles[:, :count], modes.residues[:, :count], self.taps[:, : self.head]).to(self.dtype)
+
+    def finish(self, modes: Modes, tolerance: float | None, notes: tuple[str, ...]) -> Distilled:
+        """The filter and its certificate."""
+        modal = self.modal(modes)
+        certificate = certify(self.taps, modal, self.subspace.values, tolerance=tolerance, notes=notes)
+        failed = int((~certificate.met).sum())
+        if failed:
+            note = f"{failed} of {len(self.taps)} channels cannot be distilled to {tolerance:g} by order {ORDERS[-1]}"
+            certificate = replace(certificate, notes=(*notes, note))
+        return Distilled(modal, certificate)
+
+
+def filter_task(
+    h: Float[Tensor, "channels length"],
+    largest: int,
+    *,
+    method: Method = "kung-varpro",
+    norm: Norm = "hinf",
+    fir_head: int = 1,
+    refine_steps: int = 6,
+    dtype: torch.dtype = torch.float32,
+) -> FilterTask:
+    """Check what was asked for and decompose the Hankel matrices up to order ``largest``; arguments and errors as
+    :func:`~seqconv.distill.distill_filter`.
+    """
+    for kind, name, known in (("method", method, get_args(Method)), ("norm", norm, get_args(Norm))):
+        if name not in known:
+            raise unknown_name("distill_filter", kind, name, known)
+    taps = _check_taps(h, fir_head)
+    subspace = _subspace(taps[:, fir_head:], largest)
+    return FilterTask(taps, fir_head, method, norm, refine_steps, dtype, subspace)
+
+
+def put(modes: Modes, rows: Tensor, found: Modes) -> None:
+    """Write the modes of some channels, padded with none."""
+    for whole, part in zip(modes, found, strict=True):
+        whole[rows] = torch.nn.functional.pad(part, (0, whole.shape[1] - part.shape[1]))
+
+
+def _subspace(g: Tensor, order: int) -> Subspace:
+    scale = g.abs().amax(1, keepdim=True)
+    found = leading_subspace(g / torch.where(scale > 0, scale, torch.ones_like(scale)), order + 1)
+    return Subspace(found.values * scale, found.vectors)
+
+
+def _check_taps(h: Tensor, head: int) -> Float[Tensor, "channels length"]:
+    taps = torch.as_tensor(h).detach().cpu().double()
+    if taps.dim() != 2 or taps.shape[0] < 1 or taps.shape[1] < 2:
+        got, wanted = f"h of shape {tuple(taps.shape)}", "(channels, length) with at least 2 taps"
+        raise refusal("distill_filter", got, wanted, "pass impulse responses, lag 0 first")
+    if not bool(taps.isfinite().all()):
+        bad = (~taps.isfinite()).any(1).nonzero().flatten().tolist()
+        got = f"taps that are not finite in channels {bad[:8]}"
+        raise refusal("distill_filter", got, "finite taps", "repair the filter")
+    if not 1 <= head < taps.shape[1]:
+        wanted = f"between 1 and {taps.shape[1] - 1}"
+        raise refusal("distill_filter", f"fir_head={head}", wanted, "keep fewer taps exactly than there are")
+    return taps
