@@ -1,4 +1,4 @@
-"""Shapes of state-space kernels in published models, and example inputs of any shape."""
+"""Shapes of the structured products in published models, and example inputs of any shape."""
 
 import math
 from dataclasses import dataclass
@@ -9,48 +9,47 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one call; ``d_state`` counts conjugate pairs."""
+    """Sizes of one call."""
 
     heads: int
     channels: int
-    d_state: int
+    pairs: int
     length: int
 
 
 SHAPES = {
-    "tiny": Shape(1, 6, 4, 33),
-    "S4 and S4D on LRA, 2k": Shape(1, 256, 32, 2048),
-    "S4 and S4D on LRA, 16k": Shape(1, 256, 32, 16384),
-    "bidirectional, 4k": Shape(2, 256, 32, 4096),
+    "tiny": Shape(2, 3, 4, 33),
+    "S4D, long range arena text": Shape(2, 256, 32, 4096),
+    "S4D, sequential CIFAR-10": Shape(2, 512, 32, 1024),
+    "S4D, Path-X": Shape(2, 256, 32, 16384),
+    "S4D, speech commands": Shape(2, 128, 32, 16000),
 }
 
 
+def example_poles(
+    shape: Shape, *, seed: int = 0, dtype: torch.dtype = torch.complex64, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Weights (heads, channels, pairs) and continuous poles times the time step (channels, pairs), as S4D-Lin's."""
+    rng = torch.Generator().manual_seed(seed)
+    weights = torch.randn(shape.heads, shape.channels, shape.pairs, dtype=torch.complex128, generator=rng)
+    dt = torch.exp(torch.empty(shape.channels, 1).double().uniform_(math.log(1e-3), math.log(1e-1), generator=rng))
+    poles = torch.complex(torch.tensor(-0.5).double(), math.pi * torch.arange(shape.pairs).double())
+    return weights.to(device, dtype), (dt * poles).to(device, dtype)
+
+
 def vandermonde_inputs(
-    shape: Shape, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    shape: Shape, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> dict[str, Tensor | int]:
     """Keyword arguments of :func:`~seqconv_kernels.ssm_kernel.vandermonde`, in the complex dtype of ``dtype``."""
-    poles, weights = _poles(shape, seed)
-    return _placed({"residues": weights, "log_poles": poles}, shape, dtype, device)
+    residues, log_poles = example_poles(shape, dtype=_complex(dtype), device=device)
+    return {"residues": residues, "log_poles": log_poles, "length": shape.length}
 
 
-def cauchy_inputs(
-    shape: Shape, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> dict[str, Tensor | int]:
+def cauchy_inputs(shape: Shape, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor | int]:
     """Keyword arguments of :func:`~seqconv_kernels.ssm_kernel.cauchy`, in the complex dtype of ``dtype``."""
-    poles, weights = _poles(shape, seed)
-    return _placed({"v": weights, "poles": poles}, shape, dtype, device)
+    v, poles = example_poles(shape, dtype=_complex(dtype), device=device)
+    return {"v": v, "poles": poles, "length": shape.length}
 
 
-def _poles(shape: Shape, seed: int) -> tuple[Tensor, Tensor]:
-    """Poles of S4D-Lin, ``-1/2 + i pi n``, times steps between 0.001 and 0.1, and normal weights."""
-    rng = torch.Generator().manual_seed(seed)
-    steps = torch.logspace(-3, -1, shape.channels, dtype=torch.float64)
-    poles = torch.complex(torch.tensor(-0.5).double(), math.pi * torch.arange(shape.d_state, dtype=torch.float64))
-    size = shape.heads, shape.channels, shape.d_state
-    weights = torch.randn(*size, generator=rng, dtype=torch.complex128) / shape.d_state**0.5
-    return steps[:, None] * poles, weights * steps[:, None]
-
-
-def _placed(tensors: dict[str, Tensor], shape: Shape, dtype: torch.dtype, device: str) -> dict[str, Tensor | int]:
-    kind = torch.promote_types(dtype, torch.float32).to_complex()
-    return {name: t.to(device, kind) for name, t in tensors.items()} | {"length": shape.length}
+def _complex(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32).to_complex()
