@@ -139,7 +139,7 @@ def _work(state: SmoothState) -> SmoothState:
         t, phase = state.position - state.position % size, state.position % size
         channels, shares = state.taps.shape[0], size // turns
         share = slice(channels * (phase // turns) // shares, channels * (phase // turns + 1) // shares)
-        if t and share.start < share.stop:
+        if t and share.start < share.stop and state.inputs.shape[0]:
             state = _transform(state, level, size, t, share)
     return state
 
@@ -154,8 +154,8 @@ def _transform(state: SmoothState, level: int, size: int, t: int, share: slice) 
     oldest = (t - size) % ring
     heard = torch.fft.rfft(rows(state.past)[..., oldest : oldest + size], n=2 * size)
     near, far = state.spectra[2 * level : 2 * level + 2]
+    later = torch.fft.irfft(heard * near[share] + rows(state.before[level]) * far[share], n=2 * size)
     before = writable(state.before[level], heard)
-    later = torch.fft.irfft(heard * near[share] + rows(before) * far[share], n=2 * size)
     rows(before).copy_(heard)
     ahead = writable(state.ahead, later)
     for part, start in ((later[..., :size], (t + size) % ring), (later[..., size:], (t + 2 * size) % ring)):
