@@ -225,6 +225,7 @@ def test_strided_inputs_and_empty_batches(case):
 @every
 def test_compiles_without_graph_breaks(case, unannotated):
     mixer, x = build(case), inputs(9)
+    torch.compiler.reset()
     compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
     assert_near(compiled(x), mixer(x))
 
@@ -296,7 +297,7 @@ def test_bad_input_is_refused_with_a_remedy(name, unannotated):
         r"batch of 2.*Remedy": lambda: mixer(x, cu_seqlens=torch.tensor([0, 37])),
     }
     for pattern, use in cases.items():
-        with pytest.raises(ValueError, match=f"{name}.forward: received {pattern}"):
+        with pytest.raises(ValueError, match=f"{name}.forward: received .*{pattern}"):
             use()
 
 
