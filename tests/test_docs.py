@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seqconv import create_mixer, list_mixers, registry
-from seqconv.interop import list_originals
+from seqconv.interop import importer, list_originals
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,8 +41,9 @@ def name_of(page: Path) -> str:
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     """The blocks of one page share their names; lines with >>> also show what they must give."""
     monkeypatch.chdir(tmp_path)
-    list_mixers()
+    list_mixers(), list_originals()
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    monkeypatch.setattr(importer, "_IMPORTERS", dict(importer._IMPORTERS))
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "page"}
     for line, code in blocks(page):
