@@ -11,6 +11,7 @@ from .linear_scan import linear_scan, linear_scan_step
 from .selective_scan import selective_scan, selective_scan_step
 from .ssd import ssd, ssd_step
 from .ssm_kernel import cauchy, vandermonde
+from .tree_conv import tree_conv, tree_conv_step, unroll_rings
 
 __all__ = [
     "causal_conv1d",
@@ -27,5 +28,8 @@ __all__ = [
     "selective_scan_step",
     "ssd",
     "ssd_step",
+    "tree_conv",
+    "tree_conv_step",
+    "unroll_rings",
     "vandermonde",
 ]

@@ -1,0 +1,163 @@
+"""tree_conv: the definition, the digit product of the tree, histories, rings, gradients and refusals."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from seqconv_kernels.tree_conv import tree_conv, tree_conv_step, unroll_rings
+from seqconv_kernels.tree_conv.shapes import SHAPES, Shape, example_inputs
+from tolerances import assert_near
+
+CASES = {
+    "tree": Shape(2, 33, 3, 3, 3, 3),
+    "overlapping": Shape(2, 20, 3, 4, 3, 2),
+    "one level": Shape(1, 9, 2, 5, 1, 1),
+    "one tap": Shape(1, 5, 2, 1, 2, 3),
+    "longer than the input": Shape(2, 4, 2, 4, 3, 4),
+    "one token": Shape(2, 1, 2, 2, 2, 2),
+}
+each_case = pytest.mark.parametrize("shape", CASES.values(), ids=CASES)
+each_activation = pytest.mark.parametrize("activation", [None, "relu", "silu", "tanh"])
+
+
+def by_definition(x, weight, dilations, activation):
+    functions = {None: lambda a: a, "relu": torch.relu, "silu": torch.nn.functional.silu, "tanh": torch.tanh}
+    a = x
+    for i, d in enumerate(dilations):
+        a = a if i == 0 else functions[activation](a)
+        b = torch.zeros_like(a)
+        for t in range(a.shape[1]):
+            for k in range(weight.shape[2]):
+                if t - k * d >= 0:
+                    b[:, t] += weight[i, :, k] * a[:, t - k * d]
+        a = b
+    return a
+
+
+@each_case
+@each_activation
+def test_outputs_are_the_definition(shape, activation):
+    given = example_inputs(shape, dtype=torch.float64)
+    assert_near(tree_conv(**given, activation=activation), by_definition(*given.values(), activation))
+
+
+def test_a_tree_reaches_every_lag_by_one_path():
+    width, levels = 3, 4
+    weight = torch.randn(levels, 1, width, dtype=torch.float64)
+    impulse = torch.zeros(1, 100, 1, dtype=torch.float64)
+    impulse[:, 0] = 1
+    h = tree_conv(impulse, weight, [width**i for i in range(levels)])[0, :, 0]
+    want = torch.zeros(100, dtype=torch.float64)
+    for digits in product(range(width), repeat=levels):
+        lag = sum(k * width**i for i, k in enumerate(digits))
+        want[lag] = torch.stack([weight[i, 0, k] for i, k in enumerate(digits)]).prod()
+    assert_near(h, want)
+    assert (h[: width**levels] != 0).all()
+
+
+@each_case
+@each_activation
+def test_pieces_behind_their_histories_equal_the_whole(shape, activation):
+    given = example_inputs(shape, dtype=torch.float64)
+    x, weight, dilations = given.values()
+    want, history = tree_conv(**given, activation=activation), None
+    pieces = []
+    for piece in x.split([1, 2, x.shape[1] - 3] if x.shape[1] > 3 else 1, dim=1):
+        y, history = tree_conv(piece, weight, dilations, activation=activation, history=history, return_history=True)
+        pieces.append(y)
+    assert_near(torch.cat(pieces, dim=1), want)
+    assert [past.shape[1] for past in history] == [(shape.width - 1) * d for d in dilations]
+
+
+@each_case
+@each_activation
+@pytest.mark.parametrize("grad", [False, True])
+def test_steps_equal_the_whole(shape, activation, grad):
+    given = example_inputs(shape, dtype=torch.float64)
+    x, weight, dilations = given.values()
+    weight.requires_grad_(grad)
+    rings = [torch.zeros(x.shape[0], (shape.width - 1) * d, x.shape[2], dtype=torch.float64) for d in dilations]
+    position, outputs = torch.zeros(x.shape[0], dtype=torch.int64), []
+    for x_t in x.unbind(1):
+        y, rings = tree_conv_step(x_t, weight, dilations, rings=rings, position=position, activation=activation)
+        position = position + 1
+        outputs.append(y)
+    want, history = tree_conv(**given, activation=activation, return_history=True)
+    assert_near(torch.stack(outputs, dim=1), want)
+    for got, past in zip(unroll_rings(rings, position), history, strict=True):
+        assert_near(got, past)
+    if grad:
+        (a,) = torch.autograd.grad(sum((y**2).sum() for y in outputs), weight)
+        (b,) = torch.autograd.grad((want**2).sum(), weight)
+        assert_near(a, b)
+
+
+def test_steps_write_in_place_where_no_gradient_is_needed():
+    x, weight, dilations = example_inputs(SHAPES["tiny"]).values()
+    rings = [torch.zeros(2, 2 * d, 6) for d in dilations]
+    _, after = tree_conv_step(x[:, 0], weight, dilations, rings=rings, position=torch.zeros(2, dtype=torch.int64))
+    assert all(a is b for a, b in zip(rings, after, strict=True))
+    assert torch.equal(rings[0][:, 0], x[:, 0])
+
+
+def test_rows_may_stand_at_different_positions():
+    x, weight, dilations = example_inputs(SHAPES["tiny"], dtype=torch.float64).values()
+    _, history = tree_conv(x[:, :20], weight, dilations, return_history=True)
+    position = torch.tensor([3, 7])
+    rings = [torch.stack([row.roll(int(p), 0) for row, p in zip(past, position, strict=True)]) for past in history]
+    y, _ = tree_conv_step(x[:, 20], weight, dilations, rings=rings, position=position)
+    assert_near(y, tree_conv(x, weight, dilations)[:, 20])
+
+
+def test_gradients():
+    given = example_inputs(Shape(2, 7, 2, 3, 2, 3), dtype=torch.float64)
+    x, weight = given["x"].requires_grad_(), given["weight"].requires_grad_()
+    history = [torch.randn(2, 2 * d, 2, dtype=torch.float64, requires_grad=True) for d in given["dilations"]]
+
+    def run(x, weight, *history):
+        y, after = tree_conv(x, weight, given["dilations"], activation="tanh", history=history, return_history=True)
+        return y, *after
+
+    assert gradcheck(run, (x, weight, *history))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_stays_close_with_float32_levels(dtype):
+    given = example_inputs(SHAPES["tiny"], dtype=dtype)
+    y, history = tree_conv(**given, return_history=True)
+    wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+    assert y.dtype == dtype
+    assert all(past.dtype == torch.float32 for past in history)
+    assert_near(y, tree_conv(**wide))
+
+
+def test_strided_and_empty_batches():
+    x, weight, dilations = example_inputs(SHAPES["tiny"], dtype=torch.float64).values()
+    strided = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert_near(tree_conv(strided, weight, dilations), tree_conv(x, weight, dilations))
+    assert tree_conv(x[:0], weight, dilations).shape == (0, 33, 6)
+
+
+def test_refusals_say_what_to_do(unannotated):
+    x, w = torch.randn(2, 5, 3), torch.randn(2, 3, 2)
+    past = [torch.zeros(2, 1, 3), torch.zeros(2, 2, 3)]
+    at = torch.zeros(2, dtype=torch.int64)
+    cases = {
+        r"tree_conv: received x of shape \(5, 3\).*add the axes": lambda: tree_conv(x[0], w, [1, 2]),
+        r"x of shape \(2, 0, 3\)": lambda: tree_conv(x[:, :0], w, [1, 2]),
+        r"weight of shape \(2, 4, 2\).*\(levels, 3": lambda: tree_conv(x, torch.randn(2, 4, 2), [1, 2]),
+        r"dilations=\(1,\).*2 dilations.*one for each level": lambda: tree_conv(x, w, [1]),
+        r"dilations=\(1, 0\).*at least 1": lambda: tree_conv(x, w, [1, 0]),
+        r"activation 'rel'.*did you mean 'relu'": lambda: tree_conv(x, w, [1, 2], activation="rel"),
+        r"1 histories.*2 levels": lambda: tree_conv(x, w, [1, 2], history=past[:1]),
+        r"history\[1\] of shape \(2, 1, 3\).*\(2, 2, 3\)": lambda: tree_conv(x, w, [1, 2], history=[past[0]] * 2),
+        r"x of dtype torch.int64": lambda: tree_conv(x.long(), w, [1, 2]),
+        r"implementation 'cuda'.*reference": lambda: tree_conv(x, w, [1, 2], implementation="cuda"),
+        r"tree_conv_step: received x of shape": lambda: tree_conv_step(x, w, [1, 2], rings=past, position=at),
+        r"position of shape \(1,\)": lambda: tree_conv_step(x[:, 0], w, [1, 2], rings=past, position=at[:1]),
+    }
+    for pattern, use in cases.items():
+        with pytest.raises(ValueError, match=pattern):
+            use()
