@@ -1,4 +1,4 @@
-"""The ``seqconv`` command: ``list`` the mixers, ``doctor`` the installation, ``generate`` text from a checkpoint."""
+"""The ``seqconv`` command: ``list`` the mixers, ``doctor`` the installation, ``generate`` text, ``distill`` a model."""
 
 import dataclasses
 import inspect
@@ -15,6 +15,8 @@ from rich.table import Table
 
 from seqconv_kernels.errors import refusal
 
+from .cli_distill import distill_command
+
 if TYPE_CHECKING:
     from .doctor import OpChoice
 
@@ -24,6 +26,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.command("distill")(distill_command)
 
 
 def main() -> None:
@@ -36,7 +41,7 @@ def list_(mixer: Annotated[str, typer.Argument(help="A name, or a shell pattern 
     """Show the mixers, or the options of one."""
     from .registry import list_mixers, mixer_entry
 
-    with _clear_errors():
+    with clear_errors():
         names = list_mixers(mixer)
         if names == [mixer] or not names:
             _show_options(mixer_entry(mixer).name)
@@ -55,7 +60,7 @@ def doctor(
 
     from . import doctor as facts
 
-    with _clear_errors():
+    with clear_errors():
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         versions, machine, ops = facts.versions(), facts.machine(), facts.choices(device, _dtype(dtype))
     if as_json:
@@ -80,8 +85,8 @@ def generate(
     import torch
     from transformers import TextStreamer
 
-    with _clear_errors():
-        model, tokenizer = _load(checkpoint, "auto" if dtype is None else _dtype(dtype))
+    with clear_errors():
+        model, tokenizer = load_language_model("generate", checkpoint, "auto" if dtype is None else _dtype(dtype))
         inputs = tokenizer(prompt, return_tensors="pt").to(device)
         if inputs["input_ids"].shape[1] == 0:
             raise refusal("generate", "an empty prompt", "at least one token", "pass a text to --prompt")
@@ -96,7 +101,12 @@ def generate(
         )
 
 
-def _load(checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
+def load_language_model(command: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder.
+
+    Raises:
+        ValueError: the folder lacks one of them, or does not fit.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import seqconv  # noqa: F401  (registers the Auto classes)
@@ -105,7 +115,7 @@ def _load(checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
         if not (checkpoint / name).is_file():
             wanted = f"a folder with {name}, as save_pretrained writes for {holds}"
             remedy = "save model and tokenizer into one folder and pass that"
-            raise refusal("generate", f"{str(checkpoint)!r} without {name}", wanted, remedy)
+            raise refusal(command, f"{str(checkpoint)!r} without {name}", wanted, remedy)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, local_files_only=True)
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
 
@@ -120,7 +130,7 @@ def _dtype(name: str) -> Any:
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def clear_errors() -> Iterator[None]:
     """Turn what a user can mend into one message and exit status 1; anything else keeps its traceback."""
     try:
         yield

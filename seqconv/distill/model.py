@@ -1,8 +1,9 @@
 """Distilling whole models: every long convolution whose filter has no recurrence gets a modal one."""
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int
@@ -12,7 +13,7 @@ from seqconv_kernels.errors import refusal
 
 from ..convolution import LongConvolution
 from ..filters.modal import ModalFilter
-from ..replacement import long_convolutions, replace_filter
+from ..replacement import long_convolutions, modal_sizes, replace_filter
 from .budget import (
     Choice,
     check_calibration,
@@ -64,6 +65,7 @@ def distill(
     calibration: Int[Tensor, "batch length"] | None = None,
     length: int | None = None,
     recurrent: bool = False,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     **options: Any,
 ) -> DistilledModel:
     """Replace the filters of a model by certified recurrences, so that it decodes with a constant state.
@@ -79,6 +81,7 @@ def distill(
             the predicted and the measured divergence to the result.
         length: taps that are fitted; by default as many as the filter defines.
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).
+        progress: wraps the names of the filters while they are fitted, to show a progress bar.
         **options: as for :func:`~seqconv.distill.distill_filter`.
 
     Raises:
@@ -90,7 +93,7 @@ def distill(
     taps = _all_taps(model, length, recurrent)
     gradients = None if calibration is None else tap_gradients(model, calibration, taps)
     if state_budget is None:
-        results = {name: distill_filter(h, order, tolerance, **options) for name, h in taps.items()}
+        results = {name: distill_filter(taps[name], order, tolerance, **options) for name in progress(taps)}
     elif order is not None or tolerance is not None:
         got = f"state_budget={state_budget} beside order={order}, tolerance={tolerance}"
         raise refusal("distill", got, "one way to choose the orders", "pass one of the three")
@@ -98,7 +101,7 @@ def distill(
         remedy = "pass calibration=token_ids"
         raise refusal("distill", f"state_budget={state_budget} alone", "a calibration batch too", remedy)
     else:
-        results = _within_budget(taps, gradients, state_budget, calibration.shape[1], options)
+        results = _within_budget(taps, gradients, state_budget, calibration.shape[1], progress, options)
     made = _replaced(model, results)
     if gradients is None or calibration is None:
         return made
@@ -135,11 +138,16 @@ def _error(taps: Tensor, modal: ModalFilter) -> Tensor:
 
 
 def _within_budget(
-    taps: dict[str, Tensor], gradients: dict[str, Tensor], budget: int, tokens: int, options: dict[str, Any]
+    taps: dict[str, Tensor],
+    gradients: dict[str, Tensor],
+    budget: int,
+    tokens: int,
+    progress: Callable[[Iterable[str]], Iterable[str]],
+    options: dict[str, Any],
 ) -> dict[str, Distilled]:
     """Fit every order of :data:`ORDERS`, predict what each costs, spend the budget, and put the chosen together."""
     tasks = {name: filter_task(h, ORDERS[-1], **options) for name, h in taps.items()}
-    fitted = {name: {0: task.no_modes()} | {d: task.fit(d)[0] for d in ORDERS} for name, task in tasks.items()}
+    fitted = {name: {0: tasks[name].no_modes()} | {d: tasks[name].fit(d)[0] for d in ORDERS} for name in progress(taps)}
     choices = {}
     for name, task in tasks.items():
         errors = [_error(taps[name], task.modal(modes)) for modes in fitted[name].values()]
@@ -164,4 +172,8 @@ def _replaced(model: nn.Module, results: dict[str, Distilled]) -> DistilledModel
             like = next(long_convolutions(copied)[name].filter.parameters())
             dtype = torch.promote_types(like.dtype, torch.float32)
             replace_filter(copied, name, result.filter.to(like.device, dtype))
+    for part in copied.modules():
+        backbone, config = getattr(part, "backbone", None), getattr(part, "config", None)
+        if isinstance(backbone, nn.Module) and config is not None:
+            cast(Any, config).modal_filters = modal_sizes(backbone)
     return DistilledModel(copied, certificates, kept)

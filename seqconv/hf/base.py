@@ -14,6 +14,7 @@ from transformers import initialization as init
 from seqconv_kernels.errors import refusal, unknown_name
 
 from ..backbone import Backbone, build_backbone
+from ..replacement import place_modal_filters
 from .configuration import SeqConvConfig
 from .folder import written_whole
 
@@ -142,6 +143,7 @@ def make_backbone(config: SeqConvConfig) -> Backbone:
                 drop_path_schedule=config.drop_path_schedule,
                 **config.block_options,
             )
+            place_modal_filters(backbone, config.modal_filters or {})
     finally:
         torch.set_default_dtype(dtype)
     for module in backbone.modules():

@@ -75,6 +75,8 @@ class SeqConvConfig(PreTrainedConfig):
         classifier_dropout: dropout before the classifier.
         num_labels, problem_type, id2label, label2id: as in every transformers configuration.
         tie_word_embeddings: the language model head shares the token embeddings.
+        modal_filters: modes and exact taps of each distilled filter, by the name of its convolution inside the
+            backbone; written by :func:`seqconv.distill.distill`.
         initializer_range: standard deviation of fresh embeddings and heads. Mixers initialise themselves.
         use_cache: causal models return their state.
 
@@ -126,6 +128,7 @@ class SeqConvConfig(PreTrainedConfig):
     mask_padding: str = "everywhere"
     classifier_hidden: int | None = None
     classifier_dropout: float = 0.0
+    modal_filters: dict[str, list[int]] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     use_cache: bool = True
@@ -176,6 +179,7 @@ class SeqConvConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value not in known and not (name == "modality" and value is None):
                 raise unknown_name("SeqConvConfig", name, str(value), known)
+        _require("modal_filters", self.modal_filters, _are_sizes, "None, or names with [modes, taps] of at least 1")
         if self.image_size % self.patch_size:
             got = f"image_size={self.image_size} and patch_size={self.patch_size}"
             raise refusal("SeqConvConfig", got, "a patch size that divides the image size", "change one of them")
@@ -222,6 +226,13 @@ def _is_number(value: object) -> bool:
 
 def _is_filled_list(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0
+
+
+def _are_sizes(value: object) -> bool:
+    if value is None:
+        return True
+    rows = value.values() if isinstance(value, Mapping) else [()]
+    return all(isinstance(row, list | tuple) and len(row) == 2 and all(map(_is_count, row)) for row in rows)
 
 
 def _require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> None:
