@@ -119,13 +119,14 @@ class SeqConvCache(Cache):
         """Whether tokens can be taken back."""
         return self._recorded is not None
 
-    def crop(self, tokens_to_remove: int) -> None:
+    def crop(self, tokens_to_remove: int | Tensor) -> None:
         """Take back tokens: ``-n`` the last ``n``; a positive length keeps that many. Forgets older calls.
 
         Raises:
             ValueError: the tokens were not recorded.
         """
-        count = self._seen - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
+        asked = int(tokens_to_remove)
+        count = self._seen - asked if asked > 0 else -asked
         calls = self._recorded
         if count > 0 and (calls is None or sum(call.inputs.shape[1] for call in calls) < count):
             remedy = "call activate_past_recording() before the tokens that may be taken back"

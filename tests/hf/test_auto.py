@@ -46,8 +46,11 @@ def test_registering_twice_does_nothing_more():
 def test_importing_loads_no_modelling_code():
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "kernels")!r}]
+import transformers
+transformers.AutoModel
+before = set(sys.modules)
 import seqconv
-heavy = [n for n in sys.modules if n in ("transformers.modeling_utils", "transformers.generation.utils")]
+heavy = [n for n in set(sys.modules) - before if n.startswith("transformers.")]
 ours = [n for n in sys.modules if n in {[f"seqconv.hf.{m}" for m in MODELS.values()]!r}]
 print(heavy + ours)
 """
