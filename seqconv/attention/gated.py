@@ -50,8 +50,8 @@ class GatedAttention(nn.Module):
 
     Args:
         memory: mixer whose output the queries, keys and gates are made of; it decides whether all is causal.
-        d_k: width of queries and keys.
-        d_v: width of values.
+        d_k: width of queries and keys; half of the width (rounded up to an even number) by default.
+        d_v: width of values; twice the width by default.
         attention: ``"softmax"``, ``"laplace"`` or ``"relu2"``.
         position_bias: ``"simple"`` or ``"rotary"``.
         max_positions: tokens that can attend to each other, for the simple bias without chunks.
@@ -77,8 +77,8 @@ class GatedAttention(nn.Module):
         self,
         memory: Mixer,
         *,
-        d_k: int,
-        d_v: int,
+        d_k: int | None,
+        d_v: int | None,
         attention: str,
         position_bias: str,
         max_positions: int,
@@ -97,6 +97,8 @@ class GatedAttention(nn.Module):
     ) -> None:
         super().__init__()
         d_model = memory.d_model
+        d_k = 2 * ((d_model + 3) // 4) if d_k is None else d_k
+        d_v = 2 * d_model if d_v is None else d_v
         if attention not in FUNCTIONS:
             raise unknown_name("gated attention", "attention", attention, FUNCTIONS)
         if min(d_k, d_v) < 1:

@@ -83,8 +83,8 @@ class Mega(Mixer):
         )
         self.gated = GatedAttention(
             memory,
-            d_k=2 * ((d_model + 3) // 4) if d_k is None else d_k,
-            d_v=2 * d_model if d_v is None else d_v,
+            d_k=d_k,
+            d_v=d_v,
             attention=attention,
             position_bias=position_bias,
             max_positions=max_positions,
