@@ -11,7 +11,7 @@ def assert_near(got: Tensor, want: Tensor, *, dtype: torch.dtype | None = None, 
     assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, wanted {tuple(want.shape)}"
     if want.numel() == 0:
         return
-    bound = RELATIVE[dtype or got.dtype]
+    bound = RELATIVE[dtype or got.real.dtype]
     wide = torch.complex128 if want.is_complex() else torch.float64
     error = (got.to(wide) - want.to(wide)).abs().max().item()
     scale = max(want.to(wide).abs().max().item(), 1e-3)

@@ -157,7 +157,7 @@ class S4Filter(StateSpaceFilter):
         return max(1, round(self.tuned_length / self.rate))
 
     def _low_rank(self) -> Complex[Tensor, "rank features pairs"]:
-        return self._tile(self._loaded("P"))
+        return self._tile(self.weights("P"))
 
     def _generated(self, length: int) -> Float[Tensor, "heads features length"]:
         """Taps by the truncated generating function, of a length of which C~ is doubled as often as needed."""
@@ -199,7 +199,7 @@ def generating_function(
 def truncated_C(filter: S4Filter, length: int) -> Float[Tensor, "heads features pairs 2"]:
     """``C~ = C (I - Ad^length)`` of a filter whose parameter is C, in the form of the parameter."""
     A, _ = filter.discretised()
-    rows = real_rows(filter.state_space().C)
+    rows = real_rows(filter.weights("C"))
     return torch.view_as_real(complex_rows(rows - _rows_times_power(A, rows, length)))
 
 

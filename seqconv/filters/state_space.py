@@ -153,7 +153,7 @@ class StateSpaceFilter(Filter, ABC):
         A = -TRANSFORMS[self.real_transform][0](self.A_real.to(wide))
         if not self.is_real:
             A = torch.complex(A, -TRANSFORMS[self.imag_transform][0](self.A_imag.to(wide)))
-        A, B, C = self._tile(A), self._tile(self._loaded("B")), self._loaded("C")
+        A, B, C = self._tile(A), self._tile(self.weights("B")), self.weights("C")
         if self.bandlimit is not None:
             C = C * (dt / self.rate * A.imag.abs() / (2 * math.pi) < self.bandlimit / 2)
         return StateSpace(dt, A, B, C)
@@ -173,7 +173,8 @@ class StateSpaceFilter(Filter, ABC):
         copies = self.features // self.n_ssm
         return weights if copies == 1 else torch.cat([weights] * copies, dim=-2)
 
-    def _loaded(self, name: str) -> Tensor:
+    def weights(self, name: str) -> Inexact[Tensor, "..."]:
+        """``B``, ``C`` or ``P`` as a complex (``is_real``: real) tensor, float32 at least."""
         weights: Tensor = getattr(self, name)
         weights = weights.to(accumulation_dtype(weights))
         return weights if self.is_real else torch.view_as_complex(weights)
