@@ -29,8 +29,8 @@ class S4Filter(StateSpaceFilter):
 
     Args:
         disc: ``"bilinear"`` or ``"zoh"``.
-        l_max: length that the parameter C~ is tuned for (bilinear only); longer responses remain exact. ``None``: C
-            itself is the parameter.
+        l_max: length at rate 1 that the parameter C~ is tuned for (bilinear only); longer responses remain exact.
+            ``None``: C itself is the parameter.
         rank: of the low-rank part; ``None`` for that of the measure (``legt`` needs 2).
         features, ...: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
 
@@ -139,9 +139,11 @@ class S4Filter(StateSpaceFilter):
             C = _untruncated(A, C, self._discrete_length())
         return DenseSSM(A.repeat(self.heads, 1, 1), B.repeat(self.heads, 1), C.flatten(0, 1))
 
-    def discretised(self) -> tuple[Float[Tensor, "features d_state d_state"], Float[Tensor, "features d_state"]]:
-        """``(Ad, Bd)`` acting on ``[Re x, Im x]``."""
-        space, P = self.state_space(), self._low_rank()
+    def discretised(
+        self, rate: float | None = None
+    ) -> tuple[Float[Tensor, "features d_state d_state"], Float[Tensor, "features d_state"]]:
+        """``(Ad, Bd)`` acting on ``[Re x, Im x]``, at a sampling rate (this filter's own)."""
+        space, P = self.state_space(rate), self._low_rank()
         A, B = real_matrix(space, P), real_columns(space.dt * space.B)
         n = A.shape[-1]
         if self.disc == "zoh":
@@ -197,8 +199,8 @@ def generating_function(
 
 
 def truncated_C(filter: S4Filter, length: int) -> Float[Tensor, "heads features pairs 2"]:
-    """``C~ = C (I - Ad^length)`` of a filter whose parameter is C, in the form of the parameter."""
-    A, _ = filter.discretised()
+    """``C~ = C (I - Ad^length)`` of a filter whose parameter is C, in the form of the parameter, at rate 1."""
+    A, _ = filter.discretised(rate=1.0)
     rows = real_rows(filter.weights("C"))
     return torch.view_as_real(complex_rows(rows - _rows_times_power(A, rows, length)))
 

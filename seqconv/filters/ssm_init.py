@@ -105,7 +105,7 @@ def _single(name: str, d_state: int, rank: int | None, copies: int, options: Dia
         )  # fmt: skip
     if family == "" and kind in DIAGONAL:
         return _diagonal(kind, d_state, 1 if rank is None else rank, copies, options, low_rank=False)
-    known = [*CORRECTIONS, *DIAGONAL, *(f"diag-{k}" for k in DIAGONAL), *COMBINATIONS]
+    known = {*CORRECTIONS, *DIAGONAL, *(f"diag-{k}" for k in DIAGONAL), *COMBINATIONS}
     raise unknown_name("initial_ssm", "init", name, known)
 
 

@@ -145,17 +145,18 @@ class StateSpaceFilter(Filter, ABC):
         if rank is not None:
             self._register("P", "P", _stored(start.P, is_real))
 
-    def state_space(self) -> StateSpace:
-        """The continuous state spaces of all features, float32 at least, at this filter's sampling rate."""
+    def state_space(self, rate: float | None = None) -> StateSpace:
+        """The continuous state spaces of all features, float32 at least, at a sampling rate (this filter's own)."""
+        rate = self.rate if rate is None else rate
         wide = accumulation_dtype(self.C)
         inv_dt = self.inv_dt.to(wide)
-        dt = TRANSFORMS[self.dt_transform][0](torch.sinh(inv_dt) if self.dt_fast else inv_dt) * self.rate
+        dt = TRANSFORMS[self.dt_transform][0](torch.sinh(inv_dt) if self.dt_fast else inv_dt) * rate
         A = -TRANSFORMS[self.real_transform][0](self.A_real.to(wide))
         if not self.is_real:
             A = torch.complex(A, -TRANSFORMS[self.imag_transform][0](self.A_imag.to(wide)))
         A, B, C = self._tile(A), self._tile(self.weights("B")), self.weights("C")
         if self.bandlimit is not None:
-            C = C * (dt / self.rate * A.imag.abs() / (2 * math.pi) < self.bandlimit / 2)
+            C = C * (dt / rate * A.imag.abs() / (2 * math.pi) < self.bandlimit / 2)
         return StateSpace(dt, A, B, C)
 
     def _apply(self: FilterT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FilterT:
