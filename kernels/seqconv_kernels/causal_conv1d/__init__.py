@@ -26,7 +26,19 @@ def _reference_step() -> Any:
     return causal_conv1d_step
 
 
-OP = Op("causal_conv1d", Implementation("reference", _reference, serves_all))
+def _cpu() -> Any:
+    from .cpu import causal_conv1d
+
+    return causal_conv1d
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    from .cpu import refuse
+
+    return refuse(call)
+
+
+OP = Op("causal_conv1d", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all))
 STEP = Op("causal_conv1d_step", Implementation("reference", _reference_step, serves_all))
 
 
@@ -50,7 +62,8 @@ def causal_conv1d(
         activation: ``"silu"`` or ``None``.
         initial_state: the inputs before ``x``, oldest first (``segments`` = batch, or that of each packed sequence);
             zero if not given.
-        return_final_state: also return the last ``width - 1`` inputs.
+        return_final_state: also return the last ``width - 1`` inputs, in the widest dtype of ``x`` and the initial
+            state.
         cu_seqlens: bounds of sequences packed into a batch of one; no tap reaches over a bound.
         implementation: a name, or ``None`` for the fastest that serves.
 
@@ -70,8 +83,12 @@ def causal_conv1d(
     _check("causal_conv1d", tensors, activation, segments)
     call = Call(tensors | {"cu_seqlens": cu_seqlens}, {"activation": activation})
     run = OP.choose(implementation, call)
-    y, final_state = run(x, weight, bias, activation, initial_state, cu_seqlens)
-    return (y, final_state) if return_final_state else y
+    y: Tensor = run(x, weight, bias, activation, initial_state, cu_seqlens)
+    if not return_final_state:
+        return y
+    from .reference import last_inputs
+
+    return y, last_inputs(x, initial_state, cu_seqlens, weight.shape[1] - 1)
 
 
 def causal_conv1d_step(

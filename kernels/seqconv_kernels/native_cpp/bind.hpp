@@ -35,5 +35,18 @@ template <> struct type_caster<seqconv::View> {
 }  // namespace nanobind::detail
 
 namespace seqconv {
+
+// Checked pointers; an absent optional tensor gives null.
+Rows rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
+void* optional(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
+void* required(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
+// Bounds of packed segments, or null; `segments` is the batch or their number.
+const int64_t* segment_bounds(const View& bounds, int64_t batch, int64_t length, int64_t& segments);
+// The dtype of activations of three axes; refuses anything else, and an empty length.
+Dtype activation_dtype(const View& x, const char* name);
+int finish(Status status);
+
 void bind_selective_scan(nanobind::module_& m);
-}
+void bind_causal_conv1d(nanobind::module_& m);
+
+}  // namespace seqconv

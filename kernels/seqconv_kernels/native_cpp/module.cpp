@@ -1,6 +1,7 @@
 // The extension module: what it offers Python, the checks of tensors, and the choice of instruction set.
 #include "bind.hpp"
 
+#include <new>
 #include <stdexcept>
 
 namespace seqconv {
@@ -70,17 +71,58 @@ void View::check(const char* name, Dtype wanted, const std::vector<int64_t>& siz
 
 void View::check_dense_rows(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const {
   check(name, wanted, sizes);
-  if (!sizes.empty() && shape.back() > 1 && strides.back() != 1)
+  if (!empty() && !shape.empty() && shape.back() > 1 && strides.back() != 1)
     refuse(name, "of strides " + sizes_text(strides), "a dense last axis");
 }
 
 void View::check_contiguous(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const {
   check(name, wanted, sizes);
   int64_t expected = 1;
+  if (empty()) return;
   for (size_t i = shape.size(); i-- > 0;) {
     if (shape[i] > 1 && strides[i] != expected) refuse(name, "of strides " + sizes_text(strides), "row-major order");
     expected *= shape[i];
   }
+}
+
+Rows rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes) {
+  if (!x.given()) return {};
+  x.check_dense_rows(name, dtype, sizes);
+  return {x.data<void>(), x.stride(0), x.stride(1)};
+}
+
+void* optional(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes) {
+  if (!x.given()) return nullptr;
+  x.check_contiguous(name, dtype, sizes);
+  return x.data<void>();
+}
+
+void* required(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes) {
+  if (!x.given()) refuse(name, "as ()", "a tensor");
+  return optional(x, name, dtype, sizes);
+}
+
+const int64_t* segment_bounds(const View& bounds, int64_t batch, int64_t length, int64_t& segments) {
+  segments = batch;
+  if (!bounds.given()) return nullptr;
+  bounds.check_contiguous("cu_seqlens", Dtype::i64, {-1});
+  const int64_t* b = bounds.data<int64_t>();
+  segments = bounds.shape[0] - 1;
+  bool rising = batch == 1 && segments >= 1 && b[0] == 0 && b[segments] == length;
+  for (int64_t s = 0; rising && s < segments; ++s) rising = b[s] < b[s + 1];
+  if (!rising) refuse("cu_seqlens", "for a batch of " + std::to_string(batch), "bounds that rise from 0 to the length");
+  return b;
+}
+
+Dtype activation_dtype(const View& x, const char* name) {
+  if (x.dtype < 0 || x.dtype > int(Dtype::f16) || x.shape.size() != 3 || x.shape[1] < 1)
+    refuse(name, "of shape " + sizes_text(x.shape), "(batch, length >= 1, channels) of a floating dtype");
+  return Dtype(x.dtype);
+}
+
+int finish(Status status) {
+  if (status == Status::no_memory) throw std::bad_alloc();
+  return int(status);
 }
 
 }  // namespace seqconv
@@ -90,4 +132,5 @@ NB_MODULE(_native, m) {
   m.def("isa", [] { return std::string(seqconv::kIsaNames[int(seqconv::active_isa())]); }, "The one in use");
   m.def("set_isa", &seqconv::set_isa, "Use another one (for tests and benchmarks)");
   seqconv::bind_selective_scan(m);
+  seqconv::bind_causal_conv1d(m);
 }

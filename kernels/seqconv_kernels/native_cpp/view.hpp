@@ -17,16 +17,30 @@ struct View {
   std::vector<int64_t> shape, strides;
 
   bool given() const { return dtype >= 0; }
+  bool empty() const {
+    for (int64_t size : shape)
+      if (size == 0) return true;
+    return false;
+  }
   template <class T> T* data() const { return reinterpret_cast<T*>(address); }
   int64_t stride(size_t axis) const { return strides[axis]; }
 
   // Refuse another dtype, rank or size (-1 stands for any), or a null address of a tensor that has elements.
   void check(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
-  // Refuse also anything but row-major order.
+  // Refuse also anything but row-major order (an empty tensor has any order).
   void check_contiguous(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
   // Refuse also a last axis that is not dense.
   void check_dense_rows(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
 };
+
+// Activations (batch, length, channels) with dense channels: where they lie, and strides in elements.
+struct Rows {
+  const void* data = nullptr;
+  int64_t batch = 0, time = 0;
+};
+
+// What a kernel reports; a wrong time step is found on the way, not beforehand.
+enum class Status : int { done = 0, bad_time_step = 1, no_memory = 2 };
 
 enum class Isa : int { plain = 0, avx2 = 1, avx512 = 2 };
 Isa active_isa();

@@ -61,7 +61,7 @@ template <class T, class S> struct Tile {
   const ScanPlan& plan;
   int64_t row, group, tile, first, count;  // first block of the group, blocks here
   int64_t n;
-  bool bad = false;
+  bool bad = false, streaming = false;
 
   Tile(const ScanArgs& args, const ScanPlan& p, int64_t item) : a(args), plan(p), n(args.d_state) {
     tile = item % p.tiles;
@@ -69,11 +69,13 @@ template <class T, class S> struct Tile {
     row = item / (p.tiles * a.groups);
     first = tile * p.tile / W;
     count = smaller(p.tile / W, ceil_div(p.width, W) - first);
+    const bool aligned = (uintptr_t)a.y % kBytes == 0 && a.channels % W == 0 && p.width % W == 0;
+    streaming = aligned && size_t(a.batch * a.length * a.channels) * sizeof(S) >= kTooLargeForCache;
   }
 
   int64_t channel(int64_t k) const { return group * plan.width + (first + k) * W; }
   int lanes(int64_t k) const { return int(smaller(W, plan.width - (first + k) * W)); }
-  const S* at(const ScanInput& x, int64_t t, int64_t k) const {
+  const S* at(const Rows& x, int64_t t, int64_t k) const {
     return (const S*)x.data + row * x.batch + t * x.time + channel(k);
   }
   int64_t dense(int64_t t, int64_t k) const { return (row * a.length + t) * a.channels + channel(k); }
@@ -145,6 +147,7 @@ template <class T, class S> struct Tile {
       }
       write_state(a.final_state, segment_index(s), h);
     }
+    if (streaming) finish_streaming();
   }
   void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const T* B,
                      const T* C) {
@@ -166,7 +169,9 @@ template <class T, class S> struct Tile {
         const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), live);
         y[s] *= z * sigmoid<T>(z);
       }
-      store<T, S>((S*)a.y + dense(t0 + s, k), y[s], live);
+      S* to = (S*)a.y + dense(t0 + s, k);
+      if (sizeof(T) == sizeof(S) && streaming && live == W) stream<T>((T*)to, y[s]);
+      else store<T, S>(to, y[s], live);
     }
   }
 
@@ -351,7 +356,7 @@ template <class T, class S> struct Tile {
   }
 };
 
-template <class T, class S, bool Backward> ScanStatus run(const ScanArgs& a) {
+template <class T, class S, bool Backward> Status run(const ScanArgs& a) {
   using Work = Tile<T, S>;
   const ScanPlan plan(a);
   const int64_t items = a.batch * a.groups * plan.tiles;
@@ -372,11 +377,11 @@ template <class T, class S, bool Backward> ScanStatus run(const ScanArgs& a) {
       bad |= work.bad;
     }
   }
-  if (short_of_memory) return ScanStatus::no_memory;
-  return bad ? ScanStatus::bad_time_step : ScanStatus::done;
+  if (short_of_memory) return Status::no_memory;
+  return bad ? Status::bad_time_step : Status::done;
 }
 
-template <bool Backward> ScanStatus run_any(const ScanArgs& a) {
+template <bool Backward> Status run_any(const ScanArgs& a) {
   switch (a.dtype) {
     case Dtype::f64: return run<double, double, Backward>(a);
     case Dtype::bf16: return run<float, bf16, Backward>(a);
@@ -387,7 +392,7 @@ template <bool Backward> ScanStatus run_any(const ScanArgs& a) {
 
 }  // namespace
 
-ScanStatus scan_forward(const ScanArgs& a) { return run_any<false>(a); }
-ScanStatus scan_backward(const ScanArgs& a) { return run_any<true>(a); }
+Status scan_forward(const ScanArgs& a) { return run_any<false>(a); }
+Status scan_backward(const ScanArgs& a) { return run_any<true>(a); }
 
 }  // namespace seqconv::SEQCONV_ISA

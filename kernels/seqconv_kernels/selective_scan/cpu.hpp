@@ -8,10 +8,6 @@ namespace seqconv {
 constexpr int kScanChunk = 16;  // steps between checkpoints of the state
 constexpr int kScanTile = 128;  // channels
 
-struct ScanInput {  // (batch, length, channels), channels dense
-  const void* data = nullptr;
-  int64_t batch = 0, time = 0;
-};
 struct ScanWeights {  // (batch, length, groups, d_state)
   const void* data = nullptr;
   int64_t batch = 0, time = 0, group = 0, state = 0;
@@ -22,7 +18,7 @@ struct ScanArgs {
   Dtype dtype;
   int64_t batch, length, channels, d_state, groups, segments;
   const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
-  ScanInput u, delta, z;  // z may be null
+  Rows u, delta, z;  // z may be null
   ScanWeights B, C;
   const void *A, *D, *bias, *initial;  // acc; all but A may be null
   bool softplus;
@@ -30,7 +26,7 @@ struct ScanArgs {
   void* final_state;  // acc (segments, channels, d_state)
   void* checkpoints;  // acc, ScanPlan::checkpoint_elements() of them; null in a forward without gradients
   // Backward only.
-  ScanInput dy;
+  Rows dy;
   const void* dfinal;                       // acc, or null
   void *du, *ddelta, *dz;                   // (batch, length, channels); dz may be null
   void *dA, *dD, *dbias;                    // acc, one slice per row of the batch: (batch, channels[, d_state])
@@ -38,8 +34,6 @@ struct ScanArgs {
   void* dinitial;                           // acc (segments, channels, d_state)
   int threads;
 };
-
-enum class ScanStatus : int { done = 0, bad_time_step = 1, no_memory = 2 };
 
 // How the work is cut: by shape alone, so that results do not depend on the number of threads.
 struct ScanPlan {
@@ -59,7 +53,7 @@ struct ScanPlan {
   }
 };
 
-SEQCONV_DECLARE(ScanStatus scan_forward(const ScanArgs&))
-SEQCONV_DECLARE(ScanStatus scan_backward(const ScanArgs&))
+SEQCONV_DECLARE(Status scan_forward(const ScanArgs&))
+SEQCONV_DECLARE(Status scan_backward(const ScanArgs&))
 
 }  // namespace seqconv

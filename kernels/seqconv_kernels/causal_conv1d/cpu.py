@@ -1,0 +1,117 @@
+"""The short causal convolution in C++ as a PyTorch operator: forward, backward, and their shapes for the compiler."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..dispatch import Call
+
+
+class Inputs(NamedTuple):
+    """The arguments of an implementation, in order."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    activation: str | None
+    initial_state: Tensor | None
+    cu_seqlens: Tensor | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the sums."""
+        return torch.float64 if self.x.dtype == torch.float64 else torch.float32
+
+
+_ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? cu_seqlens"
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+torch.library.define("seqconv::causal_conv1d", f"({_ARGUMENTS}) -> Tensor", tags=_TAGS)
+torch.library.define(
+    "seqconv::causal_conv1d_backward", f"({_ARGUMENTS}, Tensor dy) -> (Tensor, Tensor, Tensor, Tensor)", tags=_TAGS
+)
+
+
+def refuse(call: Call) -> str | None:
+    """Why this implementation cannot serve the call, or ``None``."""
+    tensors = call.given()
+    sums = torch.float64 if tensors["x"].dtype == torch.float64 else torch.float32
+    for name in ("weight", "bias", "initial_state"):
+        if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
+            return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
+    return native.refuse_call(tensors)
+
+
+def causal_conv1d(*arguments: Any) -> Tensor:
+    """The output."""
+    y: Tensor = torch.ops.seqconv.causal_conv1d(*arguments)
+    return y
+
+
+def _gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the gradients of x, weight, bias and the initial state."""
+    x, (channels, width) = inputs.x, inputs.weight.shape
+    segments = x.shape[0] if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
+    state = x.new_empty(segments, width - 1, channels, dtype=inputs.dtype)
+    return x.new_empty(x.shape), state.new_empty(channels, width), state.new_empty(channels), state
+
+
+def _prepare(inputs: Inputs) -> list[Tensor | None]:
+    """The inputs in the layouts of the extension."""
+
+    def wide(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(inputs.dtype).contiguous()
+
+    bounds = None if inputs.cu_seqlens is None else inputs.cu_seqlens.to("cpu", torch.int64).contiguous()
+    x = native.dense_rows(inputs.x)
+    return [x, wide(inputs.weight.T), wide(inputs.bias), wide(inputs.initial_state), bounds]
+
+
+@torch.library.impl("seqconv::causal_conv1d", "cpu")
+def _forward(*arguments: Any) -> Tensor:
+    inputs = Inputs(*arguments)
+    prepared, y = _prepare(inputs), inputs.x.new_empty(inputs.x.shape)
+    native.library().causal_conv1d_forward(
+        *map(native.view, prepared), inputs.activation == "silu", native.view(y), torch.get_num_threads()
+    )
+    return y
+
+
+@torch.library.impl("seqconv::causal_conv1d_backward", "cpu")
+def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *given, dy = arguments
+    inputs = Inputs(*given)
+    prepared, dy = _prepare(inputs), native.dense_rows(dy)
+    dx, dweight, dbias, dinitial = _gradients(inputs)
+    rows = inputs.x.shape[0]
+    dweight_rows, dbias_rows = dweight.new_empty(rows, *dweight.T.shape), dbias.new_empty(rows, *dbias.shape)
+    native.library().causal_conv1d_backward(
+        *map(native.view, prepared),
+        inputs.activation == "silu",
+        *map(native.view, (dy, dx, dweight_rows, dbias_rows, dinitial)),
+        torch.get_num_threads(),
+    )
+    return dx, dweight_rows.sum(0).T.contiguous(), dbias_rows.sum(0), dinitial
+
+
+torch.library.register_fake("seqconv::causal_conv1d")(lambda *a: a[0].new_empty(a[0].shape))
+torch.library.register_fake("seqconv::causal_conv1d_backward")(lambda *a: _gradients(Inputs(*a[:-1])))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, ctx.activation, initial_state, cu_seqlens = inputs
+    ctx.save_for_backward(x, weight, bias, initial_state, cu_seqlens)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, initial_state, cu_seqlens = ctx.saved_tensors
+    arguments = (x, weight, bias, ctx.activation, initial_state, cu_seqlens)
+    gradients = torch.ops.seqconv.causal_conv1d_backward(*arguments, dy)
+    cast = [
+        None if t is None else g.to(t.dtype) for t, g in zip((x, weight, bias, initial_state), gradients, strict=True)
+    ]
+    return (*cast[:3], None, cast[3], None)
+
+
+torch.library.register_autograd("seqconv::causal_conv1d", _differentiate, setup_context=_setup_context)
