@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from golden_cases import GOLDEN, assert_close, load_variant
 from seqconv.hf import SeqConvConfig, SeqConvForCausalLM
-from seqconv.interop import list_checkpoints, load_checkpoint
+from seqconv.interop import from_original, list_checkpoints, load_checkpoint
 from seqconv.interop.checkpoint import convert_checkpoint, read_folder
 from seqconv.interop.importer import Weights
 
 CASES = {
     "mamba_ssm, Mamba": ("scan/mamba_ssm_checkpoints", "mamba1", "ckpt_mamba1"),
     "mamba_ssm, Mamba-2": ("scan/mamba_ssm_checkpoints", "mamba2", "ckpt_mamba2"),
+    "mamba_ssm, Mamba-2 with attention": ("scan/mamba_ssm_checkpoints", "mamba2attn", "ckpt_mamba2attn"),
     "transformers, Mamba": ("scan/hf_mamba", "logits", "ckpt"),
     "transformers, Mamba-2": ("scan/hf_mamba2", "logits", "ckpt"),
     "transformers, FalconMamba": ("scan/hf_falcon_mamba", "logits", "ckpt"),
@@ -137,3 +138,27 @@ def test_missing_damaged_and_unsafe_files_are_refused(tmp_path):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(OrderedDict(x=print), protocol=2))
     with pytest.raises(ValueError, match=r"more than tensors.*Remedy: do not trust this file"):
         load_checkpoint(folder)
+
+
+ATTENTION = {"embed_dim": 8, "num_heads": 2, "causal": True, "qkv_proj_bias": False, "out_proj_bias": False}
+
+
+def test_the_attention_layer_of_a_hybrid_is_read_on_its_own():
+    """Rotating only the first half of each head equals attention whose other channels do not turn."""
+    torch.manual_seed(0)
+    weights = {"in_proj.weight": torch.randn(24, 8), "out_proj.weight": torch.randn(8, 8)}
+    mixer = from_original("state-spaces/mamba:MHA", weights, **ATTENTION, rotary_emb_dim=2)
+    assert (mixer.rotary_dim, mixer.head_dim, mixer.conv) == (2, 4, None)
+    x = torch.randn(1, 6, 8)
+    q, k, v = mixer._heads(mixer.project(x), torch.arange(6)[None])
+    plain, _, _ = mixer._heads(mixer.project(x), torch.zeros(1, 6, dtype=torch.int64))
+    assert torch.equal(q[..., 2:], plain[..., 2:])
+    assert not torch.equal(q[:, 1:, :, :2], plain[:, 1:, :, :2])
+    want = torch.nn.functional.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)
+    torch.testing.assert_close(mixer(x), want.transpose(1, 2).flatten(2) @ weights["out_proj.weight"].T)
+
+
+@pytest.mark.parametrize("option", [{"mlp_dim": 4}, {"softmax_scale": 0.5}, {"rotary_emb_interleaved": True}])
+def test_attention_that_we_do_not_have_is_refused(option):
+    with pytest.raises(ValueError, match=r"heads alone, scaled by head_dim.*Remedy"):
+        from_original("state-spaces/mamba:MHA", {}, **ATTENTION, **option)

@@ -17,6 +17,7 @@ from .gla import convert as convert_gla
 from .gla import gla_options
 from .importer import Weights
 from .mamba import convert_mamba, convert_mamba2, mamba2_options, mamba_options
+from .mamba_attention import attention_options, convert_attention
 
 GLA_OPTIONS = (
     "hidden_size",
@@ -120,16 +121,20 @@ def read_gla(config: Mapping[str, Any], weights: Weights) -> Read:
 
 def _mamba_ssm_mixer(config: Mapping[str, Any], weights: Weights, index: int) -> tuple[str, dict[str, Any], Any]:
     """Mixer name, its options and its tensors."""
+    if index in config.get("attn_layer_idx", []):
+        hyper = {"embed_dim": config["d_model"], **config["attn_cfg"]}
+        return "attention", _without_width(attention_options(**hyper)), convert_attention(weights, hyper)
     hyper = {**config["ssm_cfg"], "d_model": config["d_model"]}
     kind = hyper.pop("layer", "Mamba1")
-    if kind not in ("Mamba1", "Mamba2"):
-        raise unknown_name("load_checkpoint", "ssm_cfg layer", kind, ("Mamba1", "Mamba2"))
-    name, make, convert = (
-        ("mamba", mamba_options, convert_mamba) if kind == "Mamba1" else ("mamba2", mamba2_options, convert_mamba2)
-    )
-    options = make(**hyper)
-    del options["d_model"]
-    return name, options, convert(weights, hyper)
+    if kind == "Mamba1":
+        return "mamba", _without_width(mamba_options(**hyper)), convert_mamba(weights, hyper)
+    if kind == "Mamba2":
+        return "mamba2", _without_width(mamba2_options(**hyper)), convert_mamba2(weights, hyper)
+    raise unknown_name("load_checkpoint", "ssm_cfg layer", kind, ("Mamba1", "Mamba2"))
+
+
+def _without_width(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "d_model"}
 
 
 def _transformers_mamba(config: Mapping[str, Any], weights: Weights, spec: list[Any], convert: Any) -> Read:

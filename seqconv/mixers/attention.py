@@ -1,7 +1,8 @@
 """Multi-head attention: over everything, a sliding window or chunks; the baseline and the other half of hybrids.
 
 Equation, per head: ``o_t = sum_s softmax_s(R_t q_t · R_s k_s / √head_dim) v_s`` over the tokens s that t sees, R the
-rotation of :mod:`~seqconv.attention.rotary`; ``y = W_o concat(o)``. Groups of query heads may share keys and values.
+rotation of :mod:`~seqconv.attention.rotary`; ``y = W_o concat(o)``. Groups of query heads may share keys and values;
+a short convolution may run over queries, keys and values first (Mamba-2 hybrids).
 
 Source: Vaswani et al. 2017 (arXiv 1706.03762); grouped heads: Ainslie et al. 2023 (arXiv 2305.13245).
 """
@@ -16,10 +17,20 @@ from ..attention import CacheState, Pattern, View, attend_from_cache, attend_in_
 from ..attention.pattern import is_plain, visible
 from ..attention.rotary import rotate
 from ..mixer import Mixer
+from ..packing import zero_padding
 from ..registry import register
 from ..residual import check_probability
-from ..state import State
+from ..short_convolution import ShortConvolution
+from ..state import State, state_class
 from ..types import StateKind
+
+
+@state_class
+class ConvolvedState(State):
+    """Keys and values, and the last inputs of the short convolution, oldest first."""
+
+    cache: CacheState
+    conv: Tensor
 
 
 @register(
@@ -28,6 +39,7 @@ from ..types import StateKind
         {"n_heads": 4, "n_kv_heads": 2, "qkv_bias": True},
         {"n_heads": 2, "window": 7},
         {"n_heads": 2, "chunk_size": 5, "rotary": False},
+        {"n_heads": 2, "rotary_dim": 2, "conv_size": 3, "qkv_bias": True},
         {"n_heads": 1, "bidirectional": True, "window": 6},
         {"n_heads": 2, "bidirectional": True, "chunk_size": 10},
     ),
@@ -39,8 +51,11 @@ class Attention(Mixer):
         d_model: width of inputs and outputs.
         n_heads: heads of queries.
         n_kv_heads: heads of keys and values; as many as ``n_heads`` by default.
+        head_dim: width of a head; ``d_model / n_heads`` by default.
         rotary: rotate queries and keys to their positions; without, order is known from causality alone.
         rotary_base: longest wavelength over 2π.
+        rotary_dim: channels of a head that rotate, the first ones; all by default.
+        conv_size: taps of a causal convolution over queries, keys and values; none by default.
         qkv_bias: biases of the maps to queries, keys and values.
         output_bias: bias of the output map.
         window: see only tokens fewer than ``window`` away.
@@ -59,8 +74,11 @@ class Attention(Mixer):
         *,
         n_heads: int = 4,
         n_kv_heads: int | None = None,
+        head_dim: int | None = None,
         rotary: bool = True,
         rotary_base: float = 10000.0,
+        rotary_dim: int | None = None,
+        conv_size: int | None = None,
         qkv_bias: bool = False,
         output_bias: bool = False,
         window: int | None = None,
@@ -70,13 +88,17 @@ class Attention(Mixer):
     ) -> None:
         super().__init__(d_model, causal=not bidirectional)
         groups = n_heads if n_kv_heads is None else n_kv_heads
-        _check_heads(d_model, n_heads, groups, rotary, rotary_base)
+        _check_heads(d_model, n_heads, groups, head_dim)
         check_probability("attention dropout", dropout)
-        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, groups, d_model // n_heads
-        self.rotary, self.rotary_base, self.dropout = rotary, rotary_base, dropout
+        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, groups, head_dim or d_model // n_heads
+        self.rotary_dim = (rotary_dim or self.head_dim) if rotary else 0
+        self.rotary_base, self.dropout = rotary_base, dropout
+        _check_rotation(self.rotary_dim, self.head_dim, rotary_base)
         self.pattern = Pattern(not bidirectional, window=window, chunk=chunk_size)
-        self.project = nn.Linear(d_model, (n_heads + 2 * groups) * self.head_dim, bias=qkv_bias)
-        self.output = nn.Linear(d_model, d_model, bias=output_bias)
+        channels = (n_heads + 2 * groups) * self.head_dim
+        self.project = nn.Linear(d_model, channels, bias=qkv_bias)
+        self.conv = None if conv_size is None else ShortConvolution(channels, conv_size, activation=None)
+        self.output = nn.Linear(n_heads * self.head_dim, d_model, bias=output_bias)
 
     @property
     def state_kind(self) -> StateKind:
@@ -88,29 +110,45 @@ class Attention(Mixer):
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         # Scores depend on distances alone: left padding may count in the positions that only rotate.
         position = torch.arange(x.shape[1], device=x.device)[None]
-        return self._merge(attend_in_blocks(*self._heads(x, position), mask, self.pattern, self._attend))
+        qkv, _ = self._project(x, mask, None)
+        return self._merge(attend_in_blocks(*self._heads(qkv, position), mask, self.pattern, self._attend))
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         sizes = (self.n_kv_heads, self.head_dim)
-        return init_cache(batch_size, sizes, sizes, device, dtype)
+        cache = init_cache(batch_size, sizes, sizes, device, dtype)
+        return cache if self.conv is None else ConvolvedState(cache, self.conv.init_state(batch_size, device, dtype))
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, CacheState)
-        qkv = self._heads(x, token_positions(state, x.shape[1], mask))
-        attended, after = attend_from_cache(*qkv, state, mask, self.pattern, self._attend)
-        return self._merge(attended), after
+        cache = state.cache if isinstance(state, ConvolvedState) else state
+        assert isinstance(cache, CacheState)
+        qkv, conv = self._project(x, mask, state.conv if isinstance(state, ConvolvedState) else None)
+        heads = self._heads(qkv, token_positions(cache, x.shape[1], mask))
+        attended, after = attend_from_cache(*heads, cache, mask, self.pattern, self._attend)
+        return self._merge(attended), after if conv is None else ConvolvedState(after, conv)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         y, after = self._prefill(x_t[:, None], state, None)
         return y[:, 0], after
 
-    def _heads(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, mask: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Queries, keys and values side by side, and the last inputs of the convolution if there is one."""
+        qkv = self.project(x)
+        if self.conv is None:
+            return qkv, None
+        convolved: tuple[Tensor, Tensor] = self.conv(zero_padding(qkv, mask), past)
+        return convolved
+
+    def _heads(self, qkv: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (batch, length, heads, head_dim) each."""
-        heads = self.project(x).unflatten(-1, (-1, self.head_dim))
+        heads = qkv.unflatten(-1, (-1, self.head_dim))
         q, k, v = heads.split([self.n_heads, self.n_kv_heads, self.n_kv_heads], dim=2)
-        if self.rotary:
-            q, k = (rotate(t, position, self.rotary_base) for t in (q, k))
-        return q, k, v
+        return self._rotate(q, position), self._rotate(k, position), v
+
+    def _rotate(self, heads: Tensor, position: Tensor) -> Tensor:
+        if self.rotary_dim == 0:
+            return heads
+        turned = rotate(heads[..., : self.rotary_dim], position, self.rotary_base)
+        return torch.cat([turned, heads[..., self.rotary_dim :]], dim=-1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         batch, blocks, queries = q.shape[:3]
@@ -135,13 +173,18 @@ class Attention(Mixer):
         return y
 
 
-def _check_heads(d_model: int, n_heads: int, groups: int, rotary: bool, base: float) -> None:
-    if min(n_heads, groups) < 1 or d_model % n_heads or n_heads % groups:
-        got = f"n_heads={n_heads}, n_kv_heads={groups} for d_model={d_model}"
-        wanted = "n_heads that divide d_model, n_kv_heads that divide n_heads"
+def _check_heads(d_model: int, n_heads: int, groups: int, head_dim: int | None) -> None:
+    if min(n_heads, groups, head_dim or 1) < 1 or (head_dim is None and d_model % n_heads) or n_heads % groups:
+        widths = f"d_model={d_model}" if head_dim is None else f"head_dim={head_dim}"
+        got = f"n_heads={n_heads}, n_kv_heads={groups} for {widths}"
+        wanted = "n_heads that divide d_model or a head_dim, n_kv_heads that divide n_heads"
         raise refusal("attention mixer", got, wanted, "change the heads or the width")
-    if rotary and (d_model // n_heads) % 2:
-        got = f"rotary positions for heads of width {d_model // n_heads}"
-        raise refusal("attention mixer", got, "an even width", "change n_heads or set rotary=False")
+
+
+def _check_rotation(rotary_dim: int, head_dim: int, base: float) -> None:
+    if rotary_dim % 2 or rotary_dim > head_dim:
+        got = f"{rotary_dim} rotary channels in heads of width {head_dim}"
+        remedy = "change n_heads or rotary_dim, or set rotary=False"
+        raise refusal("attention mixer", got, "an even width, at most that of a head", remedy)
     if base <= 0:
         raise refusal("attention mixer", f"rotary_base={base}", "a positive number", "take 10000.0")
