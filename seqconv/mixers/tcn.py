@@ -120,7 +120,8 @@ class TCN(Mixer):
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, TCNState)
-        u, after = x_t.to(accumulation_dtype(x_t)), list[Tensor]()
+        after: list[Tensor] = []
+        u = x_t.to(accumulation_dtype(x_t))
         for weight, rings in zip(self.weight[0], self._by_block(state.rings), strict=True):
             y, moved = tree_conv_step(
                 u, weight, self.dilations, rings=rings, position=state.position, activation=self.inner_activation
@@ -132,7 +133,8 @@ class TCN(Mixer):
         self, x: Tensor, direction: int, history: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """All blocks of one direction, behind their histories (zero if ``None``), and the histories after them."""
-        u, after = x.to(accumulation_dtype(x)), list[Tensor]()
+        after: list[Tensor] = []
+        u = x.to(accumulation_dtype(x))
         pasts = [None] * self.blocks if history is None else self._by_block(history)
         for weight, past in zip(self.weight[direction], pasts, strict=True):
             y, moved = tree_conv(
