@@ -62,7 +62,7 @@ NORMS = {
     "batchnorm": "batch",
     "syncbatchnorm": "batch",
 }
-IGNORED = ("export", "shift")
+IGNORED = ("export",)
 
 
 def build_ema(**hyper: Any) -> EMA:
