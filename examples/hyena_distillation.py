@@ -93,7 +93,9 @@ def speed(width: int, layers: int, contexts: list[int]) -> dict[str, list[float]
     size = max(contexts) + 128
     exact = build(width, layers, size).eval()
     shape = {"n_embd": width, "n_layer": layers, "n_head": max(1, width // 64), "n_inner": 2 * width}
-    gpt2 = GPT2LMHeadModel(GPT2Config(258, n_positions=size, bos_token_id=256, eos_token_id=256, **shape)).eval()
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(vocab_size=258, n_positions=size, bos_token_id=256, eos_token_id=256, **shape)
+    ).eval()
     rows: dict[str, Callable[[int], float]] = {
         "Hyena, exact online": lambda n: seconds_per_token(exact, n),
         "Hyena, distilled to order 16": lambda n, model=distill(exact, 16).model: seconds_per_token(model, n),
