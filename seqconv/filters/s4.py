@@ -8,6 +8,8 @@ given, so that no power of Ad is needed in training; longer responses take ``C~ 
 is the parameter, and powers of the dense Ad make the response; so does the zero-order hold ``Ad = exp(dt A)``.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -32,7 +34,7 @@ class S4Filter(StateSpaceFilter):
         l_max: length at rate 1 that the parameter C~ is tuned for (bilinear only); longer responses remain exact.
             ``None``: C itself is the parameter.
         rank: of the low-rank part; ``None`` for that of the measure (``legt`` needs 2).
-        features, ...: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
+        features, **options: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
 
     Attributes:
         l_kernel: the length that C~ belongs to, 0 where the parameter is C; saved with the parameters.
@@ -50,31 +52,7 @@ class S4Filter(StateSpaceFilter):
         disc: str = "bilinear",
         l_max: int | None = None,
         rank: int = 1,
-        heads: int = 1,
-        d_state: int = 64,
-        init: str = "legs",
-        n_ssm: int | None = None,
-        deterministic: bool = False,
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_tie: bool = True,
-        dt_transform: str = "exp",
-        dt_fast: bool = False,
-        real_transform: str = "exp",
-        imag_transform: str = "none",
-        bandlimit: float | None = None,
-        rate: float = 1.0,
-        real_random: bool = False,
-        real_scale: float = 1.0,
-        imag_random: bool = False,
-        imag_scale: float = 1.0,
-        B_init: str = "constant",
-        B_scale: float = 1.0,
-        P_scale: float = 1.0,
-        normalize: bool = False,
-        B_clip: float | None = 2.0,
-        lr: float | dict[str, float] | None = 1e-3,
-        wd: float | dict[str, float] | None = 0.0,
+        **options: Any,
     ) -> None:
         if disc not in DISCRETISATIONS:
             raise unknown_name("S4Filter", "disc", disc, DISCRETISATIONS)
@@ -84,31 +62,7 @@ class S4Filter(StateSpaceFilter):
         super().__init__(
             features,
             rank=rank,
-            heads=heads,
-            d_state=d_state,
-            init=init,
-            n_ssm=n_ssm,
-            deterministic=deterministic,
-            dt_min=dt_min,
-            dt_max=dt_max,
-            dt_tie=dt_tie,
-            dt_transform=dt_transform,
-            dt_fast=dt_fast,
-            real_transform=real_transform,
-            imag_transform=imag_transform,
-            bandlimit=bandlimit,
-            rate=rate,
-            real_random=real_random,
-            real_scale=real_scale,
-            imag_random=imag_random,
-            imag_scale=imag_scale,
-            B_init=B_init,
-            B_scale=B_scale,
-            P_scale=P_scale,
-            normalize=normalize,
-            B_clip=B_clip,
-            lr=lr,
-            wd=wd,
+            **options,
         )
         self.disc = disc
         self._tuned_length = l_max or 0

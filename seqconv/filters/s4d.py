@@ -5,7 +5,7 @@
 ``dss`` divides the zero-order hold by the sum of its powers over the length instead, and has no factor 2.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Inexact
@@ -28,7 +28,7 @@ class S4DFilter(StateSpaceFilter):
         disc: ``"zoh"``, ``"bilinear"`` or ``"dss"``.
         dss_length: taps over which ``dss`` normalises. 0: those asked for, as in the original; the response then
             depends on the length, and there is no recurrence.
-        features, ...: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
+        features, **options: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
 
     Raises:
         ValueError: unknown discretisation, or as the base class.
@@ -40,31 +40,7 @@ class S4DFilter(StateSpaceFilter):
         *,
         disc: str = "zoh",
         dss_length: int = 0,
-        heads: int = 1,
-        d_state: int = 64,
-        init: str = "legs",
-        n_ssm: int | None = None,
-        deterministic: bool = False,
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_tie: bool = True,
-        dt_transform: str = "exp",
-        dt_fast: bool = False,
-        real_transform: str = "exp",
-        imag_transform: str = "none",
-        is_real: bool = False,
-        bandlimit: float | None = None,
-        rate: float = 1.0,
-        real_random: bool = False,
-        real_scale: float = 1.0,
-        imag_random: bool = False,
-        imag_scale: float = 1.0,
-        B_init: str = "constant",
-        B_scale: float = 1.0,
-        normalize: bool = False,
-        B_clip: float | None = 2.0,
-        lr: float | dict[str, float] | None = 1e-3,
-        wd: float | dict[str, float] | None = 0.0,
+        **options: Any,
     ) -> None:
         if disc not in DISCRETISATIONS:
             raise unknown_name("S4DFilter", "disc", disc, DISCRETISATIONS)
@@ -73,31 +49,7 @@ class S4DFilter(StateSpaceFilter):
             raise refusal("S4DFilter", got, "a number of taps, for disc='dss'", "drop dss_length")
         super().__init__(
             features,
-            heads=heads,
-            d_state=d_state,
-            init=init,
-            n_ssm=n_ssm,
-            deterministic=deterministic,
-            dt_min=dt_min,
-            dt_max=dt_max,
-            dt_tie=dt_tie,
-            dt_transform=dt_transform,
-            dt_fast=dt_fast,
-            real_transform=real_transform,
-            imag_transform=imag_transform,
-            is_real=is_real,
-            bandlimit=bandlimit,
-            rate=rate,
-            real_random=real_random,
-            real_scale=real_scale,
-            imag_random=imag_random,
-            imag_scale=imag_scale,
-            B_init=B_init,
-            B_scale=B_scale,
-            normalize=normalize,
-            B_clip=B_clip,
-            lr=lr,
-            wd=wd,
+            **options,
             recurrent=disc != "dss" or dss_length > 0,
         )
         self.disc, self.dss_length = disc, dss_length

@@ -37,7 +37,9 @@ def _options(target: Callable[..., Any], hyper: Mapping[str, Any], unused: froze
     """The options of ``target`` among the hyper-parameters; without ``lr`` the optimiser's own is meant."""
     aliases = {"measure": "init", "postact": "final_act"}
     given = {k: v for k, v in hyper.items() if k not in IGNORED and not (k in aliases and v is None)}
-    known = (set(signature(target).parameters) | unused | set(aliases)) - {"self"}
+    own = signature(target).parameters
+    shared = signature(StateSpaceFilter).parameters if "options" in own else {}
+    known = ({*own, *shared} | unused | set(aliases)) - {"options", "max_length", "recurrent"}
     for name in given:
         if name not in known:
             raise unknown_name(f"from_original({REPOSITORY!r})", "hyper-parameter", name, known)
