@@ -1,6 +1,10 @@
-"""What the tests of the scanning ops share: gradients of two implementations side by side, and golden numbers."""
+"""What the tests of the scanning ops share: gradients of two implementations side by side, and golden numbers.
+
+``run`` is a function of the op's arguments that returns the output and the final state.
+"""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,6 +44,66 @@ def assert_same(got: Mapping[str, Tensor], want: Mapping[str, Tensor], what: str
     for name, tensor in want.items():
         assert tensor.isfinite().all(), f"{what}: {name} wanted is not finite"
         assert_near(got[name], tensor, dtype=got[name].real.dtype, what=f"{what}: {name}")
+
+
+def check_packed(
+    run: Callable[..., Outputs],
+    reference: Callable[..., Outputs],
+    inputs: Mapping[str, Any],
+    tokens: tuple[str, ...],
+    *,
+    bounds: tuple[int, ...] = (0, 1, 70, 100),
+) -> None:
+    """Packed segments equal the segments one by one, in values and gradients.
+
+    Args:
+        inputs: with one initial state per segment.
+        tokens: names of the arguments with a time axis.
+    """
+
+    def separate(initial_state: Tensor, **arguments: Any) -> Outputs:
+        rest = {k: v for k, v in arguments.items() if k not in tokens}
+        parts = [
+            reference(**{k: arguments[k][:, a:b] for k in tokens if k in arguments}, **rest, initial_state=state)
+            for (a, b), state in zip(pairwise(bounds), initial_state.split(1), strict=True)
+        ]
+        return torch.cat([y for y, _ in parts], dim=1), torch.cat([s for _, s in parts])
+
+    def packed(**arguments: Any) -> Outputs:
+        return run(**arguments, cu_seqlens=torch.tensor(bounds))
+
+    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs), "packed")
+
+
+def check_low_precision(run: Callable[..., Outputs], inputs: Mapping[str, Any], dtype: torch.dtype, wide=()) -> None:
+    """Close to float64, outputs in ``dtype``, states in float32; arguments named in ``wide`` are in float32."""
+    want, want_state = run(**inputs)
+    narrow = {k: v.to(torch.float32 if k in wide else dtype) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    y, state = run(**narrow)
+    assert y.dtype == dtype
+    assert state.dtype == torch.float32
+    assert_near(y, want)
+    assert_near(state, want_state, dtype=dtype)
+
+
+def check_no_autocast(run: Callable[..., Outputs], inputs: Mapping[str, Any]) -> None:
+    """Autocast changes nothing inside."""
+    wanted = {k: v.float() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    want, _ = run(**wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = run(**wanted)
+    assert torch.equal(got, want)
+
+
+def check_strides_and_empty_batches(
+    run: Callable[..., Outputs], inputs: Mapping[str, Any], batched: tuple[str, ...]
+) -> None:
+    """Transposed memory gives the same result, a batch of none an empty one."""
+    want, _ = run(**inputs)
+    strided = {k: inputs[k].transpose(0, 1).contiguous().transpose(0, 1) for k in batched if k in inputs}
+    assert_near(run(**{**inputs, **strided})[0], want)
+    empty = {k: inputs[k][:0] for k in batched if k in inputs}
+    assert run(**{**inputs, **empty})[0].shape == (0, *want.shape[1:])
 
 
 def check_golden(case: Case, run: Callable[..., Mapping[str, Tensor]], rtol: float = 1e-9, atol: float = 1e-10) -> None:

@@ -1,11 +1,19 @@
 """The delta rule: chunked against reference, golden numbers, resets, packing, refusals."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
-from scan_cases import LENGTHS, assert_same, check_golden, values_and_gradients
+from scan_cases import (
+    LENGTHS,
+    assert_same,
+    check_golden,
+    check_low_precision,
+    check_no_autocast,
+    check_packed,
+    check_strides_and_empty_batches,
+    values_and_gradients,
+)
 from torch.autograd import gradcheck
 
 from golden_cases import load_variant
@@ -83,45 +91,21 @@ def test_a_strength_of_two_on_repeated_keys_stays_accurate_in_float32():
 def test_packed_equals_separate(decay, implementation):
     inputs = example_inputs(Shape(1, 100, 2, 6, 5, 4), dtype=torch.float64, decay=decay)
     inputs["initial_state"] = torch.randn(3, 4, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    bounds = [0, 1, 70, 100]
-
-    def separate(initial_state, **tokens):
-        parts = [
-            run("reference")(**{k: v[:, a:b] for k, v in tokens.items()}, initial_state=state)
-            for (a, b), state in zip(pairwise(bounds), initial_state.split(1), strict=True)
-        ]
-        return torch.cat([o for o, _ in parts], dim=1), torch.cat([s for _, s in parts])
-
-    def packed(**arguments):
-        return run(implementation)(**arguments, cu_seqlens=torch.tensor(bounds))
-
-    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs))
+    check_packed(run(implementation), run("reference"), inputs, ("q", "k", "v", "beta", "log_decay"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_low_precision_keeps_sums_in_float32(dtype):
-    inputs = tiny(100)
-    want, want_state = run("reference")(**inputs)
-    o, state = run("chunked")(**{k: v.to(dtype) for k, v in inputs.items()})
-    assert o.dtype == dtype
-    assert state.dtype == torch.float32
-    assert_near(o, want)
-    assert_near(state, want_state, dtype=dtype)
+    check_low_precision(run("chunked"), tiny(100), dtype)
 
 
 def test_autocast_does_not_reach_the_sums():
-    inputs = {k: v.float() for k, v in tiny(100).items()}
-    want, _ = run("chunked")(**inputs)
-    with torch.autocast("cpu", torch.bfloat16):
-        got, _ = run("chunked")(**inputs)
-    assert torch.equal(got, want)
+    check_no_autocast(run("chunked"), tiny(100))
 
 
 def test_strided_inputs_and_empty_batches():
     inputs = tiny(33)
-    strided = {k: v.transpose(0, 1).contiguous().transpose(0, 1) for k, v in inputs.items()}
-    assert_near(run(None)(**strided)[0], run(None)(**inputs)[0])
-    assert run(None)(**{k: v[:0] for k, v in inputs.items()})[0].shape == (0, 33, 4, 5)
+    check_strides_and_empty_batches(run(None), inputs, tuple(inputs))
 
 
 @each_implementation
@@ -169,7 +153,7 @@ def test_refusals_name_the_remedy():
         r"q of shape \(2, 4, 2, 6\).*\(2, 5, 2, 6\).*Remedy": {"q": good["q"][:, :4]},
         r"beta of shape \(2, 5, 3\).*one per value channel": {"beta": good["beta"][..., :3]},
         r"log_decay of shape \(2, 5, 3\).*one per channel of its key": {"log_decay": good["log_decay"][..., :3]},
-        r"initial_state of shape \(1, 4, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"the state of shape \(1, 4, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
         r"v of dtype torch.int64.*Remedy": {"v": good["v"].long()},
         r"implementation='chunked'.*one beta per head.*or one of 'reference'": {
             "implementation": "chunked",
@@ -181,5 +165,5 @@ def test_refusals_name_the_remedy():
         with pytest.raises(ValueError, match=f"delta_rule: received {pattern}"):
             delta_rule(**{**good, **change})
     tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
-    with pytest.raises(ValueError, match=r"state of shape \(1, 4, 6, 5\).*Remedy"):
+    with pytest.raises(ValueError, match=r"the state of shape \(1, 4, 6, 5\).*Remedy"):
         delta_rule_step(**tokens, state=good["initial_state"][:1])

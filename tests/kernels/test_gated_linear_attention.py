@@ -1,11 +1,19 @@
 """Linear attention with a decay: chunked against reference, golden numbers, resets, packing, refusals."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
-from scan_cases import LENGTHS, assert_same, check_golden, values_and_gradients
+from scan_cases import (
+    LENGTHS,
+    assert_same,
+    check_golden,
+    check_low_precision,
+    check_no_autocast,
+    check_packed,
+    check_strides_and_empty_batches,
+    values_and_gradients,
+)
 from torch.autograd import gradcheck
 
 from golden_cases import load_variant
@@ -84,47 +92,23 @@ def test_a_reset_forgets_everything_before():
 def test_packed_equals_separate(decay, implementation):
     inputs = example_inputs(Shape(1, 100, 4, 6, 5, 2), dtype=torch.float64, decay=decay)
     inputs["initial_state"] = torch.randn(3, 2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    bounds = [0, 1, 70, 100]
-
-    def separate(initial_state, **tokens):
-        parts = [
-            run("reference")(initial_state=initial_state[i : i + 1], **{k: v[:, a:b] for k, v in tokens.items()})
-            for i, (a, b) in enumerate(pairwise(bounds))
-        ]
-        return torch.cat([o for o, _ in parts], dim=1), torch.cat([s for _, s in parts])
-
-    def packed(**arguments):
-        return run(implementation)(**arguments, cu_seqlens=torch.tensor(bounds))
-
-    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs))
+    check_packed(run(implementation), run("reference"), inputs, ("q", "k", "v", "log_decay"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_low_precision_keeps_sums_in_float32(dtype):
-    inputs = tiny(100)
-    want, want_state = run("reference")(**inputs)
-    o, state = run("chunked")(**{k: v.to(dtype) for k, v in inputs.items()})
-    assert o.dtype == dtype
-    assert state.dtype == torch.float32
-    assert_near(o, want)
-    assert_near(state, want_state, dtype=dtype)
+    check_low_precision(run("chunked"), tiny(100), dtype)
 
 
 def test_autocast_does_not_reach_the_sums():
-    inputs = tiny(100, dtype=torch.float32)
-    want, _ = run("chunked")(**inputs)
-    with torch.autocast("cpu", torch.bfloat16):
-        got, _ = run("chunked")(**inputs)
-    assert torch.equal(got, want)
+    check_no_autocast(run("chunked"), tiny(100))
 
 
 def test_long_sequences_strided_inputs_and_empty_batches():
     inputs = example_inputs(Shape(1, 20_000, 1, 2, 2), decay="scalar")
     assert_near(run("chunked")(**inputs)[0], run("reference")(**inputs)[0])
     inputs = tiny(33)
-    strided = {k: v.transpose(0, 1).contiguous().transpose(0, 1) for k, v in inputs.items()}
-    assert_near(run(None)(**strided)[0], run(None)(**inputs)[0])
-    assert run(None)(**{k: v[:0] for k, v in inputs.items()})[0].shape == (0, 33, 4, 5)
+    check_strides_and_empty_batches(run(None), inputs, tuple(inputs))
 
 
 @pytest.mark.parametrize("implementation", ["chunked", "reference"])
@@ -191,7 +175,7 @@ def test_refusals_name_the_remedy():
         r"3 heads of q for 2 of k.*Remedy": {"q": good["q"][:, :, :3]},
         r"v of shape \(2, 4, 2, 5\).*\(2, 5, 2, 5\).*Remedy": {"v": good["v"][:, :4]},
         r"log_decay of shape \(2, 5, 1\).*one per head": {"log_decay": good["log_decay"][..., :1, 0]},
-        r"initial_state of shape \(1, 2, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"the state of shape \(1, 2, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
         r"v of dtype torch.int64.*Remedy": {"v": good["v"].long()},
         r"implementation 'chunkd'.*did you mean 'chunked'": {"implementation": "chunkd"},
         r"cu_seqlens with a batch of 2.*Remedy": {"cu_seqlens": torch.tensor([0, 5])},
@@ -200,5 +184,5 @@ def test_refusals_name_the_remedy():
         with pytest.raises(ValueError, match=f"gated_linear_attention: received {pattern}"):
             gated_linear_attention(**{**good, **change})
     tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
-    with pytest.raises(ValueError, match=r"state of shape \(1, 2, 6, 5\).*Remedy"):
+    with pytest.raises(ValueError, match=r"the state of shape \(1, 2, 6, 5\).*Remedy"):
         gated_linear_attention_step(**tokens, state=good["initial_state"][:1])

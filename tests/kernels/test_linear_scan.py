@@ -1,10 +1,8 @@
 """The diagonal scan: chunked against reference, real and complex, golden HGRN, resets, packing, refusals."""
 
-from itertools import pairwise
-
 import pytest
 import torch
-from scan_cases import LENGTHS, assert_same, check_golden, values_and_gradients
+from scan_cases import LENGTHS, assert_same, check_golden, check_low_precision, check_packed, values_and_gradients
 from torch.autograd import gradcheck, gradgradcheck
 
 from golden_cases import load_variant
@@ -85,30 +83,13 @@ def test_a_factor_of_zero_resets_exactly(implementation):
 def test_packed_equals_separate(implementation):
     inputs = example_inputs(Shape(1, 40, 3), dtype=torch.float64)
     inputs["initial_state"] = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    bounds = [0, 1, 30, 40]
-
-    def separate(a, x, initial_state):
-        parts = [
-            run("reference")(a=a[:, s:e], x=x[:, s:e], initial_state=initial_state[i : i + 1])
-            for i, (s, e) in enumerate(pairwise(bounds))
-        ]
-        return torch.cat([h for h, _ in parts], dim=1), torch.cat([s for _, s in parts])
-
-    def packed(**arguments):
-        return run(implementation)(**arguments, cu_seqlens=torch.tensor(bounds))
-
-    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs))
+    check_packed(run(implementation), run("reference"), inputs, ("a", "x"), bounds=(0, 1, 30, 40))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_low_precision_keeps_sums_in_float32(dtype):
     inputs = example_inputs(Shape(2, 100, 3), dtype=torch.float64)
-    want, want_state = run("reference")(**inputs)
-    h, state = run("chunked")(**{k: v.to(dtype) for k, v in inputs.items()})
-    assert h.dtype == dtype
-    assert state.dtype == torch.float32
-    assert_near(h, want)
-    assert_near(state, want_state, dtype=dtype)
+    check_low_precision(run("chunked"), inputs, dtype)
 
 
 def test_a_million_steps_and_an_empty_batch():

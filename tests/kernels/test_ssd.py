@@ -1,11 +1,17 @@
 """State-space duality: chunked against reference, golden numbers, time steps, packing, refusals."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.nn.functional as F
-from scan_cases import LENGTHS, assert_same, check_golden, values_and_gradients
+from scan_cases import (
+    LENGTHS,
+    assert_same,
+    check_golden,
+    check_low_precision,
+    check_packed,
+    check_strides_and_empty_batches,
+    values_and_gradients,
+)
 from torch.autograd import gradcheck
 
 from golden_cases import load_variant
@@ -68,20 +74,7 @@ def test_steps_equal_the_whole():
 def test_packed_equals_separate(implementation):
     inputs = example_inputs(Shape(1, 100, 4, 3, 2, 5), dtype=torch.float64)
     inputs["initial_state"] = torch.randn(3, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    bounds = [0, 1, 70, 100]
-
-    def separate(x, dt, B, C, z, initial_state, **rest):
-        tokens = {"x": x, "dt": dt, "B": B, "C": C, "z": z}
-        parts = [
-            run("reference")(**{k: v[:, a:b] for k, v in tokens.items()}, **rest, initial_state=state)
-            for (a, b), state in zip(pairwise(bounds), initial_state.split(1), strict=True)
-        ]
-        return torch.cat([y for y, _ in parts], dim=1), torch.cat([s for _, s in parts])
-
-    def packed(**arguments):
-        return run(implementation)(**arguments, cu_seqlens=torch.tensor(bounds))
-
-    assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs))
+    check_packed(run(implementation), run("reference"), inputs, ("x", "dt", "B", "C", "z"))
 
 
 @each_implementation
@@ -96,26 +89,12 @@ def test_extreme_time_steps_reset_the_state(implementation):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_low_precision_keeps_sums_in_float32(dtype):
-    inputs = tiny(100)
-    want, want_state = run("reference")(**inputs)
-    wide = ("A", "D", "dt_bias", "initial_state")
-    narrow = {k: v if k in wide or not isinstance(v, torch.Tensor) else v.to(dtype) for k, v in inputs.items()}
-    y, state = run("chunked")(**{k: v.float() if k in wide else v for k, v in narrow.items()})
-    assert y.dtype == dtype
-    assert state.dtype == torch.float32
-    assert_near(y, want)
-    assert_near(state, want_state, dtype=dtype)
+    check_low_precision(run("chunked"), tiny(100), dtype, wide=("A", "D", "dt_bias", "initial_state"))
 
 
 def test_strided_inputs_and_empty_batches():
     inputs = tiny(33)
-    strided = {
-        k: v.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(v, torch.Tensor) and v.dim() > 2 else v
-        for k, v in inputs.items()
-    }
-    assert_near(ssd(**strided), ssd(**inputs))
-    batched = ("x", "dt", "B", "C", "z", "initial_state")
-    assert ssd(**{k: v[:0] if k in batched else v for k, v in inputs.items()}).shape == (0, 33, 4, 3)
+    check_strides_and_empty_batches(run(None), inputs, ("x", "dt", "B", "C", "z", "initial_state"))
 
 
 @each_implementation
@@ -183,7 +162,7 @@ def test_refusals_name_the_remedy():
         r"A of shape \(3,\).*\(4,\).*Remedy": {"A": good["A"][:3]},
         r"D of shape \(3,\).*\(4,\) or \(4, 3\).*Remedy": {"D": good["D"][:3]},
         r"C of shape \(2, 5, 2, 4\).*Remedy": {"C": good["C"][..., :4]},
-        r"initial_state of shape \(1, 4, 3, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"the state of shape \(1, 4, 3, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
         r"dt of dtype torch.int64.*Remedy": {"dt": good["dt"].long()},
         r"time steps that are negative or NaN.*dt_softplus=True": {"dt_softplus": False},
         r"dt_limit=\(1.0, 0.5\).*swap": {"dt_limit": (1.0, 0.5)},

@@ -16,10 +16,10 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..checks import check_cu_seqlens, check_floating, check_shape
+from ..checks import check_floating, check_shape
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
-from ..segments import Segments
+from ..segments import count_rows, over_segments
 
 
 def _chunked() -> Any:
@@ -82,17 +82,14 @@ def delta_rule(
     """
     tensors = {"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "initial_state": initial_state}
     _check("delta_rule", tensors, "batch, length", 4)
-    scale = k.shape[-1] ** -0.5 if scale is None else scale
-    segments = None
-    if cu_seqlens is not None:
-        check_cu_seqlens("delta_rule", cu_seqlens, v)
-        segments = Segments(cu_seqlens, v.device)
-        q, k, v, beta = (segments.unpack(t) for t in (q, k, v, beta))
-        log_decay = None if log_decay is None else segments.unpack(log_decay)
-    _check_state("delta_rule", "initial_state", initial_state, k, v)
-    run = OP.choose(implementation, Call(tensors, {"scale": scale}))
-    o, final_state = run(q, k, v, beta, log_decay, scale, initial_state)
-    o = o if segments is None else segments.pack(o)
+    _check_state("delta_rule", initial_state, count_rows("delta_rule", cu_seqlens, k), k, v)
+    factor = k.shape[-1] ** -0.5 if scale is None else scale
+    run = OP.choose(implementation, Call(tensors, {"scale": factor}))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None) -> tuple[Tensor, Tensor]:
+        return run(q, k, v, beta, log_decay, factor, initial_state)  # type: ignore[no-any-return]
+
+    o, final_state = over_segments(attend, cu_seqlens, q, k, v, beta, log_decay)
     return (o, final_state) if return_final_state else o
 
 
@@ -115,7 +112,7 @@ def delta_rule_step(
 
     tensors = {"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "state": state}
     _check("delta_rule_step", tensors, "batch", 3)
-    _check_state("delta_rule_step", "state", state, k, v)
+    _check_state("delta_rule_step", state, k.shape[0], k, v)
     return step(q, k, v, beta, log_decay, k.shape[-1] ** -0.5 if scale is None else scale, state)
 
 
@@ -142,6 +139,6 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
     check_floating(operation, tensors, k.device)
 
 
-def _check_state(operation: str, name: str, state: Tensor | None, k: Tensor, v: Tensor) -> None:
-    wanted = (v.shape[0], v.shape[-2], k.shape[-1], v.shape[-1])
-    check_shape(operation, name, state, "batch or segments, v_heads, d_k, d_v", wanted)
+def _check_state(operation: str, state: Tensor | None, rows: int, k: Tensor, v: Tensor) -> None:
+    wanted = (rows, v.shape[-2], k.shape[-1], v.shape[-1])
+    check_shape(operation, "the state", state, "batch or segments, v_heads, d_k, d_v", wanted)

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..checks import check_cu_seqlens, check_floating, check_shape, readable
+from ..checks import check_floating, check_shape, readable
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..precision import accumulation_dtype
-from ..segments import Segments
+from ..segments import count_rows, over_segments
 
 
 def _chunked() -> Any:
@@ -90,17 +90,13 @@ def ssd(
     if chunk_size is not None and chunk_size < 1:
         raise refusal("ssd", f"chunk_size={chunk_size}", "at least 1", "leave it at None")
     run = OP.choose(implementation, Call(tensors | {"initial_state": initial_state}, {"chunk_size": chunk_size}))
+    _check_state("ssd", initial_state, count_rows("ssd", cu_seqlens, x), x, B)
+
+    def scan(x: Tensor, steps: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+        return run(x, steps, A, B, C, initial_state, chunk_size)  # type: ignore[no-any-return]
+
     steps = _discretise("ssd", dt, dt_bias, dt_softplus, dt_limit)
-    if cu_seqlens is None:
-        _check_state("ssd", "initial_state", initial_state, x.shape[0], x, B)
-        y, final_state = run(x, steps, A, B, C, initial_state, chunk_size)
-    else:
-        check_cu_seqlens("ssd", cu_seqlens, x)
-        _check_state("ssd", "initial_state", initial_state, len(cu_seqlens) - 1, x, B)
-        segments = Segments(cu_seqlens, x.device)
-        u, steps, B, C = (segments.unpack(t) for t in (x, steps, B, C))
-        padded, final_state = run(u, steps, A, B, C, initial_state, chunk_size)
-        y = segments.pack(padded)
+    y, final_state = over_segments(scan, cu_seqlens, x, steps, B, C)
     y = _skip_and_gate(y, x, D, z)
     return (y, final_state) if return_final_state else y
 
@@ -128,7 +124,7 @@ def ssd_step(
 
     tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "state": state}
     _check("ssd_step", tensors, "batch", 3)
-    _check_state("ssd_step", "state", state, x.shape[0], x, B)
+    _check_state("ssd_step", state, x.shape[0], x, B)
     y, state = step(x, _discretise("ssd_step", dt, dt_bias, dt_softplus, dt_limit), A, B, C, state)
     return _skip_and_gate(y, x, D, z), state
 
@@ -180,6 +176,6 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
     check_floating(operation, tensors, x.device)
 
 
-def _check_state(operation: str, name: str, state: Tensor | None, rows: int, x: Tensor, B: Tensor) -> None:
+def _check_state(operation: str, state: Tensor | None, rows: int, x: Tensor, B: Tensor) -> None:
     wanted = (rows, *x.shape[-2:], B.shape[-1])
-    check_shape(operation, name, state, "batch or segments, heads, head_dim, d_state", wanted)
+    check_shape(operation, "the state", state, "batch or segments, heads, head_dim, d_state", wanted)
