@@ -12,7 +12,7 @@ Without ``gates`` neither u, r nor c exist: ``y = x + W_h o``, ``v = W_v x'`` an
 Source: Ma et al. 2022 (arXiv 2209.10655), MovingAverageGatedAttention of facebookresearch/mega.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -194,6 +194,37 @@ class GatedAttention(nn.Module):
             h = self.dropout(activate(self.activation, candidate + self.output(attended * r)))
             y = x + u * (h - x)
         return y if self.prenorm else self.norm(y, mask)
+
+
+class GatedAttentionMixer(Mixer):
+    """Base of the mixers that are gated attention around a memory; they differ in the memory and their options.
+
+    Args:
+        gated: the whole layer; norm and residual connection are inside.
+    """
+
+    residual_inside: ClassVar[bool] = True
+
+    def __init__(self, gated: GatedAttention) -> None:
+        super().__init__(gated.memory.d_model, causal=gated.memory.causal)
+        self.gated = gated
+
+    @property
+    def state_kind(self) -> StateKind:
+        """Bounded by the chunk if there are chunks, growing otherwise."""
+        return self.gated.state_kind
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self.gated(x, mask)  # type: ignore[no-any-return]
+
+    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
+        return self.gated.init_state(batch_size, max_length, device, dtype)
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        return self.gated.prefill(x, state, mask)
+
+    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.gated.step(x_t, state)
 
 
 def _create_norm(name: str, d_model: int, affine: bool, causal: bool, count_padding: bool) -> nn.Module:

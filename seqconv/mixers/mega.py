@@ -6,16 +6,8 @@ normalised input. Norm and residual connection are inside.
 Source: Ma et al. 2022 (arXiv 2209.10655), facebookresearch/mega.
 """
 
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-
-from ..attention.gated import GatedAttention
-from ..mixer import Mixer
+from ..attention.gated import GatedAttention, GatedAttentionMixer
 from ..registry import register
-from ..state import State
-from ..types import StateKind
 from .ema import EMA
 
 
@@ -28,7 +20,7 @@ from .ema import EMA
         {"bidirectional": True, "chunk_size": 6, "attention": "laplace"},
     ),
 )
-class Mega(Mixer):
+class Mega(GatedAttentionMixer):
     """Moving average equipped gated attention.
 
     Args:
@@ -45,8 +37,6 @@ class Mega(Mixer):
     Raises:
         ValueError: as there.
     """
-
-    residual_inside: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,7 +63,6 @@ class Mega(Mixer):
         count_padding: bool = False,
         float32_table: bool = False,
     ) -> None:
-        super().__init__(d_model, causal=not bidirectional)
         memory = EMA(
             d_model,
             d_state=d_state,
@@ -81,7 +70,7 @@ class Mega(Mixer):
             truncation=truncation,
             untruncated_steps=untruncated_steps,
         )
-        self.gated = GatedAttention(
+        gated = GatedAttention(
             memory,
             d_k=d_k,
             d_v=d_v,
@@ -100,20 +89,4 @@ class Mega(Mixer):
             count_padding=count_padding,
             float32_table=float32_table,
         )
-
-    @property
-    def state_kind(self) -> StateKind:
-        """Bounded by the chunk if there are chunks, growing otherwise."""
-        return self.gated.state_kind
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.gated(x, mask)  # type: ignore[no-any-return]
-
-    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
-        return self.gated.init_state(batch_size, max_length, device, dtype)
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        return self.gated.prefill(x, state, mask)
-
-    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        return self.gated.step(x_t, state)
+        super().__init__(gated)

@@ -14,16 +14,8 @@ networks, one for each direction, added, for the bidirectional form; and for the
 no ω and no activation at all: ``e = TCN(x')``, ``y = x + W_h A(q, k) W_v x'``.
 """
 
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-
-from ..attention.gated import GatedAttention
-from ..mixer import Mixer
+from ..attention.gated import GatedAttention, GatedAttentionMixer
 from ..registry import register
-from ..state import State
-from ..types import StateKind
 from .tcn import TCN
 
 
@@ -36,7 +28,7 @@ from .tcn import TCN
         {"kernel_size": 3, "levels": 2, "bidirectional": True, "chunk_size": 7},
     ),
 )
-class TCNCA(Mixer):
+class TCNCA(GatedAttentionMixer):
     """Temporal convolution network with chunked attention.
 
     Args:
@@ -53,8 +45,6 @@ class TCNCA(Mixer):
     Raises:
         ValueError: as there.
     """
-
-    residual_inside: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -82,7 +72,6 @@ class TCNCA(Mixer):
         hidden_dropout: float = 0.0,
         tied_dropout: bool = False,
     ) -> None:
-        super().__init__(d_model, causal=not bidirectional)
         memory = TCN(
             d_model,
             kernel_size=kernel_size,
@@ -93,7 +82,7 @@ class TCNCA(Mixer):
             bidirectional=bidirectional,
             plain=stripped,
         )
-        self.gated = GatedAttention(
+        gated = GatedAttention(
             memory,
             d_k=d_k,
             d_v=d_v,
@@ -111,20 +100,4 @@ class TCNCA(Mixer):
             hidden_dropout=hidden_dropout,
             tied_dropout=tied_dropout,
         )
-
-    @property
-    def state_kind(self) -> StateKind:
-        """Bounded by the chunk if there are chunks, growing otherwise."""
-        return self.gated.state_kind
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.gated(x, mask)  # type: ignore[no-any-return]
-
-    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
-        return self.gated.init_state(batch_size, max_length, device, dtype)
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        return self.gated.prefill(x, state, mask)
-
-    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        return self.gated.step(x_t, state)
+        super().__init__(gated)
