@@ -54,8 +54,9 @@ class Imported:
     def __init__(self, original: str, params: dict[str, Tensor], hyper: dict[str, Any], dtype=torch.float64) -> None:
         importer = get_importer(original)
         self.leaves = {k: v.to(dtype).requires_grad_() if v.is_floating_point() else v for k, v in params.items()}
-        self.module: nn.Module = importer.build(**hyper).to(dtype).eval()
         weights = Weights(original, self.leaves)
+        hyper = importer.infer(weights) | hyper
+        self.module: nn.Module = importer.build(**hyper).to(dtype).eval()
         self.weights = importer.convert(weights, hyper)
         assert weights.left_over() == []
         expected = self.module.state_dict()

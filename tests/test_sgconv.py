@@ -92,7 +92,9 @@ def test_power_law_decay_multiplies_the_taps():
     t = torch.arange(16, dtype=torch.float64)
     want = plain(16) * plain.norm[:, None] * (t + 1) ** -filter.power.repeat(2)[:, None] / filter.norm[:, None]
     assert_close(filter(16), want, 1e-9, 1e-10)
-    assert not SGConvFilter(2, l_max=4, decay="fixed_power").power.requires_grad
+    fixed = SGConvFilter(2, l_max=4, decay="fixed_power", lr=1e-2)
+    assert not isinstance(fixed.power, torch.nn.Parameter)
+    assert fixed.kernels._optim == {"lr": 1e-2}
 
 
 def test_every_filter_starts_with_norm_one_and_the_norm_stays():

@@ -21,11 +21,11 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels.errors import refusal, unknown_name
 
-from .base import Filter, Recurrence, accumulation_dtype
+from .base import Filter, Recurrence, accumulation_dtype, enter_tensor
 
 
 class SGConvFilter(Filter):
@@ -43,6 +43,7 @@ class SGConvFilter(Filter):
         decay_min, decay_max: range of α, or of the initial p.
         n_scales: number of kernels S; from ``l_max`` if not given.
         init_scale: s_0, doublings of the finest kernel.
+        lr: learning rate of the kernels and of a learned p; 0 keeps them fixed.
         rounded_log: round log(t+1) to float32 in every precision, as the original does.
 
     Raises:
@@ -65,6 +66,7 @@ class SGConvFilter(Filter):
         n_scales: int | None = None,
         init_scale: int = 0,
         rounded_log: bool = False,
+        lr: float | None = 1e-3,
     ) -> None:
         if l_max < 1 or kernel_dim < 1 or init_scale < 0 or (n_scales is not None and n_scales < 1):
             got = f"l_max={l_max}, kernel_dim={kernel_dim}, n_scales={n_scales}, init_scale={init_scale}"
@@ -79,19 +81,21 @@ class SGConvFilter(Filter):
         self.rounded_log = rounded_log
         width = channels // groups
         drawn = [_initial_kernel(init, groups, width, kernel_dim) for _ in range(scales)]
-        self.kernels = nn.Parameter(torch.stack(drawn))
+        enter_tensor(self, "kernels", torch.stack(drawn), lr=lr)
         if decay == "scale":
             self.register_buffer("multiplier", torch.linspace(decay_min, decay_max, width))
-            self.power: Tensor | None = None
+            self.power = None
         else:
             self.register_buffer("multiplier", torch.ones(width))
             power = torch.rand(width) * (decay_max - decay_min) + decay_min
-            self.power = nn.Parameter(power, requires_grad=decay == "power")
+            enter_tensor(self, "power", power, lr=lr if decay == "power" else 0.0)
         self.register_buffer("norm", torch.ones(channels))
         with torch.no_grad():
             self.norm = self.forward(self.max_length or 1).norm(dim=1)
 
+    kernels: Tensor
     multiplier: Tensor
+    power: Tensor | None
     norm: Tensor
 
     def forward(self, length: int) -> Float[Tensor, "channels length"]:

@@ -119,8 +119,8 @@ def convert(weights: Weights, hyper: Mapping[str, Any], *, original: str) -> dic
         "input.bias": weights.take("in_proj.bias"),
         "output.weight": weights.take("out_proj.weight"),
         "output.bias": weights.take("out_proj.bias"),
-        "short_weight": weights.take("short_filter.weight")[:, 0],
-        "short_bias": weights.take("short_filter.bias"),
+        "short.weight": weights.take("short_filter.weight")[:, 0],
+        "short.bias": weights.take("short_filter.bias"),
     }
     skip = by_order(weights.take("filter_fn.bias")).unflatten(0, (stages, -1))
     if o.bias or original == STANDALONE:

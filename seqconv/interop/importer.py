@@ -45,6 +45,17 @@ class Weights:
         self._taken.add(name)
         return self._tensors[name]
 
+    def peek(self, name: str) -> Tensor:
+        """The tensor of that name, for its shape alone: it is not taken.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        taken = set(self._taken)
+        tensor = self.take(name)
+        self._taken.intersection_update(taken)
+        return tensor
+
     def take_complex(self, name: str) -> Tensor:
         """The same for a complex tensor, which may be stored as (..., 2) = (real, imaginary)."""
         tensor = self.take(name)
@@ -64,6 +75,10 @@ class Weights:
         return sorted(set(self._tensors) - self._taken)
 
 
+def _infer_nothing(_: Weights) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Importer:
     """How one original layer becomes ours.
@@ -72,10 +87,13 @@ class Importer:
         build: hyper-parameters of the original (shapes of test inputs such as ``L`` and ``B`` among them are
             accepted) to a module of ours, freshly initialised.
         convert: tensors of the original and its hyper-parameters to our complete state dict.
+        infer: hyper-parameters that only the shapes of the tensors tell, where the original takes them from a
+            configuration of its own; those given by the caller come first.
     """
 
     build: Callable[..., nn.Module]
     convert: Callable[[Weights, Mapping[str, Any]], dict[str, Tensor]]
+    infer: Callable[[Weights], dict[str, Any]] = _infer_nothing
 
 
 _IMPORTERS: dict[str, Importer] = {}
@@ -105,10 +123,15 @@ def options(original: str, hyper: Mapping[str, Any], known: Mapping[str, Any], i
     return SimpleNamespace(**filled)
 
 
-def add_importer(*originals: str, build: Callable[..., nn.Module], convert: Callable[..., dict[str, Tensor]]) -> None:
+def add_importer(
+    *originals: str,
+    build: Callable[..., nn.Module],
+    convert: Callable[..., dict[str, Tensor]],
+    infer: Callable[[Weights], dict[str, Any]] = _infer_nothing,
+) -> None:
     """Enter an importer under the names of the originals it reads."""
     for original in originals:
-        _IMPORTERS[original] = Importer(build, convert)
+        _IMPORTERS[original] = Importer(build, convert, infer)
 
 
 def list_originals() -> list[str]:
@@ -144,6 +167,7 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
     """
     importer = get_importer(original)
     weights = Weights(original, state_dict)
+    hyper = importer.infer(weights) | hyper
     module = importer.build(**hyper)
     with torch.no_grad():
         ours = importer.convert(weights, hyper)

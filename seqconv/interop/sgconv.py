@@ -19,7 +19,7 @@ from ..mixers.sgconv import SGConv
 from .importer import Weights, add_importer, options
 
 ORIGINAL = "ctlllll/SGConv:GConv"
-IGNORED = ("d_state", "initializer", "verbose", "shift", "lr")
+IGNORED = ("d_state", "initializer", "verbose", "shift")
 DEFAULTS = {
     "d_model": ...,
     "l_max": 1,
@@ -39,6 +39,7 @@ DEFAULTS = {
     "n_scales": None,
     "decay_min": 2,
     "decay_max": 2,
+    "lr": 1e-3,
 }
 
 
@@ -65,6 +66,7 @@ def build(**hyper: Any) -> SGConv:
         n_scales=o.n_scales,
         init_scale=o.init_scale,
         rounded_log=True,
+        lr=float(o.lr),
         **_mode(o.mode),
     )
 

@@ -16,7 +16,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqconv_kernels import causal_conv1d, causal_conv1d_step
 from seqconv_kernels.errors import refusal
 
 from ..activations import activate, check_activation
@@ -27,6 +26,7 @@ from ..mixer import Mixer
 from ..packing import zero_padding
 from ..registry import register
 from ..residual import Dropout
+from ..short_convolution import ShortConvolution
 from ..state import State, state_class
 from ..types import StateKind
 
@@ -118,9 +118,7 @@ class Hyena(Mixer):
         self.circular, self.bidirectional, self.bias = circular, bidirectional, bias
         self.activation = check_activation("hyena mixer", activation)
         self.input = nn.Linear(d_model, (order + 1) * width, bias=projection_bias)
-        bound = 1 / math.sqrt(short_filter_order)
-        self.short_weight = nn.Parameter(torch.empty((order + 1) * width, short_filter_order).uniform_(-bound, bound))
-        self.short_bias = nn.Parameter(torch.empty((order + 1) * width).uniform_(-bound, bound))
+        self.short = ShortConvolution((order + 1) * width, short_filter_order, activation=None)
         two_sided, stages = bidirectional and not circular, order - 1
         groups = 2 * stages if two_sided else stages
         filter = HyenaFilter(
@@ -169,8 +167,7 @@ class Hyena(Mixer):
         return self._finish(v, gates[0])
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
-        channels, taps = self.short_weight.shape
-        short = torch.zeros(batch_size, taps - 1, channels, device=device, dtype=dtype)
+        short = self.short.init_state(batch_size, device, dtype)
         return HyenaState(short, self.convolution.init_states(batch_size, max_length))
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -185,7 +182,7 @@ class Hyena(Mixer):
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, HyenaState)
-        mixed, short = causal_conv1d_step(self.input(x_t), self.short_weight, self.short_bias, state=state.short)
+        mixed, short = self.short.step(self.input(x_t), state.short)
         *gates, v = mixed.chunk(self.order + 1, dim=-1)
         long = []
         for stage, before in enumerate(state.long):
@@ -198,10 +195,7 @@ class Hyena(Mixer):
         self, x: Tensor, mask: Tensor | None, short: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gates and v, zero at padding, and the last inputs of the short convolution."""
-        projected = zero_padding(self.input(x), mask)
-        mixed, after = causal_conv1d(
-            projected, self.short_weight, self.short_bias, initial_state=short, return_final_state=True
-        )
+        mixed, after = self.short(zero_padding(self.input(x), mask), short)
         *gates, v = zero_padding(mixed, mask).chunk(self.order + 1, dim=-1)
         return gates, v, after
 

@@ -48,7 +48,7 @@ class SGConv(Mixer):
         gate: activation of a second set of filters that multiplies the first (``None``: no second set).
         dropout: probability, after the activation.
         linear: the convolution and the skip alone, without anything behind them.
-        kernel_dim, combine, upsampling, init, decay, decay_min, decay_max, n_scales, init_scale, rounded_log: as in
+        kernel_dim, combine, upsampling, init, decay, decay_min, decay_max, n_scales, init_scale, rounded_log, lr: as in
             :class:`~seqconv.filters.sgconv.SGConvFilter`.
 
     Raises:
@@ -78,6 +78,7 @@ class SGConv(Mixer):
         n_scales: int | None = None,
         init_scale: int = 0,
         rounded_log: bool = False,
+        lr: float | None = 1e-3,
     ) -> None:
         super().__init__(d_model, causal=not bidirectional)
         if channels < 1 or (linear and channels > 1):
@@ -112,6 +113,7 @@ class SGConv(Mixer):
                 n_scales=n_scales,
                 init_scale=init_scale,
                 rounded_log=rounded_log,
+                lr=lr,
             )
 
         self.convolution = LongConvolution(build_filter(), backward=build_filter() if bidirectional else None)
