@@ -75,10 +75,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """Their tensors as ours."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
     ours = {"skip": weights.take("D").flatten()}
-    sides = ("filter", "backward") if o.bidirectional else ("filter",)
-    for side, part in enumerate(sides):
-        rows = slice(side * o.channels, (side + 1) * o.channels)
-        ours |= {f"convolution.{part}.{name}": t for name, t in _filter(weights, hyper, rows).items()}
+    ours |= {f"convolution.filter.{name}": tensor for name, tensor in _filter(weights, hyper).items()}
     if o.linear:
         return ours
     prefix = "output_linear" if o.postact is None else "output_linear.0"
@@ -90,19 +87,18 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     return ours
 
 
-def _filter(weights: Weights, hyper: Mapping[str, Any], rows: slice) -> dict[str, Tensor]:
-    """The tensors of one filter; ``rows`` are its rows among the original's channels."""
+def _filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     template = build(**hyper).convolution.filter
     assert isinstance(template, SGConvFilter)
     scales = len(template.kernels)
-    kernels = torch.stack([weights.take(f"kernel_list.{i}")[rows].flatten(0, 1) for i in range(scales)])
+    kernels = torch.stack([weights.take(f"kernel_list.{i}").flatten(0, 1) for i in range(scales)])
     multiplier = weights.take("multiplier").flatten().expand(template.multiplier.shape)
     ours = {"kernels": kernels, "multiplier": multiplier, "norm": kernels.new_ones(kernels.shape[1])}
     if template.power is not None:
         ours["power"] = weights.take("decay")
     frozen = weights.take("kernel_norm")
     if bool(weights.take("kernel_norm_initialized")):
-        return ours | {"norm": frozen[rows].flatten()}
+        return ours | {"norm": frozen.flatten()}
     with torch.no_grad():
         h = torch.func.functional_call(template, ours, (template.max_length,))
     return ours | {"norm": h.norm(dim=1)}

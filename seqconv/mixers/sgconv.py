@@ -1,7 +1,7 @@
 """SGConv: a multi-scale long convolution, a skip, a nonlinearity and a linear map over the channels.
 
 Equation, with C filters per channel: ``v = φ(norm(GELU(h * x + D ⊙ x)))`` for the C d_model sequences, then
-``y = GLU(W v + b)`` back to d_model. A second filter hears the future from lag 1 on if ``bidirectional``.
+``y = GLU(W v + b)`` back to d_model. As many filters again hear the future from lag 1 on if ``bidirectional``.
 
 Source: Li et al. 2022 (arXiv 2210.09298) and the code of ctlllll/SGConv; the layer around the filter is S4's.
 """
@@ -41,7 +41,7 @@ class SGConv(Mixer):
         d_model: width of inputs and outputs.
         l_max: longest reach of the filter; taps beyond the next power of two times ``kernel_dim`` are zero.
         channels: filters per input channel.
-        bidirectional: hear the future too, through a filter of its own.
+        bidirectional: hear the future too, from lag 1 on, through kernels of its own.
         activation: after the convolution.
         norm: ``"none"``, ``"layer"`` or ``"layer_scalar"``, after the activation.
         output_activation: after the linear map; ``"glu"`` doubles the map's width and gates with half of it.
@@ -89,34 +89,28 @@ class SGConv(Mixer):
             raise unknown_name("sgconv mixer", "norm", norm, NORMS)
         check_activation("sgconv mixer", activation)
         check_activation("sgconv mixer", output_activation, gated=True)
-        self.channels, self.linear, self.activation, self.output_activation = (
-            channels,
-            linear,
-            activation,
-            output_activation,
-        )
+        self.activation, self.output_activation = activation, output_activation
         self.gate = None if gate is None else check_activation("sgconv mixer", gate)
         self.copies = channels if gate is None else 2 * channels
 
-        def build_filter() -> SGConvFilter:
-            return SGConvFilter(
-                self.copies * d_model,
-                l_max=l_max,
-                groups=self.copies,
-                kernel_dim=kernel_dim,
-                combine=combine,
-                upsampling=upsampling,
-                init=init,
-                decay=decay,
-                decay_min=decay_min,
-                decay_max=decay_max,
-                n_scales=n_scales,
-                init_scale=init_scale,
-                rounded_log=rounded_log,
-                lr=lr,
-            )
-
-        self.convolution = LongConvolution(build_filter(), backward=build_filter() if bidirectional else None)
+        groups = 2 * self.copies if bidirectional else self.copies
+        filter = SGConvFilter(
+            groups * d_model,
+            l_max=l_max,
+            groups=groups,
+            kernel_dim=kernel_dim,
+            combine=combine,
+            upsampling=upsampling,
+            init=init,
+            decay=decay,
+            decay_min=decay_min,
+            decay_max=decay_max,
+            n_scales=n_scales,
+            init_scale=init_scale,
+            rounded_log=rounded_log,
+            lr=lr,
+        )
+        self.convolution = LongConvolution(filter, two_sided=bidirectional)
         self.skip = nn.Parameter(torch.randn(self.copies * d_model))
         self.norm = create_norm(norm, channels * d_model)
         self.dropout = Dropout(dropout)
