@@ -136,19 +136,18 @@ def generating_function(
 ) -> Complex[Tensor, "heads features frequencies"]:
     """``C (I - Ad omega)^-1 Bd`` at the ``length``-th roots of unity, under the bilinear transform.
 
-    In half angles, ``omega = exp(-2i t)``, it is ``exp(i t) C (2i sin t - dt A cos t)^-1 dt B``, finite at
-    ``omega = -1`` where the bilinear transform itself is not.
+    The rows of the table of Cauchy products belong to B and the columns of P, its columns to C and the rows of P*;
+    every rank takes the last of both away. In half angles, ``omega = exp(-2i t)``, it is
+    ``exp(i t) C (2i sin t - dt A cos t)^-1 dt B``, finite at ``omega = -1`` where the bilinear transform itself is not.
     """
-    heads = len(space.C)
     left, right = torch.cat([space.B[None], P]) * space.dt, torch.cat([space.C, P.conj()])
     v = left[:, None] * right
     resolvent = cauchy(v.flatten(0, 1), space.dt * space.A, length).unflatten(0, v.shape[:2])
     sine, cosine = half_angle_nodes(length, v)
-    for k in range(len(P)):
-        column, row = resolvent[1 + k, None, :], resolvent[:, None, heads + k]
-        pivot = 1 + cosine * resolvent[1 + k, heads + k]
-        resolvent = resolvent - cosine * row * column / pivot
-    turned: Tensor = resolvent[0, :heads] * torch.complex(cosine, sine)
+    for _ in P:
+        column, row, pivot = resolvent[:-1, -1:], resolvent[-1:, :-1], 1 + cosine * resolvent[-1, -1]
+        resolvent = resolvent[:-1, :-1] - column * (row * (cosine / pivot))
+    turned: Tensor = resolvent[0] * torch.complex(cosine, sine)
     return turned
 
 

@@ -130,8 +130,10 @@ def test_compiles_and_takes_empty_channels(product, unannotated):
 
 
 def test_cauchy_is_a_well_behaved_operator():
-    v, poles = inputs()
-    torch.library.opcheck(torch.ops.seqconv.cauchy, (v.requires_grad_(), poles.requires_grad_(), 9))
+    cauchy(*inputs(), 9)
+    rows, squares, real = torch.randn(3, 4, 5), torch.rand(3, 5) + 1, -torch.rand(3, 5) - 0.1
+    leaves = [t.double().requires_grad_() for t in (rows, squares, real)]
+    torch.library.opcheck(torch.ops.seqconv.cauchy, (*leaves, 9))
 
 
 @PRODUCTS

@@ -3,8 +3,8 @@
 Vandermonde: with ``l = T i + j`` the powers factor, ``z^l = (z^T)^i z^j``; two tables of about sqrt(length)
 powers and one real matrix product per channel give all taps.
 
-Cauchy: blocks of frequencies, whose matrices are made anew in the backward pass. Conjugates are computed at once:
-the lazy ones of PyTorch are lost inside an operator that is called from a compiled graph.
+Cauchy: blocks of frequencies, whose matrices are made anew in the backward pass. The operator
+takes real tensors: lazy conjugates are lost inside an operator that is called from a compiled graph.
 """
 
 import math
@@ -48,64 +48,70 @@ def _real_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    """r[f] = sum_n v_n / (2i s_f - c_f poles_n) + conj(v_n) / (2i s_f - c_f conj(poles_n))."""
-    r: Tensor = _cauchy(v.resolve_conj(), poles.resolve_conj(), length)
-    return r
+    """Both terms of a pair over their common denominator::
+
+    W = 1 / (c^2 |pole|^2 - 4 s^2 - 4i s c Re pole),    r = sum_n (4i s Re(v) - 2 c Re(v conj(pole))) W
+    """
+    rows = torch.cat([v.real, v.real * poles.real + v.imag * poles.imag]).transpose(0, 1)
+    squares = poles.real.square() + poles.imag.square()
+    with torch.autocast(v.device.type, enabled=False):
+        r: Tensor = _cauchy(rows.contiguous(), squares, poles.real.contiguous(), length)
+    return torch.view_as_complex(r.transpose(0, 1).contiguous())
 
 
 @torch.library.custom_op("seqconv::cauchy", mutates_args=())
-def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    """With ``X = 1 / (2i s - c poles)`` and ``Y`` its conjugate twin: ``r = v X + conj(v) Y``."""
-    rows = v.transpose(0, 1)
-    twins = rows.conj_physical()
-    blocks = [rows @ X + twins @ Y for X, Y, _ in _blocks(poles, length)]
-    return torch.cat(blocks, dim=-1).transpose(0, 1).contiguous()
+def _cauchy(rows: Tensor, squares: Tensor, real: Tensor, length: int) -> Tensor:
+    """The sums, (channels, heads, frequencies, 2), for ``[Re v, Re(v conj(pole))]``, (channels, 2 heads, d_state)."""
+    blocks = []
+    for s, c, W in _blocks(squares, real, length):
+        (ur, ui), (tr, ti) = (half.chunk(2, dim=-1) for half in (rows @ W).chunk(2, dim=1))
+        blocks.append(torch.stack([-4 * s * ui - 2 * c * tr, 4 * s * ur - 2 * c * ti], dim=-1))
+    return torch.cat(blocks, dim=-2)
 
 
 @_cauchy.register_fake
-def _(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    return v.new_empty(*v.shape[:2], length // 2 + 1)
+def _(rows: Tensor, squares: Tensor, real: Tensor, length: int) -> Tensor:
+    return rows.new_empty(rows.shape[0], rows.shape[1] // 2, length // 2 + 1, 2)
 
 
 @torch.library.custom_op("seqconv::cauchy_backward", mutates_args=())
-def _cauchy_backward(gradient: Tensor, v: Tensor, poles: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    rows, g = v.transpose(0, 1), gradient.transpose(0, 1)
-    columns = rows.conj_physical().mT
-    grad_rows, grad_poles, start = torch.zeros_like(rows), torch.zeros_like(poles), 0
-    for X, Y, cosine in _blocks(poles, length):
-        g_block = g[..., start : start + len(cosine)]
-        start += len(cosine)
-        X, Y = X.conj_physical(), Y.conj_physical()
-        grad_rows = grad_rows + g_block @ X.mT + (g_block @ Y.mT).conj_physical()
-        grad_X, grad_Y = columns @ g_block, rows.mT @ g_block
-        grad_poles = grad_poles + (grad_X * cosine * X.square()).sum(-1)
-        grad_poles = grad_poles + (grad_Y * cosine * Y.square()).sum(-1).conj_physical()
-    return grad_rows.transpose(0, 1).contiguous(), grad_poles
+def _cauchy_backward(
+    gradient: Tensor, rows: Tensor, squares: Tensor, real: Tensor, length: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads, start = [torch.zeros_like(t) for t in (rows, squares, real)], 0
+    for s, c, W in _blocks(squares, real, length):
+        gr, gi = gradient[:, :, start : start + len(s)].unbind(-1)
+        start += len(s)
+        sums = torch.cat([torch.cat([4 * s * gi, -4 * s * gr], -1), torch.cat([-2 * c * gr, -2 * c * gi], -1)], 1)
+        grads[0] += sums @ W.mT
+        (wr, wi), (hr, hi) = W.chunk(2, dim=-1), (rows.mT @ sums).chunk(2, dim=-1)
+        x, y = wr * wr - wi * wi, 2 * wr * wi
+        grads[1] -= (hr * x + hi * y) @ (c * c)
+        grads[2] += (hi * x - hr * y) @ (4 * s * c)
+    return grads[0], grads[1], grads[2]
 
 
 @_cauchy_backward.register_fake
-def _(gradient: Tensor, v: Tensor, poles: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    return v.new_empty(v.shape), poles.new_empty(poles.shape)
+def _(gradient: Tensor, rows: Tensor, squares: Tensor, real: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(rows), torch.empty_like(squares), torch.empty_like(real)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    v, poles, ctx.length = inputs
-    ctx.save_for_backward(v, poles)
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+    *tensors, ctx.length = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-    grad_v, grad_poles = _cauchy_backward(gradient.resolve_conj(), *ctx.saved_tensors, ctx.length)
-    return grad_v, grad_poles, None
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    return *_cauchy_backward(gradient, *ctx.saved_tensors, ctx.length), None
 
 
 _cauchy.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _blocks(poles: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """X, Y (channels, d_state, frequencies of a block) and the cosines, block after block."""
-    s, c, twins = *half_angle_nodes(length, poles), poles.conj_physical()[..., None]
-    size = max(1, BLOCK // max(1, poles.numel()))
-    for sine, cosine in zip(s.split(size), c.split(size), strict=True):
-        X = (2j * sine - cosine * poles[..., None]).reciprocal()
-        Y = (2j * sine - cosine * twins).reciprocal()
-        yield X, Y, cosine
+def _blocks(squares: Tensor, real: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Sines and cosines of a block of frequencies, and ``[Re W, Im W]`` (channels, d_state, 2 frequencies)."""
+    size = max(1, BLOCK // max(1, squares.numel()))
+    for s, c in zip(*(nodes.split(size) for nodes in half_angle_nodes(length, squares)), strict=True):
+        a, b = c * c * squares[..., None] - 4 * s * s, -4 * s * c * real[..., None]
+        norm = a * a + b * b
+        yield s, c, torch.cat([a / norm, -b / norm], dim=-1)
