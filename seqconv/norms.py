@@ -86,7 +86,9 @@ class RMSNorm(Norm):
         self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+        # One dtype for both: under autocast x is narrower than the weight, which the fused norm does not take.
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, x.shape[-1:], weight, self.eps)
 
 
 class ScaleNorm(Norm):

@@ -60,6 +60,23 @@ def test_query_heads_of_a_group_share_a_state():
     assert full.init_state(1).memory.shape == (1, 4, 2, 4)
 
 
+@pytest.mark.parametrize("name", ["gla", "mamba", "mamba2"])
+def test_autocast_keeps_states_wide_and_outputs_close(name):
+    torch.manual_seed(0)
+    mixer, x = create_mixer(name, 16), torch.randn(2, 70, 16)
+    want = mixer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = mixer(x)
+        _, state = mixer.prefill(x[:, :20])
+        y_t, _ = mixer.step(x[:, 20], state)
+    assert y.dtype == torch.bfloat16
+    assert all(leaf.tensor.dtype == torch.float32 for leaf in state._leaves())
+    assert_near(y, want)
+    assert_near(y_t, want[:, 20])
+    y.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mixer.parameters())
+
+
 def test_the_decay_is_bounded_below():
     torch.manual_seed(0)
     mixer = create_mixer("gla", 8, gate_logit_normalizer=1, clamp_min=-0.25)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
 
 from golden_cases import Case, assert_close
 from tolerances import assert_near
@@ -73,6 +74,31 @@ def check_packed(
         return run(**arguments, cu_seqlens=torch.tensor(bounds))
 
     assert_same(values_and_gradients(packed, inputs), values_and_gradients(separate, inputs), "packed")
+
+
+def check_steps(
+    run: Callable[..., Outputs], step: Callable[..., Outputs], inputs: Mapping[str, Any], tokens: tuple[str, ...]
+) -> None:
+    """One token after another, from state to state, equals the whole."""
+    want, final = run(**inputs)
+    rest = {k: v for k, v in inputs.items() if k not in tokens and k != "initial_state"}
+    state = inputs["initial_state"]
+    for t in range(want.shape[1]):
+        y, state = step(**{k: inputs[k][:, t] for k in tokens if k in inputs}, **rest, state=state)
+        assert_near(y, want[:, t], what=f"output {t}")
+    assert_near(state, final, what="final state")
+
+
+def check_finite_differences(run: Callable[..., Outputs], inputs: Mapping[str, Any], *, twice: bool = False) -> None:
+    """Gradients (and those of gradients, if ``twice``) are those of finite differences."""
+    tensors = {k: v.requires_grad_() for k, v in inputs.items() if isinstance(v, Tensor)}
+    rest = {k: v for k, v in inputs.items() if k not in tensors}
+
+    def call(*values: Tensor) -> Outputs:
+        return run(**dict(zip(tensors, values, strict=True)), **rest)
+
+    assert gradcheck(call, list(tensors.values()))
+    assert not twice or gradgradcheck(call, list(tensors.values()))
 
 
 def check_low_precision(run: Callable[..., Outputs], inputs: Mapping[str, Any], dtype: torch.dtype, wide=()) -> None:

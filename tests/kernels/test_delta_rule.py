@@ -7,14 +7,15 @@ import torch
 from scan_cases import (
     LENGTHS,
     assert_same,
+    check_finite_differences,
     check_golden,
     check_low_precision,
     check_no_autocast,
     check_packed,
+    check_steps,
     check_strides_and_empty_batches,
     values_and_gradients,
 )
-from torch.autograd import gradcheck
 
 from golden_cases import load_variant
 from seqconv_kernels import delta_rule, delta_rule_step
@@ -49,20 +50,13 @@ def test_chunked_equals_reference(decay, length):
 @each_implementation
 def test_gradients_are_those_of_finite_differences(decay, implementation):
     inputs = example_inputs(Shape(1, 5, 1, 3, 2, 2), dtype=torch.float64, decay=decay, initial_state=True)
-    names = list(inputs)
-    tensors = [t.requires_grad_() for t in inputs.values()]
-    assert gradcheck(lambda *t: run(implementation)(**dict(zip(names, t, strict=True))), tensors)
+    check_finite_differences(run(implementation), inputs)
 
 
 @each_decay
 def test_steps_equal_the_whole(decay):
     inputs = tiny(9, decay)
-    want, final = run("chunked")(**inputs)
-    state = inputs.pop("initial_state")
-    for t in range(9):
-        o, state = delta_rule_step(**{k: v[:, t] for k, v in inputs.items()}, state=state)
-        assert_near(o, want[:, t])
-    assert_near(state, final)
+    check_steps(run("chunked"), delta_rule_step, inputs, ("q", "k", "v", "beta", "log_decay"))
 
 
 @pytest.mark.parametrize("decay", ["vector", "scalar"])

@@ -2,8 +2,16 @@
 
 import pytest
 import torch
-from scan_cases import LENGTHS, assert_same, check_golden, check_low_precision, check_packed, values_and_gradients
-from torch.autograd import gradcheck, gradgradcheck
+from scan_cases import (
+    LENGTHS,
+    assert_same,
+    check_finite_differences,
+    check_golden,
+    check_low_precision,
+    check_packed,
+    check_steps,
+    values_and_gradients,
+)
 
 from golden_cases import load_variant
 from seqconv_kernels import linear_scan, linear_scan_step
@@ -41,14 +49,7 @@ def test_a_complex_factor_on_real_inputs_gives_a_complex_state():
 @pytest.mark.parametrize("implementation", ["chunked", "reference"])
 def test_gradients_are_those_of_finite_differences(dtype, implementation):
     inputs = example_inputs(Shape(1, 6, 2), dtype=dtype, initial_state=True)
-    names = list(inputs)
-    tensors = [t.requires_grad_() for t in inputs.values()]
-
-    def call(*tensors):
-        return run(implementation)(**dict(zip(names, tensors, strict=True)))
-
-    assert gradcheck(call, tensors)
-    assert gradgradcheck(call, tensors)
+    check_finite_differences(run(implementation), inputs, twice=True)
 
 
 def test_several_channel_axes_and_vmap():
@@ -62,12 +63,7 @@ def test_several_channel_axes_and_vmap():
 
 def test_steps_equal_the_whole():
     inputs = example_inputs(Shape(2, 9, 3), dtype=torch.float64, initial_state=True)
-    want, final = run("chunked")(**inputs)
-    state = inputs["initial_state"]
-    for t in range(9):
-        h, state = linear_scan_step(inputs["a"][:, t], inputs["x"][:, t], state=state)
-        assert_near(h, want[:, t])
-    assert_near(state, final)
+    check_steps(run("chunked"), linear_scan_step, inputs, ("a", "x"))
 
 
 @pytest.mark.parametrize("implementation", ["chunked", "reference"])

@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from scan_cases import (
     LENGTHS,
     assert_same,
+    check_finite_differences,
     check_golden,
     check_low_precision,
     check_packed,
+    check_steps,
     check_strides_and_empty_batches,
     values_and_gradients,
 )
-from torch.autograd import gradcheck
 
 from golden_cases import load_variant
 from seqconv_kernels import ssd, ssd_step
@@ -51,23 +52,12 @@ def test_the_chunk_size_changes_nothing(chunk_size):
 def test_gradients_are_those_of_finite_differences(implementation):
     inputs = example_inputs(Shape(1, 5, 2, 2, 1, 3), dtype=torch.float64, initial_state=True)
     inputs["A"] = inputs["A"] / 8
-    tensors = {k: t.requires_grad_() for k, t in inputs.items() if isinstance(t, torch.Tensor)}
-
-    def call(*values):
-        return run(implementation)(**dict(zip(tensors, values, strict=True)), dt_softplus=True)
-
-    assert gradcheck(call, list(tensors.values()))
+    check_finite_differences(run(implementation), inputs)
 
 
 def test_steps_equal_the_whole():
     inputs = {**tiny(9), "dt_limit": (0.01, 0.2)}
-    want, final = run("chunked")(**inputs)
-    state = inputs.pop("initial_state")
-    tokens = {k: inputs.pop(k) for k in ("x", "dt", "B", "C", "z")}
-    for t in range(9):
-        y, state = ssd_step(**{k: v[:, t] for k, v in tokens.items()}, **inputs, state=state)
-        assert_near(y, want[:, t])
-    assert_near(state, final)
+    check_steps(run("chunked"), ssd_step, inputs, ("x", "dt", "B", "C", "z"))
 
 
 @each_implementation
