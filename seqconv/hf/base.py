@@ -16,6 +16,7 @@ from seqconv_kernels.errors import refusal, unknown_name
 from ..backbone import Backbone, build_backbone
 from ..replacement import place_modal_filters
 from .configuration import SeqConvConfig
+from .embeddings import FrameEmbedding, PatchEmbedding
 from .folder import written_whole
 
 IGNORED = (
@@ -54,6 +55,8 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             return
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, PatchEmbedding | FrameEmbedding):
+            init.normal_(module.projection.weight, mean=0.0, std=module.projection.in_features**-0.5)
         if isinstance(module, nn.Linear) and module.bias is not None:
             init.zeros_(module.bias)
 

@@ -5,6 +5,7 @@ rows. Assisted generation takes tokens back: while recording, the cache keeps th
 the call read, so that :meth:`SeqConvCache.crop` restores a state and reads the tokens that stay once more.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,13 @@ class SeqConvCache(Cache):
         self._seen = 0
         self._batch_size = -1
         self._recorded: list[_Call] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SeqConvCache":
+        """A cache that goes on by itself: one prompt, read once, serves many continuations."""
+        twin = copy.copy(self)
+        twin.state = None if self.state is None else self.state.clone()
+        twin._recorded = None if self._recorded is None else list(self._recorded)
+        return twin
 
     def take(self) -> BackboneState | None:
         """The state to continue from; the memory of what is handed out may be used up."""

@@ -7,13 +7,13 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     ImageClassifierOutput,
     SequenceClassifierOutput,
-    TokenClassifierOutput,
 )
 
 from .base import SeqConvPreTrainedModel, check_arguments
 from .configuration import SeqConvConfig
 from .heads import Classifier, Pooling, require_modality
 from .model import MAIN_INPUT, SeqConvModel
+from .per_token import PerTokenModel
 
 
 class _PooledClassifier(SeqConvPreTrainedModel):
@@ -130,51 +130,15 @@ class SeqConvForAudioClassification(_PooledClassifier):
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
 
-class SeqConvForTokenClassification(SeqConvPreTrainedModel):
+class SeqConvForTokenClassification(PerTokenModel):
     """A label for every token."""
 
-    accepts_loss_kwargs = False
-
     def __init__(self, config: SeqConvConfig) -> None:
-        require_modality(type(self).__name__, config, "text")
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.model = SeqConvModel(config)
         self.classifier = Classifier(config)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput | tuple[Any, ...]:
-        """Logits (batch, length, num_labels); other arguments and errors as ``SeqConvModel``.
-
-        Args:
-            labels: (batch, length), -100 where none counts; adds ``loss``.
-        """
-        outputs = cast(
-            BaseModelOutputWithPast,
-            self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                use_cache=False,
-                cu_seqlens=cu_seqlens,
-                output_hidden_states=output_hidden_states,
-                return_dict=True,
-                **kwargs,
-            ),
-        )
-        logits = self.classifier(outputs.last_hidden_state)
-        loss = None if labels is None else self._loss(logits=logits, labels=labels, config=self.config)
-        output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-        return output if self._wants_dict(return_dict) else output.to_tuple()
+    def _output(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(hidden)
+        return logits

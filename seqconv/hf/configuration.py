@@ -77,7 +77,8 @@ class SeqConvConfig(PreTrainedConfig):
         tie_word_embeddings: the language model head shares the token embeddings.
         modal_filters: modes and exact taps of each distilled filter, by the name of its convolution inside the
             backbone; written by :func:`seqconv.distill.distill`.
-        initializer_range: standard deviation of fresh embeddings and heads. Mixers initialise themselves.
+        initializer_range: standard deviation of fresh token embeddings and heads. Mixers initialise themselves; maps of
+            patches and frames keep the size of their inputs.
         use_cache: causal models return their state.
 
     Raises:

@@ -118,9 +118,17 @@ class PositionEmbedding(nn.Module):
 
 
 def positions_of(
-    mask: Bool[Tensor, "batch length"] | None, length: int, seen: int, device: torch.device
+    mask: Bool[Tensor, "batch length"] | None,
+    bounds: Int[Tensor, " segments_and_one"] | None,
+    length: int,
+    seen: int,
+    device: torch.device,
 ) -> Int[Tensor, "rows new"]:
-    """Positions of the last ``length`` tokens: counted over real tokens where a mask of all tokens is given."""
-    if mask is None:
-        return torch.arange(seen, seen + length, device=device)[None]
-    return (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+    """Positions of the last ``length`` tokens: over real tokens where a mask is given, from 0 in packed sequences."""
+    if mask is not None:
+        return (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+    steps = torch.arange(seen, seen + length, device=device)
+    if bounds is not None:
+        starts = bounds.to(device, torch.long)
+        steps = steps - starts[torch.bucketize(steps, starts, right=True) - 1]
+    return steps[None]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from seqconv_kernels.errors import refusal
 
@@ -15,6 +15,7 @@ from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .heads import require_modality
 from .model import SeqConvModel
+from .per_token import PerTokenModel
 
 TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -115,52 +116,16 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         model_kwargs["past_key_values"] = cache
 
 
-class SeqConvForMaskedLM(SeqConvPreTrainedModel):
+class SeqConvForMaskedLM(PerTokenModel):
     """A language model of masked tokens; with ``bidirectional=True`` it hears both sides."""
 
     _tied_weights_keys = TIED
 
     def __init__(self, config: SeqConvConfig) -> None:
-        require_modality(type(self).__name__, config, "text")
         super().__init__(config)
-        self.model = SeqConvModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> MaskedLMOutput | tuple[Any, ...]:
-        """Logits (batch, length, vocab_size) of the tokens; other arguments and errors as ``SeqConvModel``.
-
-        Args:
-            labels: (batch, length), the tokens at masked positions and -100 elsewhere; adds ``loss``.
-        """
-        outputs = cast(
-            BaseModelOutputWithPast,
-            self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                use_cache=False,
-                cu_seqlens=cu_seqlens,
-                output_hidden_states=output_hidden_states,
-                return_dict=True,
-                **kwargs,
-            ),
-        )
-        logits, loss = self.lm_head(outputs.last_hidden_state), None
-        if labels is not None:
-            count = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
-            loss = self._loss(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **count)
-        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-        return output if self._wants_dict(return_dict) else output.to_tuple()
+    def _output(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(hidden)
+        return logits

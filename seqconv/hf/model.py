@@ -116,7 +116,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         mask, whole = self._split_mask(mask, x, cache)
         if position_ids is None:
             seen = 0 if cache is None else cache.get_seq_length()
-            position_ids = positions_of(whole, x.shape[1], seen, x.device)
+            position_ids = positions_of(whole, bounds, x.shape[1], seen, x.device)
         x = self.embedding_norm(self.positions(x, position_ids), mask)
         wants_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         hidden: list[Tensor] | None = [] if wants_hidden else None
@@ -158,18 +158,20 @@ class SeqConvModel(SeqConvPreTrainedModel):
         if cache is not None and not isinstance(cache, SeqConvCache):
             remedy = "leave past_key_values out, or pass what an earlier call returned"
             raise refusal(name, f"past_key_values of type {type(cache).__name__}", "a SeqConvCache", remedy)
+        asked = use_cache or (use_cache is None and cache is not None)
+        if not asked and (use_cache is False or self.training or not self.config.use_cache):
+            return None
         right = mask is not None and bool((mask.any(1) & ~mask[:, -1]).any())
         possible = self.causal and not right and bounds is None and self.config.modality == "text"
-        wanted = use_cache or (use_cache is None and cache is not None)
-        if wanted and not possible:
-            if right:
-                remedy = "pad prompts on the left (tokenizer.padding_side = 'left'), or pass use_cache=False"
-                raise refusal(name, "padding on the right with use_cache", "padding on the left only", remedy)
-            wants = "a causal text model and no packed sequences: only those have a state"
-            raise refusal(name, "use_cache=True", wants, "pass use_cache=False")
-        if wanted or (use_cache is None and self.config.use_cache and possible and not self.training):
+        if possible:
             return SeqConvCache() if cache is None else cache
-        return None
+        if not asked:
+            return None
+        if right:
+            remedy = "pad prompts on the left (tokenizer.padding_side = 'left'), or pass use_cache=False"
+            raise refusal(name, "padding on the right with use_cache", "padding on the left only", remedy)
+        wants = "a causal text model and no packed sequences: only those have a state"
+        raise refusal(name, "use_cache=True", wants, "pass use_cache=False")
 
     def _split_mask(
         self, mask: Tensor | None, x: Tensor, cache: SeqConvCache | None

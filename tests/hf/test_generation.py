@@ -1,5 +1,7 @@
 """Generation: the state in the cache gives what reading everything again gives, in every mode."""
 
+import copy
+
 import pytest
 import torch
 from tiny import VOCAB, causal_mixers, config, language_model, left_padded, prompts
@@ -72,12 +74,16 @@ def test_beams_carry_their_states(mixer):
 @every_mixer
 def test_assisted_generation_writes_what_the_model_writes_alone(mixer):
     model, helper = language_model(mixer), language_model(mixer, num_hidden_layers=1)
-    helper.generation_config.num_assistant_tokens = 4
+    helper.generation_config.num_assistant_tokens = 3
     helper.generation_config.num_assistant_tokens_schedule = "constant"
     helper.generation_config.assistant_confidence_threshold = 0.0
-    ids = prompts(1)
+    want = generate(model, prompts(1))
+    assert torch.equal(generate(model, prompts(1), assistant_model=helper), want)
+
+
+def test_tokens_looked_up_in_the_prompt_assist_too():
+    model, ids = language_model("hyena"), prompts(1).repeat(1, 3)
     want = generate(model, ids, max_new_tokens=12)
-    assert torch.equal(generate(model, ids, max_new_tokens=12, assistant_model=helper), want)
     assert torch.equal(generate(model, ids, max_new_tokens=12, prompt_lookup_num_tokens=3), want)
 
 
@@ -116,6 +122,16 @@ def test_a_conversation_goes_on_from_the_returned_cache():
     more = torch.cat([first.sequences, prompts(1, 3)], 1)
     again = generate(model, more, past_key_values=first.past_key_values)
     assert torch.equal(again, generate(model, more))
+
+
+def test_one_prompt_read_once_serves_many_continuations():
+    model = language_model("gla")
+    shared = prompts(1, 5)
+    cache = model(shared, use_cache=True).past_key_values
+    for seed in (2, 3):
+        ids = torch.cat([shared, prompts(1, seed)], 1)
+        got = generate(model, ids, past_key_values=copy.deepcopy(cache))
+        assert torch.equal(got, generate(model, ids))
 
 
 def test_states_reserve_what_the_longest_context_needs():

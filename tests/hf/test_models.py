@@ -30,6 +30,12 @@ def image(batch=2, size=8, channels=3):
     return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+def enable_checkpointing(model):
+    """Under the name of transformers' newer releases where there is one; the older name warns there."""
+    enable = "activation_checkpointing_enable"
+    getattr(model, enable if hasattr(model, enable) else "gradient_checkpointing_enable")()
+
+
 def tensors(model):
     """Parameters and all buffers, those that are not saved among them."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -60,10 +66,7 @@ def test_every_mixer_trains_under_gradient_checkpointing(mixer):
     want = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert len(want) == len(list(model.parameters())), "a parameter without a gradient"
     model.zero_grad()
-    model._set_gradient_checkpointing(True, torch.utils.checkpoint.checkpoint)
-    model.model.backbone._gradient_checkpointing_func = lambda f, x: torch.utils.checkpoint.checkpoint(
-        f, x, use_reentrant=False
-    )
+    enable_checkpointing(model)
     model(ids, labels=ids).loss.backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, want[name], msg=lambda m, name=name: f"{name}: {m}")
@@ -82,9 +85,11 @@ def test_every_mixer_classifies_both_ways_around(mixer):
 
 
 def test_checkpointing_is_switched_by_transformers():
-    model = made(SeqConvForCausalLM)
-    model._set_gradient_checkpointing(True, torch.utils.checkpoint.checkpoint)
+    model = made(SeqConvForImageClassification, image_size=8).train()
+    enable_checkpointing(model)
     assert model.model.backbone.gradient_checkpointing
+    model(image(), labels=torch.tensor([0, 1])).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -210,6 +215,9 @@ def test_packed_sequences_are_separate():
     want = torch.cat([model(ids[:, :4]).logits, model(ids[:, 4:]).logits], 1)
     for packed in ({"cu_seqlens": bounds}, {"cu_seq_lens_q": bounds}, {"position_ids": positions}):
         torch.testing.assert_close(model(ids, **packed).logits, want)
+    placed = made(SeqConvForCausalLM, position_embedding="sinusoidal")
+    want = torch.cat([placed(ids[:, :4]).logits, placed(ids[:, 4:]).logits], 1)
+    torch.testing.assert_close(placed(ids, cu_seqlens=bounds).logits, want)
     parts = [model(ids[:, s], labels=ids[:, s]).loss for s in (slice(0, 4), slice(4, 9))]
     loss = model(ids, labels=ids, cu_seqlens=bounds).loss
     torch.testing.assert_close(loss, (3 * parts[0] + 4 * parts[1]) / 7)
@@ -284,10 +292,29 @@ def test_sound_by_frames_and_by_features():
         model(input_values=sound[..., None])
 
 
+def test_fresh_weights_have_the_size_they_should():
+    torch.manual_seed(0)
+    model = SeqConvForCausalLM(config(hidden_size=64, vocab_size=500, initializer_range=0.03))
+    assert float(model.lm_head.weight.detach().std()) == pytest.approx(0.03, rel=0.02)
+    pixels = SeqConvForImageClassification(config(hidden_size=64, patch_size=4, initializer_range=0.03))
+    assert float(pixels.model.embed_pixels.projection.weight.detach().std()) == pytest.approx(48**-0.5, rel=0.05)
+    assert float(pixels.classifier.output.weight.detach().std()) == pytest.approx(0.03, rel=0.3)
+
+
 def test_a_hidden_layer_in_the_classifier():
     model = made(SeqConvForSequenceClassification, classifier_hidden=5, num_labels=3)
     assert model.classifier.hidden.out_features == 5
     assert model(prompts()).logits.shape == (2, 3)
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_compiled_whole():
+    model = made(SeqConvForCausalLM, mlp="swiglu")
+    ids, mask = left_padded(7, 4)
+    want = model(ids, attention_mask=mask, use_cache=False).logits
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(ids, attention_mask=mask, use_cache=False).logits, want)
 
 
 def test_deep_copies_compute_the_same():
