@@ -1,5 +1,9 @@
 """What holds for every test: uninitialised memory is NaN, random examples are the same in every run."""
 
+import inspect
+import sys
+from dataclasses import is_dataclass
+
 import jaxtyping
 import pytest
 import torch
@@ -40,8 +44,31 @@ def _poisoned_empty():
 
 
 @pytest.fixture
-def unannotated():
-    """Calls without the run-time check of annotations, so that the library's own refusals are reached."""
+def unannotated(monkeypatch):
+    """Calls without the run-time check of annotations: the library's own refusals are reached, compilers see its code.
+
+    The switch alone leaves two wrappings that a compiler cannot look through: of functions made inside functions,
+    and of the constructors of dataclasses.
+    """
+    monkeypatch.setattr(jaxtyping, "jaxtyped", lambda **_: lambda function: function)
+    for made in _dataclasses("seqconv", "seqconv_kernels"):
+        monkeypatch.setattr(made, "__init__", inspect.unwrap(made.__init__))
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def _dataclasses(*packages: str) -> set[type]:
+    modules = [module for name, module in list(sys.modules.items()) if name.split(".")[0] in packages]
+    found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
+    return {value for value in found if is_dataclass(value) and "__init__" in vars(value)}
+
+
+@pytest.fixture
+def unhooked(unannotated, monkeypatch):
+    """As ``unannotated``, and dataclasses with the constructors they have outside the tests, which compilers can trace."""
+    ours = [m for name, m in sys.modules.items() if name.partition(".")[0] in ("seqconv", "seqconv_kernels")]
+    for found in {value for module in ours for value in vars(module).values() if is_dataclass(value)}:
+        plain = getattr(found.__init__, "__wrapped__", None)
+        if isinstance(found, type) and plain is not None:
+            monkeypatch.setattr(found, "__init__", plain)
