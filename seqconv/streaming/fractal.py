@@ -174,7 +174,10 @@ def _close_block(state: FractalState) -> FractalState:
     tile = convolve_circle(past[:, :, oldest : oldest + size], spectra[level], 2 * size)[:, :, size:]
     ahead = writable(ahead, tile)
     ahead[:, :, here : here + size] += tile
-    outputs = (ahead[:, :, here : here + block] + window(state.echo, t, block)).transpose(1, 2).contiguous()
+    outputs = ahead[:, :, here : here + block].contiguous()
+    if t < state.echo.shape[2]:
+        outputs = outputs + window(state.echo, t, block)
+    outputs = outputs.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     ahead[:, :, here : here + block] = 0
     return replace(state, spectra=spectra, outputs=outputs, past=past, ahead=ahead)
 

@@ -38,10 +38,9 @@ def spectrum(taps: Float[Tensor, "channels taps"], size: int) -> Complex[Tensor,
 def times(
     signal: Complex[Tensor, "batch width frequencies"], taps: Complex[Tensor, "channels frequencies"]
 ) -> Complex[Tensor, "batch width frequencies"]:
-    """Product of spectra, the taps repeated over the heads."""
-    if signal.shape[1] == taps.shape[0]:
-        return signal * taps
-    return cast(Tensor, signal.unflatten(1, (-1, taps.shape[0])) * taps).flatten(1, 2)
+    """Product of spectra, the taps repeated over the heads; ``signal`` is overwritten unless autograd needs it."""
+    by_head = cast(Tensor, writable(signal, taps).unflatten(1, (-1, taps.shape[0])))
+    return by_head.mul_(taps).flatten(1, 2)
 
 
 def convolve_circle(
