@@ -36,7 +36,7 @@ hyena: $(INSTALLED)
 
 # One thread per worker: the tensors of the tests are too small to share.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n $(WORKERS) --dist worksteal --no-header -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n $(WORKERS) --dist worksteal --no-header -rfEs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
