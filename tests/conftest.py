@@ -62,13 +62,3 @@ def _dataclasses(*packages: str) -> set[type]:
     modules = [module for name, module in list(sys.modules.items()) if name.split(".")[0] in packages]
     found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     return {value for value in found if is_dataclass(value) and "__init__" in vars(value)}
-
-
-@pytest.fixture
-def unhooked(unannotated, monkeypatch):
-    """As ``unannotated``, and dataclasses with the constructors they have outside the tests, which compilers can trace."""
-    ours = [m for name, m in sys.modules.items() if name.partition(".")[0] in ("seqconv", "seqconv_kernels")]
-    for found in {value for module in ours for value in vars(module).values() if is_dataclass(value)}:
-        plain = getattr(found.__init__, "__wrapped__", None)
-        if isinstance(found, type) and plain is not None:
-            monkeypatch.setattr(found, "__init__", plain)
