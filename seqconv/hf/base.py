@@ -16,7 +16,7 @@ from seqconv_kernels.errors import refusal, unknown_name
 from ..backbone import Backbone, build_backbone
 from ..replacement import place_modal_filters
 from .configuration import SeqConvConfig
-from .embeddings import FrameEmbedding, PatchEmbedding
+from .embeddings import InputMap
 from .folder import written_whole
 
 IGNORED = (
@@ -54,9 +54,8 @@ class SeqConvPreTrainedModel(PreTrainedModel):
                 getattr(module, name).copy_(value)
             return
         if isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
-        if isinstance(module, PatchEmbedding | FrameEmbedding):
-            init.normal_(module.projection.weight, mean=0.0, std=module.projection.in_features**-0.5)
+            std = module.in_features**-0.5 if isinstance(module, InputMap) else self.config.initializer_range
+            init.normal_(module.weight, mean=0.0, std=std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             init.zeros_(module.bias)
 

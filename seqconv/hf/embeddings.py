@@ -12,13 +12,17 @@ from seqconv_kernels.errors import refusal
 from .configuration import SeqConvConfig
 
 
+class InputMap(nn.Linear):
+    """Linear map of raw numbers; fresh weights keep the size of their inputs."""
+
+
 class PatchEmbedding(nn.Module):
     """Linear map of square patches, in raster order; a patch of one pixel reads the image pixel by pixel."""
 
     def __init__(self, config: SeqConvConfig) -> None:
         super().__init__()
         self.image_size, self.patch_size, self.num_channels = config.image_size, config.patch_size, config.num_channels
-        self.projection = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
+        self.projection = InputMap(config.num_channels * config.patch_size**2, config.hidden_size)
 
     def forward(
         self, pixel_values: Float[Tensor, "batch num_channels height width"]
@@ -46,7 +50,7 @@ class FrameEmbedding(nn.Module):
         self.waveform = config.audio_input == "waveform"
         self.size, self.stride = config.frame_size, config.frame_stride
         self.width = config.frame_size if self.waveform else config.num_audio_features
-        self.projection = nn.Linear(self.width, config.hidden_size)
+        self.projection = InputMap(self.width, config.hidden_size)
 
     def forward(
         self, input_values: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch steps"] | None
