@@ -22,7 +22,7 @@ from .run import Result, run
 from .tasks import Row, TaskData, create_task
 
 TASK = "listops-small"
-MIXERS = ("s4d", "mega")
+MIXERS = ("s4d", "hyena")
 THRESHOLD = 0.33
 
 

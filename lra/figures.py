@@ -20,7 +20,8 @@ def learning_curves(runs: Sequence[tuple[str, Lines]], guessers: Mapping[str, fl
     accuracy, loss = figure.subplots(1, 2)
     for number, (name, value) in enumerate(guessers.items()):
         accuracy.axhline(100 * value, color="0.6", linewidth=0.8, linestyle=(0, (2 + 2 * number, 2)))
-        accuracy.annotate(name, (0, 100 * value), xytext=(2, 2), textcoords="offset points", fontsize=7, color="0.4")
+        place = {"xycoords": accuracy.get_yaxis_transform(), "textcoords": "offset points", "xytext": (2, 2)}
+        accuracy.annotate(name, (0, 100 * value), fontsize=7, color="0.4", **place)
     for number, (name, lines) in enumerate(runs):
         style: dict[str, Any] = {"label": name, "color": f"C{number}", "linestyle": ("-", "--", "-.", ":")[number % 4]}
         for axes, key, scale in ((accuracy, "eval_accuracy", 100), (loss, "loss", 1)):

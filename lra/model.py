@@ -1,20 +1,34 @@
 """From a recipe and its data to a model and its optimiser groups."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from seqconv import SeqConvConfig, SeqConvForSequenceClassification, SeqConvForTokenClassification
+from seqconv import (
+    SeqConvConfig,
+    SeqConvForImageClassification,
+    SeqConvForSequenceClassification,
+    SeqConvForTokenClassification,
+)
 from seqconv import parameter_groups as groups_of
 
 from .recipe import Recipe
-from .tasks import TaskData
+from .tasks import Kind, TaskData
+
+MODELS: Mapping[Kind, Callable[[SeqConvConfig], PreTrainedModel]] = {
+    "sequence": SeqConvForSequenceClassification,
+    "token": SeqConvForTokenClassification,
+    "image": SeqConvForImageClassification,
+}
 
 
 def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
     """The configuration of a recipe's model for given data."""
-    head: dict[str, Any] = {"num_labels": data.classes}
+    head: dict[str, Any] = {"num_labels": data.classes, **data.facts}
+    if data.kind == "image":
+        head |= {"patch_size": 1, "num_channels": 1}
     return SeqConvConfig(
         vocab_size=data.vocab_size,
         hidden_size=recipe.d_model,
@@ -39,9 +53,8 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
 
 
 def build_model(recipe: Recipe, data: TaskData) -> PreTrainedModel:
-    """The model of a recipe, freshly initialised: it classifies sequences, or every token."""
-    model = SeqConvForTokenClassification if data.kind == "token" else SeqConvForSequenceClassification
-    return model(build_config(recipe, data))
+    """The model of a recipe, freshly initialised, for what a label of the task belongs to."""
+    return MODELS[data.kind](build_config(recipe, data))
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

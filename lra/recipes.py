@@ -6,6 +6,7 @@ as S4D, and its recipe says so in ``source``.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from seqconv_kernels.errors import unknown_name
@@ -22,6 +23,8 @@ PROBE = "reduced protocol for two processor cores, our own"
 
 Options = dict[str, Any]
 LENGTHS = {"listops": 2048, "text": 4096, "retrieval": 4000, "image": 1024, "pathfinder": 1024, "pathx": 16384}
+ALIKE = {"pathfinder64": ("pathfinder", 4096), "path256": ("pathx", 65536)}
+"""Sizes without published settings of their own: whose settings they take, and their length."""
 IMAGE: Options = {"d_model": 512, "dropout": 0.1, "tied_dropout": True}
 
 
@@ -170,9 +173,21 @@ def create_recipe(task: str, mixer: str) -> Recipe:
         raise unknown_name("create_recipe", "task", task, TASKS)
     if mixer not in MIXERS:
         raise unknown_name("create_recipe", "recipe", mixer, MIXERS)
+    if task in ALIKE:
+        return _alike(task, mixer)
     if task in LENGTHS:
         return PUBLISHED[mixer](task) if mixer in PUBLISHED else own_reading(task, mixer)
     return small(task, mixer) if task.endswith("-small") else companion(task, mixer)
+
+
+def _alike(task: str, mixer: str) -> Recipe:
+    other, length = ALIKE[task]
+    recipe = create_recipe(other, mixer)
+    longer = {name: length for name in ("l_max", "max_positions") if name in recipe.mixer_options}
+    source = f"as {other}: {recipe.source}"
+    return replace(
+        recipe, name=f"{task}/{mixer}", task=task, mixer_options=recipe.mixer_options | longer, source=source
+    )
 
 
 def list_recipes() -> list[Recipe]:

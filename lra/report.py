@@ -146,14 +146,23 @@ def _costs(runs: Sequence[Run]) -> Table:
 
 
 def _provenance(runs: Sequence[Run]) -> Table:
-    table = [["run", "seed", "data", "fingerprint", "hardware", "versions", "recipe"]]
+    """One column per run."""
+    columns = []
     for run in runs:
-        hardware = "; ".join(f"{key}: {value}" for key, value in run.about["hardware"].items())
-        used = ", ".join(f"{key} {value}" for key, value in run.about["versions"].items())
-        data = run.about["data"]
-        cells = [run.folder.name, str(run.recipe["seed"]), data["origin"], data["fingerprint"][:12]]
-        table.append([*cells, hardware, used, run.recipe["source"]])
-    return table
+        data, hardware = run.about["data"], run.about["hardware"]
+        versions = {name: version for name, version in run.about["versions"].items() if version[:1].isdigit()}
+        columns.append(
+            {
+                "task, mixer": f"{run.recipe['task']}, {run.recipe['mixer']}",
+                "recipe": run.recipe["source"],
+                "seed": str(run.recipe["seed"]),
+                "data": f"{data['origin']}; {data['fingerprint'][:12]}",
+                **{name: hardware[name] for name in ("python", "CPU", "threads", "accelerator") if name in hardware},
+                "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+            }
+        )
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [["", *(run.folder.name for run in runs)], *([n, *(c.get(n, "-") for c in columns)] for n in names)]
 
 
 def _percent(value: float | None) -> str:

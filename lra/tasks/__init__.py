@@ -7,16 +7,21 @@ from typing import Any
 from seqconv_kernels.errors import unknown_name
 
 from ..options import convert
-from .base import Row, Task, TaskData
+from .base import Kind, Row, Task, TaskData
 from .copying import Copying, Delay, Parity, SelectiveCopying
 from .listops_task import ListOps
+from .pathfinder_task import Pathfinder
 from .synthetic import Induction, MultiQueryRecall, Recall
 
-__all__ = ["TASKS", "Row", "Task", "TaskData", "create_task"]
+__all__ = ["TASKS", "Kind", "Row", "Task", "TaskData", "create_task"]
 
 TASKS: Mapping[str, Callable[[], Task]] = {
     "listops": ListOps,
     "listops-small": lambda: ListOps(setting="small"),
+    "pathfinder": Pathfinder,
+    "pathfinder64": lambda: Pathfinder(size=64),
+    "pathx": lambda: Pathfinder(size=128),
+    "path256": lambda: Pathfinder(size=256),
     "recall": Recall,
     "mqar": MultiQueryRecall,
     "induction": Induction,

@@ -17,8 +17,8 @@ from ..store import Manifest, default_root, folder_name, need_space, open_data, 
 
 Row = dict[str, Any]
 Collate = Callable[[list[Row]], dict[str, Tensor]]
-Kind = Literal["sequence", "pair", "token"]
-"""One label per sequence, one label per pair of sequences, or one label per token (-100: not asked)."""
+Kind = Literal["sequence", "pair", "token", "image"]
+"""One label per sequence, per pair of sequences, per token (-100: not asked), or per image read as a sequence."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TaskData:
 
     Attributes:
         splits: ``train``, ``val`` and ``test`` (where the task has them); rows are dictionaries.
-        collate: makes a batch of rows: ``input_ids`` (or ``inputs_embeds``), ``attention_mask``, ``labels``.
+        collate: makes a batch of rows: ``input_ids`` and ``attention_mask``, or ``pixel_values``; ``labels``.
         kind: what a label belongs to.
         classes: number of labels.
         vocab_size: number of token ids, padding included.
@@ -36,6 +36,7 @@ class TaskData:
         baselines: accuracies of guessers that read little or nothing, measured on each split.
         fingerprint: hash of the content.
         origin: one line on where the content comes from.
+        facts: further options of the model's configuration.
     """
 
     splits: Mapping[str, Dataset[Row]]
@@ -43,7 +44,7 @@ class TaskData:
     kind: Kind
     classes: int
     vocab_size: int
-    pad_id: int
+    pad_id: int | None
     eos_id: int | None
     max_length: int
     baselines: Mapping[str, Mapping[str, float]]

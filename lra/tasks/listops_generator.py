@@ -9,16 +9,14 @@ the original functions give after ``random.seed(s)``.
 
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
-from multiprocessing import get_context
-from signal import SIG_IGN, SIGINT, signal
 from statistics import median
 
 from seqconv_kernels.errors import refusal
 
+from ..parallel import in_order
 from .listops import CLASSES, END
 
 LEAF_PROBABILITY_BOUND = 0.25
@@ -109,7 +107,8 @@ def generate(
     """
     seen: set[bytes] = set()
     stale = 0
-    for block in _blocks(seed, grammar, workers, wanted):
+    tasks = ((seed, block, grammar) for block in count())
+    for block in in_order(draw_block, tasks, workers if wanted > BLOCK else 1):
         before = len(seen)
         advance(min(len(block), wanted - before))
         for codes, value in block:
@@ -123,18 +122,3 @@ def generate(
         if stale == 20:
             got = f"{wanted} examples of {grammar}"
             raise refusal("listops", got, f"about {len(seen)}, all there are", "ask for fewer, or widen the grammar")
-
-
-def _blocks(seed: int, grammar: Grammar, workers: int, wanted: int) -> Iterator[list[Example]]:
-    if workers <= 1 or wanted <= BLOCK:
-        yield from (draw_block(seed, block, grammar) for block in count())
-        return
-    ahead = 2 * workers
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal, (SIGINT, SIG_IGN))
-    try:
-        pending = [pool.submit(draw_block, seed, block, grammar) for block in range(ahead)]
-        for block in count(ahead):
-            yield pending.pop(0).result()
-            pending.append(pool.submit(draw_block, seed, block, grammar))
-    finally:
-        pool.shutdown(cancel_futures=True)

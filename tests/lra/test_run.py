@@ -113,7 +113,11 @@ lra.run.run(tiny(), Path(sys.argv[2]), data_root=Path(sys.argv[3]), quiet=True)
 def test_a_killed_run_resumes_to_the_same_weights(finished, root, tmp_path):
     """SIGKILL after step 3 (checkpoint at 2): the resumed run ends with the same bits and the same log."""
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "run"), str(root)]
-    environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads()), "PATH": "/usr/bin:/bin"}
+    environment = {
+        "PYTHONPATH": ":".join(sys.path),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PATH": "/usr/bin:/bin",
+    }
     assert subprocess.run(command, env=environment, capture_output=True).returncode == -9
     with pytest.raises(ValueError, match=r"run: received a run in .*; wanted a new folder.*python -m lra resume"):
         run(tiny(), tmp_path / "run", data_root=root, quiet=True)
