@@ -80,6 +80,15 @@ def test_blocks_of_the_originals_wrap_around_and_ours_do_not():
     assert not mixer.causal
 
 
+def test_an_imported_causal_operator_has_no_circle_and_no_limits():
+    case = load_case("hyena_order3")
+    mixer = from_original(case.meta["original"], case.group("param"), **case.hyper)
+    x = random_signal(1, 40, 6)
+    padded, mask = torch.cat([x.new_zeros(1, 3, 6), x], dim=1), torch.arange(43)[None] >= 3
+    assert_close(mixer(padded, mask=mask)[:, 3:], mixer(x), RTOL, ATOL)
+    assert_close(mixer.prefill(x)[0], mixer(x), RTOL, ATOL)
+
+
 def test_bidirectional_is_a_two_sided_filter():
     torch.manual_seed(0)
     mixer = create_mixer("hyena", 4, l_max=20, bidirectional=True, projection_bias=False).double()

@@ -66,7 +66,7 @@ class Hyena(Mixer):
         bias: whether the skips b act.
         projection_bias: whether W_in has a bias.
         bidirectional: long filters that reach into the future too (lag 1 on), with taps of their own.
-        circular: compute ``bidirectional`` and ``num_blocks`` on circles, as the originals do.
+        circular: compute ``bidirectional`` and ``num_blocks`` on circles, as the originals do; changes nothing else.
         dropout: probability, after every gate but the last.
         filter_order, emb_dim, num_inner_mlps, w, linear_filter, normalize, modulate, fast_decay_pct,
             slow_decay_pct, target, shift, lr, wd, lr_pos_emb, modulation_lr: as in
@@ -115,7 +115,8 @@ class Hyena(Mixer):
         _check_sizes(order, width, num_heads, l_max, num_blocks, short_filter_order)
         self.order, self.num_heads, self.outer_mixing = order, num_heads, outer_mixing
         self.num_blocks, self.block, self.l_max = num_blocks, l_max // num_blocks, l_max
-        self.circular, self.bidirectional, self.bias = circular, bidirectional, bias
+        self.circular = circular and (bidirectional or num_blocks > 1)
+        self.bidirectional, self.bias = bidirectional, bias
         self.activation = check_activation("hyena mixer", activation)
         self.input = nn.Linear(d_model, (order + 1) * width, bias=projection_bias)
         self.short = ShortConvolution((order + 1) * width, short_filter_order, activation=None)
@@ -207,7 +208,7 @@ class Hyena(Mixer):
         return gated
 
     def _convolve(self, v: Tensor, kernel: Kernel, skip: Tensor | None, mask: Tensor | None) -> Tensor:
-        if self.circular and (self.bidirectional or self.num_blocks > 1):
+        if self.circular:
             delayed = self.bidirectional
             return convolve_circular(v, kernel.past.repeat(self.num_heads, 1), skip, self.num_blocks, delayed=delayed)
         if self.num_blocks > 1:
