@@ -12,36 +12,9 @@ import torch
 from torch import Tensor
 
 
+@torch.library.custom_op("seqconv_kernels::linear_scan", mutates_args=())
 def linear_scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
-    """Scan along axis 1."""
-    h: Tensor = _Scan.apply(a, x, state)
-    return h
-
-
-class _Scan(torch.autograd.Function):
-    """The scan, whose backward pass is a scan."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
-        return _scan(a, x, state)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        a, _, state = inputs
-        ctx.save_for_backward(a, state, output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        a, state, h = ctx.saved_tensors
-        later = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], dim=1).conj()
-        dx = _Scan.apply(later.flip(1), grad.flip(1), torch.zeros_like(state)).flip(1)
-        before = torch.cat([state[:, None], h[:, :-1]], dim=1)
-        return dx * before.conj(), dx, dx[:, 0] * a[:, 0].conj()
-
-
-def _scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
+    """Scan along axis 1; all tensors of one dtype."""
     length = x.shape[1]
     rows = 1 << (length.bit_length() // 2)
     missing = -length % rows
@@ -55,4 +28,35 @@ def _scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
     for c in range(x.shape[1]):
         h[:, c] += product[:, c] * state[:, None]
         state = h[:, c, -1]
-    return h.flatten(1, 2)[:, :length]
+    return h.flatten(1, 2)[:, :length].contiguous()
+
+
+@linear_scan.register_fake
+def _(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    a, _, state = inputs
+    ctx.save_for_backward(a, state, output)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    a, state, h = ctx.saved_tensors
+    later = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], dim=1).conj().resolve_conj()
+    dx = linear_scan(later.flip(1), grad.flip(1), torch.zeros_like(state)).flip(1)
+    before = torch.cat([state[:, None], h[:, :-1]], dim=1)
+    return dx * before.conj(), dx, dx[:, 0] * a[:, 0].conj()
+
+
+linear_scan.register_autograd(_backward, setup_context=_save)
+
+
+@linear_scan.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+    """An axis of any position becomes one more axis of channels."""
+    moved = [
+        t.unsqueeze(-1).expand(*t.shape, info.batch_size) if axis is None else t.movedim(axis, -1)
+        for t, axis in zip(tensors, in_dims, strict=True)
+    ]
+    return linear_scan(*moved), moved[1].dim() - 1
