@@ -53,13 +53,16 @@ class DiagonalSSM(Recurrence):
     def impulse_response(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps."""
         reach = 0 if self.head is None else self.head.shape[1]
-        powers = self._powers(max(0, length - reach))
-        modal = torch.einsum("cn,cnl->cl", self.residues, powers).real
+        modal = self._modal_response(max(1, length - reach))
         return modal if self.head is None else torch.cat([self.head, modal], dim=1)[:, :length]
 
     def prefill(
         self, u: Float[Tensor, "batch length channels"], state: State
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
+        with torch.autocast(u.device.type, enabled=False):
+            return self._prefill(u, state)
+
+    def _prefill(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, DiagonalState)
         length, v = u.shape[1], u.to(state.past.dtype)
         heard = torch.cat([state.past, v], dim=1)
@@ -83,6 +86,15 @@ class DiagonalSSM(Recurrence):
         if self.head is not None:
             y = y + torch.einsum("btc,ct->bc", heard[:, 1:], self.head.flip(1))
         return y.to(u_t.dtype), DiagonalState(hidden, heard[:, 1:])
+
+    def _modal_response(self, length: int) -> Float[Tensor, "channels length"]:
+        """Taps of the modes: powers within a chunk times powers of whole chunks, never (channels, modes, length)."""
+        inner = self._powers(min(length, CHUNK))
+        leap, anchors = self.poles * inner[:, :, -1], [self.residues]
+        for _ in range(CHUNK, length, CHUNK):
+            anchors.append(anchors[-1] * leap)
+        taps = torch.einsum("cni,cnl->cil", torch.stack(anchors, dim=2), inner).real
+        return taps.flatten(1)[:, :length]
 
     def _powers(self, length: int) -> Inexact[Tensor, "channels d_state length"]:
         """``poles ** t`` for t = 0 .. length - 1, by doubling (one rounding per doubling, no logarithm)."""
