@@ -1,6 +1,7 @@
 """The scripts of examples/ run, in a small form."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +22,7 @@ def load(name: str) -> ModuleType:
 
 
 def test_every_example_is_tested():
-    tested = {"compare_mixers", "hyena_distillation", "import_original", "train_causal_lm"}
+    tested = set(re.findall(r'load\("(\w+)"\)', Path(__file__).read_text()))
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -63,3 +64,7 @@ def test_a_distilled_hyena_is_compared_with_the_exact_one(tmp_path, monkeypatch)
         assert abs(row["bits_per_byte"] - results["models"]["exact"]["bits_per_byte"]) < 0.1
         assert 0 < row["measured_kl"] < 0.1
     assert all(rate > 0 for rates in results["tokens_per_second"].values() for rate in rates)
+
+
+def test_classify_images_learns_the_stripes(tmp_path):
+    assert load("classify_images").main(mixer="s4d", steps=12, size=8, width=16, out=tmp_path) > 0.6
