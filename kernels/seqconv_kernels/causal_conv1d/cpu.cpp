@@ -1,8 +1,8 @@
-// Short causal convolution: channels in the lanes, channel-last inputs read in place, once.
+// Short causal convolution: channels in the lanes, channel-last inputs read in place.
 //
-// Each block of W channels goes through time in chunks. A chunk of inputs lies in a window behind the width - 1 inputs
-// before it; in the backward a second window holds the gradients at the sums, and the gradient of an input is written
-// width - 1 steps after it was read, when all sums that it entered are known.
+// Time runs in chunks of a few rows, and within a chunk the blocks of W channels of a tile take turns, so that memory is
+// read and written along its rows. In the backward the gradients at the last width - 1 sums are kept per block: the
+// gradient of an input is written when all sums that it entered are known.
 #include "cpu.hpp"
 
 #include "../native_cpp/vec.hpp"
@@ -10,162 +10,236 @@
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
-constexpr int kSteps = 64;
-constexpr int64_t kTile = 128;  // channels
+constexpr int kSteps = 4, kAhead = 4;
+constexpr int64_t kMaxTile = 512;  // channels; halved where there would be too little to share out
 constexpr int64_t kInputsWorthThreads = 1 << 16;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <class T, class S> struct Block {
+// A tile of neighbouring channels of one row of the batch.
+template <class T, class S> struct Tile {
   static constexpr int W = Lanes<T>::count;
   const ConvArgs& a;
-  const int64_t row, channel;
-  const int live;
-  const int64_t reach;
-  Vec<T>*weight, *window, *sums, *dweight;
+  const int64_t row, first, blocks, reach;
+  struct Kept {  // by one block, from chunk to chunk
+    Vec<T>*weight, *dweight, *sums;
+  };
+  Vec<T>*kept, *bias, *dbias, *window, *sums;
 
-  Block(const ConvArgs& args, int64_t row_, int64_t channel_, void* scratch)
-      : a(args), row(row_), channel(channel_), live(int(smaller(W, args.channels - channel_))), reach(args.width - 1) {
-    weight = (Vec<T>*)scratch;
-    dweight = weight + a.width;
-    window = dweight + a.width;
+  Tile(const ConvArgs& args, int64_t row_, int64_t first_, int64_t width, void* scratch)
+      : a(args), row(row_), first(first_), blocks((smaller(width, args.channels - first_) + W - 1) / W),
+        reach(args.width - 1) {
+    kept = (Vec<T>*)scratch;
+    bias = kept + kMaxTile / W * kept_per_block(a);
+    dbias = bias + kMaxTile / W;
+    window = dbias + kMaxTile / W;
     sums = window + reach + kSteps;
-    for (int64_t k = 0; k < a.width; ++k) weight[k] = get(a.weight, k);
+    for (int64_t b = 0; b < blocks; ++b) {
+      bias[b] = a.bias ? get(a.bias, 0, b) : Vec<T>{};
+      for (int64_t k = 0; k < a.width; ++k) of(b).weight[k] = get(a.weight, k, b);
+    }
   }
-  static size_t scratch_bytes(const ConvArgs& a) { return sizeof(Vec<T>) * (2 * a.width + 2 * (a.width - 1 + kSteps)); }
+  static int64_t kept_per_block(const ConvArgs& a) { return 3 * a.width - 1; }
+  static size_t scratch_bytes(const ConvArgs& a) {
+    return sizeof(Vec<T>) * (kMaxTile / W * (kept_per_block(a) + 2) + 2 * (a.width - 1 + kSteps));
+  }
 
-  Vec<T> get(const void* matrix, int64_t r) const {
-    return load<T, T>((const T*)matrix + r * a.channels + channel, live);
+  Kept of(int64_t b) const {
+    Vec<T>* p = kept + b * kept_per_block(a);
+    return {p, p + a.width, p + 2 * a.width};
   }
-  void put(void* matrix, int64_t r, Vec<T> v) const { store<T, T>((T*)matrix + r * a.channels + channel, v, live); }
-  Vec<T> read(const Rows& x, int64_t t) const {
-    return load<T, S>((const S*)x.data + row * x.batch + t * x.time + channel, live);
+  int64_t channel(int64_t b) const { return first + b * W; }
+  int live(int64_t b) const { return int(smaller(W, a.channels - channel(b))); }
+  Vec<T> get(const void* matrix, int64_t r, int64_t b) const {
+    return load<T, T>((const T*)matrix + r * a.channels + channel(b), live(b));
   }
-  void write(void* to, int64_t t, Vec<T> v) const {
-    store<T, S>((S*)to + (row * a.length + t) * a.channels + channel, v, live);
+  void put(void* matrix, int64_t r, int64_t b, Vec<T> v) const {
+    store<T, T>((T*)matrix + r * a.channels + channel(b), v, live(b));
+  }
+  const S* at(const Rows& x, int64_t t, int64_t b) const {
+    return (const S*)x.data + row * x.batch + t * x.time + channel(b);
+  }
+  SEQCONV_INLINE void write(void* to, int64_t t, int64_t b, Vec<T> v) const {
+    store<T, S>((S*)to + (row * a.length + t) * a.channels + channel(b), v, live(b));
   }
   int64_t segments() const { return a.bounds ? a.segments : 1; }
   int64_t segment_index(int64_t s) const { return a.bounds ? s : row; }
   int64_t begin(int64_t s) const { return a.bounds ? a.bounds[s] : 0; }
   int64_t end(int64_t s) const { return a.bounds ? a.bounds[s + 1] : a.length; }
 
-  void enter(int64_t s) const {
-    for (int64_t i = 0; i < reach; ++i)
-      window[i] = a.initial ? get(a.initial, segment_index(s) * reach + i) : Vec<T>{};
-  }
-  void advance(Vec<T>* w, int steps) const {
-    for (int64_t i = 0; i < reach; ++i) w[i] = w[i + steps];
+  // The input at time t, before the segment that of its initial state.
+  Vec<T> input(int64_t s, int64_t t, int64_t b) const {
+    if (t >= begin(s)) return load<T, S>(at(a.x, t, b), live(b));
+    return a.initial ? get(a.initial, segment_index(s) * reach + (t - begin(s) + reach), b) : Vec<T>{};
   }
 
-  // K taps known to the compiler, or 0: as many as there are.
+  // The hardware does not look ahead over the gaps between the rows of a tile.
+  SEQCONV_INLINE void look_ahead(const Rows& x, int64_t t, int64_t b) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < kSteps; ++i) __builtin_prefetch(at(x, smaller(t + kAhead + i, a.length - 1), b));
+  }
+
+  // A chunk of kSteps rows deep inside a segment, where the compiler knows all counts and the window is registers.
+  template <int K> SEQCONV_INLINE void forward_inner(int64_t t, int64_t b) const {
+    const Vec<T>* weight = of(b).weight;
+    look_ahead(a.x, t, b);
+    Vec<T> x[K - 1 + kSteps];
+#pragma GCC unroll 8
+    for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(at(a.x, t - (K - 1) + i, b));
+#pragma GCC unroll 4
+    for (int i = 0; i < kSteps; ++i) {
+      Vec<T> y = bias[b];
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) y += weight[k] * x[i + k];
+      write(a.y, t + i, b, a.silu ? y * sigmoid<T>(y) : y);
+    }
+  }
+  void forward_any(int64_t s, int64_t t, int steps, int64_t b) const {
+    const Vec<T>* weight = of(b).weight;
+    for (int64_t i = 0; i < reach + steps; ++i) window[i] = input(s, t - reach + i, b);
+    for (int i = 0; i < steps; ++i) {
+      Vec<T> y = bias[b];
+      for (int64_t k = 0; k < a.width; ++k) y += weight[k] * window[i + k];
+      write(a.y, t + i, b, a.silu ? y * sigmoid<T>(y) : y);
+    }
+  }
   template <int K> void forward() const {
-    const int64_t taps = K ? K : a.width;
-    const Vec<T> bias = a.bias ? get(a.bias, 0) : Vec<T>{};
-    for (int64_t s = 0; s < segments(); ++s) {
-      enter(s);
+    for (int64_t s = 0; s < segments(); ++s)
       for (int64_t t = begin(s); t < end(s); t += kSteps) {
         const int steps = int(smaller(kSteps, end(s) - t));
-        for (int i = 0; i < steps; ++i) window[reach + i] = read(a.x, t + i);
-        for (int i = 0; i < steps; ++i) {
-          Vec<T> y = bias;
-#pragma GCC unroll 4
-          for (int64_t k = 0; k < taps; ++k) y += weight[k] * window[i + k];
-          write(a.y, t + i, a.silu ? y * sigmoid<T>(y) : y);
-        }
-        advance(window, steps);
+        const bool inner = K > 0 && steps == kSteps && t - reach >= begin(s);
+        for (int64_t b = 0; b < blocks; ++b)
+          if (inner && live(b) == W) forward_inner<K ? K : 1>(t, b);
+          else forward_any(s, t, steps, b);
       }
-    }
   }
 
   template <int K> void backward() {
-    const int64_t taps = K ? K : a.width;
-    const Vec<T> bias = a.bias ? get(a.bias, 0) : Vec<T>{};
-    Vec<T> dbias{};
-    for (int64_t k = 0; k < taps; ++k) dweight[k] = Vec<T>{};
+    for (int64_t b = 0; b < blocks; ++b) {
+      dbias[b] = Vec<T>{};
+      for (int64_t k = 0; k < a.width; ++k) of(b).dweight[k] = Vec<T>{};
+    }
     for (int64_t s = 0; s < segments(); ++s) {
-      enter(s);
-      for (int64_t i = 0; i < reach; ++i) sums[i] = Vec<T>{};
-      int64_t t = begin(s);
-      for (; t < end(s); t += kSteps) {
+      for (int64_t b = 0; b < blocks; ++b)
+        for (int64_t i = 0; i < reach; ++i) of(b).sums[i] = Vec<T>{};
+      for (int64_t t = begin(s); t < end(s); t += kSteps) {
         const int steps = int(smaller(kSteps, end(s) - t));
-        for (int i = 0; i < steps; ++i) window[reach + i] = read(a.x, t + i);
-        for (int i = 0; i < steps; ++i) {
-          Vec<T> g = read(a.dy, t + i);
-          if (a.silu) {
-            Vec<T> y = bias;
-#pragma GCC unroll 4
-            for (int64_t k = 0; k < taps; ++k) y += weight[k] * window[i + k];
-            const Vec<T> gate = sigmoid<T>(y);
-            g *= gate * (T(1) + y * (T(1) - gate));
-          }
-          sums[reach + i] = g;
-          dbias += g;
+        const bool inner = K > 0 && steps == kSteps && t - reach >= begin(s);
+        for (int64_t b = 0; b < blocks; ++b)
+          if (inner && live(b) == W) backward_inner<K ? K : 1>(t, b);
+          else backward_any(s, t, steps, b);
+      }
+      for (int64_t i = 0; i < reach; i += kSteps)  // the last inputs would have entered sums that do not exist
+        for (int64_t b = 0; b < blocks; ++b) {
+          const int steps = int(smaller(kSteps, reach - i));
+          for (int64_t j = 0; j < reach; ++j) sums[j] = of(b).sums[j];
+          for (int j = 0; j < steps; ++j) sums[reach + j] = Vec<T>{};
+          emit(s, end(s) + i, steps, b);
         }
-        weigh<K>(steps);
-        emit<K>(s, t, steps);
-        advance(window, steps);
-        advance(sums, steps);
-      }
-      for (int64_t i = 0; i < reach; i += kSteps) {  // the last inputs entered sums that do not exist
-        const int steps = int(smaller(kSteps, reach - i));
-        for (int j = 0; j < steps; ++j) sums[reach + j] = Vec<T>{};
-        emit<K>(s, end(s) + i, steps);
-        advance(sums, steps);
-      }
     }
-    for (int64_t k = 0; k < taps; ++k) put(a.dweight, row * a.width + k, dweight[k]);
-    put(a.dbias, row, dbias);
-  }
-  template <int K> void weigh(int steps) const {
-    const int64_t taps = K ? K : a.width;
-    for (int64_t k = 0; k < taps; ++k) {
-      Vec<T> even = dweight[k], odd{};
-      int i = 0;
-      for (; i + 1 < steps; i += 2) {
-        even += sums[reach + i] * window[i + k];
-        odd += sums[reach + i + 1] * window[i + 1 + k];
-      }
-      if (i < steps) even += sums[reach + i] * window[i + k];
-      dweight[k] = even + odd;
+    for (int64_t b = 0; b < blocks; ++b) {
+      for (int64_t k = 0; k < a.width; ++k) put(a.dweight, row * a.width + k, b, of(b).dweight[k]);
+      put(a.dbias, row, b, dbias[b]);
     }
   }
-  // Gradients of the inputs at t - reach and on; those before the segment belong to its initial state.
-  template <int K> void emit(int64_t s, int64_t t, int steps) const {
-    const int64_t taps = K ? K : a.width;
-    for (int i = 0; i < steps; ++i) {
+  // The gradient at the sum, from that at the output and the sum itself.
+  SEQCONV_INLINE Vec<T> through_activation(Vec<T> g, Vec<T> y) const {
+    const Vec<T> gate = sigmoid<T>(y);
+    return g * gate * (T(1) + y * (T(1) - gate));
+  }
+  template <int K> SEQCONV_INLINE void backward_inner(int64_t t, int64_t b) const {
+    const Kept own = of(b);
+    look_ahead(a.x, t, b);
+    look_ahead(a.dy, t, b);
+    Vec<T> x[K - 1 + kSteps], g[K - 1 + kSteps];
+#pragma GCC unroll 8
+    for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(at(a.x, t - (K - 1) + i, b));
+#pragma GCC unroll 8
+    for (int i = 0; i < K - 1; ++i) g[i] = own.sums[i];
+#pragma GCC unroll 4
+    for (int i = 0; i < kSteps; ++i) {
+      Vec<T> dy = Memory<T, S>::load(at(a.dy, t + i, b));
+      if (a.silu) {
+        Vec<T> y = bias[b];
+#pragma GCC unroll 4
+        for (int k = 0; k < K; ++k) y += own.weight[k] * x[i + k];
+        dy = through_activation(dy, y);
+      }
+      g[K - 1 + i] = dy;
+      dbias[b] += dy;
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) {
+      Vec<T> sum = own.dweight[k];
+#pragma GCC unroll 4
+      for (int i = 0; i < kSteps; ++i) sum += g[K - 1 + i] * x[i + k];
+      own.dweight[k] = sum;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kSteps; ++i) {
       Vec<T> dx{};
 #pragma GCC unroll 4
-      for (int64_t k = 0; k < taps; ++k) dx += weight[k] * sums[i + reach - k];
-      const int64_t at = t + i - reach;
-      if (at >= begin(s)) write(a.dx, at, dx);
-      else put(a.dinitial, segment_index(s) * reach + (at - begin(s) + reach), dx);
+      for (int k = 0; k < K; ++k) dx += own.weight[k] * g[i + K - 1 - k];
+      write(a.dx, t + i - (K - 1), b, dx);
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < K - 1; ++i) own.sums[i] = g[kSteps + i];
+  }
+  void backward_any(int64_t s, int64_t t, int steps, int64_t b) const {
+    const Kept own = of(b);
+    for (int64_t i = 0; i < reach + steps; ++i) window[i] = input(s, t - reach + i, b);
+    for (int64_t i = 0; i < reach; ++i) sums[i] = own.sums[i];
+    for (int i = 0; i < steps; ++i) {
+      Vec<T> dy = load<T, S>(at(a.dy, t + i, b), live(b));
+      if (a.silu) {
+        Vec<T> y = bias[b];
+        for (int64_t k = 0; k < a.width; ++k) y += own.weight[k] * window[i + k];
+        dy = through_activation(dy, y);
+      }
+      sums[reach + i] = dy;
+      dbias[b] += dy;
+    }
+    for (int64_t k = 0; k < a.width; ++k)
+      for (int i = 0; i < steps; ++i) own.dweight[k] += sums[reach + i] * window[i + k];
+    emit(s, t, steps, b);
+  }
+  // Gradients of the inputs at t - reach and on; those before the segment belong to its initial state.
+  void emit(int64_t s, int64_t t, int steps, int64_t b) const {
+    const Kept own = of(b);
+    for (int i = 0; i < steps; ++i) {
+      Vec<T> dx{};
+      for (int64_t k = 0; k < a.width; ++k) dx += own.weight[k] * sums[i + reach - k];
+      const int64_t at_input = t + i - reach;
+      if (at_input >= begin(s)) write(a.dx, at_input, b, dx);
+      else put(a.dinitial, segment_index(s) * reach + (at_input - begin(s) + reach), b, dx);
+    }
+    for (int64_t i = 0; i < reach; ++i) own.sums[i] = sums[i + steps];
   }
 };
 
 template <class T, class S, bool Backward> Status run(const ConvArgs& a) {
-  const int64_t tiles = (a.channels + kTile - 1) / kTile, items = a.batch * tiles;
+  int64_t width = kMaxTile;
+  while (width > 64 && a.batch * ((a.channels + width - 1) / width) < 6) width /= 2;
+  const int64_t tiles = (a.channels + width - 1) / width, items = a.batch * tiles;
   const bool small = a.batch * a.length * a.channels < kInputsWorthThreads;
   const int threads = small ? 1 : int(smaller(a.threads, items));
   int short_of_memory = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
   {
-    const Scratch scratch(Block<T, S>::scratch_bytes(a));
+    const Scratch scratch(Tile<T, S>::scratch_bytes(a));
     if (!scratch.data) short_of_memory = 1;
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < items; ++item) {
-      const int64_t row = item / tiles, first = item % tiles * kTile;
-      for (int64_t c = first; scratch.data && c < smaller(first + kTile, a.channels); c += Lanes<T>::count) {
-        Block<T, S> block(a, row, c, scratch.data);
-        if constexpr (Backward) {
-          if (a.width == 4) block.template backward<4>();
-          else if (a.width == 3) block.template backward<3>();
-          else block.template backward<0>();
-        } else {
-          if (a.width == 4) block.template forward<4>();
-          else if (a.width == 3) block.template forward<3>();
-          else block.template forward<0>();
-        }
+      if (!scratch.data) continue;
+      Tile<T, S> tile(a, item / tiles, item % tiles * width, width, scratch.data);
+      if constexpr (Backward) {
+        if (a.width == 4) tile.template backward<4>();
+        else if (a.width == 3) tile.template backward<3>();
+        else tile.template backward<0>();
+      } else {
+        if (a.width == 4) tile.template forward<4>();
+        else if (a.width == 3) tile.template forward<3>();
+        else tile.template forward<0>();
       }
     }
   }

@@ -121,26 +121,6 @@ template <class T, class S> SEQCONV_INLINE void store(S* p, Vec<T> v, int count)
   for (int i = 0; i < count; ++i) p[i] = part[i];
 }
 
-// Stores past the cache, for results too large to stay there: spares reading what is overwritten. The address must be
-// aligned to a vector; finish_streaming() orders them before what follows.
-template <class T> SEQCONV_INLINE void stream(T* p, Vec<T> v) {
-#if defined(__AVX512F__)
-  _mm512_stream_si512((__m512i*)p, (__m512i)v);
-#elif defined(__AVX2__)
-  _mm256_stream_si256((__m256i*)p, (__m256i)v);
-#elif defined(__x86_64__)
-  _mm_stream_si128((__m128i*)p, (__m128i)v);
-#else
-  Memory<T, T>::store(p, v);
-#endif
-}
-SEQCONV_INLINE void finish_streaming() {
-#if defined(__x86_64__)
-  _mm_sfence();
-#endif
-}
-constexpr size_t kTooLargeForCache = size_t(8) << 20;  // bytes
-
 template <class T> SEQCONV_INLINE Vec<T> maximum(Vec<T> x, Vec<T> y) { return (x < y) ? y : x; }  // NaN in x stays
 
 // 2^f for f in [-1/2, 1/2], relative error 1.6e-7. Exact at 0 with slope ln 2 (3e-7), so that slow decays do not drift.

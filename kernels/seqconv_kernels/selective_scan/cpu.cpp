@@ -23,14 +23,15 @@ constexpr int kForwardBand = 8, kBackwardBand = 4;
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <class T, int NB>
+template <class T, int NB, class EachStep>
 SEQCONV_INLINE void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt,
-                              const Vec<T>* dtu, Vec<T>* y, int steps) {
+                              const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   Vec<T> state[NB];
 #pragma GCC unroll 16
   for (int j = 0; j < NB; ++j) state[j] = h[j];
   for (int t = 0; t < steps; ++t, B += n, C += n) {
     const Vec<T> step = dt[t], in = dtu[t];
+    each_step(t);
     Vec<T> even = y[t], odd{};
 #pragma GCC unroll 16
     for (int j = 0; j < NB; ++j) {
@@ -43,15 +44,20 @@ SEQCONV_INLINE void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C
   for (int j = 0; j < NB; ++j) h[j] = state[j];
 }
 
-// All states of one block over one chunk, in bands of falling size.
-template <class T>
+// All states of one block over one chunk, in bands of falling size; `each_step` is called at every step of a full band.
+template <class T, class EachStep>
 void scan_states(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt, const Vec<T>* dtu,
-                 Vec<T>* y, int steps) {
+                 Vec<T>* y, int steps, EachStep each_step) {
+  const auto nothing = [](int) {};
   int64_t j = 0;
+  if (n >= kForwardBand) {
+    scan_band<T, kForwardBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
+    j = kForwardBand;
+  }
   for (; j + kForwardBand <= n; j += kForwardBand)
-    scan_band<T, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps);
-  for (; kForwardBand > 4 && j + 4 <= n; j += 4) scan_band<T, 4>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps);
-  for (; j < n; ++j) scan_band<T, 1>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps);
+    scan_band<T, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+  for (; j + 4 <= n; j += 4) scan_band<T, 4>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+  for (; j < n; ++j) scan_band<T, 1>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
 }
 
 // One tile of one row of the batch.
@@ -61,7 +67,7 @@ template <class T, class S> struct Tile {
   const ScanPlan& plan;
   int64_t row, group, tile, first, count;  // first block of the group, blocks here
   int64_t n;
-  bool bad = false, streaming = false;
+  bool bad = false;
 
   Tile(const ScanArgs& args, const ScanPlan& p, int64_t item) : a(args), plan(p), n(args.d_state) {
     tile = item % p.tiles;
@@ -69,8 +75,6 @@ template <class T, class S> struct Tile {
     row = item / (p.tiles * a.groups);
     first = tile * p.tile / W;
     count = smaller(p.tile / W, ceil_div(p.width, W) - first);
-    const bool aligned = (uintptr_t)a.y % kBytes == 0 && a.channels % W == 0 && p.width % W == 0;
-    streaming = aligned && size_t(a.batch * a.length * a.channels) * sizeof(S) >= kTooLargeForCache;
   }
 
   int64_t channel(int64_t k) const { return group * plan.width + (first + k) * W; }
@@ -85,6 +89,15 @@ template <class T, class S> struct Tile {
   }
   Vec<T> parameter(const void* p, int64_t k) const {
     return p ? load<T, T>((const T*)p + channel(k), lanes(k)) : Vec<T>{};
+  }
+
+  // Rows of one tile lie far apart, where the hardware does not look ahead. One row per step: in a burst they stall.
+  SEQCONV_INLINE void look_ahead(int64_t t, int64_t k) const {
+    t = smaller(t, a.length - 1);
+    __builtin_prefetch(at(a.u, t, k));
+    __builtin_prefetch(at(a.delta, t, k));
+    if (a.z.data) __builtin_prefetch(at(a.z, t, k));
+    __builtin_prefetch((S*)a.y + dense(t, k), 1);
   }
 
   // (segments, channels, d_state) to and from lanes of channels.
@@ -147,7 +160,6 @@ template <class T, class S> struct Tile {
       }
       write_state(a.final_state, segment_index(s), h);
     }
-    if (streaming) finish_streaming();
   }
   void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const T* B,
                      const T* C) {
@@ -163,15 +175,13 @@ template <class T, class S> struct Tile {
     }
     bad |= any<T>(wrong);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
-    scan_states<T>(h, A, B, C, n, dt, dtu, y, steps);
+    scan_states<T>(h, A, B, C, n, dt, dtu, y, steps, [&](int s) { look_ahead(t0 + kSteps + s, k); });
     for (int s = 0; s < steps; ++s) {
       if (a.z.data) {
         const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), live);
         y[s] *= z * sigmoid<T>(z);
       }
-      S* to = (S*)a.y + dense(t0 + s, k);
-      if (sizeof(T) == sizeof(S) && streaming && live == W) stream<T>((T*)to, y[s]);
-      else store<T, S>(to, y[s], live);
+      store<T, S>((S*)a.y + dense(t0 + s, k), y[s], live);
     }
   }
 
