@@ -109,7 +109,8 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             return sorted(n for n in names if whole or n.startswith(prefix) or not accept_head)
 
         missing = bad(info["missing_keys"], accept_head=not same)
-        extra = [] if whole and not same else bad(info["unexpected_keys"], accept_head=not same)
+        ours = (n for n in info["unexpected_keys"] if same or not whole or "backbone." in n)
+        extra = bad(ours, accept_head=not same)
         misshapen = {n: (tuple(a), tuple(b)) for n, a, b in info["mismatched_keys"]}
         wrong = bad(misshapen, accept_head=ignore_mismatched_sizes)
         found = [f"without {_some(missing)}"] if missing else []

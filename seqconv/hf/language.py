@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from seqconv_kernels.errors import refusal
 
-from .base import SeqConvPreTrainedModel
+from .base import SeqConvPreTrainedModel, packed_bounds
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .heads import require_modality
@@ -62,24 +62,13 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
                 cross-entropy of the next tokens. No packed sequence predicts the first token of the one behind it.
             logits_to_keep: compute only the last so many logits (0: all), or those at these positions.
         """
-        if labels is not None and use_cache is None:
-            use_cache = False
-        bounds = cu_seqlens if cu_seqlens is not None else kwargs.get("cu_seq_lens_q")
-        outputs = cast(
-            BaseModelOutputWithPast,
-            self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                inputs_embeds=inputs_embeds,
-                use_cache=use_cache,
-                cu_seqlens=cu_seqlens,
-                output_hidden_states=output_hidden_states,
-                return_dict=True,
-                **kwargs,
-            ),
-        )
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        bounds = packed_bounds(cu_seqlens, position_ids, attention_mask, kwargs)
+        inputs |= {"position_ids": position_ids, "cu_seqlens": bounds}
+        use_cache = False if labels is not None and use_cache is None else use_cache
+        asked: dict[str, Any] = {"use_cache": use_cache, "past_key_values": past_key_values}
+        asked |= {"output_hidden_states": output_hidden_states, "return_dict": True}
+        outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked, **kwargs))
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(cast(Tensor, outputs.last_hidden_state)[:, kept])
         loss = None

@@ -79,7 +79,10 @@ def test_a_head_of_another_size_only_where_asked(tmp_path):
 def test_base_model_from_a_checkpoint_with_a_head(saved):
     whole, base = SeqConvForCausalLM.from_pretrained(saved), SeqConvModel.from_pretrained(saved)
     torch.testing.assert_close(base(prompts()).last_hidden_state, whole.model(prompts()).last_hidden_state)
-    rewrite(saved, lambda t: t.pop("model.backbone.blocks.1.mixer.D"))
+    rewrite(saved, lambda t: t.update({"model.backbone.blocks.7.mixer.D": torch.zeros(3)}))
+    with pytest.raises(ValueError, match=r"with the extra tensors .*backbone.blocks.7.mixer.D"):
+        SeqConvModel.from_pretrained(saved)
+    rewrite(saved, lambda t: (t.pop("model.backbone.blocks.7.mixer.D"), t.pop("model.backbone.blocks.1.mixer.D")))
     with pytest.raises(ValueError, match=r"a checkpoint without backbone.blocks.1.mixer.D"):
         SeqConvModel.from_pretrained(saved)
 

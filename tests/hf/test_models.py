@@ -219,8 +219,8 @@ def test_packed_sequences_are_separate():
     want = torch.cat([placed(ids[:, :4]).logits, placed(ids[:, 4:]).logits], 1)
     torch.testing.assert_close(placed(ids, cu_seqlens=bounds).logits, want)
     parts = [model(ids[:, s], labels=ids[:, s]).loss for s in (slice(0, 4), slice(4, 9))]
-    loss = model(ids, labels=ids, cu_seqlens=bounds).loss
-    torch.testing.assert_close(loss, (3 * parts[0] + 4 * parts[1]) / 7)
+    for packed in ({"cu_seqlens": bounds}, {"cu_seq_lens_q": bounds}, {"position_ids": positions}):
+        torch.testing.assert_close(model(ids, labels=ids, **packed).loss, (3 * parts[0] + 4 * parts[1]) / 7)
 
 
 def test_embeddings_instead_of_tokens_and_hidden_states():
