@@ -6,6 +6,8 @@ running sums loses digits and turns a reset (``a_t = 0``) into ``inf - inf``; a 
 divided by a decay either, so every factor of every product is as small as the decay itself.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,8 @@ def split(x: Tensor, chunk: int, fill: float = 0.0) -> Tensor:
     return rows
 
 
-class Decayed:
-    """Products of a chunk with the decay between their rows, built by joining blocks of rows pairwise.
+class Decayed(NamedTuple):
+    """Products of a chunk with the decay between their rows.
 
     Attributes:
         scores: ``sum_d q[i, d] k[j, d] prod_{j < s <= i} a[s, d]`` for ``j <= i``, zero above the diagonal.
@@ -39,21 +41,28 @@ class Decayed:
         total: ``prod_s a[s]``, with one row.
     """
 
-    def __init__(self, q: Tensor, k: Tensor, a: Tensor, *, diagonal: bool = True) -> None:
-        rows = q.shape[-2]
-        own = (q * k).sum(-1)[..., None, None]
-        scores = own if diagonal else torch.zeros_like(own)
-        q, k, total = ((x.unsqueeze(-2)) for x in (q * a, k, a))
-        for _ in range(rows.bit_length() - 1):
-            q1, q2 = _halves(q)
-            k1, k2 = _halves(k)
-            total1, total2 = _halves(total)
-            scores = _join(*_halves(scores), torch.einsum("...id,...jd->...ij", q2, k1))
-            q = torch.cat([q1, q2 * total1], dim=-2)
-            older = k1 * total2
-            k = torch.cat([older, k2.expand_as(older)], dim=-2)
-            total = total1 * total2
-        self.scores, self.q, self.k, self.total = (x.squeeze(-3) for x in (scores, q, k, total))
+    scores: Tensor
+    q: Tensor
+    k: Tensor
+    total: Tensor
+
+
+def decayed(q: Tensor, k: Tensor, a: Tensor, *, diagonal: bool = True) -> Decayed:
+    """Build the products by joining blocks of rows pairwise; without ``diagonal`` a row does not see itself."""
+    rows = q.shape[-2]
+    own = (q * k).sum(-1)[..., None, None]
+    scores = own if diagonal else torch.zeros_like(own)
+    q, k, total = (x.unsqueeze(-2) for x in (q * a, k, a))
+    for _ in range(rows.bit_length() - 1):
+        q1, q2 = _halves(q)
+        k1, k2 = _halves(k)
+        total1, total2 = _halves(total)
+        scores = _join(*_halves(scores), torch.einsum("...id,...jd->...ij", q2, k1))
+        q = torch.cat([q1, q2 * total1], dim=-2)
+        older = k1 * total2
+        k = torch.cat([older, k2.expand_as(older)], dim=-2)
+        total = total1 * total2
+    return Decayed(*(x.squeeze(-3) for x in (scores, q, k, total)))
 
 
 def carry(state: Tensor, decay: Tensor, inflow: Tensor) -> tuple[Tensor, Tensor]:

@@ -180,3 +180,11 @@ def test_refusals_name_the_remedy():
     tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
     with pytest.raises(ValueError, match=r"the state of shape \(1, 2, 6, 5\).*Remedy"):
         gated_linear_attention_step(**tokens, state=good["initial_state"][:1])
+
+
+def test_golden_normalised_linear_attention_counts_itself_in_one_more_value():
+    def call(q, k, v):
+        y = gated_linear_attention(q, k, torch.cat([v, torch.ones_like(v[..., :1])], dim=-1))
+        return {"y": y[..., :-1] / (y[..., -1:] + 1e-10)}
+
+    check_golden(load_variant("scan/fla_ops", "linear_attn_normalized"), call)

@@ -2,7 +2,7 @@
 
 The correction ``r_i`` that row i writes depends on what the rows before it wrote: with ``S`` the state that enters,
 ``k_in``, ``q_in`` and ``k_out`` the keys and queries decayed from the chunk's start or to its end, and ``KK``, ``QK``
-the decayed products within the chunk (:class:`~seqconv_kernels.chunks.Decayed`)::
+the decayed products within the chunk (:func:`~seqconv_kernels.chunks.decayed`)::
 
     (I + beta KK) R = beta (V - k_in S)      KK strictly below the diagonal
     O = q_in S + QK R                        S <- total S + k_out^T R
@@ -13,7 +13,7 @@ the decayed products within the chunk (:class:`~seqconv_kernels.chunks.Decayed`)
 import torch
 from torch import Tensor
 
-from ..chunks import Decayed, chunk_length, split
+from ..chunks import chunk_length, decayed, split
 from ..precision import accumulation_dtype, without_autocast
 
 
@@ -57,8 +57,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state:
 def _products(q: Tensor, k: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Decayed queries and keys, the total decay, and the products QK (with diagonal) and KK (without)."""
     if decay.shape[-1] > 1:
-        reads, writes = Decayed(q, k, decay), Decayed(k, k, decay, diagonal=False)
+        reads, writes = decayed(q, k, decay), decayed(k, k, decay, diagonal=False)
         return reads.q, writes.q, reads.k, reads.total, reads.scores, writes.scores
-    factors = Decayed(torch.ones_like(decay), torch.ones_like(decay), decay)
+    factors = decayed(torch.ones_like(decay), torch.ones_like(decay), decay)
     qk, kk = (torch.einsum("...id,...jd->...ij", rows, k) * factors.scores for rows in (q, k))
     return factors.q * q, factors.q * k, factors.k * k, factors.total, qk, kk.tril(-1)

@@ -1,6 +1,6 @@
 """Chunked form of :func:`seqconv_kernels.gated_linear_attention`: matrix products, and a loop over chunks only.
 
-With the decays of a chunk multiplied up as in :class:`~seqconv_kernels.chunks.Decayed`::
+With the decays of a chunk multiplied up as in :func:`~seqconv_kernels.chunks.decayed`::
 
     o = scores V + q' S,   S <- total S + k'^T V
 
@@ -12,7 +12,7 @@ queries and keys of one.
 import torch
 from torch import Tensor
 
-from ..chunks import Decayed, carry, chunk_length, split
+from ..chunks import carry, chunk_length, decayed, split
 from ..precision import accumulation_dtype, without_autocast
 
 
@@ -42,7 +42,7 @@ def scalar_decay(
     chunk = chunk_length(length, longest)
     q, k, v = (split(x, chunk) for x in (q, k, v))
     steps = split(decay[..., None], chunk, 1.0)
-    factors = Decayed(torch.ones_like(steps), torch.ones_like(steps), steps)
+    factors = decayed(torch.ones_like(steps), torch.ones_like(steps), steps)
     scores = torch.einsum("...id,...jd->...ij", q, k) * factors.scores
     inflow = torch.einsum("...jk,...jv->...kv", k, v * factors.k)
     entering, state = carry(state, factors.total, inflow)
@@ -54,7 +54,7 @@ def vector_decay(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor) 
     """Decays of (batch, group, repeat, length, d_k), else as :func:`scalar_decay`."""
     length = q.shape[3]
     chunk = chunk_length(length)
-    factors = Decayed(split(q, chunk), split(k, chunk), split(decay, chunk, 1.0))
+    factors = decayed(split(q, chunk), split(k, chunk), split(decay, chunk, 1.0))
     v = split(v, chunk)
     inflow = torch.einsum("...jk,...jv->...kv", factors.k, v)
     entering, state = carry(state, factors.total.mT, inflow)
