@@ -13,6 +13,7 @@ from seqconv import (
     SeqConvForTokenClassification,
 )
 from seqconv import parameter_groups as groups_of
+from seqconv_kernels.errors import refusal
 
 from .recipe import Recipe
 from .tasks import Kind, TaskData
@@ -53,7 +54,14 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
 
 
 def build_model(recipe: Recipe, data: TaskData) -> PreTrainedModel:
-    """The model of a recipe, freshly initialised, for what a label of the task belongs to."""
+    """The model of a recipe, freshly initialised, for what a label of the task belongs to.
+
+    Raises:
+        ValueError: there is no model for such labels (pairs of texts).
+    """
+    if data.kind not in MODELS:
+        wanted = f"one of {', '.join(MODELS)}"
+        raise refusal(f"model for {recipe.task}", f"a {data.kind} task", wanted, "take another task")
     return MODELS[data.kind](build_config(recipe, data))
 
 

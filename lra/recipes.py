@@ -25,6 +25,8 @@ Options = dict[str, Any]
 LENGTHS = {"listops": 2048, "text": 4096, "retrieval": 4000, "image": 1024, "pathfinder": 1024, "pathx": 16384}
 ALIKE = {"pathfinder64": ("pathfinder", 4096), "path256": ("pathx", 65536)}
 """Sizes without published settings of their own: whose settings they take, and their length."""
+OWN_RATES: Options = {"lr": {"A": 1e-3, "B": 1e-3}, "wd": {"A": 0.0, "B": 0.0}}
+"""The time scale trains like any other parameter, the state matrices at their own rate without decay."""
 IMAGE: Options = {"d_model": 512, "dropout": 0.1, "tied_dropout": True}
 
 
@@ -37,7 +39,7 @@ def s4(task: str) -> Recipe:
         "dt_min": 1e-4 if task == "pathx" else 1e-3,
     }
     if text:
-        options |= {"n_ssm": 1, "lr": {"dt": None, "A": 1e-3, "B": 1e-3}}
+        options |= {"n_ssm": 1, **OWN_RATES}
     pre, post = {"norm_placement": "pre"}, {"norm_placement": "post"}
     table: Mapping[str, Options] = {
         "listops": {**post, "batch_size": 32, "steps": 120_000, "warmup_steps": 12_000},
@@ -53,9 +55,9 @@ def s4(task: str) -> Recipe:
 
 def s4d(task: str) -> Recipe:
     """S4D with its default initialisation, HiPPO-LegS: its paper trains as the third version of S4's code."""
-    options: Options = {"bidirectional": True, "d_state": 64, "lr": {"dt": None, "A": 1e-3, "B": 1e-3}}
+    options: Options = {"bidirectional": True, "d_state": 64, **OWN_RATES}
     if task in ("pathfinder", "pathx"):
-        options["lr"] = 1e-3 if task == "pathfinder" else 5e-4
+        options |= {"lr": 1e-3 if task == "pathfinder" else 5e-4, "wd": 0.0}
     if task == "pathx":
         options["dt_min"] = 1e-4
     return Recipe(f"{task}/s4d", task, "s4d", mixer_options=options, source=S4_V3, **as_s4d(task))

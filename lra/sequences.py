@@ -1,6 +1,6 @@
 """Sequences of unequal length, kept as one flat array: storage, a dataset over it, and padding into batches."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,14 @@ class Tokeniser:
         return ids if self.eos_id is None else np.append(ids, self.eos_id)
 
 
+Encode = Callable[[NDArray[np.unsignedinteger[Any]]], NDArray[np.int64]]
+"""From the stored codes of a sequence to token ids."""
+
+
 class TokenDataset(Dataset[dict[str, Any]]):
     """Rows ``{"input_ids": ids, "labels": label}``."""
 
-    def __init__(self, sequences: Sequences, tokeniser: Tokeniser) -> None:
+    def __init__(self, sequences: Sequences, tokeniser: Encode) -> None:
         self.sequences, self.tokeniser = sequences, tokeniser
 
     def __len__(self) -> int:

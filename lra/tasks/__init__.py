@@ -9,15 +9,21 @@ from seqconv_kernels.errors import unknown_name
 from ..options import convert
 from .base import Kind, Row, Task, TaskData
 from .copying import Copying, Delay, Parity, SelectiveCopying
+from .image_task import Image
 from .listops_task import ListOps
 from .pathfinder_task import Pathfinder
+from .retrieval_task import Retrieval
 from .synthetic import Induction, MultiQueryRecall, Recall
+from .text_task import Text
 
 __all__ = ["TASKS", "Kind", "Row", "Task", "TaskData", "create_task"]
 
 TASKS: Mapping[str, Callable[[], Task]] = {
     "listops": ListOps,
     "listops-small": lambda: ListOps(setting="small"),
+    "text": Text,
+    "retrieval": Retrieval,
+    "image": Image,
     "pathfinder": Pathfinder,
     "pathfinder64": lambda: Pathfinder(size=64),
     "pathx": lambda: Pathfinder(size=128),

@@ -49,8 +49,9 @@ def test_the_replayed_statistics_equal_the_measured_ones(replayed):
         == (STATS["length_tokens"]["hist_counts"])
     )
     assert Counter(str(value) for _, value in examples) == STATS["label_counts"]
-    for depth, accuracy in STATS["depth_truncated_evaluator_accuracy"].items():
-        right = sum(cut_value(codes, int(depth)) == value for codes, value in examples)
+    for depth in (1, 2, 4):
+        accuracy = STATS["depth_truncated_evaluator_accuracy"][str(depth)]
+        right = sum(cut_value(codes, depth) == value for codes, value in examples)
         assert right / 5000 == pytest.approx(accuracy, abs=1e-9)
 
 

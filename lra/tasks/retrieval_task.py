@@ -1,0 +1,154 @@
+"""Retrieval: does one paper of the ACL Anthology Network cite the other? Two texts per row, by characters.
+
+Lines are ``label, id1, id2, text1, text2`` between tabs, without header and without quoting: quotes are characters
+like others. The label is written as a float.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from seqconv_kernels.errors import refusal
+
+from ..characters import Bytes, Characters, collect_texts, count_characters, vocabulary
+from ..sequences import RightPadding, Sequences
+from ..store import Manifest
+from .base import Row, Task, TaskData, one_of
+
+FILES = {"train": "new_aan_pairs.train.tsv", "val": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
+LAYOUTS = ("", "tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")
+
+
+class PairDataset(Dataset[Row]):
+    """Rows ``{"input_ids": (ids, ids), "labels": label}``."""
+
+    def __init__(self, first: Sequences, second: Sequences, tokeniser: Characters | Bytes) -> None:
+        self.first, self.second, self.tokeniser = first, second, tokeniser
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, index: int) -> Row:
+        pair = (self.tokeniser(self.first[index]), self.tokeniser(self.second[index]))
+        return {"input_ids": pair, "labels": int(self.first.labels[index])}
+
+
+@dataclass(frozen=True)
+class PairPadding:
+    """Collator: both texts of all rows padded to one length and stacked, ``(batch, 2, length)``."""
+
+    pad: RightPadding
+
+    def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
+        ids, mask = self.pad.pad([ids for row in rows for ids in row["input_ids"]])
+        labels = torch.tensor([row["labels"] for row in rows])
+        return {"input_ids": ids.unflatten(0, (-1, 2)), "attention_mask": mask.unflatten(0, (-1, 2)), "labels": labels}
+
+
+@dataclass(frozen=True)
+class Retrieval(Task):
+    """AAN pairs.
+
+    Attributes:
+        convention: ``s4`` (characters, ``<eos>``) or ``jax`` (bytes).
+        max_length: tokens of each text at most.
+        source: folder with the three files, or with the unpacked archive.
+    """
+
+    summary: ClassVar[str] = "does one paper cite the other? 2 classes, two texts of up to 4,000 tokens"
+
+    convention: str = "s4"
+    max_length: int = 4000
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        one_of("retrieval", "convention", self.convention, ("s4", "jax"))
+        if self.max_length < 2:
+            raise refusal("retrieval", f"max_length={self.max_length}", "at least 2", "correct the option")
+
+    @property
+    def name(self) -> str:
+        return "retrieval"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"source": str(Path(self.source).resolve()) if self.source else ""}
+
+    def total(self) -> int:
+        return len(FILES)
+
+    def _bytes(self) -> int:
+        return 3 * sum(find_pairs(Path(self.source), split).stat().st_size for split in FILES)
+
+    def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
+        sizes = {}
+        for split in FILES:
+            rows = list(read_pairs(find_pairs(Path(self.source), split)))
+            first = collect_texts((text, label) for text, _, label in rows)
+            second = collect_texts((text, label) for _, text, label in rows)
+            first.save(folder, f"{split}.first")
+            second.save(folder, f"{split}.second")
+            sizes[split] = len(rows)
+            if split == "train":
+                counts = count_characters(first) + count_characters(second)
+                (folder / "vocabulary.json").write_text(json.dumps(vocabulary(counts, 1)))
+            advance(1)
+        return sizes
+
+    def _read(self, folder: Path, manifest: Manifest) -> TaskData:
+        known = json.loads((folder / "vocabulary.json").read_text())
+        tokeniser = Characters(known, self.max_length) if self.convention == "s4" else Bytes(self.max_length)
+        pairs = {s: [Sequences.open(folder, f"{s}.{side}") for side in ("first", "second")] for s in FILES}
+        majority = np.bincount(pairs["train"][0].labels, minlength=2).argmax()
+        return TaskData(
+            splits={split: PairDataset(first, second, tokeniser) for split, (first, second) in pairs.items()},
+            collate=PairPadding(RightPadding(tokeniser.pad_id, self.max_length if self.convention == "jax" else None)),
+            kind="pair",
+            classes=2,
+            vocab_size=tokeniser.vocab_size,
+            pad_id=tokeniser.pad_id,
+            eos_id=tokeniser.eos_id,
+            max_length=self.max_length,
+            baselines={
+                split: {"chance": 0.5, "majority class": float(np.mean(pairs[split][0].labels == majority))}
+                for split in ("val", "test")
+            },
+            fingerprint=manifest.fingerprint,
+            origin=manifest.parameters["source"],
+        )
+
+
+def find_pairs(source: Path, split: str) -> Path:
+    """The file of a split, in ``source`` itself, in ``tsv_data``, or in the archive unpacked once or twice nested.
+
+    Raises:
+        ValueError: not there.
+    """
+    tried = [source / layout / FILES[split] for layout in LAYOUTS]
+    for path in tried:
+        if path.is_file():
+            return path
+    remedy = "the texts may not be passed on: get lra_release and give its folder with source=FOLDER"
+    raise refusal("prepare retrieval", f"no {FILES[split]} in {source}", " or ".join(map(str, tried)), remedy)
+
+
+def read_pairs(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Both texts and the label of every line.
+
+    Raises:
+        ValueError: a line without five columns, or a label that is neither 0 nor 1; the message names the line.
+    """
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            columns = line.rstrip("\r\n").split("\t")
+            if len(columns) != 5 or columns[0] not in ("0", "1", "0.0", "1.0"):
+                got = f"line {number} of {len(columns)} columns, starting {line[:20]!r}"
+                wanted = "label 0.0 or 1.0, two ids and two texts between tabs"
+                raise refusal(f"read {path}", got, wanted, "take a fresh copy of the file")
+            yield columns[3], columns[4], int(float(columns[0]))
