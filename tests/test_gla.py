@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from golden_cases import assert_close
 from scan_modules import ATOL, RTOL, check_layer, import_variant
 from seqconv import create_mixer
+from seqconv.activations import ACTIVATIONS
 from seqconv.interop import from_original
 from seqconv.interop.gla import NAMES, ORIGINAL
 from tolerances import assert_near
@@ -41,6 +43,62 @@ def test_every_name_of_the_original_is_read(name):
     source, _ = import_variant(ORIGINAL, FOLDER, "gla", "gla")
     module = from_original(name, source.group("param"), **source.meta["cfg"], mode="fused_recurrent", layer_idx=1)
     assert_near(module(source.tensors["in.hidden_states"]), source.tensors["out.y"].float())
+
+
+def by_the_equation(x, weights, heads, kv_heads, conv, feature, gate, tau=16):
+    """The layer token by token, from the original's tensors."""
+    project = {n: x @ weights[f"{n}_proj.weight"].T for n in "qkv"}
+    if conv:
+        for n, t in project.items():
+            taps, bias = weights[f"{n}_conv1d.weight"], weights[f"{n}_conv1d.bias"]
+            padded = F.pad(t.mT, (taps.shape[-1] - 1, 0))
+            project[n] = F.silu(F.conv1d(padded, taps, bias, groups=len(taps))).mT
+    decay_logits = x @ weights["gk_proj.0.weight"].T @ weights["gk_proj.1.weight"].T + weights["gk_proj.1.bias"]
+    decay = torch.sigmoid(decay_logits) ** (1 / tau)
+    split = {n: t.unflatten(-1, (heads if n == "q" else kv_heads, -1)) for n, t in project.items()}
+    q, v = feature(split["q"]), split["v"].repeat_interleave(heads // kv_heads, 2)
+    k, a = (
+        t.repeat_interleave(heads // kv_heads, 2) for t in (feature(split["k"]), decay.unflatten(-1, (kv_heads, -1)))
+    )
+    state, outputs = torch.zeros(len(x), heads, q.shape[-1], v.shape[-1], dtype=x.dtype), []
+    for t in range(x.shape[1]):
+        state = a[:, t, :, :, None] * state + k[:, t, :, :, None] * v[:, t, :, None]
+        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]) * q.shape[-1] ** -0.5)
+    o = torch.stack(outputs, 1)
+    o = o * (o.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    o = (o * weights["g_norm.weight"] if "g_norm.weight" in weights else o).flatten(2)
+    return (o if gate is None else o * gate(x @ weights["g_proj.weight"].T)) @ weights["o_proj.weight"].T
+
+
+@pytest.mark.parametrize(
+    ("options", "gate", "feature"),
+    [
+        ({"use_output_gate": False}, None, "identity"),
+        ({"gate_fn": "relu", "feature_map": "gelu"}, "relu", "gelu_tanh"),
+        ({"gate_fn": "sqrelu", "elementwise_affine": False}, "relu2", "identity"),
+        (
+            {"use_short_conv": True, "conv_size": 3, "conv_bias": True, "num_kv_heads": 1, "fuse_norm": False},
+            "silu",
+            "identity",
+        ),
+    ],
+)
+def test_options_without_golden_numbers_follow_the_equation(options, gate, feature):
+    kv_heads, conv = options.get("num_kv_heads", 2), options.get("use_short_conv", False)
+    key, value, rng = 4 * kv_heads, 4 * kv_heads, torch.Generator().manual_seed(0)
+    shapes = {"q_proj.weight": (8, 8), "k_proj.weight": (key, 8), "v_proj.weight": (value, 8), "o_proj.weight": (8, 8)}
+    shapes |= {"gk_proj.0.weight": (16, 8), "gk_proj.1.weight": (key, 16), "gk_proj.1.bias": (key,)}
+    if options.get("elementwise_affine", True):
+        shapes["g_norm.weight"] = (4,)
+    if gate is not None:
+        shapes["g_proj.weight"] = (8, 8)
+    for part, width in zip("qkv", (8, key, value), strict=True):
+        shapes |= {f"{part}_conv1d.weight": (width, 1, 3), f"{part}_conv1d.bias": (width,)} if conv else {}
+    weights = {n: torch.randn(*size, generator=rng, dtype=torch.float64) for n, size in shapes.items()}
+    module = from_original(ORIGINAL, weights, hidden_size=8, num_heads=2, expand_k=1, **options)
+    x = torch.randn(2, 11, 8, generator=rng, dtype=torch.float64)
+    act = None if gate is None else ACTIVATIONS[gate]
+    assert_near(module(x), by_the_equation(x, weights, 2, kv_heads, conv, ACTIVATIONS[feature], act))
 
 
 def test_query_heads_of_a_group_share_a_state():
