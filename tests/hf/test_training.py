@@ -80,6 +80,18 @@ def test_training_lowers_the_loss():
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_evaluation_prediction_and_checkpointing(tmp_path):
+    data = [{"input_ids": row, "labels": row} for row in prompts(8, 9)]
+    newer, older = "activation_checkpointing", "gradient_checkpointing"
+    switch = {newer if newer in TrainingArguments.__dataclass_fields__ else older: True}
+    run = trainer(tmp_path, model=SeqConvForCausalLM(config()), data=data, **switch)
+    run.train()
+    assert run.evaluate(data)["eval_loss"] < run.state.log_history[0]["loss"]
+    want = run.model.eval()(prompts(8, 9)).logits.detach()
+    for given in (data, [{"input_ids": row["input_ids"]} for row in data]):
+        torch.testing.assert_close(torch.from_numpy(run.predict(given).predictions), want)
+
+
 def test_language_models_train_with_accumulated_gradients(tmp_path):
     ids = prompts(8, 9)
     labels = ids.clone()
