@@ -10,8 +10,8 @@ from torch.utils import _pytree as pytree
 from seqconv import Mixer, State, list_mixers, mixer_config, register
 from seqconv.convolution import LongConvolution
 from seqconv.filters import DiagonalSSM, Filter, Recurrence
-from seqconv.interop import from_original, list_originals
-from seqconv.interop.importer import add_importer
+from seqconv.interop import from_original, importer, list_originals
+from seqconv.interop.importer import Importer
 from seqconv.packing import pack, unpack
 from seqconv.state import state_class
 from seqconv_kernels.errors import refusal, unknown_name
@@ -151,14 +151,14 @@ def test_refusals_have_one_shape():
     assert "take one of the known names" in str(unknown_name("op", "mixer", "zzz", ["mamba", "gla"]))
 
 
-def test_importers_report_unknown_missing_left_over_and_misshapen():
+def test_importers_report_unknown_missing_left_over_and_misshapen(monkeypatch):
     name = "tests/linear:Linear"
-    if name not in list_originals():
-        add_importer(
-            name,
-            build=lambda d: torch.nn.Linear(d, d),
-            convert=lambda w, hyper: {"weight": w.take("w"), "bias": w.take("b")},
-        )
+    assert name not in list_originals()
+    linear = Importer(
+        build=lambda d: torch.nn.Linear(d, d),
+        convert=lambda w, hyper: {"weight": w.take("w"), "bias": w.take("b")},
+    )
+    monkeypatch.setitem(importer._IMPORTERS, name, linear)
     good = {"w": torch.zeros(3, 3, dtype=torch.float64), "b": torch.ones(3, dtype=torch.float64)}
     module = from_original(name, good, d=3)
     assert module(torch.zeros(1, 3, dtype=torch.float64)).tolist() == [[1.0, 1.0, 1.0]]
