@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from seqconv_kernels.errors import refusal
 
 from ..convolution import LongConvolution, convolve
+from ..filters.base import accumulation_dtype
 from ..filters.hyena import HyenaFilter
 from ..mixer import Mixer
 from ..packing import zero_padding
@@ -121,11 +122,11 @@ class MultiHyena(Mixer):
         q, k, v = self._heads(zero_padding(mixed, mask))
         kernel = self.convolution.kernels(x.shape[1])[0]._replace(heads=self.head_dim)
         skip = self.skip.repeat(self.head_dim)
-        y = torch.zeros_like(v)
+        y = torch.zeros_like(v, dtype=accumulation_dtype(v))
         for i in range(self.head_dim):  # one row of Z at a time: all of them are head_dim times the activations
             row = (k[..., i : i + 1, :] * v).flatten(-2)
             y = y + convolve(row, kernel, skip=skip).view(v.shape) * q[..., i : i + 1, :]
-        return self._finish(y)
+        return self._finish(y.to(v.dtype))
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         short = self.short.init_state(batch_size, device, dtype)
