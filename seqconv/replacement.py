@@ -1,4 +1,4 @@
-"""Replacing the filters inside a model: finding its long convolutions, and making room for modal filters."""
+"""Changing the long convolutions inside a model: other filters, room for modal ones, another way of decoding."""
 
 from collections.abc import Mapping
 
@@ -21,6 +21,20 @@ def long_convolutions(module: nn.Module) -> dict[str, LongConvolution]:
 def replace_filter(module: nn.Module, name: str, filter: Filter) -> None:
     """Put ``filter`` into the long convolution called ``name``; the mixers around it take its state from then on."""
     long_convolutions(module)[name].filter = filter
+    _forget_state_sizes(module)
+
+
+def decode_smoothly(module: nn.Module, smooth: bool = True) -> None:
+    """Let every long convolution without a recurrence decode with bounded work per token, or with the least in total.
+
+    States handed out before are of the other kind and are refused from then on.
+    """
+    for convolution in long_convolutions(module).values():
+        convolution.smooth = smooth
+    _forget_state_sizes(module)
+
+
+def _forget_state_sizes(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, Mixer):
             part.forget_state_sizes()

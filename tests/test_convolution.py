@@ -8,7 +8,7 @@ from seqconv import create_mixer
 from seqconv.convolution import LongConvolution, convolve
 from seqconv.filters.hyena import HyenaFilter
 from seqconv.filters.modal import ModalFilter
-from seqconv.replacement import replace_filter
+from seqconv.replacement import decode_smoothly, replace_filter
 from seqconv.streaming.fractal import FractalState
 from seqconv.streaming.smooth import SmoothState
 from tolerances import assert_near
@@ -79,12 +79,15 @@ def test_a_replaced_filter_changes_nothing_else(name, options):
     assert_near(torch.cat([first, torch.stack(steps, dim=1)], dim=1), mixer(x))
 
 
-@pytest.mark.parametrize(("smooth", "kind"), [(False, FractalState), (True, SmoothState)])
-def test_the_order_of_the_work_is_chosen_on_the_convolution(smooth, kind):
+def test_the_order_of_the_work_can_be_changed_for_a_whole_model():
     mixer = create_mixer("hyena", 4, l_max=40).double()
-    mixer.convolution.smooth = smooth
     x = signal(1, 50, 4)
-    first, state = mixer.prefill(x[:, :20])
-    assert isinstance(state.long[0], kind)
-    rest, _ = mixer.prefill(x[:, 20:], state)
-    assert_near(torch.cat([first, rest], dim=1), mixer(x))
+    for smooth, kind in ((False, FractalState), (True, SmoothState), (False, FractalState)):
+        decode_smoothly(mixer, smooth)
+        first, state = mixer.prefill(x[:, :20])
+        assert isinstance(state.long[0], kind)
+        rest, state = mixer.prefill(x[:, 20:], state)
+        assert_near(torch.cat([first, rest], dim=1), mixer(x))
+    decode_smoothly(mixer)
+    with pytest.raises(ValueError, match=r"hyena.step: received .*Remedy: pass what this mixer's init_state"):
+        mixer.step(x[:, 0], state)
