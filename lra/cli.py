@@ -1,4 +1,4 @@
-"""``python -m lra``: list, prepare, run, resume, report, demo."""
+"""``python -m lra``: list, prepare, run, resume, evaluate, report, demo."""
 
 import sys
 from pathlib import Path
@@ -50,13 +50,23 @@ def prepare(
 
 @app.command("run")
 def run_command(
-    task: str, mixer: str, overrides: Overrides = None, data: Data = None, out: Out = None, quiet: Quiet = False
+    task: str,
+    mixer: str,
+    overrides: Overrides = None,
+    data: Data = None,
+    out: Out = None,
+    budget: Annotated[str | None, typer.Option(help="Scale the steps to a time such as 10m.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Prepare the data, train, evaluate, and write everything into one folder."""
+    from .budget import fit, parse_budget, seconds_per_step
     from .recipes import create_recipe
     from .run import run
 
     recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
+    if budget is not None:
+        recipe = fit(recipe, parse_budget(budget), seconds_per_step(recipe, data))
+        print(f"{recipe.steps:,} steps: {recipe.source}")
     _say(run(recipe, out or Path("runs") / f"{task}-{mixer}-{recipe.seed}", data_root=data, quiet=quiet))
 
 
@@ -66,6 +76,20 @@ def resume(folder: Path, data: Data = None, quiet: Quiet = False) -> None:
     from .run import read_recipe, run
 
     _say(run(read_recipe(folder), folder, data_root=data, resume=True, quiet=quiet))
+
+
+@app.command()
+def evaluate(
+    folder: Path,
+    split: Annotated[str, typer.Option(help="val or test")] = "test",
+    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    data: Data = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a run's checkpoint again, on the whole split."""
+    from .run import evaluate as measure
+
+    print(f"{split}: {100 * measure(folder, split, checkpoint, data_root=data, quiet=quiet):.2f} %")
 
 
 @app.command()

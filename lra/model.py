@@ -1,6 +1,6 @@
 """From a recipe and its data to a model and its optimiser groups."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -13,15 +13,16 @@ from seqconv import (
     SeqConvForTokenClassification,
 )
 from seqconv import parameter_groups as groups_of
-from seqconv_kernels.errors import refusal
 
+from .pairs import PairClassifier
 from .recipe import Recipe
 from .tasks import Kind, TaskData
 
-MODELS: Mapping[Kind, Callable[[SeqConvConfig], PreTrainedModel]] = {
+MODELS: Mapping[Kind, type[PreTrainedModel]] = {
     "sequence": SeqConvForSequenceClassification,
     "token": SeqConvForTokenClassification,
     "image": SeqConvForImageClassification,
+    "pair": PairClassifier,
 }
 
 
@@ -54,14 +55,7 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
 
 
 def build_model(recipe: Recipe, data: TaskData) -> PreTrainedModel:
-    """The model of a recipe, freshly initialised, for what a label of the task belongs to.
-
-    Raises:
-        ValueError: there is no model for such labels (pairs of texts).
-    """
-    if data.kind not in MODELS:
-        wanted = f"one of {', '.join(MODELS)}"
-        raise refusal(f"model for {recipe.task}", f"a {data.kind} task", wanted, "take another task")
+    """The model of a recipe, freshly initialised, for what a label of the task belongs to."""
     return MODELS[data.kind](build_config(recipe, data))
 
 

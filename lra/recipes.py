@@ -25,7 +25,7 @@ Options = dict[str, Any]
 LENGTHS = {"listops": 2048, "text": 4096, "retrieval": 4000, "image": 1024, "pathfinder": 1024, "pathx": 16384}
 ALIKE = {"pathfinder64": ("pathfinder", 4096), "path256": ("pathx", 65536)}
 """Sizes without published settings of their own: whose settings they take, and their length."""
-OWN_RATES: Options = {"lr": {"A": 1e-3, "B": 1e-3}, "wd": {"A": 0.0, "B": 0.0}}
+OWN_RATES: Options = {"lr": {"A": 1e-3, "B": 1e-3, "P": 1e-3}, "wd": {"A": 0.0, "B": 0.0, "P": 0.0}}
 """The time scale trains like any other parameter, the state matrices at their own rate without decay."""
 IMAGE: Options = {"d_model": 512, "dropout": 0.1, "tied_dropout": True}
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
@@ -23,10 +24,10 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from transformers.trainer_utils import get_last_checkpoint
 
 from seqconv.doctor import machine, versions
-from seqconv_kernels.errors import refusal
+from seqconv_kernels.errors import refusal, unknown_name
 
 from .metrics import JSONLines, StopAtNaN
-from .model import build_model, parameter_groups
+from .model import MODELS, build_model, parameter_groups
 from .recipe import SCHEDULES, Recipe
 from .store import atomic_write
 from .tasks import TaskData, create_task
@@ -169,6 +170,25 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 def _decide(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+
+
+def evaluate(
+    folder: Path, split: str = "test", checkpoint: str = "best", *, data_root: Path | None = None, quiet: bool = False
+) -> float:
+    """Accuracy of a run's checkpoint, read back from its folder, on the whole of a split.
+
+    Raises:
+        ValueError: no run there, or an unknown split or checkpoint.
+    """
+    recipe = read_recipe(folder)
+    data = create_task(recipe.task, recipe.task_options).load(data_root)
+    for name, value, known in (("split", split, list(data.splits)), ("checkpoint", checkpoint, ["best", "last"])):
+        if value not in known:
+            raise unknown_name("evaluate", name, value, known)
+    model = MODELS[data.kind].from_pretrained(folder / checkpoint)
+    with TemporaryDirectory() as scratch:
+        trainer = make_trainer(recipe, model, data, Path(scratch), quiet)
+        return float((trainer.predict(data.splits[split]).metrics or {})["test_accuracy"])
 
 
 def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path, spent: Mapping[str, float]) -> Result:

@@ -10,14 +10,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 import lra.demo
+from lra.budget import fit, parse_budget, seconds_per_step
 from lra.demo import check_reload, judge, run_demo
 from lra.metrics import read_lines
 from lra.model import build_model, parameter_groups
+from lra.pairs import PairClassifier
 from lra.recipe import Recipe
 from lra.recipes import create_recipe
 from lra.report import find_runs, read_run, write_report
-from lra.run import read_recipe, run
+from lra.run import evaluate, read_recipe, run
 from lra.tasks import create_task
+from lra.tasks.retrieval_task import FILES
 
 SMALL = {"train": 320, "val": 64, "test": 64}
 
@@ -162,6 +165,69 @@ def test_tokens_are_classified_too(root, tmp_path):
     assert 0 <= result.accuracy["test"] <= 1
     model = AutoModelForTokenClassification.from_pretrained(result.folder / "best")
     assert model(torch.zeros(1, 8, dtype=torch.int64)).logits.shape == (1, 8, 2)
+
+
+def test_a_checkpoint_is_measured_again_as_it_was(finished, root):
+    for split in ("val", "test"):
+        assert evaluate(finished.folder, split, data_root=root, quiet=True) == finished.accuracy[split]
+    assert 0 <= evaluate(finished.folder, "test", "last", data_root=root, quiet=True) <= 1
+    with pytest.raises(ValueError, match=r"split 'tset'; wanted one of .*did you mean 'test'"):
+        evaluate(finished.folder, "tset", data_root=root)
+    with pytest.raises(ValueError, match=r"checkpoint 'lats'; wanted one of .*did you mean 'last'"):
+        evaluate(finished.folder, "test", "lats", data_root=root)
+
+
+def test_pairs_are_read_by_two_towers(tmp_path):
+    lines = [f"{i % 2}.0\ta\tb\ttext {i}\tanother one {i % 3}\n" for i in range(24)]
+    (tmp_path / "source").mkdir()
+    for name in FILES.values():
+        (tmp_path / "source" / name).write_text("".join(lines))
+    sizes = {"d_model": 8, "n_layers": 1, "steps": 2, "eval_every": 2, "batch_size": 8, "warmup_steps": 1}
+    recipe = create_recipe("retrieval", "s4d").override(
+        {"task.source": str(tmp_path / "source"), "mixer.d_state": 4, "mask_padding": "everywhere", **sizes}
+    )
+    result = run(recipe, tmp_path / "run", data_root=tmp_path / "data", quiet=True)
+    model = PairClassifier.from_pretrained(result.folder / "best").eval()
+    data = create_task("retrieval", recipe.task_options).load(tmp_path / "data")
+    batch = data.collate([data.splits["test"][index] for index in range(4)])
+    with torch.no_grad():
+        logits = model(**batch).logits
+        longer = {"input_ids": 0, "attention_mask": 0}
+        padded = {
+            n: torch.nn.functional.pad(v, (0, 5), value=longer[n]) if n in longer else v for n, v in batch.items()
+        }
+        assert torch.allclose(model(**padded).logits, logits, atol=1e-5)
+        swapped = model(**{n: v.flip(1) if n in longer else v for n, v in batch.items()}).logits
+    assert logits.shape == (4, 2)
+    assert not torch.allclose(swapped, logits, atol=1e-5)
+    with pytest.raises(ValueError, match=r"input_ids of shape \(4, 9\); wanted \(batch, 2, length\)"):
+        model(torch.zeros(4, 9, dtype=torch.int64), torch.ones(4, 9, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
+def test_budgets_are_read(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "ten minutes", "0m", "-5m"])
+def test_wrong_budgets_are_refused(text):
+    with pytest.raises(ValueError, match=r"--budget: .* a time such as 90s, 10m or 1.5h"):
+        parse_budget(text)
+
+
+def test_a_budget_cuts_the_steps_and_says_so():
+    full = create_recipe("listops", "s4d")
+    cut = fit(full, seconds=600, per_step=0.5)
+    assert (cut.steps, cut.warmup_steps, cut.eval_every) == (1080, 14, 270)
+    assert cut.reduced
+    assert "80,000 steps cut to 1,080 by a budget of 600 s" in cut.source
+    assert fit(full, seconds=1e9, per_step=0.5) == full
+    with pytest.raises(ValueError, match=r"10 s for steps of 9.0 s; wanted time for two steps"):
+        fit(full, seconds=10, per_step=9)
+
+
+def test_steps_are_timed(root):
+    assert 0 < seconds_per_step(tiny(), root) < 60
 
 
 def test_the_report_holds_every_run_in_one_page(finished, tmp_path):

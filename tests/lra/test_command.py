@@ -1,0 +1,72 @@
+"""``python -m lra``: every command on small options; mistakes end with one line and status 2."""
+
+import json
+import sys
+
+import pytest
+
+from lra.cli import main
+
+SIZES = ["task.train=64", "task.val=32", "task.test=32", "d_model=8", "n_layers=1", "mixer.d_state=4"]
+TINY = [*SIZES, "steps=2", "eval_every=1", "batch_size=16", "warmup_steps=1"]
+
+
+def lra(monkeypatch, *arguments):
+    """Run the command; its exit status."""
+    monkeypatch.setattr(sys, "argv", ["lra", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+def test_list_shows_every_task(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert lra(monkeypatch, "list") == 0
+    said = capsys.readouterr().out
+    for word in ("listops-small", "pathx", "mqar", "tcnca", "80,000", "state-spaces/s4"):
+        assert word in said
+
+
+def test_prepare_run_evaluate_report(monkeypatch, capsys, tmp_path):
+    data = ("--data", tmp_path / "data", "--quiet")
+    assert lra(monkeypatch, "prepare", "listops-small", "train=64", "val=32", "test=32", "--workers", 1, *data) == 0
+    assert "train 64, val 32, test 32; fingerprint" in capsys.readouterr().out
+    out = tmp_path / "runs" / "one"
+    assert lra(monkeypatch, "run", "listops-small", "s4d", *TINY, *data, "--out", out) == 0
+    assert "majority class" in capsys.readouterr().out
+    assert lra(monkeypatch, "evaluate", out, "--split", "val", *data) == 0
+    accuracy = json.loads((out / "result.json").read_text())["accuracy"]["val"]
+    assert f"val: {100 * accuracy:.2f} %" in capsys.readouterr().out
+    assert lra(monkeypatch, "report", tmp_path / "runs", "--out", tmp_path) == 0
+    assert (tmp_path / "report.html").exists()
+    assert lra(monkeypatch, "resume", out, *data) == 0
+
+
+def test_a_budget_is_announced(monkeypatch, capsys, tmp_path):
+    out = ("--data", tmp_path / "data", "--quiet", "--out", tmp_path / "run", "--budget", "300h")
+    assert lra(monkeypatch, "run", "listops-small", "s4d", *TINY, *out) == 0
+    assert "2 steps: reduced protocol" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "listop", "s4"], "did you mean 'listops'"),
+        (["run", "listops", "s44"], "did you mean 's4'"),
+        (["run", "listops", "s4", "stpes=3"], "did you mean 'steps'"),
+        (["run", "listops", "s4", "steps"], "wanted name=value"),
+        (["run", "listops", "s4", "--budget", "soon"], "a time such as 90s"),
+        (["prepare", "listops-small", "sed=3"], "did you mean 'seed'"),
+        (["prepare", "text", "convention=tf"], "wanted one of s4, jax"),
+        (["resume", "nowhere"], "no run.json in nowhere"),
+        (["evaluate", "nowhere"], "no run.json in nowhere"),
+        (["report", "nowhere"], "no run below nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert lra(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
