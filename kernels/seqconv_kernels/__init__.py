@@ -14,9 +14,9 @@ from .ssm_kernel import cauchy, vandermonde
 from .tree_conv import tree_conv, tree_conv_step, unroll_rings
 
 __all__ = [
+    "cauchy",
     "causal_conv1d",
     "causal_conv1d_step",
-    "cauchy",
     "delta_rule",
     "delta_rule_step",
     "fft_conv",
