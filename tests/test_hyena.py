@@ -1,5 +1,6 @@
 """Hyena: the numbers of the originals, and the right thing where they are defective."""
 
+import copy
 import math
 
 import pytest
@@ -165,6 +166,25 @@ def test_filters_stay_in_float32_under_autocast():
     assert got.dtype == torch.float32
     assert torch.equal(got, want)
     assert y.dtype == torch.bfloat16
+
+
+def test_filters_stay_in_float32_when_the_mixer_is_converted():
+    torch.manual_seed(0)
+    mixer = create_mixer("hyena", 8, l_max=256, w=14.0, emb_dim=33)
+    want = mixer.convolution.filter(256)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = copy.deepcopy(mixer).to(dtype)
+        assert torch.equal(half.convolution.filter(256), want)
+        assert half.output.weight.dtype == dtype
+        assert half(torch.randn(1, 9, 8, dtype=dtype)).dtype == dtype
+    assert copy.deepcopy(mixer).double().convolution.filter(256).dtype == torch.float64
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        built = create_mixer("hyena", 8, l_max=256, w=14.0, emb_dim=33)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert built.output.weight.dtype == torch.bfloat16
+    assert torch.equal(built.convolution.filter.positions, mixer.convolution.filter.positions)
 
 
 def test_refusals_say_what_to_do():

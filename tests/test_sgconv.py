@@ -106,6 +106,13 @@ def test_every_filter_starts_with_norm_one_and_the_norm_stays():
     assert torch.equal(filter.norm, before)
 
 
+def test_kernels_and_their_norm_stay_in_float32_when_the_mixer_is_converted():
+    mixer = create_mixer("sgconv", 8, l_max=32)
+    want = mixer.convolution.filter(32)
+    assert torch.equal(mixer.to(torch.bfloat16).convolution.filter(32), want)
+    assert mixer.output.weight.dtype == torch.bfloat16
+
+
 def test_weight_norm_is_folded_into_the_weight():
     case = load_case("sgconv_cat")
     params, hyper = case.group("param"), case.hyper

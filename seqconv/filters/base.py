@@ -1,12 +1,16 @@
 """What a filter is: an impulse response per channel and, where there is one, an exact recurrence for it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..state import State
+
+FilterT = TypeVar("FilterT", bound="Filter")
 
 
 class Recurrence(State, ABC):
@@ -56,6 +60,26 @@ class Filter(nn.Module, ABC):
     @abstractmethod
     def recurrence(self) -> Recurrence | None:
         """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
+
+
+class WideFilter(Filter, ABC):
+    """A filter whose parameters stay in float32 at least, whatever the rest of the model is converted to.
+
+    Rounded to bfloat16, a network of fast sines (Hyena, ω = 14) is another filter: 37 % off in the l2 norm.
+    """
+
+    def _apply(self: FilterT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FilterT:
+        def wide(t: Tensor) -> Tensor:
+            moved = fn(t)
+            narrowed = moved.is_floating_point() and moved.dtype.itemsize < torch.float32.itemsize
+            return t.to(moved.device, torch.promote_types(t.dtype, torch.float32)) if narrowed else moved
+
+        return cast(FilterT, super()._apply(wide, recurse))
+
+
+def wide_default_dtype() -> torch.dtype:
+    """What a :class:`WideFilter` is built in: the default dtype, float32 at least."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:

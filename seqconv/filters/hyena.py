@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels.errors import refusal, unknown_name
 
-from .base import Filter, Recurrence, accumulation_dtype, enter_tensor
+from .base import Recurrence, WideFilter, accumulation_dtype, enter_tensor, wide_default_dtype
 
 NORMALIZE = ("none", "before_window", "after_window")
 
 
-class HyenaFilter(Filter):
+class HyenaFilter(WideFilter):
     """Impulse responses of Hyena.
 
     Args:
@@ -82,18 +82,19 @@ class HyenaFilter(Filter):
             raise unknown_name("HyenaFilter", "normalize", normalize, NORMALIZE)
         super().__init__(channels, max_length=l_max)
         self.normalize, self.modulate, self.shift = normalize, modulate, shift
+        dtype = wide_default_dtype()
         widths = [emb_dim] if linear else [emb_dim, *[filter_order] * (num_inner_mlps + 1)]
-        hidden = [nn.Linear(a, b) for a, b in pairwise(widths)]
-        self.layers = nn.ModuleList([*hidden, nn.Linear(widths[-1], channels, bias=False)])
+        hidden = [nn.Linear(a, b, dtype=dtype) for a, b in pairwise(widths)]
+        self.layers = nn.ModuleList([*hidden, nn.Linear(widths[-1], channels, bias=False, dtype=dtype)])
         if not linear:
-            self.frequency = nn.Parameter(torch.full((filter_order,), w))
+            self.frequency = nn.Parameter(torch.full((filter_order,), w, dtype=dtype))
         for parameter in self.parameters():
             enter = {"lr": lr, "weight_decay": wd}
             parameter._optim = {k: v for k, v in enter.items() if v is not None}  # type: ignore[attr-defined]
-        self.register_buffer("times", torch.linspace(0, 1, l_max))
-        enter_tensor(self, "positions", _positions(l_max, emb_dim), lr=lr_pos_emb, weight_decay=0.0)
+        self.register_buffer("times", torch.linspace(0, 1, l_max, dtype=dtype))
+        enter_tensor(self, "positions", _positions(l_max, emb_dim, dtype), lr=lr_pos_emb, weight_decay=0.0)
         slowest, fastest = math.log(target) / slow_decay_pct, math.log(target) / fast_decay_pct
-        decays = torch.linspace(slowest, fastest, channels // groups).repeat(groups)
+        decays = torch.linspace(slowest, fastest, channels // groups, dtype=dtype).repeat(groups)
         enter_tensor(self, "decays", decays, lr=modulation_lr if modulate else 0.0, weight_decay=0.0)
 
     times: Tensor
@@ -125,7 +126,8 @@ class HyenaFilter(Filter):
         return F.linear(h, output.weight.to(h.dtype))
 
 
-def _positions(l_max: int, emb_dim: int) -> Float[Tensor, "l_max emb_dim"]:
+def _positions(l_max: int, emb_dim: int, dtype: torch.dtype) -> Float[Tensor, "l_max emb_dim"]:
     bands = (emb_dim - 1) // 2
-    angle = torch.linspace(1e-4, bands - 1, bands) * (2 * math.pi * torch.arange(l_max)[:, None] / l_max)
-    return torch.cat([torch.linspace(0, 1, l_max)[:, None], angle.cos(), -angle.sin()], dim=1)
+    turns = torch.arange(l_max, dtype=dtype)[:, None] / l_max
+    angle = torch.linspace(1e-4, bands - 1, bands, dtype=dtype) * (2 * math.pi * turns)
+    return torch.cat([torch.linspace(0, 1, l_max, dtype=dtype)[:, None], angle.cos(), -angle.sin()], dim=1)

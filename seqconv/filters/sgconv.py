@@ -25,10 +25,10 @@ from torch import Tensor
 
 from seqconv_kernels.errors import refusal, unknown_name
 
-from .base import Filter, Recurrence, accumulation_dtype, enter_tensor
+from .base import Recurrence, WideFilter, accumulation_dtype, enter_tensor, wide_default_dtype
 
 
-class SGConvFilter(Filter):
+class SGConvFilter(WideFilter):
     """Impulse responses of SGConv.
 
     Args:
@@ -79,17 +79,17 @@ class SGConvFilter(Filter):
         super().__init__(channels, max_length=kernel_dim * 2 ** (scales - 1 + init_scale))
         self.groups, self.combine, self.upsampling, self.init_scale = groups, combine, upsampling, init_scale
         self.rounded_log = rounded_log
-        width = channels // groups
-        drawn = [_initial_kernel(init, groups, width, kernel_dim) for _ in range(scales)]
+        width, dtype = channels // groups, wide_default_dtype()
+        drawn = [_initial_kernel(init, groups, width, kernel_dim).to(dtype) for _ in range(scales)]
         enter_tensor(self, "kernels", torch.stack(drawn), lr=lr)
         if decay == "scale":
-            self.register_buffer("multiplier", torch.linspace(decay_min, decay_max, width))
+            self.register_buffer("multiplier", torch.linspace(decay_min, decay_max, width, dtype=dtype))
             self.power = None
         else:
-            self.register_buffer("multiplier", torch.ones(width))
-            power = torch.rand(width) * (decay_max - decay_min) + decay_min
+            self.register_buffer("multiplier", torch.ones(width, dtype=dtype))
+            power = torch.rand(width, dtype=dtype) * (decay_max - decay_min) + decay_min
             enter_tensor(self, "power", power, lr=lr if decay == "power" else 0.0)
-        self.register_buffer("norm", torch.ones(channels))
+        self.register_buffer("norm", torch.ones(channels, dtype=dtype))
         with torch.no_grad():
             self.norm = self.forward(self.max_length or 1).norm(dim=1)
 

@@ -10,7 +10,7 @@ whoever builds parameter groups reads.
 import math
 from abc import ABC
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seqconv_kernels.errors import refusal, unknown_name
 
-from .base import Filter, accumulation_dtype, enter_tensor
+from .base import WideFilter, accumulation_dtype, enter_tensor, wide_default_dtype
 from .ssm_init import DiagonalOptions, initial_ssm
 
 FilterT = TypeVar("FilterT", bound="StateSpaceFilter")
@@ -46,7 +46,7 @@ class StateSpace(NamedTuple):
     C: Inexact[Tensor, "heads features d_state"]
 
 
-class StateSpaceFilter(Filter, ABC):
+class StateSpaceFilter(WideFilter, ABC):
     """Base of :class:`~seqconv.filters.s4d.S4DFilter` and :class:`~seqconv.filters.s4.S4Filter`.
 
     The channels are ordered (head, feature): row ``head * features + feature``.
@@ -159,16 +159,6 @@ class StateSpaceFilter(Filter, ABC):
             C = C * (dt / rate * A.imag.abs() / (2 * math.pi) < self.bandlimit / 2)
         return StateSpace(dt, A, B, C)
 
-    def _apply(self: FilterT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FilterT:
-        """Move or convert the parameters, but never below float32: the phases of fast poles do not survive it."""
-
-        def at_least_float32(t: Tensor) -> Tensor:
-            moved = fn(t)
-            narrow = moved.is_floating_point() and moved.itemsize < 4
-            return t.to(moved.device) if narrow else moved
-
-        return cast(FilterT, super()._apply(at_least_float32, recurse))
-
     def _tile(self, weights: Tensor) -> Tensor:
         """Repeat the trained copies, the axis before the last, over the features: feature h uses copy h mod n_ssm."""
         copies = self.features // self.n_ssm
@@ -182,8 +172,7 @@ class StateSpaceFilter(Filter, ABC):
 
     def _register(self, name: str, group: str, value: Tensor) -> None:
         """Enter a parameter with the optimiser overrides of its group, or a buffer where its learning rate is 0."""
-        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        value = value.to(dtype).clone(memory_format=torch.contiguous_format)
+        value = value.to(wide_default_dtype()).clone(memory_format=torch.contiguous_format)
         lr, wd = self._override(self._lr, group), self._override(self._wd, group)
         enter_tensor(self, name, value, lr=lr, weight_decay=wd)
 
