@@ -1,7 +1,8 @@
 """Grey images read pixel by pixel: a dataset over bytes, and the scalings that the conventions put them in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from seqconv_kernels.errors import refusal
 
 Bytes = NDArray[np.uint8]
 
@@ -19,6 +22,47 @@ SCALINGS: Mapping[str, tuple[float, float]] = {
     "cifar-mega": (0.48, 0.24),
 }
 """Offset and divisor of pixels in [0, 1], by name."""
+
+
+FRESH = "take a fresh copy of the files"
+MEGA_SPLITS = {"train": "train", "val": "valid", "test": "test"}
+
+
+def in_mega_layout(source: Path) -> bool:
+    """Whether a folder holds ``input/<split>.src`` and ``label/<split>.label``, as MEGA stores images."""
+    return (source / "input" / "train.src").is_file()
+
+
+def count_mega_rows(source: Path, split: str) -> int:
+    """Images of a split in MEGA's layout: its labels."""
+    return len(_mega_labels(source, split))
+
+
+def mega_rows(source: Path, split: str, size: int) -> Iterator[tuple[Bytes, int]]:
+    """Images and labels in MEGA's layout: grey values between spaces, a line for each image; a label per line.
+
+    Raises:
+        ValueError: a missing file, a line that is no image of that size, or another number of lines than of labels.
+    """
+    path, labels, number = source / "input" / f"{MEGA_SPLITS[split]}.src", _mega_labels(source, split), 0
+    with path.open() as file:
+        for number, line in enumerate(file, 1):
+            cells = line.split()
+            grey = len(cells) == size**2 and all(cell.isdecimal() and int(cell) < 256 for cell in cells)
+            if not grey or number > len(labels):
+                got = f"line {number} of {len(cells)} values, with {len(labels)} labels in all"
+                raise refusal(f"read {path}", got, f"{size**2} values from 0 to 255, and a label", FRESH)
+            yield np.array(cells, np.uint8).reshape(size, size), labels[number - 1]
+    if number < len(labels):
+        raise refusal(f"read {path}", f"{number} lines", f"{len(labels)}, one for each label", FRESH)
+
+
+def _mega_labels(source: Path, split: str) -> list[int]:
+    path = source / "label" / f"{MEGA_SPLITS[split]}.label"
+    text = path.read_text().split() if path.is_file() else ["nothing"]
+    if not all(label.isdecimal() for label in text):
+        raise refusal(f"read {path}", "a line that is no label, or no file", "a whole number per line", FRESH)
+    return [int(label) for label in text]
 
 
 class PixelDataset(Dataset[dict[str, Any]]):

@@ -1,8 +1,8 @@
 """Pathfinder, Path-X and their sizes as tasks: generated, or read from the benchmark's folders.
 
 Conventions: ``s4`` scales pixels to [0, 1], ``mega`` (and S5) to [-1, 1], ``jax`` makes each grey value a token.
-Read data are put in the order of their batches and split 80 : 10 : 10 by a random permutation with seed 42, as S4
-does; generated images are split in the order they were drawn.
+The benchmark's folders are put in the order of their batches and split 80 : 10 : 10 by a random permutation with seed
+42, as S4 does; MEGA's files bring their splits; generated images are split in the order they were drawn.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqconv_kernels.errors import refusal
 
 from ..parallel import in_order
-from ..pixels import PixelCollate, PixelDataset
+from ..pixels import MEGA_SPLITS, PixelCollate, PixelDataset, count_mega_rows, in_mega_layout, mega_rows
 from ..store import Manifest
 from .base import Task, TaskData, one_of
 from .pathfinder_images import BLOCK, DIFFICULTIES, draw_block
@@ -26,6 +26,8 @@ from .pathfinder_shapes import VARIANTS
 
 SCALING = {"s4": "unit", "mega": "centred", "jax": "tokens"}
 NAMES = {32: "pathfinder", 64: "pathfinder64", 128: "pathx", 256: "path256"}
+Orders = dict[str, NDArray[np.int64]]
+"""Positions of the images of each split."""
 LABEL = 3
 """Column of the label in the metadata."""
 
@@ -40,7 +42,7 @@ class Pathfinder(Task):
         images: in all; train, validation and test take 80, 10 and 10 %.
         seed: of the generator.
         convention: ``s4``, ``mega`` or ``jax``.
-        source: folder with the benchmark's images, instead of generating.
+        source: folder with the benchmark's images, or with MEGA's files, instead of generating.
     """
 
     summary: ClassVar[str] = "are the two marked ends on one curve? 2 classes, pixel by pixel"
@@ -76,15 +78,8 @@ class Pathfinder(Task):
         return self.images * (self.size**2 + 16)
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
-        if self.source:
-            listed = list(read_metadata(find_images(Path(self.source), self.size, self.difficulty)))
-            batches: Iterator[tuple[Any, Any]] = ((read_image(path, self.size)[None], [y]) for path, y in listed)
-            count = len(listed)
-        else:
-            count = self.images
-            paddles, blocks = DIFFICULTIES[self.difficulty], -(-count // BLOCK)
-            drawn = in_order(draw_block, ((self.seed, block, self.size, paddles) for block in range(blocks)), workers)
-            batches = ((block.pixels, block.labels) for block in drawn)
+        orders, batches = self._content(workers)
+        count = sum(map(len, orders.values()))
         pixels = open_memmap(folder / "pixels.npy", "w+", np.uint8, (count, self.size, self.size))
         labels, done = np.zeros(count, np.int64), 0
         for some, answers in batches:
@@ -94,12 +89,30 @@ class Pathfinder(Task):
             advance(len(some))
         pixels.flush()
         np.save(folder / "labels.npy", labels, allow_pickle=False)
-        return {split: len(order) for split, order in split_orders(count, bool(self.source)).items()}
+        for split, order in orders.items():
+            np.save(folder / f"{split}.order.npy", order, allow_pickle=False)
+        return {split: len(order) for split, order in orders.items()}
+
+    def _content(self, workers: int) -> tuple[Orders, Iterator[tuple[Any, Any]]]:
+        """Positions of each split, and some images with their labels at a time."""
+        source = Path(self.source)
+        if not self.source:
+            paddles, blocks = DIFFICULTIES[self.difficulty], -(-self.images // BLOCK)
+            drawn = in_order(draw_block, ((self.seed, block, self.size, paddles) for block in range(blocks)), workers)
+            return split_orders(self.images, permute=False), ((block.pixels, block.labels) for block in drawn)
+        if in_mega_layout(source):
+            bounds = np.cumsum([0, *(count_mega_rows(source, split) for split in MEGA_SPLITS)]).tolist()
+            rows = (row for split in MEGA_SPLITS for row in mega_rows(source, split, self.size))
+            orders = {split: np.arange(bounds[i], bounds[i + 1]) for i, split in enumerate(MEGA_SPLITS)}
+            return orders, ((image[None], [label]) for image, label in rows)
+        listed = list(read_metadata(find_images(source, self.size, self.difficulty)))
+        read = ((read_image(path, self.size)[None], [label]) for path, label in listed)
+        return split_orders(len(listed), permute=True), read
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False)
-        orders = split_orders(len(labels), bool(self.source))
+        orders = {split: np.load(folder / f"{split}.order.npy", allow_pickle=False) for split in MEGA_SPLITS}
         majority = np.bincount(labels[orders["train"]], minlength=2).argmax()
         return TaskData(
             splits={split: PixelDataset(pixels, labels, order) for split, order in orders.items()},
@@ -120,7 +133,7 @@ class Pathfinder(Task):
         )
 
 
-def split_orders(count: int, permute: bool) -> dict[str, NDArray[np.int64]]:
+def split_orders(count: int, permute: bool) -> Orders:
     """Positions of each split: 80, 10 and 10 %, permuted with seed 42 if asked for."""
     order = np.arange(count)
     if permute:

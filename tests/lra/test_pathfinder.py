@@ -203,6 +203,46 @@ def test_the_benchmark_folders_are_read(tmp_path, numpy_metadata, nesting):
         assert row["labels"] == labels[place]
 
 
+def make_mega(folder: Path) -> np.ndarray:
+    """A small copy of MEGA's layout: 6, 2 and 3 images."""
+    pixels = np.random.default_rng(1).integers(0, 256, (11, 32, 32)).astype(np.uint8)
+    for name in ("input", "label"):
+        (folder / name).mkdir(parents=True)
+    for name, part in (("train", slice(6)), ("valid", slice(6, 8)), ("test", slice(8, 11))):
+        lines = [" ".join(map(str, image.ravel())) for image in pixels[part]]
+        (folder / "input" / f"{name}.src").write_text("\n".join(lines) + "\n")
+        (folder / "label" / f"{name}.label").write_text("".join(f"{index % 2}\n" for index in range(len(lines))))
+    return pixels
+
+
+def test_mega_files_are_read_with_their_splits(tmp_path):
+    pixels = make_mega(tmp_path / "source")
+    task = Pathfinder(source=str(tmp_path / "source"), convention="mega")
+    task.prepare(tmp_path / "data", quiet=True)
+    data = task.load(tmp_path / "data")
+    assert [len(rows) for rows in data.splits.values()] == [6, 2, 3]
+    assert np.array_equal(data.splits["test"][2]["pixels"], pixels[10])
+    assert data.splits["val"][1]["labels"] == 1
+    assert data.collate([data.splits["train"][0]])["pixel_values"].min() >= -1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("input/valid.src", "1 2 3\n", r"valid.src: received line 1 of 3 values"),
+        ("input/valid.src", "256 " * 1024 + "\n", r"valid.src: received line 1 of 1024 values"),
+        ("input/test.src", "9 " * 1024 + "\n", r"test.src: received 1 lines; wanted 3, one for each label"),
+        ("label/test.label", "1\n", r"test.src: received line 2 of 1024 values, with 1 labels in all"),
+        ("label/test.label", "1\nx\n1\n", r"test.label: received a line that is no label"),
+    ],
+)
+def test_damaged_mega_files_are_refused(tmp_path, name, content, message):
+    make_mega(tmp_path / "source")
+    (tmp_path / "source" / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Pathfinder(source=str(tmp_path / "source")).prepare(tmp_path / "data", quiet=True)
+
+
 def damage_label(folder: Path) -> None:
     path = folder / "metadata" / "2.npy"
     path.write_text(path.read_text().replace("sample_3.png 3 ", "sample_3.png 3 7"))
