@@ -45,7 +45,7 @@ def machine() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "accelerator": _accelerator(),
         "compiler": _compiler() or "none found (needed only to build the native extension)",
-        "native kernels": native.unavailable() or str(native.library().__file__),
+        "native kernels": native.unavailable() or f"{native.library().isa()}, {native.library().__file__}",
     }
 
 
