@@ -4,6 +4,8 @@ Equation: ``y[t, c] = g_out[t, c] * (sum_{s=0..t} h[c, s] v[t-s, c] + skip[c] v[
 ``v = g_in * u``. Computed in O(length log length) by the FFT.
 """
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,13 +13,25 @@ from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 
 
-def _reference():  # type: ignore[no-untyped-def]
+def _reference() -> Any:
     from .reference import fft_conv
 
     return fft_conv
 
 
-OP = Op("fft_conv", Implementation("reference", _reference, serves_all))
+def _cpu() -> Any:
+    from .cpu import fft_conv
+
+    return fft_conv
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    from .cpu import refuse
+
+    return refuse(call)
+
+
+OP = Op("fft_conv", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all))
 
 
 def fft_conv(
@@ -39,7 +53,7 @@ def fft_conv(
         pre_gate: multiplies ``u`` before the convolution.
         post_gate: multiplies the result.
         history: the (gated) signal before ``u``, oldest first, for chunked use.
-        implementation: ``"reference"`` or ``None`` for the fastest that serves.
+        implementation: a name, or ``None`` for the fastest that serves.
 
     Returns:
         Tensor shaped and typed like ``u``; accumulated in float32 at least.

@@ -133,4 +133,5 @@ NB_MODULE(_native, m) {
   m.def("set_isa", &seqconv::set_isa, "Use another one (for tests and benchmarks)");
   seqconv::bind_selective_scan(m);
   seqconv::bind_causal_conv1d(m);
+  seqconv::bind_fft_conv(m);
 }

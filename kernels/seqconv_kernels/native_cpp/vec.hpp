@@ -211,6 +211,44 @@ SEQCONV_INLINE Vec<double> pair_sums(Vec<double> a, Vec<double> b) {
 #endif
 }
 
+// Lanes of a and b in turn: those of the lower, and those of the upper halves.
+SEQCONV_INLINE Vec<float> zip_low(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+SEQCONV_INLINE Vec<float> zip_high(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+SEQCONV_INLINE Vec<double> zip_low(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#else
+  return __builtin_shufflevector(a, b, 0, 2);
+#endif
+}
+SEQCONV_INLINE Vec<double> zip_high(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+  return __builtin_shufflevector(a, b, 1, 3);
+#endif
+}
+
 // Lane sums of `rows` vectors (a multiple of the lane count), in place: out[r] = sum of rows[r].
 template <class T> SEQCONV_INLINE void lane_sums(const T* rows, int count, T* out) {
   constexpr int W = Lanes<T>::count;

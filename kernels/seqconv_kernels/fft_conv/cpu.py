@@ -1,0 +1,152 @@
+"""The long convolution in C++ as a PyTorch operator: forward, backward, and their shapes for the compiler."""
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..dispatch import Call
+
+SMALLEST = 4
+"""Size of the smallest transform."""
+
+
+class Inputs(NamedTuple):
+    """The arguments of an implementation, in order."""
+
+    u: Tensor
+    h: Tensor
+    skip: Tensor | None
+    pre_gate: Tensor | None
+    post_gate: Tensor | None
+    history: Tensor | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the sums."""
+        return torch.float64 if self.u.dtype == torch.float64 else torch.float32
+
+
+_ARGUMENTS = "Tensor u, Tensor h, Tensor? skip, Tensor? pre_gate, Tensor? post_gate, Tensor? history"
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+torch.library.define("seqconv::fft_conv", f"({_ARGUMENTS}) -> Tensor", tags=_TAGS)
+torch.library.define(
+    "seqconv::fft_conv_backward", f"({_ARGUMENTS}, Tensor dy) -> ({', '.join(['Tensor'] * 6)})", tags=_TAGS
+)
+
+
+def refuse(call: Call) -> str | None:
+    """Why this implementation cannot serve the call, or ``None``."""
+    tensors = call.given()
+    u = tensors["u"]
+    if u.shape[1] == 0:
+        return "u has no time steps"
+    sums = torch.float64 if u.dtype == torch.float64 else torch.float32
+    for name in ("h", "skip", "history"):
+        if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
+            return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
+    for name in ("pre_gate", "post_gate"):
+        if name in tensors and tensors[name].dtype != u.dtype:
+            return f"{name} has dtype {tensors[name].dtype}, u has {u.dtype}"
+    return native.refuse_call(tensors)
+
+
+def fft_conv(*arguments: Any) -> Tensor:
+    """The output."""
+    y: Tensor = torch.ops.seqconv.fft_conv(*arguments)
+    return y
+
+
+@lru_cache(maxsize=16)
+def tables(size: int, dtype: torch.dtype) -> Tensor:
+    """Factors of every level above the fourth, then the twist exp(i pi j / 2 size), as pairs of real numbers."""
+    parts = []
+    n = size
+    while n > SMALLEST:
+        once = _count(n // 4) * (2 * math.pi / n)
+        parts.append(torch.stack([once, 2 * once, 3 * once], dim=-1))
+        n //= 4
+    parts.append(_count(size) * (math.pi / (2 * size)))
+    angles = torch.cat([part.flatten() for part in parts])
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten().to(dtype)
+
+
+def _count(n: int) -> Tensor:
+    return torch.arange(n, dtype=torch.float64, device="cpu")
+
+
+def _prepare(inputs: Inputs) -> tuple[list[Tensor | None], int]:
+    """The inputs in the layouts of the extension, with the tables; and the size of the transform."""
+
+    def wide(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(inputs.dtype).contiguous()
+
+    def rows(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else native.dense_rows(tensor)
+
+    past = None if inputs.history is None else native.dense_rows(inputs.history.to(inputs.dtype))
+    heard = inputs.u.shape[1] + (0 if past is None else past.shape[1])
+    size = max(SMALLEST, 1 << (heard - 1).bit_length())
+    gates = (rows(inputs.pre_gate), rows(inputs.post_gate))
+    return [rows(inputs.u), wide(inputs.h), wide(inputs.skip), *gates, past, tables(size, inputs.dtype)], size
+
+
+def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Room for the gradients, in the order of the inputs; empty for those that were not given."""
+    u, h, skip, pre_gate, post_gate, history = inputs
+    return (
+        u.new_empty(u.shape),
+        h.new_empty(h.shape, dtype=inputs.dtype),
+        h.new_empty(0 if skip is None else skip.shape, dtype=inputs.dtype),
+        u.new_empty(0 if pre_gate is None else u.shape),
+        u.new_empty(0 if post_gate is None else u.shape),
+        u.new_empty(0 if history is None else history.shape, dtype=inputs.dtype),
+    )
+
+
+@torch.library.impl("seqconv::fft_conv", "cpu")
+def _forward(*arguments: Any) -> Tensor:
+    inputs = Inputs(*arguments)
+    prepared, size = _prepare(inputs)
+    y = inputs.u.new_empty(inputs.u.shape)
+    native.library().fft_conv_forward(*map(native.view, prepared), size, native.view(y), torch.get_num_threads())
+    return y
+
+
+@torch.library.impl("seqconv::fft_conv_backward", "cpu")
+def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, dy = arguments
+    inputs = Inputs(*given)
+    prepared, size = _prepare(inputs)
+    dy = native.dense_rows(dy)
+    du, dh, dskip, dpre, dpost, dhistory = _gradients(inputs)
+    parts = native.library().fft_conv_parts(inputs.u.shape[0], inputs.u.shape[2])
+    dh_parts, dskip_parts = dh.new_empty(parts, *dh.shape), dh.new_empty(parts, dh.shape[0])
+    views = (dy, du, dh_parts, dskip_parts)
+    gates = (dpre if inputs.pre_gate is not None else None, dpost if inputs.post_gate is not None else None)
+    past = dhistory if inputs.history is not None else None
+    native.library().fft_conv_backward(
+        *map(native.view, prepared), size, *map(native.view, (*views, *gates, past)), torch.get_num_threads()
+    )
+    dskip = dskip if inputs.skip is None else dskip_parts.sum(0)
+    return du, dh_parts.sum(0), dskip, dpre, dpost, dhistory
+
+
+torch.library.register_fake("seqconv::fft_conv")(lambda *a: a[0].new_empty(a[0].shape))
+torch.library.register_fake("seqconv::fft_conv_backward")(lambda *a: _gradients(Inputs(*a[:-1])))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = ctx.saved_tensors
+    gradients = torch.ops.seqconv.fft_conv_backward(*inputs, dy)
+    return tuple(None if t is None else g.to(t.dtype) for t, g in zip(inputs, gradients, strict=True))
+
+
+torch.library.register_autograd("seqconv::fft_conv", _differentiate, setup_context=_setup_context)
