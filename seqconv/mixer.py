@@ -127,8 +127,8 @@ class Mixer(nn.Module, ABC):
         if batch_size < 0 or (max_length is not None and max_length < 1):
             got = f"batch_size={batch_size}, max_length={max_length}"
             raise refusal(self._op("init_state"), got, "batch_size >= 0 and max_length >= 1", "correct the sizes")
-        own_device, own_dtypes = self._placement()
-        dtype = dtype or min(own_dtypes, key=lambda kind: kind.itemsize)
+        own_device, own_dtype = self._placement()
+        dtype = dtype or own_dtype
         return self._init_state(batch_size, max_length, torch.device(device or own_device), dtype)
 
     @final
@@ -187,17 +187,17 @@ class Mixer(nn.Module, ABC):
             raise refusal(self._op(operation), f"x of shape {tuple(x.shape)}", wanted, "reshape or project the input")
         if rank == 3 and x.shape[1] == 0:
             raise refusal(self._op(operation), "a sequence of length 0", "at least one token", "leave empty inputs out")
-        device, dtypes = self._placement()
+        device, dtype = self._placement()
         if x.device != device:
             raise refusal(self._op(operation), f"x on {x.device}", f"the mixer on {device}", "move one with .to()")
-        if x.dtype not in dtypes and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
-            wanted = " or ".join(sorted(map(str, dtypes)))
+        if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
             remedy = "convert one with .to(dtype), or run under torch.autocast"
-            raise refusal(self._op(operation), f"x of dtype {x.dtype}", wanted, remedy)
+            raise refusal(self._op(operation), f"x of dtype {x.dtype}", f"{dtype}", remedy)
 
-    def _placement(self) -> tuple[torch.device, set[torch.dtype]]:
-        parameters = list(self.parameters())
-        return parameters[0].device, {p.dtype for p in parameters}
+    def _placement(self) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of the activations: the narrowest of the parameters', some of which may stay wider."""
+        parameters = [p for p in self.parameters() if p.is_floating_point()]
+        return parameters[0].device, min((p.dtype for p in parameters), key=lambda kind: kind.itemsize)
 
     def _check_state(self, operation: str, state: State, batch_size: int) -> None:
         if torch.compiler.is_compiling():
