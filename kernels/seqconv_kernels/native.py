@@ -61,12 +61,13 @@ def refuse_call(tensors: dict[str, Tensor]) -> str | None:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
         if tensor.dtype not in _CODES and tensor.is_floating_point():
             return f"{name} has dtype {tensor.dtype}, wanted float32, float64, bfloat16 or float16"
-    if not torch.compiler.is_compiling() and _transformed():
+    if not torch.compiler.is_compiling() and transformed():
         return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
     reason: str | None = unavailable()
     return reason
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation sees the calls."""
     forward_mode = torch.autograd.forward_ad._current_level >= 0
     return forward_mode or torch._C._functorch.peek_interpreter_stack() is not None

@@ -38,7 +38,24 @@ def _refuse_cpu(call: Call) -> str | None:
     return refuse(call)
 
 
-OP = Op("causal_conv1d", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all))
+def _triton() -> Any:
+    from .triton import causal_conv1d
+
+    return causal_conv1d
+
+
+def _refuse_triton(call: Call) -> str | None:
+    from ..triton_support import refuse
+
+    return refuse(call, activation="x", parameters=("weight", "bias", "initial_state"))
+
+
+OP = Op(
+    "causal_conv1d",
+    Implementation("triton", _triton, _refuse_triton),
+    Implementation("cpu", _cpu, _refuse_cpu),
+    Implementation("reference", _reference, serves_all),
+)
 STEP = Op("causal_conv1d_step", Implementation("reference", _reference_step, serves_all))
 
 

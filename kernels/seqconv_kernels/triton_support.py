@@ -1,0 +1,116 @@
+"""What the Triton implementations share: the reasons for refusing a call, launching, cutting sequences into chunks.
+
+Importing this module imports no Triton. The kernels run on a GPU, or on CPU tensors inside Triton's interpreter where
+``TRITON_INTERPRET=1`` was set before Triton was first imported. They load every dtype into float32 (or float64) at
+once: the interpreter's arithmetic in bfloat16 is wrong without a word.
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .dispatch import Call
+from .native import transformed
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def unavailable(device_type: str) -> str | None:
+    """Why no Triton kernel can run on such a device, or ``None``."""
+    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "Triton kernels run on GPUs, or on CPU tensors under TRITON_INTERPRET=1"
+    return None if _installed() else "triton is not installed; install seqconv[triton]"
+
+
+def refuse(call: Call, *, activation: str, parameters: Iterable[str] = ()) -> str | None:
+    """Why no Triton kernel serves the call, or ``None``.
+
+    Args:
+        activation: name of the tensor whose dtype decides that of the sums: float64 for float64, else float32.
+        parameters: names of the tensors that enter the sums as they are, so must not be wider than them.
+    """
+    reason: str | None = unavailable(call.device_type)
+    if reason is not None:
+        return reason
+    tensors = call.given()
+    sums = sums_dtype(tensors[activation])
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES and (tensor.is_floating_point() or tensor.is_complex()):
+            return f"{name} has dtype {tensor.dtype}, wanted float32, float64, bfloat16 or float16"
+        if name in parameters and torch.promote_types(tensor.dtype, sums) != sums:
+            return f"{name} of dtype {tensor.dtype} is wider than the sums, {sums}"
+    if not torch.compiler.is_compiling() and transformed():
+        return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
+    return None
+
+
+def sums_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a kernel adds up what it loads from such a tensor."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make the device of ``tensor`` the current one, where Triton launches."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def count_segments(cu_seqlens: Tensor | None, batch: int | torch.SymInt) -> int | torch.SymInt:
+    """Rows of a state: one per packed sequence, or the batch."""
+    return batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+class Chunks(NamedTuple):
+    """Runs of positions that cross no bound; positions count on through the batch, packed or not.
+
+    A packed batch may end in empty chunks, so that their number follows from shapes alone.
+
+    Attributes:
+        starts: first position of each chunk.
+        stops: position after the last one of each chunk.
+        segments: segment of each chunk.
+        bounds: of the segments: where each starts, and the end.
+        first: the first chunk of each segment, and the end.
+    """
+
+    starts: Tensor
+    stops: Tensor
+    segments: Tensor
+    bounds: Tensor
+    first: Tensor
+
+    @classmethod
+    def cut(cls, cu_seqlens: Tensor | None, x: Tensor, size: int) -> "Chunks":
+        """Cut the sequences of ``x`` (batch, length, ...) into chunks of at most ``size``."""
+        batch, length = x.shape[:2]
+        if cu_seqlens is None:
+            return _even(batch, length, size, x.device)
+        return _cut(cu_seqlens.to(x.device, torch.int64), length // size + cu_seqlens.shape[0] - 1, size)
+
+
+@lru_cache(maxsize=64)
+def _even(batch: int, length: int, size: int, device: torch.device) -> Chunks:
+    """The chunks of a batch, which depend on its shape alone and are wanted at every step of a training."""
+    bounds = torch.arange(batch + 1, device=device) * length
+    return _cut(bounds, batch * -(-length // size), size)
+
+
+def _cut(bounds: Tensor, count: int, size: int) -> Chunks:
+    lengths = bounds.diff()
+    first = F.pad(((lengths + size - 1) // size).cumsum(0), (1, 0))
+    index = torch.arange(count, device=bounds.device)
+    segments = torch.searchsorted(first[1:], index, right=True).clamp(max=max(len(lengths) - 1, 0))
+    starts = bounds[segments] + (index - first[segments]) * size
+    return Chunks(starts, torch.minimum(starts + size, bounds[segments + 1]), segments, bounds, first)

@@ -1,0 +1,34 @@
+"""Runs the tests of the Triton implementations: inside Triton's interpreter, or on the GPU where there is one.
+
+They live in files ``interpreted_*.py`` and run in a process of their own, because Triton looks at
+``TRITON_INTERPRET`` once, when it is first imported, and other tests want it as a compiler.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+import seqconv_kernels as K
+
+HERE = Path(__file__).parent
+FILES = sorted(HERE.glob("interpreted_*.py"))
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem.removeprefix("interpreted_"))
+def test_triton(file):
+    environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
+    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="CPU tensors are served by the interpreter")
+def test_cpu_tensors_are_refused_outside_the_interpreter():
+    with pytest.raises(ValueError, match=r"Triton kernels run on GPUs, or on CPU tensors under TRITON_INTERPRET=1"):
+        K.causal_conv1d(torch.zeros(1, 5, 3), torch.zeros(3, 4), implementation="triton")
