@@ -56,6 +56,7 @@ def run_command(
     data: Data = None,
     out: Out = None,
     budget: Annotated[str | None, typer.Option(help="Scale the steps to a time such as 10m.")] = None,
+    track: Annotated[list[str] | None, typer.Option(help="Tracker of transformers, such as tensorboard.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Prepare the data, train, evaluate, and write everything into one folder."""
@@ -67,7 +68,15 @@ def run_command(
     if budget is not None:
         recipe = fit(recipe, parse_budget(budget), seconds_per_step(recipe, data))
         print(f"{recipe.steps:,} steps: {recipe.source}")
-    _say(run(recipe, out or Path("runs") / f"{task}-{mixer}-{recipe.seed}", data_root=data, quiet=quiet))
+    _say(
+        run(
+            recipe,
+            out or Path("runs") / f"{task}-{mixer}-{recipe.seed}",
+            data_root=data,
+            quiet=quiet,
+            track=track or (),
+        )
+    )
 
 
 @app.command()

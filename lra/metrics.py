@@ -40,6 +40,8 @@ class JSONLines(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
+        if not state.is_world_process_zero:
+            return
         seconds = {"wall_s": round(time.monotonic() - self.wall, 2), "cpu_s": round(time.process_time() - self.cpu, 2)}
         line = {"step": state.global_step, **seconds, **(logs or {})}
         with self.path.open("a") as file:

@@ -11,7 +11,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,7 +51,13 @@ class Result:
 
 
 def run(
-    recipe: Recipe, folder: Path, *, data_root: Path | None = None, resume: bool = False, quiet: bool = False
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    track: Sequence[str] = (),
 ) -> Result:
     """Prepare the data, train, evaluate, and write the run's folder.
 
@@ -61,6 +67,7 @@ def run(
         data_root: of the prepared data.
         resume: go on from the last checkpoint.
         quiet: no progress bars.
+        track: trackers of transformers that also get the metrics, such as ``tensorboard``.
 
     Raises:
         ValueError: the folder holds a run and ``resume`` is off; it holds another recipe's; the loss is not finite.
@@ -71,7 +78,7 @@ def run(
     data = task.load(data_root)
     set_seed(recipe.seed)
     model = build_model(recipe, data)
-    trainer = make_trainer(recipe, model, data, folder, quiet)
+    trainer = make_trainer(recipe, model, data, folder, quiet, track)
     atomic_write(folder / "run.json", json.dumps(describe(recipe, model, data), indent=2) + "\n")
     started = (time.monotonic(), time.process_time())
     trained = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")) if resume else None)
@@ -106,13 +113,15 @@ def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
         raise refusal("resume", f"a changed recipe: {got}", "the recipe of the run", "start a new run with --out")
 
 
-def make_trainer(recipe: Recipe, model: nn.Module, data: TaskData, folder: Path, quiet: bool) -> Trainer:
+def make_trainer(
+    recipe: Recipe, model: nn.Module, data: TaskData, folder: Path, quiet: bool, track: Sequence[str] = ()
+) -> Trainer:
     """The Trainer of a recipe, with its optimiser."""
     groups = parameter_groups(model, recipe)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2))
     trainer = Trainer(
         model=model,
-        args=training_arguments(recipe, folder, quiet),
+        args=training_arguments(recipe, folder, quiet, track),
         data_collator=data.collate,
         train_dataset=data.splits["train"],
         eval_dataset=data.splits["val"],
@@ -124,7 +133,7 @@ def make_trainer(recipe: Recipe, model: nn.Module, data: TaskData, folder: Path,
     return trainer
 
 
-def training_arguments(recipe: Recipe, folder: Path, quiet: bool) -> TrainingArguments:
+def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = ()) -> TrainingArguments:
     """The recipe in the words of transformers."""
     every = min(recipe.eval_every, recipe.steps)
     return TrainingArguments(
@@ -152,7 +161,7 @@ def training_arguments(recipe: Recipe, folder: Path, quiet: bool) -> TrainingArg
         metric_for_best_model="accuracy",
         remove_unused_columns=False,
         label_names=["labels"],
-        report_to=[],
+        report_to=list(track),
         disable_tqdm=quiet,
         seed=recipe.seed,
         data_seed=recipe.seed,

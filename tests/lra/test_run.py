@@ -177,6 +177,16 @@ def test_a_checkpoint_is_measured_again_as_it_was(finished, root):
         evaluate(finished.folder, "test", "lats", data_root=root)
 
 
+def test_mixed_precision_accumulation_and_a_tracker(root, tmp_path):
+    recipe = tiny(precision="bfloat16", accumulate=2, steps=2)
+    result = run(recipe, tmp_path / "run", data_root=root, quiet=True, track=["tensorboard"])
+    assert all(p.dtype == torch.float32 for p in result.model.parameters())
+    losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    assert len(losses) == 2
+    assert all(2.0 < loss < 2.6 for loss in losses)
+    assert list((tmp_path / "run").glob("**/events.out.tfevents.*"))
+
+
 def test_pairs_are_read_by_two_towers(tmp_path):
     lines = [f"{i % 2}.0\ta\tb\ttext {i}\tanother one {i % 3}\n" for i in range(24)]
     (tmp_path / "source").mkdir()
