@@ -16,7 +16,7 @@ def distill_command(
     state_budget: Annotated[int | None, typer.Option(help="Real states of all recurrences together.")] = None,
     calibrate: Annotated[Path | None, typer.Option(help="Text file to predict and measure the KL on.")] = None,
     calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens taken from it.")] = 4096,
-    fir_head: Annotated[int, typer.Option(min=1, help="Leading taps kept exactly.")] = 1,
+    fir_head: Annotated[int | None, typer.Option(min=1, help="Leading taps kept exactly [1; more if needed].")] = None,
     plots: Annotated[bool, typer.Option(help="Draw the worst channel of every filter.")] = True,
 ) -> None:
     """Distil the long convolutions of a language model into recurrences with proven errors."""

@@ -25,7 +25,7 @@ def test_a_distilled_mixer_keeps_everything_but_its_filter():
     original = mixer(l_max=64)
     before = copy.deepcopy(original.state_dict())
     original.prefill(inputs())
-    distilled = distill(original, 32, dtype=torch.float64)
+    distilled = distill(original, 32)
     assert original.state_kind == "growing"
     assert distilled.model.state_kind == "constant"
     assert all(torch.equal(before[k], v) for k, v in original.state_dict().items())
@@ -42,7 +42,7 @@ def test_more_order_or_a_longer_exact_head_means_less_error():
     original = mixer(l_max=64)
 
     def error(order: int, head: int) -> float:
-        model = distill(original, order, fir_head=head, dtype=torch.float64).model
+        model = distill(original, order, fir_head=head).model
         return float((model(inputs()) - original(inputs())).norm().detach())
 
     assert error(4, 1) > error(16, 1) > error(16, 32) > 0
@@ -58,7 +58,7 @@ def test_a_convolution_that_misses_the_tolerance_keeps_its_filter():
 
 
 def test_room_is_made_for_a_checkpoint_of_modal_filters():
-    distilled = distill(mixer(l_max=64), 6, dtype=torch.float64).model
+    distilled = distill(mixer(l_max=64), 6).model
     fresh = mixer(l_max=64)
     place_modal_filters(fresh, modal_sizes(distilled))
     fresh = fresh.double()

@@ -6,7 +6,7 @@ response is ``sum_k c_k x_k[t] + c'_k x_k[t-1]``, linear in c. :func:`refine` im
 variable projection (Golub and Pereyra 1973) with Kaufman's Jacobian and Levenberg's damping.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Complex, Float
@@ -24,7 +24,7 @@ class Fit(NamedTuple):
     """Coefficients of the basis, its orthonormal factor, and what the fit leaves over."""
 
     coefficients: Float[Tensor, "channels order"]
-    orthonormal: Float[Tensor, "channels length order"]
+    orthonormal: Float[Tensor, "channels order length"]
     residual: Float[Tensor, "channels length"]
 
 
@@ -44,15 +44,21 @@ def to_poles(blocks: Float[Tensor, "channels blocks 2"]) -> Complex[Tensor, "cha
 
 
 def solve(blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"]) -> Fit:
-    """The coefficients that come closest to ``g``: scaled columns, QR, and the factor's pseudo-inverse."""
-    basis = _basis(blocks, g.shape[1])
-    scale = basis.norm(dim=1, keepdim=True)
+    """The coefficients that come closest to ``g``, x[t] and x[t-1] of block after block."""
+    basis = _basis(blocks, g.shape[1]).flatten(1, 2)
+    coefficients, orthonormal = least_squares(basis, g, CUTOFF)
+    return Fit(coefficients, orthonormal, g - (coefficients[:, None] @ basis)[:, 0])
+
+
+def least_squares(
+    basis: Float[Tensor, "channels k length"], g: Float[Tensor, "channels length"], cutoff: float
+) -> tuple[Float[Tensor, "channels k"], Float[Tensor, "channels k length"]]:
+    """Coefficients and the orthonormal factor: scaled rows, QR, and the triangle's pseudo-inverse."""
+    scale = basis.norm(dim=2, keepdim=True)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    q, r = orthonormalise(basis / scale)
-    projected = q.transpose(1, 2) @ g[:, :, None]
-    coefficients = (torch.linalg.pinv(r, rtol=CUTOFF) @ projected) / scale.transpose(1, 2)
-    fitted = (basis @ coefficients)[:, :, 0]
-    return Fit(coefficients[:, :, 0], q, g - fitted)
+    q, lower = orthonormalise(basis / scale)
+    found = torch.linalg.pinv(lower.transpose(1, 2), rtol=cutoff) @ (q @ g[:, :, None]) / scale
+    return found[:, :, 0], q
 
 
 def refine(
@@ -78,25 +84,37 @@ def stabilised(blocks: Float[Tensor, "channels blocks 2"]) -> Float[Tensor, "cha
 
 
 def to_modes(
-    blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], cutoff: float = CUTOFF
+    blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], dtype: torch.dtype = torch.float64
 ) -> tuple[Complex[Tensor, "channels modes"], Complex[Tensor, "channels modes"]]:
     """Poles and residues, one mode per conjugate pair (doubled residue), by least squares on the modes themselves.
 
-    Solved again rather than converted: a conversion divides by the distance of two nearly equal poles. The
-    cutoff keeps residues from cancelling more digits than the parameters will be stored with.
+    Solved again rather than converted: a conversion divides by the distance of two nearly equal poles. Poles are
+    kept apart and residues kept from cancelling by what the ``dtype`` they will be stored in can resolve.
     """
     both = to_poles(blocks).unflatten(1, (-1, 2))
-    pair = both[:, :, 0].imag != 0
-    poles = both.flatten(1)
-    keep = torch.stack([torch.ones_like(pair), ~pair], dim=2).flatten(1) & (poles != 0)
-    powers = torch.where(keep[:, None], powers_of(poles, g.shape[1]), 0)
-    columns = torch.cat([powers.real, powers.imag], dim=2)
-    scale = columns.norm(dim=1, keepdim=True)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    q, r = orthonormalise(columns / scale)
-    weights = (torch.linalg.pinv(r, rtol=cutoff) @ (q.transpose(1, 2) @ g[:, :, None])) / scale.transpose(1, 2)
-    cosine, sine = weights[:, :, 0].chunk(2, dim=1)
+    second = (both[:, :, 1].imag == 0) & (both[:, :, 1] != 0)
+    keep = torch.stack([torch.ones_like(second), second], dim=2).flatten(1)
+    first = (~keep).int().argsort(dim=1, stable=True)[:, : int(keep.sum(1).max())]
+    poles, keep = both.flatten(1).gather(1, first), keep.gather(1, first)
+    eps = torch.finfo(dtype).eps
+    poles = _apart(poles, eps ** (1 / 3))
+    powers = torch.where(keep[:, :, None], powers_of(poles, g.shape[1]), 0)
+    weights, _ = least_squares(torch.cat([powers.real, powers.imag], dim=1), g, max(CUTOFF, 10 * eps))
+    cosine, sine = weights.chunk(2, dim=1)
     return poles, torch.complex(cosine, -sine) * keep
+
+
+def _apart(poles: Complex[Tensor, "channels modes"], share: float) -> Complex[Tensor, "channels modes"]:
+    """Poles at least a share of their width ``1 - |pole|`` from each other and from their own conjugates.
+
+    Equal poles stand for ``t pole^t``, which two that are a little apart imitate to first order in the share.
+    """
+    width = share * (1 - poles.abs())
+    off_axis = poles.imag.abs().clamp_min(width / 2)
+    poles = torch.complex(poles.real, poles.imag.sign() * off_axis)
+    close = (poles[:, :, None] - poles[:, None, :]).abs() < width[:, :, None]
+    earlier = close.tril(diagonal=-1).sum(2)
+    return poles * (1 - earlier * width / poles.abs().clamp_min(width))
 
 
 def _pair_up(poles: Complex[Tensor, " order"]) -> Float[Tensor, "blocks 2"]:
@@ -119,46 +137,42 @@ def _like(chosen: Tensor, tensor: Tensor) -> Tensor:
     return chosen.reshape(-1, *[1] * (tensor.dim() - 1))
 
 
-def _responses(blocks: Float[Tensor, "channels blocks 2"], length: int) -> Float[Tensor, "channels length blocks"]:
-    """Impulse response of every block, by doubling the power of its companion matrix."""
+def _basis(blocks: Float[Tensor, "channels blocks 2"], length: int) -> Float[Tensor, "channels blocks 2 length"]:
+    """Impulse response x[t] of every block, and x[t-1], by doubling the power of its companion matrix."""
     a, b = blocks.unbind(2)
     power = torch.stack([torch.stack([a, b], -1), torch.stack([torch.ones_like(a), torch.zeros_like(a)], -1)], -2)
     x = torch.stack([torch.ones_like(a), torch.zeros_like(a)], -1)[..., None]
     while x.shape[-1] < length:
         x, power = torch.cat([x, power @ x], dim=-1), power @ power
-    return x[:, :, 0, :length].transpose(1, 2)
+    return x[..., :length]
 
 
-def _delay(x: Float[Tensor, "channels length blocks"], steps: int) -> Float[Tensor, "channels length blocks"]:
-    return pad(x, (0, 0, steps, 0))[:, : x.shape[1]]
-
-
-def _basis(blocks: Float[Tensor, "channels blocks 2"], length: int) -> Float[Tensor, "channels length order"]:
-    x = _responses(blocks, length)
-    return torch.cat([x, _delay(x, 1)], dim=2)
+def _delay(x: Float[Tensor, "channels blocks length"], steps: int) -> Float[Tensor, "channels blocks length"]:
+    return pad(x, (steps, 0))[..., : x.shape[-1]]
 
 
 def _step(blocks: Tensor, fit: Fit, damping: Float[Tensor, "channels 1"]) -> Float[Tensor, "channels blocks 2"]:
     """Damped Gauss-Newton step: the derivative of ``1 / D`` by a is ``z^-1 / D^2``, by b ``z^-2 / D^2``."""
     length = fit.residual.shape[1]
-    spectrum = torch.fft.rfft(_responses(blocks, length), n=2 * length, dim=1)
-    squared = torch.fft.irfft(spectrum * spectrum, n=2 * length, dim=1)[:, :length]
-    now, before = fit.coefficients[:, None].chunk(2, dim=2)
+    size = 1 << (2 * length - 1).bit_length()
+    spectrum = torch.fft.rfft(_basis(blocks, length)[:, :, 0], n=size)
+    squared = torch.fft.irfft(spectrum.square(), n=size)[..., :length]
+    now, before = fit.coefficients.unflatten(1, (-1, 2))[..., None].unbind(2)
     slope = now * squared + before * _delay(squared, 1)
-    jacobian = torch.cat([_delay(slope, 1), _delay(slope, 2)], dim=2)
-    jacobian = jacobian - fit.orthonormal @ (fit.orthonormal.transpose(1, 2) @ jacobian)
-    normal = jacobian.transpose(1, 2) @ jacobian
+    jacobian = torch.stack([_delay(slope, 1), _delay(slope, 2)], dim=2).flatten(1, 2)
+    jacobian = jacobian - (jacobian @ fit.orthonormal.transpose(1, 2)) @ fit.orthonormal
+    normal = jacobian @ jacobian.transpose(1, 2)
     diagonal = normal.diagonal(dim1=1, dim2=2)
     floor = 1e-12 * diagonal.amax(1, keepdim=True).clamp_min(1e-300)
     damped = normal + torch.diag_embed(damping * diagonal + floor)
-    gradient = jacobian.transpose(1, 2) @ fit.residual[:, :, None]
-    step = torch.linalg.lstsq(damped, gradient, driver="gelsd").solution[:, :, 0]
-    return torch.stack(step.chunk(2, dim=1), dim=2) * _free(blocks)
+    gradient = jacobian @ fit.residual[:, :, None]
+    step: Tensor = torch.linalg.lstsq(damped, gradient, driver="gelsd").solution[:, :, 0]
+    return cast(Tensor, step.unflatten(1, (-1, 2))) * _free(blocks)
 
 
-def powers_of(poles: Complex[Tensor, "channels modes"], length: int) -> Complex[Tensor, "channels length modes"]:
+def powers_of(poles: Complex[Tensor, "channels modes"], length: int) -> Complex[Tensor, "channels modes length"]:
     """``poles ** t`` for t = 0 .. length - 1, by doubling."""
-    powers, base = torch.ones_like(poles)[:, None], poles
-    while powers.shape[1] < length:
-        powers, base = torch.cat([powers, powers * base[:, None]], dim=1), base * base
-    return powers[:, :length]
+    powers, base = torch.ones_like(poles)[:, :, None], poles
+    while powers.shape[2] < length:
+        powers, base = torch.cat([powers, powers * base[:, :, None]], dim=2), base * base
+    return powers[:, :, :length]

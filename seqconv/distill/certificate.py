@@ -3,6 +3,7 @@
 With ``e = h - h_d`` on the window ``t < T`` and E its spectrum, every input u within the window satisfies
 ``max|y - y_d| <= l1 max|u|``, ``||y - y_d||_2 <= hinf ||u||_2`` and ``max|y - y_d| <= l2 ||u||_2``. Beyond the
 window the original is zero and the recurrence adds at most ``tail`` to l1, and so to the H-infinity error.
+All errors are those of the parameters as stored, and hold up to the rounding of float64.
 Whatever the method, no recurrence of order d behind the same head has an H-infinity error below
 ``sigma_{d+1}`` of the Hankel section (Adamjan, Arov and Krein 1971).
 """
@@ -115,6 +116,8 @@ def certify(
     if tolerance is not None:
         small = singular_values <= tolerance * norm_hinf[:, None]
         needed = torch.where(small.any(1), small.int().argmax(1), needed)
+        if singular_values.shape[1] == (h.shape[1] - reach + 1) // 2:  # all of them: behind the last comes zero
+            needed = torch.where(small.any(1), needed, singular_values.shape[1])
     met = torch.ones_like(order, dtype=torch.bool) if tolerance is None else bound <= tolerance * norm_hinf
     return Certificate(
         order, singular_values, lower, error.abs().sum(1), error.norm(dim=1), hinf, bound, tail,
@@ -127,8 +130,12 @@ def _grid_size(length: int) -> int:
 
 
 def _grid_factor(length: int) -> float:
-    """Ehlich and Zeller: between N grid points a polynomial of degree below T exceeds their maximum by this factor."""
-    return 1 / math.cos(math.pi * length / _grid_size(length))
+    """By how much |E| can exceed its maximum over the N points of the grid.
+
+    ``|E|^2`` is a trigonometric polynomial of degree n = T - 1 between 0 and its maximum M, so by Riesz' lemma it
+    falls off from there no faster than ``M cos^2(n x / 2)``, and a point of the grid lies within ``x = pi / N``.
+    """
+    return 1 / math.cos(math.pi * (length - 1) / (2 * _grid_size(length)))
 
 
 def frequency_maximum(h: Float[Tensor, "channels length"]) -> Float[Tensor, " channels"]:

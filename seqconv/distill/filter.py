@@ -1,13 +1,18 @@
 """Distilling impulse responses: the whole way from taps to a certified modal filter."""
 
+from functools import partial
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqconv_kernels.errors import refusal
 
 from .certificate import certify, frequency_maximum
-from .task import ORDERS, Distilled, FilterTask, Method, Modes, Norm, filter_task, put
+from .task import ORDERS, Distilled, FilterTask, Method, Norm, filter_task, put
+
+HEADS = (64, 256)
+"""Exact heads that are tried where a tolerance is missed without one."""
 
 
 def distill_filter(
@@ -17,8 +22,8 @@ def distill_filter(
     *,
     method: Method = "kung-varpro",
     norm: Norm = "hinf",
-    fir_head: int = 1,
-    refine_steps: int = 6,
+    fir_head: int | None = None,
+    refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Distilled:
     """Find a small recurrence with (nearly) the given impulse responses, and certify its error.
@@ -27,14 +32,16 @@ def distill_filter(
         h: impulse responses, lag 0 first.
         order: real order of every channel's recurrence.
         tolerance: H-infinity error allowed, relative to the filter's own; each channel takes the smallest of
-            :data:`ORDERS` that is proven to meet it. A channel that none meets keeps the largest, and its
+            :data:`ORDERS` that is proven to meet it, behind the shortest of :data:`HEADS` with which all channels
+            can. Where no head is long enough, every channel that misses it keeps the largest order, and its
             ``certificate.met`` is False.
         method: ``"kung-varpro"`` (shift invariance of the Hankel matrix, then least squares refined by variable
             projection), ``"balanced"``, ``"prony"``, or ``"gradient"`` (slow; for comparison).
         norm: error to keep small where the two differ: the half section of the Hankel matrix serves ``"hinf"``,
-            and beside it a tall one, which weights early taps more, may serve ``"l2"`` better.
-        fir_head: leading taps kept exactly; at least 1, the tap at lag 0.
-        refine_steps: steps of the variable projection.
+            and beside it tall ones, which weight early taps more, may serve ``"l2"`` better.
+        fir_head: leading taps kept exactly; at least 1, the tap at lag 0. By default 1, and longer ones are tried
+            only for a tolerance that is missed.
+        refine_steps: steps of the variable projection, which lower the l2 error; by default 6, and 20 for ``"l2"``.
         dtype: of the parameters of the result; the fit is always in float64.
 
     Raises:
@@ -42,30 +49,46 @@ def distill_filter(
             tolerance, an order below 1, a tolerance outside (0, 1), a head outside [1, length), unknown method.
     """
     _check_request(order, tolerance)
-    task = filter_task(
-        h, order or ORDERS[-1], method=method, norm=norm, fir_head=fir_head, refine_steps=refine_steps, dtype=dtype
+    task_behind = partial(
+        filter_task, h, order or ORDERS[-1], method=method, norm=norm, refine_steps=refine_steps, dtype=dtype
     )
+    task = task_behind(fir_head=fir_head)
     if order is not None:
         modes, notes = task.fit(order)
         return task.finish(modes, None, notes)
     assert tolerance is not None
-    return task.finish(_to_tolerance(task, tolerance), tolerance, ())
+    first = _to_tolerance(task, tolerance)
+    if fir_head is not None or bool(first.certificate.met.all()):
+        return first
+    for head in (taps for taps in HEADS if 2 * taps < h.shape[1]):
+        task = task_behind(fir_head=head)
+        if bool(_possible(task, ORDERS[-1], tolerance).all()):
+            found = _to_tolerance(task, tolerance, (f"{head} exact taps, since shorter heads miss the tolerance",))
+            if bool(found.certificate.met.all()):
+                return found
+    return first
 
 
-def _to_tolerance(task: FilterTask, tolerance: float) -> Modes:
+def _to_tolerance(task: FilterTask, tolerance: float, notes: tuple[str, ...] = ()) -> Distilled:
     """Try the orders in turn on the channels not yet certified, skipping those that the lower bound rules out."""
-    norm, sigma = frequency_maximum(task.taps), task.subspace.values
     modes = task.no_modes(ORDERS[-1] + 1)
-    unmet = torch.ones(len(norm), dtype=torch.bool)
+    unmet = torch.ones(len(task.taps), dtype=torch.bool)
     for order in (0, *ORDERS):
-        possible = torch.ones_like(unmet) if order >= sigma.shape[1] else sigma[:, order] <= tolerance * norm
-        rows = (unmet & (possible | (order == ORDERS[-1]))).nonzero().flatten()
+        rows = (unmet & (_possible(task, order, tolerance) | (order == ORDERS[-1]))).nonzero().flatten()
         if len(rows):
             part = task.rows(rows)
             found = part.fit(order)[0]
             put(modes, rows, found)
             unmet[rows] = ~certify(part.taps, part.modal(found), part.subspace.values, tolerance=tolerance).met
-    return modes
+    return task.finish(modes, tolerance, notes)
+
+
+def _possible(task: FilterTask, order: int, tolerance: float) -> Bool[Tensor, " channels"]:
+    """The channels that the lower bound does not keep from the tolerance at that order."""
+    sigma = task.subspace.values
+    if order >= sigma.shape[1]:
+        return torch.ones(len(sigma), dtype=torch.bool)
+    return sigma[:, order] <= tolerance * frequency_maximum(task.taps)
 
 
 def _check_request(order: int | None, tolerance: float | None) -> None:

@@ -28,7 +28,7 @@ def gradient_descent(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         poles = torch.polar(LARGEST * decay.sigmoid(), angle)
-        fitted = (powers_of(poles, g.shape[1]) * torch.view_as_complex(residues)[:, None]).sum(2).real
+        fitted = (powers_of(poles, g.shape[1]) * torch.view_as_complex(residues)[:, :, None]).sum(1).real
         loss = (fitted - g).square().sum()
         optimizer.zero_grad()
         loss.backward()

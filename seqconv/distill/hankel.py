@@ -24,7 +24,7 @@ class Subspace(NamedTuple):
     """Leading singular values, largest first, and the matching left singular vectors of the half section."""
 
     values: Float[Tensor, "channels k"]
-    vectors: Float[Tensor, "channels rows k"]
+    vectors: Float[Tensor, "channels k rows"]
 
 
 def hankel(g: Float[Tensor, "channels length"], rows: int) -> Float[Tensor, "channels rows columns"]:
@@ -34,15 +34,15 @@ def hankel(g: Float[Tensor, "channels length"], rows: int) -> Float[Tensor, "cha
 
 
 def hankel_product(
-    spectrum: Tensor, x: Float[Tensor, "channels columns k"], rows: int, size: int
-) -> Float[Tensor, "channels rows k"]:
-    """``Gamma @ x`` as a correlation, with ``spectrum = rfft(g, size)``."""
-    correlated = spectrum[:, None] * torch.fft.rfft(x.transpose(1, 2), n=size).conj()
-    product: Tensor = torch.fft.irfft(correlated, n=size)[..., :rows]
-    return product.transpose(1, 2)
+    spectrum: Tensor, x: Float[Tensor, "channels k columns"], size: int
+) -> Float[Tensor, "channels k columns"]:
+    """``x @ Gamma`` for a square section as correlations, with ``spectrum = rfft(g, size)``."""
+    correlated = torch.fft.rfft(x, n=size).conj().mul_(spectrum[:, None])
+    product: Tensor = torch.fft.irfft(correlated, n=size)[..., : x.shape[2]]
+    return product
 
 
-def leading_subspace(g: Float[Tensor, "channels length"], k: int, *, passes: int = 8) -> Subspace:
+def leading_subspace(g: Float[Tensor, "channels length"], k: int, *, passes: int = 6) -> Subspace:
     """The k leading singular values and vectors of the half section, which is square and symmetric.
 
     Args:
@@ -54,11 +54,11 @@ def leading_subspace(g: Float[Tensor, "channels length"], k: int, *, passes: int
     k = min(k, rows)
     if rows <= DENSE:
         values, vectors = torch.linalg.eigh(hankel(g[:, : 2 * rows - 1], rows))
-        return _largest(values, vectors, k)
+        return _largest(values, vectors.transpose(1, 2), k)
     width = min(rows, k + max(8, k // 2))
     step = max(1, BLOCK // (width * 2 * rows))
-    parts = [_iterate(piece, rows, width, passes) for piece in g.split(step)]
-    return _largest(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), k)
+    parts = [_largest(*_iterate(piece, rows, width, passes), k) for piece in g.split(step)]
+    return Subspace(torch.cat([p.values for p in parts]), torch.cat([p.vectors for p in parts]))
 
 
 def full_singular_values(h: Float[Tensor, "channels length"]) -> Float[Tensor, "channels rank"]:
@@ -71,16 +71,17 @@ def full_singular_values(h: Float[Tensor, "channels length"]) -> Float[Tensor, "
 def _iterate(g: Tensor, rows: int, width: int, passes: int) -> tuple[Tensor, Tensor]:
     size = 1 << (2 * rows - 1).bit_length()
     spectrum = torch.fft.rfft(g[:, : 2 * rows - 1], n=size)
-    start = torch.randn(1, rows, width, dtype=g.dtype, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(1, width, rows, dtype=g.dtype, generator=torch.Generator().manual_seed(0))
     basis = start.expand(g.shape[0], -1, -1)
-    for _ in range(passes + 1):
-        basis = orthonormalise(hankel_product(spectrum, basis, rows, size))[0]
-    ritz = basis.transpose(1, 2) @ hankel_product(spectrum, basis, rows, size)
+    for _ in range(passes):  # the span is all that is handed on
+        basis = orthonormalise(hankel_product(spectrum, basis, size), passes=1)[0]
+    basis = orthonormalise(hankel_product(spectrum, basis, size))[0]
+    ritz = hankel_product(spectrum, basis, size) @ basis.transpose(1, 2)
     values, rotation = torch.linalg.eigh((ritz + ritz.transpose(1, 2)) / 2)
-    return values, basis @ rotation
+    return values, rotation.transpose(1, 2) @ basis
 
 
-def _largest(values: Tensor, vectors: Tensor, k: int) -> Subspace:
+def _largest(values: Tensor, vectors: Float[Tensor, "channels any rows"], k: int) -> Subspace:
     order = values.abs().argsort(dim=1, descending=True)[:, :k]
-    taken = vectors.gather(2, order[:, None].expand(-1, vectors.shape[1], -1))
+    taken = vectors.gather(1, order[:, :, None].expand(-1, -1, vectors.shape[2]))
     return Subspace(values.abs().gather(1, order), taken)

@@ -82,7 +82,8 @@ def distill(
         length: taps that are fitted; by default as many as the filter defines.
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).
         progress: wraps the names of the filters while they are fitted, to show a progress bar.
-        **options: as for :func:`~seqconv.distill.distill_filter`.
+        **options: ``method``, ``norm``, ``fir_head`` and ``refine_steps`` of
+            :func:`~seqconv.distill.distill_filter`; the parameters take the dtype of the filter's, float32 at least.
 
     Raises:
         ValueError: nothing to distil, a filter without end and no ``length``, a budget without calibration, a
@@ -91,9 +92,12 @@ def distill(
     if calibration is not None:
         check_calibration(calibration)
     taps = _all_taps(model, length, recurrent)
+    dtypes = {name: _dtype(long_convolutions(model)[name]) for name in taps}
     gradients = None if calibration is None else tap_gradients(model, calibration, taps)
     if state_budget is None:
-        results = {name: distill_filter(taps[name], order, tolerance, **options) for name in progress(taps)}
+        results = {
+            name: distill_filter(taps[name], order, tolerance, dtype=dtypes[name], **options) for name in progress(taps)
+        }
     elif order is not None or tolerance is not None:
         got = f"state_budget={state_budget} beside order={order}, tolerance={tolerance}"
         raise refusal("distill", got, "one way to choose the orders", "pass one of the three")
@@ -101,7 +105,7 @@ def distill(
         remedy = "pass calibration=token_ids"
         raise refusal("distill", f"state_budget={state_budget} alone", "a calibration batch too", remedy)
     else:
-        results = _within_budget(taps, gradients, state_budget, calibration.shape[1], progress, options)
+        results = _within_budget(taps, dtypes, gradients, state_budget, calibration.shape[1], progress, options)
     made = _replaced(model, results)
     if gradients is None or calibration is None:
         return made
@@ -133,12 +137,18 @@ def _taps(name: str, conv: LongConvolution, length: int | None) -> Tensor:
     return taps.double()
 
 
+def _dtype(convolution: LongConvolution) -> torch.dtype:
+    """What a modal filter in this place is stored in, and therefore certified in."""
+    return torch.promote_types(next(convolution.filter.parameters()).dtype, torch.float32)
+
+
 def _error(taps: Tensor, modal: ModalFilter) -> Tensor:
     return taps.cpu() - modal.in_float64().impulse_response(taps.shape[1])
 
 
 def _within_budget(
     taps: dict[str, Tensor],
+    dtypes: dict[str, torch.dtype],
     gradients: dict[str, Tensor],
     budget: int,
     tokens: int,
@@ -146,7 +156,7 @@ def _within_budget(
     options: dict[str, Any],
 ) -> dict[str, Distilled]:
     """Fit every order of :data:`ORDERS`, predict what each costs, spend the budget, and put the chosen together."""
-    tasks = {name: filter_task(h, ORDERS[-1], **options) for name, h in taps.items()}
+    tasks = {name: filter_task(h, ORDERS[-1], dtype=dtypes[name], **options) for name, h in taps.items()}
     fitted = {name: {0: tasks[name].no_modes()} | {d: tasks[name].fit(d)[0] for d in ORDERS} for name in progress(taps)}
     choices = {}
     for name, task in tasks.items():
@@ -169,9 +179,8 @@ def _replaced(model: nn.Module, results: dict[str, Distilled]) -> DistilledModel
     kept = tuple(name for name, certificate in certificates.items() if not bool(certificate.met.all()))
     for name, result in results.items():
         if name not in kept:
-            like = next(long_convolutions(copied)[name].filter.parameters())
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            replace_filter(copied, name, result.filter.to(like.device, dtype))
+            device = next(long_convolutions(copied)[name].filter.parameters()).device
+            replace_filter(copied, name, result.filter.to(device))
     for part in copied.modules():
         backbone, config = getattr(part, "backbone", None), getattr(part, "config", None)
         if isinstance(backbone, nn.Module) and config is not None:

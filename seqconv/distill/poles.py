@@ -15,14 +15,14 @@ LARGEST = 1 - 1e-6
 """Largest magnitude of a pole."""
 
 
-def kung(vectors: Float[Tensor, "channels rows k"], order: int) -> Complex[Tensor, "channels order"]:
+def kung(vectors: Float[Tensor, "channels k rows"], order: int) -> Complex[Tensor, "channels order"]:
     """Poles from the shift invariance of the leading singular vectors: ``U[:-1] A = U[1:]``.
 
-    The columns are orthonormal, so the pseudo-inverse of ``U[:-1]`` differs from its transpose by the last row alone.
+    The vectors are orthonormal, so the pseudo-inverse of ``U[:-1]`` differs from its transpose by the last row alone.
     """
-    u = vectors[:, :, :order]
-    last = u[:, -1, :, None]
-    shifted = u[:, :-1].transpose(1, 2) @ u[:, 1:]
+    u = vectors[:, :order]
+    last = u[:, :, -1:]
+    shifted = u[:, :, :-1] @ u[:, :, 1:].transpose(1, 2)
     weight = (1 - (last * last).sum(1, keepdim=True)).clamp_min(torch.finfo(u.dtype).eps)
     return stable(_eigenvalues(shifted + last @ (last.transpose(1, 2) @ shifted) / weight))
 
@@ -32,7 +32,8 @@ def tall_window(g: Float[Tensor, "channels length"], order: int, rows: int) -> C
     vectors = []
     for piece in g.split(max(1, (1 << 24) // (rows * g.shape[1]))):
         section = hankel(piece, rows)
-        vectors.append(torch.linalg.eigh(section @ section.transpose(1, 2)).eigenvectors.flip(2))
+        found = torch.linalg.eigh(section @ section.transpose(1, 2)).eigenvectors
+        vectors.append(found.flip(2).transpose(1, 2))
     return kung(torch.cat(vectors), order)
 
 
@@ -40,7 +41,7 @@ def balanced(g: Float[Tensor, "channels length"], order: int) -> Complex[Tensor,
     """Poles of the balanced truncation of the responses taken as zero beyond their end: stable by construction."""
     padded = torch.nn.functional.pad(g, (0, g.shape[1] - 1))
     u = leading_subspace(padded, order).vectors
-    return stable(_eigenvalues(u[:, :-1].transpose(1, 2) @ u[:, 1:]))
+    return stable(_eigenvalues(u[:, :, :-1] @ u[:, :, 1:].transpose(1, 2)))
 
 
 def prony(g: Float[Tensor, "channels length"], order: int) -> Complex[Tensor, "channels order"]:

@@ -23,6 +23,9 @@ Norm = Literal["hinf", "l2"]
 ORDERS = (2, 4, 8, 16, 32, 64)
 """Orders that a tolerance or a budget is tried on."""
 
+STEPS: dict[Norm, int] = {"hinf": 6, "l2": 20}
+"""Steps of the variable projection."""
+
 RANK = 1e-13
 """Singular values below this share of the largest count as zero."""
 
@@ -78,19 +81,25 @@ class FilterTask:
         return modes, (note,) if low else ()
 
     def _fit_equal(self, order: int) -> Modes:
+        """Modes of one order within everybody's rank, fitted at a scale where squares neither vanish nor overflow."""
         g = self.taps[:, self.head :]
+        scale = g.abs().amax(1, keepdim=True)
+        poles, residues = self._fit_scaled(g / scale, order)
+        return Modes(poles, residues * scale)
+
+    def _fit_scaled(self, g: Float[Tensor, "channels length"], order: int) -> Modes:
         if self.method == "gradient":
             return Modes(*gradient_descent(g, order))
-        cutoff = max(block_fit.CUTOFF, 10 * torch.finfo(self.dtype).eps)
         if self.method != "kung-varpro":
             found = balanced(g, order) if self.method == "balanced" else prony(g, order)
-            return Modes(*block_fit.to_modes(block_fit.from_poles(found), g, cutoff))
+            return Modes(*block_fit.to_modes(block_fit.from_poles(found), g, self.dtype))
         best = block_fit.from_poles(kung(self.subspace.vectors, order))
-        if self.norm == "l2" and (rows := 3 * order) <= g.shape[1] // 2:
-            other = block_fit.from_poles(tall_window(g, order, rows))
-            errors = [block_fit.solve(blocks, g).residual.norm(dim=1) for blocks in (best, other)]
-            best = torch.where((errors[1] < errors[0])[:, None, None], other, best)
-        return Modes(*block_fit.to_modes(block_fit.refine(best, g, self.steps), g, cutoff))
+        if self.norm == "l2":
+            for rows in (r for r in (3 * order // 2, 3 * order, 8 * order) if order < r <= g.shape[1] // 2):
+                other = block_fit.from_poles(tall_window(g, order, rows))
+                errors = [block_fit.solve(blocks, g).residual.norm(dim=1) for blocks in (best, other)]
+                best = torch.where((errors[1] < errors[0])[:, None, None], other, best)
+        return Modes(*block_fit.to_modes(block_fit.refine(best, g, self.steps), g, self.dtype))
 
     def modal(self, modes: Modes) -> ModalFilter:
         """The filter with these modes behind the exact head."""
@@ -115,8 +124,8 @@ def filter_task(
     *,
     method: Method = "kung-varpro",
     norm: Norm = "hinf",
-    fir_head: int = 1,
-    refine_steps: int = 6,
+    fir_head: int | None = None,
+    refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> FilterTask:
     """Check what was asked for and decompose the Hankel matrices up to order ``largest``; arguments and errors as
@@ -125,9 +134,11 @@ def filter_task(
     for kind, name, known in (("method", method, get_args(Method)), ("norm", norm, get_args(Norm))):
         if name not in known:
             raise unknown_name("distill_filter", kind, name, known)
-    taps = _check_taps(h, fir_head)
-    subspace = _subspace(taps[:, fir_head:], largest)
-    return FilterTask(taps, fir_head, method, norm, refine_steps, dtype, subspace)
+    head = 1 if fir_head is None else fir_head
+    taps = _check_taps(h, head)
+    subspace = _subspace(taps[:, head:], largest)
+    steps = STEPS[norm] if refine_steps is None else refine_steps
+    return FilterTask(taps, head, method, norm, steps, dtype, subspace)
 
 
 def put(modes: Modes, rows: Tensor, found: Modes) -> None:
