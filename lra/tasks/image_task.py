@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seqconv_kernels.errors import refusal
 
+from ..layouts import find
 from ..pixels import PixelCollate, PixelDataset
 from ..store import Manifest
 from ..tables import hub_rows, parquet_files, parquet_rows
@@ -28,6 +29,7 @@ COLUMNS = ("img", "label")
 SIDE, CLASSES = 32, 10
 SCALING = {"s4": "cifar", "mega": "cifar-mega", "jax": "tokens"}
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+REMEDY = "give the folder that holds cifar-10-batches-py, or one with train*.parquet and test*.parquet"
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -82,7 +84,7 @@ class Image(Task):
         source = Path(self.source)
         if self.source and not parquet_files(source, split):
             for name in BATCHES[split]:
-                yield from read_batch(_find_batch(source, name))
+                yield from read_batch(find(self.name, source, ("", "cifar-10-batches-py"), name, REMEDY))
             return
         rows = parquet_rows(source, split, COLUMNS) if self.source else hub_rows(self.name, HUB, split, COLUMNS)
         for number, (image, label) in enumerate(rows):
@@ -161,15 +163,6 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not read")
         return super().find_class(module, name)
-
-
-def _find_batch(source: Path, name: str) -> Path:
-    tried = [source / place / name for place in ("", "cifar-10-batches-py")]
-    for path in tried:
-        if path.is_file():
-            return path
-    remedy = "give the folder that holds cifar-10-batches-py, or one with train*.parquet and test*.parquet"
-    raise refusal("prepare image", f"no {name} in {source}", " or ".join(map(str, tried)), remedy)
 
 
 def _decode(image: Any, place: str) -> NDArray[np.uint8]:

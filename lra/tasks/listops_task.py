@@ -20,6 +20,7 @@ import numpy as np
 
 from seqconv_kernels.errors import refusal
 
+from ..layouts import find, unpacked
 from ..sequences import RightPadding, Sequences, TokenDataset, Tokeniser
 from ..store import Manifest
 from .base import Task, TaskData, one_of
@@ -28,7 +29,7 @@ from .listops_generator import FULL, SMALL, Example, Grammar, generate
 
 SPLITS = ("train", "val", "test")
 FILES = {split: f"basic_{split}.tsv" for split in SPLITS}
-LAYOUTS = ("", "listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000", "listops")
+LAYOUTS = ("", *unpacked("listops-1000"), "listops")
 SIZES = {"full": (96_000, 2_000, 2_000), "small": (20_000, 2_000, 2_000)}
 
 
@@ -160,12 +161,8 @@ def find_tsv(source: Path, split: str) -> Path:
     Raises:
         ValueError: not there.
     """
-    tried = [source / layout / FILES[split] for layout in LAYOUTS]
-    for path in tried:
-        if path.is_file():
-            return path
     remedy = f"give the folder that holds {FILES[split]} or lra_release"
-    raise refusal("listops source", f"no {FILES[split]} in {source}", f"one of {', '.join(map(str, tried))}", remedy)
+    return find("listops", source, LAYOUTS, FILES[split], remedy)
 
 
 def read_tsv(path: Path) -> Iterator[Example]:

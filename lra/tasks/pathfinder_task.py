@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seqconv_kernels.errors import refusal
 
+from ..layouts import find, unpacked
 from ..parallel import in_order
 from ..pixels import MEGA_SPLITS, PixelCollate, PixelDataset, count_mega_rows, in_mega_layout, mega_rows
 from ..store import Manifest
@@ -148,14 +149,9 @@ def find_images(source: Path, size: int, difficulty: str) -> Path:
     Raises:
         ValueError: not there.
     """
-    inside = f"pathfinder{size}/{difficulty}"
-    layouts = ("", difficulty, inside, f"lra_release/{inside}", f"lra_release/lra_release/{inside}")
-    tried = [source / layout for layout in layouts]
-    for folder in tried:
-        if (folder / "metadata").is_dir() and (folder / "imgs").is_dir():
-            return folder
+    layouts = ("", difficulty, *unpacked(f"pathfinder{size}/{difficulty}"))
     remedy = "give the folder that holds imgs and metadata, or lra_release"
-    raise refusal("pathfinder source", f"no images in {source}", f"one of {', '.join(map(str, tried))}", remedy)
+    return find("pathfinder", source, layouts, "metadata", remedy).parent
 
 
 def read_metadata(folder: Path) -> Iterator[tuple[Path, int]]:

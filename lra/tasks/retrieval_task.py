@@ -18,12 +18,13 @@ from torch.utils.data import Dataset
 from seqconv_kernels.errors import refusal
 
 from ..characters import Bytes, Characters, collect_texts, count_characters, vocabulary
+from ..layouts import find, unpacked
 from ..sequences import RightPadding, Sequences
 from ..store import Manifest
 from .base import Row, Task, TaskData, one_of
 
 FILES = {"train": "new_aan_pairs.train.tsv", "val": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
-LAYOUTS = ("", "tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")
+LAYOUTS = ("", *unpacked("tsv_data"))
 
 
 class PairDataset(Dataset[Row]):
@@ -130,12 +131,8 @@ def find_pairs(source: Path, split: str) -> Path:
     Raises:
         ValueError: not there.
     """
-    tried = [source / layout / FILES[split] for layout in LAYOUTS]
-    for path in tried:
-        if path.is_file():
-            return path
     remedy = "the texts may not be passed on: get lra_release and give its folder with source=FOLDER"
-    raise refusal("prepare retrieval", f"no {FILES[split]} in {source}", " or ".join(map(str, tried)), remedy)
+    return find("retrieval", source, LAYOUTS, FILES[split], remedy)
 
 
 def read_pairs(path: Path) -> Iterator[tuple[str, str, int]]:

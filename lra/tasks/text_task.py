@@ -14,6 +14,7 @@ import numpy as np
 from seqconv_kernels.errors import refusal
 
 from ..characters import Bytes, Characters, collect_texts, count_characters, vocabulary
+from ..layouts import find
 from ..sequences import RightPadding, Sequences, TokenDataset
 from ..store import Manifest
 from ..tables import hub_rows, parquet_files, parquet_rows
@@ -108,10 +109,7 @@ def read_reviews(source: Path, split: str) -> Iterator[tuple[str, int]]:
         ValueError: no such folder.
     """
     for label, name in enumerate(("neg", "pos")):
-        tried = [source / place / split / name for place in ("", "aclImdb")]
-        folder = next((folder for folder in tried if folder.is_dir()), None)
-        if folder is None:
-            remedy = "give the folder that holds aclImdb, or one with train*.parquet and test*.parquet"
-            raise refusal("read text", f"no {split}/{name} in {source}", " or ".join(map(str, tried)), remedy)
+        remedy = "give the folder that holds aclImdb, or one with train*.parquet and test*.parquet"
+        folder = find("text", source, ("", "aclImdb"), f"{split}/{name}", remedy)
         for path in sorted(folder.glob("*.txt")):
             yield path.read_bytes().decode(), label

@@ -286,7 +286,7 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_missing_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no images in .*pathfinder32/curv_contour_length_14"):
+    with pytest.raises(ValueError, match=r"no metadata in .*pathfinder32/curv_contour_length_14"):
         Pathfinder(source=str(tmp_path)).prepare(tmp_path / "data", quiet=True)
 
 
