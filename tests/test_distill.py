@@ -1,5 +1,6 @@
 """Distillation of impulse responses: exact systems, bounds that hold, order selection, bad input."""
 
+import copy
 import math
 
 import pytest
@@ -275,3 +276,30 @@ def test_orthonormal_bases_of_dependent_and_zero_rows():
     want = torch.eye(4).double().repeat(2, 1, 1)
     want[1, 2, 2] = 0
     torch.testing.assert_close(q @ q.transpose(1, 2), want, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_slow_recurrence_in_float32_does_not_drift():
+    """Poles at 1 - 1e-5, 10,000 steps: in the form ``x = pole x + u`` rounding the pole alone costs 1e-3 and more."""
+    poles = torch.tensor([[(1 - 1e-5) + 0j], [(1 - 1.7e-5) * complex(math.cos(1e-3), math.sin(1e-3))]])
+    poles = poles.to(torch.complex128)
+    wide = ModalFilter(poles, torch.ones(2, 1, dtype=torch.complex128), torch.zeros(2, 1).double())
+    exact, rounded = wide.recurrence(), copy.deepcopy(wide).float().recurrence()
+    u = torch.randn(10_000, 1, 2, generator=torch.Generator().manual_seed(0)) + 0.1
+    state, other, naive = exact.init_state(1), rounded.init_state(1), torch.zeros(1, 2, dtype=torch.complex64)
+    for u_t in u:
+        _, state = exact.step(u_t.double(), state)
+        _, other = rounded.step(u_t, other)
+        naive = poles[:, 0].to(torch.complex64) * naive + u_t
+    assert rounded.init_state(1).hidden.dtype == torch.complex64
+    scale = state.hidden.abs()
+    assert ((other.hidden - state.hidden).abs() / scale).max() < 2e-5
+    assert ((naive[:, :, None] - state.hidden).abs() / scale).max() > 2e-4
+    powers = rounded.impulse_response(10_001)[:, -1]
+    torch.testing.assert_close(powers.double(), exact.impulse_response(10_001)[:, -1], rtol=1e-5, atol=0)
+
+
+def test_poles_survive_the_conversion_of_a_model():
+    fitted = distill_filter(s4d_responses(2, 200), 8)
+    converted = copy.deepcopy(fitted.filter).bfloat16()
+    torch.testing.assert_close(converted(200), fitted.filter(200), rtol=0, atol=0)

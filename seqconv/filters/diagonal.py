@@ -2,7 +2,8 @@
 
 ``x_t = poles * x_{t-1} + u_{t-F}`` and ``y_t = sum_{s<F} head[s] u_{t-s} + Re(sum_n residues_n x_{t,n})``, so
 ``h[t] = head[t]`` for ``t < F`` and ``Re(sum_n residues_n poles_n^(t-F))`` from there on; without a head F = 0.
-One pole stands for a conjugate pair when its residue carries the factor 2.
+One pole stands for a conjugate pair when its residue carries the factor 2. Poles are held as ``offsets = poles - 1``
+and the step adds what changes, ``x += offsets * x + u``: near 1 a pole itself has too few digits to forget with.
 """
 
 from typing import ClassVar
@@ -33,22 +34,27 @@ class DiagonalSSM(Recurrence):
     """Discretised diagonal state space.
 
     Attributes:
-        poles: real, or complex with one pole per conjugate pair.
+        offsets: poles minus one; real, or complex with one pole per conjugate pair.
         residues: same shape and dtype.
         head: the first F taps, exactly as given; ``None`` for F = 0.
     """
 
-    poles: Inexact[Tensor, "channels d_state"]
+    offsets: Inexact[Tensor, "channels d_state"]
     residues: Inexact[Tensor, "channels d_state"]
     head: Float[Tensor, "channels taps"] | None = None
 
-    batch_free: ClassVar[frozenset[str]] = frozenset({"poles", "residues", "head"})
+    batch_free: ClassVar[frozenset[str]] = frozenset({"offsets", "residues", "head"})
+
+    @property
+    def poles(self) -> Inexact[Tensor, "channels d_state"]:
+        """The poles themselves, rounded."""
+        return 1 + self.offsets
 
     def init_state(self, batch_size: int) -> State:
-        channels, d_state = self.poles.shape
+        channels, d_state = self.offsets.shape
         reach = 0 if self.head is None else self.head.shape[1]
-        past = self.poles.new_zeros(batch_size, reach, channels, dtype=self.poles.real.dtype)
-        return DiagonalState(self.poles.new_zeros(batch_size, channels, d_state), past)
+        past = self.residues.new_zeros(batch_size, reach, channels, dtype=self.residues.real.dtype)
+        return DiagonalState(self.residues.new_zeros(batch_size, channels, d_state), past)
 
     def impulse_response(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps."""
@@ -69,10 +75,10 @@ class DiagonalSSM(Recurrence):
         hidden, outputs, powers = state.hidden, [], self._powers(min(length, CHUNK))
         for entering in heard[:, :length].split(CHUNK, dim=1):
             here = powers[:, :, : entering.shape[1]]
-            echo = torch.einsum("bcn,cnl->blc", self.residues * self.poles * hidden, here).real
+            echo = torch.einsum("bcn,cnl->blc", self.residues * self._advance(hidden), here).real
             outputs.append(echo + fft_conv(entering, torch.einsum("cn,cnl->cl", self.residues, here).real))
             inflow = torch.einsum("cnl,blc->bcn", here.flip(2), entering.to(here.dtype))
-            hidden = self.poles * here[:, :, -1] * hidden + inflow
+            hidden = self._advance(here[:, :, -1]) * hidden + inflow
         y = torch.cat(outputs, dim=1)
         if self.head is not None:
             y = y + fft_conv(v, self.head, history=state.past)
@@ -81,7 +87,7 @@ class DiagonalSSM(Recurrence):
     def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
         assert isinstance(state, DiagonalState)
         heard = torch.cat([state.past, u_t[:, None].to(state.past.dtype)], dim=1)
-        hidden = self.poles * state.hidden + heard[:, 0, :, None]
+        hidden = torch.addcmul(state.hidden + heard[:, 0, :, None], self.offsets, state.hidden)
         y = (self.residues * hidden).sum(-1).real
         if self.head is not None:
             y = y + torch.einsum("btc,ct->bc", heard[:, 1:], self.head.flip(1))
@@ -90,15 +96,20 @@ class DiagonalSSM(Recurrence):
     def _modal_response(self, length: int) -> Float[Tensor, "channels length"]:
         """Taps of the modes: powers within a chunk times powers of whole chunks, never (channels, modes, length)."""
         inner = self._powers(min(length, CHUNK))
-        leap, anchors = self.poles * inner[:, :, -1], [self.residues]
+        leap, anchors = self._advance(inner[:, :, -1]), [self.residues]
         for _ in range(CHUNK, length, CHUNK):
             anchors.append(anchors[-1] * leap)
         taps = torch.einsum("cni,cnl->cil", torch.stack(anchors, dim=2), inner).real
         return taps.flatten(1)[:, :length]
 
+    def _advance(self, x: Tensor) -> Tensor:
+        """``poles * x``."""
+        return torch.addcmul(x, self.offsets, x)
+
     def _powers(self, length: int) -> Inexact[Tensor, "channels d_state length"]:
-        """``poles ** t`` for t = 0 .. length - 1, by doubling (one rounding per doubling, no logarithm)."""
-        powers, base = torch.ones_like(self.poles)[:, :, None], self.poles
+        """``poles ** t`` for t = 0 .. length - 1, by doubling ``poles ** (2^k) - 1``, which keeps its digits."""
+        powers, offset = torch.ones_like(self.offsets)[:, :, None], self.offsets
         while powers.shape[2] < length:
-            powers, base = torch.cat([powers, powers * base[:, :, None]], dim=2), base * base
+            powers = torch.cat([powers, torch.addcmul(powers, powers, offset[:, :, None])], dim=2)
+            offset = offset * (2 + offset)
         return powers[:, :, :length]

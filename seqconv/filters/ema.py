@@ -51,7 +51,7 @@ class EMAFilter(Filter):
         if not self.recurrent:
             return None
         log_poles, residues = self._modes()
-        return DiagonalSSM(log_poles.exp(), residues)
+        return DiagonalSSM(torch.expm1(log_poles), residues)
 
     def entry(self) -> Float[Tensor, "channels d_state"]:
         """``p ⊙ β``, by which the original multiplies what enters its state (here it stands in the residues)."""

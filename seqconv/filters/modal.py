@@ -2,8 +2,11 @@
 
 ``h[t] = head[t]`` for ``t < F`` and ``h[t] = Re(sum_n residues_n poles_n^(t-F))`` from there on, with every
 ``|poles_n| < 1``. One pole stands for a conjugate pair when its imaginary part is not zero; its residue then
-carries the factor 2. Source: Massaroli et al. 2023, arXiv 2310.18780 (modal form; the head is ours).
+carries the factor 2. The parameters hold ``poles - 1`` (see :mod:`~seqconv.filters.diagonal`).
+Source: Massaroli et al. 2023, arXiv 2310.18780 (modal form; the head is ours).
 """
+
+from typing import cast
 
 import torch
 from jaxtyping import Complex, Float
@@ -11,11 +14,11 @@ from torch import Tensor, nn
 
 from seqconv_kernels.errors import refusal
 
-from .base import Filter
+from .base import WideFilter
 from .diagonal import DiagonalSSM
 
 
-class ModalFilter(Filter):
+class ModalFilter(WideFilter):
     """A filter with a constant-size recurrence.
 
     Args:
@@ -24,7 +27,7 @@ class ModalFilter(Filter):
         head: the first F taps; F may be 0.
 
     Raises:
-        ValueError: a pole on or outside the unit circle, also after rounding to the default dtype; shapes.
+        ValueError: a pole on or outside the unit circle; shapes that do not match.
     """
 
     def __init__(
@@ -41,29 +44,32 @@ class ModalFilter(Filter):
         if bool((poles.abs() >= 1).any()):
             got = f"a pole of magnitude {poles.abs().max().item():.8g}"
             raise refusal("ModalFilter", got, "magnitudes below 1", "reflect or clamp the poles first")
-        self.poles = nn.Parameter(torch.view_as_real(poles).clone())
+        self.offsets = nn.Parameter(torch.view_as_real(poles - 1).clone())
         self.residues = nn.Parameter(torch.view_as_real(residues).clone())
         self.head = nn.Parameter(head.clone())
+
+    @property
+    def poles(self) -> Complex[Tensor, "channels modes"]:
+        """The poles as they are computed with."""
+        return cast(Tensor, self.recurrence().poles)
 
     def forward(self, length: int) -> Float[Tensor, "channels length"]:
         return self.recurrence().impulse_response(length)
 
     def recurrence(self) -> DiagonalSSM:
-        return self._in(torch.promote_types(self.poles.dtype, torch.float32))
+        offsets, residues = (torch.view_as_complex(p) for p in (self.offsets, self.residues))
+        return DiagonalSSM(_inside(offsets), residues, self.head if self.head.shape[1] else None)
 
     def in_float64(self) -> DiagonalSSM:
         """The recurrence that is computed with, in float64: rounded as the stored parameters are, and no more."""
         ssm = self.recurrence()
         head = None if ssm.head is None else ssm.head.detach().double()
-        return DiagonalSSM(ssm.poles.detach().to(torch.complex128), ssm.residues.detach().to(torch.complex128), head)
-
-    def _in(self, dtype: torch.dtype) -> DiagonalSSM:
-        poles, residues = (torch.view_as_complex(p.to(dtype)) for p in (self.poles, self.residues))
-        return DiagonalSSM(_inside(poles), residues, self.head.to(dtype) if self.head.shape[1] else None)
+        return DiagonalSSM(ssm.offsets.detach().to(torch.complex128), ssm.residues.detach().to(torch.complex128), head)
 
 
-def _inside(poles: Tensor) -> Tensor:
-    """Poles that rounding moved onto or across the unit circle, moved back just inside."""
-    largest = 1 - 2 * torch.finfo(poles.real.dtype).eps
-    magnitude = poles.abs()
-    return torch.where(magnitude > largest, poles * (largest / magnitude.clamp_min(largest)), poles)
+def _inside(offsets: Tensor) -> Tensor:
+    """Offsets of poles that rounding moved onto or across the unit circle, moved back just inside."""
+    largest = 1 - 2 * torch.finfo(offsets.real.dtype).eps
+    magnitude = (1 + offsets.to(torch.complex128)).abs()
+    share = (largest / magnitude.clamp_min(largest)).to(offsets.real.dtype)
+    return torch.where(magnitude > largest, share * offsets + (share - 1), offsets)

@@ -62,7 +62,7 @@ class S4DFilter(StateSpaceFilter):
         if not self.recurrent:
             return None
         log_poles, residues = self._modes(self.dss_length)
-        return DiagonalSSM(log_poles.exp().repeat(self.heads, 1), residues.flatten(0, 1))
+        return DiagonalSSM(_expm1(log_poles).repeat(self.heads, 1), residues.flatten(0, 1))
 
     def discretised(self) -> tuple[Inexact[Tensor, "features d_state"], Inexact[Tensor, "features d_state"]]:
         """``(log Ad, Bd)``: ``x_t = Ad x_{t-1} + Bd u_t``; ``dss`` counts as zero-order hold without its sum."""
