@@ -29,8 +29,21 @@ def _reference() -> Any:
     return linear_scan
 
 
+def _triton() -> Any:
+    from .triton import linear_scan
+
+    return linear_scan
+
+
+def _refuse_triton(call: Call) -> str | None:
+    from ..triton_support import refuse
+
+    return refuse(call, activation="x")
+
+
 OP = Op(
     "linear_scan",
+    Implementation("triton", _triton, _refuse_triton),
     Implementation("chunked", _chunked, serves_all),
     Implementation("reference", _reference, serves_all),
 )
@@ -54,7 +67,7 @@ def linear_scan(
             not given.
         return_final_state: also return the state after the last input.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+        implementation: ``"triton"``, ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
 
     Returns:
         h with the dtype of ``x`` (complex if anything is complex), or ``(h, final_state)``; the state is float32 or
