@@ -1,6 +1,7 @@
 """Code in README.md, docs/ and docstrings runs and gives what it shows; links lead somewhere."""
 
 import doctest
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
@@ -9,10 +10,16 @@ import pytest
 import torch
 
 from seqconv import create_mixer, list_mixers, registry
+from seqconv.doctor import ops
 from seqconv.interop import importer, list_originals
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "kernels" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -85,6 +92,20 @@ def table(page: str, header: str) -> list[list[str]]:
 def test_the_readme_lists_every_mixer_with_its_state():
     rows = {name: state for name, _, state, _ in table("README.md", "| name | what it is |")}
     assert rows == {name: create_mixer(name, 8).state_kind for name in list_mixers()}
+
+
+def test_the_table_of_ops_says_what_each_can_do():
+    listed = {name: tuple(cells) for name, _, *cells in table("kernels/README.md", "| op | computes |")}
+    found = {}
+    for name, (package, _) in ops().items():
+        module = import_module(package)
+        options = inspect.signature(getattr(module, name)).parameters
+        enters = bool({"initial_state", "history"} & options.keys())
+        leaves = bool({"return_final_state", "return_history"} & options.keys())
+        step = hasattr(module, f"{name}_step")
+        answers = ("in, out" if leaves else "in", "yes" if "cu_seqlens" in options else "no", "yes" if step else "no")
+        found[name] = answers if enters else ("-", "-", "-")
+    assert listed == found
 
 
 def test_every_original_is_listed():
