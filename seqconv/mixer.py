@@ -197,7 +197,10 @@ class Mixer(nn.Module, ABC):
     def _placement(self) -> tuple[torch.device, torch.dtype]:
         """Device and dtype of the activations: the narrowest of the parameters', some of which may stay wider."""
         parameters = [p for p in self.parameters() if p.is_floating_point()]
-        return parameters[0].device, min((p.dtype for p in parameters), key=lambda kind: kind.itemsize)
+        narrowest = parameters[0].dtype
+        for parameter in parameters:  # compilers do not look through min(..., key=)
+            narrowest = parameter.dtype if parameter.dtype.itemsize < narrowest.itemsize else narrowest
+        return parameters[0].device, narrowest
 
     def _check_state(self, operation: str, state: State, batch_size: int) -> None:
         if torch.compiler.is_compiling():
