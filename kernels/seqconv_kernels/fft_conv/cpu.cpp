@@ -109,10 +109,10 @@ template <class T, class Put> SEQCONV_INLINE void pass_up(int64_t n, const T* w,
   }
 }
 template <class T> void inner_down(int64_t n, const T* w, Complex<T>* x) {
-  pass_down<T>(n, w, [x](int64_t j) { return x[j]; }, x);
+  pass_down<T>(n, w, [x](int64_t j) SEQCONV_LAMBDA { return x[j]; }, x);
 }
 template <class T> void inner_up(int64_t n, const T* w, Complex<T>* x) {
-  pass_up<T>(n, w, x, [x](int64_t j, Complex<T> v) { x[j] = v; });
+  pass_up<T>(n, w, x, [x](int64_t j, Complex<T> v) SEQCONV_LAMBDA { x[j] = v; });
 }
 
 // What happens on the way down, at the bottom, and on the way up of the recursion.
@@ -279,16 +279,17 @@ template <class T, class S> struct Block {
   SEQCONV_INLINE Vec<T> untwisted(Complex<T> v, int64_t j) const {
     return v.re * tables.twist[2 * j] + v.im * tables.twist[2 * j + 1];
   }
+  // The first and the last pass; between them the four subtransforms.
   template <class Op> void inside(const Op& op) const {
     const int64_t q = a.size / 4;
     for (int m = 0; m < 4; ++m) walk(op, m * q, q);
   }
   const T* top() const { return a.size > 4 ? tables.of(a.size) : nullptr; }
   template <class Value> void enter(Complex<T>* to, Value value) const {
-    pass_down<T>(a.size, top(), [&](int64_t j) { return twisted(value(j), j); }, to);
+    pass_down<T>(a.size, top(), [&](int64_t j) SEQCONV_LAMBDA { return twisted(value(j), j); }, to);
   }
   template <class Take> void leave(const Complex<T>* from, Take take) const {
-    pass_up<T>(a.size, top(), from, [&](int64_t j, Complex<T> v) { take(j, untwisted(v, j)); });
+    pass_up<T>(a.size, top(), from, [&](int64_t j, Complex<T> v) SEQCONV_LAMBDA { take(j, untwisted(v, j)); });
   }
 
   // Spectrum of the filter, divided by the size of the transform. `room` holds the transposed taps meanwhile.
@@ -304,13 +305,13 @@ template <class T, class S> struct Block {
       transpose<T>(v);
       for (int64_t i = 0; i < smaller(W, a.size - j); ++i) lanes[j + i] = v[i];
     }
-    enter(k, [&](int64_t j) { return lanes[j]; });
+    enter(k, [&](int64_t j) SEQCONV_LAMBDA { return lanes[j]; });
     inside(FilterSpectrum<T>{tables, k, scale});
   }
   void write_filter_gradient(Complex<T>* s, Complex<T>* room) const {
     inside(Inverse<T>{tables, s});
     Vec<T>* lanes = (Vec<T>*)room;
-    leave(s, [&](int64_t j, Vec<T> v) { lanes[j] = j < taps() ? v * scale : Vec<T>{}; });
+    leave(s, [&](int64_t j, Vec<T> v) SEQCONV_LAMBDA { lanes[j] = j < taps() ? v * scale : Vec<T>{}; });
     for (int64_t j = 0; j < a.taps; j += W) {
       Vec<T> v[W];
       for (int i = 0; i < W; ++i) v[i] = j + i < taps() ? lanes[j + i] : Vec<T>{};
@@ -325,9 +326,9 @@ template <class T, class S> struct Block {
     filter_spectrum(k, x);
     const Vec<T> through = skip();
     for (int64_t b = begin(); b < end(); ++b) {
-      enter(x, [&](int64_t j) { return signal(b, j); });
+      enter(x, [&](int64_t j) SEQCONV_LAMBDA { return signal(b, j); });
       inside(Convolve<T>{tables, x, k});
-      leave(x, [&](int64_t j, Vec<T> y) {
+      leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA {
         if (j < a.past || j >= heard) return;
         const int64_t t = j - a.past;
         if (a.skip) y += through * gated(b, t);
@@ -342,13 +343,14 @@ template <class T, class S> struct Block {
     const Vec<T> through = skip();
     Vec<T> dskip{};
     for (int64_t b = begin(); b < end(); ++b) {
-      enter(x, [&](int64_t j) { return signal(b, j); });
-      enter(g, [&](int64_t j) { return gradient(b, j); });
+      enter(x, [&](int64_t j) SEQCONV_LAMBDA { return signal(b, j); });
+      enter(g, [&](int64_t j) SEQCONV_LAMBDA { return gradient(b, j); });
       inside(Differentiate<T>{tables, x, g, s, k, a.dpost != nullptr});
-      leave(g, [&](int64_t j, Vec<T> dv) {
+      leave(g, [&](int64_t j, Vec<T> dv) SEQCONV_LAMBDA {
         if (j >= heard) return;
         if (j < a.past) return store<T, T>((T*)a.dhistory + (b * a.past + j) * a.channels + channel, dv, live);
         const int64_t t = j - a.past;
+        if (!a.skip && !a.pre.data) return write(a.du, b, t, dv);
         const Vec<T> dsum = gradient(b, j), u = read(a.u, b, t);
         dv += through * dsum;
         if (!a.pre.data) {
@@ -361,7 +363,7 @@ template <class T, class S> struct Block {
         write(a.dpre, b, t, dv * u);
       });
       if (a.dpost)
-        leave(x, [&](int64_t j, Vec<T> y) {
+        leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA {
           if (j < a.past || j >= heard) return;
           const int64_t t = j - a.past;
           write(a.dpost, b, t, read(a.dy, b, t) * (y + through * gated(b, t)));

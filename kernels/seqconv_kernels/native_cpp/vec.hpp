@@ -17,6 +17,7 @@
 #endif
 
 #define SEQCONV_INLINE inline __attribute__((always_inline))
+#define SEQCONV_LAMBDA __attribute__((always_inline))  // vectors passed between functions go through memory
 
 namespace seqconv::SEQCONV_ISA {
 
