@@ -24,10 +24,13 @@ def _load() -> tuple[Any, str | None]:
         return None, f"the compiled extension is missing ({error}); install seqconv where a C++ compiler is found"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable() -> str | None:
     """Why no native kernel can run here, or ``None``."""
     return _load()[1]
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import the whole compiler here.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def library() -> Any:
@@ -63,8 +66,7 @@ def refuse_call(tensors: dict[str, Tensor]) -> str | None:
             return f"{name} has dtype {tensor.dtype}, wanted float32, float64, bfloat16 or float16"
     if not torch.compiler.is_compiling() and transformed():
         return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
-    reason: str | None = unavailable()
-    return reason
+    return unavailable()
 
 
 def transformed() -> bool:
