@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from golden_cases import Case, assert_close
+from seqconv_kernels import native
 from tolerances import assert_near
 
 LENGTHS = (1, 2, 63, 64, 65, 200)
+CPU = pytest.param("cpu", marks=pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())))
+FAST = (CPU, "chunked")
+ALL = (*FAST, "reference")
 Outputs = tuple[Tensor, ...]
 
 

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from scan_cases import (
+    ALL,
+    FAST,
     LENGTHS,
     assert_same,
     check_finite_differences,
@@ -23,7 +25,7 @@ from seqconv_kernels.delta_rule.shapes import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 each_decay = pytest.mark.parametrize("decay", ["vector", "scalar", "none"])
-each_implementation = pytest.mark.parametrize("implementation", ["chunked", "reference"])
+each_implementation = pytest.mark.parametrize("implementation", ALL)
 
 
 def tiny(length, decay="scalar", **options):
@@ -39,10 +41,11 @@ def run(implementation):
 
 
 @each_decay
+@pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("length", LENGTHS)
-def test_chunked_equals_reference(decay, length):
+def test_equals_the_reference(implementation, decay, length):
     inputs = tiny(length, decay)
-    got, want = (values_and_gradients(run(name), inputs) for name in ("chunked", "reference"))
+    got, want = (values_and_gradients(run(name), inputs) for name in (implementation, "reference"))
     assert_same(got, want, f"{decay} at {length}")
 
 
@@ -61,21 +64,23 @@ def test_steps_equal_the_whole(decay):
 
 @pytest.mark.parametrize("decay", ["vector", "scalar"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_extreme_decays_are_exact(decay, dtype):
+@pytest.mark.parametrize("implementation", FAST)
+def test_extreme_decays_are_exact(implementation, decay, dtype):
     inputs = tiny(130, decay)
     rng = torch.Generator().manual_seed(1)
     strength = torch.randint(0, 4, inputs["log_decay"].shape, generator=rng)
     inputs["log_decay"] = torch.tensor([-1e-3, -30.0, -800.0, -math.inf], dtype=torch.float64)[strength]
-    got = values_and_gradients(run("chunked"), {k: v.to(dtype) for k, v in inputs.items()})
+    got = values_and_gradients(run(implementation), {k: v.to(dtype) for k, v in inputs.items()})
     assert_same(got, values_and_gradients(run("reference"), inputs))
 
 
-def test_a_strength_of_two_on_repeated_keys_stays_accurate_in_float32():
+@pytest.mark.parametrize("implementation", FAST)
+def test_a_strength_of_two_on_repeated_keys_stays_accurate_in_float32(implementation):
     """The worst case of the triangular solve: every row undoes what the one before wrote."""
     inputs = tiny(256, "none")
     inputs["k"] = inputs["k"][:, :1].expand(-1, 256, -1, -1)
     inputs["beta"] = torch.full_like(inputs["beta"], 2.0)
-    got = run("chunked")(**{k: v.float() for k, v in inputs.items()})
+    got = run(implementation)(**{k: v.float() for k, v in inputs.items()})
     for name, a, b in zip(("output", "state"), got, run("reference")(**inputs), strict=True):
         assert_near(a, b, what=name)
 
@@ -88,18 +93,21 @@ def test_packed_equals_separate(decay, implementation):
     check_packed(run(implementation), run("reference"), inputs, ("q", "k", "v", "beta", "log_decay"))
 
 
+@pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_low_precision_keeps_sums_in_float32(dtype):
-    check_low_precision(run("chunked"), tiny(100), dtype)
+def test_low_precision_keeps_sums_in_float32(implementation, dtype):
+    check_low_precision(run(implementation), tiny(100), dtype)
 
 
-def test_autocast_does_not_reach_the_sums():
-    check_no_autocast(run("chunked"), tiny(100))
+@pytest.mark.parametrize("implementation", FAST)
+def test_autocast_does_not_reach_the_sums(implementation):
+    check_no_autocast(run(implementation), tiny(100))
 
 
-def test_strided_inputs_and_empty_batches():
+@pytest.mark.parametrize("implementation", FAST)
+def test_strided_inputs_and_empty_batches(implementation):
     inputs = tiny(33)
-    check_strides_and_empty_batches(run(None), inputs, tuple(inputs))
+    check_strides_and_empty_batches(run(implementation), inputs, tuple(inputs))
 
 
 @each_implementation
@@ -112,7 +120,7 @@ def test_golden_delta_rule(variant, implementation):
         per_channel = beta.dim() == 4
         y, state = delta_rule(
             q, k, v, beta, initial_state=initial_state, return_final_state=True,
-            implementation=None if per_channel else implementation,
+            implementation=None if per_channel and implementation == "chunked" else implementation,
         )  # fmt: skip
         return {"y": y.transpose(1, 2), "final_state": state}
 
@@ -149,7 +157,7 @@ def test_refusals_name_the_remedy():
         r"log_decay of shape \(2, 5, 3\).*one per channel of its key": {"log_decay": good["log_decay"][..., :3]},
         r"the state of shape \(1, 4, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
         r"v of dtype torch.int64.*Remedy": {"v": good["v"].long()},
-        r"implementation='chunked'.*one beta per head.*or one of 'reference'": {
+        r"implementation='chunked'.*one beta per head.*or one of .*'reference'": {
             "implementation": "chunked",
             "beta": good["v"],
         },

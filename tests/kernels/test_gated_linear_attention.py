@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from scan_cases import (
+    ALL,
+    FAST,
     LENGTHS,
     assert_same,
     check_finite_differences,
@@ -39,15 +41,16 @@ def run(implementation):
 
 
 @each_decay
+@pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("length", LENGTHS)
-def test_chunked_equals_reference(decay, length):
+def test_equals_the_reference(implementation, decay, length):
     inputs = tiny(length, decay)
-    got, want = (values_and_gradients(run(name), inputs) for name in ("chunked", "reference"))
+    got, want = (values_and_gradients(run(name), inputs) for name in (implementation, "reference"))
     assert_same(got, want, f"{decay} at {length}")
 
 
 @each_decay
-@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+@pytest.mark.parametrize("implementation", ALL)
 def test_gradients_are_those_of_finite_differences(decay, implementation):
     inputs = example_inputs(Shape(1, 5, 2, 3, 2, 1), dtype=torch.float64, decay=decay, initial_state=True)
     check_finite_differences(run(implementation), inputs)
@@ -60,7 +63,7 @@ def test_steps_equal_the_whole(decay):
 
 
 @pytest.mark.parametrize("decay", ["vector", "scalar"])
-@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+@pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_decays_are_exact(decay, implementation, dtype):
     inputs = tiny(130, decay, torch.float64)
@@ -71,41 +74,45 @@ def test_extreme_decays_are_exact(decay, implementation, dtype):
     assert_same(got, values_and_gradients(run("reference"), inputs), implementation)
 
 
-def test_a_reset_forgets_everything_before():
+@pytest.mark.parametrize("implementation", FAST)
+def test_a_reset_forgets_everything_before(implementation):
     inputs = tiny(70)
     inputs["log_decay"][:, 40] = -math.inf
-    o, state = run("chunked")(**inputs)
+    o, state = run(implementation)(**inputs)
     late = {k: v[:, 40:] for k, v in inputs.items() if k != "initial_state"}
-    late_o, late_state = run("chunked")(**late)
+    late_o, late_state = run(implementation)(**late)
     torch.testing.assert_close(o[:, 40:], late_o, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(state, late_state, rtol=1e-12, atol=1e-12)
 
 
 @each_decay
-@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+@pytest.mark.parametrize("implementation", ALL)
 def test_packed_equals_separate(decay, implementation):
     inputs = example_inputs(Shape(1, 100, 4, 6, 5, 2), dtype=torch.float64, decay=decay)
     inputs["initial_state"] = torch.randn(3, 2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     check_packed(run(implementation), run("reference"), inputs, ("q", "k", "v", "log_decay"))
 
 
+@pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_low_precision_keeps_sums_in_float32(dtype):
-    check_low_precision(run("chunked"), tiny(100), dtype)
+def test_low_precision_keeps_sums_in_float32(implementation, dtype):
+    check_low_precision(run(implementation), tiny(100), dtype)
 
 
-def test_autocast_does_not_reach_the_sums():
-    check_no_autocast(run("chunked"), tiny(100))
+@pytest.mark.parametrize("implementation", FAST)
+def test_autocast_does_not_reach_the_sums(implementation):
+    check_no_autocast(run(implementation), tiny(100))
 
 
-def test_long_sequences_strided_inputs_and_empty_batches():
+@pytest.mark.parametrize("implementation", FAST)
+def test_long_sequences_strided_inputs_and_empty_batches(implementation):
     inputs = example_inputs(Shape(1, 20_000, 1, 2, 2), decay="scalar")
-    assert_near(run("chunked")(**inputs)[0], run("reference")(**inputs)[0])
+    assert_near(run(implementation)(**inputs)[0], run("reference")(**inputs)[0])
     inputs = tiny(33)
-    check_strides_and_empty_batches(run(None), inputs, tuple(inputs))
+    check_strides_and_empty_batches(run(implementation), inputs, tuple(inputs))
 
 
-@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+@pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize("variant", ["gla", "gla_init_strong_decay", "gla_varlen", "simple_gla", "simple_gla_init"])
 def test_golden_numbers(variant, implementation):
     case = load_variant("scan/fla_ops", variant)

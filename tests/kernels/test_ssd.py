@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scan_cases import (
+    ALL,
+    FAST,
     LENGTHS,
     assert_same,
     check_finite_differences,
@@ -20,7 +22,7 @@ from seqconv_kernels import ssd, ssd_step
 from seqconv_kernels.ssd.shapes import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
-each_implementation = pytest.mark.parametrize("implementation", ["chunked", "reference"])
+each_implementation = pytest.mark.parametrize("implementation", ALL)
 
 
 def tiny(length, **options):
@@ -34,10 +36,11 @@ def run(implementation):
     return call
 
 
+@pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("length", LENGTHS)
-def test_chunked_equals_reference(length):
+def test_equals_the_reference(implementation, length):
     inputs = tiny(length)
-    got, want = (values_and_gradients(run(name), inputs) for name in ("chunked", "reference"))
+    got, want = (values_and_gradients(run(name), inputs) for name in (implementation, "reference"))
     assert_same(got, want, f"length {length}")
 
 
@@ -77,14 +80,16 @@ def test_extreme_time_steps_reset_the_state(implementation):
     assert_near(y, run("reference")(**inputs)[0])
 
 
+@pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_low_precision_keeps_sums_in_float32(dtype):
-    check_low_precision(run("chunked"), tiny(100), dtype, wide=("A", "D", "dt_bias", "initial_state"))
+def test_low_precision_keeps_sums_in_float32(implementation, dtype):
+    check_low_precision(run(implementation), tiny(100), dtype, wide=("A", "D", "dt_bias", "initial_state"))
 
 
-def test_strided_inputs_and_empty_batches():
+@pytest.mark.parametrize("implementation", FAST)
+def test_strided_inputs_and_empty_batches(implementation):
     inputs = tiny(33)
-    check_strides_and_empty_batches(run(None), inputs, ("x", "dt", "B", "C", "z", "initial_state"))
+    check_strides_and_empty_batches(run(implementation), inputs, ("x", "dt", "B", "C", "z", "initial_state"))
 
 
 @each_implementation
@@ -157,7 +162,7 @@ def test_refusals_name_the_remedy():
         r"time steps that are negative or NaN.*dt_softplus=True": {"dt_softplus": False},
         r"dt_limit=\(1.0, 0.5\).*swap": {"dt_limit": (1.0, 0.5)},
         r"chunk_size=0.*Remedy": {"chunk_size": 0},
-        r"implementation 'tritn'.*one of chunked, reference": {"implementation": "tritn"},
+        r"implementation 'tritn'.*one of chunked, cpu, reference": {"implementation": "tritn"},
         r"cu_seqlens with a batch of 2.*Remedy": {"cu_seqlens": torch.tensor([0, 5])},
     }
     for pattern, change in cases.items():

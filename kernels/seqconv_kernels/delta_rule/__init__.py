@@ -16,6 +16,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import native
 from ..checks import check_floating, check_shape
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
@@ -26,6 +27,16 @@ def _chunked() -> Any:
     from .chunked import delta_rule
 
     return delta_rule
+
+
+def _cpu() -> Any:
+    from .cpu import delta_rule
+
+    return delta_rule
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    return native.refuse_call(call.given())
 
 
 def _reference() -> Any:
@@ -41,6 +52,7 @@ def _one_beta_per_head(call: Call) -> str | None:
 
 OP = Op(
     "delta_rule",
+    Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, _one_beta_per_head),
     Implementation("reference", _reference, serves_all),
 )
@@ -72,7 +84,7 @@ def delta_rule(
             not given.
         return_final_state: also return the state after the last token.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+        implementation: ``"cpu"``, ``"chunked"``, ``"reference"``, or ``None`` for the fastest that serves.
 
     Returns:
         o typed like ``v``, or ``(o, final_state)``; the state is float32 at least, like the sums inside.

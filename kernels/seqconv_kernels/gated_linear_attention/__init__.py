@@ -14,6 +14,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import native
 from ..checks import check_floating, check_shape
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
@@ -26,6 +27,16 @@ def _chunked() -> Any:
     return gated_linear_attention
 
 
+def _cpu() -> Any:
+    from .cpu import gated_linear_attention
+
+    return gated_linear_attention
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    return native.refuse_call(call.given())
+
+
 def _reference() -> Any:
     from .reference import gated_linear_attention
 
@@ -34,6 +45,7 @@ def _reference() -> Any:
 
 OP = Op(
     "gated_linear_attention",
+    Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, serves_all),
     Implementation("reference", _reference, serves_all),
 )
@@ -63,7 +75,7 @@ def gated_linear_attention(
             not given.
         return_final_state: also return the state after the last token.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+        implementation: ``"cpu"``, ``"chunked"``, ``"reference"``, or ``None`` for the fastest that serves.
 
     Returns:
         o typed like ``v``, or ``(o, final_state)``; the state is float32 at least, like the sums inside.

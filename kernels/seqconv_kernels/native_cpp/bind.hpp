@@ -49,5 +49,6 @@ int finish(Status status);
 void bind_selective_scan(nanobind::module_& m);
 void bind_causal_conv1d(nanobind::module_& m);
 void bind_fft_conv(nanobind::module_& m);
+void bind_matrix_state(nanobind::module_& m);
 
 }  // namespace seqconv

@@ -134,4 +134,5 @@ NB_MODULE(_native, m) {
   seqconv::bind_selective_scan(m);
   seqconv::bind_causal_conv1d(m);
   seqconv::bind_fft_conv(m);
+  seqconv::bind_matrix_state(m);
 }

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import native
 from ..checks import check_floating, check_shape, readable
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
@@ -27,6 +28,16 @@ def _chunked() -> Any:
     return ssd
 
 
+def _cpu() -> Any:
+    from .cpu import ssd
+
+    return ssd
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    return native.refuse_call(call.given())
+
+
 def _reference() -> Any:
     from .reference import ssd
 
@@ -35,6 +46,7 @@ def _reference() -> Any:
 
 OP = Op(
     "ssd",
+    Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, serves_all),
     Implementation("reference", _reference, serves_all),
 )
@@ -76,7 +88,7 @@ def ssd(
             not given.
         return_final_state: also return the state after the last input.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+        implementation: ``"cpu"``, ``"chunked"``, ``"reference"``, or ``None`` for the fastest that serves.
 
     Returns:
         y shaped and typed like ``x``, or ``(y, final_state)``; the state is float32 at least, like the sums inside.

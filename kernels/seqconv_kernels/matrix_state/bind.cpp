@@ -1,0 +1,91 @@
+// Checks of the arguments of recurrences with a matrix state, on their way from Python to the kernels.
+#include <stdexcept>
+
+#include "../native_cpp/bind.hpp"
+#include "cpu.hpp"
+
+namespace nb = nanobind;
+
+namespace seqconv {
+namespace {
+
+struct Inputs {
+  View q, k, v, decay, beta;
+};
+
+// A tensor (batch, length, heads, width) whose heads divide those of the states; width -1 stands for any.
+Heads heads(const View& x, const char* name, const MatrixStateArgs& a, int64_t width) {
+  if (!x.given()) return {};
+  x.check_dense_rows(name, a.dtype, {a.batch, a.length, -1, width});
+  if (x.shape[2] < 1 || a.heads % x.shape[2] != 0 || x.shape[3] < 1)
+    throw std::invalid_argument(std::string("matrix_state: heads of ") + name + " do not divide those of the states");
+  return {x.data<void>(), x.stride(0), x.stride(1), x.stride(2), x.shape[2], x.shape[3]};
+}
+Heads factors(const View& x, const char* name, const MatrixStateArgs& a, int64_t width) {
+  const Heads found = heads(x, name, a, -1);
+  if (found.width > 1 && found.width != width)
+    throw std::invalid_argument(std::string("matrix_state: ") + name + " must be one wide, or as wide as its axis");
+  return found;
+}
+
+MatrixStateArgs arguments(const Inputs& in, double scale, const View& initial, int threads) {
+  MatrixStateArgs a{};
+  if (in.q.shape.size() != 4 || in.k.shape.size() != 4 || in.v.shape.size() != 4 || threads < 1 ||
+      (in.q.dtype != int(Dtype::f32) && in.q.dtype != int(Dtype::f64)))
+    throw std::invalid_argument("matrix_state: q, k, v must be (batch, length, heads, width) of float32 or float64");
+  a.dtype = Dtype(in.q.dtype);
+  a.batch = in.q.shape[0], a.length = in.q.shape[1], a.d_k = in.q.shape[3], a.d_v = in.v.shape[3];
+  for (const View* x : {&in.q, &in.k, &in.v}) a.heads = x->shape[2] > a.heads ? x->shape[2] : a.heads;
+  if (a.length < 1) throw std::invalid_argument("matrix_state: an empty length");
+  a.scale = scale;
+  a.q = heads(in.q, "q", a, a.d_k), a.k = heads(in.k, "k", a, a.d_k), a.v = heads(in.v, "v", a, a.d_v);
+  a.decay = factors(in.decay, "log_decay", a, a.d_k), a.beta = factors(in.beta, "beta", a, a.d_v);
+  if (initial.given()) {
+    a.initial = required(initial, "initial_state", a.dtype, {a.batch, -1, a.d_k, a.d_v});
+    a.initial_heads = initial.shape[1];
+    if (a.initial_heads < 1 || a.heads % a.initial_heads != 0)
+      throw std::invalid_argument("matrix_state: heads of initial_state do not divide those of the states");
+  }
+  a.threads = threads;
+  return a;
+}
+
+int forward(View q, View k, View v, View decay, View beta, double scale, View initial, View o, View final_state,
+            View error, int threads) {
+  MatrixStateArgs a = arguments({q, k, v, decay, beta}, scale, initial, threads);
+  const std::vector<int64_t> tokens = {a.batch, a.length, a.heads, a.d_v};
+  a.o = required(o, "o", a.dtype, tokens);
+  a.final_state = required(final_state, "final_state", a.dtype, {a.batch, a.heads, a.d_k, a.d_v});
+  a.error = optional(error, "error", a.dtype, tokens);
+  const nb::gil_scoped_release released;
+  return finish(SEQCONV_CALL(matrix_state_forward, a));
+}
+
+int backward(View q, View k, View v, View decay, View beta, double scale, View initial, View error, View grad,
+             View dfinal, View dq, View dk, View dv, View ddecay, View dbeta, View dinitial, int threads) {
+  MatrixStateArgs a = arguments({q, k, v, decay, beta}, scale, initial, threads);
+  const auto wide = [&](int64_t width) { return std::vector<int64_t>{a.batch, a.length, a.heads, width}; };
+  const std::vector<int64_t> state = {a.batch, a.heads, a.d_k, a.d_v};
+  a.seen = heads(error, "error", a, a.d_v);
+  a.grad = heads(grad, "grad", a, a.d_v);
+  if (!grad.given() || error.given() != beta.given() || ddecay.given() != decay.given() ||
+      dbeta.given() != beta.given())
+    throw std::invalid_argument("matrix_state: a gradient or the error is missing");
+  a.dfinal = optional(dfinal, "dfinal", a.dtype, state);
+  a.dq = required(dq, "dq", a.dtype, wide(a.d_k)), a.dk = required(dk, "dk", a.dtype, wide(a.d_k));
+  a.dv = required(dv, "dv", a.dtype, wide(a.d_v));
+  a.ddecay = optional(ddecay, "dlog_decay", a.dtype, wide(a.decay.width));
+  a.dbeta = optional(dbeta, "dbeta", a.dtype, wide(a.beta.width));
+  a.dinitial = required(dinitial, "dinitial", a.dtype, state);
+  const nb::gil_scoped_release released;
+  return finish(SEQCONV_CALL(matrix_state_backward, a));
+}
+
+}  // namespace
+
+void bind_matrix_state(nb::module_& m) {
+  m.def("matrix_state_forward", &forward);
+  m.def("matrix_state_backward", &backward);
+}
+
+}  // namespace seqconv

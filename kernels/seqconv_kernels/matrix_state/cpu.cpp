@@ -1,0 +1,481 @@
+// Recurrences with a matrix state, token by token, in registers: linear attention with a decay, and the delta rule.
+//
+//   S'_t = diag(a_t) S_{t-1}      S_t = S'_t + k_t u_t^T      o_t = S_t^T q_t
+//
+// with u = v, or u = beta (v - S'^T k) for the delta rule. A chunked form costs as many operations at the usual sizes
+// of a head, and divides by decays or needs many small products to avoid it; here a decay is only ever a factor.
+//
+// Outputs and gradients that sum over the rows of S (o, dv, dbeta) come from a pass with columns in the lanes, those
+// that sum over its columns (dq, dk, ddecay) from one with rows in the lanes, so that no lane is ever summed. With G
+// the gradient of S_t and w = beta G^T k (zero in linear attention, where dv = G^T k):
+//
+//   dS' = G_t - k_t w_t^T      G_{t-1} = diag(a_t) dS' + q_{t-1} do_{t-1}^T
+//   dq = S do      dk = G u - S' w      dlog a = sum over columns of dS' S'
+//
+// Both passes go through tiles of kTile tokens, copied to padded rows first. The last one recomputes the states of a
+// tile from the state at its start.
+#include "cpu.hpp"
+
+#include "../native_cpp/vec.hpp"
+
+namespace seqconv::SEQCONV_ISA {
+namespace {
+
+constexpr int kTile = 32;
+constexpr int64_t kOperationsWorthThreads = 1 << 18;
+#if defined(__AVX512F__)
+constexpr int kRows = 8, kWide = 4, kColumns = 8;
+#else
+constexpr int kRows = 4, kWide = 2, kColumns = 4;
+#endif
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t padded(int64_t size, int64_t a, int64_t b) {
+  const int64_t unit = a < b ? b : a;
+  return (size + unit - 1) / unit * unit;
+}
+
+// A block of kRows rows and N vectors of columns over a tile: linear attention.
+template <class T, int N>
+SEQCONV_INLINE void attend_block(T* S, int64_t columns, const T* q, const T* k, const T* a, int64_t rows, const T* v,
+                                 T* o, int steps, bool first) {
+  constexpr int W = Lanes<T>::count;
+  using M = Memory<T, T>;
+  Vec<T> s[kRows][N];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) s[r][j] = M::load(S + r * columns + j * W);
+  for (int t = 0; t < steps; ++t, q += rows, k += rows, a += rows, v += columns, o += columns) {
+    Vec<T> in[N], out[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) in[j] = M::load(v + j * W), out[j] = first ? Vec<T>{} : M::load(o + j * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) {
+        s[r][j] = s[r][j] * a[r] + in[j] * k[r];
+        out[j] += s[r][j] * q[r];
+      }
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) M::store(o + j * W, out[j]);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) M::store(S + r * columns + j * W, s[r][j]);
+}
+
+// The rows of one tile in the order of a pass, each padded with zeros.
+template <class T> struct Tile {
+  T *q, *k, *a, *v, *beta, *error, *out, *extra, *qk, *ones;
+};
+
+// All rows of N vectors of columns over a tile: the delta rule. What a token writes enters S with the next one.
+template <class T, int N> void correct_block(T* S, int64_t columns, int64_t rows, const Tile<T>& x, int64_t at, int n) {
+  constexpr int W = Lanes<T>::count;
+  using M = Memory<T, T>;
+  Vec<T> u[N] = {};
+  const T* before = x.k;
+  for (int t = 0; t < n; ++t) {
+    const T *q = x.q + t * rows, *k = x.k + t * rows, *a = x.a + t * rows;
+    Vec<T> told[N] = {}, out[N] = {};
+    for (int64_t i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) {
+        T* place = S + i * columns + j * W;
+        const Vec<T> s = (M::load(place) + u[j] * before[i]) * a[i];
+        M::store(place, s);
+        told[j] += s * k[i];
+        out[j] += s * q[i];
+      }
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      const int64_t i = t * columns + at + j * W;
+      const Vec<T> error = M::load(x.v + i) - told[j];
+      u[j] = M::load(x.beta + i) * error;
+      M::store(x.error + i, error);
+      M::store(x.out + i, out[j] + u[j] * x.qk[t]);
+    }
+    before = k;
+  }
+  for (int64_t i = 0; i < rows; ++i)
+    for (int j = 0; j < N; ++j) {
+      T* place = S + i * columns + j * W;
+      M::store(place, M::load(place) + u[j] * before[i]);
+    }
+}
+
+// The same backwards in time, on the gradient of the state: x.v holds do, x.out gets dv = w, x.extra gets dbeta.
+template <class T, int N> void uncorrect_block(T* G, int64_t columns, int64_t rows, const Tile<T>& x, int64_t at, int n) {
+  constexpr int W = Lanes<T>::count;
+  using M = Memory<T, T>;
+  Vec<T> w[N] = {};
+  const T *later_k = x.k, *later_a = x.ones;
+  for (int t = 0; t < n; ++t) {
+    const T *q = x.q + t * rows, *k = x.k + t * rows;
+    Vec<T> in[N], du[N] = {};
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) in[j] = M::load(x.v + t * columns + at + j * W);
+    for (int64_t i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) {
+        T* place = G + i * columns + j * W;
+        const Vec<T> g = (M::load(place) - w[j] * later_k[i]) * later_a[i] + in[j] * q[i];
+        M::store(place, g);
+        du[j] += g * k[i];
+      }
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      const int64_t i = t * columns + at + j * W;
+      w[j] = M::load(x.beta + i) * du[j];
+      M::store(x.out + i, w[j]);
+      M::store(x.extra + i, M::load(x.error + i) * du[j]);
+    }
+    later_k = k;
+    later_a = x.a + t * rows;
+  }
+  for (int64_t i = 0; i < rows; ++i)
+    for (int j = 0; j < N; ++j) {
+      T* place = G + i * columns + j * W;
+      M::store(place, (M::load(place) - w[j] * later_k[i]) * later_a[i]);
+    }
+}
+
+// One head of one row of the batch.
+template <class T> struct Head {
+  static constexpr int W = Lanes<T>::count;
+  using M = Memory<T, T>;
+  const MatrixStateArgs& a;
+  const int64_t rows, columns, tiles;
+  int64_t row = 0, head = 0;
+  Tile<T> x{};
+  T *S = nullptr, *w = nullptr;
+  Vec<T> *checkpoints = nullptr, *G = nullptr, *history = nullptr;
+
+  explicit Head(const MatrixStateArgs& args)
+      : a(args), rows(padded(args.d_k, W, kRows)), columns(padded(args.d_v, W, kColumns)),
+        tiles((args.length + kTile - 1) / kTile) {}
+
+  // Hands out the scratch of one thread, or with null only counts its bytes.
+  size_t place(void* scratch) {
+    char* free = (char*)scratch;
+    const auto take = [&](auto*& pointer, int64_t count) {
+      pointer = (decltype(+pointer))free;
+      free += (count * sizeof(*pointer) + 63) / 64 * 64;
+    };
+    for (T** tile : {&x.q, &x.k, &x.a}) take(*tile, kTile * rows);
+    for (T** tile : {&x.v, &x.beta, &x.error, &x.out, &x.extra, &w}) take(*tile, kTile * columns);
+    take(x.qk, kTile);
+    take(x.ones, rows);
+    take(S, rows * columns);
+    if (a.dq) {
+      take(checkpoints, tiles * columns);
+      take(G, columns);
+      take(history, kTile * kColumns);
+    }
+    if (scratch)
+      for (int64_t i = 0; i < rows; ++i) x.ones[i] = T(1);
+    return size_t(free - (char*)scratch);
+  }
+
+  bool corrects() const { return a.beta.width > 0; }
+  int steps(int64_t tile) const { return int(smaller(kTile, a.length - tile * kTile)); }
+  int64_t time(int64_t tile, int i, bool reversed) const {
+    const int64_t t = tile * kTile + i;
+    return reversed ? a.length - 1 - t : t;
+  }
+  const T* at(const Heads& from, int64_t t) const {
+    return (const T*)from.data + row * from.batch + t * from.time + head / (a.heads / from.heads) * from.head;
+  }
+  T* slot(void* to, int64_t t, int64_t width) const {
+    return (T*)to + ((row * a.length + t) * a.heads + head) * width;
+  }
+  T* matrix(const void* states) const {
+    return states ? (T*)states + (row * a.heads + head) * a.d_k * a.d_v : nullptr;
+  }
+  const T* initial() const {
+    if (!a.initial) return nullptr;
+    return (const T*)a.initial + (row * a.initial_heads + head / (a.heads / a.initial_heads)) * a.d_k * a.d_v;
+  }
+
+  // `shift` reads later tokens, zeros after the last. A width of one is repeated, an absent tensor reads as `fill`.
+  void pack(T* to, int64_t stride, int64_t width, const Heads& from, int64_t tile, bool reversed, int shift = 0,
+            T fill = T(0)) const {
+    for (int i = 0, n = steps(tile); i < n; ++i, to += stride) {
+      const int64_t t = time(tile, i, reversed) + shift;
+      const bool given = from.width > 0 && t < a.length;
+      const T* source = given ? at(from, t) : nullptr;
+      if (given && from.width == width) __builtin_memcpy(to, source, width * sizeof(T));
+      else
+        for (int64_t j = 0; j < width; ++j) to[j] = given ? *source : fill;
+      for (int64_t j = width; j < stride; ++j) to[j] = T(0);
+    }
+  }
+  void pack_keys(T* q, T* k, int64_t tile, bool reversed, int shift) const {
+    const int64_t count = steps(tile) * rows;
+    pack(q, rows, a.d_k, a.q, tile, reversed);
+    pack(k, rows, a.d_k, a.k, tile, reversed);
+    pack(x.a, rows, a.d_k, a.decay, tile, reversed, shift);
+    for (int64_t i = 0; i < count; ++i) q[i] *= T(a.scale);
+    for (int64_t i = 0; i < count; i += W) M::store(x.a + i, exp<T>(M::load(x.a + i)));
+  }
+  void unpack(void* to, const T* from, int64_t tile, bool reversed) const {
+    for (int i = 0, n = steps(tile); i < n; ++i)
+      __builtin_memcpy(slot(to, time(tile, i, reversed), a.d_v), from + i * columns, a.d_v * sizeof(T));
+  }
+  void load_state(const T* from) const {
+    for (int64_t i = 0; i < rows * columns; ++i) S[i] = T(0);
+    for (int64_t i = 0; from && i < a.d_k; ++i)
+      __builtin_memcpy(S + i * columns, from + i * a.d_v, a.d_v * sizeof(T));
+  }
+  void store_state(T* to) const {
+    for (int64_t i = 0; i < a.d_k; ++i) __builtin_memcpy(to + i * a.d_v, S + i * columns, a.d_v * sizeof(T));
+  }
+
+  void attend(int n) const {
+    for (int64_t c = 0; c < columns;) {
+      const int wide = columns - c >= 2 * W ? 2 : 1;
+      for (int64_t r = 0; r < rows; r += kRows) {
+        T* block = S + r * columns + c;
+        if (wide == 2) attend_block<T, 2>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
+        else attend_block<T, 1>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
+      }
+      c += wide * W;
+    }
+  }
+  template <bool Reversed> void correct(int n) const {
+    const auto block = [&](auto wide, int64_t c) {
+      constexpr int N = decltype(wide)::value;
+      if (Reversed) uncorrect_block<T, N>(S + c, columns, rows, x, c, n);
+      else correct_block<T, N>(S + c, columns, rows, x, c, n);
+    };
+    int64_t c = 0;
+    for (; c + kWide * W <= columns; c += kWide * W) block(Count<kWide>{}, c);
+    for (; c + 2 * W <= columns; c += 2 * W) block(Count<2>{}, c);
+    for (; c < columns; c += W) block(Count<1>{}, c);
+  }
+  template <int N> struct Count { static constexpr int value = N; };
+
+  void forward() const {
+    load_state(initial());
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int n = steps(tile);
+      pack_keys(x.q, x.k, tile, false, 0);
+      pack(x.v, columns, a.d_v, a.v, tile, false);
+      if (corrects()) {
+        pack(x.beta, columns, a.d_v, a.beta, tile, false);
+        for (int t = 0; t < n; ++t) x.qk[t] = dot(x.q + t * rows, x.k + t * rows);
+        correct<false>(n);
+        if (a.error) unpack(a.error, x.error, tile, false);
+      } else {
+        attend(n);
+      }
+      unpack(a.o, x.out, tile, false);
+    }
+    store_state(matrix(a.final_state));
+  }
+  T dot(const T* left, const T* right) const {
+    Vec<T> sum{};
+    for (int64_t i = 0; i < rows; i += W) sum += M::load(left + i) * M::load(right + i);
+    return total(sum, W);
+  }
+  static T total(Vec<T> v, int count) {
+    T sum = T(0);
+    for (int i = 0; i < count; ++i) sum += v[i];
+    return sum;
+  }
+
+  // Backwards in time: dv, dbeta, dinitial. Linear attention is its own adjoint with q and k exchanged.
+  void backward_values() const {
+    load_state(matrix(a.dfinal));
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int n = steps(tile);
+      pack(x.v, columns, a.d_v, a.grad, tile, true);
+      if (corrects()) {
+        pack_keys(x.q, x.k, tile, true, 0);
+        pack(x.beta, columns, a.d_v, a.beta, tile, true);
+        pack(x.error, columns, a.d_v, a.seen, tile, true);
+        correct<true>(n);
+        unpack_strength(tile);
+      } else {
+        pack_keys(x.k, x.q, tile, true, 1);
+        attend(n);
+      }
+      unpack(a.dv, x.out, tile, true);
+    }
+    if (!corrects() && a.decay.width)
+      for (int64_t i = 0; i < a.d_k; ++i) {
+        const T factor = exp<T>(splat<T>(at(a.decay, 0)[a.decay.width == 1 ? 0 : i]))[0];
+        for (int64_t j = 0; j < a.d_v; ++j) S[i * columns + j] *= factor;
+      }
+    store_state(matrix(a.dinitial));
+  }
+  void unpack_strength(int64_t tile) const {
+    if (a.beta.width > 1 || a.d_v == 1) return unpack(a.dbeta, x.extra, tile, true);
+    for (int i = 0, n = steps(tile); i < n; ++i) {
+      Vec<T> sum{};
+      for (int64_t j = 0; j < columns; j += W) sum += M::load(x.extra + i * columns + j);
+      *slot(a.dbeta, time(tile, i, true), 1) = total(sum, W);
+    }
+  }
+
+  // Rows in the lanes, a block of W at a time: dq, dk, ddecay.
+  template <bool Corrects> void backward_keys() const {
+    for (int64_t first = 0; first < a.d_k; first += W) {
+      Vec<T> q[kTile], k[kTile], decay[kTile];
+      const int live = int(smaller(W, a.d_k - first));
+      for (int64_t c = 0; c < columns; ++c) {
+        checkpoints[c] = lanes(initial(), first, live, c);
+        G[c] = lanes(matrix(a.dfinal), first, live, c);
+      }
+      for (int64_t tile = 0; tile + 1 < tiles; ++tile) {
+        pack_written(tile);
+        pack_lanes(k, a.k, tile, first, live);
+        pack_decay(decay, tile, first, live);
+        for (int64_t c = 0; c < columns; c += kColumns)
+          advance(checkpoints + tile * columns + c, checkpoints + (tile + 1) * columns + c, k, decay, x.v + c);
+      }
+      for (int64_t tile = tiles - 1; tile >= 0; --tile) {
+        Vec<T> dq[kTile] = {}, dk[kTile] = {}, ddecay[kTile] = {};
+        const int n = steps(tile);
+        pack_written(tile);
+        pack(x.out, columns, a.d_v, a.grad, tile, false);
+        if (Corrects) pack(w, columns, a.d_v, {a.dv, a.length * a.heads * a.d_v, a.heads * a.d_v, a.d_v, a.heads, a.d_v}, tile, false);
+        pack_lanes(q, a.q, tile, first, live);
+        pack_lanes(k, a.k, tile, first, live);
+        pack_decay(decay, tile, first, live);
+        for (int t = 0; t < n; ++t) q[t] *= T(a.scale);
+        for (int64_t c = 0; c < columns; c += kColumns) {
+          recompute(checkpoints + tile * columns + c, k, decay, c, n, dq);
+          differentiate<Corrects>(G + c, q, k, decay, c, n, dk, ddecay);
+        }
+        for (int t = 0; t < n; ++t) {
+          const int64_t when = tile * kTile + t;
+          store<T, T>(slot(a.dq, when, a.d_k) + first, dq[t] * T(a.scale), live);
+          store<T, T>(slot(a.dk, when, a.d_k) + first, dk[t], live);
+          if (a.decay.width == a.d_k) store<T, T>(slot(a.ddecay, when, a.d_k) + first, ddecay[t], live);
+          else if (a.decay.width == 1) {
+            T* sum = slot(a.ddecay, when, 1);
+            *sum = (first ? *sum : T(0)) + total(ddecay[t], live);
+          }
+        }
+      }
+    }
+  }
+  Vec<T> lanes(const T* state, int64_t first, int live, int64_t c) const {
+    Vec<T> v{};
+    for (int i = 0; state && c < a.d_v && i < live; ++i) v[i] = state[(first + i) * a.d_v + c];
+    return v;
+  }
+  // What the tokens wrote: u, in x.v.
+  void pack_written(int64_t tile) const {
+    pack(x.v, columns, a.d_v, corrects() ? a.seen : a.v, tile, false);
+    if (!corrects()) return;
+    pack(x.beta, columns, a.d_v, a.beta, tile, false);
+    for (int64_t i = 0, count = steps(tile) * columns; i < count; ++i) x.v[i] *= x.beta[i];
+  }
+  void pack_lanes(Vec<T>* to, const Heads& from, int64_t tile, int64_t first, int live) const {
+    for (int i = 0, n = steps(tile); i < n; ++i) to[i] = load<T, T>(at(from, tile * kTile + i) + first, live);
+  }
+  void pack_decay(Vec<T>* to, int64_t tile, int64_t first, int live) const {
+    const int n = steps(tile);
+    if (a.decay.width == a.d_k) pack_lanes(to, a.decay, tile, first, live);
+    else
+      for (int i = 0; i < n; ++i) to[i] = splat<T>(a.decay.width ? *at(a.decay, tile * kTile + i) : T(0));
+    for (int i = 0; i < n; ++i) to[i] = exp<T>(to[i]);
+  }
+  SEQCONV_INLINE void advance(const Vec<T>* from, Vec<T>* to, const Vec<T>* k, const Vec<T>* decay, const T* u) const {
+    Vec<T> s[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) s[j] = from[j];
+    for (int t = 0; t < kTile; ++t, u += columns)
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) s[j] = s[j] * decay[t] + k[t] * u[j];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) to[j] = s[j];
+  }
+  SEQCONV_INLINE void recompute(const Vec<T>* from, const Vec<T>* k, const Vec<T>* decay, int64_t c, int n,
+                                Vec<T>* dq) const {
+    Vec<T> s[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) s[j] = from[j];
+    for (int t = 0; t < n; ++t) {
+      const T *u = x.v + t * columns + c, *grad = x.out + t * columns + c;
+      Vec<T> even = dq[t], odd{};
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) {
+        s[j] *= decay[t];
+        history[t * kColumns + j] = s[j];
+        s[j] += k[t] * u[j];
+        (j % 2 ? odd : even) += s[j] * grad[j];
+      }
+      dq[t] = even + odd;
+    }
+  }
+  template <bool Corrects>
+  SEQCONV_INLINE void differentiate(Vec<T>* later, const Vec<T>* q, const Vec<T>* k, const Vec<T>* decay, int64_t c,
+                                    int n, Vec<T>* dk, Vec<T>* ddecay) const {
+    Vec<T> g[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) g[j] = later[j];
+    for (int t = n - 1; t >= 0; --t) {
+      const int64_t at = t * columns + c;
+      Vec<T> key = dk[t], own{}, forgotten = ddecay[t];
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) {
+        const Vec<T> s = history[t * kColumns + j];
+        g[j] += q[t] * x.out[at + j];
+        key += g[j] * x.v[at + j];
+        if (Corrects) {
+          g[j] -= k[t] * w[at + j];
+          own -= s * w[at + j];
+        }
+        forgotten += g[j] * s;
+        g[j] *= decay[t];
+      }
+      dk[t] = key + own;
+      ddecay[t] = forgotten;
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) later[j] = g[j];
+  }
+};
+
+template <class T, bool Backward> Status run(const MatrixStateArgs& a) {
+  const int64_t items = a.batch * a.heads;
+  const bool small = items * a.length * a.d_k * a.d_v < kOperationsWorthThreads;
+  const int threads = small ? 1 : int(smaller(a.threads, items));
+  int short_of_memory = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
+  {
+    Head<T> head(a);
+    const Scratch scratch(head.place(nullptr));
+    if (scratch.data) head.place(scratch.data);
+    else short_of_memory = 1;
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < items; ++item) {
+      if (!scratch.data) continue;
+      head.row = item / a.heads, head.head = item % a.heads;
+      if constexpr (Backward) {
+        head.backward_values();
+        if (head.corrects()) head.template backward_keys<true>();
+        else head.template backward_keys<false>();
+      } else {
+        head.forward();
+      }
+    }
+  }
+  return short_of_memory ? Status::no_memory : Status::done;
+}
+
+}  // namespace
+
+Status matrix_state_forward(const MatrixStateArgs& a) {
+  return a.dtype == Dtype::f64 ? run<double, false>(a) : run<float, false>(a);
+}
+Status matrix_state_backward(const MatrixStateArgs& a) {
+  return a.dtype == Dtype::f64 ? run<double, true>(a) : run<float, true>(a);
+}
+
+}  // namespace seqconv::SEQCONV_ISA

@@ -1,0 +1,40 @@
+// Arguments of the kernels for recurrences whose state is a matrix, checked by bind.cpp.
+#pragma once
+
+#include "../native_cpp/view.hpp"
+
+namespace seqconv {
+
+// (batch, length, heads, width) with a dense width; fewer heads than the states have are shared by neighbours.
+struct Heads {
+  const void* data = nullptr;
+  int64_t batch = 0, time = 0, head = 0, heads = 1, width = 0;
+};
+
+// All tensors have one dtype, float32 or float64; those written are row-major, with one slice per head of the state.
+struct MatrixStateArgs {
+  Dtype dtype;
+  int64_t batch, length, heads, d_k, d_v;
+  double scale;
+  Heads q, k, v;
+  Heads decay;  // its logarithm: width d_k, 1, or 0 for none
+  Heads beta;   // strength of the correction: width d_v, 1, or 0 for plain linear attention
+  const void* initial;  // (batch, initial_heads, d_k, d_v), or null
+  int64_t initial_heads;
+  void* o;            // (batch, length, heads, d_v)
+  void* final_state;  // (batch, heads, d_k, d_v)
+  void* error;        // (batch, length, heads, d_v): what the state did not predict of v; null where nobody asks
+  // Backward only.
+  Heads seen;  // the error of the forward pass
+  Heads grad;  // gradient of o
+  const void* dfinal;  // (batch, heads, d_k, d_v), or null
+  void *dq, *dk, *dv;  // (batch, length, heads, d_k or d_v)
+  void *ddecay, *dbeta;  // (batch, length, heads, their width)
+  void* dinitial;        // (batch, heads, d_k, d_v)
+  int threads;
+};
+
+SEQCONV_DECLARE(Status matrix_state_forward(const MatrixStateArgs&))
+SEQCONV_DECLARE(Status matrix_state_backward(const MatrixStateArgs&))
+
+}  // namespace seqconv

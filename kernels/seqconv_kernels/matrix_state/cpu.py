@@ -1,0 +1,151 @@
+"""Recurrences with a matrix state in C++ as a PyTorch operator: forward, backward, shapes for the compiler.
+
+Everything is float32 or float64 here, contiguous in the last axis, (batch, length, heads, width). Tensors with fewer
+heads than others are shared by neighbours, never copied; their gradients arrive per head and are added here. The
+backward recomputes the states; the delta rule keeps its errors, a tensor like ``v``, and nothing else.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..precision import accumulation_dtype
+
+
+class Inputs(NamedTuple):
+    """The arguments of the operator, in order."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None
+    beta: Tensor | None
+    scale: float
+    initial_state: Tensor | None
+
+    @property
+    def heads(self) -> int | torch.SymInt:
+        """Heads of the states: the most that any tensor has (a symbol while the compiler keeps shapes open)."""
+        return max(self.q.shape[2], self.k.shape[2], self.v.shape[2])
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Those that have gradients, in order."""
+        return (*self[:5], self.initial_state)
+
+
+_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? beta, float scale, Tensor? initial_state"
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+torch.library.define("seqconv::matrix_state", f"({_ARGUMENTS}, bool learning) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
+torch.library.define(
+    "seqconv::matrix_state_backward",
+    f"({_ARGUMENTS}, Tensor error, Tensor do, Tensor? dfinal) -> ({', '.join(['Tensor'] * 6)})",
+    tags=_TAGS,
+)
+
+
+def matrix_state(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, scale: float, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Outputs (batch, length, heads, d_v) and final states (batch, heads, d_k, d_v), in the dtype of the sums.
+
+    Args:
+        log_decay: (batch, length, heads[, d_k]).
+        beta: (batch, length, heads[, d_v]); ``None`` for plain linear attention.
+        state: before the first token, (batch, heads, d_k, d_v).
+    """
+    given = (q, k, v, log_decay, beta, state)
+    dtype = accumulation_dtype(*given)
+    q, k, v, log_decay, beta, state = (None if t is None else t.to(dtype) for t in given)  # type: ignore[assignment]
+    log_decay, beta = (None if t is None else t if t.dim() == 4 else t[..., None] for t in (log_decay, beta))
+    learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+    o, final_state, _ = torch.ops.seqconv.matrix_state(q, k, v, log_decay, beta, scale, state, learning)
+    return o, final_state
+
+
+def _outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the output, the final state, and the errors of the delta rule."""
+    (batch, length, _, d_v), heads = inputs.v.shape, inputs.heads
+    o = inputs.v.new_empty(batch, length, heads, d_v)
+    keeps = learning and inputs.beta is not None
+    return o, o.new_empty(batch, heads, inputs.k.shape[3], d_v), o.new_empty(o.shape if keeps else 0)
+
+
+def _views(inputs: Inputs) -> tuple[list[Tensor | None], list[Any]]:
+    """What the extension is told of the inputs, and the tensors that it needs kept alive meanwhile."""
+    kept = [None if t is None else native.dense_rows(t) for t in inputs[:5]]
+    kept.append(None if inputs.initial_state is None else inputs.initial_state.contiguous())
+    *tokens, state = map(native.view, kept)
+    return kept, [*tokens, inputs.scale, state]
+
+
+@torch.library.impl("seqconv::matrix_state", "cpu")
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, learning = Inputs(*arguments[:-1]), arguments[-1]
+    kept, views = _views(inputs)
+    o, final_state, error = _outputs(inputs, learning)
+    written = (native.view(t) for t in (o, final_state, error if error.dim() == 4 else None))
+    native.library().matrix_state_forward(*views, *written, torch.get_num_threads())
+    del kept
+    return o, final_state, error
+
+
+def _gradients(inputs: Inputs) -> list[Tensor | None]:
+    """Room for the gradients of :meth:`Inputs.tensors`, one slice per head of the states."""
+    batch, length, _, d_v = inputs.v.shape
+    sizes = [(batch, length, inputs.heads, -1 if t is None else t.shape[3]) for t in inputs[:5]]
+    found = [None if t is None else t.new_empty(size) for t, size in zip(inputs[:5], sizes, strict=True)]
+    return [*found, inputs.k.new_empty(batch, inputs.heads, inputs.k.shape[3], d_v)]
+
+
+def _over_sharers(gradients: list[Tensor | None], inputs: Inputs) -> tuple[Tensor, ...]:
+    """Gradients shaped like the tensors: summed over the heads that share one; empty for an absent tensor."""
+    shaped = []
+    for gradient, tensor in zip(gradients, inputs.tensors(), strict=True):
+        if gradient is None or tensor is None:
+            shaped.append(inputs.k.new_empty(0))
+        elif gradient.shape == tensor.shape:
+            shaped.append(gradient)
+        else:
+            axis = 1 if tensor is inputs.initial_state else 2
+            shaped.append(gradient.unflatten(axis, (tensor.shape[axis], -1)).sum(axis + 1))
+    return tuple(shaped)
+
+
+@torch.library.impl("seqconv::matrix_state_backward", "cpu")
+def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, error, do, dfinal = arguments
+    inputs = Inputs(*given)
+    kept, views = _views(inputs)
+    gradients = _gradients(inputs)
+    read = (error if error.dim() == 4 else None, native.dense_rows(do), None if dfinal is None else dfinal.contiguous())
+    native.library().matrix_state_backward(*views, *map(native.view, (*read, *gradients)), torch.get_num_threads())
+    del kept
+    return _over_sharers(gradients, inputs)
+
+
+torch.library.register_fake("seqconv::matrix_state")(lambda *a: _outputs(Inputs(*a[:-1]), a[-1]))
+torch.library.register_fake("seqconv::matrix_state_backward")(
+    lambda *a: _over_sharers(_gradients(Inputs(*a[:-3])), Inputs(*a[:-3]))
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[2])
+    given = Inputs(*inputs[:-1])
+    ctx.scale = given.scale
+    ctx.save_for_backward(*given.tensors(), output[2])
+
+
+def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    q, k, v, log_decay, beta, state, error = ctx.saved_tensors
+    inputs = Inputs(q, k, v, log_decay, beta, ctx.scale, state)
+    do = inputs.v.new_zeros(*inputs.v.shape[:2], inputs.heads, inputs.v.shape[3]) if do is None else do
+    found = torch.ops.seqconv.matrix_state_backward(*inputs, error, do, dfinal)
+    kept = [None if t is None else g for t, g in zip(inputs.tensors(), found, strict=True)]
+    return (*kept[:5], None, kept[5], None)
+
+
+torch.library.register_autograd("seqconv::matrix_state", _differentiate, setup_context=_setup_context)
