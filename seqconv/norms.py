@@ -18,6 +18,7 @@ name              statistics over          parameters
 The last two hear the whole sequence and are therefore not causal. Statistics leave padding out.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -78,16 +79,25 @@ class LayerScalarNorm(Norm):
 
 
 class RMSNorm(Norm):
-    """Root mean square over the channels of each token, a weight per channel."""
+    """Root mean square over the channels of each token, a weight per channel.
 
-    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
+    Args:
+        eps_outside: divide by ``√(σ²) + ε`` instead of ``√(σ² + ε)`` (StripedHyena).
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True, eps_outside: bool = False) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.eps_outside = eps, eps_outside
         self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         # One dtype for both: under autocast x is narrower than the weight, which the fused norm does not take.
         weight = None if self.weight is None else self.weight.to(x.dtype)
+        if self.eps_outside:
+            wide = x.to(accumulation_dtype(x))
+            root: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
+            y = (wide / (root + self.eps)).to(x.dtype)
+            return y if weight is None else weight * y
         return F.rms_norm(x, x.shape[-1:], weight, self.eps)
 
 

@@ -59,7 +59,7 @@ class DiagonalSSM(Recurrence):
     def impulse_response(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps."""
         reach = 0 if self.head is None else self.head.shape[1]
-        modal = self._modal_response(max(1, length - reach))
+        modal = modal_response(self.offsets, self.residues, max(1, length - reach))
         return modal if self.head is None else torch.cat([self.head, modal], dim=1)[:, :length]
 
     def prefill(
@@ -72,13 +72,13 @@ class DiagonalSSM(Recurrence):
         assert isinstance(state, DiagonalState)
         length, v = u.shape[1], u.to(state.past.dtype)
         heard = torch.cat([state.past, v], dim=1)
-        hidden, outputs, powers = state.hidden, [], self._powers(min(length, CHUNK))
+        hidden, outputs, powers = state.hidden, [], _powers(self.offsets, min(length, CHUNK))
         for entering in heard[:, :length].split(CHUNK, dim=1):
             here = powers[:, :, : entering.shape[1]]
-            echo = torch.einsum("bcn,cnl->blc", self.residues * self._advance(hidden), here).real
+            echo = torch.einsum("bcn,cnl->blc", self.residues * _advance(self.offsets, hidden), here).real
             outputs.append(echo + fft_conv(entering, torch.einsum("cn,cnl->cl", self.residues, here).real))
             inflow = torch.einsum("cnl,blc->bcn", here.flip(2), entering.to(here.dtype))
-            hidden = self._advance(here[:, :, -1]) * hidden + inflow
+            hidden = _advance(self.offsets, here[:, :, -1]) * hidden + inflow
         y = torch.cat(outputs, dim=1)
         if self.head is not None:
             y = y + fft_conv(v, self.head, history=state.past)
@@ -93,23 +93,28 @@ class DiagonalSSM(Recurrence):
             y = y + torch.einsum("btc,ct->bc", heard[:, 1:], self.head.flip(1))
         return y.to(u_t.dtype), DiagonalState(hidden, heard[:, 1:])
 
-    def _modal_response(self, length: int) -> Float[Tensor, "channels length"]:
-        """Taps of the modes: powers within a chunk times powers of whole chunks, never (channels, modes, length)."""
-        inner = self._powers(min(length, CHUNK))
-        leap, anchors = self._advance(inner[:, :, -1]), [self.residues]
-        for _ in range(CHUNK, length, CHUNK):
-            anchors.append(anchors[-1] * leap)
-        taps = torch.einsum("cni,cnl->cil", torch.stack(anchors, dim=2), inner).real
-        return taps.flatten(1)[:, :length]
 
-    def _advance(self, x: Tensor) -> Tensor:
-        """``poles * x``."""
-        return torch.addcmul(x, self.offsets, x)
+def modal_response(
+    offsets: Inexact[Tensor, "channels d_state"], residues: Inexact[Tensor, "channels d_state"], length: int
+) -> Float[Tensor, "channels length"]:
+    """Taps of the modes: powers within a chunk times powers of whole chunks, never (channels, modes, length)."""
+    inner = _powers(offsets, min(length, CHUNK))
+    leap, anchors = _advance(offsets, inner[:, :, -1]), [residues]
+    for _ in range(CHUNK, length, CHUNK):
+        anchors.append(anchors[-1] * leap)
+    taps = torch.einsum("cni,cnl->cil", torch.stack(anchors, dim=2), inner).real
+    return taps.flatten(1)[:, :length]
 
-    def _powers(self, length: int) -> Inexact[Tensor, "channels d_state length"]:
-        """``poles ** t`` for t = 0 .. length - 1, by doubling ``poles ** (2^k) - 1``, which keeps its digits."""
-        powers, offset = torch.ones_like(self.offsets)[:, :, None], self.offsets
-        while powers.shape[2] < length:
-            powers = torch.cat([powers, torch.addcmul(powers, powers, offset[:, :, None])], dim=2)
-            offset = offset * (2 + offset)
-        return powers[:, :, :length]
+
+def _advance(offsets: Tensor, x: Tensor) -> Tensor:
+    """``poles * x``."""
+    return torch.addcmul(x, offsets, x)
+
+
+def _powers(offsets: Tensor, length: int) -> Inexact[Tensor, "channels d_state length"]:
+    """``poles ** t`` for t = 0 .. length - 1, by doubling ``poles ** (2^k) - 1``, which keeps its digits."""
+    powers, offset = torch.ones_like(offsets)[:, :, None], offsets
+    while powers.shape[2] < length:
+        powers = torch.cat([powers, torch.addcmul(powers, powers, offset[:, :, None])], dim=2)
+        offset = offset * (2 + offset)
+    return powers[:, :, :length]

@@ -1,0 +1,65 @@
+"""Sum of damped oscillations whose poles and residues are themselves the parameters.
+
+``h[t] = Re(sum_n residues_n poles_n^t)`` for t >= 0, without a factor 2: a pole stands for itself, not for a pair.
+Nothing holds the poles inside the unit circle. Channels that lie next to one another may share one system.
+Source: the code of togethercomputer/stripedhyena; the poles start as in Orvieto et al. 2023 (arXiv 2303.06349), on a
+ring, where a signal of unit variance gives every mode the same share of an output of unit variance.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels.errors import refusal
+
+from .base import WideFilter, wide_default_dtype
+from .diagonal import DiagonalSSM, modal_response
+
+
+class PoleResidueFilter(WideFilter):
+    """Impulse responses with a constant-size recurrence.
+
+    Args:
+        channels: number of impulse responses.
+        d_state: poles of each system.
+        systems: systems of poles and residues, each for ``channels/systems`` channels; one per channel if ``None``.
+        r_min, r_max: magnitudes of the first poles.
+
+    Raises:
+        ValueError: ``d_state < 1``, systems that do not divide the channels, no ``0 <= r_min < r_max < 1``.
+    """
+
+    def __init__(
+        self, channels: int, *, d_state: int = 8, systems: int | None = None, r_min: float = 0.8, r_max: float = 0.999
+    ) -> None:
+        super().__init__(channels, recurrent=True)
+        systems = channels if systems is None else systems
+        if d_state < 1 or systems < 1 or channels % systems:
+            wanted = f"at least one pole, and a divisor of {channels}"
+            got = f"d_state={d_state}, systems={systems}"
+            raise refusal("PoleResidueFilter", got, wanted, "correct the sizes")
+        if not 0 <= r_min < r_max < 1:
+            got = f"r_min={r_min}, r_max={r_max}"
+            raise refusal("PoleResidueFilter", got, "0 <= r_min < r_max < 1", "order the radii inside the unit circle")
+        shape, dtype = (systems, d_state), wide_default_dtype()
+        radius = torch.empty(shape, dtype=dtype).uniform_(r_min**2, r_max**2).sqrt()
+        poles = torch.polar(radius, torch.empty(shape, dtype=dtype).uniform_(0, 2 * math.pi))
+        gain = torch.randn(*shape, 2, dtype=dtype) * ((1 - radius.square()) / d_state).sqrt()[..., None]
+        self.poles, self.residues = nn.Parameter(torch.view_as_real(poles).clone()), nn.Parameter(gain)
+
+    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+        with torch.autocast(self.poles.device.type, enabled=False):
+            return self._spread(modal_response(*self._system(), length))
+
+    def recurrence(self) -> DiagonalSSM:
+        offsets, residues = self._system()
+        return DiagonalSSM(self._spread(offsets), self._spread(residues))
+
+    def _system(self) -> tuple[Tensor, Tensor]:
+        return torch.view_as_complex(self.poles) - 1, torch.view_as_complex(self.residues)
+
+    def _spread(self, of_systems: Tensor) -> Tensor:
+        """Repeat the rows of the systems for their channels."""
+        return of_systems.repeat_interleave(self.channels // of_systems.shape[0], dim=0)
