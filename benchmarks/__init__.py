@@ -1,0 +1,1 @@
+"""Side-by-side measurements of the ops against what users have today."""

@@ -1,0 +1,87 @@
+"""How everything here is timed: both sides in turn, medians, and a record of the machine.
+
+Time is that of the process with one thread, and of the wall with more. Fresh memory is expensive (a page fault per
+4 kB), so both sides run with an allocator that keeps what it was given: :func:`keep_memory` restarts Python so.
+"""
+
+import gc
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+import transformers
+
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+
+
+def keep_memory() -> None:
+    """Restart this process with :data:`ALLOCATOR`, unless it runs so already."""
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a figure depends on besides the code."""
+
+    processor: str
+    instruction_set: str
+    cores: int
+    threads: int
+    load: float
+    python: str
+    torch: str
+    transformers: str
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """The machine that runs now."""
+        from seqconv_kernels import native
+
+        isa = native.unavailable() or native.library().isa()
+        return cls(
+            _processor(), isa, os.cpu_count() or 0, torch.get_num_threads(), round(os.getloadavg()[0], 1),
+            platform.python_version(), torch.__version__, transformers.__version__,
+        )  # fmt: skip
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as lines:
+        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def interleaved(contenders: dict[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
+    """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, three rounds at least."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + seconds
+    for run in contenders.values():
+        run()
+    while time.perf_counter() < end or min(map(len, samples.values())) < 3:
+        for name, run in contenders.items():
+            gc.collect()
+            start = clock()
+            run()
+            samples[name].append(clock() - start)
+    return {name: 1e3 * statistics.median(times) for name, times in samples.items()}
+
+
+def check_close(op: str, got: torch.Tensor, want: torch.Tensor, tolerance: float = 2e-4) -> None:
+    """Stop before anything is timed if two contenders do not compute the same.
+
+    Raises:
+        RuntimeError: they differ by more than ``tolerance`` of the largest magnitude.
+    """
+    error = (got - want).abs().max() / want.abs().max()
+    if not error <= tolerance:
+        raise RuntimeError(f"{op}: the contenders differ by {error:.2g}, more than {tolerance:.0e}; nothing was timed")
+
+
+def record(machine: Machine, rows: list[dict[str, object]]) -> dict[str, object]:
+    """The JSON object of one run."""
+    return {"machine": asdict(machine), "allocator": ALLOCATOR, "rows": rows}
