@@ -42,7 +42,24 @@ def _refuse_cpu(call: Call) -> str | None:
     return refuse(call)
 
 
-OP = Op("selective_scan", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all))
+def _triton() -> Any:
+    from .triton import selective_scan
+
+    return selective_scan
+
+
+def _refuse_triton(call: Call) -> str | None:
+    from ..triton_support import refuse
+
+    return refuse(call, activation="u", parameters=("A", "D", "delta_bias", "initial_state"))
+
+
+OP = Op(
+    "selective_scan",
+    Implementation("triton", _triton, _refuse_triton),
+    Implementation("cpu", _cpu, _refuse_cpu),
+    Implementation("reference", _reference, serves_all),
+)
 STEP = Op("selective_scan_step", Implementation("reference", _reference_step, serves_all))
 
 
