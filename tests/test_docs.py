@@ -91,7 +91,9 @@ def table(page: str, header: str) -> list[list[str]]:
 
 def test_the_readme_lists_every_mixer_with_its_state():
     rows = {name: state for name, _, state, _ in table("README.md", "| name | what it is |")}
-    assert rows == {name: create_mixer(name, 8).state_kind for name in list_mixers()}
+    assert rows == {name: create_mixer(name, 8).state_kind for name in list_mixers()}, (
+        "add a row to the table of README.md"
+    )
 
 
 def test_the_table_of_ops_says_what_each_can_do():
@@ -113,4 +115,4 @@ def test_every_original_is_listed():
     assert listed <= set(list_originals())
     assert {name.split(":")[0] for name in list_originals()} == {name.split(":")[0] for name in listed}
     plain = {name for name in list_originals() if re.fullmatch(r"[\w-]+/[\w-]+:\w+", name)}
-    assert plain <= listed
+    assert plain <= listed, "add a row to the table of docs/importing.md"
