@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..state import State
 
-FilterT = TypeVar("FilterT", bound="Filter")
+WideT = TypeVar("WideT", bound="Wide")
 
 
 class Recurrence(State, ABC):
@@ -62,23 +62,27 @@ class Filter(nn.Module, ABC):
         """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
 
 
-class WideFilter(Filter, ABC):
-    """A filter whose parameters stay in float32 at least, whatever the rest of the model is converted to.
+class Wide(nn.Module):
+    """A module whose parameters stay in float32 at least, whatever the rest of the model is converted to.
 
     Rounded to bfloat16, a network of fast sines (Hyena, ω = 14) is another filter: 37 % off in the l2 norm.
     """
 
-    def _apply(self: FilterT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FilterT:
+    def _apply(self: WideT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WideT:
         def wide(t: Tensor) -> Tensor:
             moved = fn(t)
             narrowed = moved.is_floating_point() and moved.dtype.itemsize < torch.float32.itemsize
             return t.to(moved.device, torch.promote_types(t.dtype, torch.float32)) if narrowed else moved
 
-        return cast(FilterT, super()._apply(wide, recurse))
+        return cast(WideT, super()._apply(wide, recurse))
+
+
+class WideFilter(Wide, Filter, ABC):
+    """A :class:`Wide` filter."""
 
 
 def wide_default_dtype() -> torch.dtype:
-    """What a :class:`WideFilter` is built in: the default dtype, float32 at least."""
+    """What a :class:`Wide` module is built in: the default dtype, float32 at least."""
     return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 

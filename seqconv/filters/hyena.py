@@ -13,6 +13,7 @@ Source: Poli et al. 2023, "Hyena Hierarchy" (arXiv 2302.10866), and the code of 
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -84,17 +85,16 @@ class HyenaFilter(WideFilter):
         self.normalize, self.modulate, self.shift = normalize, modulate, shift
         dtype = wide_default_dtype()
         widths = [emb_dim] if linear else [emb_dim, *[filter_order] * (num_inner_mlps + 1)]
-        hidden = [nn.Linear(a, b, dtype=dtype) for a, b in pairwise(widths)]
-        self.layers = nn.ModuleList([*hidden, nn.Linear(widths[-1], channels, bias=False, dtype=dtype)])
+        self.layers = create_sine_network(widths, channels, dtype)
         if not linear:
             self.frequency = nn.Parameter(torch.full((filter_order,), w, dtype=dtype))
         for parameter in self.parameters():
             enter = {"lr": lr, "weight_decay": wd}
             parameter._optim = {k: v for k, v in enter.items() if v is not None}  # type: ignore[attr-defined]
         self.register_buffer("times", torch.linspace(0, 1, l_max, dtype=dtype))
-        enter_tensor(self, "positions", _positions(l_max, emb_dim, dtype), lr=lr_pos_emb, weight_decay=0.0)
-        slowest, fastest = math.log(target) / slow_decay_pct, math.log(target) / fast_decay_pct
-        decays = torch.linspace(slowest, fastest, channels // groups, dtype=dtype).repeat(groups)
+        enter_tensor(self, "positions", positional_features(l_max, emb_dim, dtype), lr=lr_pos_emb, weight_decay=0.0)
+        window = {"fast_decay_pct": fast_decay_pct, "slow_decay_pct": slow_decay_pct, "target": target}
+        decays = decay_rates(channels // groups, **window, dtype=dtype).repeat(groups)
         enter_tensor(self, "decays", decays, lr=modulation_lr if modulate else 0.0, weight_decay=0.0)
 
     times: Tensor
@@ -119,14 +119,37 @@ class HyenaFilter(WideFilter):
         return None
 
     def _network(self, e: Tensor) -> Tensor:
-        h = e.to(accumulation_dtype(e))
-        *hidden, output = cast(list[nn.Linear], list(self.layers))
-        for layer in hidden:
-            h = torch.sin(self.frequency * F.linear(h, layer.weight.to(h.dtype), layer.bias.to(h.dtype)))
-        return F.linear(h, output.weight.to(h.dtype))
+        return sine_network(self.layers, self.frequency if len(self.layers) > 1 else None, e)
 
 
-def _positions(l_max: int, emb_dim: int, dtype: torch.dtype) -> Float[Tensor, "l_max emb_dim"]:
+def create_sine_network(widths: Sequence[int], channels: int, dtype: torch.dtype) -> nn.ModuleList:
+    """Layers of the given widths, and a last one without a bias."""
+    hidden = [nn.Linear(a, b, dtype=dtype) for a, b in pairwise(widths)]
+    return nn.ModuleList([*hidden, nn.Linear(widths[-1], channels, bias=False, dtype=dtype)])
+
+
+def sine_network(
+    layers: nn.ModuleList, frequency: Float[Tensor, " filter_order"] | None, e: Float[Tensor, "*positions emb_dim"]
+) -> Float[Tensor, "*positions channels"]:
+    """The network of the positional features ``e``: a sine behind every layer but the last."""
+    h = e.to(accumulation_dtype(e))
+    *hidden, output = cast(list[nn.Linear], list(layers))
+    for layer in hidden:
+        assert frequency is not None
+        h = torch.sin(frequency * F.linear(h, layer.weight.to(h.dtype), layer.bias.to(h.dtype)))
+    return F.linear(h, output.weight.to(h.dtype))
+
+
+def decay_rates(
+    channels: int, *, fast_decay_pct: float, slow_decay_pct: float, target: float, dtype: torch.dtype
+) -> Float[Tensor, " channels"]:
+    """Rates at which windows fall to ``target`` between the fractions ``fast`` and ``slow`` of the length."""
+    slowest, fastest = math.log(target) / slow_decay_pct, math.log(target) / fast_decay_pct
+    return torch.linspace(slowest, fastest, channels, dtype=dtype)
+
+
+def positional_features(l_max: int, emb_dim: int, dtype: torch.dtype) -> Float[Tensor, "l_max emb_dim"]:
+    """``e(t)`` for every position."""
     bands = (emb_dim - 1) // 2
     turns = torch.arange(l_max, dtype=dtype)[:, None] / l_max
     angle = torch.linspace(1e-4, bands - 1, bands, dtype=dtype) * (2 * math.pi * turns)
