@@ -14,11 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import dense_rows
+from ..triton_functions import TYPES, row_at, sigmoid
 from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 
 BLOCK_T = 32
 BLOCK_C = 64
-TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 @triton.jit
@@ -34,14 +34,6 @@ def _tile(starts, stops, segments, bounds, channels, BLOCK_T: tl.constexpr, BLOC
     live = (tl.arange(0, BLOCK_T) < tl.load(stops + tile) - start)[:, None] & (c < channels)[None, :]
     first, last = tl.load(bounds + segment) - start, tl.load(bounds + segment + 1) - start
     return start, c, live, segment, first.to(tl.int32), last.to(tl.int32)
-
-
-@triton.jit
-@no_type_check
-def _row(x, start, length, row_stride, step_stride):
-    """Address of the first channel at position ``start``, which counts through the batch."""
-    row = start // length
-    return x + row * row_stride + (start - row * length) * step_stride
 
 
 @triton.jit
@@ -80,10 +72,10 @@ def _forward_kernel(
     start, c, live, segment, first, _ = _tile(starts, stops, segments, bounds, channels, BLOCK_T, BLOCK_C)
     if initial is not None:
         initial += (segment + 1) * (WIDTH - 1) * channels
-    x = _row(x, start, length, x_row, x_step)
+    x = row_at(x, start, length, x_row, x_step)
     out = _convolve(x, weight, bias, initial, c, live, first, channels, x_step, WIDTH, BLOCK_T, SUMS)
     if SILU:
-        out = out / (1 + tl.exp(-out))
+        out *= sigmoid(out)
     y += start * channels
     tl.store(y + (tl.arange(0, BLOCK_T)[:, None] * channels + c[None, :]), out.to(y.dtype.element_ty), mask=live)
 
@@ -99,11 +91,11 @@ def _weights_kernel(
     start, c, live, segment, first, _ = _tile(starts, stops, segments, bounds, channels, BLOCK_T, BLOCK_C)
     if initial is not None:
         initial += (segment + 1) * (WIDTH - 1) * channels
-    x, dy = _row(x, start, length, x_row, x_step), _row(dy, start, length, dy_row, dy_step)
+    x, dy = row_at(x, start, length, x_row, x_step), row_at(dy, start, length, dy_row, dy_step)
     grad = tl.load(dy + (t[:, None] * dy_step + c[None, :]), mask=live, other=0).to(SUMS)
     if SILU:
         sums = _convolve(x, weight, bias, initial, c, live, first, channels, x_step, WIDTH, BLOCK_T, SUMS)
-        gate = 1 / (1 + tl.exp(-sums))
+        gate = sigmoid(sums)
         grad *= gate * (1 + sums * (1 - gate))
         tl.store(g + start * channels + (t[:, None] * channels + c[None, :]), grad, mask=live)
     for k in tl.range(WIDTH):
@@ -132,7 +124,7 @@ def _inputs_kernel(
     WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     start, c, live, _, first, last = _tile(starts, stops, segments, bounds, channels, BLOCK_T, BLOCK_C)
-    g, t = _row(g, start, length, g_row, g_step), tl.arange(0, BLOCK_T)
+    g, t = row_at(g, start, length, g_row, g_step), tl.arange(0, BLOCK_T)
     sums = _send_back(g, weight, t, c, live, first, last, channels, g_step, WIDTH, SUMS)
     dx += start * channels
     tl.store(dx + (t[:, None] * channels + c[None, :]), sums.to(dx.dtype.element_ty), mask=live)
@@ -150,7 +142,7 @@ def _states_kernel(
     last = (tl.load(bounds + segment + 1) - start).to(tl.int32)
     j, c = tl.arange(0, REACH), tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     live = (j < WIDTH - 1)[:, None] & (c < channels)[None, :]
-    g = _row(g, start, length, g_row, g_step)
+    g = row_at(g, start, length, g_row, g_step)
     sums = _send_back(g, weight, j - (WIDTH - 1), c, live, 0, last, channels, g_step, WIDTH, SUMS)
     tl.store(dinitial + (segment * (WIDTH - 1) + j[:, None]) * channels + c[None, :], sums, mask=live)
 

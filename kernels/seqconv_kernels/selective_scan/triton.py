@@ -16,13 +16,13 @@ from torch import Tensor
 from ..checks import readable
 from ..linear_scan.triton import join
 from ..native import dense_rows
+from ..triton_functions import TYPES, row_at, sigmoid
 from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 from .reference import time_step
 
 CHUNK = 32
 SUB = 8
 STATES, STATES_BACKWARDS = 512, 256  # in registers; the backward keeps those of SUB steps
-TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 @triton.jit
@@ -41,27 +41,12 @@ def _place(starts, stops, length, channels, per_group, n_states, BN: tl.constexp
 
 @triton.jit
 @no_type_check
-def _row(x, start, length, row_stride, step_stride):
-    """Address of the first channel at position ``start``, which counts through the batch."""
-    row = start // length
-    return x + row * row_stride + (start - row * length) * step_stride
-
-
-@triton.jit
-@no_type_check
-def _sigmoid(x):
-    small = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0, 1.0, small) / (1 + small)
-
-
-@triton.jit
-@no_type_check
 def _time_step(delta, bias, mask, SOFTPLUS: tl.constexpr, SUMS: tl.constexpr):
     """The time step (zero where masked) and its slope in ``delta``."""
     x = tl.load(delta, mask=mask, other=0).to(SUMS) + bias
     slope = tl.full(x.shape, 1, SUMS)
     if SOFTPLUS:
-        slope = _sigmoid(x)
+        slope = sigmoid(x)
         small = tl.exp(-tl.abs(x))
         near_one = 1 + small  # log(1 + small), exact where 1 + small is rounded
         log = tl.log(near_one) * (small / tl.where(near_one == 1, 1, near_one - 1))
@@ -91,8 +76,8 @@ def _ends_kernel(
     place = _place(starts, stops, length, channels, per_group, n_states, BN, BD)
     start, count, group, room, d, at, exists = place
     mask, n = tl.arange(0, BD) < room, tl.arange(0, BN)
-    u, delta = _row(u, start, length, u_row, u_step), _row(delta, start, length, delta_row, delta_step)
-    B = _row(B, start, length, B_row, B_step) + group * B_group
+    u, delta = row_at(u, start, length, u_row, u_step), row_at(delta, start, length, delta_row, delta_step)
+    B = row_at(B, start, length, B_row, B_step) + group * B_group
     rate, offset = tl.load(A + at, mask=exists, other=0).to(SUMS), _parameter(bias, d, mask, SUMS)
     h, total = tl.zeros([BN, BD], SUMS), tl.zeros([BD], SUMS)
     for t in tl.range(count):
@@ -117,11 +102,11 @@ def _outputs_kernel(
     place = _place(starts, stops, length, channels, per_group, n_states, BN, BD)
     start, count, group, room, d, at, exists = place
     mask, n = tl.arange(0, BD) < room, tl.arange(0, BN)
-    u, delta = _row(u, start, length, u_row, u_step), _row(delta, start, length, delta_row, delta_step)
-    B = _row(B, start, length, B_row, B_step) + group * B_group
-    C = _row(C, start, length, C_row, C_step) + group * C_group
+    u, delta = row_at(u, start, length, u_row, u_step), row_at(delta, start, length, delta_row, delta_step)
+    B = row_at(B, start, length, B_row, B_step) + group * B_group
+    C = row_at(C, start, length, C_row, C_step) + group * C_group
     if z is not None:
-        z = _row(z, start, length, z_row, z_step)
+        z = row_at(z, start, length, z_row, z_step)
     y += start * channels
     rate, offset = tl.load(A + at, mask=exists, other=0).to(SUMS), _parameter(bias, d, mask, SUMS)
     skip = _parameter(D, d, mask, SUMS)
@@ -135,7 +120,7 @@ def _outputs_kernel(
         out = tl.sum(h * readout[:, None], 0) + skip * x
         if z is not None:
             gate = tl.load(z + t * z_step + d, mask=mask, other=0).to(SUMS)
-            out *= gate * _sigmoid(gate)
+            out *= gate * sigmoid(gate)
         tl.store(y + t * channels + d, out.to(y.dtype.element_ty), mask=mask)
 
 
@@ -150,10 +135,10 @@ def _returns_kernel(
     place = _place(starts, stops, length, channels, per_group, n_states, BN, BD)
     start, count, group, room, d, at, exists = place
     mask, n = tl.arange(0, BD) < room, tl.arange(0, BN)
-    delta, dy = _row(delta, start, length, delta_row, delta_step), _row(dy, start, length, dy_row, dy_step)
-    C = _row(C, start, length, C_row, C_step) + group * C_group
+    delta, dy = row_at(delta, start, length, delta_row, delta_step), row_at(dy, start, length, dy_row, dy_step)
+    C = row_at(C, start, length, C_row, C_step) + group * C_group
     if z is not None:
-        z = _row(z, start, length, z_row, z_step)
+        z = row_at(z, start, length, z_row, z_step)
     rate, offset = tl.load(A + at, mask=exists, other=0).to(SUMS), _parameter(bias, d, mask, SUMS)
     dh, total = tl.zeros([BN, BD], SUMS), tl.zeros([BD], SUMS)
     for i in tl.range(count):
@@ -162,7 +147,7 @@ def _returns_kernel(
         g = tl.load(dy + t * dy_step + d, mask=mask, other=0).to(SUMS)
         if z is not None:
             gate = tl.load(z + t * z_step + d, mask=mask, other=0).to(SUMS)
-            g *= gate * _sigmoid(gate)
+            g *= gate * sigmoid(gate)
         readout = tl.load(C + t * C_step + n, mask=n < n_states, other=0).to(SUMS)
         dh = tl.exp(dt[None, :] * rate) * (dh + g[None, :] * readout[:, None])
         total += dt
@@ -185,14 +170,14 @@ def _gradients_kernel(
     place = _place(starts, stops, length, channels, per_group, n_states, BN, BD)
     start, count, group, room, d, at, exists = place
     n = tl.arange(0, BN)
-    u, delta = _row(u, start, length, u_row, u_step), _row(delta, start, length, delta_row, delta_step)
-    B = _row(B, start, length, B_row, B_step) + group * B_group
-    C = _row(C, start, length, C_row, C_step) + group * C_group
-    dy = _row(dy, start, length, dy_row, dy_step)
+    u, delta = row_at(u, start, length, u_row, u_step), row_at(delta, start, length, delta_row, delta_step)
+    B = row_at(B, start, length, B_row, B_step) + group * B_group
+    C = row_at(C, start, length, C_row, C_step) + group * C_group
+    dy = row_at(dy, start, length, dy_row, dy_step)
     du += start * channels
     ddelta += start * channels
     if z is not None:
-        z = _row(z, start, length, z_row, z_step)
+        z = row_at(z, start, length, z_row, z_step)
         dz += start * channels
     part = (tl.program_id(1) % tl.cdiv(per_group, BD)).to(tl.int64) * positions + start
     dB += (part * groups + group) * n_states
@@ -232,7 +217,7 @@ def _gradients_kernel(
             g = tl.load(dy + t * dy_step + d, mask=mask, other=0).to(SUMS)
             if z is not None:
                 gate = tl.load(z + t * z_step + d, mask=mask, other=0).to(SUMS)
-                open_ = _sigmoid(gate)
+                open_ = sigmoid(gate)
                 out = tl.sum(states[SUB - i] * readout[:, None], 0) + skip * x
                 dgate = g * out * open_ * (1 + gate * (1 - open_))
                 tl.store(dz + t * channels + d, dgate.to(dz.dtype.element_ty), mask=mask)
