@@ -172,14 +172,20 @@ template <class T> SEQCONV_INLINE Vec<T> log1p_unit(Vec<T> e) {
   return T(2) * s * p;
 }
 
-// softplus(x), and its derivative e/(1+e) without cancellation.
+// softplus(x) as PyTorch computes it: the identity above 20.
 template <class T> SEQCONV_INLINE Vec<T> softplus(Vec<T> x) {
   const Vec<T> e = exp<T>((x > 0) ? -x : x);
-  return maximum<T>(x, Vec<T>{}) + log1p_unit<T>(e);
+  return (x > 20) ? x : maximum<T>(x, Vec<T>{}) + log1p_unit<T>(e);
 }
+// e/(1+e) without cancellation.
 template <class T> SEQCONV_INLINE Vec<T> sigmoid(Vec<T> x) {
   const Vec<T> e = exp<T>((x > 0) ? -x : x);
   return ((x > 0) ? splat<T>(T(1)) : e) / (e + T(1));
+}
+
+// Derivative of softplus, that of the identity above 20.
+template <class T> SEQCONV_INLINE Vec<T> softplus_slope(Vec<T> x) {
+  return (x > 20) ? splat<T>(T(1)) : sigmoid<T>(x);
 }
 
 template <class T> SEQCONV_INLINE bool any(Mask<T> m) {

@@ -357,7 +357,7 @@ template <class T, class S> struct Tile {
         store<T, S>((S*)a.dz + dense(t0 + s, k), dy * slab.y[s] * g * (T(1) + z * (T(1) - g)), lanes(k));
       }
       Vec<T> draw = slab.u[s] * slab.by_input[s] + slab.by_step[s] * (T(1) / kLog2e<T>);
-      if (a.softplus) draw *= sigmoid<T>(slab.raw[s]);
+      if (a.softplus) draw *= softplus_slope<T>(slab.raw[s]);
       w.dbias[k] += draw;
       const Vec<T> du = D * slab.gy[s] + slab.dt[s] * slab.by_input[s];
       store<T, S>((S*)a.du + dense(t0 + s, k), du, lanes(k));
