@@ -7,6 +7,7 @@ convolution otherwise (growing state).
 Replacing ``filter`` by another one (a distilled one, say) changes nothing else.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -20,6 +21,9 @@ from .filters.base import Filter, Recurrence
 from .state import State, state_class
 from .streaming import OnlineState, init_online, online_prefill, online_step
 from .types import StateKind
+
+Observer = Callable[[Tensor, Tensor], None]
+"""Is shown the input and the output of a convolution."""
 
 
 @state_class
@@ -37,12 +41,14 @@ class Kernel(NamedTuple):
         past: taps of the past, lag 0 first.
         future: taps of the future, lag ``lag`` first; ``None`` if causal.
         heads: how often the channels of the taps repeat in the signal, head after head.
+        observer: shown what every convolution reads and gives, (batch, length, channels) each.
     """
 
     past: Float[Tensor, "channels taps"]
     future: Float[Tensor, "channels taps"] | None
     lag: int
     heads: int
+    observer: Observer | None = None
 
 
 def convolve(
@@ -53,6 +59,8 @@ def convolve(
     if kernel.future is not None:
         ahead = _causal(u.flip(1), kernel.future, kernel.heads).flip(1)
         y = y + torch.cat([ahead[:, kernel.lag :], torch.zeros_like(ahead[:, : kernel.lag])], dim=1)
+    if kernel.observer is not None:
+        kernel.observer(u, y)
     return y
 
 
@@ -75,6 +83,9 @@ class LongConvolution(nn.Module):
         stages: convolutions in series that share the filter, each with its own slice of the channels (Hyena).
         heads: groups of channels that share the same impulse responses.
         smooth: decode with bounded work per token instead of the least work in total.
+
+    Attributes:
+        observers: one per stage, shown what passes through whole-sequence convolutions; usually none.
     """
 
     def __init__(
@@ -91,6 +102,7 @@ class LongConvolution(nn.Module):
         super().__init__()
         self.filter, self.backward, self.backward_lag = filter, backward, backward_lag
         self.two_sided, self.stages, self.heads, self.smooth = two_sided, stages, heads, smooth
+        self.observers: tuple[Observer | None, ...] = (None,) * stages
 
     @property
     def state_kind(self) -> StateKind:
@@ -107,7 +119,8 @@ class LongConvolution(nn.Module):
             future = self._taps(self.backward, length)
         elif self.two_sided:
             past, future = past[: self.stages], past[self.stages :]
-        return [Kernel(h, g, self.backward_lag, self.heads) for h, g in zip(past, future, strict=True)]
+        parts = zip(past, future, self.observers, strict=True)
+        return [Kernel(h, g, self.backward_lag, self.heads, observer) for h, g, observer in parts]
 
     def forward(
         self, u: Float[Tensor, "batch length channels"], *, skip: Float[Tensor, " channels"] | None = None

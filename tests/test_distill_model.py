@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer
-from seqconv.distill import distill
+from seqconv.distill import distill, distill_filter
+from seqconv.distill.blocks import coloured
 from seqconv.distill.budget import Choice, spend
+from seqconv.distill.sensitivity import sensitivities
 from seqconv.filters.modal import ModalFilter
-from seqconv.replacement import long_convolutions, modal_sizes, place_modal_filters
+from seqconv.replacement import decode_smoothly, long_convolutions, modal_sizes, place_modal_filters
 
 
 def mixer(name: str = "sgconv", **options):
@@ -143,3 +145,92 @@ def test_bad_calibration_and_conflicting_requests_are_refused(unannotated):
     for pattern, use in cases:
         with pytest.raises(ValueError, match=f"distill: received {pattern}"):
             use()
+
+
+def test_every_convolution_shows_what_passes_through_it():
+    original = mixer("hyena", l_max=64, order=3)
+    (conv,) = long_convolutions(original).values()
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    conv.observers = tuple(lambda u, y: seen.append((u, y)) for _ in range(conv.stages))
+    original(inputs())
+    assert len(seen) == conv.stages == 2
+    for (u, y), kernel in zip(seen, conv.kernels(64), strict=True):
+        want = torch.stack([(kernel.past[:, : t + 1].flip(1).T * u[:, : t + 1]).sum(1) for t in range(64)], dim=1)
+        skipped = y - want
+        torch.testing.assert_close(skipped / u, (skipped / u)[:, :1].expand_as(u).mean(0, keepdim=True).expand_as(u))
+
+
+def test_the_two_predictions_and_the_measured_divergence_agree():
+    """On inputs and gradients that are white the spectra say all; in the model they agree within a small factor."""
+    model, ids = language_model(), token_ids(12)
+    distilled = distill(model, 4, calibration=ids)
+    convolutions = long_convolutions(model)
+    found = sensitivities(model, ids, dict.fromkeys(convolutions, 64))
+    assert all(c.observers == (None,) for c in convolutions.values())
+    totals = [0.0, 0.0]
+    for name, convolution in convolutions.items():
+        error = (convolution.filter(64) - long_convolutions(distilled.model)[name].filter(64)).detach()
+        totals[0] += float(found[name].from_taps(error).sum())
+        totals[1] += float(found[name].from_spectrum(error).sum())
+    assert totals[0] == pytest.approx(distilled.predicted_kl)
+    assert 1 / 4 < totals[1] / distilled.measured_kl < 4
+
+
+def test_a_spectrum_weighs_the_error_of_every_frequency():
+    error = torch.randn(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spectrum = torch.rand(3, 21, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = torch.cat([spectrum, spectrum[:, 1:-1].flip(1)], dim=1)
+    want = (torch.fft.fft(error, n=40).abs().square() * weights).mean(1)
+    torch.testing.assert_close(coloured(error, spectrum).square().sum(1), want)
+
+
+def test_residues_under_a_spectrum_lower_the_error_that_it_weighs():
+    t = torch.arange(200, dtype=torch.float64)
+    h = torch.stack([sum(0.97**t * torch.cos(0.3 * k * t + k) / k for k in range(1, 9))] * 2)
+    low = 1e-3 + torch.exp(-torch.arange(201, dtype=torch.float64) / 8).expand(2, -1)
+    plain, weighted = (distill_filter(h, 6, weight=w, dtype=torch.float64) for w in (None, low))
+    torch.testing.assert_close(weighted.filter.poles, plain.filter.poles)
+    errors = [(h - d.filter(200)).detach() for d in (plain, weighted)]
+    cost, lower = (coloured(error, low).square().sum(1) for error in errors)
+    assert (lower < 0.9 * cost).all()
+    assert (errors[1].norm(dim=1) >= errors[0].norm(dim=1)).all()
+
+
+def test_calibration_weighs_the_residues_unless_a_tolerance_is_asked_for():
+    model, ids = language_model(), token_ids()
+    first = [next(iter(long_convolutions(distill(model, 4, **o).model).values())).filter.residues for o in (
+        {}, {"calibration": ids, "weighted": False}, {"calibration": ids})]  # fmt: skip
+    assert torch.equal(first[0], first[1])
+    assert not torch.allclose(first[0], first[2])
+    loose = [distill(model, tolerance=0.9, **o) for o in ({}, {"calibration": ids})]
+    assert len({str(c) for d in loose for c in d.certificates.values()}) == len(loose[0].certificates)
+
+
+def greedy(model, ids, count, **options):
+    return model.generate(ids, **{"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, **options})
+
+
+def test_512_tokens_written_online_equal_those_recomputed_in_float64():
+    model, prompt = language_model(), token_ids(1)[:, :24]
+    assert model.model.backbone.state_kind == "growing"
+    online = greedy(model, prompt, 512)
+    assert torch.equal(online, greedy(model, prompt, 512, use_cache=False))
+    decode_smoothly(model)
+    assert torch.equal(online, greedy(model, prompt, 512))
+    assert len(set(online[0, 24:].tolist())) > 2, "a constant text proves little"
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("distilled", [False, True])
+def test_generation_with_left_padding_and_beams_in_every_mode(beams, distilled):
+    model = language_model()
+    model = distill(model, 4).model if distilled else model
+    ids, mask = token_ids(3)[:, :20].clone(), torch.ones(3, 20, dtype=torch.int64)
+    mask[1, :7] = 0
+    mask[2, :19] = 0
+    options = {"num_beams": beams, "pad_token_id": 0}
+    together = greedy(model, ids, 12, attention_mask=mask, **options)
+    assert torch.equal(together, greedy(model, ids, 12, attention_mask=mask, use_cache=False, **options))
+    for row, start in enumerate((0, 7, 19)):
+        alone = greedy(model, ids[row : row + 1, start:], 12, **options)
+        assert torch.equal(alone[0, 20 - start :], together[row, 20:])

@@ -61,6 +61,16 @@ def least_squares(
     return found[:, :, 0], q
 
 
+def coloured(
+    x: Float[Tensor, "channels *k length"], spectrum: Float[Tensor, "channels bins"]
+) -> Float[Tensor, "channels *k padded"]:
+    """``x`` through a filter of magnitude ``sqrt(spectrum)``: its energy is ``mean_omega |X|^2 spectrum``."""
+    size = 2 * (spectrum.shape[1] - 1)
+    root = spectrum.sqrt().reshape(len(spectrum), *[1] * (x.dim() - 2), -1)
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x, n=size) * root, n=size)
+    return filtered
+
+
 def refine(
     blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], steps: int
 ) -> Float[Tensor, "channels blocks 2"]:
@@ -84,12 +94,17 @@ def stabilised(blocks: Float[Tensor, "channels blocks 2"]) -> Float[Tensor, "cha
 
 
 def to_modes(
-    blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], dtype: torch.dtype = torch.float64
+    blocks: Float[Tensor, "channels blocks 2"],
+    g: Float[Tensor, "channels length"],
+    *,
+    dtype: torch.dtype = torch.float64,
+    weight: Float[Tensor, "channels bins"] | None = None,
 ) -> tuple[Complex[Tensor, "channels modes"], Complex[Tensor, "channels modes"]]:
     """Poles and residues, one mode per conjugate pair (doubled residue), by least squares on the modes themselves.
 
     Solved again rather than converted: a conversion divides by the distance of two nearly equal poles. Poles are
-    kept apart and residues kept from cancelling by what the ``dtype`` they will be stored in can resolve.
+    kept apart and residues kept from cancelling by what the ``dtype`` they will be stored in can resolve. The
+    squared error may be weighted by a spectrum.
     """
     both = to_poles(blocks).unflatten(1, (-1, 2))
     second = (both[:, :, 1].imag == 0) & (both[:, :, 1] != 0)
@@ -99,7 +114,10 @@ def to_modes(
     eps = torch.finfo(dtype).eps
     poles = _apart(poles, eps ** (1 / 3))
     powers = torch.where(keep[:, :, None], powers_of(poles, g.shape[1]), 0)
-    weights, _ = least_squares(torch.cat([powers.real, powers.imag], dim=1), g, max(CUTOFF, 10 * eps))
+    columns = torch.cat([powers.real, powers.imag], dim=1)
+    if weight is not None:
+        columns, g = coloured(columns, weight), coloured(g, weight)
+    weights, _ = least_squares(columns, g, max(CUTOFF, 10 * eps))
     cosine, sine = weights.chunk(2, dim=1)
     return poles, torch.complex(cosine, -sine) * keep
 

@@ -25,6 +25,7 @@ def distill_filter(
     fir_head: int | None = None,
     refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
+    weight: Float[Tensor, "channels bins"] | None = None,
 ) -> Distilled:
     """Find a small recurrence with (nearly) the given impulse responses, and certify its error.
 
@@ -43,6 +44,8 @@ def distill_filter(
             only for a tolerance that is missed.
         refine_steps: steps of the variable projection, which lower the l2 error; by default 6, and 20 for ``"l2"``.
         dtype: of the parameters of the result; the fit is always in float64.
+        weight: power spectrum at frequencies from 0 to half the sampling rate, ``length + 1`` of them, that the
+            squared error is weighted with when the residues are solved; usually that of the input.
 
     Raises:
         ValueError: not two axes, fewer than 2 taps, taps that are not finite, neither or both of order and
@@ -50,7 +53,14 @@ def distill_filter(
     """
     _check_request(order, tolerance)
     task_behind = partial(
-        filter_task, h, order or ORDERS[-1], method=method, norm=norm, refine_steps=refine_steps, dtype=dtype
+        filter_task,
+        h,
+        order or ORDERS[-1],
+        method=method,
+        norm=norm,
+        refine_steps=refine_steps,
+        dtype=dtype,
+        weight=weight,
     )
     task = task_behind(fir_head=fir_head)
     if order is not None:

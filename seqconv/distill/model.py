@@ -14,17 +14,14 @@ from seqconv_kernels.errors import refusal
 from ..convolution import LongConvolution
 from ..filters.modal import ModalFilter
 from ..replacement import long_convolutions, modal_sizes, replace_filter
-from .budget import (
-    Choice,
-    check_calibration,
-    measured_divergence,
-    predicted_divergence,
-    spend,
-    tap_gradients,
-)
+from .budget import Choice, spend
 from .certificate import Certificate
 from .filter import distill_filter
+from .sensitivity import Sensitivity, check_calibration, measured_divergence, sensitivities
 from .task import ORDERS, Distilled, Modes, filter_task, put
+
+FLOOR = 1e-3
+"""Share of the mean of a spectrum that every frequency weighs at least."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ def distill(
     calibration: Int[Tensor, "batch length"] | None = None,
     length: int | None = None,
     recurrent: bool = False,
+    weighted: bool = True,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     **options: Any,
 ) -> DistilledModel:
@@ -81,6 +79,7 @@ def distill(
             the predicted and the measured divergence to the result.
         length: taps that are fitted; by default as many as the filter defines.
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).
+        weighted: solve residues under the spectra seen on ``calibration`` where no tolerance is asked for.
         progress: wraps the names of the filters while they are fitted, to show a progress bar.
         **options: ``method``, ``norm``, ``fir_head`` and ``refine_steps`` of
             :func:`~seqconv.distill.distill_filter`; the parameters take the dtype of the filter's, float32 at least.
@@ -92,29 +91,26 @@ def distill(
     if calibration is not None:
         check_calibration(calibration)
     taps = _all_taps(model, length, recurrent)
-    dtypes = {name: _dtype(long_convolutions(model)[name]) for name in taps}
-    gradients = None if calibration is None else tap_gradients(model, calibration, taps)
+    seen = None if calibration is None else sensitivities(model, calibration, {n: h.shape[1] for n, h in taps.items()})
+    own = {name: options | {"dtype": _dtype(long_convolutions(model)[name])} for name in taps}
+    if seen is not None and tolerance is None and weighted:
+        own = {name: own[name] | {"weight": _weight(seen[name])} for name in taps}
     if state_budget is None:
-        results = {
-            name: distill_filter(taps[name], order, tolerance, dtype=dtypes[name], **options) for name in progress(taps)
-        }
+        results = {name: distill_filter(taps[name], order, tolerance, **own[name]) for name in progress(taps)}
     elif order is not None or tolerance is not None:
         got = f"state_budget={state_budget} beside order={order}, tolerance={tolerance}"
         raise refusal("distill", got, "one way to choose the orders", "pass one of the three")
-    elif gradients is None or calibration is None:
+    elif seen is None:
         remedy = "pass calibration=token_ids"
         raise refusal("distill", f"state_budget={state_budget} alone", "a calibration batch too", remedy)
     else:
-        results = _within_budget(taps, dtypes, gradients, state_budget, calibration.shape[1], progress, options)
+        results = _within_budget(taps, own, seen, state_budget, progress)
     made = _replaced(model, results)
-    if gradients is None or calibration is None:
+    if seen is None or calibration is None:
         return made
-    predicted = 0.0
-    for name in set(results) - set(made.kept):
-        error = _error(taps[name], results[name].filter)
-        predicted += float(predicted_divergence(gradients[name], error, calibration.shape[1]).sum())
-    measured = measured_divergence(model, made.model, calibration)
-    return replace(made, predicted_kl=predicted, measured_kl=measured)
+    used = set(results) - set(made.kept)
+    predicted = sum(float(_cost(seen[name], _error(taps[name], results[name].filter)).sum()) for name in used)
+    return replace(made, predicted_kl=predicted, measured_kl=measured_divergence(model, made.model, calibration))
 
 
 def _all_taps(model: nn.Module, length: int | None, recurrent: bool) -> dict[str, Tensor]:
@@ -128,12 +124,12 @@ def _all_taps(model: nn.Module, length: int | None, recurrent: bool) -> dict[str
 
 
 def _taps(name: str, conv: LongConvolution, length: int | None) -> Tensor:
-    length = length or conv.filter.max_length
-    if length is None:
+    lengths = [n for n in (length, conv.filter.max_length) if n is not None]
+    if not lengths:
         remedy = "pass length, the number of taps to fit"
         raise refusal("distill", f"a filter without end in {name!r}", "a length", remedy)
     with torch.no_grad():
-        taps: Tensor = conv.filter(length)
+        taps: Tensor = conv.filter(min(lengths))
     return taps.double()
 
 
@@ -146,22 +142,30 @@ def _error(taps: Tensor, modal: ModalFilter) -> Tensor:
     return taps.cpu() - modal.in_float64().impulse_response(taps.shape[1])
 
 
+def _cost(sensitivity: Sensitivity, error: Tensor) -> Tensor:
+    return sensitivity.from_taps(error)
+
+
+def _weight(sensitivity: Sensitivity) -> Tensor:
+    """The spectrum, with a floor so that no frequency goes unheard."""
+    mean = sensitivity.spectrum.mean(1, keepdim=True)
+    return torch.where(mean > 0, sensitivity.spectrum + FLOOR * mean, torch.ones_like(mean))
+
+
 def _within_budget(
     taps: dict[str, Tensor],
-    dtypes: dict[str, torch.dtype],
-    gradients: dict[str, Tensor],
+    options: dict[str, dict[str, Any]],
+    seen: dict[str, Sensitivity],
     budget: int,
-    tokens: int,
     progress: Callable[[Iterable[str]], Iterable[str]],
-    options: dict[str, Any],
 ) -> dict[str, Distilled]:
     """Fit every order of :data:`ORDERS`, predict what each costs, spend the budget, and put the chosen together."""
-    tasks = {name: filter_task(h, ORDERS[-1], dtype=dtypes[name], **options) for name, h in taps.items()}
+    tasks = {name: filter_task(h, ORDERS[-1], **options[name]) for name, h in taps.items()}
     fitted = {name: {0: tasks[name].no_modes()} | {d: tasks[name].fit(d)[0] for d in ORDERS} for name in progress(taps)}
     choices = {}
     for name, task in tasks.items():
         errors = [_error(taps[name], task.modal(modes)) for modes in fitted[name].values()]
-        costs = [predicted_divergence(gradients[name], error, tokens) for error in errors]
+        costs = [_cost(seen[name], error) for error in errors]
         choices[name] = Choice(tuple(fitted[name]), torch.stack(costs, dim=1))
     results = {}
     for name, orders in spend(choices, budget).items():

@@ -56,11 +56,13 @@ class FilterTask:
     steps: int
     dtype: torch.dtype
     subspace: Subspace
+    weight: Float[Tensor, "channels bins"] | None
 
     def rows(self, index: Tensor) -> "FilterTask":
         """The same task for some of the channels."""
         subspace = Subspace(self.subspace.values[index], self.subspace.vectors[index])
-        return replace(self, taps=self.taps[index], subspace=subspace)
+        weight = None if self.weight is None else self.weight[index]
+        return replace(self, taps=self.taps[index], subspace=subspace, weight=weight)
 
     def no_modes(self, width: int = 1) -> Modes:
         """No recurrence at all, in the shape of ``width`` modes per channel."""
@@ -92,14 +94,16 @@ class FilterTask:
             return Modes(*gradient_descent(g, order))
         if self.method != "kung-varpro":
             found = balanced(g, order) if self.method == "balanced" else prony(g, order)
-            return Modes(*block_fit.to_modes(block_fit.from_poles(found), g, self.dtype))
+            return Modes(*block_fit.to_modes(block_fit.from_poles(found), g, dtype=self.dtype, weight=self.weight))
         best = block_fit.from_poles(kung(self.subspace.vectors, order))
         if self.norm == "l2":
             for rows in (r for r in (3 * order // 2, 3 * order, 8 * order) if order < r <= g.shape[1] // 2):
                 other = block_fit.from_poles(tall_window(g, order, rows))
                 errors = [block_fit.solve(blocks, g).residual.norm(dim=1) for blocks in (best, other)]
                 best = torch.where((errors[1] < errors[0])[:, None, None], other, best)
-        return Modes(*block_fit.to_modes(block_fit.refine(best, g, self.steps), g, self.dtype))
+        return Modes(
+            *block_fit.to_modes(block_fit.refine(best, g, self.steps), g, dtype=self.dtype, weight=self.weight)
+        )
 
     def modal(self, modes: Modes) -> ModalFilter:
         """The filter with these modes behind the exact head."""
@@ -127,6 +131,7 @@ def filter_task(
     fir_head: int | None = None,
     refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
+    weight: Float[Tensor, "channels bins"] | None = None,
 ) -> FilterTask:
     """Check what was asked for and decompose the Hankel matrices up to order ``largest``; arguments and errors as
     :func:`~seqconv.distill.distill_filter`.
@@ -138,7 +143,7 @@ def filter_task(
     taps = _check_taps(h, head)
     subspace = _subspace(taps[:, head:], largest)
     steps = STEPS[norm] if refine_steps is None else refine_steps
-    return FilterTask(taps, head, method, norm, steps, dtype, subspace)
+    return FilterTask(taps, head, method, norm, steps, dtype, subspace, weight)
 
 
 def put(modes: Modes, rows: Tensor, found: Modes) -> None:
