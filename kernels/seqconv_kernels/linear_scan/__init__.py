@@ -17,6 +17,18 @@ from ..precision import accumulation_dtype
 from ..segments import Segments
 
 
+def _cpu() -> Any:
+    from .cpu import linear_scan
+
+    return linear_scan
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    from .cpu import refuse
+
+    return refuse(call)
+
+
 def _chunked() -> Any:
     from .chunked import linear_scan
 
@@ -44,6 +56,7 @@ def _refuse_triton(call: Call) -> str | None:
 OP = Op(
     "linear_scan",
     Implementation("triton", _triton, _refuse_triton),
+    Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, serves_all),
     Implementation("reference", _reference, serves_all),
 )
@@ -67,7 +80,7 @@ def linear_scan(
             not given.
         return_final_state: also return the state after the last input.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"triton"``, ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
+        implementation: ``"triton"``, ``"cpu"``, ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
 
     Returns:
         h with the dtype of ``x`` (complex if anything is complex), or ``(h, final_state)``; the state is float32 or

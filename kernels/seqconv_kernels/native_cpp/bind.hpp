@@ -46,6 +46,8 @@ const int64_t* segment_bounds(const View& bounds, int64_t batch, int64_t length,
 Dtype activation_dtype(const View& x, const char* name);
 int finish(Status status);
 
+void bind_ssm_kernel(nanobind::module_& m);
+void bind_linear_scan(nanobind::module_& m);
 void bind_selective_scan(nanobind::module_& m);
 void bind_causal_conv1d(nanobind::module_& m);
 void bind_fft_conv(nanobind::module_& m);

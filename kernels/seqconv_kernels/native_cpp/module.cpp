@@ -131,6 +131,8 @@ NB_MODULE(_native, m) {
   m.def("isas", &seqconv::isas, "Instruction sets of this processor that the kernels were compiled for, fastest first");
   m.def("isa", [] { return std::string(seqconv::kIsaNames[int(seqconv::active_isa())]); }, "The one in use");
   m.def("set_isa", &seqconv::set_isa, "Use another one (for tests and benchmarks)");
+  seqconv::bind_ssm_kernel(m);
+  seqconv::bind_linear_scan(m);
   seqconv::bind_selective_scan(m);
   seqconv::bind_causal_conv1d(m);
   seqconv::bind_fft_conv(m);

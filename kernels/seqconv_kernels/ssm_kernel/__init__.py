@@ -21,6 +21,24 @@ from .nodes import half_angle_nodes
 __all__ = ["cauchy", "half_angle_nodes", "vandermonde"]
 
 
+def _vandermonde_cpu() -> Any:
+    from .cpu import vandermonde
+
+    return vandermonde
+
+
+def _cauchy_cpu() -> Any:
+    from .cpu import cauchy
+
+    return cauchy
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    from .cpu import refuse
+
+    return refuse(call)
+
+
 def _vandermonde_reference() -> Any:
     from .reference import vandermonde
 
@@ -47,11 +65,13 @@ def _cauchy_chunked() -> Any:
 
 VANDERMONDE = Op(
     "vandermonde",
+    Implementation("cpu", _vandermonde_cpu, _refuse_cpu),
     Implementation("chunked", _vandermonde_chunked, serves_all),
     Implementation("reference", _vandermonde_reference, serves_all),
 )
 CAUCHY = Op(
     "cauchy",
+    Implementation("cpu", _cauchy_cpu, _refuse_cpu),
     Implementation("chunked", _cauchy_chunked, serves_all),
     Implementation("reference", _cauchy_reference, serves_all),
 )
@@ -70,8 +90,9 @@ def vandermonde(
         residues: weights of the poles; a factor 2 for conjugate pairs is the caller's.
         log_poles: logarithms of the discrete poles, of the dtype of ``residues`` (both real or both complex).
         length: taps, at least 1.
-        implementation: ``"chunked"`` (two levels of powers, memory in the square root of the length),
-            ``"reference"``, or ``None`` for the fastest that serves.
+        implementation: ``"cpu"`` (compiled; two levels of powers in cache), ``"chunked"`` (the same in matrix
+            products, memory in the square root of the length), ``"reference"``, or ``None`` for the fastest that
+            serves.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not match; ``length < 1``.
@@ -94,8 +115,9 @@ def cauchy(
         v: numerators.
         poles: continuous poles times the time step, one of each conjugate pair, with negative real part.
         length: of the inverse real FFT to come, at least 1; there are ``length // 2 + 1`` frequencies.
-        implementation: ``"chunked"`` (recomputes in backward, so that nothing of the size of
-            poles x frequencies stays in memory), ``"reference"``, or ``None`` for the fastest that serves.
+        implementation: ``"cpu"`` (compiled; nothing of the size of poles x frequencies in memory), ``"chunked"``
+            (matrix products over blocks of frequencies, made anew in backward), ``"reference"``, or ``None`` for
+            the fastest that serves.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not match; ``length < 1``.
