@@ -7,11 +7,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name "*.hpp" -o -name "*.h")
 
-.PHONY: help install demo hyena test check lint format
+.PHONY: help install demo hyena bench test check lint format
 
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
 	@echo "make hyena   train a Hyena language model, distil it, compare and time its ways of writing (under 15 minutes)"
+	@echo "make bench   time the ops beside their peers, after a check of their results"
 	@echo "make test    all tests"
 	@echo "make check   lint, then all tests"
 	@echo "make lint    ruff, the format check, mypy"
@@ -33,6 +34,9 @@ demo: $(INSTALLED)
 
 hyena: $(INSTALLED)
 	$(BIN)/python examples/hyena_distillation.py
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
 
 # One thread per worker: the tensors of the tests are too small to share.
 test: $(INSTALLED)
