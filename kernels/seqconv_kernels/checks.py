@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import refusal
+from .precision import accumulation_dtype
 
 
 def readable(tensor: Tensor) -> bool:
@@ -18,6 +19,14 @@ def readable(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and not (torch.compiler.is_compiling() or transformed)
     )
+
+
+def may_be_overwritten(state: Tensor, *tensors: Tensor | None) -> bool:
+    """Whether a step may write the next state over the last one: on CPU, as wide as the sums, no gradient in sight."""
+    given = [state, *(t for t in tensors if t is not None)]
+    learning = state.requires_grad or (torch.is_grad_enabled() and any(t.requires_grad for t in given))
+    wide = state.dtype == accumulation_dtype(*given)
+    return wide and not learning and all(map(readable, given)) and state.is_contiguous()
 
 
 def check_shape(operation: str, name: str, tensor: Tensor | None, axes: str, wanted: tuple[int, ...]) -> None:

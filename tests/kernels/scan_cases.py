@@ -84,10 +84,24 @@ def check_packed(
 def check_steps(
     run: Callable[..., Outputs], step: Callable[..., Outputs], inputs: Mapping[str, Any], tokens: tuple[str, ...]
 ) -> None:
-    """One token after another, from state to state, equals the whole."""
+    """One token after another, from state to state, equals the whole; in place unless a gradient is wanted."""
     want, final = run(**inputs)
+    check_steps_in_place(step, inputs, tokens, want, final)
     rest = {k: v for k, v in inputs.items() if k not in tokens and k != "initial_state"}
-    state = inputs["initial_state"]
+    state = inputs["initial_state"].clone().requires_grad_()
+    for t in range(want.shape[1]):
+        y, state = step(**{k: inputs[k][:, t] for k in tokens if k in inputs}, **rest, state=state)
+        assert_near(y, want[:, t], what=f"output {t}")
+        assert y.requires_grad
+    assert_near(state, final, what="final state")
+
+
+def check_steps_in_place(
+    step: Callable[..., Outputs], inputs: Mapping[str, Any], tokens: tuple[str, ...], want: Tensor, final: Tensor
+) -> None:
+    """The same without gradients; the op may write each state over the last one, and leaves all else alone."""
+    rest = {k: v for k, v in inputs.items() if k not in tokens and k != "initial_state"}
+    state = inputs["initial_state"].clone()
     for t in range(want.shape[1]):
         y, state = step(**{k: inputs[k][:, t] for k in tokens if k in inputs}, **rest, state=state)
         assert_near(y, want[:, t], what=f"output {t}")

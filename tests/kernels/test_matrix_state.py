@@ -6,13 +6,20 @@ import pytest
 import torch
 from scan_cases import assert_same, values_and_gradients
 
-from seqconv_kernels import delta_rule, gated_linear_attention, native
+from seqconv_kernels import (
+    delta_rule,
+    delta_rule_step,
+    gated_linear_attention,
+    gated_linear_attention_step,
+    native,
+)
 from seqconv_kernels.delta_rule.shapes import Shape, example_inputs
 from tolerances import assert_near
 
 ISAS = native.library().isas() if native.unavailable() is None else []
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 OPS = {"delta_rule": delta_rule, "gated_linear_attention": gated_linear_attention}
+STEPS = {"delta_rule": delta_rule_step, "gated_linear_attention": gated_linear_attention_step}
 SIZES = [(1, 1), (5, 17), (16, 48), (9, 112), (33, 3)]
 
 
@@ -98,6 +105,25 @@ def test_a_proper_operator(name):
     inputs = {k: v.requires_grad_() for k, v in inputs.items()}
     tokens = [inputs.get(k) for k in ("q", "k", "v", "log_decay", "beta")]
     torch.library.opcheck(torch.ops.seqconv.matrix_state.default, (*tokens, 0.5, inputs["initial_state"], True))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_writes_over_the_state_unless_somebody_needs_it(name):
+    inputs = {k: v[:, 0] if k != "initial_state" else v for k, v in given(name, 6, 5).items()}
+    if name == "gated_linear_attention":
+        inputs["q"] = inputs["q"][:, :2]
+    state = inputs.pop("initial_state")
+    before, version = state.clone(), state._version
+    wanted, kept = STEPS[name](**inputs, state=state.clone().requires_grad_())
+    y, after = STEPS[name](**inputs, state=state)
+    assert after is state
+    assert state._version > version
+    assert_near(y, wanted)
+    assert_near(after, kept)
+    for narrow in (before.bfloat16(), before.mT.contiguous().mT):
+        same = narrow.clone()
+        STEPS[name](**inputs, state=narrow)
+        assert torch.equal(narrow, same)
 
 
 def test_vmap_is_left_to_the_other_forms():

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import native
-from ..checks import check_floating, check_shape
+from ..checks import check_floating, check_shape, may_be_overwritten
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..segments import count_rows, over_segments
@@ -117,6 +117,8 @@ def delta_rule_step(
 ) -> tuple[Float[Tensor, "batch v_heads d_v"], Float[Tensor, "batch v_heads d_k d_v"]]:
     """One token of :func:`delta_rule`, from ``state``: the output and the next state.
 
+    On CPU the next state is written over the last one where no gradient is needed.
+
     Raises:
         ValueError: as for :func:`delta_rule`.
     """
@@ -125,7 +127,12 @@ def delta_rule_step(
     tensors = {"q": q, "k": k, "v": v, "beta": beta, "log_decay": log_decay, "state": state}
     _check("delta_rule_step", tensors, "batch", 3)
     _check_state("delta_rule_step", state, k.shape[0], k, v)
-    return step(q, k, v, beta, log_decay, k.shape[-1] ** -0.5 if scale is None else scale, state)
+    factor = k.shape[-1] ** -0.5 if scale is None else scale
+    if may_be_overwritten(state, q, k, v, beta, log_decay) and native.unavailable() is None:
+        from ..matrix_state.cpu import step_in_place
+
+        return step_in_place(q, k, v, log_decay, beta, factor, state), state
+    return step(q, k, v, beta, log_decay, factor, state)
 
 
 def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank: int) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import native
-from ..checks import check_floating, check_shape
+from ..checks import check_floating, check_shape, may_be_overwritten
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..segments import count_rows, over_segments
@@ -107,6 +107,8 @@ def gated_linear_attention_step(
 ) -> tuple[Float[Tensor, "batch heads d_v"], Float[Tensor, "batch kv_heads d_k d_v"]]:
     """One token of :func:`gated_linear_attention`, from ``state``: the output and the next state.
 
+    On CPU the next state is written over the last one where no gradient is needed.
+
     Raises:
         ValueError: as for :func:`gated_linear_attention`.
     """
@@ -115,7 +117,12 @@ def gated_linear_attention_step(
     tensors = {"q": q, "k": k, "v": v, "log_decay": log_decay, "state": state}
     _check("gated_linear_attention_step", tensors, "batch", 3)
     _check_state("gated_linear_attention_step", state, k.shape[0], k, v)
-    return step(q, k, v, log_decay, k.shape[-1] ** -0.5 if scale is None else scale, state)
+    factor = k.shape[-1] ** -0.5 if scale is None else scale
+    if may_be_overwritten(state, q, k, v, log_decay) and q.shape[1] == k.shape[1] and native.unavailable() is None:
+        from ..matrix_state.cpu import step_in_place
+
+        return step_in_place(q, k, v, log_decay, None, factor, state), state
+    return step(q, k, v, log_decay, factor, state)
 
 
 def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank: int) -> None:

@@ -64,6 +64,23 @@ def matrix_state(
     return o, final_state
 
 
+def step_in_place(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, scale: float, state: Tensor
+) -> Tensor:
+    """One token from ``state``, which is overwritten: tensors without a length, as many heads as ``v`` in all others.
+
+    The caller has made sure that the state :func:`~seqconv_kernels.checks.may_be_overwritten`.
+    """
+    tokens = [None if t is None else t[:, None].to(state.dtype) for t in (q, k, v, log_decay, beta)]
+    tokens[3:] = (t if t is None or t.dim() == 4 else t[..., None] for t in tokens[3:])
+    o = state.new_empty(v.shape)
+    _, views = kept = _views(Inputs(*tokens, scale, state))  # type: ignore[arg-type]
+    native.library().matrix_state_forward(*views, *map(native.view, (o[:, None], state, None)), torch.get_num_threads())
+    torch.autograd.graph.increment_version(state)
+    del kept
+    return o.to(v.dtype)
+
+
 def _outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the output, the final state, and the errors of the delta rule."""
     (batch, length, _, d_v), heads = inputs.v.shape, inputs.heads

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import native
-from ..checks import check_floating, check_shape, readable
+from ..checks import check_floating, check_shape, may_be_overwritten, readable
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..precision import accumulation_dtype
@@ -129,6 +129,8 @@ def ssd_step(
 ) -> tuple[Float[Tensor, "batch heads head_dim"], Float[Tensor, "batch heads head_dim d_state"]]:
     """One token of :func:`ssd`, from ``state``: the output and the next state.
 
+    On CPU the next state is written over the last one where no gradient is needed.
+
     Raises:
         ValueError: as for :func:`ssd`.
     """
@@ -137,7 +139,13 @@ def ssd_step(
     tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "state": state}
     _check("ssd_step", tensors, "batch", 3)
     _check_state("ssd_step", state, x.shape[0], x, B)
-    y, state = step(x, _discretise("ssd_step", dt, dt_bias, dt_softplus, dt_limit), A, B, C, state)
+    steps = _discretise("ssd_step", dt, dt_bias, dt_softplus, dt_limit)
+    if may_be_overwritten(state, x, steps, A, B, C):
+        from .cpu import step_in_place
+
+        y = step_in_place(x, steps, A, B, C, state)
+    else:
+        y, state = step(x, steps, A, B, C, state)
     return _skip_and_gate(y, x, D, z), state
 
 

@@ -3,6 +3,7 @@
 Query C, key B, value ``dt x``, decay ``exp(dt A)``; the heads of a group share B and C.
 """
 
+import torch
 from torch import Tensor
 
 from ..matrix_state.cpu import matrix_state
@@ -19,3 +20,12 @@ def ssd(
     first = None if state is None else state.mT
     y, last = matrix_state(C, B, dt[..., None] * x, dt * A, None, 1.0, first)
     return y, last.mT
+
+
+@without_autocast
+def step_in_place(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> Tensor:
+    """One token from ``state``, which is overwritten and :func:`~seqconv_kernels.checks.may_be_overwritten`."""
+    x, dt, A, B, C = (t.to(state.dtype) for t in (x, dt, A, B, C))
+    B, C = (t.repeat_interleave(x.shape[1] // t.shape[1], dim=1) for t in (B, C))
+    state.mul_((dt * A).exp()[..., None, None]).addcmul_((dt[..., None] * x)[..., None], B[..., None, :])
+    return torch.einsum("bhpn,bhn->bhp", state, C)
