@@ -1,11 +1,14 @@
 """tree_conv: the definition, the digit product of the tree, histories, rings, gradients and refusals."""
 
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
 
+from seqconv_kernels import native
 from seqconv_kernels.tree_conv import tree_conv, tree_conv_step, unroll_rings
 from seqconv_kernels.tree_conv.shapes import SHAPES, Shape, example_inputs
 from tolerances import assert_near
@@ -19,6 +22,8 @@ CASES = {
     "one token": Shape(2, 1, 2, 2, 2, 2),
 }
 each_case = pytest.mark.parametrize("shape", CASES.values(), ids=CASES)
+CPU = pytest.param("cpu", marks=pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())))
+each_implementation = pytest.mark.parametrize("implementation", [CPU, "reference"])
 each_activation = pytest.mark.parametrize("activation", [None, "relu", "silu", "tanh"])
 
 
@@ -38,9 +43,13 @@ def by_definition(x, weight, dilations, activation):
 
 @each_case
 @each_activation
-def test_outputs_are_the_definition(shape, activation):
+@each_implementation
+def test_outputs_are_the_definition(shape, activation, implementation):
     given = example_inputs(shape, dtype=torch.float64)
-    assert_near(tree_conv(**given, activation=activation), by_definition(*given.values(), activation))
+    assert_near(
+        tree_conv(**given, activation=activation, implementation=implementation),
+        by_definition(*given.values(), activation),
+    )
 
 
 def test_a_tree_reaches_every_lag_by_one_path():
@@ -59,13 +68,15 @@ def test_a_tree_reaches_every_lag_by_one_path():
 
 @each_case
 @each_activation
-def test_pieces_behind_their_histories_equal_the_whole(shape, activation):
+@each_implementation
+def test_pieces_behind_their_histories_equal_the_whole(shape, activation, implementation):
     given = example_inputs(shape, dtype=torch.float64)
     x, weight, dilations = given.values()
-    want, history = tree_conv(**given, activation=activation), None
+    options = {"activation": activation, "implementation": implementation}
+    want, history = tree_conv(**given, **options), None
     pieces = []
     for piece in x.split([1, 2, x.shape[1] - 3] if x.shape[1] > 3 else 1, dim=1):
-        y, history = tree_conv(piece, weight, dilations, activation=activation, history=history, return_history=True)
+        y, history = tree_conv(piece, weight, dilations, **options, history=history, return_history=True)
         pieces.append(y)
     assert_near(torch.cat(pieces, dim=1), want)
     assert [past.shape[1] for past in history] == [(shape.width - 1) * d for d in dilations]
@@ -111,13 +122,18 @@ def test_rows_may_stand_at_different_positions():
     assert_near(y, tree_conv(x, weight, dilations)[:, 20])
 
 
-def test_gradients():
+@each_implementation
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+def test_gradients(activation, implementation):
     given = example_inputs(Shape(2, 7, 2, 3, 2, 3), dtype=torch.float64)
     x, weight = given["x"].requires_grad_(), given["weight"].requires_grad_()
     history = [torch.randn(2, 2 * d, 2, dtype=torch.float64, requires_grad=True) for d in given["dilations"]]
 
     def run(x, weight, *history):
-        y, after = tree_conv(x, weight, given["dilations"], activation="tanh", history=history, return_history=True)
+        y, after = tree_conv(
+            x, weight, given["dilations"],
+            activation=activation, history=history, return_history=True, implementation=implementation,
+        )  # fmt: skip
         return y, *after
 
     assert gradcheck(run, (x, weight, *history))
@@ -133,11 +149,39 @@ def test_low_precision_stays_close_with_float32_levels(dtype):
     assert_near(y, tree_conv(**wide))
 
 
-def test_strided_and_empty_batches():
+@each_implementation
+def test_strided_and_empty_batches(implementation):
     x, weight, dilations = example_inputs(SHAPES["tiny"], dtype=torch.float64).values()
     strided = x.transpose(0, 1).contiguous().transpose(0, 1)
-    assert_near(tree_conv(strided, weight, dilations), tree_conv(x, weight, dilations))
-    assert tree_conv(x[:0], weight, dilations).shape == (0, 33, 6)
+    want = tree_conv(x, weight, dilations, implementation=implementation)
+    assert_near(tree_conv(strided, weight, dilations, implementation=implementation), want)
+    assert tree_conv(x[:0], weight, dilations, implementation=implementation).shape == (0, 33, 6)
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize("compiled", ["compile", "export", "checkpoint"])
+def test_compiled_exported_and_recomputed(compiled):
+    x, weight, dilations = example_inputs(SHAPES["tiny"], dtype=torch.float64).values()
+
+    class Tree(torch.nn.Module):
+        def forward(self, x, weight):
+            return tree_conv(x, weight, dilations, activation="silu")
+
+    run = Tree()
+    if compiled == "compile":
+        torch.compiler.reset()
+        run = torch.compile(run, fullgraph=True, backend="aot_eager")
+    elif compiled == "export":
+        run = torch.export.export(run, (x, weight)).module()
+    else:
+        run = partial(checkpoint, run, use_reentrant=False)
+    leaves, others = ([x.clone().requires_grad_(), weight.clone().requires_grad_()] for _ in range(2))
+    got, want = run(*leaves), Tree()(*others)
+    assert_near(got, want)
+    for a, b in zip(
+        torch.autograd.grad((got**2).sum(), leaves), torch.autograd.grad((want**2).sum(), others), strict=True
+    ):
+        assert_near(a, b)
 
 
 def test_refusals_say_what_to_do(unannotated):
@@ -154,7 +198,7 @@ def test_refusals_say_what_to_do(unannotated):
         r"1 histories.*2 levels": lambda: tree_conv(x, w, [1, 2], history=past[:1]),
         r"history\[1\] of shape \(2, 1, 3\).*\(2, 2, 3\)": lambda: tree_conv(x, w, [1, 2], history=[past[0]] * 2),
         r"x of dtype torch.int64": lambda: tree_conv(x.long(), w, [1, 2]),
-        r"implementation 'cuda'.*reference": lambda: tree_conv(x, w, [1, 2], implementation="cuda"),
+        r"implementation 'cuda'.*one of cpu, reference": lambda: tree_conv(x, w, [1, 2], implementation="cuda"),
         r"tree_conv_step: received x of shape": lambda: tree_conv_step(x, w, [1, 2], rings=past, position=at),
         r"position of shape \(1,\)": lambda: tree_conv_step(x[:, 0], w, [1, 2], rings=past, position=at[:1]),
     }

@@ -11,9 +11,20 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import native
 from ..checks import check_floating, check_shape
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal, unknown_name
+
+
+def _cpu() -> Any:
+    from .cpu import tree_conv
+
+    return tree_conv
+
+
+def _refuse_cpu(call: Call) -> str | None:
+    return native.refuse_call(call.given())
 
 
 def _reference() -> Any:
@@ -28,7 +39,11 @@ def _reference_step() -> Any:
     return tree_conv_step
 
 
-OP = Op("tree_conv", Implementation("reference", _reference, serves_all))
+OP = Op(
+    "tree_conv",
+    Implementation("cpu", _cpu, _refuse_cpu),
+    Implementation("reference", _reference, serves_all),
+)
 STEP = Op("tree_conv_step", Implementation("reference", _reference_step, serves_all))
 ACTIVATIONS = ("relu", "silu", "tanh")
 """Those that keep zeros zero, so that padding stays silent on every level."""
@@ -54,7 +69,7 @@ def tree_conv(
         history: per level its inputs before these, ``(batch, (width - 1) dilation, channels)``, oldest first; zero
             if not given. It holds what the level heard, not ``x``.
         return_history: also return the history after these inputs.
-        implementation: a name, or ``None`` for the fastest that serves.
+        implementation: ``"cpu"``, ``"reference"``, or ``None`` for the fastest that serves.
 
     Returns:
         y shaped and typed like ``x``, or ``(y, history)``; levels and history are float32 at least.

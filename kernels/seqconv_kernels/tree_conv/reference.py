@@ -13,19 +13,25 @@ def tree_conv(
     x: Tensor, weight: Tensor, dilations: Sequence[int], activation: str | None, history: Sequence[Tensor] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """a_{i+1} = act(sum_k w_{ik} a_i[t - k d_i]), each level behind its own history."""
-    length, reach = x.shape[1], weight.shape[2] - 1
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     a, after = x.to(dtype), []
     for i, (taps, dilation) in enumerate(zip(weight.to(dtype), dilations, strict=True)):
         a = _between(a, i, activation)
-        past = a.new_zeros(a.shape[0], reach * dilation, a.shape[2]) if history is None else history[i].to(dtype)
-        heard = torch.cat([past, a], dim=1)
-        after.append(heard[:, length:])
-        a = taps[:, 0] * a
-        for k in range(1, reach + 1):
-            start = (reach - k) * dilation
-            a = a + taps[:, k] * heard[:, start : start + length]
+        past = None if history is None else history[i].to(dtype)
+        after.append(_behind(past, a, (taps.shape[1] - 1) * dilation)[:, a.shape[1] :])
+        a = level(a, taps, dilation, past)
     return a.to(x.dtype), tuple(after)
+
+
+def level(a: Tensor, taps: Tensor, dilation: int, past: Tensor | None) -> Tensor:
+    """sum_k w_k a[t - k d] behind the level's own history, zero if ``None``."""
+    length, reach = a.shape[1], taps.shape[1] - 1
+    heard = _behind(past, a, reach * dilation)
+    y = taps[:, 0] * a
+    for k in range(1, reach + 1):
+        start = (reach - k) * dilation
+        y = y + taps[:, k] * heard[:, start : start + length]
+    return y
 
 
 def tree_conv_step(
@@ -59,6 +65,11 @@ def unroll_rings(rings: Sequence[Tensor], position: Tensor) -> tuple[Tensor, ...
         else ring
         for ring in rings
     )
+
+
+def _behind(past: Tensor | None, a: Tensor, reach: int) -> Tensor:
+    past = a.new_zeros(a.shape[0], reach, a.shape[2]) if past is None else past
+    return torch.cat([past, a], dim=1)
 
 
 def _between(a: Tensor, level: int, activation: str | None) -> Tensor:
