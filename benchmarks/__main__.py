@@ -10,7 +10,7 @@ import torch
 
 from . import measure
 
-OPS = ("selective_scan", "online_convolution")
+OPS = ("selective_scan", "online_convolution", "gated_linear_attention", "ssd", "delta_rule", "tree_conv")
 RESULTS = Path(__file__).parent / "results"
 
 
