@@ -6,8 +6,6 @@ carries the factor 2. The parameters hold ``poles - 1`` (see :mod:`~seqconv.filt
 Source: Massaroli et al. 2023, arXiv 2310.18780 (modal form; the head is ours).
 """
 
-from typing import cast
-
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
@@ -51,7 +49,7 @@ class ModalFilter(WideFilter):
     @property
     def poles(self) -> Complex[Tensor, "channels modes"]:
         """The poles as they are computed with."""
-        return cast(Tensor, self.recurrence().poles)
+        return self.recurrence().poles
 
     def forward(self, length: int) -> Float[Tensor, "channels length"]:
         return self.recurrence().impulse_response(length)
