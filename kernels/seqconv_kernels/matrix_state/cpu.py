@@ -71,10 +71,15 @@ def step_in_place(
 
     The caller has made sure that the state :func:`~seqconv_kernels.checks.may_be_overwritten`.
     """
-    tokens = [None if t is None else t[:, None].to(state.dtype) for t in (q, k, v, log_decay, beta)]
-    tokens[3:] = (t if t is None or t.dim() == 4 else t[..., None] for t in tokens[3:])
+
+    def token(x: Tensor) -> Tensor:
+        return x[:, None].to(state.dtype)
+
+    def factor(x: Tensor | None) -> Tensor | None:
+        return None if x is None else token(x if x.dim() == 3 else x[..., None])
+
     o = state.new_empty(v.shape)
-    _, views = kept = _views(Inputs(*tokens, scale, state))  # type: ignore[arg-type]
+    kept, views = _views(Inputs(token(q), token(k), token(v), factor(log_decay), factor(beta), scale, state))
     native.library().matrix_state_forward(*views, *map(native.view, (o[:, None], state, None)), torch.get_num_threads())
     torch.autograd.graph.increment_version(state)
     del kept
