@@ -138,7 +138,7 @@ def report(results: dict[str, Any]) -> str:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
     length: Annotated[int, typer.Option(help="Bytes per window, and the reach of the filters.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Windows per step.")] = 8,
     width: Annotated[int, typer.Option(help="d_model.")] = 128,
