@@ -112,7 +112,7 @@ def test_one_step_with_heads_that_share_their_dynamics_is_one_of_ssd():
     t = {k: v.double() for k, v in case.group("in").items()}
     A, dt, bias = t["A"][:, :1, :1], t["dt"][..., :1], t["dt_bias"][:, :1]
     y, state = ssd_step(
-        t["x"], dt[..., 0], A[:, 0, 0], t["B"], t["C"], t["D"], t["z"], state=t["state"],
+        t["x"], dt[..., 0], A[:, 0, 0], t["B"], t["C"], t["D"], t["z"], state=t["state"].clone(),
         dt_bias=bias[:, 0], dt_softplus=True,
     )  # fmt: skip
     wide = (dt.expand_as(t["x"]), A.expand_as(t["A"]), bias.expand_as(t["dt_bias"]))
