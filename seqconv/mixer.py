@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from seqconv_kernels.checks import check_cu_seqlens
 from seqconv_kernels.errors import refusal
 
-from .packing import check_cu_seqlens, check_left_padding, check_mask, pack, unpack, zero_padding
+from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .state import State
 from .types import StateKind
 

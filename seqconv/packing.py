@@ -1,7 +1,5 @@
 """Padding masks and packed sequences: the two ways of putting sequences of different lengths into one tensor."""
 
-from itertools import pairwise
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -51,24 +49,6 @@ def check_left_padding(operation: str, mask: Bool[Tensor, "batch length"]) -> No
             "padding on the left only: rows that end in a token",
             "pad prompts on the left (tokenizer.padding_side = 'left')",
         )
-
-
-def check_cu_seqlens(operation: str, cu_seqlens: Int[Tensor, " bounds"], x: Tensor) -> None:
-    """Refuse boundaries that do not increase from 0 to the total length of a batch of one.
-
-    Raises:
-        ValueError: batch other than 1, wrong dtype or rank, not strictly increasing, wrong first or last entry.
-    """
-    remedy = "give the cumulated lengths, torch.tensor([0, n1, n1 + n2, ...]), with x of shape (1, total, d_model)"
-    if x.shape[0] != 1:
-        raise refusal(operation, f"cu_seqlens with a batch of {x.shape[0]}", "a batch of 1", remedy)
-    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or len(cu_seqlens) < 2:
-        got = f"cu_seqlens of shape {tuple(cu_seqlens.shape)} and dtype {cu_seqlens.dtype}"
-        raise refusal(operation, got, "one axis of int32 or int64 with at least two entries", remedy)
-    bounds = cu_seqlens.tolist()
-    increasing = all(a < b for a, b in pairwise(bounds))
-    if bounds[0] != 0 or bounds[-1] != x.shape[1] or not increasing:
-        raise refusal(operation, f"cu_seqlens={bounds}", f"increasing from 0 to the length {x.shape[1]}", remedy)
 
 
 def unpack(
