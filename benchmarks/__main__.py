@@ -10,7 +10,16 @@ import torch
 
 from . import measure
 
-OPS = ("selective_scan", "online_convolution", "gated_linear_attention", "ssd", "delta_rule", "tree_conv")
+OPS = (
+    "selective_scan",
+    "online_convolution",
+    "gated_linear_attention",
+    "ssd",
+    "delta_rule",
+    "tree_conv",
+    "instruction_sets",
+    "threads",
+)
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
+from ..second_order import composed_gradients, differentiate_again
+from . import reference
 
 
 class Inputs(NamedTuple):
@@ -115,3 +117,12 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("seqconv::causal_conv1d", _differentiate, setup_context=_setup_context)
+
+
+def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, dy = arguments
+    x, weight, bias, _, initial_state, _ = given
+    return composed_gradients([reference.causal_conv1d(*given)], [dy], [x, weight, bias, initial_state])
+
+
+differentiate_again("seqconv::causal_conv1d_backward", _composed_gradients)

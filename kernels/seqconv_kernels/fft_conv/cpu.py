@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
+from ..second_order import composed_gradients, differentiate_again
+from . import reference
 
 SMALLEST = 4
 """Size of the smallest transform."""
@@ -150,3 +152,11 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("seqconv::fft_conv", _differentiate, setup_context=_setup_context)
+
+
+def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, dy = arguments
+    return composed_gradients([reference.fft_conv(*given)], [dy], given)
+
+
+differentiate_again("seqconv::fft_conv_backward", _composed_gradients)

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import native
+from ..delta_rule import chunked as chunked_delta_rule
+from ..gated_linear_attention import chunked as chunked_attention
 from ..precision import accumulation_dtype
+from ..second_order import composed_gradients, differentiate_again
 
 
 class Inputs(NamedTuple):
@@ -171,3 +174,26 @@ def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None, _: Any) -
 
 
 torch.library.register_autograd("seqconv::matrix_state", _differentiate, setup_context=_setup_context)
+
+
+def _composed(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The same in chunks of matrix products, every tensor repeated for all heads of the states."""
+
+    def repeated(x: Tensor | None, axis: int = 2) -> Any:
+        return None if x is None else x.repeat_interleave(inputs.heads // x.shape[axis], dim=axis)
+
+    q, k, v, log_decay, beta = map(repeated, inputs[:5])
+    log_decay, beta = (x.squeeze(-1) if x is not None and x.shape[-1] == 1 else x for x in (log_decay, beta))
+    state = repeated(inputs.initial_state, 1)
+    if beta is None:
+        return chunked_attention.gated_linear_attention(q, k, v, log_decay, inputs.scale, state)
+    return chunked_delta_rule.delta_rule(q, k, v, beta, log_decay, inputs.scale, state)
+
+
+def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, _, do, dfinal = arguments
+    inputs = Inputs(*given)
+    return composed_gradients(_composed(inputs), [do, dfinal], inputs.tensors())
+
+
+differentiate_again("seqconv::matrix_state_backward", _composed_gradients)

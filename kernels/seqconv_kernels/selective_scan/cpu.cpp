@@ -157,9 +157,19 @@ template <class T, class S> struct Tile {
         read_weights(a.B, t, steps, B);
         read_weights(a.C, t, steps, C);
         for (int64_t k = 0; k < count; ++k) forward_block(t, steps, k, chunk, h + k * n, A + k * n, B, C);
+        if (a.checkpoints) clear_padding(chunk);
+      }
+      for (; a.checkpoints && a.bounds && chunk < first_chunk(s + 1); ++chunk) {  // the spare slot
+        __builtin_memset(checkpoint(chunk, 0), 0, sizeof(Vec<T>) * n * count);
+        clear_padding(chunk);
       }
       write_state(a.final_state, segment_index(s), h);
     }
+  }
+  // What the last tile of a group leaves of its padding: no value of a result may depend on what was there.
+  void clear_padding(int64_t chunk) {
+    const int64_t spare = tile + 1 == plan.tiles ? plan.padded / W - first - count : 0;
+    if (spare > 0) __builtin_memset(checkpoint(chunk, count), 0, sizeof(Vec<T>) * n * spare);
   }
   void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const T* B,
                      const T* C) {

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
+from ..second_order import composed_gradients, differentiate_again
+from . import composed
 from .reference import negative_time_step
 
 STEPS_PER_CHECKPOINT = 16
@@ -210,3 +212,12 @@ def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -
 
 
 torch.library.register_autograd("seqconv::selective_scan", _differentiate, setup_context=_setup_context)
+
+
+def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, _, dy, dfinal = arguments
+    inputs = Inputs(*given)
+    return composed_gradients(composed.selective_scan(*given), [dy, dfinal], [*inputs[:8], inputs.initial_state])
+
+
+differentiate_again("seqconv::selective_scan_backward", _composed_gradients)

@@ -37,7 +37,7 @@ def selective_scan(
             h, y = _advance(h, u_t, dt_t, A, B_t, C_t)
             ys.append(y)
         ends.append(h)
-    return _output(torch.stack(ys, dim=1), u, D, z), torch.cat(ends)
+    return gated_output(torch.stack(ys, dim=1), u, D, z), torch.cat(ends)
 
 
 def selective_scan_step(
@@ -56,7 +56,7 @@ def selective_scan_step(
     dtype = state_dtype(u, A, state)
     dt = time_step(delta, delta_bias, delta_softplus, dtype)
     state, y = _advance(state.to(dtype), u, dt, A, B, C)
-    return _output(y, u, D, z), state
+    return gated_output(y, u, D, z), state
 
 
 def state_dtype(u: Tensor, A: Tensor, state: Tensor | None) -> torch.dtype:
@@ -97,6 +97,7 @@ def _per_channel(weights: Tensor, h: Tensor) -> Tensor:
     return weights.repeat_interleave(h.shape[1] // weights.shape[1], dim=1)
 
 
-def _output(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
+def gated_output(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
+    """(y + D u) silu(z), in the dtype of u."""
     y = y if D is None else y + D * u
     return (y if z is None else y * silu(z.to(y.dtype))).to(u.dtype)
