@@ -140,8 +140,13 @@ SEQCONV_INLINE Vec<float> exp2(Vec<float> x) {
   const Vec<float> p = exp2_fraction(x - n);
   return (Vec<float>)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
+#if defined(__AVX2__)  // one instruction each, whose result is the second operand where that is NaN
+  x = (Vec<float>)_mm256_max_ps(_mm256_set1_ps(-127.0f), (__m256)x);
+  x = (Vec<float>)_mm256_min_ps(_mm256_set1_ps(128.0f), (__m256)x);
+#else
   x = (x < -127.0f) ? splat<float>(-127.0f) : x;
   x = (x > 128.0f) ? splat<float>(128.0f) : x;
+#endif
   const Vec<float> shifted = x + 0x1.8p23f;  // rounds to an integer that stands in the low bits
   const Vec<float> p = exp2_fraction(x - (shifted - 0x1.8p23f));
   return (Vec<float>)((Mask<float>)p + ((Mask<float>)shifted << 23));
