@@ -7,12 +7,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name "*.hpp" -o -name "*.h")
 
-.PHONY: help install demo hyena bench test check lint format
+.PHONY: help install demo hyena bench gpu test check lint format
 
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
 	@echo "make hyena   train a Hyena language model, distil it, compare and time its ways of writing (under 15 minutes)"
 	@echo "make bench   time the ops beside their peers, after a check of their results"
+	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    all tests"
 	@echo "make check   lint, then all tests"
 	@echo "make lint    ruff, the format check, mypy"
@@ -35,8 +36,21 @@ demo: $(INSTALLED)
 hyena: $(INSTALLED)
 	$(BIN)/python examples/hyena_distillation.py
 
-bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks
+# The peers stay outside of .venv: what transformers finds installed beside it changes what it runs.
+outputs/peers: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ mambapy flash-linear-attention fla-core
+
+bench: $(INSTALLED) outputs/peers
+	PYTHONPATH=outputs/peers $(BIN)/python -m benchmarks
+
+# Any Python that has torch serves: a machine with a GPU has its own, and maybe no network to make .venv from.
+ifeq ($(shell $(PYTHON) -c "import torch, triton, transformers, jaxtyping" 2>/dev/null && echo found),found)
+gpu:
+	PYTHONPATH=kernels:$$PYTHONPATH $(PYTHON) -m benchmarks.gpu
+else
+gpu: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu --out outputs
+endif
 
 # One thread per worker: the tensors of the tests are too small to share.
 test: $(INSTALLED)

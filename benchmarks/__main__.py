@@ -1,65 +1,98 @@
-"""``python -m benchmarks [OP ...]``: measure ops and write ``benchmarks/results/<op>.json`` and ``.md``."""
+"""``python -m benchmarks [OP ...]``: measure ops and write ``benchmarks/results/<op>-<threads>.json`` and ``.md``.
+
+With ``--sweep``: time and memory against the length, with a plot.
+"""
 
 import argparse
-import importlib
 import json
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import measure
+from .case import compare
+from .memory import extra
+from .table import OPS, build
 
-OPS = (
-    "selective_scan",
-    "online_convolution",
-    "gated_linear_attention",
-    "ssd",
-    "delta_rule",
-    "tree_conv",
-    "instruction_sets",
-    "threads",
-)
+OWN = ("online_convolution", "instruction_sets", "threads")
+"""Measurements with rows of their own kind: ``benchmarks/<name>.py`` makes them."""
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(OPS)} [all]")
+    parser.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(OPS + OWN)} [all]")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="per row [5]")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
+    parser.add_argument("--sweep", action="store_true", help="against the length, with a plot")
     options = parser.parse_args()
-    unknown = set(options.ops) - set(OPS)
+    unknown = set(options.ops) - {*OPS, *OWN}
     if unknown:
-        parser.error(f"unknown op {', '.join(sorted(unknown))}; known: {', '.join(OPS)}")
+        parser.error(f"unknown op {', '.join(sorted(unknown))}; known: {', '.join(OPS + OWN)}")
     measure.keep_memory()
     torch.set_num_threads(options.threads)
-    for op in options.ops or OPS:
-        rows = importlib.import_module(f".{op}", __package__).measure(options.seconds)
-        report = measure.record(measure.Machine.here(), rows)
-        _write(f"{op}-{options.threads}-thread{'s' * (options.threads > 1)}", report)
+    for op in options.ops or (OPS if options.sweep else OPS + OWN):
+        _run(op, options)
+
+
+def _run(op: str, options: argparse.Namespace) -> None:
+    name = f"{op}-{options.threads}-thread{'s' * (options.threads > 1)}" + "-sweep" * options.sweep
+    module: Any = import_module(f".{op}", __package__)
+    if op in OWN:
+        _write(name, measure.record(measure.Machine.here(), module.measure(options.seconds)))
+        return
+    ceilings = measure.Ceilings.here()
+    cases = map(str, module.SWEEP) if options.sweep else module.NAMES
+    rows = [row for case in cases for row in _rows(op, case, options, ceilings)]
+    report = measure.record(measure.Machine.here(), rows, ceilings)
+    _write(name, report)
+    if options.sweep:
+        from .plot import plot
+
+        plot(report, f"{op}, {options.threads} thread{'s' * (options.threads > 1)}", RESULTS / f"{name}.svg")
+
+
+def _rows(op: str, case: str, options: argparse.Namespace, ceilings: measure.Ceilings) -> Iterator[dict[str, Any]]:
+    for row in compare(build(op, case), options.seconds, ceilings):
+        if not options.no_memory:
+            row["mb"] = {name: extra(op, case, name, str(row["direction"])) for name in row["ms"]}
+        yield row
 
 
 def _write(name: str, report: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = table(name, report)
+    text = text_table(name, report)
     (RESULTS / f"{name}.md").write_text(text)
-    print(text)
+    print(text, flush=True)
 
 
-def table(name: str, report: dict[str, Any]) -> str:
-    """The report as Markdown: milliseconds, and how many times longer the best of the others takes."""
+def text_table(name: str, report: dict[str, Any]) -> str:
+    """The report as Markdown: how many times longer and larger the best of the others is, and how far the floor."""
     lines = [f"# {name}", "", " · ".join(f"{k} {v}" for k, v in report["machine"].items()), ""]
-    lines += ["| shape | direction | seqconv ms | others ms | ratio to the best |", "|---|---|---|---|---|"]
-    for row in report["rows"]:
-        ms = dict(row["ms"])
-        ours = ms.pop("seqconv")
-        others = ", ".join(f"{k} {v:.1f}" for k, v in ms.items()) or "–"
-        ratio = f"{min(ms.values()) / ours:.1f}" if ms else "–"
-        lines.append(f"| {row['shape']} | {row['direction']} | {ours:.2f} | {others} | {ratio} |")
+    if "ceilings" in report:
+        copy, multiply = report["ceilings"]["copy"] / 1e9, report["ceilings"]["multiply"] / 1e9
+        lines += [f"Measured ceilings: copy {copy:.1f} GB/s, float32 matrix product {multiply:.0f} GFLOP/s.", ""]
+    lines += ["| shape | direction | seqconv ms | others ms | best other / seqconv | floor ms | share of it | MB |"]
+    lines += ["|---|---|---|---|---|---|---|---|", *map(_line, report["rows"])]
     return "\n".join(lines) + "\n"
+
+
+def _line(row: dict[str, Any]) -> str:
+    ms = dict(row["ms"])
+    ours = ms.pop("seqconv")
+    others = ", ".join(f"{k} {v:.1f}" for k, v in ms.items()) or "–"
+    ratio = f"{min(ms.values()) / ours:.1f}" if ms else "–"
+    floor, share = "–", "–"
+    if "floor" in row:
+        floor, share = f"{row['floor']['ms']:.2f} ({row['floor']['bound']})", f"{row['floor']['ms'] / ours:.0%}"
+    memory = ", ".join(f"{k} {v:.0f}" for k, v in row.get("mb", {}).items()) or "–"
+    return f"| {row['shape']} | {row['direction']} | {ours:.2f} | {others} | {ratio} | {floor} | {share} | {memory} |"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Every op on each instruction set that this processor has, forward and backward, float32."""
 
+from dataclasses import replace
 from typing import Any
 
 from seqconv_kernels import native
 
-from .contenders import Run, compare
-from .every_op import calls
+from .case import Run, compare
+from .table import ours
 
 
 def measure(seconds: float) -> list[dict[str, object]]:
-    """One row per op and direction; the fastest set is called seqconv."""
+    """One row per shape and direction; the fastest set is called seqconv."""
     library = native.library()
     best, *others = library.isas()
 
@@ -21,8 +22,9 @@ def measure(seconds: float) -> list[dict[str, object]]:
         return call
 
     rows = []
-    for op, (run, inputs) in calls().items():
+    for case in ours():
+        run = case.contenders["seqconv"]
         contenders = {"seqconv": on(best, run)} | {isa: on(isa, run) for isa in others}
-        rows += compare(op, op, inputs, contenders, seconds)
+        rows += compare(replace(case, shape=f"{case.op}: {case.shape}", contenders=contenders), seconds)
     library.set_isa(best)
     return rows

@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -55,7 +55,38 @@ def _processor() -> str:
         return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
+@dataclass(frozen=True)
+class Ceilings:
+    """What this machine does at most with the threads in use, measured.
+
+    Attributes:
+        copy: bytes per second of a copy far larger than the caches, those read and those written.
+        multiply: floating-point operations per second of a large float32 matrix product.
+    """
+
+    copy: float
+    multiply: float
+
+    @classmethod
+    def here(cls, seconds: float = 2.0) -> "Ceilings":
+        """Measure both in turn."""
+        source, square = torch.randn(1 << 25), torch.randn(1536, 1536)
+        target, product = torch.empty_like(source), torch.empty_like(square)
+        runs: dict[str, Callable[[], object]] = {
+            "copy": lambda: target.copy_(source),
+            "multiply": lambda: torch.mm(square, square, out=product),
+        }
+        ms = interleaved(runs, seconds=seconds)
+        return cls(1e3 * 2 * 4 * source.numel() / ms["copy"], 1e3 * 2 * 1536**3 / ms["multiply"])
+
+    def floor(self, moved: float, operations: float) -> dict[str, float | str]:
+        """Milliseconds below which no implementation gets, and what bounds it."""
+        times = {"memory": 1e3 * moved / self.copy, "arithmetic": 1e3 * operations / self.multiply}
+        bound = max(times, key=lambda name: times[name])
+        return {"ms": times[bound], "bound": bound}
+
+
+def interleaved(contenders: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
     """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, three rounds at least."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     samples: dict[str, list[float]] = {name: [] for name in contenders}
@@ -82,6 +113,7 @@ def check_close(op: str, got: torch.Tensor, want: torch.Tensor, tolerance: float
         raise RuntimeError(f"{op}: the contenders differ by {error:.2g}, more than {tolerance:.0e}; nothing was timed")
 
 
-def record(machine: Machine, rows: list[dict[str, object]]) -> dict[str, object]:
+def record(machine: Machine, rows: list[dict[str, object]], ceilings: Ceilings | None = None) -> dict[str, object]:
     """The JSON object of one run."""
-    return {"machine": asdict(machine), "allocator": ALLOCATOR, "rows": rows}
+    measured = {} if ceilings is None else {"ceilings": asdict(ceilings)}
+    return {"machine": asdict(machine), "allocator": ALLOCATOR, **measured, "rows": rows}

@@ -1,74 +1,62 @@
-"""selective_scan against transformers' fallback, on the shapes of Mamba-130M, float32, without the gate."""
+"""selective_scan against transformers' fallback and mambapy, on the shapes of Mamba-130M, float32, without the gate."""
 
-from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
 import seqconv_kernels as K
-from seqconv_kernels.selective_scan.shapes import SHAPES, example_inputs
+from seqconv_kernels.selective_scan.shapes import SHAPES, Shape, example_inputs
 
-from .measure import check_close, interleaved
+from .case import Case, Run, channel_first
 
-LENGTHS = ("mamba-130m, 512 tokens", "mamba-130m, 2048 tokens", "mamba-130m, 8192 tokens")
-LONGEST_QUADRATIC = 512  # the fallback's backward is quadratic in the length
-
-
-def measure(seconds: float) -> list[dict[str, object]]:
-    """One row per shape and direction: milliseconds of each contender."""
-    rows = []
-    for name in LENGTHS:
-        inputs = example_inputs(SHAPES[name], gate=False)
-        backward = SHAPES[name].length <= LONGEST_QUADRATIC
-        for direction, wrap in (("forward", _forward), ("forward + backward", _both))[: 1 + backward]:
-            runs = {contender: wrap(run, inputs) for contender, run in CONTENDERS.items()}
-            results = {contender: run() for contender, run in runs.items()}
-            for contender, result in results.items():
-                check_close(f"selective_scan, {contender}", result, results["seqconv"])
-            rows.append({"shape": name, "direction": direction, "ms": interleaved(runs, seconds=seconds)})
-        if not backward:
-            run = _both(CONTENDERS["seqconv"], inputs)
-            ms = interleaved({"seqconv": run}, seconds=seconds)
-            rows.append({"shape": name, "direction": "forward + backward", "ms": ms})
-    return rows
+NAMES = ("mamba-130m, 512 tokens", "mamba-130m, 2048 tokens", "mamba-130m, 8192 tokens")
+LONGEST_QUADRATIC = 512
+"""The backward pass of transformers' fallback is quadratic in the length: seven seconds already here."""
+SWEEP = (256, 512, 1024, 2048, 4096, 8192)
 
 
-def _ours(inputs: dict[str, Tensor | bool]) -> Tensor:
-    return K.selective_scan(**inputs, implementation="cpu")  # type: ignore[arg-type, return-value]
+def case(name: str) -> Case:
+    """One shape of the table."""
+    return _case(SHAPES[name], name)
 
 
-def _fallback(arrange: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor | bool]], Tensor]:
-    def run(inputs: dict[str, Tensor | bool]) -> Tensor:
-        along = {k: arrange(inputs[k].mT) for k in ("u", "delta", "B", "C")}  # type: ignore[union-attr]
-        weights = {k: inputs[k] for k in ("D", "delta_bias", "delta_softplus")}
-        y = mamba_selective_scan(along["u"], along["delta"], inputs["A"], along["B"], along["C"], **weights)
-        return y.mT
-
-    return run
+def sweep(length: int) -> Case:
+    """The shape of the plots."""
+    return _case(Shape(1, length, 1536, 16), f"1536 channels, {length} tokens")
 
 
-CONTENDERS: dict[str, Callable[[dict[str, Tensor | bool]], Tensor]] = {
-    "seqconv": _ours,
-    "transformers, channel-last": _fallback(lambda t: t),
-    "transformers, channel-first": _fallback(Tensor.contiguous),
-}
+def _case(shape: Shape, name: str) -> Case:
+    contenders: dict[str, Run] = {
+        "seqconv": partial(K.selective_scan, implementation="cpu"),
+        "transformers": _fallback,
+        "transformers, channel-first": _fallback,
+    }
+    if find_spec("mambapy"):
+        contenders["mambapy"] = _mambapy
+    slow = frozenset(n for n in contenders if n.startswith("transformers") and shape.length > LONGEST_QUADRATIC)
+    return Case(
+        "selective_scan", name, shape.length, example_inputs(shape, gate=False), contenders,
+        operations=16.0 * shape.batch * shape.length * shape.channels * shape.d_state,
+        forward_only=slow, layouts={"transformers, channel-first": channel_first},
+    )  # fmt: skip
 
 
-def _forward(run: Callable[..., Tensor], inputs: dict[str, Tensor | bool]) -> Callable[[], Tensor]:
-    def call() -> Tensor:
-        with torch.no_grad():
-            return run(inputs)
-
-    return call
+def _fallback(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, **rest: Any) -> Tensor:
+    y: Tensor = mamba_selective_scan(u.mT, delta.mT, A, B.mT, C.mT, **rest)
+    return y.mT
 
 
-def _both(run: Callable[..., Tensor], inputs: dict[str, Tensor | bool]) -> Callable[[], Tensor]:
-    leaves = {k: v.clone().requires_grad_() for k, v in inputs.items() if isinstance(v, Tensor)}
-    weight = torch.randn(inputs["u"].shape, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr]
+def _mambapy(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, delta_softplus: bool
+) -> Tensor:
+    from mambapy.mamba import MambaBlock
 
-    def call() -> Tensor:
-        gradients = torch.autograd.grad(run(inputs | leaves), list(leaves.values()), weight)
-        return torch.cat([g.flatten() / g.abs().max() for g in gradients])
-
-    return call
+    assert delta_softplus
+    # Its method reads nothing of the block.
+    y: Tensor = MambaBlock.selective_scan(torch.nn.Module(), u, F.softplus(delta + delta_bias), A, B, C, D)
+    return y

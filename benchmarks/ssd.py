@@ -7,32 +7,37 @@ from torch import Tensor
 from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
 
 import seqconv_kernels as K
-from seqconv_kernels.ssd.shapes import SHAPES, example_inputs
+from seqconv_kernels.ssd.shapes import SHAPES, Shape, example_inputs
 
-from .contenders import Run, compare
+from .case import Case, Run
 
 NAMES = ("8 heads of 64, 4096 tokens", "mamba2-130m, 2048 tokens")
+SWEEP = (256, 512, 1024, 2048, 4096, 8192)
 
 
-def measure(seconds: float) -> list[dict[str, object]]:
-    """One row per shape and direction: milliseconds of each contender."""
+def case(name: str) -> Case:
+    """One shape of the table."""
+    return _case(SHAPES[name], name)
+
+
+def sweep(length: int) -> Case:
+    """The shape of the plots."""
+    return _case(Shape(1, length, 8, 64, 1, 64), f"8 heads of 64, {length} tokens")
+
+
+def _case(shape: Shape, name: str) -> Case:
     contenders: dict[str, Run] = {
         "seqconv": partial(K.ssd, implementation="cpu"),
-        "transformers, chunk 256": _fallback(256),
-        "transformers, chunk 64": _fallback(64),
+        "transformers, chunk 256": partial(_fallback, chunk_size=256),
+        "transformers, chunk 64": partial(_fallback, chunk_size=64),
         "chunked in PyTorch": partial(K.ssd, implementation="chunked"),
     }
-    rows = []
-    for name in NAMES:
-        inputs = example_inputs(SHAPES[name])
-        inputs.pop("z")
-        rows += compare("ssd", name, inputs, contenders, seconds)
-    return rows
+    inputs = example_inputs(shape)
+    inputs.pop("z")
+    work = 4.0 * shape.batch * shape.length * shape.heads * shape.head_dim * shape.d_state
+    return Case("ssd", name, shape.length, inputs, contenders, operations=work)
 
 
-def _fallback(chunk_size: int) -> Run:
-    def run(x: Tensor, **inputs: Any) -> Tensor:
-        y: Tensor = mamba2_chunk_scan(x, **inputs, chunk_size=chunk_size)
-        return y
-
-    return run
+def _fallback(x: Tensor, *, chunk_size: int, **inputs: Any) -> Tensor:
+    y: Tensor = mamba2_chunk_scan(x, **inputs, chunk_size=chunk_size)
+    return y

@@ -1,15 +1,16 @@
 """Every op on two threads beside one, float32, by the clock on the wall: only on a quiet machine is it telling."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from .contenders import Run, compare
-from .every_op import calls
+from .case import Run, compare
+from .table import ours
 
 
 def measure(seconds: float) -> list[dict[str, object]]:
-    """One row per op and direction; two threads are called seqconv."""
+    """One row per shape and direction; two threads are called seqconv."""
 
     def on(threads: int, run: Run) -> Run:
         def call(**inputs: Any) -> Any:
@@ -19,7 +20,9 @@ def measure(seconds: float) -> list[dict[str, object]]:
         return call
 
     rows = []
-    for op, (run, inputs) in calls().items():
+    for case in ours():
         torch.set_num_threads(2)
-        rows += compare(op, op, inputs, {"seqconv": on(2, run), "one thread": on(1, run)}, seconds)
+        run = case.contenders["seqconv"]
+        contenders = {"seqconv": on(2, run), "one thread": on(1, run)}
+        rows += compare(replace(case, shape=f"{case.op}: {case.shape}", contenders=contenders), seconds)
     return rows

@@ -7,24 +7,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import seqconv_kernels as K
-from seqconv_kernels.tree_conv.shapes import SHAPES, example_inputs
+from seqconv_kernels.tree_conv.shapes import SHAPES, Shape, example_inputs
 
-from .contenders import Run, compare
+from .case import Case, Run, channel_first
 
 NAMES = ("tree of reach 4096, 8192 tokens", "overlapping, 8192 tokens")
+SWEEP = (512, 1024, 2048, 4096, 8192, 16384)
 
 
-def measure(seconds: float) -> list[dict[str, object]]:
-    """One row per shape and direction: milliseconds of each contender."""
+def case(name: str) -> Case:
+    """One shape of the table."""
+    return _case(SHAPES[name], name)
+
+
+def sweep(length: int) -> Case:
+    """The shape of the plots."""
+    return _case(Shape(1, length, 512, 8, 4, 8), f"tree of reach 4096, {length} tokens")
+
+
+def _case(shape: Shape, name: str) -> Case:
     contenders: dict[str, Run] = {
         "seqconv": partial(K.tree_conv, implementation="cpu"),
         "F.conv1d": _conv1d,
+        "F.conv1d, channel-first": _conv1d,
         "shifted products": partial(K.tree_conv, implementation="reference"),
     }
-    rows = []
-    for name in NAMES:
-        rows += compare("tree_conv", name, example_inputs(SHAPES[name]), contenders, seconds)
-    return rows
+    work = 2.0 * shape.levels * shape.width * shape.batch * shape.length * shape.channels
+    return Case(
+        "tree_conv", name, shape.length, example_inputs(shape), contenders,
+        operations=work, layouts={"F.conv1d, channel-first": _channel_first},
+    )  # fmt: skip
+
+
+def _channel_first(t: Tensor) -> Tensor:
+    return channel_first(t) if t.shape[0] == 1 else t  # the weights of the levels have three axes too
 
 
 def _conv1d(x: Tensor, weight: Tensor, dilations: Sequence[int]) -> Tensor:

@@ -1,0 +1,51 @@
+"""Memory of one call beyond its inputs: ``python -m benchmarks.memory OP CASE CONTENDER DIRECTION THREADS`` prints MB.
+
+A process of its own for each call, since a peak can't be taken back: resident memory before it, and the highest after.
+"""
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from .table import build
+
+
+def extra(op: str, case: str, contender: str, direction: str) -> float:
+    """What the call takes, outputs and gradients included, in 10^6 bytes.
+
+    Raises:
+        RuntimeError: the process failed; its last words are shown.
+    """
+    command = [sys.executable, "-m", __name__, op, case, contender, direction, str(torch.get_num_threads())]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # finds what this process finds
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+    return float(done.stdout)
+
+
+def main(op: str, case: str, contender: str, direction: str, threads: str) -> None:
+    """Run the call once and print what it took."""
+    torch.set_num_threads(int(threads))
+    call = build(op, case).calls(direction)[contender]
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    results = call()
+    print((_resident("VmHWM") - before) / 1e6)
+    del results
+
+
+def _resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * float(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,96 @@
+"""The harness of the benchmarks: its gate, its table, its plot and what it says of memory."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from benchmarks.__main__ import text_table
+from benchmarks.case import Case, channel_first, compare
+from benchmarks.measure import Ceilings
+from benchmarks.memory import extra
+from benchmarks.plot import plot
+from benchmarks.table import OPS, build
+
+CEILINGS = Ceilings(copy=1e9, multiply=1e9)
+
+
+def halved(x):
+    return x / 2
+
+
+def case(**contenders):
+    return Case("halving", "64 numbers", 64, {"x": torch.randn(1, 64, 1)}, {"seqconv": halved, **contenders}, 64.0)
+
+
+def test_contenders_that_disagree_are_not_timed():
+    with pytest.raises(RuntimeError, match=r"halving, wrong: the contenders differ by .*nothing was timed"):
+        compare(case(wrong=lambda x: x / 3), 0.0, CEILINGS)
+
+
+def test_gradients_that_disagree_are_not_timed():
+    def same_value(x):
+        return x.detach() / 4 + x / 4
+
+    with pytest.raises(RuntimeError, match="the contenders differ"):
+        compare(case(cut=same_value), 0.0, CEILINGS)
+
+
+def test_rows_name_both_directions_and_the_floor():
+    rows = compare(case(other=lambda x: x * 0.5), 0.0, CEILINGS)
+    assert [row["direction"] for row in rows] == ["forward", "forward + backward"]
+    assert rows[0]["floor"] == {"ms": pytest.approx(1e3 * 2 * 64 * 4 / 1e9), "bound": "memory"}
+
+
+def test_a_layout_changes_the_memory_alone():
+    x = torch.randn(2, 5, 3)
+    assert torch.equal(channel_first(x), x)
+    assert channel_first(x).stride() == (15, 1, 5)
+
+
+def test_table_gives_the_ratio_to_the_best_of_the_others():
+    row = {
+        "shape": "s", "direction": "forward", "ms": {"seqconv": 2.0, "a": 9.0, "b": 6.0},
+        "floor": {"ms": 1.0, "bound": "memory"}, "mb": {"seqconv": 3.0},
+    }  # fmt: skip
+    text = text_table("op", {"machine": {"threads": 1}, "ceilings": {"copy": 2e10, "multiply": 1e11}, "rows": [row]})
+    assert "| s | forward | 2.00 | a 9.0, b 6.0 | 3.0 | 1.00 (memory) | 50% | seqconv 3 |" in text
+    assert "copy 20.0 GB/s, float32 matrix product 100 GFLOP/s" in text
+
+
+def test_plot_draws_every_contender(tmp_path):
+    rows = [
+        {
+            "length": length, "direction": direction, "ms": {"seqconv": 1.0, "peer": 2.0},
+            "mb": {"seqconv": 1.0, "peer": 2.0}, "floor": {"ms": 0.5, "bound": "memory"},
+        }
+        for length in (64, 128)
+        for direction in ("forward", "forward + backward")
+    ]  # fmt: skip
+    plot({"rows": rows}, "op", tmp_path / "op.svg")
+    text = (tmp_path / "op.svg").read_text()
+    assert all(f"<!-- {name} -->" in text for name in ("seqconv", "peer", "floor of this machine"))
+
+
+def test_memory_of_a_call_is_that_of_its_output_at_least():
+    megabytes = extra("causal_conv1d", "2048", "seqconv", "forward")
+    assert 2048 * 1536 * 4 / 1e6 <= megabytes <= 60
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_shape_of_the_table_can_be_built(op):
+    module = __import__(f"benchmarks.{op}", fromlist=[op])
+    smallest = build(op, str(module.SWEEP[0]))
+    assert next(iter(smallest.contenders)) == "seqconv"
+    assert len(smallest.contenders) > 1
+    assert set(module.NAMES) == {build(op, name).shape for name in module.NAMES}
+
+
+def test_committed_results_name_machine_and_versions():
+    from benchmarks.__main__ import RESULTS
+
+    for path in RESULTS.glob("*-thread*.json"):
+        machine = json.loads(path.read_text())["machine"]
+        assert {"processor", "threads", "load", "torch"} <= set(machine), path
+        assert re.match(r"\d+\.\d+", machine["torch"])
