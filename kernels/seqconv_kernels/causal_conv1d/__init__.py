@@ -50,9 +50,22 @@ def _refuse_triton(call: Call) -> str | None:
     return refuse(call, activation="x", parameters=("weight", "bias", "initial_state"))
 
 
+def _causal_conv1d() -> Any:
+    from .installed import causal_conv1d
+
+    return causal_conv1d
+
+
+def _refuse_causal_conv1d(call: Call) -> str | None:
+    from .installed import refuse
+
+    return refuse(call)
+
+
 OP = Op(
     "causal_conv1d",
     Implementation("triton", _triton, _refuse_triton),
+    Implementation("causal-conv1d", _causal_conv1d, _refuse_causal_conv1d),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("reference", _reference, serves_all),
 )

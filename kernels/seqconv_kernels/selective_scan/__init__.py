@@ -54,9 +54,22 @@ def _refuse_triton(call: Call) -> str | None:
     return refuse(call, activation="u", parameters=("A", "D", "delta_bias", "initial_state"))
 
 
+def _mamba_ssm() -> Any:
+    from .installed import selective_scan
+
+    return selective_scan
+
+
+def _refuse_mamba_ssm(call: Call) -> str | None:
+    from .installed import refuse
+
+    return refuse(call)
+
+
 OP = Op(
     "selective_scan",
     Implementation("triton", _triton, _refuse_triton),
+    Implementation("mamba-ssm", _mamba_ssm, _refuse_mamba_ssm),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("reference", _reference, serves_all),
 )

@@ -44,8 +44,21 @@ def _reference() -> Any:
     return ssd
 
 
+def _mamba_ssm() -> Any:
+    from .installed import ssd
+
+    return ssd
+
+
+def _refuse_mamba_ssm(call: Call) -> str | None:
+    from .installed import refuse
+
+    return refuse(call)
+
+
 OP = Op(
     "ssd",
+    Implementation("mamba-ssm", _mamba_ssm, _refuse_mamba_ssm),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, serves_all),
     Implementation("reference", _reference, serves_all),

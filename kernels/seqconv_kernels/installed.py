@@ -1,0 +1,46 @@
+"""Other projects' kernels as further implementations, where they are installed: the common reasons for refusing.
+
+They are compiled for NVIDIA GPUs by their own installers (``pip install seqconv[cuda]``). Nothing of them is imported
+before the first call that they serve.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from .dispatch import Call
+from .native import transformed
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@cache
+def _found(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def refuse(call: Call, module: str, *, without: tuple[str, ...] = ()) -> str | None:
+    """Why ``module`` can't serve the call, or ``None``.
+
+    Args:
+        module: top-level module of the package.
+        without: names of the tensors that its functions don't take.
+    """
+    package = module.replace("_", "-")
+    if call.device_type != "cuda":
+        return f"{package} runs on NVIDIA GPUs, the tensors are on {call.device_type}"
+    found: bool = _found(module)
+    if not found:
+        return f"{package} is not installed; install seqconv[cuda]"
+    tensors = call.given()
+    for name in without:
+        if name in tensors:
+            return f"{package} takes no {name}"
+    wrong = [f"{n} has dtype {t.dtype}" for n, t in tensors.items() if t.is_floating_point() and t.dtype not in DTYPES]
+    if wrong:
+        return f"{wrong[0]}, {package} wants float32, bfloat16 or float16"
+    if not torch.compiler.is_compiling() and transformed():
+        return "under torch.func or forward-mode differentiation, for which it has no rule"
+    return None
