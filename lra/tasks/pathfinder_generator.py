@@ -6,8 +6,7 @@ towards the pivot and must not overlap what is already there. A dead end fails t
 succeeds at 128 pixels, so hundreds of attempts grow at once as rows of one array. Distractors fill up; two discs mark
 the ends that the question is about.
 
-Space is kept as bytes in flat padded images: ``taken`` (how much a paddle may not enter) and ``near`` (``taken``
-dilated by the margin). A paddle enters them only when its successor stands, so that it cannot collide with it.
+A paddle is laid only when its successor stands, so that it cannot collide with it.
 """
 
 from dataclasses import dataclass
@@ -16,60 +15,15 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .pathfinder_shapes import NOWHERE, SEEDS, Ints, Shapes, Stamp, dilate
+from .pathfinder_paddle import Ints
+from .pathfinder_shapes import SEEDS, Shapes
+from .pathfinder_space import Space, Trails
 
-Bytes = NDArray[np.uint8]
 ATTEMPTS = 1024
 """Pairs grown side by side."""
 TRIES = 3
-COLLISION = 459
-"""1.8 in units of 255: the sum of two paddles' bytes that counts as an overlap."""
-
-
-@dataclass
-class Space:
-    """Rows of padded flat images, one per attempt or image."""
-
-    shapes: Shapes
-    taken: Bytes
-    near: Bytes
-
-    @staticmethod
-    def empty(shapes: Shapes, rows: int) -> "Space":
-        """The border alone."""
-        size, padding = shapes.variant.size, shapes.variant.padding
-        border = np.full((size, size), 255, np.uint8)
-        border[padding:-padding, padding:-padding] = 0
-        flat = [np.pad(image, shapes.pad).ravel() for image in (border, dilate(border, shapes.margin))]
-        return Space(shapes, *(np.repeat(image[None], rows, 0) for image in flat))
-
-    def select(self, rows: Ints) -> "Space":
-        """A copy of some rows."""
-        return Space(self.shapes, self.taken[rows], self.near[rows])
-
-    def cells(self, points: Ints) -> Ints:
-        """Flat indices of pixels."""
-        return (points[..., 0] + self.shapes.pad) * self.shapes.stride + points[..., 1] + self.shapes.pad
-
-    def enter(self, rows: Ints, points: Ints, orientations: Ints) -> None:
-        """Lay paddles into ``taken`` and ``near``."""
-        starts = self.cells(points)[:, None]
-        for image, stamp in ((self.taken, self.shapes.block), (self.near, self.shapes.wide)):
-            cells, values = _look_up(stamp, starts, orientations)
-            old = image[rows[:, None], cells]
-            image[rows[:, None], cells] = np.maximum(old, values)
-
-    def collide(self, rows: Ints, points: Ints, orientations: Ints) -> NDArray[np.bool_]:
-        """Whether paddles overlap what is taken."""
-        cells, values = _look_up(self.shapes.core, self.cells(points)[:, None], orientations)
-        total = self.taken[rows[:, None], cells].astype(np.int16) + values
-        return np.where(values > 0, total, 0).max(1) >= COLLISION  # type: ignore[no-any-return]
-
-
-def _look_up(stamp: Stamp, starts: Ints, orientations: Ints) -> tuple[Ints, Bytes]:
-    """Cells and values of a stamp; unused entries become the first cell, which lies outside the image."""
-    offsets = stamp.offsets[orientations]
-    return np.where(offsets == NOWHERE, 0, starts + offsets), stamp.values[orientations]
+FREE_SHARE = (255.0 - np.arange(256)) / 255
+"""Share of a pixel that is free, by what is taken of it."""
 
 
 @dataclass
@@ -85,14 +39,11 @@ class Tips:
         return Tips(self.pivots[rows], self.orientations[rows], self.starts[rows])
 
 
-def extend(space: Space, rows: Ints, tips: Tips, stream: Generator) -> tuple[NDArray[np.bool_], Tips]:
+def extend(space: Space | Trails, rows: Ints, tips: Tips, stream: Generator) -> tuple[NDArray[np.bool_], Tips]:
     """One more paddle for each of ``rows``; whether it found a place, and the new ends (of those that did)."""
     shapes = space.shapes
-    pivots = tips.pivots + shapes.advance[tips.orientations]
-    ends = pivots[:, None] + shapes.candidates
-    inside = ((ends >= 0) & (ends < shapes.variant.size)).all(2)
-    cells = np.where(inside, space.cells(ends), 0)
-    weights = (255.0 - space.near[rows[:, None], cells]) / 255 * shapes.weights[tips.orientations] * inside
+    pivots = tips.pivots + shapes.advance.take(tips.orientations, axis=0)
+    weights = FREE_SHARE.take(space.nearness(rows, pivots)) * shapes.weights.take(tips.orientations, axis=0)
     totals = weights.sum(1)
     ladder = weights.cumsum(1) / np.maximum(totals, 1e-12)[:, None]
     chosen = np.zeros(len(rows), np.int64)
@@ -154,14 +105,11 @@ class Paddles:
 
 def target_pairs(shapes: Shapes, paddles: int, wanted: int, stream: Generator) -> tuple[Space, list[Paddles]]:
     """Pairs of target snakes, each on a space of its own, in the order of the attempts that succeeded."""
-    spaces, found, count = [], [], 0
-    blank = Space.empty(shapes, 1)
+    found: list[list[Paddles]] = []
+    count = 0
     while count < wanted:
-        space, pair = grow_pairs(blank, paddles, stream)
-        spaces.append(space)
-        found.append(pair)
-        count += len(space.taken)
-    joined = Space(shapes, *(np.concatenate([getattr(s, name) for s in spaces])[:wanted] for name in ("taken", "near")))
+        found.append(grow_pairs(shapes, paddles, stream))
+        count += len(found[-1][0].starts[0])
     snakes = [
         Paddles(
             [np.concatenate([pair[side].starts[i] for pair in found])[:wanted] for i in range(paddles)],
@@ -169,22 +117,26 @@ def target_pairs(shapes: Shapes, paddles: int, wanted: int, stream: Generator) -
         )
         for side in (0, 1)
     ]
-    return joined, snakes
+    space = Space.empty(shapes, wanted)
+    for side, snake in enumerate(snakes):
+        for starts, orientations in list(zip(snake.starts, snake.orientations, strict=True))[: paddles - 1 + side]:
+            space.enter(np.arange(wanted), starts, orientations)
+    return space, snakes
 
 
-def grow_pairs(blank: Space, paddles: int, stream: Generator) -> tuple[Space, list[Paddles]]:
-    """Try pairs on copies of an empty space; the spaces and snakes of those that reached their full length."""
-    ends = seed_pairs(blank.shapes, ATTEMPTS, stream)
+def grow_pairs(shapes: Shapes, paddles: int, stream: Generator) -> list[Paddles]:
+    """Try pairs; both snakes of those that reached their full length."""
+    ends = seed_pairs(shapes, ATTEMPTS, stream)
     rows = np.arange(len(ends[0].starts))
-    space = blank.select(np.zeros_like(rows))
-    snakes = [Paddles.of(end) for end in ends]
+    trails = Trails.empty(shapes, len(rows), 2 * paddles)
     for _ in range(paddles - 1):
         for side in (0, 1):
-            found, grown = extend(space, rows, ends[side], stream)
+            found, grown = extend(trails, rows, ends[side], stream)
             rows = rows[found]
             ends[1 - side], ends[side] = ends[1 - side].select(found), grown
-            snakes = [snake.keep(found) for snake in snakes]
-            snakes[side].add(grown)
-    space = space.select(rows)
-    space.enter(np.arange(len(rows)), ends[1].starts, ends[1].orientations)
-    return space, snakes
+    snakes = []
+    for side, end in enumerate(ends):
+        laid = [trails.paddle(rows, place) for place in range(side, trails.laid, 2)]
+        snakes.append(Paddles(*(list(column) for column in zip(*laid, strict=True))))
+        snakes[side].add(end)
+    return snakes

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 from numpy.typing import NDArray
 
-from .pathfinder_generator import TRIES, Bytes, Paddles, Space, Tips, extend, target_pairs
-from .pathfinder_shapes import NOWHERE, SCALE, SEEDS, VARIANTS, Ints, Shapes, make_shapes
+from .pathfinder_generator import TRIES, Paddles, Tips, extend, target_pairs
+from .pathfinder_paddle import NOWHERE, SCALE, Bytes, Ints
+from .pathfinder_shapes import SEEDS, VARIANTS, Shapes, make_shapes
+from .pathfinder_space import Space
 
 BLOCK = 50
 """Images drawn from one stream; part of what a seed means."""
@@ -66,7 +68,7 @@ def _draw_images(shapes: Shapes, paddles: int, labels: Ints, stream: Generator) 
         terminal = origin if label else 1 - origin
         points = (targets[origin].starts[0][row], targets[terminal].starts[-1][row])
         for point in points:
-            images[row] = np.maximum(images[row], _marker(variant.size, point, variant.marker_radius))
+            _mark(images[row], point, variant.marker_radius)
     peak = images.max((1, 2), keepdims=True)
     scaled: Bytes = (images / peak * 255 + 0.5).astype(np.uint8)
     return scaled
@@ -82,14 +84,19 @@ def _paint(canvas: NDArray[np.float64], rows: Ints, snake: Paddles, shapes: Shap
         canvas[place] = np.maximum(canvas[place], contrast * shapes.drawings[orientations])
 
 
-def _marker(size: int, point: Ints, radius: float) -> NDArray[np.float64]:
-    """A disc, 0 to 1."""
+def _mark(image: NDArray[np.float64], point: Ints, radius: float) -> None:
+    """Put a disc of brightness 1 on an image; it is drawn on a window that the filter's ripples stay inside of."""
     from PIL import Image
 
-    rows, columns = np.ogrid[: size * SCALE, : size * SCALE]
-    disc = (rows - point[0] * SCALE) ** 2 + (columns - point[1] * SCALE) ** 2 <= (radius * SCALE) ** 2
+    around = int(np.ceil(radius)) + 4
+    low, high = np.maximum(point - around, 0), np.minimum(point + around + 1, image.shape)
+    height, width = high - low
+    rows, columns = np.ogrid[: height * SCALE, : width * SCALE]
+    middle = (point - low) * SCALE
+    disc = (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 <= (radius * SCALE) ** 2
     large = Image.fromarray((disc * 255).astype(np.uint8))
-    return np.array(large.resize((size, size), Image.Resampling.LANCZOS)) / 255
+    window = image[low[0] : high[0], low[1] : high[1]]
+    np.maximum(window, np.array(large.resize((width, height), Image.Resampling.LANCZOS)) / 255, out=window)
 
 
 def add_distractor(space: Space, paddles: int, stream: Generator) -> tuple[Ints, Paddles]:
@@ -169,7 +176,7 @@ def free_places(space: Space, rows: Ints, orientations: Ints, stream: Generator)
 def has_room(space: Space, rows: Ints, pixels: Ints, orientations: Ints) -> NDArray[np.bool_]:
     """For each row and pixel, whether all that a first paddle needs is free."""
     size = space.shapes.variant.size
-    starts = space.cells(np.stack([pixels // size, pixels % size], 2))
+    starts = space.shapes.cells(np.stack([pixels // size, pixels % size], 2))
     offsets = space.shapes.need.offsets[orientations][:, None]
     cells = np.where(offsets == NOWHERE, 0, starts[:, :, None] + offsets)
     return space.taken[rows[:, None, None], cells].max(2) <= FREE  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from lra.pixels import PixelCollate, PixelDataset
-from lra.tasks.pathfinder_generator import ATTEMPTS, Space, grow_pairs, target_pairs
+from lra.tasks.pathfinder_generator import ATTEMPTS, grow_pairs, target_pairs
 from lra.tasks.pathfinder_images import draw_block, has_room
-from lra.tasks.pathfinder_shapes import SEEDS, VARIANTS, dilate, make_shapes
+from lra.tasks.pathfinder_paddle import dilate
+from lra.tasks.pathfinder_shapes import SEEDS, VARIANTS, make_shapes
+from lra.tasks.pathfinder_space import Space, Trails
 from lra.tasks.pathfinder_task import Pathfinder, read_metadata, split_orders
 
 STATS = json.loads((Path(__file__).parents[1] / "golden" / "lra" / "pathfinder_stats.json").read_text())
@@ -73,8 +76,7 @@ def test_pairs_succeed_as_rarely_as_the_original_ones():
     """The original needed 327 attempts an image at 32 pixels (1,000 images), 8 at 256 (100 images)."""
     for size, attempts, rounds in ((32, STATS[GOLDEN[32]]["two_snake_attempts_per_image"], 40), (256, 8.0, 2)):
         shapes, stream = make_shapes(VARIANTS[size], VARIANTS[size].margins[0]), Generator(Philox(3))
-        blank = Space.empty(shapes, 1)
-        succeeded = sum(len(grow_pairs(blank, 14, stream)[0].taken) for _ in range(rounds))
+        succeeded = sum(len(grow_pairs(shapes, 14, stream)[0].starts[0]) for _ in range(rounds))
         assert stats.binomtest(succeeded, rounds * ATTEMPTS, 1 / attempts).pvalue > 1e-3
 
 
@@ -92,6 +94,27 @@ def test_snakes_are_chains_that_do_not_collide():
         assert (np.abs(np.diff(starts, axis=1)).max(2) <= reach).all()
     tails = [snake.starts[0] for snake in snakes]
     assert np.abs(np.hypot(*(tails[0] - tails[1]).T) - 20).max() < 1
+
+
+@pytest.mark.parametrize(("size", "margin"), [(32, 1), (64, 1), (128, 2), (128, 3), (256, 3)])
+def test_lists_of_paddles_answer_as_images_do(size, margin):
+    """Random paddles, also at the border and on top of each other: what is taken is the same in both forms."""
+    shapes, stream = make_shapes(VARIANTS[size], margin), np.random.default_rng(7)
+    rows, some = np.arange(40), np.arange(0, 40, 3)
+    space, trails = Space.empty(shapes, len(rows)), Trails.empty(shapes, len(rows), 6)
+    answers = []
+    for _ in range(6):
+        points = stream.integers(0, min(size, 40), (len(rows), 2))
+        orientations = stream.integers(0, len(shapes.drawings), len(rows))
+        for room in (space, trails):
+            room.enter(rows, points, orientations)
+        pivots = points[some] + stream.integers(-9, 10, (len(some), 2))
+        turned = stream.integers(0, len(shapes.drawings), len(some))
+        starts = pivots.clip(0, size - 1)
+        assert np.array_equal(space.nearness(some, pivots), trails.nearness(some, pivots))
+        answers.append(space.collide(some, starts, turned))
+        assert np.array_equal(answers[-1], trails.collide(some, starts, turned))
+    assert 0 < np.mean(answers) < 1
 
 
 def test_tables_agree_with_the_geometry():
@@ -132,6 +155,15 @@ def test_dilation_is_a_maximum_over_a_disc():
     assert np.array_equal(dilate(image, 2), expected)
 
 
+def test_path_x_takes_a_fiftieth_of_the_original_time():
+    """It needs 2,000 CPU ms for an image of 128 pixels where it is fastest; 40 leave room for a loaded machine."""
+    for margin in (2, 3):
+        make_shapes(VARIANTS[128], margin)
+    started = time.process_time()
+    draw_block(3, 0, 128, 14)
+    assert (time.process_time() - started) / 50 < 0.04
+
+
 def test_blocks_depend_on_their_arguments_alone():
     first, again, other = (draw_block(5, block, 32, 6, 12) for block in (0, 0, 1))
     assert np.array_equal(first.pixels, again.pixels)
@@ -141,6 +173,7 @@ def test_blocks_depend_on_their_arguments_alone():
 
 PREPARE = """
 import sys
+import time
 from pathlib import Path
 from lra.tasks.pathfinder_task import Pathfinder
 if __name__ == "__main__":
