@@ -1,22 +1,31 @@
-"""Folders of prepared data: written whole or not at all, described by a manifest, verified when opened.
+"""Folders of prepared data: written whole or not at all, by one process at a time, verified when opened.
 
 A folder holds data files and ``manifest.json``: what was asked for (``parameters``), how many examples each split
 has (``sizes``), and the size and SHA-256 of every file. It appears under its name only when complete.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from seqconv_kernels.errors import refusal
 
 MANIFEST = "manifest.json"
+logger = logging.getLogger(__name__)
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,67 @@ def folder_name(task: str, parameters: Mapping[str, Any]) -> str:
 
 
 @contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the block until it ends; those that ask for the same folder wait.
+
+    The lock is a file beside the folder, held by ``flock``: the system lets it go when the process dies.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = _acquire(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("waiting for another process that prepares %s", path.name[1:].removesuffix(".lock"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        except FileNotFoundError:
+            pass
+        os.close(lock)  # its last holder removed the file: others lock the new one
+
+
+@contextmanager
+def full_disk_named(operation: str, place: Path) -> Iterator[None]:
+    """Turn a full disk (or quota) in the block into a refusal.
+
+    Raises:
+        ValueError: there was no space left.
+    """
+    try:
+        yield
+    except OSError as error:
+        short = error.errno is None and "written" in str(error)  # what NumPy makes of a write that was cut short
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not short:
+            raise
+        remedy = "free some space, or name another folder with --data; nothing half-written was left"
+        raise refusal(operation, f"no space left at {place} ({error})", "room for all files", remedy) from error
+
+
+def allocate(path: Path, kind: type[Scalar], shape: tuple[int, ...]) -> NDArray[Scalar]:
+    """A new array in a file, its space reserved: without that, writing to a full disk would kill the process.
+
+    Raises:
+        OSError: there is no space.
+    """
+    array: NDArray[Scalar] = open_memmap(path, "w+", kind, shape)  # type: ignore[no-untyped-call]
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+@contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A working folder that takes the name ``folder`` when the block ends, and vanishes if it is left early."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,12 +139,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        ValueError: no space left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
+        with full_disk_named(f"write {path.name}", path.parent):
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -106,8 +181,11 @@ def write_data(
         task: name of the task.
         parameters: everything the content depends on.
         fill: writes the data files into the folder it is given and returns the size of each split.
+
+    Raises:
+        ValueError: no space left; nothing half-written stays.
     """
-    with atomic_folder(folder) as partial:
+    with full_disk_named(f"prepare {task}", folder.parent), atomic_folder(folder) as partial:
         sizes = dict(fill(partial))
         files = {path.name: _describe(path) for path in sorted(partial.iterdir())}
         manifest = Manifest(task, dict(parameters), sizes, files, _fingerprint(files))

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from seqconv_kernels.errors import refusal
 
-from ..store import Manifest, default_root, folder_name, need_space, open_data, write_data
+from ..store import Manifest, alone, default_root, folder_name, need_space, open_data, write_data
 
 Row = dict[str, Any]
 Collate = Callable[[list[Row]], dict[str, Tensor]]
@@ -92,6 +92,8 @@ class Task(ABC):
     ) -> Manifest:
         """Make the data unless it is there and intact.
 
+        Two processes that ask for the same data at once make it once: the second waits and takes what the first made.
+
         Args:
             root: folder of all prepared data.
             workers: processes; the cores at hand by default. The content does not depend on it.
@@ -104,14 +106,19 @@ class Task(ABC):
         folder = self.folder(root)
         if folder.exists() and not force:
             return open_data(folder, self.name, self.parameters())
-        need_space(folder, self._bytes())
-        cores = workers or len(os.sched_getaffinity(0))
+        with alone(folder):
+            if folder.exists() and not force:  # another process made it in the meantime
+                return open_data(folder, self.name, self.parameters())
+            need_space(folder, self._bytes())
+            return self._make(folder, workers or len(os.sched_getaffinity(0)), quiet)
+
+    def _make(self, folder: Path, workers: int, quiet: bool) -> Manifest:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=quiet) as progress:
             bar = progress.add_task(f"prepare {self.name}", total=self.total())
 
             def fill(partial: Path) -> Mapping[str, int]:
-                return self._write(partial, cores, lambda done: progress.advance(bar, done))
+                return self._write(partial, workers, lambda done: progress.advance(bar, done))
 
             return write_data(folder, self.name, self.parameters(), fill)
 

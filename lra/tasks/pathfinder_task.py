@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from seqconv_kernels.errors import refusal
@@ -20,7 +19,7 @@ from seqconv_kernels.errors import refusal
 from ..layouts import find, unpacked
 from ..parallel import in_order
 from ..pixels import MEGA_SPLITS, PixelCollate, PixelDataset, count_mega_rows, in_mega_layout, mega_rows
-from ..store import Manifest
+from ..store import Manifest, allocate
 from .base import Task, TaskData, one_of
 from .pathfinder_images import BLOCK, DIFFICULTIES, draw_block
 from .pathfinder_shapes import VARIANTS
@@ -81,14 +80,14 @@ class Pathfinder(Task):
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
         orders, batches = self._content(workers)
         count = sum(map(len, orders.values()))
-        pixels = open_memmap(folder / "pixels.npy", "w+", np.uint8, (count, self.size, self.size))
+        pixels = allocate(folder / "pixels.npy", np.uint8, (count, self.size, self.size))
         labels, done = np.zeros(count, np.int64), 0
         for some, answers in batches:
             some, answers = some[: count - done], answers[: count - done]
             pixels[done : done + len(some)], labels[done : done + len(some)] = some, answers
             done += len(some)
             advance(len(some))
-        pixels.flush()
+        pixels.flush()  # type: ignore[attr-defined]  # it is a memory map
         np.save(folder / "labels.npy", labels, allow_pickle=False)
         for split, order in orders.items():
             np.save(folder / f"{split}.order.npy", order, allow_pickle=False)
