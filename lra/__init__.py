@@ -1,1 +1,5 @@
-"""Long Range Arena: tasks, generators, recipes, runs and reports, as ``python -m lra``."""
+"""Long Range Arena and companions: data, recipes, runs and reports; see ``python -m lra --help``."""
+
+from .configuration import register_auto_classes
+
+register_auto_classes()

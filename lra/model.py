@@ -1,7 +1,7 @@
 """From a recipe and its data to a model and its optimiser groups."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,8 +14,10 @@ from seqconv import (
 )
 from seqconv import parameter_groups as groups_of
 
+from .autoencoder import AutoEncoder
 from .pairs import PairClassifier
 from .recipe import Recipe
+from .regression import SignalRegressor
 from .tasks import Kind, TaskData
 
 MODELS: Mapping[Kind, type[PreTrainedModel]] = {
@@ -23,15 +25,18 @@ MODELS: Mapping[Kind, type[PreTrainedModel]] = {
     "token": SeqConvForTokenClassification,
     "image": SeqConvForImageClassification,
     "pair": PairClassifier,
+    "compression": AutoEncoder,
+    "signal": SignalRegressor,
 }
 
 
 def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
     """The configuration of a recipe's model for given data."""
-    head: dict[str, Any] = {"num_labels": data.classes, **data.facts}
+    head: dict[str, Any] = {"num_labels": data.classes, "problem_type": "single_label_classification", **data.facts}
     if data.kind == "image":
         head |= {"patch_size": 1, "num_channels": 1}
-    return SeqConvConfig(
+    kind = cast(type[SeqConvConfig], MODELS[data.kind].config_class)
+    return kind(
         vocab_size=data.vocab_size,
         hidden_size=recipe.d_model,
         num_hidden_layers=recipe.n_layers,
@@ -49,7 +54,6 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
         mask_padding=recipe.mask_padding,
         pad_token_id=data.pad_id,
         eos_token_id=data.eos_id,
-        problem_type="single_label_classification",
         **head,
     )
 

@@ -1,9 +1,15 @@
 """Two towers: one backbone reads both texts of a pair, a small network compares what it made of them.
 
-With ``a`` and ``b`` the pooled features of the texts, ``logits = W_2 GELU(W_1 [a, b, a - b, a ⊙ b])``, as in S4's
-code for the Long Range Arena.
+With ``a`` and ``b`` the pooled features of the texts, ``logits = W_n σ(… σ(W_1 f(a, b)))``:
+
+========  ====================  ==========================================================
+``s4``    ``a, b, a-b, a⊙b``    one hidden layer of the model's width, GELU (S4's code)
+``mega``  ``b, a``              one hidden layer of twice the width, GELU (MEGA's code)
+``jax``   ``a, b``              two hidden layers, twice the width and the width, ReLU (the benchmark's transformer)
+========  ====================  ==========================================================
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,31 +18,31 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from seqconv import SeqConvConfig, SeqConvModel
+from seqconv import SeqConvModel
 from seqconv.hf.base import SeqConvPreTrainedModel
 from seqconv.hf.heads import Pooling
 from seqconv_kernels.errors import refusal
 
+from .configuration import PairConfig
+
 
 class PairClassifier(SeqConvPreTrainedModel):
-    """A classifier of pairs of token sequences; read it back with ``PairClassifier.from_pretrained``.
+    """A classifier of pairs of token sequences; read it back with ``AutoModelForSequenceClassification``.
 
     Raises:
         ValueError: ``pooling="cls"``, which this model has no token for.
     """
 
+    config_class = PairConfig
     accepts_loss_kwargs = False
 
-    def __init__(self, config: SeqConvConfig) -> None:
+    def __init__(self, config: PairConfig) -> None:
         if config.pooling == "cls":
             raise refusal("PairClassifier", "pooling='cls'", "mean, last, first or max", "choose another pooling")
         super().__init__(config)
-        width = config.hidden_size
         self.model = SeqConvModel(config)
         self.pooling = Pooling(config)
-        self.compare = nn.Sequential(
-            nn.Linear(4 * width, width), nn.GELU(), nn.Linear(width, len(config.id2label or {}))
-        )
+        self.compare = build_comparison(config)
         self.post_init()
 
     def forward(
@@ -63,6 +69,18 @@ class PairClassifier(SeqConvPreTrainedModel):
         )
 
     def _compare(self, pooled: Float[Tensor, "texts d_model"]) -> Float[Tensor, "batch labels"]:
-        first, second = pooled.unflatten(0, (-1, 2)).unbind(1)
-        logits: Tensor = self.compare(torch.cat([first, second, first - second, first * second], dim=1))
+        a, b = pooled.unflatten(0, (-1, 2)).unbind(1)
+        features = {"s4": [a, b, a - b, a * b], "mega": [b, a], "jax": [a, b]}[self.config.comparison]
+        logits: Tensor = self.compare(torch.cat(features, dim=1))
         return logits
+
+
+def build_comparison(config: PairConfig) -> nn.Sequential:
+    """The network behind both towers."""
+    width, labels = config.hidden_size, len(config.id2label or {})
+    widths = {"s4": [4 * width, width], "mega": [2 * width, 2 * width], "jax": [2 * width, 2 * width, width]}
+    sizes = widths[config.comparison]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU() if config.comparison == "jax" else nn.GELU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], labels))

@@ -31,6 +31,7 @@ from .model import MODELS, build_model, parameter_groups
 from .recipe import SCHEDULES, Recipe
 from .store import atomic_write
 from .tasks import TaskData, create_task
+from .tasks.signals import explained
 
 
 @dataclass(frozen=True)
@@ -171,14 +172,17 @@ def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequenc
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of right decisions among the labels that are asked (not -100)."""
+    """Share of right decisions among the labels that are asked (not -100); of signals, the explained variance."""
     labels = np.asarray(prediction.label_ids)
+    if labels.dtype.kind == "f":
+        return {"accuracy": explained(labels, np.asarray(prediction.predictions))}
     asked = labels != -100
     return {"accuracy": float(np.mean(np.asarray(prediction.predictions)[asked] == labels[asked]))}
 
 
 def _decide(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+    answers = logits[0] if isinstance(logits, tuple) else logits
+    return answers if labels.is_floating_point() else answers.argmax(-1)
 
 
 def evaluate(
@@ -211,7 +215,11 @@ def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path, spent
     for split in [split for split in ("val", "test") if split in data.splits]:
         predicted = trainer.predict(data.splits[split])
         found[split] = (predicted.metrics or {})["test_accuracy"]
-        table = _confusion(predicted.predictions, predicted.label_ids, data.classes) if data.classes <= 10 else []
+        table = (
+            _confusion(predicted.predictions, predicted.label_ids, data.classes)
+            if data.score == "accuracy" and data.classes <= 10
+            else []
+        )
     throughput = {"sequences_per_s": recipe.batch_size * spent["steps"] / spent["wall_s"]}
     result = {"accuracy": found, "baselines": data.baselines, "spent": dict(spent), **throughput}
     if table:

@@ -114,7 +114,7 @@ def allocate(path: Path, kind: type[Scalar], shape: tuple[int, ...]) -> NDArray[
     Raises:
         OSError: there is no space.
     """
-    array: NDArray[Scalar] = open_memmap(path, "w+", kind, shape)  # type: ignore[no-untyped-call]
+    array: NDArray[Scalar] = open_memmap(path, "w+", kind, shape)
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

@@ -8,13 +8,16 @@ from seqconv_kernels.errors import unknown_name
 
 from ..options import convert
 from .base import Kind, Row, Task, TaskData
-from .copying import Copying, Delay, Parity, SelectiveCopying
+from .copying import Copying, Delay, SelectiveCopying
 from .image_task import Image
 from .listops_task import ListOps
+from .mad import Compression, ContextRecall, FuzzyRecall, MadSelectiveCopying, Memorization, NoisyRecall
 from .pathfinder_task import Pathfinder
 from .retrieval_task import Retrieval
+from .signals import SignalDelay, SignalReconstruct
 from .synthetic import Induction, MultiQueryRecall, Recall
 from .text_task import Text
+from .tracking import Parity, Permutations
 
 __all__ = ["TASKS", "Kind", "Row", "Task", "TaskData", "create_task"]
 
@@ -34,7 +37,16 @@ TASKS: Mapping[str, Callable[[], Task]] = {
     "copying": Copying,
     "selective-copying": SelectiveCopying,
     "delay": Delay,
+    "signal-delay": SignalDelay,
+    "signal-reconstruct": SignalReconstruct,
     "parity": Parity,
+    "permutations": Permutations,
+    "mad-recall": ContextRecall,
+    "mad-noisy-recall": NoisyRecall,
+    "mad-fuzzy-recall": FuzzyRecall,
+    "mad-selective-copying": MadSelectiveCopying,
+    "mad-compression": Compression,
+    "mad-memorization": Memorization,
 }
 
 

@@ -17,8 +17,9 @@ from ..store import Manifest, alone, default_root, folder_name, need_space, open
 
 Row = dict[str, Any]
 Collate = Callable[[list[Row]], dict[str, Tensor]]
-Kind = Literal["sequence", "pair", "token", "image"]
-"""One label per sequence, per pair of sequences, per token (-100: not asked), or per image read as a sequence."""
+Kind = Literal["sequence", "pair", "token", "image", "compression", "signal"]
+"""One label per sequence, per pair of sequences, per token (-100: not asked), per image read as a sequence; a label per
+token, all answered from the last state; or numbers instead of labels, answered from numbers."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TaskData:
         fingerprint: hash of the content.
         origin: one line on where the content comes from.
         facts: further options of the model's configuration.
+        score: what stands for accuracy: the share of right answers, or of the variance that is explained.
     """
 
     splits: Mapping[str, Dataset[Row]]
@@ -51,6 +53,7 @@ class TaskData:
     fingerprint: str
     origin: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    score: Literal["accuracy", "explained variance"] = "accuracy"
 
 
 class Task(ABC):

@@ -1,4 +1,4 @@
-"""Synthetic tasks of plain memory: copying, selective copying, delay, and counting modulo a number."""
+"""Synthetic tasks of plain memory: copying, selective copying, delay."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -118,33 +118,3 @@ class Delay(Synthetic):
         tokens = stream.integers(0, self.vocab, self.length)
         labels = np.concatenate([np.full(self.lag, UNASKED), tokens[: self.length - self.lag]])
         return tokens, labels
-
-
-@dataclass(frozen=True)
-class Parity(Synthetic):
-    """State tracking: the sum of all tokens so far, modulo ``modulus``, asked at every token.
-
-    Attributes:
-        length: tokens of a row.
-        modulus: 2 for parity; token ids and labels lie below it.
-    """
-
-    summary: ClassVar[str] = "parity, or sums modulo a number: state tracking"
-
-    length: int = 64
-    modulus: int = 2
-
-    @property
-    def name(self) -> str:
-        return "parity"
-
-    @property
-    def tokens(self) -> int:
-        return self.modulus
-
-    def _check(self) -> None:
-        require(self, self.length >= 1 and self.modulus >= 2, "length >= 1, modulus >= 2")
-
-    def draw(self, stream: Generator, training: bool) -> tuple[Ids, Ids]:
-        tokens = stream.integers(0, self.modulus, self.length)
-        return tokens, np.cumsum(tokens) % self.modulus

@@ -51,7 +51,7 @@ class Space:
     def collide(self, rows: Ints, points: Ints, orientations: Ints) -> NDArray[np.bool_]:
         """Whether paddles overlap what is taken."""
         cells, limits = look_up(self.shapes.core, self.shapes.cells(points)[:, None], orientations)
-        return (self.taken[rows[:, None], cells] > limits).any(1)  # type: ignore[no-any-return]
+        return np.asarray((self.taken[rows[:, None], cells] > limits).any(1))
 
 
 @dataclass
@@ -74,7 +74,8 @@ class Trails:
     @staticmethod
     def empty(shapes: Shapes, rows: int, paddles: int) -> "Trails":
         """No paddle yet, room for ``paddles``."""
-        return Trails(shapes, *(np.zeros((rows, paddles), np.int64) for _ in range(3)))
+        downs, rights, orientations = np.zeros((3, rows, paddles), np.int64)
+        return Trails(shapes, downs, rights, orientations)
 
     def enter(self, rows: Ints, points: Ints, orientations: Ints) -> None:
         """Lay one paddle in each of ``rows``."""

@@ -1,4 +1,4 @@
-"""Synthetic companions: recall, induction, copying, delay and parity, drawn row by row at any length.
+"""Synthetic companions, drawn row by row at any length; here associative recall and induction.
 
 Row ``i`` of a split depends on the options, the seed, the split and ``i`` alone, so that nothing need be stored and
 any number of processes sees the same rows. A label stands at the token after which it is asked; -100 asks nothing.
@@ -20,9 +20,10 @@ from torch.utils.data import Dataset
 from seqconv_kernels.errors import refusal
 
 from ..store import Manifest
-from .base import Row, Task, TaskData, one_of
+from .base import Kind, Row, Task, TaskData, one_of
 
 Ids = NDArray[np.int64]
+Numbers = NDArray[Any]
 SPLITS = ("train", "val", "test")
 UNASKED = -100
 SAMPLED = 256
@@ -32,7 +33,7 @@ SAMPLED = 256
 class SyntheticRows(Dataset[Row]):
     """The rows of a split, drawn when they are asked for."""
 
-    def __init__(self, task: "Synthetic", split: str, size: int) -> None:
+    def __init__(self, task: "Online", split: str, size: int) -> None:
         self.task, self.split, self.size = task, split, size
 
     def __len__(self) -> int:
@@ -42,23 +43,26 @@ class SyntheticRows(Dataset[Row]):
         if not 0 <= index < self.size:
             raise IndexError(index)
         stream = SeedSequence([self.task.seed, SPLITS.index(self.split), index])
-        ids, labels = self.task.draw(Generator(Philox(stream)), self.split == "train")
-        return {"input_ids": ids, "labels": labels}
+        inputs, labels = self.task.draw(Generator(Philox(stream)), self.split == "train")
+        return {self.task.reads: inputs, "labels": labels}
 
 
 def stack(rows: list[Row]) -> dict[str, Tensor]:
     """Collator of rows of one length."""
-    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in ("input_ids", "labels")}
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
 @dataclass(frozen=True)
-class Synthetic(Task):
-    """Base of the synthetic tasks.
+class Online(Task):
+    """Base of tasks whose rows are drawn when they are asked for.
 
     Attributes:
         seed: of all rows.
         train, val, test: rows of each split.
+        reads: name of the model's input.
     """
+
+    reads: ClassVar[str]
 
     seed: int = 0
     train: int = 20_000
@@ -75,13 +79,12 @@ class Synthetic(Task):
         """Refuse options that no row can be drawn for."""
 
     @abstractmethod
-    def draw(self, stream: Generator, training: bool) -> tuple[Ids, Ids]:
-        """Token ids and labels of one row."""
+    def draw(self, stream: Generator, training: bool) -> tuple[Numbers, Numbers]:
+        """Token ids (or a signal) and labels of one row."""
 
-    @property
     @abstractmethod
-    def tokens(self) -> int:
-        """Number of token ids; labels are token ids too."""
+    def _facts(self, labels: Mapping[str, Numbers]) -> dict[str, Any]:
+        """What the model must know, and what guessers reach on the labels of some rows of each split."""
 
     def rows(self, split: str) -> SyntheticRows:
         """A split."""
@@ -94,7 +97,7 @@ class Synthetic(Task):
         return len(SPLITS)
 
     def _bytes(self) -> int:
-        return 48 * SAMPLED * len(self.rows("test")[0]["input_ids"])
+        return 48 * SAMPLED * len(self.rows("test")[0][self.reads])
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
         for split in SPLITS:
@@ -107,26 +110,43 @@ class Synthetic(Task):
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
         labels = {split: np.load(folder / f"{split}.labels.npy", allow_pickle=False) for split in SPLITS}
-        fresh = stack([self.rows("test")[0]])
-        if not np.array_equal(fresh["labels"][0], labels["test"][0]):
+        fresh = self.rows("test")[0]
+        if fresh["labels"].shape != labels["test"][0].shape or not np.allclose(fresh["labels"], labels["test"][0]):
             remedy = f"rebuild it with 'python -m lra prepare {self.name} --force' and the same options"
             raise refusal(f"open {self.name}", "rows of another version of the generator", "the same rows", remedy)
         return TaskData(
             splits={split: self.rows(split) for split in SPLITS},
             collate=stack,
-            kind="token",
-            classes=self.tokens,
-            vocab_size=self.tokens,
-            pad_id=0,
-            eos_id=None,
-            max_length=fresh["input_ids"].shape[1],
-            baselines={split: _baselines(labels["val"], labels[split]) for split in ("val", "test")},
+            max_length=len(fresh[self.reads]),
             fingerprint=manifest.fingerprint,
             origin=f"generated online, seed {self.seed}",
+            **self._facts(labels),
         )
 
 
-def _baselines(known: Ids, labels: Ids) -> dict[str, float]:
+@dataclass(frozen=True)
+class Synthetic(Online):
+    """Base of the synthetic tasks over tokens.
+
+    Attributes:
+        kind: what a label belongs to.
+    """
+
+    reads: ClassVar[str] = "input_ids"
+    kind: ClassVar[Kind] = "token"
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """Number of token ids; labels are token ids too."""
+
+    def _facts(self, labels: Mapping[str, Numbers]) -> dict[str, Any]:
+        guesses = {split: _baselines(labels["val"], labels[split]) for split in ("val", "test")}
+        known = {"classes": self.tokens, "vocab_size": self.tokens, "pad_id": 0, "eos_id": None}
+        return {"kind": self.kind, "baselines": guesses, **known}
+
+
+def _baselines(known: Numbers, labels: Numbers) -> dict[str, float]:
     asked, seen = labels[labels != UNASKED], known[known != UNASKED]
     values, counts = np.unique(seen, return_counts=True)
     return {"chance": 1 / len(values), "majority class": float(np.mean(asked == values[counts.argmax()]))}

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from .configuration import SeqConvConfig
+from .deferred import deferred
 
 __all__ = ["AUTO", "MODELS", "SeqConvConfig", "load", "register_auto_classes"]
 
@@ -45,29 +46,13 @@ def load(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{MODELS[name]}"), name)
 
 
-class _Deferred(type):
-    """A class that stands for a model class and imports it when something is asked of it."""
-
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(load(cls.__name__), name)
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return load(cls.__name__)(*args, **kwargs)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, load(cls.__name__))
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, load(cls.__name__))
-
-
 def register_auto_classes() -> None:
     """Enter the configuration and the models into transformers' Auto classes; again does nothing more."""
     import transformers
 
     transformers.AutoConfig.register(SeqConvConfig.model_type, SeqConvConfig, exist_ok=True)
     for auto, model in AUTO.items():
-        stand_in = _Deferred(model, (), {"config_class": SeqConvConfig, "__module__": __name__})
+        stand_in = deferred(f"{__name__}.{MODELS[model]}", model, SeqConvConfig)
         getattr(transformers, auto).register(SeqConvConfig, stand_in, exist_ok=True)
 
 

@@ -10,7 +10,7 @@ from lra.published import ROWS, published_for
 from lra.recipe import Recipe
 from lra.recipes import MIXERS, create_recipe, list_recipes
 from lra.tasks import TASKS, create_task
-from lra.tasks.synthetic import Synthetic
+from lra.tasks.synthetic import Online
 from seqconv import create_mixer
 
 
@@ -21,7 +21,7 @@ def test_every_recipe_names_its_source_and_survives_json(task, mixer):
     assert recipe.source
     assert recipe.warmup_steps < recipe.steps or recipe.schedule == "rsqrt"
     assert Recipe(**json.loads(json.dumps(recipe.as_dict()))) == recipe
-    assert recipe.reduced == (task.endswith("-small") or isinstance(create_task(task), Synthetic))
+    assert recipe.reduced == (task.endswith("-small") or isinstance(create_task(task), Online))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lra.tasks import TASKS, create_task
-from lra.tasks.copying import Copying, Delay, Parity, SelectiveCopying
-from lra.tasks.synthetic import UNASKED, Induction, MultiQueryRecall, Recall, Synthetic
+from lra.tasks.copying import Copying, Delay, SelectiveCopying
+from lra.tasks.signals import SignalDelay, SignalReconstruct, explained, white_signal
+from lra.tasks.synthetic import UNASKED, Induction, MultiQueryRecall, Online, Recall, Synthetic
+from lra.tasks.tracking import Parity, Permutations, elements
 
 SYNTHETIC = [name for name in TASKS if isinstance(create_task(name), Synthetic)]
 
@@ -31,9 +33,9 @@ def test_rows_depend_on_seed_split_and_index_alone(name):
     other = create_task(name, task.options() | {"seed": 1})
     assert not np.array_equal(task.rows("train")[0]["input_ids"], other.rows("train")[0]["input_ids"])
     assert not np.array_equal(task.rows("train")[0]["input_ids"], task.rows("val")[0]["input_ids"])
-    assert len(task.rows("val")) == 1000
+    assert len(task.rows("val")) == task.val
     with pytest.raises(IndexError):
-        task.rows("val")[1000]
+        task.rows("val")[task.val]
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
@@ -146,9 +148,73 @@ def test_parity_counts(modulus):
             assert label == total
 
 
+@pytest.mark.parametrize("group", ["s3", "a4", "a5", "s5"])
+def test_permutations_compose_as_matrices_do(group):
+    task = Permutations(group=group, length=30)
+    matrices = [np.eye(len(p), dtype=int)[:, list(p)] for p in elements(group)]
+    assert len(matrices) == task.tokens == {"s3": 6, "a4": 12, "a5": 60, "s5": 120}[group]
+    assert np.array_equal(matrices[0], np.eye(len(matrices[0])))
+    if group[0] == "a":
+        assert all(round(np.linalg.det(matrix)) == 1 for matrix in matrices)
+    for ids, labels in rows_of(task, count=5):
+        product = matrices[0]
+        for token, label in zip(ids.tolist(), labels.tolist(), strict=True):
+            product = matrices[token] @ product
+            assert np.array_equal(product, matrices[label])
+
+
+def test_signals_are_band_limited_and_start_at_0():
+    signal = white_signal(np.random.default_rng(0), 4000, 1e-3, 50.0)
+    power = np.abs(np.fft.rfft(signal)) ** 2
+    assert signal[0] == 0
+    heard = np.fft.rfftfreq(4000, 1e-3) <= 50
+    assert power[~heard].sum() < 1e-20 * power.sum()
+    assert np.count_nonzero(power[heard] > 1e-9 * power.max()) > 190
+    assert np.std(signal) == pytest.approx(0.5, rel=0.15)
+    assert len(white_signal(np.random.default_rng(0), 101, 1e-3, 100.0)) == 101
+
+
+def test_signals_are_asked_again():
+    for signal, labels in signal_rows(SignalDelay(length=300, lag=70)):
+        assert signal.dtype == labels.dtype == np.float32
+        assert np.array_equal(labels[70:], signal[:230])
+        assert (labels[:70] == 0).all()
+    for signal, labels in signal_rows(SignalReconstruct(length=300, memory=70, freq=200.0)):
+        assert np.array_equal(labels, signal[230:])
+
+
+def signal_rows(task: Online) -> list[tuple[np.ndarray, np.ndarray]]:
+    dataset = task.rows("test")
+    return [(dataset[index]["input_values"], dataset[index]["labels"]) for index in range(3)]
+
+
+@pytest.mark.parametrize("name", ["signal-delay", "signal-reconstruct"])
+def test_signals_are_prepared_and_loaded(name, tmp_path):
+    memory = {"lag": 20} if name == "signal-delay" else {"memory": 20, "freq": 200.0}
+    task = create_task(name, {"length": 64, "train": 300, "val": 40, "test": 40, **memory})
+    task.prepare(tmp_path, quiet=True)
+    data = task.load(tmp_path)
+    batch = data.collate([data.splits["train"][index] for index in range(5)])
+    assert batch["input_values"].shape == (5, 64)
+    assert batch["labels"].dtype == torch.float32
+    assert data.score == "explained variance"
+    assert -0.5 < data.baselines["test"]["always 0"] <= 0.01
+
+
+def test_explained_variance():
+    assert explained(np.array([1.0, 3.0]), np.array([1.0, 3.0])) == 1
+    assert explained(np.array([1.0, 3.0]), np.array([2.0, 2.0])) == 0
+    assert explained(np.array([1.0, 3.0]), np.array([3.0, 1.0])) == -3
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("permutations", {"group": "s6"}, r"permutations: received group='s6'; wanted one of s3, s4, s5, a4, a5"),
+        ("signal-delay", {"freq": 2500.0}, r"signal-delay: received .*to half the sampling rate"),
+        ("signal-delay", {"freq": 0.5}, r"freq from one period in the row"),
+        ("signal-delay", {"lag": 4000}, r"0 <= lag < length"),
+        ("signal-reconstruct", {"memory": 1}, r"2 <= memory <= length"),
         ("recall", {"vocab": 7}, r"recall: received .*'vocab': 7.*an even vocab >= 4"),
         ("mqar", {"pairs": 40}, r"wanted an even length >= 4 pairs"),
         ("mqar", {"filler": "noise"}, r"filler='noise'; wanted one of random, zero"),
