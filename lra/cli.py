@@ -1,4 +1,4 @@
-"""``python -m lra``: list, prepare, run, resume, evaluate, report, demo."""
+"""``python -m lra``: list, prepare, run, resume, evaluate, report, demo, small."""
 
 import sys
 from pathlib import Path
@@ -117,6 +117,31 @@ def demo(out: Out = None, data: Data = None, quiet: Quiet = False) -> None:
     from .demo import run_demo
 
     run_demo(out or Path("runs") / "demo", data, quiet=quiet)
+
+
+@app.command()
+def small(
+    out: Out = None,
+    data: Data = None,
+    workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Trainings of every model.")] = 2,
+    results: Annotated[Path | None, typer.Option(help="Folder for the results (default: that of the runs).")] = None,
+    page: Annotated[Path | None, typer.Option(help="Page with the marks that the tables go between.")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="Run nothing; gather what is finished.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two steps of tiny models: does everything work?")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """The reduced protocol: eight mixers on five tasks, known wrong variants beside them; goes on where it stopped."""
+    from .protocol import run_cells, write_results
+    from .small import cells
+
+    chosen, folder = cells(seeds=range(seeds)), out or Path("runs") / "small"
+    if not collect:
+        for number, cell in enumerate(
+            run_cells(chosen, folder, data_root=data, workers=workers, quick=quick, quiet=quiet), 1
+        ):
+            print(f"{number} of {len(chosen)}: {cell.folder}", flush=True)
+    print(write_results(chosen, folder, results or folder, page, data))
 
 
 def _say(result: object) -> None:

@@ -11,7 +11,7 @@ from seqconv_kernels.errors import refusal, unknown_name
 from .options import convert, parse
 from .tasks import create_task
 
-_SIZES = ("d_model", "n_layers", "batch_size", "accumulate", "steps", "eval_every")
+_SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every")
 _RATES = ("warmup_steps", "lr", "weight_decay", "special_lr", "max_grad_norm")
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "rsqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
 
@@ -29,6 +29,7 @@ class Recipe:
         mlp, mlp_ratio: per-token network beside the mixer, as :class:`seqconv.blocks.Block`.
         dropout, tied_dropout: of the outputs of each block.
         position_embedding: ``none``, ``learned`` or ``sinusoidal``.
+        patch_size: pixels a side of what an image's token is; 1 reads it pixel by pixel.
         pooling: from token features to the sequence's, over true tokens.
         mask_padding: ``everywhere``, or ``pooling``: mixers and norms take padding for tokens, as S4 does.
         batch_size: sequences per optimiser step.
@@ -62,6 +63,7 @@ class Recipe:
     dropout: float = 0.0
     tied_dropout: bool = False
     position_embedding: str = "none"
+    patch_size: int = 1
     pooling: str = "mean"
     mask_padding: str = "everywhere"
     batch_size: int = 32
@@ -86,12 +88,8 @@ class Recipe:
         for name, known in (("schedule", tuple(SCHEDULES)), ("precision", ("float32", "bfloat16", "float16"))):
             if getattr(self, name) not in known:
                 raise unknown_name(f"recipe {self.name}", name, getattr(self, name), known)
-        wrong = [
-            n
-            for n in ("d_model", "n_layers", "batch_size", "accumulate", "steps", "eval_every")
-            if getattr(self, n) < 1
-        ]
-        wrong += [n for n in ("warmup_steps", "lr", "weight_decay", "max_grad_norm") if not getattr(self, n) >= 0]
+        wrong = [name for name in _SIZES if getattr(self, name) < 1]
+        wrong += [name for name in _RATES if not getattr(self, name) >= 0]
         if wrong or self.batch_size % self.accumulate:
             got = ", ".join(f"{n}={getattr(self, n)}" for n in wrong or ["batch_size", "accumulate"])
             wanted = "sizes of at least 1, rates of at least 0, a batch_size that accumulate divides"

@@ -83,7 +83,7 @@ def write_report(runs: Sequence[Run], folder: Path, title: str = "Long Range Are
     for task in dict.fromkeys(run.recipe["task"] for run in runs):
         _section(task, [run for run in runs if run.recipe["task"] == task], folder, html, markdown)
     html.append("<h2>What was run where</h2>" + _html_table(_provenance(runs)))
-    markdown += ["## What was run where", _markdown_table(_provenance(runs))]
+    markdown += ["## What was run where", markdown_table(_provenance(runs))]
     atomic_write(folder / "report.md", "\n\n".join(markdown) + "\n")
     atomic_write(folder / "report.html", _PAGE.format(title=escape(title), body="\n".join(html)))
     return folder / "report.html"
@@ -96,7 +96,7 @@ def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], mark
     for name, table in tables.items():
         if len(table) > 1:
             html.append(f"<h3>{name}</h3>" + _html_table(table))
-            markdown += [f"### {name}", _markdown_table(table)]
+            markdown += [f"### {name}", markdown_table(table)]
     figures = {"learning-curves": learning_curves([(run.recipe["mixer"], run.lines) for run in runs], _lines(runs))}
     for run in runs:
         if run.result is not None and "confusion" in run.result:
@@ -169,7 +169,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Rows of cells in Markdown."""
     rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
     return "\n".join([rows[0], "|" + " --- |" * len(table[0]), *rows[1:]])
 

@@ -1,0 +1,91 @@
+"""The reduced protocol: models and tasks at sizes that two processor cores train in well under an hour.
+
+Sizes and learning rates were chosen on validation splits. Nothing here may be compared with published numbers: small
+ListOps has expressions of 17 to 95 tokens, Pathfinder short curves and tokens of 2 x 2 pixels, the synthetic tasks are
+short. Known wrong variants (:mod:`~lra.faults`) run on small ListOps beside the right ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .faults import OPTIONS
+from .recipe import Recipe
+from .recipes import create_recipe
+
+Options = Mapping[str, Any]
+
+MIXERS = ("s4d", "mamba", "hyena", "gla", "attention", "s4", "sgconv", "mega")
+SEEDS = (0, 1)
+FAULTY = "s4d"
+"""The mixer whose wrong variants run."""
+TASKS: Mapping[str, Options] = {
+    "listops-small": {},
+    "pathfinder": {
+        "task.images": 20_000,
+        "task.difficulty": "curv_baseline",
+    },
+    "recall": {"steps": 400},
+    "induction": {"steps": 400},
+    "selective-copying": {"steps": 400},
+}
+"""What each task changes in the recipe of a mixer."""
+RATES: Mapping[tuple[str, str], Options] = {}
+"""What a mixer changes on a task."""
+QUICK: Options = {"d_model": 8, "n_layers": 1, "batch_size": 4, "steps": 2, "warmup_steps": 1, "eval_every": 1}
+"""For tests of the protocol itself."""
+QUICK_SIZES: Mapping[str, Options] = {"pathfinder": {"task.images": 50}}
+FEW: Options = {"task.train": 16, "task.val": 8, "task.test": 8}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a model on a task from a seed.
+
+    Attributes:
+        task, mixer: as :func:`~lra.recipes.create_recipe`.
+        seed: of the parameters and the order of the data.
+        fault: of :data:`~lra.faults.OPTIONS`, or ``None``.
+    """
+
+    task: str
+    mixer: str
+    seed: int
+    fault: str | None = None
+
+    @property
+    def model(self) -> str:
+        """Name in the tables."""
+        return self.mixer if self.fault is None else f"{self.mixer}, {self.fault}"
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.task}/{self.model.replace(', ', '-').replace(' ', '-')}-{self.seed}"
+
+    def recipe(self, quick: bool = False) -> Recipe:
+        """The recipe; with ``quick`` for tests of the protocol."""
+        changes = {**TASKS[self.task], **RATES.get((self.task, self.mixer), {}), "seed": self.seed}
+        if self.fault is not None:
+            changes |= {f"mixer.{name}": value for name, value in OPTIONS[self.fault].items()}
+        if quick:
+            changes |= {**QUICK, **QUICK_SIZES.get(self.task, FEW)}
+        recipe = create_recipe(self.task, self.mixer).override(changes)
+        return replace(recipe, name=f"{self.task}/{self.model}", reduced=True, source=self._source())
+
+    def _source(self) -> str:
+        known = "" if self.fault is None else f"; wrong on purpose: {self.fault}"
+        return f"reduced protocol for two processor cores, our own{known}"
+
+
+def cells(
+    tasks: Sequence[str] = tuple(TASKS), mixers: Sequence[str] = MIXERS, seeds: Sequence[int] = SEEDS
+) -> list[Cell]:
+    """All trainings: seed by seed, on each seed task by task, the wrong variants behind the right ones."""
+    found = []
+    for seed in seeds:
+        for task in tasks:
+            found += [Cell(task, mixer, seed) for mixer in mixers]
+            if task == "listops-small":
+                found += [Cell(task, FAULTY, seed, fault) for fault in OPTIONS]
+    return found

@@ -1,0 +1,72 @@
+"""The reduced protocol's record as Markdown, alone and inside a page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqconv_kernels.errors import refusal
+
+from .report import markdown_table
+from .store import atomic_write
+
+OPENS, CLOSES = "<!-- reduced results -->\n", "<!-- end of reduced results -->"
+
+
+def tables(record: Mapping[str, Any]) -> str:
+    """Accuracy and cost of every model on every task, in Markdown."""
+    tasks = list(record["guessers"])
+    rows = record["rows"]
+    models = [*dict.fromkeys(row["model"] for row in sorted(rows, key=lambda row: row["fault"] is not None))]
+    found = {(row["model"], row["task"]): row for row in rows}
+    accuracy = [["test accuracy, %", *tasks]]
+    accuracy += [[name, *(_guess(record["guessers"][task], name) for task in tasks)] for name in _guessers(record)]
+    accuracy += [[name, *(_accuracy(found.get((name, task))) for task in tasks)] for name in models]
+    cost = [["CPU seconds; 1,000 tokens per CPU second", *tasks]]
+    cost += [[name, *(_cost(found.get((name, task))) for task in tasks)] for name in models]
+    return "\n\n".join([_heading(record), markdown_table(accuracy), markdown_table(cost)]) + "\n"
+
+
+def _heading(record: Mapping[str, Any]) -> str:
+    seeds = sorted({seed for row in record["rows"] for seed in row["seeds"]})
+    versions = {name: version for name, version in record["versions"].items() if version[:1].isdigit()}
+    about = {**record["machine"], **versions}
+    lines = [f"Reduced protocol: {record['protocol']}. Test accuracy of the checkpoint that is best on validation;"]
+    lines += [f"means over the seeds {', '.join(map(str, seeds))}, lowest and highest in brackets."]
+    lines += ["", ", ".join(f"{name} {value}" for name, value in about.items())]
+    return "\n".join(lines)
+
+
+def _guessers(record: Mapping[str, Any]) -> list[str]:
+    """Names of guessers on any task, those that read an expression left to the page of ListOps."""
+    names = dict.fromkeys(name for guesses in record["guessers"].values() for name in guesses["test"])
+    return [name for name in names if not name.startswith("read to")]
+
+
+def _guess(guesses: Mapping[str, Mapping[str, float]], name: str) -> str:
+    return f"{100 * guesses['test'][name]:.1f}" if name in guesses["test"] else "-"
+
+
+def _accuracy(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    values: Sequence[float] = row["by_seed"]["test"]
+    spread = f" ({100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else ""
+    return f"{100 * row['test']:.1f}{spread}"
+
+
+def _cost(row: Mapping[str, Any] | None) -> str:
+    return "-" if row is None else f"{row['cpu_s']:.0f}; {row['tokens_per_s'] / 1000:.1f}"
+
+
+def put_into(page: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, opened, rest = page.read_text(encoding="utf-8").partition(OPENS)
+    _, closed, after = rest.partition(CLOSES)
+    if not opened or not closed:
+        remedy = f"write {OPENS.strip()!r} and {CLOSES!r} where the tables belong"
+        raise refusal("put tables into a page", f"{page} without the marks", "both marks", remedy)
+    atomic_write(page, before + opened + "\n" + text + "\n" + closed + after)
