@@ -125,6 +125,8 @@ def small(
     data: Data = None,
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
     seeds: Annotated[int, typer.Option(help="Trainings of every model.")] = 2,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    mixer: Annotated[list[str] | None, typer.Option(help="Only this mixer; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder for the results (default: that of the runs).")] = None,
     page: Annotated[Path | None, typer.Option(help="Page with the marks that the tables go between.")] = None,
     collect: Annotated[bool, typer.Option("--collect", help="Run nothing; gather what is finished.")] = False,
@@ -133,9 +135,10 @@ def small(
 ) -> None:
     """The reduced protocol: eight mixers on five tasks, known wrong variants beside them; goes on where it stopped."""
     from .protocol import run_cells, write_results
-    from .small import cells
+    from .small import MIXERS, cells
+    from .small import TASKS as SMALL_TASKS
 
-    chosen, folder = cells(seeds=range(seeds)), out or Path("runs") / "small"
+    chosen, folder = cells(task or tuple(SMALL_TASKS), mixer or MIXERS, range(seeds)), out or Path("runs") / "small"
     if not collect:
         for number, cell in enumerate(
             run_cells(chosen, folder, data_root=data, workers=workers, quick=quick, quiet=quiet), 1

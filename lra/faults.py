@@ -1,8 +1,8 @@
-"""Known wrong variants of a bidirectional S4D, which a protocol worth its name must tell from the right one.
+"""Known wrong variants of S4D, which a protocol worth its name must tell from the right one.
 
 ``no mixing``: one tap of the past and none of the future, a network of single tokens. ``time step x 0.001``: taps that
-are flat over any sequence in sight. ``circular``: the convolution of a Fourier transform without zero padding, as long
-as the batch, so that the end of every sequence is heard before its beginning and the other way round.
+are flat over any sequence in sight. ``circular``: the convolution of a Fourier transform without zero padding, so that
+the end of a batch's longest sequence is heard before its beginning; a causal model then hears the future.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from seqconv.filters.s4d import S4DFilter
+from seqconv.convolution import LongConvolution
 from seqconv_kernels.errors import unknown_name
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -40,23 +40,26 @@ def fault(name: str | None) -> Iterator[None]:
     if name != "circular":
         yield
         return
-    hook = register_module_forward_hook(_of_two_sided_filters)
+    hook = register_module_forward_hook(_replace, with_kwargs=True)
     try:
         yield
     finally:
         hook.remove()
 
 
-def wrap_around(taps: Float[Tensor, "channels length"]) -> Float[Tensor, "channels length"]:
-    """Taps with which a zero-padded two-sided convolution of ``length`` tokens does what a circular one does.
-
-    Args:
-        taps: of the past from lag 0 on, then as many channels of the future from lag 1 on.
-    """
-    past, future = taps.chunk(2)
-    circle = past + future.flip(1)
-    return torch.cat([circle, circle.flip(1)])
+def _replace(module: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any], _: Any) -> Tensor | None:
+    return circular(module, *inputs, **options) if isinstance(module, LongConvolution) else None
 
 
-def _of_two_sided_filters(module: nn.Module, _: Any, output: Any) -> Any:
-    return wrap_around(output) if isinstance(module, S4DFilter) else None
+def circular(
+    convolution: LongConvolution,
+    u: Float[Tensor, "batch length channels"],
+    *,
+    skip: Float[Tensor, " channels"] | None = None,
+) -> Float[Tensor, "batch length channels"]:
+    """What a convolution with one stage and one head gives on a circle of ``length`` tokens."""
+    length = u.shape[1]
+    (kernel,) = convolution.kernels(length)
+    around = kernel.past if kernel.future is None else kernel.past + kernel.future.flip(1).roll(1 - kernel.lag, 1)
+    y = torch.fft.irfft(torch.fft.rfft(u, dim=1) * torch.fft.rfft(around, n=length).T, n=length, dim=1)
+    return y if skip is None else y + skip * u

@@ -70,3 +70,14 @@ def test_mistakes_are_one_line_and_status_2(monkeypatch, capsys, tmp_path, argum
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_small_runs_gathers_and_refuses(monkeypatch, capsys, tmp_path):
+    here = ("--out", tmp_path / "runs", "--data", tmp_path / "data")
+    some = ("--quick", "--seeds", 1, "--workers", 1, "--task", "induction", "--mixer", "hyena", "--quiet")
+    assert lra(monkeypatch, "small", *some, *here) == 0
+    assert "1 of 1: induction/hyena-0" in capsys.readouterr().out
+    assert lra(monkeypatch, "small", *some, *here, "--collect", "--results", tmp_path) == 0
+    assert json.loads((tmp_path / "lra_small.json").read_text())["rows"][0]["model"] == "hyena"
+    assert lra(monkeypatch, "small", *here, "--mixer", "hiena") == 2
+    assert "did you mean 'hyena'" in capsys.readouterr().err

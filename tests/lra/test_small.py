@@ -1,0 +1,153 @@
+"""The reduced protocol: its cells run, resume and are gathered; the committed results are what the pages show."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lra import protocol
+from lra.faults import OPTIONS, fault
+from lra.protocol import collect, run_cells, write_results
+from lra.recipes import MIXERS as KNOWN
+from lra.run import read_recipe
+from lra.small import FAULTY, FAULTY_TASKS, MIXERS, TASKS, Cell, cells
+from lra.small_table import CLOSES, OPENS, put_into, tables
+from seqconv import create_mixer
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+CHOSEN = [
+    Cell("listops-small", "s4d", 0),
+    Cell("listops-small", "s4d", 1),
+    Cell("listops-small", "s4d", 0, "circular"),
+    *(Cell(task, "hyena", 0) for task in ("pathfinder", "recall", "induction", "selective-copying")),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def folder(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert list(run_cells(CHOSEN, folder, data_root=root, workers=1, quick=True, quiet=True)) == CHOSEN
+    return folder
+
+
+def test_every_cell_has_a_recipe_and_a_folder_of_its_own():
+    everything = cells()
+    assert (
+        len({cell.folder for cell in everything})
+        == len(everything)
+        == 2 * (len(MIXERS) * len(TASKS) + len(OPTIONS) * len(FAULTY_TASKS))
+    )
+    for cell in everything:
+        recipe = cell.recipe()
+        assert recipe.reduced
+        assert recipe.seed == cell.seed
+        assert (cell.fault or "our own") in recipe.source
+    assert set(MIXERS) <= set(KNOWN)
+    assert all(cell.recipe().steps <= 600 for cell in everything if cell.task == "listops-small")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_circular_convolution_is_one(bidirectional):
+    torch.manual_seed(0)
+    convolution = create_mixer(FAULTY, 4, d_state=4, bidirectional=bidirectional).double().convolution
+    u, skip = torch.randn(2, 11, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    (kernel,) = convolution.kernels(11)
+    expected = u * skip + sum(kernel.past[:, s] * u.roll(s, 1) for s in range(11))
+    if kernel.future is not None:
+        expected = expected + sum(kernel.future[:, s] * u.roll(-s - kernel.lag, 1) for s in range(11))
+    right = convolution(u, skip=skip)
+    with fault("circular"):
+        assert torch.allclose(convolution(u, skip=skip), expected, atol=1e-6)
+    assert not torch.allclose(right, expected, atol=1e-2)
+    assert torch.equal(convolution(u, skip=skip), right), "the fault outlives its block"
+
+
+def test_without_mixing_tokens_do_not_hear_each_other():
+    torch.manual_seed(0)
+    mixer = create_mixer(FAULTY, 8, **Cell("listops-small", FAULTY, 0, "no mixing").recipe().mixer_options)
+    x = torch.randn(1, 9, 8)
+    changed = x.clone()
+    changed[:, 4] += 1.0
+    moved = (mixer(changed) - mixer(x)).abs().amax(2)[0]
+    assert moved[4] > 1e-3
+    assert moved[[0, 1, 2, 3, 5, 6, 7, 8]].max() < 1e-6
+
+
+def test_far_off_time_steps_make_flat_taps():
+    options = Cell("listops-small", FAULTY, 0, "time step x 0.001").recipe().mixer_options
+    taps = create_mixer(FAULTY, 8, **options).convolution.filter(96)
+    assert ((taps[:, -1] - taps[:, 0]).abs() < 0.2 * taps[:, 0].abs() + 1e-5).all()
+
+
+def test_unknown_faults_are_refused():
+    with pytest.raises(ValueError, match=r"fault 'circle'; wanted .*did you mean 'circular'"), fault("circle"):
+        pass
+
+
+def test_finished_cells_are_not_run_again_and_others_go_on(folder, root, monkeypatch):
+    cut = CHOSEN[1]
+    (folder / cut.folder / "result.json").unlink()
+    again = []
+
+    def note(recipe, place, **options):
+        again.append((place, options["resume"]))
+        return run(recipe, place, **options)
+
+    run = protocol.run
+    monkeypatch.setattr(protocol, "run", note)
+    list(run_cells(CHOSEN, folder, data_root=root, workers=1, quick=True, quiet=True))
+    assert again == [(folder / cut.folder, True)]
+    assert (folder / cut.folder / "result.json").exists()
+
+
+def test_two_processes_fill_the_same_folders(root, tmp_path):
+    chosen = [Cell("recall", "s4d", 0), Cell("recall", "s4d", 1)]
+    assert list(run_cells(chosen, tmp_path, data_root=root, workers=2, quick=True, quiet=True)) == chosen
+    assert {read_recipe(tmp_path / cell.folder).seed for cell in chosen} == {0, 1}
+
+
+def test_results_are_gathered_by_model_and_task(folder, root, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{OPENS}old\n{CLOSES}\nafter\n")
+    written = write_results([*CHOSEN, Cell("recall", "s4", 0)], folder, tmp_path, page, root)
+    record = json.loads((tmp_path / "lra_small.json").read_text())
+    assert record["missing"] == ["recall/s4-0"]
+    first = record["rows"][0]
+    assert (first["task"], first["model"], first["seeds"]) == ("listops-small", "s4d", [0, 1])
+    assert first["test"] == pytest.approx(sum(first["by_seed"]["test"]) / 2)
+    assert first["tokens_per_s"] > 0
+    assert first["parameters"] > 0
+    assert [row["fault"] for row in record["rows"][:2]] == [None, "circular"]
+    assert record["guessers"]["pathfinder"]["test"]["chance"] == 0.5
+    assert tables(record) in written.read_text()
+    assert page.read_text() == f"before\n{OPENS}\n{tables(record)}\n{CLOSES}\nafter\n"
+    put_into(page, "new")
+    assert page.read_text() == f"before\n{OPENS}\nnew\n{CLOSES}\nafter\n"
+
+
+def test_mistakes_are_refused(root, tmp_path):
+    with pytest.raises(ValueError, match=r"no finished run below .*run it without --collect"):
+        write_results(CHOSEN, tmp_path, tmp_path, None, root)
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    with pytest.raises(ValueError, match=r"without the marks; wanted both marks"):
+        put_into(page, "text")
+    assert collect([], tmp_path)["rows"] == []
+
+
+@pytest.mark.skipif(not (RESULTS / "lra_small.json").exists(), reason="measured results are not part of this copy")
+def test_the_committed_results_are_shown_and_tell_right_from_wrong():
+    record = json.loads((RESULTS / "lra_small.json").read_text())
+    assert tables(record) in (RESULTS / "lra_small.md").read_text()
+    assert tables(record) in (ROOT / "docs" / "lra.md").read_text()
+    found = {(row["task"], row["model"]): row["val"] for row in record["rows"]}
+    assert min(found["listops-small", mixer] for mixer in ("s4", "s4d")) > 0.41
+    for task in FAULTY_TASKS:
+        assert max(found[task, f"{FAULTY}, {name}"] for name in OPTIONS) < found[task, FAULTY]
