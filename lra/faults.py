@@ -5,9 +5,9 @@ are flat over any sequence in sight. ``circular``: the convolution of a Fourier 
 the end of a batch's longest sequence is heard before its beginning; a causal model then hears the future.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ def fault(name: str | None) -> Iterator[None]:
     if name != "circular":
         yield
         return
-    hook = register_module_forward_hook(_replace, with_kwargs=True)
+    hook = register_module_forward_hook(cast(Callable[..., None], _replace), with_kwargs=True)
     try:
         yield
     finally:
@@ -61,5 +61,5 @@ def circular(
     length = u.shape[1]
     (kernel,) = convolution.kernels(length)
     around = kernel.past if kernel.future is None else kernel.past + kernel.future.flip(1).roll(1 - kernel.lag, 1)
-    y = torch.fft.irfft(torch.fft.rfft(u, dim=1) * torch.fft.rfft(around, n=length).T, n=length, dim=1)
+    y: Tensor = torch.fft.irfft(torch.fft.rfft(u, dim=1) * torch.fft.rfft(around, n=length).T, n=length, dim=1)
     return y if skip is None else y + skip * u
