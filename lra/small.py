@@ -55,7 +55,7 @@ BIDIRECTIONAL = ("listops-small", "pathfinder")
 SHORT = ("recall", "induction", "selective-copying")
 OWN: Mapping[tuple[str, str], Options] = {
     **{("pathfinder", mixer): {"lr": 1e-2} for mixer in ("s4", "s4d", "sgconv")},
-    **{(task, "attention"): {"lr": 4e-3, "mixer.n_heads": 2} for task in SHORT},
+    **{(task, "attention"): {"lr": 4e-3, "position_embedding": "learned"} for task in SHORT},
     **{(task, mixer): {"mixer.l_max": 64} for task in SHORT for mixer in ("hyena", "sgconv")},
 }
 """What a mixer changes on a task."""
