@@ -57,6 +57,7 @@ OWN: Mapping[tuple[str, str], Options] = {
     **{("pathfinder", mixer): {"lr": 1e-2} for mixer in ("s4", "s4d", "sgconv")},
     **{(task, "attention"): {"lr": 4e-3, "position_embedding": "learned"} for task in SHORT},
     **{(task, mixer): {"mixer.l_max": 64} for task in SHORT for mixer in ("hyena", "sgconv")},
+    ("recall", "hyena"): {"lr": 4e-3},
 }
 """What a mixer changes on a task."""
 QUICK: Options = {"d_model": 8, "n_layers": 1, "batch_size": 4, "steps": 2, "warmup_steps": 1, "eval_every": 1}
