@@ -37,6 +37,16 @@ class Sequences:
         offsets = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
         return Sequences(np.frombuffer(b"".join(pieces), np.uint8), offsets, np.array(labels, np.int64))
 
+    @staticmethod
+    def gather(examples: Iterable[tuple[NDArray[np.integer[Any]], int]]) -> "Sequences":
+        """Gather pairs of token ids, below 65,536, and label."""
+        pieces, labels = [np.zeros(0, np.uint16)], []
+        for ids, label in examples:
+            pieces.append(ids.astype(np.uint16))
+            labels.append(label)
+        offsets = np.cumsum([0, *map(len, pieces[1:])], dtype=np.int64)
+        return Sequences(np.concatenate(pieces), offsets, np.array(labels, np.int64))
+
     def save(self, folder: Path, split: str) -> None:
         """Write three arrays."""
         for name, array in (("codes", self.codes), ("offsets", self.offsets), ("labels", self.labels)):
@@ -74,6 +84,25 @@ class Tokeniser:
         room = self.max_length - (self.eos_id is not None)
         ids = np.asarray(self.ids, np.int64)[codes[:room]]
         return ids if self.eos_id is None else np.append(ids, self.eos_id)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Token ids that are stored as such, the end cut off.
+
+    Attributes:
+        vocab_size: ids in all.
+        pad_id, eos_id: of padding, and what every whole sequence ends with.
+        max_length: longest sequence.
+    """
+
+    vocab_size: int
+    pad_id: int
+    eos_id: int | None
+    max_length: int
+
+    def __call__(self, codes: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.int64]:
+        return codes[: self.max_length].astype(np.int64)
 
 
 Encode = Callable[[NDArray[np.unsignedinteger[Any]]], NDArray[np.int64]]

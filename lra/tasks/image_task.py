@@ -2,7 +2,8 @@
 
 Conventions: ``s4`` scales with mean 122.6 and deviation 61.0 (of 255) and takes 10 % of the training images for
 validation by a random permutation with seed 42; ``mega`` scales with 0.48 and 0.24; ``jax`` makes each grey value a
-token and takes the last 10 %. The original pickles are read without unpickling anything but arrays and strings.
+token and takes the last 10 %. MEGA's files bring their splits.
+The original pickles are read without unpickling anything but arrays and strings.
 """
 
 import pickle
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from seqconv_kernels.errors import refusal
 
 from ..layouts import find
-from ..pixels import PixelCollate, PixelDataset
+from ..pixels import MEGA_SPLITS, PixelCollate, PixelDataset, in_mega_layout, mega_rows
 from ..store import Manifest
 from ..tables import hub_rows, parquet_files, parquet_rows
 from .base import Task, TaskData, one_of
@@ -29,6 +30,7 @@ COLUMNS = ("img", "label")
 SIDE, CLASSES = 32, 10
 SCALING = {"s4": "cifar", "mega": "cifar-mega", "jax": "tokens"}
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+LAYOUTS = ("", "cifar-10-batches-py", "cifar-10-batches-py/cifar-10-batches-py")
 REMEDY = "give the folder that holds cifar-10-batches-py, or one with train*.parquet and test*.parquet"
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -46,7 +48,8 @@ class Image(Task):
 
     Attributes:
         convention: ``s4``, ``mega`` or ``jax``.
-        source: folder with ``cifar-10-batches-py``, or with parquet files; ``datasets`` fetches it if empty.
+        source: folder with ``cifar-10-batches-py``, with parquet files, or with MEGA's; ``datasets`` fetches it if
+            empty.
     """
 
     summary: ClassVar[str] = "grey CIFAR-10 pixel by pixel, 10 classes, 1,024 tokens"
@@ -72,8 +75,9 @@ class Image(Task):
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
         sizes = {}
-        for split in ("train", "test"):
-            rows = list(self._rows(split))
+        own = bool(self.source) and in_mega_layout(Path(self.source))
+        for split in MEGA_SPLITS if own else ("train", "test"):
+            rows = list(mega_rows(Path(self.source), split, SIDE) if own else self._rows(split))
             np.save(folder / f"{split}.pixels.npy", np.stack([pixels for pixels, _ in rows]), allow_pickle=False)
             np.save(folder / f"{split}.labels.npy", np.array([y for _, y in rows], np.int64), allow_pickle=False)
             sizes[split] = len(rows)
@@ -84,29 +88,16 @@ class Image(Task):
         source = Path(self.source)
         if self.source and not parquet_files(source, split):
             for name in BATCHES[split]:
-                yield from read_batch(find(self.name, source, ("", "cifar-10-batches-py"), name, REMEDY))
+                yield from read_batch(find(self.name, source, LAYOUTS, name, REMEDY))
             return
         rows = parquet_rows(source, split, COLUMNS) if self.source else hub_rows(self.name, HUB, split, COLUMNS)
         for number, (image, label) in enumerate(rows):
             yield grey(_decode(image, f"{split} row {number}")), int(label)
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
-        arrays = {
-            split: [np.load(folder / f"{split}.{part}.npy", allow_pickle=False) for part in ("pixels", "labels")]
-            for split in ("train", "test")
-        }
-        count = len(arrays["train"][1])
-        order = np.arange(count)
-        if self.convention != "jax":
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).numpy()
-        kept = int(count * 0.9)
-        pixels, labels = arrays["train"]
-        splits = {
-            "train": PixelDataset(pixels, labels, order[:kept]),
-            "val": PixelDataset(pixels, labels, order[kept:]),
-            "test": PixelDataset(arrays["test"][0], arrays["test"][1]),
-        }
-        majority = np.bincount(labels[order[:kept]], minlength=CLASSES).argmax()
+        splits = self._splits(folder, manifest)
+        answers = {split: rows.labels[rows.order] for split, rows in splits.items()}
+        majority = np.bincount(answers["train"], minlength=CLASSES).argmax()
         return TaskData(
             splits=splits,
             collate=PixelCollate(SCALING[self.convention]),
@@ -117,16 +108,29 @@ class Image(Task):
             eos_id=None,
             max_length=SIDE**2,
             baselines={
-                split: {
-                    "chance": 1 / CLASSES,
-                    "majority class": float(np.mean(splits[split].labels[splits[split].order] == majority)),
-                }
+                split: {"chance": 1 / CLASSES, "majority class": float(np.mean(answers[split] == majority))}
                 for split in ("val", "test")
             },
             fingerprint=manifest.fingerprint,
             origin=manifest.parameters["source"],
             facts={"image_size": SIDE},
         )
+
+    def _splits(self, folder: Path, manifest: Manifest) -> dict[str, PixelDataset]:
+        stored = {
+            split: PixelDataset(
+                *(np.load(folder / f"{split}.{part}.npy", allow_pickle=False) for part in ("pixels", "labels"))
+            )
+            for split in manifest.sizes
+        }
+        if "val" in stored:
+            return {split: stored[split] for split in MEGA_SPLITS}
+        rows = stored["train"]
+        order, kept = np.arange(len(rows)), int(len(rows) * 0.9)
+        if self.convention != "jax":
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(42)).numpy()
+        train, val = (PixelDataset(rows.pixels, rows.labels, part) for part in (order[:kept], order[kept:]))
+        return {"train": train, "val": val, "test": stored["test"]}
 
 
 def grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:

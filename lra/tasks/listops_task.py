@@ -1,4 +1,4 @@
-"""ListOps as a task: generated, or read from the benchmark's files; two conventions for token ids.
+"""ListOps as a task: generated, or read from the benchmark's or MEGA's files; three conventions for token ids.
 
 Conventions:
 
@@ -6,6 +6,8 @@ Conventions:
   (18 ids in all); cut to 2047 tokens, ``<eos>`` appended, padded to the longest of the batch.
 * ``jax``: padding 0, the symbols sorted from 1, one id for unknown ones (17 in all); cut and padded to 2000, no
   ``<eos>``. The original numbers the symbols in the order of a Python set, which no seed fixes.
+* ``mega``: ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, then the symbols by descending frequency, filled up to a
+  multiple of 8, and ``<CLS>`` (25 ids); ``</s>`` appended, then cut to 2002 tokens, padded to the longest of the batch.
 """
 
 import csv
@@ -20,6 +22,8 @@ import numpy as np
 
 from seqconv_kernels.errors import refusal
 
+from .. import fairseq
+from ..fairseq import find_binarised
 from ..layouts import find, unpacked
 from ..sequences import RightPadding, Sequences, TokenDataset, Tokeniser
 from ..store import Manifest
@@ -41,8 +45,8 @@ class ListOps(Task):
         setting: ``full`` (depth 10, 10 arguments, 501 to 1999 tokens) or ``small`` (depth 5, 5 arguments, 17 to 95).
         train, val, test: sizes of the splits; 0 for the setting's own.
         seed: of the generator.
-        convention: token ids, ``s4`` or ``jax``.
-        source: folder of the benchmark's own files, instead of generating.
+        convention: token ids, ``s4``, ``jax`` or ``mega``.
+        source: folder of the benchmark's own files, or of MEGA's, instead of generating.
     """
 
     summary: ClassVar[str] = "nested list operations, 10 classes, up to 2,000 tokens"
@@ -57,7 +61,7 @@ class ListOps(Task):
 
     def __post_init__(self) -> None:
         one_of("listops", "setting", self.setting, tuple(SIZES))
-        one_of("listops", "convention", self.convention, ("s4", "jax"))
+        one_of("listops", "convention", self.convention, ("s4", "jax", "mega"))
         if min(self.train, self.val, self.test) < 0:
             got = f"sizes {self.train}, {self.val}, {self.test}"
             raise refusal(self.name, got, "0 or more", "0 takes the setting's own size")
@@ -89,7 +93,7 @@ class ListOps(Task):
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
         if self.source:
-            streams = {split: read_tsv(find_tsv(Path(self.source), split)) for split in SPLITS}
+            streams = {split: self._stream(split) for split in SPLITS}
         else:
             examples = generate(self.total(), self.grammar, self.seed, workers=workers, advance=advance)
             streams = {split: islice(examples, size) for split, size in self.sizes().items()}
@@ -102,6 +106,10 @@ class ListOps(Task):
                 counts = np.bincount(sequences.codes, minlength=len(SYMBOLS)).tolist()
                 (folder / "symbol_counts.json").write_text(json.dumps(dict(zip(SYMBOLS, counts, strict=True))))
         return sizes
+
+    def _stream(self, split: str) -> Iterator[Example]:
+        binarised = find_binarised(Path(self.source), "listops")
+        return read_binarised(binarised, split) if binarised else read_tsv(find_tsv(Path(self.source), split))
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
         counts = json.loads((folder / "symbol_counts.json").read_text())
@@ -127,7 +135,7 @@ def make_tokeniser(convention: str, counts: Mapping[str, int]) -> Tokeniser:
     """Token ids of the symbols.
 
     Args:
-        convention: ``s4`` or ``jax``.
+        convention: ``s4``, ``jax`` or ``mega``.
         counts: how often each symbol stands in the training split.
     """
     if convention == "jax":
@@ -135,6 +143,11 @@ def make_tokeniser(convention: str, counts: Mapping[str, int]) -> Tokeniser:
         return Tokeniser(tuple(1 + order.index(symbol) for symbol in SYMBOLS), len(SYMBOLS) + 2, 0, None, 2000)
     written = {symbol: "X" if symbol == "]" else symbol for symbol in SYMBOLS}
     order = sorted(SYMBOLS, key=lambda symbol: (-counts[symbol], written[symbol]))
+    if convention == "mega":
+        first = len(fairseq.SPECIAL)
+        size = 8 * -(-(first + len(SYMBOLS)) // 8) + 1
+        ids = tuple(first + order.index(symbol) for symbol in SYMBOLS)
+        return Tokeniser(ids, size, fairseq.PAD, fairseq.EOS, 2002)
     return Tokeniser(tuple(3 + order.index(symbol) for symbol in SYMBOLS), len(SYMBOLS) + 3, 0, 2, 2048)
 
 
@@ -186,6 +199,22 @@ def read_tsv(path: Path) -> Iterator[Example]:
             if value != int(row[1]):
                 raise refusal(f"read {path}", f"line {number} with label {row[1]}", f"its value {value}", remedy)
             yield bytes(CODES[symbol] for symbol in symbols_of(row[0])), value
+
+
+def read_binarised(folder: Path, split: str) -> Iterator[Example]:
+    """Codes and label of every example of MEGA's files; each label is compared with the value of its expression.
+
+    Raises:
+        ValueError: missing or damaged files, a symbol that is none of ListOps, or a label that is not the value.
+    """
+    symbols, path = fairseq.read_dictionary(folder / "src-bin" / "dict.txt"), folder / "src-bin" / fairseq.SPLITS[split]
+    for number, (ids, label) in enumerate(fairseq.read_examples(folder, split)):
+        source = " ".join(symbols[id] for id in ids.tolist() if id != fairseq.EOS)
+        value = _checked_value(path, number, source)
+        if value != label:
+            got = f"line {number} with label {label}"
+            raise refusal(f"read {path}", got, f"its value {value}", fairseq.REMEDY)
+        yield bytes(CODES[symbol] for symbol in symbols_of(source)), value
 
 
 def _checked_value(path: Path, number: int, source: str) -> int:

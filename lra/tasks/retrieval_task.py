@@ -1,7 +1,8 @@
 """Retrieval: does one paper of the ACL Anthology Network cite the other? Two texts per row, by characters.
 
 Lines are ``label, id1, id2, text1, text2`` between tabs, without header and without quoting: quotes are characters
-like others. The label is written as a float.
+like others. The label is written as a float. MEGA's binarised files hold token ids; they are read with
+``convention=mega`` and with no other. The convention also says how the model compares both texts.
 """
 
 import json
@@ -17,20 +18,24 @@ from torch.utils.data import Dataset
 
 from seqconv_kernels.errors import refusal
 
-from ..characters import Bytes, Characters, collect_texts, count_characters, vocabulary
+from ..binarised import check_convention, open_tokeniser, write_binarised
+from ..characters import collect_texts, count_characters, vocabulary
+from ..fairseq import find_binarised
 from ..layouts import find, unpacked
-from ..sequences import RightPadding, Sequences
+from ..sequences import Encode, RightPadding, Sequences
 from ..store import Manifest
 from .base import Row, Task, TaskData, one_of
 
 FILES = {"train": "new_aan_pairs.train.tsv", "val": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
 LAYOUTS = ("", *unpacked("tsv_data"))
+LENGTHS = {"s4": 4000, "jax": 4000, "mega": 4002}
+"""Greatest length of a text by convention."""
 
 
 class PairDataset(Dataset[Row]):
     """Rows ``{"input_ids": (ids, ids), "labels": label}``."""
 
-    def __init__(self, first: Sequences, second: Sequences, tokeniser: Characters | Bytes) -> None:
+    def __init__(self, first: Sequences, second: Sequences, tokeniser: Encode) -> None:
         self.first, self.second, self.tokeniser = first, second, tokeniser
 
     def __len__(self) -> int:
@@ -58,25 +63,30 @@ class Retrieval(Task):
     """AAN pairs.
 
     Attributes:
-        convention: ``s4`` (characters, ``<eos>``) or ``jax`` (bytes).
-        max_length: tokens of each text at most.
-        source: folder with the three files, or with the unpacked archive.
+        convention: ``s4`` (characters, ``<eos>``), ``jax`` (bytes), or ``mega`` (the ids in MEGA's files).
+        max_length: tokens of each text at most; 0 for the convention's own length.
+        source: folder with the three files, with the unpacked archive, or with MEGA's files.
     """
 
     summary: ClassVar[str] = "does one paper cite the other? 2 classes, two texts of up to 4,000 tokens"
 
     convention: str = "s4"
-    max_length: int = 4000
+    max_length: int = 0
     source: str = ""
 
     def __post_init__(self) -> None:
-        one_of("retrieval", "convention", self.convention, ("s4", "jax"))
-        if self.max_length < 2:
-            raise refusal("retrieval", f"max_length={self.max_length}", "at least 2", "correct the option")
+        one_of("retrieval", "convention", self.convention, ("s4", "jax", "mega"))
+        if self.max_length == 1 or self.max_length < 0:
+            raise refusal("retrieval", f"max_length={self.max_length}", "0 or at least 2", "correct the option")
 
     @property
     def name(self) -> str:
         return "retrieval"
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a text at most."""
+        return self.max_length or LENGTHS[self.convention]
 
     def parameters(self) -> dict[str, Any]:
         return {"source": str(Path(self.source).resolve()) if self.source else ""}
@@ -85,9 +95,19 @@ class Retrieval(Task):
         return len(FILES)
 
     def _bytes(self) -> int:
+        if self._binarised():
+            return 3 * sum(path.stat().st_size for path in Path(self.source).rglob("*.bin"))
         return 3 * sum(find_pairs(Path(self.source), split).stat().st_size for split in FILES)
 
+    def _binarised(self) -> Path | None:
+        folder = find_binarised(Path(self.source), self.name)
+        check_convention(self.name, self.convention, folder is not None)
+        return folder
+
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
+        binarised = self._binarised()
+        if binarised:
+            return write_binarised(binarised, folder, {".first": "src-bin", ".second": "src1-bin"}, advance)
         sizes = {}
         for split in FILES:
             rows = list(read_pairs(find_pairs(Path(self.source), split)))
@@ -103,25 +123,25 @@ class Retrieval(Task):
         return sizes
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
-        known = json.loads((folder / "vocabulary.json").read_text())
-        tokeniser = Characters(known, self.max_length) if self.convention == "s4" else Bytes(self.max_length)
+        tokeniser = open_tokeniser(self.name, folder, self.convention, self.longest)
         pairs = {s: [Sequences.open(folder, f"{s}.{side}") for side in ("first", "second")] for s in FILES}
         majority = np.bincount(pairs["train"][0].labels, minlength=2).argmax()
         return TaskData(
             splits={split: PairDataset(first, second, tokeniser) for split, (first, second) in pairs.items()},
-            collate=PairPadding(RightPadding(tokeniser.pad_id, self.max_length if self.convention == "jax" else None)),
+            collate=PairPadding(RightPadding(tokeniser.pad_id, self.longest if self.convention == "jax" else None)),
             kind="pair",
             classes=2,
             vocab_size=tokeniser.vocab_size,
             pad_id=tokeniser.pad_id,
             eos_id=tokeniser.eos_id,
-            max_length=self.max_length,
+            max_length=self.longest,
             baselines={
                 split: {"chance": 0.5, "majority class": float(np.mean(pairs[split][0].labels == majority))}
                 for split in ("val", "test")
             },
             fingerprint=manifest.fingerprint,
             origin=manifest.parameters["source"],
+            facts={"comparison": self.convention},
         )
 
 

@@ -1,6 +1,7 @@
 """Text: is a film review (IMDB) positive? Read character by character, untouched: no lower case, tags kept.
 
-There is no validation set: like the published numbers, validation is the test set, and ``origin`` says so.
+There is no validation set: like the published numbers, validation is the test set, and ``origin`` says so. MEGA's
+binarised files hold token ids and splits of their own; they are read with ``convention=mega`` and with no other.
 """
 
 import json
@@ -13,7 +14,9 @@ import numpy as np
 
 from seqconv_kernels.errors import refusal
 
-from ..characters import Bytes, Characters, collect_texts, count_characters, vocabulary
+from ..binarised import check_convention, open_tokeniser, write_binarised
+from ..characters import collect_texts, count_characters, vocabulary
+from ..fairseq import find_binarised
 from ..layouts import find
 from ..sequences import RightPadding, Sequences, TokenDataset
 from ..store import Manifest
@@ -25,31 +28,39 @@ COLUMNS = ("text", "label")
 LEAST = 15
 """How often a character must be seen in training to have an id."""
 
+LENGTHS = {"s4": 4096, "jax": 4096, "mega": 4002}
+"""Greatest length by convention."""
+
 
 @dataclass(frozen=True)
 class Text(Task):
     """IMDB reviews.
 
     Attributes:
-        convention: ``s4`` (characters, ``<eos>``) or ``jax`` (bytes).
-        max_length: tokens at most.
-        source: folder with ``aclImdb``, or with parquet files; ``datasets`` fetches it if empty.
+        convention: ``s4`` (characters, ``<eos>``), ``jax`` (bytes), or ``mega`` (the ids in MEGA's files).
+        max_length: tokens at most; 0 for the convention's own length.
+        source: folder with ``aclImdb``, with parquet files, or with MEGA's; ``datasets`` fetches it if empty.
     """
 
     summary: ClassVar[str] = "sentiment of film reviews by characters, 2 classes, up to 4,096 tokens"
 
     convention: str = "s4"
-    max_length: int = 4096
+    max_length: int = 0
     source: str = ""
 
     def __post_init__(self) -> None:
-        one_of("text", "convention", self.convention, ("s4", "jax"))
-        if self.max_length < 2:
-            raise refusal("text", f"max_length={self.max_length}", "at least 2", "correct the option")
+        one_of("text", "convention", self.convention, ("s4", "jax", "mega"))
+        if self.max_length == 1 or self.max_length < 0:
+            raise refusal("text", f"max_length={self.max_length}", "0 or at least 2", "correct the option")
 
     @property
     def name(self) -> str:
         return "text"
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a text at most."""
+        return self.max_length or LENGTHS[self.convention]
 
     def parameters(self) -> dict[str, Any]:
         return {"source": str(Path(self.source).resolve()) if self.source else HUB}
@@ -61,6 +72,10 @@ class Text(Task):
         return 100_000_000
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
+        binarised = find_binarised(Path(self.source), self.name) if self.source else None
+        check_convention(self.name, self.convention, binarised is not None)
+        if binarised:
+            return write_binarised(binarised, folder, {"": "src-bin"}, advance)
         sizes = {}
         for split in ("train", "test"):
             texts = collect_texts(self._rows(split))
@@ -81,24 +96,28 @@ class Text(Task):
         return read_reviews(source, split)
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
-        known = json.loads((folder / "vocabulary.json").read_text())
-        tokeniser = Characters(known, self.max_length) if self.convention == "s4" else Bytes(self.max_length)
-        train, test = (Sequences.open(folder, split) for split in ("train", "test"))
-        majority = np.bincount(train.labels, minlength=2).argmax()
-        guesses = {"chance": 0.5, "majority class": float(np.mean(test.labels == majority))}
-        rows = TokenDataset(test, tokeniser)
+        tokeniser = open_tokeniser(self.name, folder, self.convention, self.longest)
+        own = self.convention == "mega"
+        stored = {split: Sequences.open(folder, split) for split in manifest.sizes}
+        splits = {split: TokenDataset(texts, tokeniser) for split, texts in stored.items()}
+        splits.setdefault("val", splits["test"])
+        majority = np.bincount(stored["train"].labels, minlength=2).argmax()
+        guesses = {
+            split: {"chance": 0.5, "majority class": float(np.mean(splits[split].sequences.labels == majority))}
+            for split in ("val", "test")
+        }
         return TaskData(
-            splits={"train": TokenDataset(train, tokeniser), "val": rows, "test": rows},
-            collate=RightPadding(tokeniser.pad_id, self.max_length if self.convention == "jax" else None),
+            splits={split: splits[split] for split in ("train", "val", "test")},
+            collate=RightPadding(tokeniser.pad_id, self.longest if self.convention == "jax" else None),
             kind="sequence",
             classes=2,
             vocab_size=tokeniser.vocab_size,
             pad_id=tokeniser.pad_id,
             eos_id=tokeniser.eos_id,
-            max_length=self.max_length,
-            baselines={"val": guesses, "test": guesses},
+            max_length=self.longest,
+            baselines=guesses,
             fingerprint=manifest.fingerprint,
-            origin=f"{manifest.parameters['source']}; validation is the test set",
+            origin=manifest.parameters["source"] + ("" if own else "; validation is the test set"),
         )
 
 
@@ -110,6 +129,6 @@ def read_reviews(source: Path, split: str) -> Iterator[tuple[str, int]]:
     """
     for label, name in enumerate(("neg", "pos")):
         remedy = "give the folder that holds aclImdb, or one with train*.parquet and test*.parquet"
-        folder = find("text", source, ("", "aclImdb"), f"{split}/{name}", remedy)
+        folder = find("text", source, ("", "aclImdb", "aclImdb/aclImdb"), f"{split}/{name}", remedy)
         for path in sorted(folder.glob("*.txt")):
             yield path.read_bytes().decode(), label

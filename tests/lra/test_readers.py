@@ -218,6 +218,33 @@ def test_the_tokens_of_the_original_convention_keep_the_order(tmp_path):
     assert data.collate([data.splits["val"][0]])["input_ids"].tolist() == [grey(colours[45]).ravel().tolist()]
 
 
+def test_pictures_of_mega_bring_their_splits(tmp_path):
+    colours, labels = make_colours(20)
+    for name in ("input", "label"):
+        (tmp_path / "source" / name).mkdir(parents=True)
+    for split, part in (("train", slice(12)), ("valid", slice(12, 15)), ("test", slice(15, 20))):
+        lines = [" ".join(map(str, picture.ravel())) for picture in grey(colours)[part]]
+        (tmp_path / "source" / "input" / f"{split}.src").write_text("\n".join(lines) + "\n")
+        (tmp_path / "source" / "label" / f"{split}.label").write_text("".join(f"{y}\n" for y in labels[part]))
+    data = load(Image(source=str(tmp_path / "source"), convention="mega"), tmp_path)
+    assert [len(rows) for rows in data.splits.values()] == [12, 3, 5]
+    row = data.splits["val"][1]
+    assert np.array_equal(row["pixels"], grey(colours[13]))
+    assert row["labels"] == labels[13]
+    batch = data.collate([row])
+    assert torch.allclose(
+        batch["pixel_values"][0, 0], torch.from_numpy((grey(colours[13]) / 255 - 0.48) / 0.24).float()
+    )
+
+
+@pytest.mark.parametrize(("make", "task", "folder"), [(make_folders, Text, "aclImdb"), (make_pickles, Image, "cifar")])
+def test_archives_unpacked_into_a_folder_of_their_own_name_are_read(tmp_path, make, task, folder):
+    outer = tmp_path / "source" / ("cifar-10-batches-py" if folder == "cifar" else folder)
+    make(outer)
+    data = load(task(source=str(tmp_path / "source")), tmp_path)
+    assert len(data.splits["test"]) == (3 if task is Text else 10)
+
+
 class Bomb:
     def __reduce__(self):
         return (print, ("boom",))
