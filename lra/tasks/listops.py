@@ -5,6 +5,7 @@ shares nothing with the generator, which computes the labels while it draws. Sou
 2018; Tay et al., "Long Range Arena", 2021.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -16,6 +17,7 @@ SYMBOLS = (*map(str, range(10)), *OPERATORS, "]")
 """The 15 symbols; a code is a position here."""
 CODES = {symbol: code for code, symbol in enumerate(SYMBOLS)}
 END = CODES["]"]
+_SYMBOL = re.compile(r"\[[^\s()\[\]]*|[()\]]|[^\s()\[\]]+")
 CLASSES = 10
 
 
@@ -37,8 +39,12 @@ def symbols_of(source: str) -> list[str]:
     >>> symbols_of("( ( ( [MAX 5 ) 8 ) ] )")
     ['[MAX', '5', '8', ']']
     """
-    symbols = source.replace("(", " ").replace(")", " ").split()
-    return ["]" if symbol == "X" else symbol for symbol in symbols]
+    return [symbol for symbol in _split(source) if symbol not in "()"]
+
+
+def _split(source: str) -> list[str]:
+    """Symbols and parentheses; no space is needed around a bracket."""
+    return ["]" if symbol == "X" else symbol for symbol in _SYMBOL.findall(source)]
 
 
 def bracketed(codes: Iterable[int]) -> str:
@@ -65,6 +71,7 @@ def evaluate(source: str) -> int:
 
     Args:
         source: fully bracketed as in the benchmark's files, or without any parentheses; ``]`` may be written ``X``.
+            Spaces, tabs and line ends may stand anywhere between symbols, and are needed only between words.
 
     Returns:
         0 to 9.
@@ -72,8 +79,7 @@ def evaluate(source: str) -> int:
     Raises:
         ValueError: not an expression; the message names the symbol and its position, counted from 0.
     """
-    symbols = source.replace("(", " ( ").replace(")", " ) ").split()
-    return _Reader(["]" if symbol == "X" else symbol for symbol in symbols]).read()
+    return _Reader(_split(source)).read()
 
 
 class _Frame(NamedTuple):

@@ -26,15 +26,19 @@ Ids = NDArray[np.int64]
 Numbers = NDArray[Any]
 SPLITS = ("train", "val", "test")
 UNASKED = -100
+KEPT = 128 * 2**20
+"""Bytes of rows that a split keeps."""
 SAMPLED = 256
 """Rows of each split that are written down, as a fingerprint, and that baselines are measured on."""
 
 
 class SyntheticRows(Dataset[Row]):
-    """The rows of a split, drawn when they are asked for."""
+    """The rows of a split, drawn when they are asked for first; up to :data:`KEPT` bytes are kept for later epochs."""
 
     def __init__(self, task: "Online", split: str, size: int) -> None:
         self.task, self.split, self.size = task, split, size
+        self._kept: dict[int, Row] = {}
+        self._room = KEPT
 
     def __len__(self) -> int:
         return self.size
@@ -42,9 +46,15 @@ class SyntheticRows(Dataset[Row]):
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < self.size:
             raise IndexError(index)
+        if index in self._kept:
+            return self._kept[index]
         stream = SeedSequence([self.task.seed, SPLITS.index(self.split), index])
         inputs, labels = self.task.draw(Generator(Philox(stream)), self.split == "train")
-        return {self.task.reads: inputs, "labels": labels}
+        row = {self.task.reads: inputs, "labels": labels}
+        self._room -= inputs.nbytes + labels.nbytes
+        if self._room >= 0:
+            self._kept[index] = row
+        return row
 
 
 def stack(rows: list[Row]) -> dict[str, Tensor]:

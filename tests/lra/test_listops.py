@@ -142,7 +142,19 @@ def test_writing_and_reading_are_inverse(seed):
 
 @pytest.mark.parametrize(
     ("source", "value"),
-    [("7", 7), ("[MED 1 2 ]", 1), ("[MED 3 1 8 X", 3), ("[SM 9 9 9 ]", 7), ("((([MIN 5 )8 )] )", 5), ("[MAX 4 ]", 4)],
+    [
+        ("7", 7),
+        ("[MED 1 2 ]", 1),
+        ("[MED 3 1 8 X", 3),
+        ("[SM 9 9 9 ]", 7),
+        ("((([MIN 5 )8 )] )", 5),
+        ("[MAX 4 ]", 4),
+        ("[MAX 2 9 [MIN 4 7 ] 0 ]", 9),
+        ("[MAX 2 9[MIN 4 7]0]", 9),
+        ("  [SM\t1 2\r\n3 ]\n", 6),
+        ("[MED 9 8 2 1 X", 5),
+        ("( ( ( [MAX 5 ) 8 ) X )", 8),
+    ],
 )
 def test_values_by_hand(source, value):
     assert evaluate(source) == value
@@ -157,6 +169,12 @@ def test_values_by_hand(source, value):
         ("5 5", r"received 5 at symbol 1; wanted nothing after a complete expression"),
         ("[FOO 3 ]", r"received \[FOO at symbol 0"),
         ("12", r"received 12 at symbol 0"),
+        ("[ MAX 3 ]", r"received \[ at symbol 0"),
+        ("[max 3 ]", r"received \[max at symbol 0"),
+        ("[MAX3 4]", r"received \[MAX3 at symbol 0"),
+        ("-3", r"received -3 at symbol 0"),
+        ("[MAX 3 ] ]", r"received \] at symbol 3; wanted nothing after"),
+        ("( ( ( [MAX 5 ) 8 ) ]", r"the end of the text at symbol 9; wanted a parenthesis after the \]"),
         ("( 5 )", r"received 5 at symbol 1"),
         ("( ( ( [MAX 5 8 ) ] )", r"received 8 at symbol 5; wanted a parenthesis after an argument of \[MAX"),
         ("( ( ( ( [MAX 5 ) 8 ) ] )", r"received 4 parentheses before a \[MAX of 2 arguments at symbol \d+; wanted 3"),

@@ -38,6 +38,16 @@ def test_rows_depend_on_seed_split_and_index_alone(name):
         task.rows("val")[task.val]
 
 
+def test_rows_are_kept_as_far_as_there_is_room(monkeypatch):
+    monkeypatch.setattr("lra.tasks.synthetic.KEPT", 2 * 2 * 8 * 64 + 10)
+    rows = Parity(length=64).rows("train")
+    again = Parity(length=64).rows("train")
+    first = [rows[index] for index in range(4)]
+    assert [rows[index] is first[index] for index in range(4)] == [True, True, False, False]
+    for index in (3, 1, 0, 2):
+        assert np.array_equal(again[index]["input_ids"], first[index]["input_ids"])
+
+
 @pytest.mark.parametrize("name", SYNTHETIC)
 def test_prepared_and_loaded(name, tmp_path):
     task = create_task(name, {"length": 64, "train": 300, "val": 40, "test": 40})
