@@ -25,6 +25,10 @@ def list_command() -> None:
     """Show the tasks and the recipes of each."""
     from .recipes import list_recipes
 
+    tasks = Table("task", "content")
+    for name in TASKS:
+        tasks.add_row(name, create_task(name).summary)
+    Console().print(tasks)
     table = Table("task", "mixer", "depth × width", "steps", "source")
     for recipe in list_recipes():
         size = f"{recipe.n_layers} × {recipe.d_model}"

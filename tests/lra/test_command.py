@@ -23,7 +23,15 @@ def test_list_shows_every_task(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert lra(monkeypatch, "list") == 0
     said = capsys.readouterr().out
-    for word in ("listops-small", "pathx", "mqar", "tcnca", "80,000", "state-spaces/s4"):
+    for word in (
+        "listops-small",
+        "MAD: compression into the last state",
+        "pathx",
+        "mqar",
+        "tcnca",
+        "80,000",
+        "state-spaces/s4",
+    ):
         assert word in said
 
 
