@@ -49,5 +49,9 @@ def hub_rows(task: str, name: str, split: str, columns: tuple[str, ...]) -> Iter
         remedy = f"download it elsewhere and give its folder: 'python -m lra prepare {task} source=FOLDER'"
         got = f"no data set {name} ({type(error).__name__}: {error})"
         raise refusal(f"prepare {task}", got, "a network, or the files", remedy) from error
+    missing = [column for column in columns if column not in rows.column_names]
+    if missing:
+        got, wanted = f"columns {', '.join(rows.column_names)}", ", ".join(columns)
+        raise refusal(f"prepare {task}", f"{name} with {got}", wanted, "take another copy of the data set")
     for row in rows:
         yield tuple(row[column] for column in columns)

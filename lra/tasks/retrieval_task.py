@@ -24,10 +24,15 @@ from ..fairseq import find_binarised
 from ..layouts import find, unpacked
 from ..sequences import Encode, RightPadding, Sequences
 from ..store import Manifest
+from ..tables import hub_rows
 from .base import Row, Task, TaskData, one_of
 
 FILES = {"train": "new_aan_pairs.train.tsv", "val": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
 LAYOUTS = ("", *unpacked("tsv_data"))
+HUB, COLUMNS = "hub:", ("label", "text1", "text2")
+HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+USUAL_BYTES = 4_000_000_000
+"""Room for the prepared texts of all 180,000 pairs."""
 LENGTHS = {"s4": 4000, "jax": 4000, "mega": 4002}
 """Greatest length of a text by convention."""
 
@@ -65,7 +70,8 @@ class Retrieval(Task):
     Attributes:
         convention: ``s4`` (characters, ``<eos>``), ``jax`` (bytes), or ``mega`` (the ids in MEGA's files).
         max_length: tokens of each text at most; 0 for the convention's own length.
-        source: folder with the three files, with the unpacked archive, or with MEGA's files.
+        source: folder with the three files, with the unpacked archive, or with MEGA's files; ``hub:OWNER/NAME`` fetches
+            a public copy with columns ``label``, ``text1``, ``text2`` through ``datasets``.
     """
 
     summary: ClassVar[str] = "does one paper cite the other? 2 classes, two texts of up to 4,000 tokens"
@@ -89,18 +95,36 @@ class Retrieval(Task):
         return self.max_length or LENGTHS[self.convention]
 
     def parameters(self) -> dict[str, Any]:
-        return {"source": str(Path(self.source).resolve()) if self.source else ""}
+        hub = self.source.startswith(HUB)
+        return {"source": self.source if hub or not self.source else str(Path(self.source).resolve())}
 
     def total(self) -> int:
         return len(FILES)
 
     def _bytes(self) -> int:
+        if self.source.startswith(HUB):
+            return USUAL_BYTES
         if self._binarised():
             return 3 * sum(path.stat().st_size for path in Path(self.source).rglob("*.bin"))
         return 3 * sum(find_pairs(Path(self.source), split).stat().st_size for split in FILES)
 
+    def _rows(self, split: str) -> Iterator[tuple[str, str, int]]:
+        if not self.source.startswith(HUB):
+            yield from read_pairs(find_pairs(Path(self.source), split))
+            return
+        name = HUB_SPLITS[split]
+        for number, (label, first, second) in enumerate(hub_rows(self.name, self.source[len(HUB) :], name, COLUMNS)):
+            if label not in (0, 1) or not isinstance(first, str) or not isinstance(second, str):
+                got = f"row {number} of {name}: label {label!r}"
+                raise refusal(f"read {self.source}", got, "label 0 or 1 and two texts", "take another copy")
+            yield first, second, int(label)
+
     def _binarised(self) -> Path | None:
-        folder = find_binarised(Path(self.source), self.name)
+        if not self.source:
+            remedy = "the texts may not be passed on: get lra_release and give its folder with source=FOLDER"
+            raise refusal("prepare retrieval", "no source", "a folder, or hub:OWNER/NAME", remedy)
+        hub = self.source.startswith(HUB)
+        folder = None if hub else find_binarised(Path(self.source), self.name)
         check_convention(self.name, self.convention, folder is not None)
         return folder
 
@@ -110,7 +134,7 @@ class Retrieval(Task):
             return write_binarised(binarised, folder, {".first": "src-bin", ".second": "src1-bin"}, advance)
         sizes = {}
         for split in FILES:
-            rows = list(read_pairs(find_pairs(Path(self.source), split)))
+            rows = list(self._rows(split))
             first = collect_texts((text, label) for text, _, label in rows)
             second = collect_texts((text, label) for _, text, label in rows)
             first.save(folder, f"{split}.first")

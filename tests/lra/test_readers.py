@@ -111,6 +111,49 @@ def test_no_network_is_refused_with_the_way_out(monkeypatch):
         next(hub_rows("text", "some/name", "train", ("text", "label")))
 
 
+@pytest.mark.parametrize("task", [Text(), Image(), Retrieval(source="hub:some/name")])
+def test_every_public_task_says_what_to_do_offline(tmp_path, monkeypatch, task):
+    import datasets
+
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(ValueError, match=rf"ConnectionError: no route.*prepare {task.name} source=FOLDER"):
+        task.prepare(tmp_path, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_public_copies_are_read_through_datasets(tmp_path, monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(name: str, split: str) -> datasets.Dataset:
+        asked.append((name, split))
+        if name == "uoft-cs/cifar10":
+            pictures = [Pictures.fromarray(picture) for picture in make_colours(20)[0]]
+            features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
+            return datasets.Dataset.from_dict({"img": pictures, "label": list(range(10)) * 2}, features)
+        if name == "stanfordnlp/imdb":
+            return datasets.Dataset.from_list([{"text": text, "label": label} for text, label in REVIEWS])
+        rows = [{"label": int(float(row[0])), "text1": row[3], "text2": row[4]} for row in PAIRS]
+        return datasets.Dataset.from_list(rows if name == "some/pairs" else [rows[0] | {"label": 2}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    sizes = [
+        len(load(task, tmp_path).splits["train"]) for task in (Text(), Image(), Retrieval(source="hub:some/pairs"))
+    ]
+    assert sizes == [3, 18, 2]
+    assert ("some/pairs", "validation") in asked
+    with pytest.raises(ValueError, match=r"row 0 of train: label 2; wanted label 0 or 1 and two texts"):
+        load(Retrieval(source="hub:other/pairs"), tmp_path)
+    with pytest.raises(ValueError, match=r"stanfordnlp/imdb with columns text, label; wanted label, text1, text2"):
+        load(Retrieval(source="hub:stanfordnlp/imdb"), tmp_path)
+    with pytest.raises(ValueError, match=r"prepare retrieval: received no source; wanted a folder, or hub:OWNER/NAME"):
+        load(Retrieval(), tmp_path)
+
+
 PAIRS = [("1.0", "P1", "P2", 'a "stray quote', "second 'text'"), ("0.0", "P3", "P4", "naïve", "x" * 50)]
 
 
