@@ -17,38 +17,45 @@ from numpy.random import Generator, default_rng
 from .base import Kind
 from .synthetic import UNASKED, Ids, Synthetic, require
 
-TRAIN, TEST = 12_800, 1_280
-"""Rows of the base settings."""
 MAP_SEED = 12345
 """Of the fixed map that memorization asks for."""
 
 
 @dataclass(frozen=True)
-class ContextRecall(Synthetic):
+class Mad(Synthetic):
+    """Base of the six.
+
+    Attributes:
+        vocab: number of token ids.
+    """
+
+    vocab: int = 16
+    train: int = 12_800
+    val: int = 1_280
+    test: int = 1_280
+
+    @property
+    def tokens(self) -> int:
+        return self.vocab
+
+
+@dataclass(frozen=True)
+class ContextRecall(Mad):
     """In-context recall: key, value, key, value, with a map of the row's own; the last key was seen before.
 
     Ids: keys, the lower half, then values. A row has ``length - 1`` tokens: the answer to its last key is not fed.
 
     Attributes:
         length: tokens, the last value included; even.
-        vocab: number of token ids.
     """
 
     summary: ClassVar[str] = "MAD: in-context recall"
 
     length: int = 128
-    vocab: int = 16
-    train: int = TRAIN
-    val: int = TEST
-    test: int = TEST
 
     @property
     def name(self) -> str:
         return "mad-recall"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
 
     def _check(self) -> None:
         require(self, self.length % 2 == 0 and self.length >= 4 and self.vocab >= 2, "an even length >= 4, vocab >= 2")
@@ -58,7 +65,7 @@ class ContextRecall(Synthetic):
 
 
 @dataclass(frozen=True)
-class NoisyRecall(Synthetic):
+class NoisyRecall(Mad):
     """Noisy in-context recall: as :class:`ContextRecall`, some pairs replaced by two noise tokens.
 
     Ids: keys, values, then noise. At least one pair is kept.
@@ -76,17 +83,10 @@ class NoisyRecall(Synthetic):
     vocab: int = 32
     noise_vocab: int = 16
     noise: float = 0.2
-    train: int = TRAIN
-    val: int = TEST
-    test: int = TEST
 
     @property
     def name(self) -> str:
         return "mad-noisy-recall"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
 
     def _check(self) -> None:
         fits = self.length % 2 == 0 and self.length >= 4 and self.vocab - self.noise_vocab >= 2
@@ -124,7 +124,7 @@ def _shift(tokens: Ids, asked: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], 
 
 
 @dataclass(frozen=True)
-class FuzzyRecall(Synthetic):
+class FuzzyRecall(Mad):
     """Fuzzy in-context recall: keys and values are words of one to three tokens, no token twice in a word.
 
     Ids: keys, values, then the padding on the left. One pair, the probe, stands somewhere and is asked at the end.
@@ -133,27 +133,18 @@ class FuzzyRecall(Synthetic):
 
     Attributes:
         length: tokens.
-        vocab: number of token ids.
         key_size, value_size: greatest length of a key and of a value.
     """
 
     summary: ClassVar[str] = "MAD: in-context recall of words"
 
     length: int = 128
-    vocab: int = 16
     key_size: int = 3
     value_size: int = 3
-    train: int = TRAIN
-    val: int = TEST
-    test: int = TEST
 
     @property
     def name(self) -> str:
         return "mad-fuzzy-recall"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
 
     def _check(self) -> None:
         half, pair = (self.vocab - 1) // 2, self.key_size + self.value_size
@@ -199,7 +190,7 @@ class FuzzyRecall(Synthetic):
 
 
 @dataclass(frozen=True)
-class MadSelectiveCopying(Synthetic):
+class MadSelectiveCopying(Mad):
     """Selective copying as MAD has it: blanks stand before data tokens, so that the last one abuts the copy token.
 
     Ids: data, then the blank, then the copy token. After the copy token come ``copied`` blanks, where the data are
@@ -207,26 +198,17 @@ class MadSelectiveCopying(Synthetic):
 
     Attributes:
         length: tokens of a row.
-        vocab: number of token ids.
         copied: data tokens.
     """
 
     summary: ClassVar[str] = "MAD: selective copying"
 
     length: int = 256
-    vocab: int = 16
     copied: int = 16
-    train: int = TRAIN
-    val: int = TEST
-    test: int = TEST
 
     @property
     def name(self) -> str:
         return "mad-selective-copying"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
 
     def _check(self) -> None:
         fits = self.copied >= 1 and self.vocab >= 3 and self.length > 2 * self.copied + 1
@@ -243,32 +225,23 @@ class MadSelectiveCopying(Synthetic):
 
 
 @dataclass(frozen=True)
-class Compression(Synthetic):
+class Compression(Mad):
     """Compression: random tokens and a compression token; all are asked, from what is known at the last one alone.
 
     Ids: data, the compression token last. The model is an auto-encoder: see :class:`lra.autoencoder.AutoEncoder`.
 
     Attributes:
         length: tokens of a row, the compression token included.
-        vocab: number of token ids.
     """
 
     summary: ClassVar[str] = "MAD: compression into the last state"
     kind: ClassVar[Kind] = "compression"
 
     length: int = 32
-    vocab: int = 16
-    train: int = TRAIN
-    val: int = TEST
-    test: int = TEST
 
     @property
     def name(self) -> str:
         return "mad-compression"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
 
     def _check(self) -> None:
         require(self, self.length >= 2 and self.vocab >= 2, "length >= 2, vocab >= 2")
@@ -279,14 +252,13 @@ class Compression(Synthetic):
 
 
 @dataclass(frozen=True)
-class Memorization(Synthetic):
+class Memorization(Mad):
     """Memorization: keys and insert tokens in turn; at an insert token the value of the key is asked, always the same.
 
     Ids: keys, values, the insert token last. The map is MAD-Lab's own: no row tells it, it must be learnt.
 
     Attributes:
         length: tokens of a row, even.
-        vocab: number of token ids.
     """
 
     summary: ClassVar[str] = "MAD: memorization of a fixed map"
@@ -294,16 +266,10 @@ class Memorization(Synthetic):
     length: int = 32
     vocab: int = 256
     train: int = 256
-    val: int = TEST
-    test: int = TEST
 
     @property
     def name(self) -> str:
         return "mad-memorization"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
 
     def _check(self) -> None:
         require(self, self.length % 2 == 0 and self.length >= 2 and self.vocab >= 3, "an even length >= 2, vocab >= 3")
