@@ -2,7 +2,7 @@
 
 Sizes and learning rates were chosen on validation splits. Nothing here may be compared with published numbers: small
 ListOps has expressions of 17 to 95 tokens, Pathfinder short curves read as 64 patches of 4 x 4 pixels, the synthetic
-tasks are short. Known wrong variants (:mod:`~lra.faults`) run beside the right one on two of the tasks.
+tasks are short. Known wrong variants (:mod:`~lra.faults`) run on small ListOps beside the right one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ Options = Mapping[str, Any]
 
 MIXERS = ("s4d", "mamba", "hyena", "gla", "attention", "s4", "sgconv", "mega")
 SEEDS = (0, 1)
-FAULTY, FAULTY_TASKS = "s4d", ("listops-small", "recall")
-"""The mixer whose wrong variants run, and where."""
+FAULTY, FAULTY_TASK = "s4d", "listops-small"
+"""The mixer whose wrong variants run, and where: rows there differ in length, so that a circle has no fixed length."""
 TASKS: Mapping[str, Options] = {
     "listops-small": {},
     "pathfinder": {
@@ -123,6 +123,6 @@ def cells(
     for seed in seeds:
         for task in tasks:
             found += [Cell(task, mixer, seed) for mixer in mixers]
-            if task in FAULTY_TASKS:
+            if task == FAULTY_TASK:
                 found += [Cell(task, FAULTY, seed, fault) for fault in OPTIONS]
     return found

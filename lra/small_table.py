@@ -1,6 +1,6 @@
 """The reduced protocol's record as Markdown, alone and inside a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def tables(record: Mapping[str, Any]) -> str:
     rows = record["rows"]
     models = [*dict.fromkeys(row["model"] for row in sorted(rows, key=lambda row: row["fault"] is not None))]
     found = {(row["model"], row["task"]): row for row in rows}
-    accuracy = [["test accuracy, %", *tasks]]
+    accuracy = [["validation / test, %", *tasks]]
     accuracy += [[name, *(_guess(record["guessers"][task], name) for task in tasks)] for name in _guessers(record)]
     accuracy += [[name, *(_accuracy(found.get((name, task))) for task in tasks)] for name in models]
     cost = [["CPU seconds; 1,000 tokens per CPU second", *tasks]]
@@ -27,11 +27,14 @@ def tables(record: Mapping[str, Any]) -> str:
 
 
 def _heading(record: Mapping[str, Any]) -> str:
-    seeds = sorted({seed for row in record["rows"] for seed in row["seeds"]})
     versions = {name: version for name, version in record["versions"].items() if version[:1].isdigit()}
     about = {**record["machine"], **versions}
-    lines = [f"Reduced protocol: {record['protocol']}. Test accuracy of the checkpoint that is best on validation;"]
-    lines += [f"means over the seeds {', '.join(map(str, seeds))}, lowest and highest in brackets."]
+    trained = sum(len(row["seeds"]) for row in record["rows"])
+    lines = [
+        f"Reduced protocol: {record['protocol']}. Trained: {trained} of its {trained + len(record['missing'])} runs.",
+        "Accuracy of the checkpoint that is best on validation; a mean where several seeds were trained, with their",
+        "number in brackets. CPU seconds are those of one training with its evaluations.",
+    ]
     lines += ["", ", ".join(f"{name} {value}" for name, value in about.items())]
     return "\n".join(lines)
 
@@ -43,15 +46,16 @@ def _guessers(record: Mapping[str, Any]) -> list[str]:
 
 
 def _guess(guesses: Mapping[str, Mapping[str, float]], name: str) -> str:
-    return f"{100 * guesses['test'][name]:.1f}" if name in guesses["test"] else "-"
+    if name not in guesses["test"]:
+        return "-"
+    return f"{100 * guesses['val'][name]:.1f} / {100 * guesses['test'][name]:.1f}"
 
 
 def _accuracy(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
-    values: Sequence[float] = row["by_seed"]["test"]
-    spread = f" ({100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else ""
-    return f"{100 * row['test']:.1f}{spread}"
+    several = f" ({len(row['seeds'])})" if len(row["seeds"]) > 1 else ""
+    return f"{100 * row['val']:.1f} / {100 * row['test']:.1f}{several}"
 
 
 def _cost(row: Mapping[str, Any] | None) -> str:
