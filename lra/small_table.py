@@ -30,10 +30,11 @@ def _heading(record: Mapping[str, Any]) -> str:
     versions = {name: version for name, version in record["versions"].items() if version[:1].isdigit()}
     about = {**record["machine"], **versions}
     trained = sum(len(row["seeds"]) for row in record["rows"])
+    spent = sum(row["cpu_s"] * len(row["seeds"]) for row in record["rows"])
     lines = [
         f"Reduced protocol: {record['protocol']}. Trained: {trained} of its {trained + len(record['missing'])} runs.",
         "Accuracy of the checkpoint that is best on validation; a mean where several seeds were trained, with their",
-        "number in brackets. CPU seconds are those of one training with its evaluations.",
+        f"number in brackets. CPU seconds are those of one training with its evaluations, {spent:,.0f} in all runs.",
     ]
     lines += ["", ", ".join(f"{name} {value}" for name, value in about.items())]
     return "\n".join(lines)
