@@ -18,6 +18,7 @@ help:
 	@echo "make bench   time the ops beside their peers, after a check of their results"
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    all tests"
+	@echo "make sanitize the kernels' tests under the sanitizers of the compiler (4 minutes)"
 	@echo "make check   lint, then all tests"
 	@echo "make lint    ruff, the format check, mypy"
 	@echo "make format  let ruff rewrite what it can"
@@ -62,6 +63,15 @@ endif
 # One thread per worker: the tensors of the tests are too small to share.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n $(WORKERS) --dist worksteal --no-header -rfEs
+
+# As the compiler wants it: its runtime before all else, and the C++ runtime before Python loads either.
+RUNTIMES = $(shell $(or $(CXX),c++) -print-file-name=libasan.so) $(shell $(or $(CXX),c++) -print-file-name=libstdc++.so.6)
+
+sanitize: $(INSTALLED)
+	$(BIN)/cmake -S . -B build/sanitize -DSEQCONV_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	$(BIN)/cmake --build build/sanitize -j $(WORKERS)
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
+		$(BIN)/python tests/kernels/sanitized.py build/sanitize
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

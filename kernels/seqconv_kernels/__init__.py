@@ -6,6 +6,7 @@ Importing this package compiles nothing, probes no device and imports no optiona
 from .causal_conv1d import causal_conv1d, causal_conv1d_step
 from .delta_rule import delta_rule, delta_rule_step
 from .fft_conv import fft_conv
+from .fft_conv2d import fft_conv2d
 from .gated_linear_attention import gated_linear_attention, gated_linear_attention_step
 from .linear_scan import linear_scan, linear_scan_step
 from .selective_scan import selective_scan, selective_scan_step
@@ -20,6 +21,7 @@ __all__ = [
     "delta_rule",
     "delta_rule_step",
     "fft_conv",
+    "fft_conv2d",
     "gated_linear_attention",
     "gated_linear_attention_step",
     "linear_scan",

@@ -124,18 +124,30 @@ def test_splits_and_steps_equal_the_whole(implementation, dtype):
 
 
 @compiled
-def test_gradcheck_and_opcheck():
-    inputs = example_inputs(Shape(2, 5, 3, 4), dtype=torch.float64, initial_state=True)
-    names = list(tensors(inputs))
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_step_writes_over_the_state_unless_somebody_needs_it(width):
+    inputs = example_inputs(Shape(2, 1, 37, width), initial_state=True)
+    x, state = inputs.pop("x")[:, 0], inputs.pop("initial_state")
+    want, after = K.causal_conv1d_step(x, **inputs, state=state, implementation="reference")
+    for kept in (state.clone().requires_grad_(), state.double()):
+        before = kept.detach().clone()
+        y, _ = K.causal_conv1d_step(x, **inputs, state=kept)
+        assert_near(y, want)
+        assert torch.equal(kept, before)
+    y, written = K.causal_conv1d_step(x, **inputs, state=state, implementation="cpu")
+    assert written is state
+    assert_near(y, want)
+    assert torch.equal(state, after)
+    with pytest.raises(ValueError, match="writes the next state over the last one"):
+        K.causal_conv1d_step(x, **inputs, state=state.double(), implementation="cpu")
 
-    def conv(*values):
-        return K.causal_conv1d(**(inputs | dict(zip(names, values, strict=True))), implementation="cpu")
 
-    assert torch.autograd.gradcheck(conv, [inputs[k].requires_grad_() for k in names])
-    arguments = [inputs[k] for k in ("x", "weight", "bias", "activation", "initial_state")]
-    torch.library.opcheck(torch.ops.seqconv.causal_conv1d.default, (*arguments, None))
-    packed = [arguments[0][:1].detach().requires_grad_(), *arguments[1:4], arguments[4].detach().requires_grad_()]
-    torch.library.opcheck(torch.ops.seqconv.causal_conv1d.default, (*packed, torch.tensor([0, 2, 5])))
+@compiled
+def test_a_million_steps():
+    inputs = example_inputs(Shape(1, 1_000_000, 2, 4))
+    y = K.causal_conv1d(**inputs, implementation="cpu")
+    tail = inputs | {"x": inputs["x"][:, -103:]}
+    assert_near(y[:, -100:], K.causal_conv1d(**tail, implementation="reference")[:, -100:])
 
 
 @compiled

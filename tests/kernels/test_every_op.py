@@ -97,9 +97,17 @@ CASES = {
         },
     ),
     "fft_conv, bare": Case(whole(K.fft_conv), {"u": normal(2, 5, 3), "h": normal(3, 4)}),
+    "fft_conv2d": Case(whole(K.fft_conv2d), {"u": normal(1, 2, 3, 2), "h": normal(2, 2, 3), "skip": normal(2)}),
     "linear_scan": Case(
         with_state(K.linear_scan),
         {"a": normal(2, 5, 3).sigmoid(), "x": normal(2, 5, 3), "initial_state": normal(2, 3)},
+    ),
+    "linear_scan, packed": Case(
+        packed(K.linear_scan), {"a": normal(1, 5, 3).sigmoid(), "x": normal(1, 5, 3), "initial_state": normal(2, 3)}
+    ),
+    "linear_scan, complex": Case(
+        whole(K.linear_scan),
+        {"a": torch.complex(normal(1, 5, 2), gates(1, 5, 2)), "x": torch.complex(gates(1, 5, 2), normal(1, 5, 2))},
     ),
     "selective_scan": Case(with_state(scan), scan_inputs(2, 2)),
     "selective_scan, packed": Case(packed(scan), scan_inputs(1, 2)),

@@ -96,15 +96,17 @@ def test_a_million_tokens_stay_finite_and_exact():
     assert torch.equal(state, late_state)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", OPS)
-def test_a_proper_operator(name):
-    inputs = given(name, 3, 4, length=5, dtype=torch.float64)
-    run(name, "cpu")(**inputs)
-    if "beta" in inputs:
-        inputs["beta"] = inputs["beta"][..., None]
-    inputs = {k: v.requires_grad_() for k, v in inputs.items()}
-    tokens = [inputs.get(k) for k in ("q", "k", "v", "log_decay", "beta")]
-    torch.library.opcheck(torch.ops.seqconv.matrix_state.default, (*tokens, 0.5, inputs["initial_state"], True))
+def test_narrow_numbers_are_read_and_written_as_they_are(name, dtype, isa):
+    wide = ("log_decay", "initial_state")
+    inputs = {k: v if k in wide else v.to(dtype) for k, v in given(name, 5, 37).items()}
+    got = values_and_gradients(run(name, "cpu"), inputs)
+    want = values_and_gradients(run(name, "reference"), {k: v.double() for k, v in inputs.items()})
+    assert got["output 0"].dtype == got["gradient of k"].dtype == dtype
+    assert got["output 1"].dtype == got["gradient of log_decay"].dtype == torch.float32
+    for key, tensor in want.items():
+        assert_near(got[key], tensor, dtype=dtype, what=key)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -143,8 +145,8 @@ def test_the_extension_refuses_what_does_not_fit():
     out, state = torch.ones(1, 4, 2, 3), torch.ones(1, 2, 3, 3)
     forward, view = native.library().matrix_state_forward, native.view
 
-    def call(q=q, k=q, v=q, decay=None, o=out):
-        forward(*map(view, (q, k, v, decay, None)), 1.0, (), *map(view, (o, state, None)), 1)
+    def call(q=q, k=q, v=q, decay=None, bounds=None, o=out, state=state):
+        forward(*map(view, (q, k, v, decay, None, bounds)), 1.0, (), *map(view, (o, state, None)), 1)
 
     call()
     cases = {
@@ -156,7 +158,10 @@ def test_the_extension_refuses_what_does_not_fit():
         },
         "log_decay must be one wide": {"decay": q[..., :2].contiguous()},
         "o of shape": {"o": out[:, :3]},
-        "float32 or float64": {"q": q.half()},
+        "q must have a floating dtype": {"q": q.long()},
+        "states wide": {"state": state.half()},
+        "o of dtype code 0; wanted code 3": {"v": q.half()},
+        "bounds that rise from 0 to the length": {"bounds": torch.tensor([0, 5])},
         "k of strides": {"k": torch.ones(1, 4, 3, 2).mT},
     }
     for pattern, change in cases.items():

@@ -137,6 +137,33 @@ def test_splits_and_steps_equal_the_whole(implementation, dtype):
     assert state.dtype == torch.promote_types(dtype, torch.float32)
 
 
+@compiled
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_step_writes_over_the_state_unless_somebody_needs_it(isa, restored_isa):
+    native.library().set_isa(isa)
+    inputs = example_inputs(Shape(2, 1, 37, 5), initial_state=True)
+    inputs |= {k: inputs[k][:, 0] for k in ACTIVATIONS}
+    state = inputs.pop("initial_state")
+    want, after = K.selective_scan_step(**inputs, state=state, implementation="reference")
+    for kept in (state.clone().requires_grad_(), state.mT.contiguous().mT, state.double()):
+        before = kept.detach().clone()
+        y, _ = K.selective_scan_step(**inputs, state=kept)
+        assert_near(y, want)
+        assert torch.equal(kept, before)
+    version = state._version
+    y, written = K.selective_scan_step(**inputs, state=state, implementation="cpu")
+    assert written is state
+    assert state._version > version
+    assert_near(y, want)
+    assert_near(state, after)
+    with pytest.raises(ValueError, match="writes the next state over the last one"):
+        K.selective_scan_step(**inputs, state=state.clone().requires_grad_(), implementation="cpu")
+    kept = state.clone()
+    with pytest.raises(ValueError, match="negative or NaN"):
+        K.selective_scan_step(**inputs | {"delta": -inputs["delta"].abs(), "delta_softplus": False}, state=state)
+    assert torch.equal(state, kept)
+
+
 def test_reference_is_the_equation():
     """One channel and one state, worked by hand."""
     column = lambda *values: torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1)  # noqa: E731

@@ -38,6 +38,18 @@ def _refuse_cpu(call: Call) -> str | None:
     return refuse(call)
 
 
+def _cpu_step() -> Any:
+    from .cpu import causal_conv1d_step
+
+    return causal_conv1d_step
+
+
+def _refuse_cpu_step(call: Call) -> str | None:
+    from .cpu import refuse_step
+
+    return refuse_step(call)
+
+
 def _triton() -> Any:
     from .triton import causal_conv1d
 
@@ -69,7 +81,11 @@ OP = Op(
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("reference", _reference, serves_all),
 )
-STEP = Op("causal_conv1d_step", Implementation("reference", _reference_step, serves_all))
+STEP = Op(
+    "causal_conv1d_step",
+    Implementation("cpu", _cpu_step, _refuse_cpu_step),
+    Implementation("reference", _reference_step, serves_all),
+)
 
 
 def causal_conv1d(
@@ -131,6 +147,8 @@ def causal_conv1d_step(
     implementation: str | None = None,
 ) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch width-1 channels"]]:
     """One time step of :func:`causal_conv1d`, behind the inputs in ``state``: the output and the next state.
+
+    On CPU the next state is written over the last one where no gradient is needed.
 
     Raises:
         ValueError: as for :func:`causal_conv1d`.

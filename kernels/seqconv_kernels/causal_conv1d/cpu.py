@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import native
+from ..checks import may_be_overwritten
 from ..dispatch import Call
 from ..second_order import composed_gradients, differentiate_again
 from . import reference
@@ -39,16 +40,34 @@ def refuse(call: Call) -> str | None:
     """Why this implementation cannot serve the call, or ``None``."""
     tensors = call.given()
     sums = torch.float64 if tensors["x"].dtype == torch.float64 else torch.float32
-    for name in ("weight", "bias", "initial_state"):
+    for name in ("weight", "bias", "initial_state", "state"):
         if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
             return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
     return native.refuse_call(tensors)
+
+
+def refuse_step(call: Call) -> str | None:
+    """Why this implementation cannot serve the call of a single step, or ``None``."""
+    tensors = call.given()
+    if not may_be_overwritten(tensors["state"], *tensors.values()):
+        return "it writes the next state over the last one, which somebody may still need, or which is not contiguous"
+    return refuse(call)
 
 
 def causal_conv1d(*arguments: Any) -> Tensor:
     """The output."""
     y: Tensor = torch.ops.seqconv.causal_conv1d(*arguments)
     return y
+
+
+def causal_conv1d_step(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step behind the inputs in ``state``, which is overwritten."""
+    y = _forward(x[:, None], weight, bias, activation, state, None)[:, 0]
+    if state.shape[1]:
+        state.copy_(torch.cat([state[:, 1:], x[:, None]], dim=1))
+    return y, state
 
 
 def _gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:

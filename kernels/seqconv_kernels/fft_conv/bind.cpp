@@ -19,8 +19,8 @@ FftArgs arguments(const View& u, const View& filter, const View& skip, const Vie
   a.filter = required(filter, "h", acc, {a.channels, -1});
   a.taps = filter.shape[1];
   a.size = size;
-  if (a.taps < 1 || threads < 1 || size < 4 || (size & (size - 1)) != 0 || size < a.past + a.length)
-    throw std::invalid_argument("fft_conv: the size of the transform must be a power of two that holds the signal");
+  if (a.taps < 1 || threads < 1 || !serves_size(size) || size < a.past + a.length)
+    throw std::invalid_argument("fft_conv: the size of the transform must be 2^k, 3 2^k or 5 2^k and hold the signal");
   a.tables = required(tables, "tables", acc, {table_elements(size)});
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
   a.u = rows(u, "u", a.dtype, activation);

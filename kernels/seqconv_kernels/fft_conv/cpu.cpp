@@ -36,7 +36,44 @@ template <class T> SEQCONV_INLINE Complex<T> conj_times(Complex<T> a, Complex<T>
   return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re};
 }
 
+// Sines and cosines of the angles 2 pi m / R.
+template <int R> struct Angles;
+template <> struct Angles<3> {
+  static constexpr double cosine[1] = {-0.5}, sine[1] = {0.86602540378443864676};
+};
+template <> struct Angles<5> {
+  static constexpr double cosine[2] = {0.30901699437494742410, -0.80901699437494742410};
+  static constexpr double sine[2] = {0.95105651629515357212, 0.58778525229247312917};
+};
+
 // Transforms of R values in registers: exp(-2 pi i / R) forward, its conjugate back; neither is scaled.
+// For odd R by the sums and differences of the values m and R - m.
+template <int R, bool Back, class T> SEQCONV_INLINE void odd_butterfly(Complex<T>* x) {
+  constexpr int half = R / 2;
+  using A = Angles<R>;
+  Complex<T> sum[half], difference[half];
+  const Complex<T> first = x[0];
+#pragma GCC unroll 2
+  for (int m = 0; m < half; ++m) {
+    sum[m] = x[m + 1] + x[R - 1 - m], difference[m] = times_i(x[m + 1] - x[R - 1 - m]);
+    x[0] = x[0] + sum[m];
+  }
+#pragma GCC unroll 2
+  for (int k = 1; k <= half; ++k) {
+    Complex<T> even = first, odd{};
+#pragma GCC unroll 2
+    for (int m = 1; m <= half; ++m) {
+      const int turns = k * m % R;
+      const bool lower = turns > half;  // the angle's mirror image: cosine the same, sine reversed
+      const int i = (lower ? R - turns : turns) - 1;
+      const T c = T(A::cosine[i]), s = lower ? -T(A::sine[i]) : T(A::sine[i]);
+      even = {even.re + sum[m - 1].re * c, even.im + sum[m - 1].im * c};
+      odd = {odd.re + difference[m - 1].re * s, odd.im + difference[m - 1].im * s};
+    }
+    x[k] = Back ? even + odd : even - odd;
+    x[R - k] = Back ? even - odd : even + odd;
+  }
+}
 template <int R, class T> SEQCONV_INLINE void butterfly(Complex<T>* x) {
   if constexpr (R == 2) {
     const Complex<T> sum = x[0] + x[1];
@@ -48,6 +85,8 @@ template <int R, class T> SEQCONV_INLINE void butterfly(Complex<T>* x) {
     x[1] = b - d;
     x[2] = a - c;
     x[3] = b + d;
+  } else if constexpr (R > 1) {
+    odd_butterfly<R, false>(x);
   }
 }
 template <int R, class T> SEQCONV_INLINE void butterfly_back(Complex<T>* x) {
@@ -57,6 +96,8 @@ template <int R, class T> SEQCONV_INLINE void butterfly_back(Complex<T>* x) {
     x[1] = b + d;
     x[2] = a - c;
     x[3] = b - d;
+  } else if constexpr (R > 2) {
+    odd_butterfly<R, true>(x);
   } else {
     butterfly<R>(x);
   }
@@ -64,55 +105,57 @@ template <int R, class T> SEQCONV_INLINE void butterfly_back(Complex<T>* x) {
 
 template <class T> struct Tables {
   const T* level[40];  // by log2 of the size of the transform
-  const T* twist;
+  const T *top, *twist;
   explicit Tables(const FftArgs& a) {
-    const T* p = (const T*)a.tables;
-    for (int64_t n = a.size; n > 4; n /= 4) {
-      level[__builtin_ctzll(n)] = p;
-      p += n / 4 * 6;
+    const T* p = top = (const T*)a.tables;
+    for (int64_t n = a.size, radix; n > 4; n /= radix) {
+      radix = first_radix(n);
+      if (radix == 4) level[__builtin_ctzll(n)] = p;
+      p += n / radix * (radix - 1) * 2;
     }
     twist = p;
   }
   const T* of(int64_t n) const { return level[__builtin_ctzll(n)]; }
 };
 
-// One radix-4 pass over n values: `get(j)` reads them, `put(j, x)` takes the four subtransforms side by side.
-template <class T, class Get> SEQCONV_INLINE void pass_down(int64_t n, const T* w, Get get, Complex<T>* to) {
-  const int64_t q = n / 4;
-  for (int64_t j = 0; j < q; ++j) {
-    Complex<T> x[4] = {get(j), get(j + q), get(j + 2 * q), get(j + 3 * q)};
-    butterfly<4>(x);
+// One pass of radix R over n values: `get(j)` reads them, `put(j, x)` takes the R subtransforms side by side.
+template <int R, class T, class Get> SEQCONV_INLINE void pass_down(int64_t n, const T* w, Get get, Complex<T>* to) {
+  const int64_t q = n / R;
+  for (int64_t j = 0; j < q; ++j, w += 2 * (R - 1)) {
+    Complex<T> x[R];
+#pragma GCC unroll 5
+    for (int m = 0; m < R; ++m) x[m] = get(j + m * q);
+    butterfly<R>(x);
     to[j] = x[0];
     if (q == 1) {
-      to[1] = x[1], to[2] = x[2], to[3] = x[3];
+#pragma GCC unroll 5
+      for (int m = 1; m < R; ++m) to[m] = x[m];
       return;
     }
-    to[j + q] = turn(x[1], w[6 * j], -w[6 * j + 1]);
-    to[j + 2 * q] = turn(x[2], w[6 * j + 2], -w[6 * j + 3]);
-    to[j + 3 * q] = turn(x[3], w[6 * j + 4], -w[6 * j + 5]);
+#pragma GCC unroll 5
+    for (int m = 1; m < R; ++m) to[j + m * q] = turn(x[m], w[2 * m - 2], -w[2 * m - 1]);
   }
 }
-template <class T, class Put> SEQCONV_INLINE void pass_up(int64_t n, const T* w, const Complex<T>* from, Put put) {
-  const int64_t q = n / 4;
-  for (int64_t j = 0; j < q; ++j) {
-    Complex<T> x[4] = {from[j], from[j + q], from[j + 2 * q], from[j + 3 * q]};
-    if (q > 1) {
-      x[1] = turn(x[1], w[6 * j], w[6 * j + 1]);
-      x[2] = turn(x[2], w[6 * j + 2], w[6 * j + 3]);
-      x[3] = turn(x[3], w[6 * j + 4], w[6 * j + 5]);
-    }
-    butterfly_back<4>(x);
-    put(j, x[0]);
-    put(j + q, x[1]);
-    put(j + 2 * q, x[2]);
-    put(j + 3 * q, x[3]);
+template <int R, class T, class Put>
+SEQCONV_INLINE void pass_up(int64_t n, const T* w, const Complex<T>* from, Put put) {
+  const int64_t q = n / R;
+  for (int64_t j = 0; j < q; ++j, w += 2 * (R - 1)) {
+    Complex<T> x[R];
+#pragma GCC unroll 5
+    for (int m = 0; m < R; ++m) x[m] = from[j + m * q];
+    if (q > 1)
+#pragma GCC unroll 5
+      for (int m = 1; m < R; ++m) x[m] = turn(x[m], w[2 * m - 2], w[2 * m - 1]);
+    butterfly_back<R>(x);
+#pragma GCC unroll 5
+    for (int m = 0; m < R; ++m) put(j + m * q, x[m]);
   }
 }
 template <class T> void inner_down(int64_t n, const T* w, Complex<T>* x) {
-  pass_down<T>(n, w, [x](int64_t j) SEQCONV_LAMBDA { return x[j]; }, x);
+  pass_down<4, T>(n, w, [x](int64_t j) SEQCONV_LAMBDA { return x[j]; }, x);
 }
 template <class T> void inner_up(int64_t n, const T* w, Complex<T>* x) {
-  pass_up<T>(n, w, x, [x](int64_t j, Complex<T> v) SEQCONV_LAMBDA { x[j] = v; });
+  pass_up<4, T>(n, w, x, [x](int64_t j, Complex<T> v) SEQCONV_LAMBDA { x[j] = v; });
 }
 
 // What happens on the way down, at the bottom, and on the way up of the recursion.
@@ -279,17 +322,26 @@ template <class T, class S> struct Block {
   SEQCONV_INLINE Vec<T> untwisted(Complex<T> v, int64_t j) const {
     return v.re * tables.twist[2 * j] + v.im * tables.twist[2 * j + 1];
   }
-  // The first and the last pass; between them the four subtransforms.
+  // The first and the last pass; between them the subtransforms.
   template <class Op> void inside(const Op& op) const {
-    const int64_t q = a.size / 4;
-    for (int m = 0; m < 4; ++m) walk(op, m * q, q);
+    const int64_t radix = first_radix(a.size), q = a.size / radix;
+    for (int64_t m = 0; m < radix; ++m) walk(op, m * q, q);
   }
-  const T* top() const { return a.size > 4 ? tables.of(a.size) : nullptr; }
   template <class Value> void enter(Complex<T>* to, Value value) const {
-    pass_down<T>(a.size, top(), [&](int64_t j) SEQCONV_LAMBDA { return twisted(value(j), j); }, to);
+    const auto get = [&](int64_t j) SEQCONV_LAMBDA { return twisted(value(j), j); };
+    switch (first_radix(a.size)) {
+      case 3: return pass_down<3, T>(a.size, tables.top, get, to);
+      case 5: return pass_down<5, T>(a.size, tables.top, get, to);
+      default: return pass_down<4, T>(a.size, tables.top, get, to);
+    }
   }
   template <class Take> void leave(const Complex<T>* from, Take take) const {
-    pass_up<T>(a.size, top(), from, [&](int64_t j, Complex<T> v) SEQCONV_LAMBDA { take(j, untwisted(v, j)); });
+    const auto put = [&](int64_t j, Complex<T> v) SEQCONV_LAMBDA { take(j, untwisted(v, j)); };
+    switch (first_radix(a.size)) {
+      case 3: return pass_up<3, T>(a.size, tables.top, from, put);
+      case 5: return pass_up<5, T>(a.size, tables.top, from, put);
+      default: return pass_up<4, T>(a.size, tables.top, from, put);
+    }
   }
 
   // Spectrum of the filter, divided by the size of the transform. `room` holds the transposed taps meanwhile.

@@ -14,6 +14,8 @@ from . import reference
 
 SMALLEST = 4
 """Size of the smallest transform."""
+LEAST_ODD = 16
+"""Least size of a transform with an odd factor."""
 
 
 class Inputs(NamedTuple):
@@ -62,15 +64,26 @@ def fft_conv(*arguments: Any) -> Tensor:
     return y
 
 
+def transform_size(heard: int) -> int:
+    """Points of the transform for a signal of that length: 2^k, 3 2^k or 5 2^k, the odd ones from 16 on."""
+    power = 1 << (heard - 1).bit_length()
+    odd = [n for n in (power * 5 // 8, power * 3 // 4) if n >= max(heard, LEAST_ODD)]
+    return max(SMALLEST, min([power, *odd]))
+
+
 @lru_cache(maxsize=16)
 def tables(size: int, dtype: torch.dtype) -> Tensor:
-    """Factors of every level above the fourth, then the twist exp(i pi j / 2 size), as pairs of real numbers."""
+    """Factors of every level above the fourth, then the twist exp(i pi j / 2 size), as pairs of real numbers.
+
+    An odd factor of the size is the radix of the first level; all others have the radix 4.
+    """
     parts = []
-    n = size
+    n, odd = size, size // (size & -size)
     while n > SMALLEST:
-        once = _count(n // 4) * (2 * math.pi / n)
-        parts.append(torch.stack([once, 2 * once, 3 * once], dim=-1))
-        n //= 4
+        radix = odd if n == size and odd > 1 else 4
+        once = _count(n // radix) * (2 * math.pi / n)
+        parts.append(once[:, None] * torch.arange(1, radix, dtype=torch.float64, device="cpu"))
+        n //= radix
     parts.append(_count(size) * (math.pi / (2 * size)))
     angles = torch.cat([part.flatten() for part in parts])
     return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten().to(dtype)
@@ -91,7 +104,7 @@ def _prepare(inputs: Inputs) -> tuple[list[Tensor | None], int]:
 
     past = None if inputs.history is None else native.dense_rows(inputs.history.to(inputs.dtype))
     heard = inputs.u.shape[1] + (0 if past is None else past.shape[1])
-    size = max(SMALLEST, 1 << (heard - 1).bit_length())
+    size = transform_size(heard)
     gates = (rows(inputs.pre_gate), rows(inputs.post_gate))
     return [rows(inputs.u), wide(inputs.h), wide(inputs.skip), *gates, past, tables(size, inputs.dtype)], size
 
@@ -134,7 +147,8 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
         *map(native.view, prepared), size, *map(native.view, (*views, *gates, past)), torch.get_num_threads()
     )
     dskip = dskip if inputs.skip is None else dskip_parts.sum(0)
-    return du, dh_parts.sum(0), dskip, dpre, dpost, dhistory
+    dh = dh_parts.squeeze(0) if parts == 1 else dh_parts.sum(0)
+    return du, dh, dskip, dpre, dpost, dhistory
 
 
 torch.library.register_fake("seqconv::fft_conv")(lambda *a: a[0].new_empty(a[0].shape))

@@ -6,8 +6,14 @@ from ..matrix_state.cpu import matrix_state
 
 
 def gated_linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, scale: float, state: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    scale: float,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Query heads that share a key-value head each go through its state; one of them hands it on."""
-    o, last = matrix_state(q, k, v, log_decay, None, scale, state)
-    return o.to(v.dtype), last[:, :: q.shape[2] // k.shape[2]]
+    o, last = matrix_state(q, k, v, log_decay, None, scale, state, cu_seqlens)
+    return o, last[:, :: q.shape[2] // k.shape[2]]

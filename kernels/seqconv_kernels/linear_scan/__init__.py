@@ -3,18 +3,18 @@
 Equation, per channel: ``h[t] = a[t] h[t-1] + x[t]``. A factor of zero resets the state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Inexact, Int
 from torch import Tensor
 
-from ..checks import check_cu_seqlens, check_shape
+from ..checks import check_shape
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..precision import accumulation_dtype
-from ..segments import Segments
+from ..segments import Segments, count_rows
 
 
 def _cpu() -> Any:
@@ -32,25 +32,40 @@ def _refuse_cpu(call: Call) -> str | None:
 def _chunked() -> Any:
     from .chunked import linear_scan
 
-    return linear_scan
+    return _padded(linear_scan)
 
 
 def _reference() -> Any:
     from .reference import linear_scan
 
-    return linear_scan
+    return _padded(linear_scan)
 
 
 def _triton() -> Any:
     from .triton import linear_scan
 
-    return linear_scan
+    return _padded(linear_scan)
 
 
 def _refuse_triton(call: Call) -> str | None:
     from ..triton_support import refuse
 
     return refuse(call, activation="x")
+
+
+def _padded(run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``run``, which takes a batch of one dtype and a state, for packed sequences and any dtypes too."""
+
+    def scan(a: Tensor, x: Tensor, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        segments = None if cu_seqlens is None else Segments(cu_seqlens, x.device)
+        if segments is not None:
+            a, x = segments.unpack(a, 1.0), segments.unpack(x)
+        dtype = accumulation_dtype(a, x, state)
+        start = torch.zeros_like(x[:, 0], dtype=dtype) if state is None else state.to(dtype)
+        h = run(a.to(dtype), x.to(dtype), start)
+        return h if segments is None else segments.pack(h), h[:, -1]
+
+    return scan
 
 
 OP = Op(
@@ -91,19 +106,12 @@ def linear_scan(
     """
     tensors = {"a": a, "x": x, "initial_state": initial_state}
     _check("linear_scan", tensors, 2)
-    segments = None
-    if cu_seqlens is not None:
-        check_cu_seqlens("linear_scan", cu_seqlens, x)
-        segments = Segments(cu_seqlens, x.device)
-        a, x = segments.unpack(a, 1.0), segments.unpack(x)
-    wanted = (x.shape[0], *x.shape[2:])
-    check_shape("linear_scan", "initial_state", initial_state, "batch or segments, channels", wanted)
+    rows = count_rows("linear_scan", cu_seqlens, x)
+    check_shape("linear_scan", "initial_state", initial_state, "batch or segments, channels", (rows, *x.shape[2:]))
     run = OP.choose(implementation, Call(tensors))
-    dtype = accumulation_dtype(a, x, initial_state)
-    start = torch.zeros_like(x[:, 0], dtype=dtype) if initial_state is None else initial_state.to(dtype)
-    padded = run(a.to(dtype), x.to(dtype), start)
-    h = (padded if segments is None else segments.pack(padded)).to(_out(dtype, x))
-    return (h, padded[:, -1]) if return_final_state else h
+    h, final_state = run(a, x, initial_state, cu_seqlens)
+    h = h.to(_out(accumulation_dtype(a, x, initial_state), x))
+    return (h, final_state) if return_final_state else h
 
 
 def linear_scan_step(

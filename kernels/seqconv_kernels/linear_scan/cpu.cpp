@@ -55,20 +55,25 @@ template <class T, bool Complex> SEQCONV_INLINE Vec<T> conjugate_times(Vec<T> a,
   return P::real(a) * b - P::imag(a) * sign * P::swap(b);
 }
 
-// A tile of neighbouring channels of one row of the batch.
-template <class T, bool Complex> struct Tile {
+// A tile of neighbouring channels of one segment.
+template <class T, class S, bool Complex> struct Tile {
   static constexpr int W = Lanes<T>::count;
   const LinearScanArgs& s;
-  const int64_t row, first, width;
+  const int64_t segment, row, begin, end, first, width;
   Vec<T> sign;  // -1, 1, -1, 1 ...
 
-  Tile(const LinearScanArgs& args, int64_t row_, int64_t first_, int64_t width_)
-      : s(args), row(row_), first(first_), width(smaller(width_, args.channels - first_)) {
+  Tile(const LinearScanArgs& args, int64_t segment_, int64_t first_, int64_t width_)
+      : s(args), segment(segment_), row(args.bounds ? 0 : segment_), begin(args.bounds ? args.bounds[segment_] : 0),
+        end(args.bounds ? args.bounds[segment_ + 1] : args.length), first(first_),
+        width(smaller(width_, args.channels - first_)) {
     for (int i = 0; i < W; ++i) sign[i] = T(i % 2 ? 1 : -1);
   }
-  const T* at(const Rows& x, int64_t t) const { return (const T*)x.data + row * x.batch + t * x.time + first; }
-  T* dense(const void* x, int64_t t) const { return (T*)x + (row * s.length + t) * s.channels + first; }
-  T* state(const void* x) const { return (T*)x + row * s.channels + first; }
+  const S* at(const Rows& x, int64_t t) const { return (const S*)x.data + row * x.batch + t * x.time + first; }
+  S* dense(const void* x, int64_t t) const { return (S*)x + (row * s.length + t) * s.channels + first; }
+  T* state(const void* x) const { return (T*)x + segment * s.channels + first; }
+  Vec<T> read_state(const void* x, int64_t c, int live) const {
+    return x ? load<T, T>(state(x) + c, live) : Vec<T>{};
+  }
 
   // Calls block(channel, live lanes), the count a constant wherever all lanes are live.
   template <class Block> SEQCONV_INLINE void each(Block block) const {
@@ -77,52 +82,54 @@ template <class T, bool Complex> struct Tile {
     if (c < width) block(c, int(width - c));
   }
   // The hardware does not look ahead over the gaps between the rows of a tile.
-  static SEQCONV_INLINE void look_ahead(const T* p, int64_t c) { __builtin_prefetch(p + c); }
+  static SEQCONV_INLINE void look_ahead(const S* p, int64_t c) { __builtin_prefetch(p + c); }
 
   void forward() const {
     Vec<T> h[kTile / W];
-    each([&](int64_t c, int live) { h[c / W] = load<T, T>(state(s.initial) + c, live); });
-    for (int64_t t = 0; t < s.length; ++t) {
-      const T *a = at(s.a, t), *x = at(s.x, t);
-      const int64_t next = smaller(t + kAhead, s.length - 1);
-      const T *a_next = at(s.a, next), *x_next = at(s.x, next);
-      T* out = dense(s.h, t);
+    each([&](int64_t c, int live) { h[c / W] = read_state(s.initial, c, live); });
+    for (int64_t t = begin; t < end; ++t) {
+      const S *a = at(s.a, t), *x = at(s.x, t);
+      const int64_t next = smaller(t + kAhead, end - 1);
+      const S *a_next = at(s.a, next), *x_next = at(s.x, next);
+      S* out = dense(s.h, t);
       each([&](int64_t c, int live) {
         look_ahead(a_next, c), look_ahead(x_next, c);
-        h[c / W] = times<T, Complex>(load<T, T>(a + c, live), h[c / W], sign) + load<T, T>(x + c, live);
-        store<T, T>(out + c, h[c / W], live);
+        h[c / W] = times<T, Complex>(load<T, S>(a + c, live), h[c / W], sign) + load<T, S>(x + c, live);
+        store<T, S>(out + c, h[c / W], live);
       });
     }
+    each([&](int64_t c, int live) { store<T, T>(state(s.final_state) + c, h[c / W], live); });
   }
   void backward() const {
     Vec<T> carried[kTile / W];  // conj(a[t+1]) dx[t+1]
-    each([&](int64_t c, int) { carried[c / W] = Vec<T>{}; });
-    for (int64_t t = s.length - 1; t >= 0; --t) {
-      const T *a = at(s.a, t), *dh = at(s.dh, t), *before = t ? dense(s.h, t - 1) : state(s.initial);
-      const int64_t next = t < kAhead ? 0 : t - kAhead;
-      const T *a_next = at(s.a, next), *dh_next = at(s.dh, next), *before_next = dense(s.h, next ? next - 1 : 0);
-      T *da = dense(s.da, t), *dx = dense(s.dx, t);
+    each([&](int64_t c, int live) { carried[c / W] = read_state(s.dfinal, c, live); });
+    for (int64_t t = end - 1; t >= begin; --t) {
+      const S *a = at(s.a, t), *dh = at(s.dh, t), *before = t > begin ? dense(s.h, t - 1) : nullptr;
+      const int64_t next = t - kAhead < begin ? begin : t - kAhead;
+      const S *a_next = at(s.a, next), *dh_next = at(s.dh, next), *before_next = dense(s.h, next ? next - 1 : 0);
+      S *da = dense(s.da, t), *dx = dense(s.dx, t);
       each([&](int64_t c, int live) {
         look_ahead(a_next, c), look_ahead(dh_next, c), look_ahead(before_next, c);
-        const Vec<T> g = load<T, T>(dh + c, live) + carried[c / W];
-        store<T, T>(dx + c, g, live);
-        store<T, T>(da + c, conjugate_times<T, Complex>(load<T, T>(before + c, live), g, sign), live);
-        carried[c / W] = conjugate_times<T, Complex>(load<T, T>(a + c, live), g, sign);
+        const Vec<T> g = load<T, S>(dh + c, live) + carried[c / W];
+        const Vec<T> h = before ? load<T, S>(before + c, live) : read_state(s.initial, c, live);
+        store<T, S>(dx + c, g, live);
+        store<T, S>(da + c, conjugate_times<T, Complex>(h, g, sign), live);
+        carried[c / W] = conjugate_times<T, Complex>(load<T, S>(a + c, live), g, sign);
       });
     }
     each([&](int64_t c, int live) { store<T, T>(state(s.dinitial) + c, carried[c / W], live); });
   }
 };
 
-template <class T, bool Complex> Status run(const LinearScanArgs& s, bool backward) {
+template <class T, class S, bool Complex> Status run(const LinearScanArgs& s, bool backward) {
   int64_t width = kTile;
-  while (width > 64 && s.batch * ((s.channels + width - 1) / width) < 6) width /= 2;
-  const int64_t tiles = (s.channels + width - 1) / width, items = s.batch * tiles;
+  while (width > 64 && s.segments * ((s.channels + width - 1) / width) < 6) width /= 2;
+  const int64_t tiles = (s.channels + width - 1) / width, items = s.segments * tiles;
   const bool small = s.batch * s.length * s.channels < kInputsWorthThreads;
   const int threads = small ? 1 : int(smaller(s.threads, items));
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
   for (int64_t item = 0; item < items; ++item) {
-    const Tile<T, Complex> tile(s, item / tiles, item % tiles * width, width);
+    const Tile<T, S, Complex> tile(s, item / tiles, item % tiles * width, width);
     if (backward) tile.backward();
     else tile.forward();
   }
@@ -130,8 +137,13 @@ template <class T, bool Complex> Status run(const LinearScanArgs& s, bool backwa
 }
 
 Status run_any(const LinearScanArgs& s, bool backward) {
-  if (s.dtype == Dtype::f64) return s.complex ? run<double, true>(s, backward) : run<double, false>(s, backward);
-  return s.complex ? run<float, true>(s, backward) : run<float, false>(s, backward);
+  switch (s.dtype) {
+    case Dtype::f64:
+      return s.complex ? run<double, double, true>(s, backward) : run<double, double, false>(s, backward);
+    case Dtype::bf16: return run<float, bf16, false>(s, backward);
+    case Dtype::f16: return run<float, f16, false>(s, backward);
+    default: return s.complex ? run<float, float, true>(s, backward) : run<float, float, false>(s, backward);
+  }
 }
 
 }  // namespace

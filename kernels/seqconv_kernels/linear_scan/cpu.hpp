@@ -5,18 +5,22 @@
 
 namespace seqconv {
 
-// float or double; complex numbers are pairs of neighbouring channels, so that `channels` is even.
+// "acc" = float for float32, bfloat16, float16; double for float64. Complex numbers, of float32 or float64, are pairs of
+// neighbouring channels, so that `channels` is even.
 struct LinearScanArgs {
   Dtype dtype;
-  int64_t batch, length, channels;
+  int64_t batch, length, channels, segments;
+  const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
   bool complex;
   Rows a, x;
-  const void* initial;  // (batch, channels)
+  const void* initial;  // acc (segments, channels), or null
   void* h;              // (batch, length, channels)
+  void* final_state;    // acc (segments, channels)
   // Backward only: h is read.
   Rows dh;
-  void *da, *dx;   // (batch, length, channels)
-  void* dinitial;  // (batch, channels)
+  const void* dfinal;  // acc, or null
+  void *da, *dx;       // (batch, length, channels)
+  void* dinitial;      // acc (segments, channels)
   int threads;
 };
 

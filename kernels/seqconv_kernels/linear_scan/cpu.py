@@ -11,14 +11,21 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
+from ..precision import accumulation_dtype
 from ..second_order import differentiate_again
+from ..segments import Segments
 from . import chunked
 
 _TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define("seqconv::linear_scan", "(Tensor a, Tensor x, Tensor state, bool complex) -> Tensor", tags=_TAGS)
+torch.library.define(
+    "seqconv::linear_scan",
+    "(Tensor a, Tensor x, Tensor? state, Tensor? cu_seqlens, bool complex) -> (Tensor, Tensor)",
+    tags=_TAGS,
+)
 torch.library.define(
     "seqconv::linear_scan_backward",
-    "(Tensor a, Tensor state, bool complex, Tensor h, Tensor dh) -> (Tensor, Tensor, Tensor)",
+    "(Tensor a, Tensor? state, Tensor? cu_seqlens, bool complex, Tensor h, Tensor dh, Tensor? dfinal)"
+    " -> (Tensor, Tensor, Tensor)",
     tags=_TAGS,
 )
 
@@ -28,11 +35,14 @@ def refuse(call: Call) -> str | None:
     return native.refuse_call(call.given())
 
 
-def linear_scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
-    """Scan along axis 1; all tensors of one dtype."""
-    rows = (_reals(a, 2), _reals(x, 2), _reals(state, 1))
-    h = torch.ops.seqconv.linear_scan(*rows, x.is_complex())
-    return torch.view_as_complex(h.view(*x.shape, 2)) if x.is_complex() else h.view(x.shape)
+def linear_scan(a: Tensor, x: Tensor, state: Tensor | None, cu_seqlens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The states along axis 1 in the dtype of ``x``, or that of the sums, and the final ones in that of the sums."""
+    dtype = accumulation_dtype(a, x, state)
+    stored = a.dtype if a.dtype == x.dtype and accumulation_dtype(a) == dtype else dtype
+    first = None if state is None else _reals(state.to(dtype), 1)
+    rows = (_reals(a.to(stored), 2), _reals(x.to(stored), 2))
+    h, last = torch.ops.seqconv.linear_scan(*rows, first, cu_seqlens, dtype.is_complex)
+    return _numbers(h, dtype).view(x.shape), _numbers(last, dtype).view(last.shape[0], *x.shape[2:])
 
 
 def _reals(numbers: Tensor, leading: int) -> Tensor:
@@ -41,28 +51,56 @@ def _reals(numbers: Tensor, leading: int) -> Tensor:
     return parts.flatten(leading)
 
 
-def _outputs(a: Tensor, x: Tensor, state: Tensor, complex: bool) -> Tensor:
-    """Room for the states."""
-    return x.new_empty(x.shape)
+def _numbers(reals: Tensor, dtype: torch.dtype) -> Tensor:
+    """The channels of which these are the parts, if ``dtype`` is complex."""
+    return torch.view_as_complex(reals.unflatten(-1, (-1, 2)).contiguous()) if dtype.is_complex else reals
 
 
-def _gradients(a: Tensor, state: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _state(tokens: Tensor, bounds: Tensor | None) -> Tensor:
+    """Room for the state of every segment."""
+    segments = tokens.shape[0] if bounds is None else bounds.shape[0] - 1
+    return tokens.new_empty(segments, tokens.shape[2], dtype=accumulation_dtype(tokens))
+
+
+def _outputs(a: Tensor, x: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool) -> tuple[Tensor, Tensor]:
+    """Room for the states, and for the final ones."""
+    return x.new_empty(x.shape), _state(x, bounds)
+
+
+def _gradients(a: Tensor, state: Tensor | None, bounds: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the gradients of a, x and the initial state."""
-    return a.new_empty(a.shape), a.new_empty(a.shape), state.new_empty(state.shape)
+    return a.new_empty(a.shape), a.new_empty(a.shape), _state(a, bounds)
+
+
+def _dense(state: Tensor | None) -> Tensor | None:
+    return None if state is None else state.contiguous()
+
+
+def _on_cpu(bounds: Tensor | None) -> Tensor | None:
+    return None if bounds is None else bounds.to("cpu", torch.int64).contiguous()
 
 
 @torch.library.impl("seqconv::linear_scan", "cpu")
-def _forward(a: Tensor, x: Tensor, state: Tensor, complex: bool) -> Tensor:
-    given = [native.dense_rows(a), native.dense_rows(x), state.contiguous()]
-    h = _outputs(a, x, state, complex)
-    native.library().linear_scan_forward(*map(native.view, (*given, h)), complex, torch.get_num_threads())
-    return h
+def _forward(a: Tensor, x: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool) -> tuple[Tensor, Tensor]:
+    given = [native.dense_rows(a), native.dense_rows(x), _dense(state), _on_cpu(bounds)]
+    results = _outputs(a, x, state, bounds, complex)
+    native.library().linear_scan_forward(*map(native.view, (*given, *results)), complex, torch.get_num_threads())
+    return results
 
 
 @torch.library.impl("seqconv::linear_scan_backward", "cpu")
-def _backward(a: Tensor, state: Tensor, complex: bool, h: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    given = [native.dense_rows(a), state.contiguous(), h.contiguous(), native.dense_rows(dh)]
-    gradients = _gradients(a, state)
+def _backward(
+    a: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool, h: Tensor, dh: Tensor, dfinal: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    given = [
+        native.dense_rows(a),
+        _dense(state),
+        _on_cpu(bounds),
+        h.contiguous(),
+        native.dense_rows(dh),
+        _dense(dfinal),
+    ]
+    gradients = _gradients(a, state, bounds)
     native.library().linear_scan_backward(*map(native.view, (*given, *gradients)), complex, torch.get_num_threads())
     return gradients
 
@@ -71,26 +109,41 @@ torch.library.register_fake("seqconv::linear_scan")(_outputs)
 torch.library.register_fake("seqconv::linear_scan_backward")(_gradients)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
-    a, _, state, ctx.complex = inputs
-    ctx.save_for_backward(a, state, output)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    a, _, state, bounds, ctx.complex = inputs
+    ctx.save_for_backward(a, state, bounds, output[0])
 
 
-def _differentiate(ctx: Any, dh: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    a, state, h = ctx.saved_tensors
-    return *torch.ops.seqconv.linear_scan_backward(a, state, ctx.complex, h, dh), None
+def _differentiate(ctx: Any, dh: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
+    a, state, bounds, h = ctx.saved_tensors
+    dh = torch.zeros_like(h) if dh is None else dh
+    da, dx, dstate = torch.ops.seqconv.linear_scan_backward(a, state, bounds, ctx.complex, h, dh, dfinal)
+    return da, dx, None if state is None else dstate, None, None
 
 
-def _composed_gradients(a: Tensor, state: Tensor, complex: bool, h: Tensor, dh: Tensor) -> tuple[Tensor, ...]:
-    def numbers(reals: Tensor) -> Tensor:
-        return torch.view_as_complex(reals.unflatten(-1, (-1, 2)).contiguous()) if complex else reals
-
-    states = numbers(h)
-    x = states - numbers(a) * torch.cat([numbers(state)[:, None], states[:, :-1]], dim=1)
+def _composed_gradients(
+    a: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool, h: Tensor, dh: Tensor, dfinal: Tensor | None
+) -> tuple[Tensor, ...]:
+    """By the scan in chunks, on inputs that are told from the states; a segment's last gradient has that of its end."""
+    wide = accumulation_dtype(h)
+    dtype = wide.to_complex() if complex else wide
+    factors, states, gradient = a.to(wide), h.to(wide), dh.to(wide)
+    if dfinal is not None:
+        ends = torch.tensor([h.shape[1] - 1]) if bounds is None else bounds[1:] - 1
+        gradient = gradient.index_add(1, ends, dfinal[:, None] if bounds is None else dfinal[None])
+    if bounds is not None:
+        segments = Segments(bounds, h.device)
+        factors, states, gradient = segments.unpack(factors), segments.unpack(states), segments.unpack(gradient)
+    first = states.new_zeros(states[:, 0].shape) if state is None else state
+    before = torch.cat([_numbers(first, dtype)[:, None], _numbers(states, dtype)[:, :-1]], dim=1)
+    x = _reals(_numbers(states, dtype) - _numbers(factors, dtype) * before, 2)
     # Views, so that the gradients of the factors and the state are not also those through x.
-    scanned = (a.view_as(a), _reals(x, 2), state.view_as(state))
-    again = _reals(chunked.linear_scan(*map(numbers, scanned)), 2)
-    return torch.autograd.grad(again, scanned, dh, create_graph=True)
+    scanned = (factors.view_as(factors), x.view_as(x), first.view_as(first).requires_grad_())
+    again = _reals(chunked.linear_scan(*(_numbers(t, dtype) for t in scanned)), 2)
+    da, dx, dstate = torch.autograd.grad(again, scanned, gradient, create_graph=True)
+    da, dx = (t if bounds is None else segments.pack(t) for t in (da, dx))
+    return da, dx, dstate
 
 
 torch.library.register_autograd("seqconv::linear_scan", _differentiate, setup_context=_setup_context)

@@ -10,16 +10,18 @@ namespace seqconv {
 namespace {
 
 struct Inputs {
-  View q, k, v, decay, beta;
+  View q, k, v, decay, beta, bounds;
 };
 
 // A tensor (batch, length, heads, width) whose heads divide those of the states; width -1 stands for any.
 Heads heads(const View& x, const char* name, const MatrixStateArgs& a, int64_t width) {
   if (!x.given()) return {};
-  x.check_dense_rows(name, a.dtype, {a.batch, a.length, -1, width});
+  if (x.dtype > int(Dtype::f16))
+    throw std::invalid_argument(std::string("matrix_state: ") + name + " must have a floating dtype");
+  x.check_dense_rows(name, Dtype(x.dtype), {a.batch, a.length, -1, width});
   if (x.shape[2] < 1 || a.heads % x.shape[2] != 0 || x.shape[3] < 1)
     throw std::invalid_argument(std::string("matrix_state: heads of ") + name + " do not divide those of the states");
-  return {x.data<void>(), x.stride(0), x.stride(1), x.stride(2), x.shape[2], x.shape[3]};
+  return {x.data<void>(), x.stride(0), x.stride(1), x.stride(2), x.shape[2], x.shape[3], Dtype(x.dtype)};
 }
 Heads factors(const View& x, const char* name, const MatrixStateArgs& a, int64_t width) {
   const Heads found = heads(x, name, a, -1);
@@ -28,20 +30,22 @@ Heads factors(const View& x, const char* name, const MatrixStateArgs& a, int64_t
   return found;
 }
 
-MatrixStateArgs arguments(const Inputs& in, double scale, const View& initial, int threads) {
+// `state` is any tensor in the dtype of the sums.
+MatrixStateArgs arguments(const Inputs& in, double scale, const View& initial, const View& state, int threads) {
   MatrixStateArgs a{};
   if (in.q.shape.size() != 4 || in.k.shape.size() != 4 || in.v.shape.size() != 4 || threads < 1 ||
-      (in.q.dtype != int(Dtype::f32) && in.q.dtype != int(Dtype::f64)))
-    throw std::invalid_argument("matrix_state: q, k, v must be (batch, length, heads, width) of float32 or float64");
-  a.dtype = Dtype(in.q.dtype);
+      (state.dtype != int(Dtype::f32) && state.dtype != int(Dtype::f64)))
+    throw std::invalid_argument("matrix_state: q, k, v must be (batch, length, heads, width), states wide");
+  a.dtype = Dtype(state.dtype);
   a.batch = in.q.shape[0], a.length = in.q.shape[1], a.d_k = in.q.shape[3], a.d_v = in.v.shape[3];
   for (const View* x : {&in.q, &in.k, &in.v}) a.heads = x->shape[2] > a.heads ? x->shape[2] : a.heads;
   if (a.length < 1) throw std::invalid_argument("matrix_state: an empty length");
+  a.bounds = segment_bounds(in.bounds, a.batch, a.length, a.segments);
   a.scale = scale;
   a.q = heads(in.q, "q", a, a.d_k), a.k = heads(in.k, "k", a, a.d_k), a.v = heads(in.v, "v", a, a.d_v);
   a.decay = factors(in.decay, "log_decay", a, a.d_k), a.beta = factors(in.beta, "beta", a, a.d_v);
   if (initial.given()) {
-    a.initial = required(initial, "initial_state", a.dtype, {a.batch, -1, a.d_k, a.d_v});
+    a.initial = required(initial, "initial_state", a.dtype, {a.segments, -1, a.d_k, a.d_v});
     a.initial_heads = initial.shape[1];
     if (a.initial_heads < 1 || a.heads % a.initial_heads != 0)
       throw std::invalid_argument("matrix_state: heads of initial_state do not divide those of the states");
@@ -50,22 +54,22 @@ MatrixStateArgs arguments(const Inputs& in, double scale, const View& initial, i
   return a;
 }
 
-int forward(View q, View k, View v, View decay, View beta, double scale, View initial, View o, View final_state,
-            View error, int threads) {
-  MatrixStateArgs a = arguments({q, k, v, decay, beta}, scale, initial, threads);
+int forward(View q, View k, View v, View decay, View beta, View bounds, double scale, View initial, View o,
+            View final_state, View error, int threads) {
+  MatrixStateArgs a = arguments({q, k, v, decay, beta, bounds}, scale, initial, final_state, threads);
   const std::vector<int64_t> tokens = {a.batch, a.length, a.heads, a.d_v};
-  a.o = required(o, "o", a.dtype, tokens);
-  a.final_state = required(final_state, "final_state", a.dtype, {a.batch, a.heads, a.d_k, a.d_v});
+  a.o = required(o, "o", a.dtype == Dtype::f64 ? a.dtype : a.v.dtype, tokens);
+  a.final_state = required(final_state, "final_state", a.dtype, {a.segments, a.heads, a.d_k, a.d_v});
   a.error = optional(error, "error", a.dtype, tokens);
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(matrix_state_forward, a));
 }
 
-int backward(View q, View k, View v, View decay, View beta, double scale, View initial, View error, View grad,
-             View dfinal, View dq, View dk, View dv, View ddecay, View dbeta, View dinitial, int threads) {
-  MatrixStateArgs a = arguments({q, k, v, decay, beta}, scale, initial, threads);
+int backward(View q, View k, View v, View decay, View beta, View bounds, double scale, View initial, View error,
+             View grad, View dfinal, View dq, View dk, View dv, View ddecay, View dbeta, View dinitial, int threads) {
+  MatrixStateArgs a = arguments({q, k, v, decay, beta, bounds}, scale, initial, dinitial, threads);
   const auto wide = [&](int64_t width) { return std::vector<int64_t>{a.batch, a.length, a.heads, width}; };
-  const std::vector<int64_t> state = {a.batch, a.heads, a.d_k, a.d_v};
+  const std::vector<int64_t> state = {a.segments, a.heads, a.d_k, a.d_v};
   a.seen = heads(error, "error", a, a.d_v);
   a.grad = heads(grad, "grad", a, a.d_v);
   if (!grad.given() || error.given() != beta.given() || ddecay.given() != decay.given() ||

@@ -35,6 +35,34 @@ inline int64_t padded(int64_t size, int64_t a, int64_t b) {
   return (size + unit - 1) / unit * unit;
 }
 
+inline float number(float x) { return x; }
+inline double number(double x) { return x; }
+inline float number(bf16 x) { return Memory<float, bf16>::get(&x); }
+inline float number(f16 x) { return float(x); }
+
+// A row of numbers to and from the dtype of the sums.
+template <class T, class S> SEQCONV_INLINE void read_row(T* to, const S* from, int64_t count) {
+  constexpr int W = Lanes<T>::count;
+  int64_t i = 0;
+  if constexpr (sizeof(T) == 4 && sizeof(S) <= 4)
+    for (; i + W <= count; i += W) Memory<T, T>::store(to + i, Memory<T, S>::load(from + i));
+  for (; i < count; ++i) to[i] = T(number(from[i]));
+}
+template <class T> void read_row(T* to, const void* from, Dtype dtype, int64_t count) {
+  switch (dtype) {
+    case Dtype::f64: return read_row(to, (const double*)from, count);
+    case Dtype::bf16: return read_row(to, (const bf16*)from, count);
+    case Dtype::f16: return read_row(to, (const f16*)from, count);
+    default: return read_row(to, (const float*)from, count);
+  }
+}
+template <class S> void write_row(S* to, const float* from, int64_t count) {
+  constexpr int W = Lanes<float>::count;
+  for (int64_t i = 0; i < count; i += W)
+    store<float, S>(to + i, load<float, float>(from + i, int(smaller(W, count - i))), int(smaller(W, count - i)));
+}
+inline int64_t bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
 // A block of kRows rows and N vectors of columns over a tile: linear attention.
 template <class T, int N>
 SEQCONV_INLINE void attend_block(T* S, int64_t columns, const T* q, const T* k, const T* a, int64_t rows, const T* v,
@@ -147,15 +175,23 @@ template <class T> struct Head {
   static constexpr int W = Lanes<T>::count;
   using M = Memory<T, T>;
   const MatrixStateArgs& a;
-  const int64_t rows, columns, tiles;
-  int64_t row = 0, head = 0;
+  const int64_t rows, columns;
+  int64_t row = 0, head = 0, state = 0, begin = 0, end = 0, tiles = 0;  // tokens from `begin` to `end`
   Tile<T> x{};
   T *S = nullptr, *w = nullptr;
   Vec<T> *checkpoints = nullptr, *G = nullptr, *history = nullptr;
 
   explicit Head(const MatrixStateArgs& args)
-      : a(args), rows(padded(args.d_k, W, kRows)), columns(padded(args.d_v, W, kColumns)),
-        tiles((args.length + kTile - 1) / kTile) {}
+      : a(args), rows(padded(args.d_k, W, kRows)), columns(padded(args.d_v, W, kColumns)) {}
+
+  static int64_t tiles_of(int64_t length) { return (length + kTile - 1) / kTile; }
+  // One head of one segment.
+  void select(int64_t item) {
+    state = item / a.heads, head = item % a.heads;
+    row = a.bounds ? 0 : state;
+    begin = a.bounds ? a.bounds[state] : 0, end = a.bounds ? a.bounds[state + 1] : a.length;
+    tiles = tiles_of(end - begin);
+  }
 
   // Hands out the scratch of one thread, or with null only counts its bytes.
   size_t place(void* scratch) {
@@ -170,7 +206,7 @@ template <class T> struct Head {
     take(x.ones, rows);
     take(S, rows * columns);
     if (a.dq) {
-      take(checkpoints, tiles * columns);
+      take(checkpoints, tiles_of(a.length) * columns);
       take(G, columns);
       take(history, kTile * kColumns);
     }
@@ -180,23 +216,29 @@ template <class T> struct Head {
   }
 
   bool corrects() const { return a.beta.width > 0; }
-  int steps(int64_t tile) const { return int(smaller(kTile, a.length - tile * kTile)); }
+  int steps(int64_t tile) const { return int(smaller(kTile, end - begin - tile * kTile)); }
   int64_t time(int64_t tile, int i, bool reversed) const {
     const int64_t t = tile * kTile + i;
-    return reversed ? a.length - 1 - t : t;
+    return reversed ? end - 1 - t : begin + t;
   }
-  const T* at(const Heads& from, int64_t t) const {
-    return (const T*)from.data + row * from.batch + t * from.time + head / (a.heads / from.heads) * from.head;
+  const void* at(const Heads& from, int64_t t, int64_t first = 0) const {
+    const int64_t place = row * from.batch + t * from.time + head / (a.heads / from.heads) * from.head + first;
+    return (const char*)from.data + bytes(from.dtype) * place;
+  }
+  T value(const Heads& from, int64_t t, int64_t i) const {
+    T x;
+    read_row(&x, at(from, t, i), from.dtype, 1);
+    return x;
   }
   T* slot(void* to, int64_t t, int64_t width) const {
     return (T*)to + ((row * a.length + t) * a.heads + head) * width;
   }
   T* matrix(const void* states) const {
-    return states ? (T*)states + (row * a.heads + head) * a.d_k * a.d_v : nullptr;
+    return states ? (T*)states + (state * a.heads + head) * a.d_k * a.d_v : nullptr;
   }
   const T* initial() const {
     if (!a.initial) return nullptr;
-    return (const T*)a.initial + (row * a.initial_heads + head / (a.heads / a.initial_heads)) * a.d_k * a.d_v;
+    return (const T*)a.initial + (state * a.initial_heads + head / (a.heads / a.initial_heads)) * a.d_k * a.d_v;
   }
 
   // `shift` reads later tokens, zeros after the last. A width of one is repeated, an absent tensor reads as `fill`.
@@ -204,11 +246,13 @@ template <class T> struct Head {
             T fill = T(0)) const {
     for (int i = 0, n = steps(tile); i < n; ++i, to += stride) {
       const int64_t t = time(tile, i, reversed) + shift;
-      const bool given = from.width > 0 && t < a.length;
-      const T* source = given ? at(from, t) : nullptr;
-      if (given && from.width == width) __builtin_memcpy(to, source, width * sizeof(T));
-      else
-        for (int64_t j = 0; j < width; ++j) to[j] = given ? *source : fill;
+      const bool given = from.width > 0 && t < end;
+      if (given && from.width == width) {
+        read_row(to, at(from, t), from.dtype, width);
+      } else {
+        const T one = given ? value(from, t, 0) : fill;
+        for (int64_t j = 0; j < width; ++j) to[j] = one;
+      }
       for (int64_t j = width; j < stride; ++j) to[j] = T(0);
     }
   }
@@ -223,6 +267,17 @@ template <class T> struct Head {
   void unpack(void* to, const T* from, int64_t tile, bool reversed) const {
     for (int i = 0, n = steps(tile); i < n; ++i)
       __builtin_memcpy(slot(to, time(tile, i, reversed), a.d_v), from + i * columns, a.d_v * sizeof(T));
+  }
+  template <class S> void unpack_narrow(S* to, int64_t tile) const {
+    for (int i = 0, n = steps(tile); i < n; ++i)
+      if constexpr (sizeof(T) == 4)
+        write_row(to + ((row * a.length + time(tile, i, false)) * a.heads + head) * a.d_v, x.out + i * columns, a.d_v);
+  }
+  void unpack_output(int64_t tile) const {
+    const bool narrow = a.dtype == Dtype::f32;
+    if (narrow && a.v.dtype == Dtype::bf16) unpack_narrow((bf16*)a.o, tile);
+    else if (narrow && a.v.dtype == Dtype::f16) unpack_narrow((f16*)a.o, tile);
+    else unpack(a.o, x.out, tile, false);
   }
   void load_state(const T* from) const {
     for (int64_t i = 0; i < rows * columns; ++i) S[i] = T(0);
@@ -271,7 +326,7 @@ template <class T> struct Head {
       } else {
         attend(n);
       }
-      unpack(a.o, x.out, tile, false);
+      unpack_output(tile);
     }
     store_state(matrix(a.final_state));
   }
@@ -306,7 +361,7 @@ template <class T> struct Head {
     }
     if (!corrects() && a.decay.width)
       for (int64_t i = 0; i < a.d_k; ++i) {
-        const T factor = exp<T>(splat<T>(at(a.decay, 0)[a.decay.width == 1 ? 0 : i]))[0];
+        const T factor = exp<T>(splat<T>(value(a.decay, begin, a.decay.width == 1 ? 0 : i)))[0];
         for (int64_t j = 0; j < a.d_v; ++j) S[i * columns + j] *= factor;
       }
     store_state(matrix(a.dinitial));
@@ -341,7 +396,7 @@ template <class T> struct Head {
         const int n = steps(tile);
         pack_written(tile);
         pack(x.out, columns, a.d_v, a.grad, tile, false);
-        if (Corrects) pack(w, columns, a.d_v, {a.dv, a.length * a.heads * a.d_v, a.heads * a.d_v, a.d_v, a.heads, a.d_v}, tile, false);
+        if (Corrects) pack(w, columns, a.d_v, gradient_of_values(), tile, false);
         pack_lanes(q, a.q, tile, first, live);
         pack_lanes(k, a.k, tile, first, live);
         pack_decay(decay, tile, first, live);
@@ -351,7 +406,7 @@ template <class T> struct Head {
           differentiate<Corrects>(G + c, q, k, decay, c, n, dk, ddecay);
         }
         for (int t = 0; t < n; ++t) {
-          const int64_t when = tile * kTile + t;
+          const int64_t when = time(tile, t, false);
           store<T, T>(slot(a.dq, when, a.d_k) + first, dq[t] * T(a.scale), live);
           store<T, T>(slot(a.dk, when, a.d_k) + first, dk[t], live);
           if (a.decay.width == a.d_k) store<T, T>(slot(a.ddecay, when, a.d_k) + first, ddecay[t], live);
@@ -368,6 +423,9 @@ template <class T> struct Head {
     for (int i = 0; state && c < a.d_v && i < live; ++i) v[i] = state[(first + i) * a.d_v + c];
     return v;
   }
+  Heads gradient_of_values() const {
+    return {a.dv, a.length * a.heads * a.d_v, a.heads * a.d_v, a.d_v, a.heads, a.d_v, a.dtype};
+  }
   // What the tokens wrote: u, in x.v.
   void pack_written(int64_t tile) const {
     pack(x.v, columns, a.d_v, corrects() ? a.seen : a.v, tile, false);
@@ -376,13 +434,22 @@ template <class T> struct Head {
     for (int64_t i = 0, count = steps(tile) * columns; i < count; ++i) x.v[i] *= x.beta[i];
   }
   void pack_lanes(Vec<T>* to, const Heads& from, int64_t tile, int64_t first, int live) const {
-    for (int i = 0, n = steps(tile); i < n; ++i) to[i] = load<T, T>(at(from, tile * kTile + i) + first, live);
+    for (int i = 0, n = steps(tile); i < n; ++i) {
+      const void* source = at(from, time(tile, i, false), first);
+      T row_of_lanes[W] = {};
+      if (from.dtype == a.dtype) {
+        to[i] = load<T, T>((const T*)source, live);
+        continue;
+      }
+      read_row(row_of_lanes, source, from.dtype, live);
+      to[i] = M::load(row_of_lanes);
+    }
   }
   void pack_decay(Vec<T>* to, int64_t tile, int64_t first, int live) const {
     const int n = steps(tile);
     if (a.decay.width == a.d_k) pack_lanes(to, a.decay, tile, first, live);
     else
-      for (int i = 0; i < n; ++i) to[i] = splat<T>(a.decay.width ? *at(a.decay, tile * kTile + i) : T(0));
+      for (int i = 0; i < n; ++i) to[i] = splat<T>(a.decay.width ? value(a.decay, time(tile, i, false), 0) : T(0));
     for (int i = 0; i < n; ++i) to[i] = exp<T>(to[i]);
   }
   SEQCONV_INLINE void advance(const Vec<T>* from, Vec<T>* to, const Vec<T>* k, const Vec<T>* decay, const T* u) const {
@@ -443,8 +510,8 @@ template <class T> struct Head {
 };
 
 template <class T, bool Backward> Status run(const MatrixStateArgs& a) {
-  const int64_t items = a.batch * a.heads;
-  const bool small = items * a.length * a.d_k * a.d_v < kOperationsWorthThreads;
+  const int64_t items = a.segments * a.heads;
+  const bool small = a.batch * a.heads * a.length * a.d_k * a.d_v < kOperationsWorthThreads;
   const int threads = small ? 1 : int(smaller(a.threads, items));
   int short_of_memory = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
@@ -453,10 +520,10 @@ template <class T, bool Backward> Status run(const MatrixStateArgs& a) {
     const Scratch scratch(head.place(nullptr));
     if (scratch.data) head.place(scratch.data);
     else short_of_memory = 1;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < items; ++item) {
       if (!scratch.data) continue;
-      head.row = item / a.heads, head.head = item % a.heads;
+      head.select(item);
       if constexpr (Backward) {
         head.backward_values();
         if (head.corrects()) head.template backward_keys<true>();

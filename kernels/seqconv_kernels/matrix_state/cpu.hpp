@@ -9,28 +9,32 @@ namespace seqconv {
 struct Heads {
   const void* data = nullptr;
   int64_t batch = 0, time = 0, head = 0, heads = 1, width = 0;
+  Dtype dtype = Dtype::f32;
 };
 
-// All tensors have one dtype, float32 or float64; those written are row-major, with one slice per head of the state.
+// Tensors of Heads have any floating dtype, and o has that of v, or double where the sums are; all others have the dtype of the sums, float32 or
+// float64. Those written are row-major, with one slice per head of the state.
 struct MatrixStateArgs {
   Dtype dtype;
   int64_t batch, length, heads, d_k, d_v;
+  int64_t segments;       // rows of the states
+  const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
   double scale;
   Heads q, k, v;
   Heads decay;  // its logarithm: width d_k, 1, or 0 for none
   Heads beta;   // strength of the correction: width d_v, 1, or 0 for plain linear attention
-  const void* initial;  // (batch, initial_heads, d_k, d_v), or null
+  const void* initial;  // (segments, initial_heads, d_k, d_v), or null
   int64_t initial_heads;
   void* o;            // (batch, length, heads, d_v)
-  void* final_state;  // (batch, heads, d_k, d_v)
+  void* final_state;  // (segments, heads, d_k, d_v)
   void* error;        // (batch, length, heads, d_v): what the state did not predict of v; null where nobody asks
   // Backward only.
   Heads seen;  // the error of the forward pass
   Heads grad;  // gradient of o
-  const void* dfinal;  // (batch, heads, d_k, d_v), or null
+  const void* dfinal;  // (segments, heads, d_k, d_v), or null
   void *dq, *dk, *dv;  // (batch, length, heads, d_k or d_v)
   void *ddecay, *dbeta;  // (batch, length, heads, their width)
-  void* dinitial;        // (batch, heads, d_k, d_v)
+  void* dinitial;        // (segments, heads, d_k, d_v)
   int threads;
 };
 

@@ -1,6 +1,7 @@
 """Recurrences with a matrix state in C++ as a PyTorch operator: forward, backward, shapes for the compiler.
 
-Everything is float32 or float64 here, contiguous in the last axis, (batch, length, heads, width). Tensors with fewer
+Tokens have any floating dtype and are contiguous in the last axis, (batch, length, heads, width); states, sums and
+gradients are float32 or float64. Packed segments are read where they lie. Tensors with fewer
 heads than others are shared by neighbours, never copied; their gradients arrive per head and are added here. The
 backward recomputes the states; the delta rule keeps its errors, a tensor like ``v``, and nothing else.
 """
@@ -15,6 +16,7 @@ from ..delta_rule import chunked as chunked_delta_rule
 from ..gated_linear_attention import chunked as chunked_attention
 from ..precision import accumulation_dtype
 from ..second_order import composed_gradients, differentiate_again
+from ..segments import over_segments
 
 
 class Inputs(NamedTuple):
@@ -27,6 +29,17 @@ class Inputs(NamedTuple):
     beta: Tensor | None
     scale: float
     initial_state: Tensor | None
+    cu_seqlens: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the states and of all sums."""
+        return accumulation_dtype(*self.tensors())
+
+    @property
+    def segments(self) -> int | torch.SymInt:
+        """Rows of the states."""
+        return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
 
     @property
     def heads(self) -> int | torch.SymInt:
@@ -38,7 +51,10 @@ class Inputs(NamedTuple):
         return (*self[:5], self.initial_state)
 
 
-_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? beta, float scale, Tensor? initial_state"
+_ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? beta, float scale, Tensor? initial_state, "
+    "Tensor? cu_seqlens"
+)
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 torch.library.define("seqconv::matrix_state", f"({_ARGUMENTS}, bool learning) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
 torch.library.define(
@@ -49,22 +65,27 @@ torch.library.define(
 
 
 def matrix_state(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, scale: float, state: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    scale: float,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (batch, length, heads, d_v) and final states (batch, heads, d_k, d_v), in the dtype of the sums.
+    """Outputs (batch, length, heads, d_v) typed like ``v``, and final states (segments, heads, d_k, d_v).
 
     Args:
         log_decay: (batch, length, heads[, d_k]).
         beta: (batch, length, heads[, d_v]); ``None`` for plain linear attention.
-        state: before the first token, (batch, heads, d_k, d_v).
+        state: before the first token, (segments, heads, d_k, d_v).
     """
     given = (q, k, v, log_decay, beta, state)
-    dtype = accumulation_dtype(*given)
-    q, k, v, log_decay, beta, state = (None if t is None else t.to(dtype) for t in given)  # type: ignore[assignment]
     log_decay, beta = (None if t is None else t if t.dim() == 4 else t[..., None] for t in (log_decay, beta))
     learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    o, final_state, _ = torch.ops.seqconv.matrix_state(q, k, v, log_decay, beta, scale, state, learning)
-    return o, final_state
+    o, final_state, _ = torch.ops.seqconv.matrix_state(q, k, v, log_decay, beta, scale, state, cu_seqlens, learning)
+    return o.to(v.dtype), final_state
 
 
 def step_in_place(
@@ -75,14 +96,12 @@ def step_in_place(
     The caller has made sure that the state :func:`~seqconv_kernels.checks.may_be_overwritten`.
     """
 
-    def token(x: Tensor) -> Tensor:
-        return x[:, None].to(state.dtype)
-
     def factor(x: Tensor | None) -> Tensor | None:
-        return None if x is None else token(x if x.dim() == 3 else x[..., None])
+        return None if x is None else x[:, None] if x.dim() == 3 else x[:, None, :, None]
 
-    o = state.new_empty(v.shape)
-    kept, views = _views(Inputs(token(q), token(k), token(v), factor(log_decay), factor(beta), scale, state))
+    inputs = Inputs(q[:, None], k[:, None], v[:, None], factor(log_decay), factor(beta), scale, state)
+    o = v.new_empty(v.shape, dtype=state.dtype if state.dtype == torch.float64 else v.dtype)
+    kept, views = _views(inputs)
     native.library().matrix_state_forward(*views, *map(native.view, (o[:, None], state, None)), torch.get_num_threads())
     torch.autograd.graph.increment_version(state)
     del kept
@@ -92,17 +111,20 @@ def step_in_place(
 def _outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the output, the final state, and the errors of the delta rule."""
     (batch, length, _, d_v), heads = inputs.v.shape, inputs.heads
-    o = inputs.v.new_empty(batch, length, heads, d_v)
-    keeps = learning and inputs.beta is not None
-    return o, o.new_empty(batch, heads, inputs.k.shape[3], d_v), o.new_empty(o.shape if keeps else 0)
+    dtype, keeps = inputs.dtype, learning and inputs.beta is not None
+    o = inputs.v.new_empty(batch, length, heads, d_v, dtype=dtype if dtype == torch.float64 else inputs.v.dtype)
+    state = o.new_empty(inputs.segments, heads, inputs.k.shape[3], d_v, dtype=dtype)
+    return o, state, state.new_empty(o.shape if keeps else 0)
 
 
 def _views(inputs: Inputs) -> tuple[list[Tensor | None], list[Any]]:
     """What the extension is told of the inputs, and the tensors that it needs kept alive meanwhile."""
     kept = [None if t is None else native.dense_rows(t) for t in inputs[:5]]
-    kept.append(None if inputs.initial_state is None else inputs.initial_state.contiguous())
-    *tokens, state = map(native.view, kept)
-    return kept, [*tokens, inputs.scale, state]
+    bounds, state = inputs.cu_seqlens, inputs.initial_state
+    kept.append(None if bounds is None else bounds.to("cpu", torch.int64).contiguous())
+    kept.append(None if state is None else state.to(inputs.dtype).contiguous())
+    *tokens, state_view = map(native.view, kept)
+    return kept, [*tokens, inputs.scale, state_view]
 
 
 @torch.library.impl("seqconv::matrix_state", "cpu")
@@ -117,11 +139,11 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gradients(inputs: Inputs) -> list[Tensor | None]:
-    """Room for the gradients of :meth:`Inputs.tensors`, one slice per head of the states."""
-    batch, length, _, d_v = inputs.v.shape
+    """Room for the gradients of :meth:`Inputs.tensors` in the dtype of the sums, one slice per head of the states."""
+    (batch, length, _, d_v), dtype = inputs.v.shape, inputs.dtype
     sizes = [(batch, length, inputs.heads, -1 if t is None else t.shape[3]) for t in inputs[:5]]
-    found = [None if t is None else t.new_empty(size) for t, size in zip(inputs[:5], sizes, strict=True)]
-    return [*found, inputs.k.new_empty(batch, inputs.heads, inputs.k.shape[3], d_v)]
+    found = [None if t is None else t.new_empty(size, dtype=dtype) for t, size in zip(inputs[:5], sizes, strict=True)]
+    return [*found, inputs.k.new_empty(inputs.segments, inputs.heads, inputs.k.shape[3], d_v, dtype=dtype)]
 
 
 def _over_sharers(gradients: list[Tensor | None], inputs: Inputs) -> tuple[Tensor, ...]:
@@ -129,7 +151,7 @@ def _over_sharers(gradients: list[Tensor | None], inputs: Inputs) -> tuple[Tenso
     shaped = []
     for gradient, tensor in zip(gradients, inputs.tensors(), strict=True):
         if gradient is None or tensor is None:
-            shaped.append(inputs.k.new_empty(0))
+            shaped.append(inputs.k.new_empty(0, dtype=inputs.dtype))
         elif gradient.shape == tensor.shape:
             shaped.append(gradient)
         else:
@@ -161,16 +183,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.mark_non_differentiable(output[2])
     given = Inputs(*inputs[:-1])
     ctx.scale = given.scale
-    ctx.save_for_backward(*given.tensors(), output[2])
+    ctx.save_for_backward(*given.tensors(), given.cu_seqlens, output[2])
 
 
 def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    q, k, v, log_decay, beta, state, error = ctx.saved_tensors
-    inputs = Inputs(q, k, v, log_decay, beta, ctx.scale, state)
-    do = inputs.v.new_zeros(*inputs.v.shape[:2], inputs.heads, inputs.v.shape[3]) if do is None else do
+    q, k, v, log_decay, beta, state, cu_seqlens, error = ctx.saved_tensors
+    inputs = Inputs(q, k, v, log_decay, beta, ctx.scale, state, cu_seqlens)
+    do = torch.zeros_like(_outputs(inputs, False)[0]) if do is None else do
     found = torch.ops.seqconv.matrix_state_backward(*inputs, error, do, dfinal)
-    kept = [None if t is None else g for t, g in zip(inputs.tensors(), found, strict=True)]
-    return (*kept[:5], None, kept[5], None)
+    kept = [None if t is None else g.to(t.dtype) for t, g in zip(inputs.tensors(), found, strict=True)]
+    return (*kept[:5], None, kept[5], None, None)
 
 
 torch.library.register_autograd("seqconv::matrix_state", _differentiate, setup_context=_setup_context)
@@ -185,9 +207,13 @@ def _composed(inputs: Inputs) -> tuple[Tensor, Tensor]:
     q, k, v, log_decay, beta = map(repeated, inputs[:5])
     log_decay, beta = (x.squeeze(-1) if x is not None and x.shape[-1] == 1 else x for x in (log_decay, beta))
     state = repeated(inputs.initial_state, 1)
-    if beta is None:
-        return chunked_attention.gated_linear_attention(q, k, v, log_decay, inputs.scale, state)
-    return chunked_delta_rule.delta_rule(q, k, v, beta, log_decay, inputs.scale, state)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:
+        if beta is None:
+            return chunked_attention.gated_linear_attention(q, k, v, log_decay, inputs.scale, state)
+        return chunked_delta_rule.delta_rule(q, k, v, beta, log_decay, inputs.scale, state)
+
+    return over_segments(attend, inputs.cu_seqlens, q, k, v, log_decay, beta)
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:

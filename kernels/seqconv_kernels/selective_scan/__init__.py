@@ -42,6 +42,18 @@ def _refuse_cpu(call: Call) -> str | None:
     return refuse(call)
 
 
+def _cpu_step() -> Any:
+    from .cpu import selective_scan_step
+
+    return selective_scan_step
+
+
+def _refuse_cpu_step(call: Call) -> str | None:
+    from .cpu import refuse_step
+
+    return refuse_step(call)
+
+
 def _triton() -> Any:
     from .triton import selective_scan
 
@@ -73,7 +85,11 @@ OP = Op(
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("reference", _reference, serves_all),
 )
-STEP = Op("selective_scan_step", Implementation("reference", _reference_step, serves_all))
+STEP = Op(
+    "selective_scan_step",
+    Implementation("cpu", _cpu_step, _refuse_cpu_step),
+    Implementation("reference", _reference_step, serves_all),
+)
 
 
 def selective_scan(
@@ -149,6 +165,8 @@ def selective_scan_step(
     implementation: str | None = None,
 ) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch channels d_state"]]:
     """One time step of :func:`selective_scan`, from ``state``: the output and the next state.
+
+    On CPU the next state is written over the last one where no gradient is needed.
 
     Raises:
         ValueError: as for :func:`selective_scan`.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import native
+from ..checks import may_be_overwritten
 from ..dispatch import Call
 from ..second_order import composed_gradients, differentiate_again
 from . import composed
-from .reference import negative_time_step
+from .reference import negative_time_step, time_step
 
 STEPS_PER_CHECKPOINT = 16
 CHANNELS_PADDED_TO = 16
@@ -64,10 +65,18 @@ def refuse(call: Call) -> str | None:
     """Why this implementation cannot serve the call, or ``None``."""
     tensors = call.given()
     sums = torch.float64 if tensors["u"].dtype == torch.float64 else torch.float32
-    for name in ("A", "D", "delta_bias", "initial_state"):
+    for name in ("A", "D", "delta_bias", "initial_state", "state"):
         if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
             return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
     return native.refuse_call(tensors)
+
+
+def refuse_step(call: Call) -> str | None:
+    """Why this implementation cannot serve the call of a single step, or ``None``."""
+    tensors = call.given()
+    if not may_be_overwritten(tensors["state"], *tensors.values()):
+        return "it writes the next state over the last one, which somebody may still need, or which is not contiguous"
+    return refuse(call)
 
 
 def selective_scan(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -76,6 +85,34 @@ def selective_scan(*arguments: Any) -> tuple[Tensor, Tensor]:
     learning = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     y, final_state, _ = torch.ops.seqconv.selective_scan(*arguments, learning)
     return y, final_state
+
+
+def selective_scan_step(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One step from ``state``, which is overwritten."""
+    if not delta_softplus:
+        time_step(delta, delta_bias, False, state.dtype)  # refuses before the state is written
+    gate = None if z is None else z[:, None]
+    tokens = (u[:, None], delta[:, None], A, B[:, None], C[:, None], D, gate, delta_bias)
+    inputs, y = Inputs(*tokens, delta_softplus, state, None), u.new_empty(u.shape)
+    views, kept = _Views(inputs), native.view(state)
+    status = native.library().selective_scan_forward(
+        *views.inputs, kept, (), delta_softplus, native.view(y[:, None]), kept, (), torch.get_num_threads()
+    )
+    torch.autograd.graph.increment_version(state)
+    if status:
+        raise negative_time_step()
+    return y, state
 
 
 def _outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,13 +12,20 @@ from ..precision import accumulation_dtype, without_autocast
 
 @without_autocast
 def ssd(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None, chunk_size: int | None
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor | None,
+    chunk_size: int | None,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The chunk size, which changes no result, changes nothing here."""
     dtype = accumulation_dtype(x, dt, A, B, C, state)
     dt = dt.to(dtype)
     first = None if state is None else state.mT
-    y, last = matrix_state(C, B, dt[..., None] * x, dt * A, None, 1.0, first)
+    y, last = matrix_state(C, B, dt[..., None] * x, dt * A, None, 1.0, first, cu_seqlens)
     return y, last.mT
 
 

@@ -1,0 +1,31 @@
+"""``python tests/kernels/sanitized.py FOLDER``: the tests of the kernels on the extension in another folder.
+
+For a build with the sanitizers of the compiler. What starts a compiler, or takes a million steps, is left out.
+"""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+FILES = (
+    "selective_scan", "causal_conv1d", "fft_conv", "linear_scan_cpu", "matrix_state", "ssm_kernel_cpu", "tree_conv",
+)  # fmt: skip
+LEFT_OUT = "not compil and not export and not opcheck and not million and not transforms and not long"
+
+
+def main(folder: str) -> int:
+    """Exit status of the tests."""
+    (path,) = Path(folder).glob("_native*.so")
+    spec = spec_from_file_location("seqconv_kernels._native", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[spec.name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    here = Path(__file__).parent
+    return pytest.main([*(str(here / f"test_{name}.py") for name in FILES), "-k", LEFT_OUT, "-p", "no:cacheprovider"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
