@@ -64,7 +64,7 @@ def causal_conv1d_step(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One step behind the inputs in ``state``, which is overwritten."""
-    y = _forward(x[:, None], weight, bias, activation, state, None)[:, 0]
+    y = _convolved(Inputs(x[:, None], weight, bias, activation, state, None))[:, 0]
     if state.shape[1]:
         state.copy_(torch.cat([state[:, 1:], x[:, None]], dim=1))
     return y, state
@@ -89,14 +89,15 @@ def _prepare(inputs: Inputs) -> list[Tensor | None]:
     return [x, wide(inputs.weight.T), wide(inputs.bias), wide(inputs.initial_state), bounds]
 
 
-@torch.library.impl("seqconv::causal_conv1d", "cpu")
-def _forward(*arguments: Any) -> Tensor:
-    inputs = Inputs(*arguments)
+def _convolved(inputs: Inputs) -> Tensor:
     prepared, y = _prepare(inputs), inputs.x.new_empty(inputs.x.shape)
     native.library().causal_conv1d_forward(
         *map(native.view, prepared), inputs.activation == "silu", native.view(y), torch.get_num_threads()
     )
     return y
+
+
+torch.library.impl("seqconv::causal_conv1d", "cpu")(lambda *arguments: _convolved(Inputs(*arguments)))
 
 
 @torch.library.impl("seqconv::causal_conv1d_backward", "cpu")

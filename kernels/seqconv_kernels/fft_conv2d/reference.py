@@ -16,5 +16,5 @@ def fft_conv2d(u: Tensor, h: Tensor, skip: Tensor | None) -> Tensor:
     with torch.autocast(u.device.type, enabled=False):
         spectrum = torch.fft.rfft2(u.to(dtype).movedim(3, 1), s=size) * torch.fft.rfft2(h.to(dtype), s=size)
         y = torch.fft.irfft2(spectrum, s=size)[..., :height, :width].movedim(1, 3)
-    y = y if skip is None else y + skip * u
-    return y.to(u.dtype)
+    z: Tensor = y if skip is None else y + skip * u
+    return z.to(u.dtype)
