@@ -51,7 +51,7 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_two_processes_at_once_make_the_data_once(tmp_path):
     log = tmp_path / "log"
     both = [start(tmp_path, str(tmp_path / "data"), str(log), name) for name in "ab"]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert said[0][0] == said[1][0]
     assert said[0][0].endswith(" 400\n")
