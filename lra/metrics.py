@@ -6,16 +6,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from seqconv_kernels.errors import refusal
 
+from .checkpoints import last_checkpoint
+from .store import atomic_write
+
 
 class JSONLines(TrainerCallback):
-    """Append every log of the trainer to a file, with the wall-clock and CPU seconds since the start.
+    """Append every log of the trainer to a file, with the wall-clock and CPU seconds that the run has taken so far.
 
     Args:
-        path: the file; lines behind the step that a run resumes from are dropped.
+        path: the file; lines behind the step that a run resumes from are dropped, and its clocks go on from there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,10 +29,10 @@ class JSONLines(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.wall, self.cpu = time.monotonic(), time.process_time()
-        if not self.path.exists():
+        if not state.is_world_process_zero or not self.path.exists():
             return
         kept = [line for line in read_lines(self.path) if line["step"] <= state.global_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if kept:
             self.wall -= kept[-1]["wall_s"]
             self.cpu -= kept[-1]["cpu_s"]
@@ -49,7 +54,22 @@ class JSONLines(TrainerCallback):
 
 
 class StopAtNaN(TrainerCallback):
-    """Refuse to go on when a loss is not finite: before a checkpoint of the same step would be written."""
+    """Refuse to go on when the loss or a gradient is not finite: before the step is taken or a checkpoint written."""
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
+    ) -> None:
+        if args.fp16 or model is None:
+            return  # the scaler of float16 leaves out such steps by itself
+        norms = torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None], float("inf"))
+        largest = float(sum(norms))
+        if not math.isfinite(largest):
+            raise self._diverged(args, f"a gradient of {largest}", state.global_step + 1)
 
     def on_log(
         self,
@@ -59,10 +79,17 @@ class StopAtNaN(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            remedy = "the last checkpoint is kept; lower lr or raise warmup_steps"
-            raise refusal("train", f"a loss of {loss} at step {state.global_step}", "a finite loss", remedy)
+        for name in ("loss", "eval_loss"):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                raise self._diverged(args, f"{name} {value}", state.global_step)
+
+    def _diverged(self, args: TrainingArguments, got: str, step: int) -> ValueError:
+        last = last_checkpoint(Path(args.output_dir).parent)
+        kept = "no checkpoint was written before it" if last is None else f"{last.name} is kept"
+        return refusal(
+            "train", f"{got} at step {step}", "finite numbers", f"{kept}; lower lr or raise warmup_steps, with --out"
+        )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from .tasks import create_task
 
 _SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every")
 _RATES = ("warmup_steps", "lr", "weight_decay", "special_lr", "max_grad_norm")
+PARALLEL = ("ddp", "fsdp")
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "rsqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
+_NAMES = {"schedule": tuple(SCHEDULES), "precision": ("float32", "bfloat16", "float16"), "parallel": PARALLEL}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Recipe:
         eval_every: steps between evaluations (and checkpoints).
         precision: ``float32``, ``bfloat16`` or ``float16`` under autocast.
         compile: whether the model runs through ``torch.compile``.
+        parallel: what several processes do: ``ddp``, each a copy of the model, or ``fsdp``, each a share of it.
         seed: of the parameters and of the order of the data.
         source: where the numbers come from, and what is our own reading.
         reduced: whether this is a scaled-down protocol, not to be compared with published numbers.
@@ -80,12 +83,13 @@ class Recipe:
     eval_every: int = 1000
     precision: str = "float32"
     compile: bool = False
+    parallel: str = "ddp"
     seed: int = 0
     source: str = ""
     reduced: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("schedule", tuple(SCHEDULES)), ("precision", ("float32", "bfloat16", "float16"))):
+        for name, known in _NAMES.items():
             if getattr(self, name) not in known:
                 raise unknown_name(f"recipe {self.name}", name, getattr(self, name), known)
         wrong = [name for name in _SIZES if getattr(self, name) < 1]

@@ -1,8 +1,6 @@
-"""Runs: one folder with everything, resumed bit by bit, stopped at NaN, reported; and the demonstration's judgement."""
+"""Runs: one folder with everything, in any precision, compiled, tracked; budgets; and the demonstration's judgement."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,30 +15,10 @@ from lra.model import build_model, parameter_groups
 from lra.pairs import PairClassifier
 from lra.recipe import Recipe
 from lra.recipes import create_recipe
-from lra.report import find_runs, read_run, write_report
-from lra.run import evaluate, read_recipe, run
+from lra.run import evaluate, run
 from lra.tasks import create_task
 from lra.tasks.retrieval_task import FILES
-
-SMALL = {"train": 320, "val": 64, "test": 64}
-
-
-def tiny(**changes: object) -> Recipe:
-    """Four steps of a small S4D on a few expressions."""
-    small = {f"task.{name}": size for name, size in SMALL.items()}
-    sizes = {"d_model": 8, "n_layers": 1, "steps": 4, "eval_every": 2, "batch_size": 16, "warmup_steps": 1}
-    return create_recipe("listops-small", "s4d").override({"mixer.d_state": 4, **small, **sizes, **changes})
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def finished(root, tmp_path_factory):
-    return run(tiny(), tmp_path_factory.mktemp("runs") / "s4d", data_root=root, quiet=True)
-
+from tiny_run import SMALL, tiny
 
 def test_a_run_notes_all_that_it_depends_on(finished, root):
     about = json.loads((finished.folder / "run.json").read_text())
@@ -95,67 +73,6 @@ def test_parameter_groups_follow_the_recipe(root):
                 assert group["weight_decay"] == 0.0
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from transformers import TrainerCallback
-import lra.run
-sys.path.insert(0, sys.argv[1])
-from test_run import tiny
-
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-lra.run.StopAtNaN = lambda: Kill()
-lra.run.run(tiny(), Path(sys.argv[2]), data_root=Path(sys.argv[3]), quiet=True)
-"""
-
-
-def test_a_killed_run_resumes_to_the_same_weights(finished, root, tmp_path):
-    """SIGKILL after step 3 (checkpoint at 2): the resumed run ends with the same bits and the same log."""
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "run"), str(root)]
-    environment = {
-        "PYTHONPATH": ":".join(sys.path),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "PATH": "/usr/bin:/bin",
-    }
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == -9
-    with pytest.raises(ValueError, match=r"run: received a run in .*; wanted a new folder.*python -m lra resume"):
-        run(tiny(), tmp_path / "run", data_root=root, quiet=True)
-    threads = torch.get_num_threads()
-    resumed = run(read_recipe(tmp_path / "run"), tmp_path / "run", data_root=root, resume=True, quiet=True)
-    assert torch.get_num_threads() == threads
-    assert resumed.accuracy == finished.accuracy
-    for (name, ours), theirs in zip(
-        resumed.model.state_dict().items(), finished.model.state_dict().values(), strict=True
-    ):
-        assert torch.equal(ours, theirs), name
-    logged = [[line.get("loss") for line in read_lines(each.folder / "metrics.jsonl")] for each in (resumed, finished)]
-    assert logged[0] == logged[1]
-
-
-def test_resume_refuses_a_changed_recipe_and_an_empty_folder(finished, root, tmp_path):
-    with pytest.raises(ValueError, match=r"a changed recipe: lr=0.5 \(was 0.004\).*start a new run with --out"):
-        run(tiny(lr=0.5), finished.folder, data_root=root, resume=True)
-    with pytest.raises(ValueError, match=r"resume: received no run.json in"):
-        run(tiny(), tmp_path, data_root=root, resume=True)
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(root, tmp_path, monkeypatch):
-    class Poison(lra.run.StopAtNaN):
-        def on_step_end(self, args, state, control, model=None, **_):
-            if state.global_step == 3:
-                list(model.parameters())[-1].data.fill_(torch.nan)
-
-    monkeypatch.setattr(lra.run, "StopAtNaN", Poison)
-    with pytest.raises(ValueError, match=r"train: received a loss of nan at step 4; .*the last checkpoint is kept"):
-        run(tiny(), tmp_path / "run", data_root=root, quiet=True)
-    kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "checkpoints" / "checkpoint-2")
-    assert all(torch.isfinite(p).all() for p in kept.parameters())
-
-
 def test_tokens_are_classified_too(root, tmp_path):
     changes = {"task.train": 64, "task.val": 16, "task.test": 16, "task.length": 8, "d_model": 8, "n_layers": 1}
     recipe = create_recipe("parity", "s4d").override(
@@ -177,14 +94,49 @@ def test_a_checkpoint_is_measured_again_as_it_was(finished, root):
         evaluate(finished.folder, "test", "lats", data_root=root)
 
 
-def test_mixed_precision_accumulation_and_a_tracker(root, tmp_path):
-    recipe = tiny(precision="bfloat16", accumulate=2, steps=2)
-    result = run(recipe, tmp_path / "run", data_root=root, quiet=True, track=["tensorboard"])
+def losses(folder: Path) -> list[float]:
+    """Logged training losses."""
+    return [line["loss"] for line in read_lines(folder / "metrics.jsonl") if "loss" in line]
+
+
+def test_accumulated_batches_train_as_whole_ones(root, tmp_path):
+    """With nothing that depends on a batch as a whole: norms of tokens, padding masked."""
+    runs = [
+        run(tiny(accumulate=n, norm="layer"), tmp_path / str(n), data_root=root, quiet=True, track=["tensorboard"])
+        for n in (1, 2)
+    ]
+    assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), abs=1e-5)
+    for one, two in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-4)
+
+
+def test_a_tracker_gets_the_losses(root, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tiny(), tmp_path / "run", data_root=root, quiet=True, track=["tensorboard"])
+    (events,) = (tmp_path / "run").glob("**/events.out.tfevents.*")
+    tracked = EventAccumulator(str(events))
+    tracked.Reload()
+    assert [event.value for event in tracked.Scalars("train/loss")] == pytest.approx(losses(tmp_path / "run"), rel=1e-6)
+    assert [event.step for event in tracked.Scalars("eval/accuracy")] == [2, 4]
+
+
+def test_mixed_precision_keeps_wide_parameters(root, tmp_path):
+    result = run(tiny(precision="bfloat16"), tmp_path / "run", data_root=root, quiet=True)
     assert all(p.dtype == torch.float32 for p in result.model.parameters())
-    losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
-    assert len(losses) == 2
-    assert all(2.0 < loss < 2.6 for loss in losses)
-    assert list((tmp_path / "run").glob("**/events.out.tfevents.*"))
+    wide = run(tiny(), tmp_path / "wide", data_root=root, quiet=True)
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "wide"), abs=0.05)
+    assert losses(tmp_path / "run") != losses(tmp_path / "wide")
+    assert not torch.equal(*(next(iter(each.model.parameters())) for each in (result, wide)))
+
+
+def test_a_compiled_run_is_loaded_without_compiling(finished, root, tmp_path):
+    compiled = run(tiny(compile=True), tmp_path / "run", data_root=root, quiet=True)
+    assert losses(compiled.folder) == pytest.approx(losses(finished.folder), abs=1e-4)
+    plain = AutoModelForSequenceClassification.from_pretrained(compiled.folder / "best")
+    assert not any("_orig_mod" in name for name in plain.state_dict())
+    for split, measured in compiled.accuracy.items():
+        assert evaluate(compiled.folder, split, data_root=root, quiet=True) == pytest.approx(measured, abs=0.02)
 
 
 def test_pairs_are_read_by_two_towers(tmp_path):
@@ -238,38 +190,6 @@ def test_a_budget_cuts_the_steps_and_says_so():
 
 def test_steps_are_timed(root):
     assert 0 < seconds_per_step(tiny(), root) < 60
-
-
-def test_the_report_holds_every_run_in_one_page(finished, tmp_path):
-    page = write_report(find_runs(finished.folder.parent), tmp_path / "report", "A & B", ["a <note>"])
-    html, markdown = page.read_text(), page.with_suffix(".md").read_text()
-    assert "<h1>A &amp; B</h1>" in html
-    assert "a &lt;note&gt;" in html
-    assert html.count("<svg") == 2
-    assert "src=" not in html
-    assert "http-equiv" not in html
-    for text in ("majority class", "root operator", "s4d", "reduced, regenerated data", "optimiser steps"):
-        assert text in html or text in markdown
-    accuracy = f"{100 * finished.accuracy['val']:.1f} %"
-    assert f"| s4d | {accuracy} |" in markdown
-    for name in ("listops-small-learning-curves.svg", "listops-small-confusion-s4d.svg"):
-        assert f"({name})" in markdown
-        assert (page.parent / name).read_text().startswith("<svg")
-
-
-def test_an_unfinished_run_is_reported_as_such(finished, tmp_path):
-    folder = tmp_path / "runs" / "cut"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text((finished.folder / "run.json").read_text())
-    (folder / "metrics.jsonl").write_text((finished.folder / "metrics.jsonl").read_text() + '{"step": 5, "lo')
-    page = write_report([read_run(folder)], tmp_path / "report")
-    assert "unfinished" in page.read_text()
-
-
-@pytest.mark.parametrize("find", [read_run, find_runs])
-def test_a_report_of_nothing_is_refused(find, tmp_path):
-    with pytest.raises(ValueError, match=r"report: received no run.* start one with 'python -m lra run'"):
-        find(tmp_path)
 
 
 def test_the_demonstration_runs_and_judges(root, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,13 @@
+"""The smallest run that goes through everything, for the tests of runs."""
+
+from lra.recipe import Recipe
+from lra.recipes import create_recipe
+
+SMALL = {"train": 320, "val": 64, "test": 64}
+
+
+def tiny(**changes: object) -> Recipe:
+    """Four steps of a small S4D on a few expressions."""
+    small = {f"task.{name}": size for name, size in SMALL.items()}
+    sizes = {"d_model": 8, "n_layers": 1, "steps": 4, "eval_every": 2, "batch_size": 16, "warmup_steps": 1}
+    return create_recipe("listops-small", "s4d").override({"mixer.d_state": 4, **small, **sizes, **changes})
