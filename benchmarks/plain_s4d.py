@@ -43,7 +43,9 @@ class PlainS4D(nn.Module):
 class PlainClassifier(nn.Module):
     """Embedding, layers with residual connections and batch norms behind them, mean over the length, linear map."""
 
-    def __init__(self, tokens: int, classes: int, d_model: int, layers: int, pairs: int, *, bidirectional: bool) -> None:
+    def __init__(
+        self, tokens: int, classes: int, d_model: int, layers: int, pairs: int, *, bidirectional: bool
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, d_model)
         self.layers = nn.ModuleList(PlainS4D(d_model, pairs, bidirectional=bidirectional) for _ in range(layers))

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from seqconv_kernels.errors import refusal
 
+from .distributed import agree, processes, together
 from .model import build_model
 from .recipe import Recipe
 from .tasks import create_task
@@ -19,31 +20,44 @@ SHARE = 0.9
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def parse_budget(text: str) -> float:
-    """Seconds of ``90s``, ``10m`` or ``1.5h``.
+def parse_budget(text: str, option: str = "--budget") -> float:
+    """Seconds of ``90s``, ``10m`` or ``1.5h``, given for an option of the command line.
 
     Raises:
         ValueError: written otherwise, or no time at all.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if match is None or float(match[1]) == 0:
-        raise refusal("--budget", repr(text), "a time such as 90s, 10m or 1.5h", "correct the budget")
+        raise refusal(option, repr(text), "a time such as 90s, 10m or 1.5h", "correct the time")
     return float(match[1]) * UNITS[match[2]]
 
 
+def scaled(recipe: Recipe, seconds: float, data_root: Path | None) -> Recipe:
+    """The recipe fitted to a budget by timing some steps; the same in all processes.
+
+    Raises:
+        ValueError: as :func:`fit`.
+    """
+    joined = together()
+    with joined.main_process_first():
+        create_task(recipe.task, recipe.task_options).prepare(data_root)
+    return fit(recipe, seconds, agree(seconds_per_step(recipe, data_root)))
+
+
 def seconds_per_step(recipe: Recipe, data_root: Path | None) -> float:
-    """Wall-clock time of a forward and backward pass over a batch, the first one left out."""
+    """Wall-clock time of the passes over this process's share of a batch, the first step left out."""
     task = create_task(recipe.task, recipe.task_options)
     task.prepare(data_root)
     data = task.load(data_root)
     model = build_model(recipe, data)
-    batches = iter(DataLoader(data.splits["train"], recipe.batch_size, collate_fn=data.collate))
+    rows = max(1, recipe.batch_size // (recipe.accumulate * processes()))
+    batches = iter(DataLoader(data.splits["train"], rows, collate_fn=data.collate))
     times = []
     for _, batch in zip(range(PROBE_STEPS + 1), batches, strict=False):
         started = time.monotonic()
         model(**batch).loss.backward()
         times.append(time.monotonic() - started)
-    return sum(times[1:] or times) / len(times[1:] or times)
+    return recipe.accumulate * sum(times[1:] or times) / len(times[1:] or times)
 
 
 def fit(recipe: Recipe, seconds: float, per_step: float) -> Recipe:

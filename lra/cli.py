@@ -1,22 +1,26 @@
 """``python -m lra``: list, prepare, run, resume, evaluate, report, demo, small."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from seqconv_kernels.errors import refusal
-
 from .options import split_overrides
 from .tasks import TASKS, create_task
+
+if TYPE_CHECKING:
+    from .run import Paused, Result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Long Range Arena: data, training, reports.")
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of prepared data (default: $LRA_DATA or the cache).")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Pause = Annotated[str | None, typer.Option(help="Stop at a checkpoint after a time such as 8h, to be resumed.")]
+Track = Annotated[list[str] | None, typer.Option(help="Tracker of transformers, such as tensorboard.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="name=value, mixer.<option>=value, task.<option>=value")]
 
 
@@ -60,35 +64,32 @@ def run_command(
     data: Data = None,
     out: Out = None,
     budget: Annotated[str | None, typer.Option(help="Scale the steps to a time such as 10m.")] = None,
-    track: Annotated[list[str] | None, typer.Option(help="Tracker of transformers, such as tensorboard.")] = None,
+    pause: Pause = None,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Prepare the data, train, evaluate, and write everything into one folder."""
-    from .budget import fit, parse_budget, seconds_per_step
+    from .budget import parse_budget, scaled
+    from .distributed import is_first
     from .recipes import create_recipe
-    from .run import run
+    from .run import run_for
 
     recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
     if budget is not None:
-        recipe = fit(recipe, parse_budget(budget), seconds_per_step(recipe, data))
-        print(f"{recipe.steps:,} steps: {recipe.source}")
-    _say(
-        run(
-            recipe,
-            out or Path("runs") / f"{task}-{mixer}-{recipe.seed}",
-            data_root=data,
-            quiet=quiet,
-            track=track or (),
-        )
-    )
+        recipe = scaled(recipe, parse_budget(budget), data)
+        if is_first():
+            print(f"{recipe.steps:,} steps: {recipe.source}")
+    folder = out or Path("runs") / f"{task}-{mixer}-{recipe.seed}"
+    _say(run_for(recipe, folder, _seconds(pause), data_root=data, quiet=quiet, track=track or ()))
 
 
 @app.command()
-def resume(folder: Path, data: Data = None, quiet: Quiet = False) -> None:
+def resume(folder: Path, data: Data = None, pause: Pause = None, track: Track = None, quiet: Quiet = False) -> None:
     """Go on with an unfinished run, from its last checkpoint."""
-    from .run import read_recipe, run
+    from .run import read_recipe, run_for
 
-    _say(run(read_recipe(folder), folder, data_root=data, resume=True, quiet=quiet))
+    recipe = read_recipe(folder)
+    _say(run_for(recipe, folder, _seconds(pause), data_root=data, resume=True, quiet=quiet, track=track or ()))
 
 
 @app.command()
@@ -151,15 +152,25 @@ def small(
     print(write_results(chosen, folder, results or folder, page, data))
 
 
-def _say(result: object) -> None:
-    from .run import Result
+def _seconds(pause: str | None) -> float | None:
+    from .budget import parse_budget
 
-    if not isinstance(result, Result):
-        raise refusal("report a run", type(result).__name__, "Result", "pass what run returned")
-    for split, value in result.accuracy.items():
-        guesses = ", ".join(f"{name} {100 * guess:.1f} %" for name, guess in result.baselines.get(split, {}).items())
+    return None if pause is None else parse_budget(pause, "--pause")
+
+
+def _say(done: "Result | Paused") -> None:
+    from .distributed import is_first
+    from .run import Paused
+
+    if not is_first():
+        return
+    if isinstance(done, Paused):
+        print(f"paused at step {done.step:,} of {done.steps:,}; go on with 'python -m lra resume {done.folder}'")
+        return
+    for split, value in done.accuracy.items():
+        guesses = ", ".join(f"{name} {100 * guess:.1f} %" for name, guess in done.baselines.get(split, {}).items())
         print(f"{split}: {100 * value:.2f} %  ({guesses})")
-    print(result.folder)
+    print(done.folder)
 
 
 def main() -> None:
@@ -169,3 +180,9 @@ def main() -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit:
+        if "WORLD_SIZE" in os.environ:
+            from .distributed import leave
+
+            leave()
+        raise

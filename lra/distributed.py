@@ -32,8 +32,10 @@ def check_processes(recipe: Recipe) -> None:
     if recipe.batch_size % parts:
         got = f"batch_size={recipe.batch_size}, accumulate={recipe.accumulate} on {processes()} processes"
         raise refusal(f"recipe {recipe.name}", got, "a batch_size that their product divides", "change one of them")
-    if recipe.parallel == "fsdp" and (processes() == 1 or not torch.accelerator.is_available()):
-        got = f"parallel=fsdp with {processes()} process on {_hardware()}"
+    no_accelerator = not torch.accelerator.is_available()
+    if recipe.parallel == "fsdp" and (processes() == 1 or no_accelerator):
+        count = "one process" if processes() == 1 else f"{processes()} processes"
+        got = f"parallel=fsdp with {count} on {'the processor' if no_accelerator else 'an accelerator'}"
         wanted = "several processes, each with an accelerator"
         raise refusal(f"recipe {recipe.name}", got, wanted, "take parallel=ddp, or start with torchrun on GPUs")
 
@@ -70,7 +72,3 @@ def leave() -> None:
     """Part from the other processes."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _hardware() -> str:
-    return "the processor" if not torch.accelerator.is_available() else "accelerators"

@@ -1,5 +1,6 @@
 """Figures of the report, as SVG text. Colours and dashes differ together, so that either is enough."""
 
+import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any
@@ -52,6 +53,41 @@ def confusion(name: str, counts: Sequence[Sequence[int]]) -> str:
     axes.set_ylabel("label")
     axes.set_xticks(range(len(counts)))
     axes.set_yticks(range(len(counts)))
+    return _svg(figure)
+
+
+def impulse_responses(name: str, lags: Sequence[int], taps: Sequence[Sequence[float]], channels: Sequence[int]) -> str:
+    """Learned kernels of some channels, over the lag: positive for the past, negative for the future."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 1 + 1.6 * math.ceil(len(taps) / 3)), layout="constrained")
+    grid = figure.subplots(math.ceil(len(taps) / 3), 3, squeeze=False, sharex=True).flat
+    for axes, values, channel in zip(grid, taps, channels, strict=False):
+        axes.axhline(0, color="0.8", linewidth=0.8)
+        axes.plot(lags, values, linewidth=1, color="C0")
+        axes.set_title(f"channel {channel}", fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(taps) :]:
+        axes.set_visible(False)
+    figure.suptitle(f"{name}: kernels of the first layer", fontsize=10)
+    figure.supxlabel("lag, tokens", fontsize=8)
+    return _svg(figure)
+
+
+def example_images(name: str, images: Any, labels: Sequence[int], answers: Sequence[int]) -> str:
+    """Images of the test split as the model reads them, with labels and answers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.9 * math.ceil(len(images) / 4)), layout="constrained")
+    grid = figure.subplots(math.ceil(len(images) / 4), 4, squeeze=False).flat
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, label, answer in zip(grid, images, labels, answers, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
+        said = "right" if label == answer else f"answered {answer}"
+        axes.set_title(f"label {label}, {said}", fontsize=9, color="0.2" if label == answer else "C3")
+    figure.suptitle(f"{name}: first images of the test split", fontsize=10)
     return _svg(figure)
 
 

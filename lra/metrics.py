@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from seqconv_kernels.errors import refusal
@@ -66,8 +66,8 @@ class StopAtNaN(TrainerCallback):
     ) -> None:
         if args.fp16 or model is None:
             return  # the scaler of float16 leaves out such steps by itself
-        norms = torch._foreach_norm([p.grad for p in model.parameters() if p.grad is not None], float("inf"))
-        largest = float(sum(norms))
+        gradients = [_local(p.grad) for p in model.parameters() if p.grad is not None]
+        largest = float(sum(g.abs().max() for g in gradients if g.numel()))
         if not math.isfinite(largest):
             raise self._diverged(args, f"a gradient of {largest}", state.global_step + 1)
 
@@ -90,6 +90,11 @@ class StopAtNaN(TrainerCallback):
         return refusal(
             "train", f"{got} at step {step}", "finite numbers", f"{kept}; lower lr or raise warmup_steps, with --out"
         )
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """The share of it that this process holds, under FSDP."""
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

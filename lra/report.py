@@ -4,6 +4,7 @@ Two forms of the same content: ``report.md`` with its figures as files beside it
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,8 @@ from typing import Any
 
 from seqconv_kernels.errors import refusal
 
-from .figures import confusion, learning_curves
+from .exhibits import read_exhibits
+from .figures import confusion, example_images, impulse_responses, learning_curves
 from .metrics import read_lines
 from .published import published_for
 from .store import atomic_write
@@ -97,14 +99,35 @@ def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], mark
         if len(table) > 1:
             html.append(f"<h3>{name}</h3>" + _html_table(table))
             markdown += [f"### {name}", markdown_table(table)]
-    figures = {"learning-curves": learning_curves([(run.recipe["mixer"], run.lines) for run in runs], _lines(runs))}
-    for run in runs:
-        if run.result is not None and "confusion" in run.result:
-            figures[f"confusion-{run.recipe['mixer']}"] = confusion(run.recipe["mixer"], run.result["confusion"])
-    for name, svg in figures.items():
+    for name, svg in _figures(runs).items():
         atomic_write(folder / f"{task}-{name}.svg", svg)
         html.append(f"<figure>{svg}</figure>")
         markdown.append(f"![{name} on {task}]({task}-{name}.svg)")
+
+
+def _figures(runs: Sequence[Run]) -> Mapping[str, str]:
+    """Learning curves of all, then what each shows of itself."""
+    names = _names(runs)
+    curves = [(name, run.lines) for name, run in zip(names, runs, strict=True)]
+    figures = {"learning-curves": learning_curves(curves, _lines(runs))}
+    for name, run in zip(names, runs, strict=True):
+        shown = read_exhibits(run.folder)
+        if run.result is not None and "confusion" in run.result:
+            figures[f"confusion-{name}"] = confusion(name, run.result["confusion"])
+        if "images" in shown:
+            figures[f"images-{name}"] = example_images(name, shown["images"], shown["labels"], shown["answers"])
+        if "kernels" in shown:
+            figures[f"kernels-{name}"] = impulse_responses(name, shown["lags"], shown["kernels"], shown["channels"])
+    return figures
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The mixers; with their folder's name where one comes several times, so that no figure replaces another."""
+    mixers = [run.recipe["mixer"] for run in runs]
+    counts = Counter(mixers)
+    return [
+        mixer if counts[mixer] == 1 else f"{mixer}-{run.folder.name}" for mixer, run in zip(mixers, runs, strict=True)
+    ]
 
 
 def _lines(runs: Sequence[Run]) -> Mapping[str, float]:
@@ -118,10 +141,10 @@ def _accuracies(runs: Sequence[Run]) -> Table:
     for name in _lines(runs):
         baselines = next(run.result for run in runs if run.result is not None)["baselines"]
         table.append([name, *(_percent(baselines.get(split, {}).get(name)) for split in ("val", "test")), "guesser"])
-    for run in runs:
+    for name, run in zip(_names(runs), runs, strict=True):
         found = run.result["accuracy"] if run.result is not None else {}
         kind = run.kind if run.result is not None else f"{run.kind}; unfinished"
-        table.append([run.recipe["mixer"], _percent(found.get("val")), _percent(found.get("test")), kind])
+        table.append([name, _percent(found.get("val")), _percent(found.get("test")), kind])
     return table
 
 
@@ -135,13 +158,13 @@ def _published(task: str, runs: Sequence[Run]) -> Table:
 
 def _costs(runs: Sequence[Run]) -> Table:
     table = [["model", "parameters", "steps", "wall-clock s", "CPU s", "sequences per s"]]
-    for run in runs:
+    for name, run in zip(_names(runs), runs, strict=True):
         if run.result is not None:
             spent = run.result["spent"]
             seconds = [f"{spent[key]:.0f}" for key in ("wall_s", "cpu_s")]
             size = f"{run.about['parameters']['all']:,}"
             rate = f"{run.result['sequences_per_s']:.1f}"
-            table.append([run.recipe["mixer"], size, str(spent["steps"]), *seconds, rate])
+            table.append([name, size, str(spent["steps"]), *seconds, rate])
     return table
 
 

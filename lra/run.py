@@ -5,6 +5,7 @@
 ``metrics.jsonl``    one line per log: step, seconds, loss, learning rate, accuracies
 ``checkpoints/``     what a resumed run starts from
 ``best/``, ``last/`` models for ``AutoModelForSequenceClassification``
+``exhibits.npz``     kernels that it learned and images that it was asked about, for reports
 ``result.json``      accuracies on every split beside the baselines, throughput; written at the end
 ===================  =====================================================================================
 
@@ -27,6 +28,7 @@ from seqconv_kernels.errors import refusal, unknown_name
 
 from .checkpoints import PauseAfter, explained, last_checkpoint, remove_torn
 from .distributed import check_processes, is_first, processes, together
+from .exhibits import write_exhibits
 from .metrics import read_lines
 from .model import MODELS, build_model
 from .recipe import Recipe
@@ -181,16 +183,17 @@ def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Re
         MODELS[data.kind].from_pretrained(last).save_pretrained(folder / "last")
     trainer.accelerator.wait_for_everyone()
     found, table = {}, []
-    for split in [split for split in ("val", "test") if split in data.splits]:
+    for split in ("val", "test"):
         predicted = trainer.predict(data.splits[split])
         found[split] = (predicted.metrics or {})["test_accuracy"]
         answers, labels = np.asarray(predicted.predictions), np.asarray(predicted.label_ids)
         decided = data.score == "accuracy" and data.classes <= 10
         table = confusion(answers, labels, data.classes) if decided else []
-    if is_first():
-        _write_result(recipe, folder, found, data, table, trainer.state.best_metric)
     model = trainer.model if recipe.parallel == "ddp" else MODELS[data.kind].from_pretrained(folder / "best")
     assert isinstance(model, PreTrainedModel)
+    if is_first():
+        write_exhibits(folder, model, data.max_length, data.splits[split], answers)
+        _write_result(recipe, folder, found, data, table, trainer.state.best_metric)
     return Result(folder, model, found, data.baselines)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from .checkpoints import MarkWhole, NeedSpace
 from .distributed import TIMEOUT_S, processes
@@ -29,7 +29,7 @@ def make_trainer(
 ) -> Trainer:
     """The Trainer of a recipe; its optimiser is built by the Trainer, as FSDP asks for."""
     groups = parameter_groups(model, recipe)
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=training_arguments(recipe, folder, quiet, track),
         data_collator=data.collate,
@@ -43,6 +43,8 @@ def make_trainer(
         ),
         callbacks=[StopAtNaN(), NeedSpace(), MarkWhole(), JSONLines(folder / "metrics.jsonl"), *callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # what it prints where there are no bars is in metrics.jsonl
+    return trainer
 
 
 def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = ()) -> TrainingArguments:

@@ -127,9 +127,7 @@ class PoisonEvaluation(lra.training.StopAtNaN):
         (PoisonEvaluation, r"train: received eval_loss nan at step 4; wanted finite numbers.*checkpoint-2 is kept"),
     ],
 )
-def test_numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(
-    root, tmp_path, monkeypatch, poison, message
-):
+def test_numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(root, tmp_path, monkeypatch, poison, message):
     monkeypatch.setattr(lra.training, "StopAtNaN", poison)
     with pytest.raises(ValueError, match=message):
         run(tiny(), tmp_path / "run", data_root=root, quiet=True)
