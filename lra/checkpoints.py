@@ -34,7 +34,7 @@ class MarkWhole(TrainerCallback):
         if dist.is_available() and dist.is_initialized():
             dist.barrier()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            (checkpoints_of(args) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
 
 class NeedSpace(TrainerCallback):
@@ -51,7 +51,7 @@ class NeedSpace(TrainerCallback):
         if not control.should_save or model is None or not state.is_world_process_zero:
             return
         wanted = COPIES * sum(p.numel() * p.element_size() for p in model.parameters())
-        checkpoints = Path(args.output_dir)
+        checkpoints = checkpoints_of(args)
         checkpoints.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(checkpoints).free
         if free < wanted:
@@ -74,6 +74,11 @@ class PauseAfter(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step < state.max_steps and agree(time.monotonic() - self.start >= self.seconds):
             control.should_save = control.should_training_stop = True
+
+
+def checkpoints_of(args: TrainingArguments) -> Path:
+    """Where a trainer keeps its checkpoints."""
+    return Path(str(args.output_dir))
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any
 
+from .exhibits import Arrays
+
 Lines = Sequence[Mapping[str, Any]]
 
 
@@ -56,10 +58,11 @@ def confusion(name: str, counts: Sequence[Sequence[int]]) -> str:
     return _svg(figure)
 
 
-def impulse_responses(name: str, lags: Sequence[int], taps: Sequence[Sequence[float]], channels: Sequence[int]) -> str:
+def impulse_responses(name: str, shown: Arrays) -> str:
     """Learned kernels of some channels, over the lag: positive for the past, negative for the future."""
     from matplotlib.figure import Figure
 
+    taps, lags, channels = shown["kernels"], shown["lags"], shown["channels"]
     figure = Figure(figsize=(10, 1 + 1.6 * math.ceil(len(taps) / 3)), layout="constrained")
     grid = figure.subplots(math.ceil(len(taps) / 3), 3, squeeze=False, sharex=True).flat
     for axes, values, channel in zip(grid, taps, channels, strict=False):
@@ -75,10 +78,11 @@ def impulse_responses(name: str, lags: Sequence[int], taps: Sequence[Sequence[fl
     return _svg(figure)
 
 
-def example_images(name: str, images: Any, labels: Sequence[int], answers: Sequence[int]) -> str:
+def example_images(name: str, shown: Arrays) -> str:
     """Images of the test split as the model reads them, with labels and answers."""
     from matplotlib.figure import Figure
 
+    images, labels, answers = shown["images"], shown["labels"], shown["answers"]
     figure = Figure(figsize=(10, 2.9 * math.ceil(len(images) / 4)), layout="constrained")
     grid = figure.subplots(math.ceil(len(images) / 4), 4, squeeze=False).flat
     for axes in grid:

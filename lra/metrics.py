@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from seqconv_kernels.errors import refusal
 
-from .checkpoints import last_checkpoint
+from .checkpoints import checkpoints_of, last_checkpoint
 from .store import atomic_write
 
 
@@ -85,7 +85,7 @@ class StopAtNaN(TrainerCallback):
                 raise self._diverged(args, f"{name} {value}", state.global_step)
 
     def _diverged(self, args: TrainingArguments, got: str, step: int) -> ValueError:
-        last = last_checkpoint(Path(args.output_dir).parent)
+        last = last_checkpoint(checkpoints_of(args).parent)
         kept = "no checkpoint was written before it" if last is None else f"{last.name} is kept"
         return refusal(
             "train", f"{got} at step {step}", "finite numbers", f"{kept}; lower lr or raise warmup_steps, with --out"

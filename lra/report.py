@@ -115,9 +115,9 @@ def _figures(runs: Sequence[Run]) -> Mapping[str, str]:
         if run.result is not None and "confusion" in run.result:
             figures[f"confusion-{name}"] = confusion(name, run.result["confusion"])
         if "images" in shown:
-            figures[f"images-{name}"] = example_images(name, shown["images"], shown["labels"], shown["answers"])
+            figures[f"images-{name}"] = example_images(name, shown)
         if "kernels" in shown:
-            figures[f"kernels-{name}"] = impulse_responses(name, shown["lags"], shown["kernels"], shown["channels"])
+            figures[f"kernels-{name}"] = impulse_responses(name, shown)
     return figures
 
 

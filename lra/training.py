@@ -64,7 +64,7 @@ def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequenc
         bf16=recipe.precision == "bfloat16",
         fp16=recipe.precision == "float16",
         torch_compile=recipe.compile,
-        fsdp=recipe.parallel == "fsdp",
+        fsdp=True if recipe.parallel == "fsdp" else None,  # type: ignore[arg-type]  # declared as text, of old
         ddp_find_unused_parameters=False,
         ddp_timeout=TIMEOUT_S,
         eval_strategy="steps",

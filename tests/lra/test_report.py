@@ -10,14 +10,18 @@ def test_the_report_holds_every_run_in_one_page(finished, tmp_path):
     html, markdown = page.read_text(), page.with_suffix(".md").read_text()
     assert "<h1>A &amp; B</h1>" in html
     assert "a &lt;note&gt;" in html
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 3
     assert "src=" not in html
     assert "http-equiv" not in html
     for text in ("majority class", "root operator", "s4d", "reduced, regenerated data", "optimiser steps"):
         assert text in html or text in markdown
     accuracy = f"{100 * finished.accuracy['val']:.1f} %"
     assert f"| s4d | {accuracy} |" in markdown
-    for name in ("listops-small-learning-curves.svg", "listops-small-confusion-s4d.svg"):
+    for name in (
+        "listops-small-learning-curves.svg",
+        "listops-small-confusion-s4d.svg",
+        "listops-small-kernels-s4d.svg",
+    ):
         assert f"({name})" in markdown
         assert (page.parent / name).read_text().startswith("<svg")
 
