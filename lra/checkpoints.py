@@ -83,15 +83,25 @@ def checkpoints_of(args: TrainingArguments) -> Path:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run; ``None`` if it has none."""
-    whole = [path.parent for path in (folder / "checkpoints").glob(f"checkpoint-*/{WHOLE}")]
+    whole = [path for path in _checkpoints(folder) if _is_whole(path)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def remove_torn(folder: Path) -> None:
     """Remove what a killed run left of checkpoints."""
-    for path in (folder / "checkpoints").glob("checkpoint-*"):
-        if not (path / WHOLE).exists():
+    for path in _checkpoints(folder):
+        if not _is_whole(path):
             shutil.rmtree(path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return list((folder / "checkpoints").glob("checkpoint-*"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """By its mark; in a folder without any mark, from a run of before there were marks, by what is written last."""
+    marked = any(checkpoint.parent.glob(f"checkpoint-*/{WHOLE}"))
+    return (checkpoint / (WHOLE if marked else "trainer_state.json")).exists()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def impulse_responses(name: str, shown: Arrays) -> str:
 
     taps, lags, channels = shown["kernels"], shown["lags"], shown["channels"]
     figure = Figure(figsize=(10, 1 + 1.6 * math.ceil(len(taps) / 3)), layout="constrained")
-    grid = figure.subplots(math.ceil(len(taps) / 3), 3, squeeze=False, sharex=True).flat
+    grid = list(figure.subplots(math.ceil(len(taps) / 3), 3, squeeze=False, sharex=True).flat)
     for axes, values, channel in zip(grid, taps, channels, strict=False):
         axes.axhline(0, color="0.8", linewidth=0.8)
         axes.plot(lags, values, linewidth=1, color="C0")
@@ -84,7 +84,7 @@ def example_images(name: str, shown: Arrays) -> str:
 
     images, labels, answers = shown["images"], shown["labels"], shown["answers"]
     figure = Figure(figsize=(10, 2.9 * math.ceil(len(images) / 4)), layout="constrained")
-    grid = figure.subplots(math.ceil(len(images) / 4), 4, squeeze=False).flat
+    grid = list(figure.subplots(math.ceil(len(images) / 4), 4, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, image, label, answer in zip(grid, images, labels, answers, strict=False):

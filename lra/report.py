@@ -17,8 +17,12 @@ from .exhibits import read_exhibits
 from .figures import confusion, example_images, impulse_responses, learning_curves
 from .metrics import read_lines
 from .published import published_for
+from .recipes import create_recipe
 from .store import atomic_write
 
+_FREE = frozenset(
+    ("name", "task_options", "seed", "precision", "compile", "parallel", "accumulate", "eval_every", "source")
+)
 Table = Sequence[Sequence[str]]
 """Rows of cells, the header first."""
 
@@ -46,8 +50,16 @@ class Run:
     @property
     def kind(self) -> str:
         """What its numbers may be compared with."""
-        size = "reduced" if self.recipe["reduced"] else "full"
+        changed = [] if self.recipe["reduced"] else self._changed()
+        size = "reduced" if self.recipe["reduced"] else f"changed ({', '.join(changed)})" if changed else "full"
         return f"{size}, {'regenerated data' if 'generated' in self.about['data']['origin'] else 'original data'}"
+
+    def _changed(self) -> list[str]:
+        """What was overridden of the recipe that its name stands for, but for what should not move the numbers."""
+        own = create_recipe(self.recipe["task"], self.recipe["mixer"]).as_dict()
+        changed = [name for name in own if name not in _FREE and own[name] != self.recipe.get(name, own[name])]
+        options = {k: v for k, v in self.recipe["task_options"].items() if k not in ("seed", "source")}
+        return changed + [f"task.{name}" for name in options if options[name] != own["task_options"].get(name)]
 
 
 def read_run(folder: Path) -> Run:

@@ -1,8 +1,17 @@
 """Reports: every run in one page, with figures, unfinished ones marked."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from lra.report import find_runs, read_run, write_report
+from lra.exhibits import kernels, read_exhibits
+from lra.figures import example_images
+from lra.recipes import create_recipe
+from lra.report import Run, find_runs, read_run, write_report
+from seqconv import create_mixer
+from seqconv.replacement import long_convolutions
 
 
 def test_the_report_holds_every_run_in_one_page(finished, tmp_path):
@@ -39,3 +48,39 @@ def test_an_unfinished_run_is_reported_as_such(finished, tmp_path):
 def test_a_report_of_nothing_is_refused(find, tmp_path):
     with pytest.raises(ValueError, match=r"report: received no run.* start one with 'python -m lra run'"):
         find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "full"),
+        ({"seed": 7, "compile": True, "task.seed": 3}, "full"),
+        ({"steps": 10, "mixer.d_state": 8}, "changed (mixer_options, steps)"),
+        ({"task.train": 100}, "changed (task.train)"),
+        ({"steps": 10, "reduced": True}, "reduced"),
+    ],
+)
+def test_a_row_says_what_it_may_be_compared_with(changes, kind):
+    recipe = json.loads(json.dumps(create_recipe("listops", "s4d").override(changes).as_dict()))
+    run = Run(Path("run"), {"recipe": recipe, "data": {"origin": "generated here"}}, [], None)
+    assert run.kind == f"{kind}, regenerated data"
+
+
+def test_example_images_stand_beside_their_labels():
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), np.uint8)
+    svg = example_images("s4", {"images": pixels, "labels": np.array([0, 1, 1]), "answers": np.array([0, 0, 1])})
+    assert svg.count("<image") == 3
+    for text in ("label 0, right", "label 1, answered 0", "label 1, right"):
+        assert f"<!-- {text} -->" in svg
+
+
+def test_learned_kernels_are_those_of_the_model(finished):
+    shown = read_exhibits(finished.folder)
+    (convolution, *_) = long_convolutions(finished.model).values()
+    past, future = convolution.filter(len(shown["lags"]) // 2 + 1).detach().chunk(2)
+    zero = list(shown["lags"]).index(0)
+    channel = shown["channels"][-1]
+    assert np.allclose(shown["kernels"][-1, zero:][:9], past[channel, :9])
+    assert np.allclose(shown["kernels"][-1, :zero][::-1][:9], future[channel, :9])
+    assert list(shown["lags"]) == list(range(-zero, len(shown["lags"]) - zero))
+    assert kernels(create_mixer("attention", 8), 16) == {}
