@@ -17,6 +17,9 @@ from tiny_run import tiny
 from together import same
 
 
+pytestmark = pytest.mark.timeout(900)  # one start of three processes; half a minute of processor time
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """Runs of two processes, and the same run in this one; the data is made by the first of the two."""

@@ -147,6 +147,7 @@ run(tiny(compile=True, steps=2), Path(sys.argv[2]), data_root=Path(sys.argv[3]),
 """
 
 
+@pytest.mark.timeout(900)  # half a minute of processor time; more on a busy machine
 def test_a_compiled_run_is_loaded_without_compiling(root, tmp_path):
     """In a process of its own: the check of shapes at run time, which tests install, cannot be compiled.
 
