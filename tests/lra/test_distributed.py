@@ -16,7 +16,6 @@ from lra.run import run
 from tiny_run import tiny
 from together import same
 
-
 pytestmark = pytest.mark.timeout(900)  # one start of three processes; half a minute of processor time
 
 
