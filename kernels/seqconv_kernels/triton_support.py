@@ -27,10 +27,15 @@ def _installed() -> bool:
     return find_spec("triton") is not None
 
 
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable(device_type: str) -> str | None:
     """Why no Triton kernel can run on such a device, or ``None``."""
-    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device_type != "cuda" and not interpreted():
         return "Triton kernels run on GPUs, or on CPU tensors under TRITON_INTERPRET=1"
     return None if _installed() else "triton is not installed; install seqconv[triton]"
 

@@ -11,6 +11,7 @@ d_k: Kimi Delta Attention. ``beta`` in (0, 1), or up to 2 for negative eigenvalu
 bounded. ``log_decay = -inf`` resets the state.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -20,19 +21,20 @@ from .. import native
 from ..checks import check_floating, check_shape, may_be_overwritten
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
+from ..matrix_state import refuse_triton
 from ..segments import count_rows, over_segments
 
 
 def _chunked() -> Any:
     from .chunked import delta_rule
 
-    return delta_rule
+    return _padded(delta_rule)
 
 
 def _cpu() -> Any:
     from .cpu import delta_rule
 
-    return delta_rule
+    return _padded(delta_rule)
 
 
 def _refuse_cpu(call: Call) -> str | None:
@@ -42,7 +44,35 @@ def _refuse_cpu(call: Call) -> str | None:
 def _reference() -> Any:
     from .reference import delta_rule
 
+    return _padded(delta_rule)
+
+
+def _triton() -> Any:
+    from .triton import delta_rule
+
     return delta_rule
+
+
+def _refuse_triton(call: Call) -> str | None:
+    return _one_beta_per_head(call) or refuse_triton(call, key="k", activation="v")
+
+
+def _padded(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``run``, which takes a batch, for packed sequences too."""
+
+    def attend(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        log_decay: Tensor | None,
+        scale: float,
+        state: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return over_segments(lambda *tokens: run(*tokens, scale, state), cu_seqlens, q, k, v, beta, log_decay)
+
+    return attend
 
 
 def _one_beta_per_head(call: Call) -> str | None:
@@ -52,6 +82,7 @@ def _one_beta_per_head(call: Call) -> str | None:
 
 OP = Op(
     "delta_rule",
+    Implementation("triton", _triton, _refuse_triton),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, _one_beta_per_head),
     Implementation("reference", _reference, serves_all),
@@ -84,7 +115,7 @@ def delta_rule(
             not given.
         return_final_state: also return the state after the last token.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"cpu"``, ``"chunked"``, ``"reference"``, or ``None`` for the fastest that serves.
+        implementation: a name, or ``None`` for the fastest that serves.
 
     Returns:
         o typed like ``v``, or ``(o, final_state)``; the state is float32 at least, like the sums inside.
@@ -97,11 +128,7 @@ def delta_rule(
     _check_state("delta_rule", initial_state, count_rows("delta_rule", cu_seqlens, k), k, v)
     factor = k.shape[-1] ** -0.5 if scale is None else scale
     run = OP.choose(implementation, Call(tensors, {"scale": factor}))
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None) -> tuple[Tensor, Tensor]:
-        return run(q, k, v, beta, log_decay, factor, initial_state)  # type: ignore[no-any-return]
-
-    o, final_state = over_segments(attend, cu_seqlens, q, k, v, beta, log_decay)
+    o, final_state = run(q, k, v, beta, log_decay, factor, initial_state, cu_seqlens)
     return (o, final_state) if return_final_state else o
 
 

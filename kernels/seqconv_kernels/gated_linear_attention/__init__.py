@@ -9,6 +9,7 @@ The decay is a vector over d_k (Yang et al., 2024, *Gated Linear Attention Trans
 (simple GLA, Mamba-2, RetNet), or absent. ``log_decay = -inf`` resets the state.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -18,19 +19,20 @@ from .. import native
 from ..checks import check_floating, check_shape, may_be_overwritten
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
+from ..matrix_state import refuse_triton
 from ..segments import count_rows, over_segments
 
 
 def _chunked() -> Any:
     from .chunked import gated_linear_attention
 
-    return gated_linear_attention
+    return _padded(gated_linear_attention)
 
 
 def _cpu() -> Any:
     from .cpu import gated_linear_attention
 
-    return gated_linear_attention
+    return _padded(gated_linear_attention)
 
 
 def _refuse_cpu(call: Call) -> str | None:
@@ -40,11 +42,39 @@ def _refuse_cpu(call: Call) -> str | None:
 def _reference() -> Any:
     from .reference import gated_linear_attention
 
+    return _padded(gated_linear_attention)
+
+
+def _triton() -> Any:
+    from .triton import gated_linear_attention
+
     return gated_linear_attention
+
+
+def _refuse_triton(call: Call) -> str | None:
+    return refuse_triton(call, key="k", activation="v")
+
+
+def _padded(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``run``, which takes a batch, for packed sequences too."""
+
+    def attend(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor | None,
+        scale: float,
+        state: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return over_segments(lambda *tokens: run(*tokens, scale, state), cu_seqlens, q, k, v, log_decay)
+
+    return attend
 
 
 OP = Op(
     "gated_linear_attention",
+    Implementation("triton", _triton, _refuse_triton),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, serves_all),
     Implementation("reference", _reference, serves_all),
@@ -75,7 +105,7 @@ def gated_linear_attention(
             not given.
         return_final_state: also return the state after the last token.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"cpu"``, ``"chunked"``, ``"reference"``, or ``None`` for the fastest that serves.
+        implementation: a name, or ``None`` for the fastest that serves.
 
     Returns:
         o typed like ``v``, or ``(o, final_state)``; the state is float32 at least, like the sums inside.
@@ -88,11 +118,7 @@ def gated_linear_attention(
     _check_state("gated_linear_attention", initial_state, count_rows("gated_linear_attention", cu_seqlens, k), k, v)
     factor = k.shape[-1] ** -0.5 if scale is None else scale
     run = OP.choose(implementation, Call(tensors, {"scale": factor}))
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> tuple[Tensor, Tensor]:
-        return run(q, k, v, log_decay, factor, initial_state)  # type: ignore[no-any-return]
-
-    o, final_state = over_segments(attend, cu_seqlens, q, k, v, log_decay)
+    o, final_state = run(q, k, v, log_decay, factor, initial_state, cu_seqlens)
     return (o, final_state) if return_final_state else o
 
 

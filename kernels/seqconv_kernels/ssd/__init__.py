@@ -7,7 +7,7 @@ and a state ``S`` of (head_dim, d_state)::
     y[t] = (S[t] C[t, g] + D[h] x[t]) * silu(z[t])
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from .. import native
 from ..checks import check_floating, check_shape, may_be_overwritten, readable
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
+from ..matrix_state import refuse_triton
 from ..precision import accumulation_dtype
 from ..segments import count_rows, over_segments
 
@@ -25,13 +26,13 @@ from ..segments import count_rows, over_segments
 def _chunked() -> Any:
     from .chunked import ssd
 
-    return ssd
+    return _padded(ssd)
 
 
 def _cpu() -> Any:
     from .cpu import ssd
 
-    return ssd
+    return _padded(ssd)
 
 
 def _refuse_cpu(call: Call) -> str | None:
@@ -41,13 +42,19 @@ def _refuse_cpu(call: Call) -> str | None:
 def _reference() -> Any:
     from .reference import ssd
 
+    return _padded(ssd)
+
+
+def _triton() -> Any:
+    from .triton import ssd
+
     return ssd
 
 
 def _mamba_ssm() -> Any:
     from .installed import ssd
 
-    return ssd
+    return _padded(ssd)
 
 
 def _refuse_mamba_ssm(call: Call) -> str | None:
@@ -56,8 +63,34 @@ def _refuse_mamba_ssm(call: Call) -> str | None:
     return refuse(call)
 
 
+def _refuse_triton(call: Call) -> str | None:
+    return refuse_triton(call, key="B", activation="x")
+
+
+def _padded(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``run``, which takes a batch, for packed sequences too."""
+
+    def scan(
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        state: Tensor | None,
+        chunk_size: int | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        def batch(x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+            return run(x, dt, A, B, C, state, chunk_size)
+
+        return over_segments(batch, cu_seqlens, x, dt, B, C)
+
+    return scan
+
+
 OP = Op(
     "ssd",
+    Implementation("triton", _triton, _refuse_triton),
     Implementation("mamba-ssm", _mamba_ssm, _refuse_mamba_ssm),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, serves_all),
@@ -101,7 +134,7 @@ def ssd(
             not given.
         return_final_state: also return the state after the last input.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts anew at each.
-        implementation: ``"cpu"``, ``"chunked"``, ``"reference"``, or ``None`` for the fastest that serves.
+        implementation: a name, or ``None`` for the fastest that serves.
 
     Returns:
         y shaped and typed like ``x``, or ``(y, final_state)``; the state is float32 at least, like the sums inside.
@@ -116,12 +149,8 @@ def ssd(
         raise refusal("ssd", f"chunk_size={chunk_size}", "at least 1", "leave it at None")
     run = OP.choose(implementation, Call(tensors | {"initial_state": initial_state}, {"chunk_size": chunk_size}))
     _check_state("ssd", initial_state, count_rows("ssd", cu_seqlens, x), x, B)
-
-    def scan(x: Tensor, steps: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-        return run(x, steps, A, B, C, initial_state, chunk_size)  # type: ignore[no-any-return]
-
     steps = _discretise("ssd", dt, dt_bias, dt_softplus, dt_limit)
-    y, final_state = over_segments(scan, cu_seqlens, x, steps, B, C)
+    y, final_state = run(x, steps, A, B, C, initial_state, chunk_size, cu_seqlens)
     y = _skip_and_gate(y, x, D, z)
     return (y, final_state) if return_final_state else y
 
