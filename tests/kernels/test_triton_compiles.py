@@ -36,6 +36,7 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setattr(triton.runtime.driver, "_active", hopper)
     monkeypatch.setattr(JITFunction, "run", record)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton warns where it is not said
     return kernels
 
 
