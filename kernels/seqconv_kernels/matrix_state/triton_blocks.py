@@ -56,8 +56,7 @@ class Sizes(NamedTuple):
     def walk(self, walkers: int) -> Blocks:
         """Blocks of the walks, whose state is in registers; narrow ones where ``walkers`` heads are few."""
         BK = _block(self.d_k, self.d_k)
-        widest = 128 if not self.delta else 64
-        BV = _block(self.d_v, 64 if self.narrow and widest >= BK else 32)
+        BV = _block(self.d_v, 64 if self.narrow and BK <= 128 and not self.delta else 32)
         while BV > 16 and walkers * triton.cdiv(self.d_v, BV) < MULTIPROCESSORS:
             BV //= 2
         state = BK * BV * (1 if self.narrow else 2)
