@@ -34,7 +34,7 @@ def _chunked() -> Any:
 def _cpu() -> Any:
     from .cpu import delta_rule
 
-    return _padded(delta_rule)
+    return delta_rule
 
 
 def _refuse_cpu(call: Call) -> str | None:

@@ -32,7 +32,7 @@ def _chunked() -> Any:
 def _cpu() -> Any:
     from .cpu import gated_linear_attention
 
-    return _padded(gated_linear_attention)
+    return gated_linear_attention
 
 
 def _refuse_cpu(call: Call) -> str | None:

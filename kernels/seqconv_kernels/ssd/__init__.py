@@ -32,7 +32,7 @@ def _chunked() -> Any:
 def _cpu() -> Any:
     from .cpu import ssd
 
-    return _padded(ssd)
+    return ssd
 
 
 def _refuse_cpu(call: Call) -> str | None:
