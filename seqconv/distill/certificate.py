@@ -18,9 +18,13 @@ from torch import Tensor
 from seqconv_kernels.errors import refusal
 
 from ..filters.modal import ModalFilter
+from .parallel import in_blocks
 
 OVERSAMPLING = 8
 """Points of the frequency grid per tap, at least."""
+
+BLOCK = 1 << 18
+"""Numbers in the spectra of channels that are taken together."""
 
 COLUMNS = ("sigma", "hinf", "bound", "l2", "tail")
 """Errors of the printed table, relative to the filter's own norms."""
@@ -141,5 +145,9 @@ def _grid_factor(length: int) -> float:
 def frequency_maximum(h: Float[Tensor, "channels length"]) -> Float[Tensor, " channels"]:
     """Largest magnitude of the frequency response on the grid."""
     size = _grid_size(h.shape[1])
-    blocks = h.split(max(1, (1 << 24) // size))
-    return torch.cat([torch.fft.rfft(block, n=size).abs().amax(1) for block in blocks])
+    return torch.cat(in_blocks(lambda few: _maximum(h[few], size), len(h), size, numbers=BLOCK))
+
+
+def _maximum(h: Float[Tensor, "channels length"], size: int) -> Float[Tensor, " channels"]:
+    magnitude: Tensor = torch.fft.rfft(h, n=size).abs()
+    return magnitude.amax(1)

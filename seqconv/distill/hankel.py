@@ -12,12 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .orthonormal import orthonormalise
+from .parallel import in_blocks
 
 DENSE = 96
 """Sections up to this size are diagonalised whole."""
 
-BLOCK = 1 << 22
-"""Numbers that one block of channels may put into a product."""
+WIDTH, STEPS = 8, 6
+"""Vectors of a Krylov block, and blocks at least."""
+
+BLOCK = 1 << 19
+"""Numbers in the Krylov basis of channels that are taken together."""
 
 
 class Subspace(NamedTuple):
@@ -42,22 +46,20 @@ def hankel_product(
     return product
 
 
-def leading_subspace(g: Float[Tensor, "channels length"], k: int, *, passes: int = 6) -> Subspace:
+def leading_subspace(g: Float[Tensor, "channels length"], k: int) -> Subspace:
     """The k leading singular values and vectors of the half section, which is square and symmetric.
 
     Args:
         g: impulse responses without lag 0.
         k: how many; at most half the length.
-        passes: subspace iterations behind the first product.
     """
     rows = (g.shape[1] + 1) // 2
     k = min(k, rows)
-    if rows <= DENSE:
+    columns = WIDTH * max(STEPS, -(-2 * k // WIDTH) + 4)
+    if rows <= max(DENSE, columns):
         values, vectors = torch.linalg.eigh(hankel(g[:, : 2 * rows - 1], rows))
         return _largest(values, vectors.transpose(1, 2), k)
-    width = min(rows, k + max(8, k // 2))
-    step = max(1, BLOCK // (width * 2 * rows))
-    parts = [_largest(*_iterate(piece, rows, width, passes), k) for piece in g.split(step)]
+    parts = in_blocks(lambda few: _krylov(g[few], rows, columns, k), len(g), columns * rows, numbers=BLOCK)
     return Subspace(torch.cat([p.values for p in parts]), torch.cat([p.vectors for p in parts]))
 
 
@@ -68,17 +70,28 @@ def full_singular_values(h: Float[Tensor, "channels length"]) -> Float[Tensor, "
     return values.abs().sort(descending=True).values
 
 
-def _iterate(g: Tensor, rows: int, width: int, passes: int) -> tuple[Tensor, Tensor]:
-    size = 1 << (2 * rows - 1).bit_length()
+def _krylov(g: Float[Tensor, "channels length"], rows: int, columns: int, k: int) -> Subspace:
+    """Rayleigh-Ritz on the block Krylov space of a random start, every block orthogonal to all before it.
+
+    Against subspace iteration no product is thrown away: a third of them finds the same values more closely.
+    """
+    size = 1 << (2 * rows - 2).bit_length()
     spectrum = torch.fft.rfft(g[:, : 2 * rows - 1], n=size)
-    start = torch.randn(1, width, rows, dtype=g.dtype, generator=torch.Generator().manual_seed(0))
-    basis = start.expand(g.shape[0], -1, -1)
-    for _ in range(passes):  # the span is all that is handed on
-        basis = orthonormalise(hankel_product(spectrum, basis, size), passes=1)[0]
-    basis = orthonormalise(hankel_product(spectrum, basis, size))[0]
-    ritz = hankel_product(spectrum, basis, size) @ basis.transpose(1, 2)
-    values, rotation = torch.linalg.eigh((ritz + ritz.transpose(1, 2)) / 2)
-    return values, rotation.transpose(1, 2) @ basis
+    start = torch.randn(1, WIDTH, rows, dtype=g.dtype, generator=torch.Generator().manual_seed(0))
+    block = orthonormalise(start.expand(len(g), -1, -1))[0]
+    basis, ritz = g.new_empty(len(g), columns, rows), g.new_zeros(len(g), columns, columns)
+    for end in range(WIDTH, columns + 1, WIDTH):
+        basis[:, end - WIDTH : end] = block
+        known = basis[:, :end]
+        image = hankel_product(spectrum, block, size)
+        ritz[:, end - WIDTH : end, :end] = image @ known.transpose(1, 2)
+        image.baddbmm_(ritz[:, end - WIDTH : end, :end], known, alpha=-1)
+        block = orthonormalise(image)[0]
+        block = orthonormalise(block.baddbmm_(block @ known.transpose(1, 2), known, alpha=-1))[0]
+    values, rotation = torch.linalg.eigh(ritz)  # reads the lower triangle
+    order = values.abs().argsort(dim=1, descending=True)[:, :k]
+    taken = rotation.gather(2, order[:, None].expand(-1, columns, -1))
+    return Subspace(values.abs().gather(1, order), taken.transpose(1, 2) @ basis)
 
 
 def _largest(values: Tensor, vectors: Float[Tensor, "channels any rows"], k: int) -> Subspace:

@@ -13,22 +13,25 @@ PASSES = 3
 
 
 def orthonormalise(
-    x: Float[Tensor, "channels k length"], *, passes: int = PASSES
+    x: Float[Tensor, "channels k length"], *, error: float = 1e-15
 ) -> tuple[Float[Tensor, "channels k length"], Float[Tensor, "channels k k"]]:
     """Orthonormal rows q and the lower triangular l with ``x = l q``; a zero row stays zero.
 
-    Every pass scales the rows first, so that rows of any size count alike. One pass keeps the span and makes rows
-    orthonormal up to their condition; three make them orthonormal.
+    Every pass scales the rows first, so that rows of any size count alike, and leaves about ``eps condition^2`` of
+    ``q q' - 1``; the last is the one after which that is below ``error`` or, for any condition, the third.
     """
     eye = torch.eye(x.shape[1], dtype=x.dtype)
     q, whole = x, eye.expand(x.shape[0], -1, -1)
-    for _ in range(passes):
+    for _ in range(PASSES):
         gram = q @ q.transpose(1, 2)
         scale = gram.diagonal(dim1=1, dim2=2).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
-        factor = scale.transpose(1, 2) * _cholesky(gram / scale / scale.transpose(1, 2), eye)
+        triangle = _cholesky(gram / scale / scale.transpose(1, 2), eye)
+        factor = scale.transpose(1, 2) * triangle
         q = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False) @ q
         whole = whole @ factor
+        if torch.finfo(x.dtype).eps <= error * float(triangle.diagonal(dim1=1, dim2=2).min()) ** 2:
+            break
     return q, whole
 
 

@@ -10,11 +10,15 @@ from torch import Tensor
 from seqconv_kernels.errors import refusal, unknown_name
 
 from ..filters.modal import ModalFilter
-from . import blocks as block_fit
+from .blocks import from_poles, powers_of
 from .certificate import Certificate, certify
 from .gradient import gradient_descent
 from .hankel import Subspace, leading_subspace
+from .minimax import level_poles, peak
+from .modes import to_modes
+from .parallel import in_blocks
 from .poles import balanced, kung, prony, tall_window
+from .varpro import errors, refine
 
 Method = Literal["kung-varpro", "gradient", "balanced", "prony"]
 
@@ -25,6 +29,15 @@ ORDERS = (2, 4, 8, 16, 32, 64)
 
 STEPS: dict[Norm, int] = {"hinf": 6, "l2": 20}
 """Steps of the variable projection."""
+
+BLOCK = 1 << 17
+"""Numbers in the bases of channels that are taken together."""
+
+TOO_FAR = 2.3
+"""Multiple of the Hankel bound above which poles are levelled too."""
+
+RESOLVED = 4
+"""Multiples of the rounding of the stored parameters below which no error is levelled."""
 
 RANK = 1e-13
 """Singular values below this share of the largest count as zero."""
@@ -43,6 +56,14 @@ class Modes(NamedTuple):
 
     poles: Complex[Tensor, "channels modes"]
     residues: Complex[Tensor, "channels modes"]
+
+    def rows(self, index: Tensor) -> "Modes":
+        """The modes of some of the channels."""
+        return Modes(self.poles[index], self.residues[index])
+
+    def response(self, length: int) -> Float[Tensor, "channels length"]:
+        """What they sum up to behind the head."""
+        return (powers_of(self.poles, length) * self.residues[:, :, None]).sum(1).real
 
 
 @dataclass(frozen=True)
@@ -83,27 +104,59 @@ class FilterTask:
         return modes, (note,) if low else ()
 
     def _fit_equal(self, order: int) -> Modes:
-        """Modes of one order within everybody's rank, fitted at a scale where squares neither vanish nor overflow."""
+        """Modes of one order within everybody's rank, for as many channels at a time as the cache holds."""
+        length = order * self.taps.shape[1]
+        parts = in_blocks(lambda few: self.rows(few)._fit_scaled(order), len(self.taps), length, numbers=BLOCK)
+        width = max(part.poles.shape[1] for part in parts)
+        modes, start = self.no_modes(width), 0
+        for part in parts:
+            put(modes, torch.arange(start, start + len(part.poles)), part)
+            start += len(part.poles)
+        return modes
+
+    def _fit_scaled(self, order: int) -> Modes:
+        """The same at a scale where squares neither vanish nor overflow."""
         g = self.taps[:, self.head :]
         scale = g.abs().amax(1, keepdim=True)
-        poles, residues = self._fit_scaled(g / scale, order)
+        poles, residues = self._fit_block(g / scale, self.subspace.values / scale, order)
         return Modes(poles, residues * scale)
 
-    def _fit_scaled(self, g: Float[Tensor, "channels length"], order: int) -> Modes:
+    def _fit_block(self, g: Float[Tensor, "channels length"], sigma: Float[Tensor, "channels k"], order: int) -> Modes:
         if self.method == "gradient":
             return Modes(*gradient_descent(g, order))
         if self.method != "kung-varpro":
             found = balanced(g, order) if self.method == "balanced" else prony(g, order)
-            return Modes(*block_fit.to_modes(block_fit.from_poles(found), g, dtype=self.dtype, weight=self.weight))
-        best = block_fit.from_poles(kung(self.subspace.vectors, order))
+            return self._solve(from_poles(found), g)
+        best = from_poles(kung(self.subspace.vectors, order))
         if self.norm == "l2":
             for rows in (r for r in (3 * order // 2, 3 * order, 8 * order) if order < r <= g.shape[1] // 2):
-                other = block_fit.from_poles(tall_window(g, order, rows))
-                errors = [block_fit.solve(blocks, g).residual.norm(dim=1) for blocks in (best, other)]
-                best = torch.where((errors[1] < errors[0])[:, None, None], other, best)
-        return Modes(
-            *block_fit.to_modes(block_fit.refine(best, g, self.steps), g, dtype=self.dtype, weight=self.weight)
+                other = from_poles(tall_window(g, order, rows))
+                best = torch.where((errors(other, g) < errors(best, g))[:, None, None], other, best)
+        best = refine(best, g, self.steps)
+        if self.norm == "l2" or self.weight is not None or order >= sigma.shape[1]:
+            return self._solve(best, g)
+        return self._level(
+            best, g, torch.maximum(sigma[:, order], RESOLVED * torch.finfo(self.dtype).eps * sigma[:, 0])
         )
+
+    def _level(
+        self, blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], bound: Tensor
+    ) -> Modes:
+        """Modes whose error is levelled where it lies too far above the bound, from two starts if need be."""
+        modes = self._solve(blocks, g, bound)
+        for start in ("here", "balanced"):
+            far = (peak(g - modes.response(g.shape[1])) > TOO_FAR * bound).nonzero().flatten()
+            if not len(far):
+                break
+            there = blocks[far] if start == "here" else from_poles(balanced(g[far], 2 * blocks.shape[1]))
+            other = self._solve(level_poles(there, g[far]), g[far], bound[far])
+            peaks = [peak(g[far] - m.response(g.shape[1])) for m in (modes.rows(far), other)]
+            lower = peaks[1] < peaks[0]
+            put(modes, far[lower], other.rows(lower))
+        return modes
+
+    def _solve(self, blocks: Tensor, g: Tensor, bound: Tensor | None = None) -> Modes:
+        return Modes(*to_modes(blocks, g, dtype=self.dtype, weight=self.weight, bound=bound))
 
     def modal(self, modes: Modes) -> ModalFilter:
         """The filter with these modes behind the exact head."""
