@@ -33,7 +33,7 @@ def to_poles(blocks: Float[Tensor, "channels blocks 2"]) -> Complex[Tensor, "cha
 def responses(
     blocks: Float[Tensor, "channels blocks 2"], length: int
 ) -> tuple[Float[Tensor, "channels order length"], Float[Tensor, "channels blocks padded"]]:
-    """u of all blocks and then v; and the derivative by a of ``v[t + 1]``, the block's impulse response, at t + 2.
+    """All u and then all v; and the derivative by a of ``v[t + 1]``, the impulse response of a block, at t + 2.
 
     By doubling: ``u[m + n] = u[m] u[n] + d v[m] v[n]`` and ``v[m + n] = u[m] v[n] + v[m] u[n]``, which keep their
     digits however near to each other the poles are, with d the squared half of their distance. The derivative by b is

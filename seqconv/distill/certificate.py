@@ -26,9 +26,6 @@ OVERSAMPLING = 8
 BLOCK = 1 << 18
 """Numbers in the spectra of channels that are taken together."""
 
-COLUMNS = ("sigma", "hinf", "bound", "l2", "tail")
-"""Errors of the printed table, relative to the filter's own norms."""
-
 
 @dataclass(frozen=True)
 class Certificate:

@@ -129,9 +129,12 @@ class FilterTask:
             return self._solve(from_poles(found), g)
         best = from_poles(kung(self.subspace.vectors, order))
         if self.norm == "l2":
+            least = errors(best, g)
             for rows in (r for r in (3 * order // 2, 3 * order, 8 * order) if order < r <= g.shape[1] // 2):
                 other = from_poles(tall_window(g, order, rows))
-                best = torch.where((errors(other, g) < errors(best, g))[:, None, None], other, best)
+                error = errors(other, g)
+                best = torch.where((error < least)[:, None, None], other, best)
+                least = torch.minimum(error, least)
         best = refine(best, g, self.steps)
         if self.norm == "l2" or self.weight is not None or order >= sigma.shape[1]:
             return self._solve(best, g)

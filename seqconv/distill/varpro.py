@@ -20,7 +20,7 @@ ENOUGH = 1e-8
 SETTLED = 1e-5
 """Relative fall of the error in one step below which a channel is left as it is."""
 
-DAMPING = (1e-8, 1e-3, 1e4)
+DAMPING = (1e-8, 0.1, 1e4)
 """Least, first and last damping, relative to the diagonal of the normal equations."""
 
 
@@ -54,7 +54,7 @@ def refine(
         better = fall > 0
         blocks = torch.where(better[:, None, None], moved, blocks)
         best = Fit(*(torch.where(_like(better, new), new, old) for new, old in zip(trial, best, strict=True)))
-        damping = torch.where(better[:, None], (damping / 5).clamp_min(least), damping * 10)
+        damping = torch.where(better[:, None], (damping / 5).clamp_min(least), damping * 4)
         if bool(((better & (fall < SETTLED)) | (damping[:, 0] > last)).all()):
             break
     return blocks
