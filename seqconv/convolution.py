@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from seqconv_kernels import fft_conv
 from seqconv_kernels.errors import refusal
 
-from .filters.base import Filter, Recurrence
+from .filters.base import Filter, Recurrence, foreign_state
 from .state import State, state_class
 from .streaming import OnlineState, init_online, online_prefill, online_step
+from .streaming.fractal import FractalState
+from .streaming.smooth import SmoothState
 from .types import StateKind
 
 Observer = Callable[[Tensor, Tensor], None]
@@ -158,7 +160,12 @@ class LongConvolution(nn.Module):
     def prefill(
         self, u: Float[Tensor, "batch length channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        """Any number of inputs from the state of a stage; leading padding must be zero."""
+        """Any number of inputs from the state of a stage; leading padding must be zero.
+
+        Raises:
+            ValueError: a state of another filter: of another kind, width, order or batch size.
+        """
+        self._check_state("prefill", u, state)
         if isinstance(state, RecurrentState):
             y, hidden = state.recurrence.prefill(u, state.hidden)
             after: State = RecurrentState(state.recurrence, hidden)
@@ -169,13 +176,25 @@ class LongConvolution(nn.Module):
     def step(
         self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
     ) -> tuple[Float[Tensor, "batch channels"], State]:
-        """One input from the state of a stage."""
+        """One input from the state of a stage; errors as :meth:`prefill`."""
+        self._check_state("step", u_t, state)
         if isinstance(state, RecurrentState):
             y, hidden = state.recurrence.step(u_t, state.hidden)
             after: State = RecurrentState(state.recurrence, hidden)
         else:
             y, after = online_step(u_t, cast(OnlineState, state))
         return (y if skip is None else y + (skip * u_t).to(y.dtype)), after
+
+    def _check_state(self, operation: str, u: Tensor, state: State) -> None:
+        """Kind, rows and width; a recurrence checks the order itself."""
+        if self.filter.recurrent:
+            if not isinstance(state, RecurrentState):
+                raise foreign_state(f"LongConvolution.{operation}", state, "RecurrentState, for the filter's recurrence")
+            return
+        kind, sizes = SmoothState if self.smooth else FractalState, (u.shape[0], u.shape[-1])
+        if not isinstance(state, kind) or (state.echo.shape[0], state.head.shape[1]) != sizes:
+            wanted = f"{kind.__name__} of {sizes[0]} rows of width {sizes[1]}"
+            raise foreign_state(f"LongConvolution.{operation}", state, wanted)
 
     def _taps(self, filter: Filter, length: int) -> tuple[Tensor, ...]:
         reach = length if filter.max_length is None else min(length, filter.max_length)

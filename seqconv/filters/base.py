@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels.errors import refusal
+
 from ..state import State
 
 WideT = TypeVar("WideT", bound="Wide")
@@ -29,11 +31,22 @@ class Recurrence(State, ABC):
     def prefill(
         self, u: Float[Tensor, "batch length channels"], state: State
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        """Outputs for ``u`` continuing from ``state``, and the state after it, computed in parallel over the length."""
+        """Outputs for ``u`` continuing from ``state``, and the state after it, computed in parallel over the length.
+
+        Raises:
+            ValueError: a state of another recurrence.
+        """
 
     @abstractmethod
     def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
-        """One token."""
+        """One token; errors as :meth:`prefill`."""
+
+
+def foreign_state(operation: str, state: object, wanted: str) -> ValueError:
+    """The refusal of a state that was made by another filter, or for other inputs."""
+    sizes = f" of {state.batch_size} rows with sizes {state.sizes()}" if isinstance(state, State) else ""
+    remedy = "pass what init_state, prefill or step of the same filter returned"
+    return refusal(operation, f"{type(state).__name__}{sizes}", wanted, remedy)
 
 
 class Filter(nn.Module, ABC):

@@ -14,7 +14,7 @@ from torch import Tensor
 from seqconv_kernels import fft_conv
 
 from ..state import State, state_class
-from .base import Recurrence
+from .base import Recurrence, foreign_state
 
 CHUNK = 64
 """Steps that a prefill takes at once; a power of 2."""
@@ -40,10 +40,18 @@ class DenseSSM(Recurrence):
     def init_state(self, batch_size: int) -> State:
         return DenseState(self.B.new_zeros(batch_size, *self.B.shape))
 
+    def _own(self, operation: str, u: Tensor, state: State) -> DenseState:
+        """The state, if it is one of this recurrence for that many rows."""
+        sizes = (u.shape[0], *self.B.shape)
+        if not isinstance(state, DenseState) or state.hidden.shape != sizes or u.shape[-1] != sizes[1]:
+            wanted = f"DenseState of {sizes[0]} rows and {sizes[1]} channels of {sizes[2]} numbers"
+            raise foreign_state(f"DenseSSM.{operation}", state, wanted)
+        return state
+
     def prefill(
         self, u: Float[Tensor, "batch length channels"], state: State
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        assert isinstance(state, DenseState)
+        state = self._own("prefill", u, state)
         v, size = u.to(self.B.dtype), min(CHUNK, 1 << (u.shape[1] - 1).bit_length())
         columns, powers = krylov(self.A, self.B[..., None], size)
         rows = krylov(self.A.mT, (self.A.mT @ self.C[..., None]), size)[0].mT
@@ -58,7 +66,7 @@ class DenseSSM(Recurrence):
         return torch.cat(outputs, dim=1).to(u.dtype), DenseState(hidden)
 
     def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
-        assert isinstance(state, DenseState)
+        state = self._own("step", u_t, state)
         carried = (self.A @ state.hidden.permute(1, 2, 0)).permute(2, 0, 1)
         hidden = carried + self.B * u_t[..., None].to(self.B.dtype)
         return (self.C * hidden).sum(-1).to(u_t.dtype), DenseState(hidden)

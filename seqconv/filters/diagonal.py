@@ -6,7 +6,7 @@ One pole stands for a conjugate pair when its residue carries the factor 2. Pole
 and the step adds what changes, ``x += offsets * x + u``: near 1 a pole itself has too few digits to forget with.
 """
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float, Inexact
@@ -15,7 +15,7 @@ from torch import Tensor
 from seqconv_kernels import fft_conv
 
 from ..state import State, state_class
-from .base import Recurrence
+from .base import Recurrence, foreign_state
 
 CHUNK = 256
 """Steps of a prefill whose powers stand in memory at once."""
@@ -56,6 +56,15 @@ class DiagonalSSM(Recurrence):
         past = self.residues.new_zeros(batch_size, reach, channels, dtype=self.residues.real.dtype)
         return DiagonalState(self.residues.new_zeros(batch_size, channels, d_state), past)
 
+    def _own(self, operation: str, u: Tensor, state: State) -> DiagonalState:
+        """The state, if it is one of this recurrence for that many rows."""
+        reach, sizes = 0 if self.head is None else self.head.shape[1], (u.shape[0], *self.offsets.shape)
+        fits = isinstance(state, DiagonalState) and state.hidden.shape == sizes and state.past.shape[1] == reach
+        if not fits or u.shape[-1] != sizes[1]:
+            wanted = f"DiagonalState of {sizes[0]} rows, {sizes[1]} channels of {sizes[2]} modes and {reach} past inputs"
+            raise foreign_state(f"DiagonalSSM.{operation}", state, wanted)
+        return cast(DiagonalState, state)
+
     def impulse_response(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps."""
         reach = 0 if self.head is None else self.head.shape[1]
@@ -69,7 +78,7 @@ class DiagonalSSM(Recurrence):
             return self._prefill(u, state)
 
     def _prefill(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        assert isinstance(state, DiagonalState)
+        state = self._own("prefill", u, state)
         length, v = u.shape[1], u.to(state.past.dtype)
         heard = torch.cat([state.past, v], dim=1)
         hidden, outputs, powers = state.hidden, [], _powers(self.offsets, min(length, CHUNK))
@@ -85,7 +94,7 @@ class DiagonalSSM(Recurrence):
         return y.to(u.dtype), DiagonalState(hidden, heard[:, length:])
 
     def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
-        assert isinstance(state, DiagonalState)
+        state = self._own("step", u_t, state)
         heard = torch.cat([state.past, u_t[:, None].to(state.past.dtype)], dim=1)
         hidden = torch.addcmul(state.hidden + heard[:, 0, :, None], self.offsets, state.hidden)
         y = (self.residues * hidden).sum(-1).real
