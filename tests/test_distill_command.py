@@ -76,15 +76,28 @@ def test_an_interrupted_save_leaves_nothing(checkpoint, tmp_path, monkeypatch):
         save_distilled(distill(distilled.model.model.backbone.layers[0].mixer, 2, length=64, recurrent=True), tmp_path)
 
 
+def test_an_interrupted_command_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for part in ("seqconv.distill.model.distill_filter", "seqconv.distill.checkpoint.save_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, interrupt)
+            assert run(checkpoint, "-o", tmp_path / "out", "--order", 2).exit_code != 0
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_requests_that_make_no_sense_are_refused(checkpoint, tmp_path):
-    empty, out = tmp_path / "empty.txt", tmp_path / "out"
+    empty, short, out = tmp_path / "empty.txt", tmp_path / "short.txt", tmp_path / "out"
     empty.write_text("")
+    short.write_text("def f(): pass")
     cases = [
         (["-o", out], "exactly one of them"),
         (["-o", out, "--order", 4, "--tolerance", 0.1], "exactly one of them"),
         (["-o", out, "--state-budget", 64], "pass calibration"),
         (["-o", out, "--order", 4, "--calibrate", tmp_path / "none.txt"], "no calibration file"),
         (["-o", out, "--order", 4, "--calibrate", empty], "the empty file"),
+        (["-o", out, "--order", 4, "--calibrate", short], "13 calibration tokens"),
         (["-o", checkpoint, "--order", 4], "choose another -o"),
         (["-o", out, "--tolerance", 2], "between 0 and 1"),
     ]

@@ -109,24 +109,19 @@ def test_a_budget_is_spent_where_the_prediction_falls_most():
     assert spend(rising, 3)["a"].tolist() == [0], "an order that makes things worse is never taken"
 
 
-def test_the_predicted_divergence_is_near_the_measured_one():
-    model, ids = language_model(), token_ids()
-    for order in (2, 8):
-        distilled = distill(model, order, calibration=ids)
-        assert distilled.measured_kl > 1e-9
-        assert 1 / 3 < distilled.predicted_kl / distilled.measured_kl < 3
+@pytest.mark.parametrize("order", [2, 4])
+def test_predicted_divergences_are_near_the_measured_and_a_budget_beats_equal_orders(order):
+    model, ids = language_model(), token_ids(16)
+    states = order * 2 * 8
+    equal = distill(model, order, calibration=ids)
+    budgeted = distill(model, state_budget=states, calibration=ids)
+    for distilled in (equal, budgeted):
+        assert 1e-9 < distilled.measured_kl < 0.02
+        assert 1 / 1.5 < distilled.predicted_kl / distilled.measured_kl < 1.5
         assert f"measured {distilled.measured_kl:.3g}" in str(distilled)
-
-
-def test_a_budget_is_kept_and_beats_equal_orders():
-    model, ids = language_model(), token_ids()
-    channels = 2 * 8
-    equal = distill(model, 4, calibration=ids)
-    budgeted = distill(model, state_budget=4 * channels, calibration=ids)
-    states = sum(int(c.order.sum()) for c in budgeted.certificates.values())
-    assert 3 * channels <= states <= 4 * channels
-    assert budgeted.measured_kl < equal.measured_kl
-    assert all("a budget of 64 real states" in c.notes[0] for c in budgeted.certificates.values())
+    assert budgeted.measured_kl <= 0.8 * equal.measured_kl
+    assert 0.75 * states <= sum(int(c.order.sum()) for c in budgeted.certificates.values()) <= states
+    assert all(f"a budget of {states} real states" in c.notes[0] for c in budgeted.certificates.values())
 
 
 def test_bad_calibration_and_conflicting_requests_are_refused(unannotated):

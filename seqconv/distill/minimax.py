@@ -41,7 +41,7 @@ def level_poles(
         share = magnitude / maximum.clamp_min(1e-300)[:, None]
         weight = weight ** (1 - 2 / power) * share ** (2 * (power - 2) / power)  # half way to |E|^(p - 2), about
         weight = (weight / weight.amax(1, keepdim=True)).clamp_min(1e-6)
-        blocks = refine(blocks, g, 1, weight)
+        blocks = refine(blocks, g, 1, weight, first=1e-3)
     return best
 
 

@@ -109,7 +109,7 @@ def distill(
     if seen is None or calibration is None:
         return made
     used = set(results) - set(made.kept)
-    predicted = sum(float(_cost(seen[name], _error(taps[name], results[name].filter)).sum()) for name in used)
+    predicted = sum(float(seen[name].from_taps(_error(taps[name], results[name].filter)).sum()) for name in used)
     return replace(made, predicted_kl=predicted, measured_kl=measured_divergence(model, made.model, calibration))
 
 
@@ -142,10 +142,6 @@ def _error(taps: Tensor, modal: ModalFilter) -> Tensor:
     return taps.cpu() - modal.in_float64().impulse_response(taps.shape[1])
 
 
-def _cost(sensitivity: Sensitivity, error: Tensor) -> Tensor:
-    return sensitivity.from_taps(error)
-
-
 def _weight(sensitivity: Sensitivity) -> Tensor:
     """The spectrum, with a floor so that no frequency goes unheard."""
     mean = sensitivity.spectrum.mean(1, keepdim=True)
@@ -159,13 +155,17 @@ def _within_budget(
     budget: int,
     progress: Callable[[Iterable[str]], Iterable[str]],
 ) -> dict[str, Distilled]:
-    """Fit every order of :data:`ORDERS`, predict what each costs, spend the budget, and put the chosen together."""
+    """Fit every order of :data:`ORDERS`, predict what each costs, spend the budget, and put the chosen together.
+
+    Spent by the spectra, predicted by the taps: a choice that is made by the numbers it is then judged by looks too
+    good, and the spectra have fewer of them to fit.
+    """
     tasks = {name: filter_task(h, ORDERS[-1], **options[name]) for name, h in taps.items()}
     fitted = {name: {0: tasks[name].no_modes()} | {d: tasks[name].fit(d)[0] for d in ORDERS} for name in progress(taps)}
     choices = {}
     for name, task in tasks.items():
         errors = [_error(taps[name], task.modal(modes)) for modes in fitted[name].values()]
-        costs = [_cost(seen[name], error) for error in errors]
+        costs = [seen[name].from_spectrum(error) for error in errors]
         choices[name] = Choice(tuple(fitted[name]), torch.stack(costs, dim=1))
     results = {}
     for name, orders in spend(choices, budget).items():

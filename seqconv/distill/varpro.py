@@ -20,8 +20,8 @@ ENOUGH = 1e-8
 SETTLED = 1e-5
 """Relative fall of the error in one step below which a channel is left as it is."""
 
-DAMPING = (1e-8, 0.1, 1e4)
-"""Least, first and last damping, relative to the diagonal of the normal equations."""
+DAMPING = (1e-8, 1e4)
+"""Least and last damping, relative to the diagonal of the normal equations."""
 
 
 class Fit(NamedTuple):
@@ -43,9 +43,14 @@ def refine(
     g: Float[Tensor, "channels length"],
     steps: int,
     weight: Float[Tensor, "channels bins"] | None = None,
+    *,
+    first: float = 0.1,
 ) -> Float[Tensor, "channels blocks 2"]:
-    """Move the blocks downhill in the l2 error, weighted by a spectrum or not; no channel's error ever rises."""
-    least, first, last = DAMPING
+    """Move the blocks downhill in the l2 error, weighted by a spectrum or not; no channel's error ever rises.
+
+    ``first`` is the damping to begin with.
+    """
+    least, last = DAMPING
     best, damping = fit(blocks, g, weight), torch.full((len(g), 1), first, dtype=g.dtype)
     for _ in range(steps):
         moved = stabilised(blocks + _step(blocks, best, damping, weight))

@@ -61,8 +61,8 @@ class DiagonalSSM(Recurrence):
         reach, sizes = 0 if self.head is None else self.head.shape[1], (u.shape[0], *self.offsets.shape)
         fits = isinstance(state, DiagonalState) and state.hidden.shape == sizes and state.past.shape[1] == reach
         if not fits or u.shape[-1] != sizes[1]:
-            wanted = f"DiagonalState of {sizes[0]} rows, {sizes[1]} channels of {sizes[2]} modes and {reach} past inputs"
-            raise foreign_state(f"DiagonalSSM.{operation}", state, wanted)
+            needed = f"{sizes[0]} rows, {sizes[1]} channels of {sizes[2]} modes and {reach} past inputs"
+            raise foreign_state(f"DiagonalSSM.{operation}", state, f"DiagonalState of {needed}")
         return cast(DiagonalState, state)
 
     def impulse_response(self, length: int) -> Float[Tensor, "channels length"]:
