@@ -189,7 +189,7 @@ class LongConvolution(nn.Module):
         """Kind, rows and width; a recurrence checks the order itself."""
         if self.filter.recurrent:
             if not isinstance(state, RecurrentState):
-                raise foreign_state(f"LongConvolution.{operation}", state, "RecurrentState, for the filter's recurrence")
+                raise foreign_state(f"LongConvolution.{operation}", state, "RecurrentState, as the filter has one")
             return
         kind, sizes = SmoothState if self.smooth else FractalState, (u.shape[0], u.shape[-1])
         if not isinstance(state, kind) or (state.echo.shape[0], state.head.shape[1]) != sizes:
