@@ -35,7 +35,8 @@ class Fit(NamedTuple):
     @property
     def error(self) -> Float[Tensor, " channels"]:
         """Its l2 norm."""
-        return self.residual.norm(dim=1)
+        error: Tensor = self.residual.norm(dim=1)
+        return error
 
 
 def refine(
@@ -123,7 +124,7 @@ def _step(
     factor, failed = torch.linalg.cholesky_ex(scaled)
     step = scale[:, :, None] * torch.cholesky_solve(scale[:, :, None] * gradient, factor)
     step = torch.where(failed[:, None, None] > 0, torch.zeros_like(step), step)
-    return step[:, :, 0].unflatten(1, (2, -1)).transpose(1, 2)
+    return cast(Tensor, step[:, :, 0].unflatten(1, (2, -1))).transpose(1, 2)
 
 
 def _free(blocks: Float[Tensor, "channels blocks 2"]) -> Float[Tensor, "channels order 1"]:
