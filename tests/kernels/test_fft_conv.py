@@ -167,6 +167,7 @@ def test_what_the_kernel_leaves_to_the_reference():
         ({"post_gate": torch.zeros(2, 5, 1)}, r"post_gate of shape \(2, 5, 1\); wanted \(2, 5, 3\)"),
         ({"history": torch.zeros(1, 5, 3)}, r"history of shape \(1, 5, 3\); wanted \(2, past, 3\)"),
         ({"skip": torch.zeros(3, dtype=torch.int64)}, r"skip on cpu of dtype torch.int64"),
+        ({"frequency_limit": 1.5}, r"frequency_limit=1.5; wanted a fraction of the Nyquist frequency in \(0, 1\)"),
         ({"implementation": "cuda"}, "implementation 'cuda'; wanted one of .*cpu"),
     ],
 )
@@ -174,3 +175,33 @@ def test_refusals(change, message):
     inputs = {"u": torch.zeros(2, 5, 3), "h": torch.zeros(3, 4)}
     with pytest.raises(ValueError, match=f"^fft_conv: received .*{message}.*Remedy: "):
         K.fft_conv(**(inputs | change))
+
+
+def test_a_part_of_the_spectrum_is_a_low_pass():
+    """Tones below the limit pass as they were, those above vanish, away from the ends."""
+    t = torch.arange(256, dtype=torch.float64)
+    tones = torch.stack([torch.cos(torch.pi * f * t) for f in (0.1, 0.4, 0.6, 0.9)], dim=1)[None]
+    window = torch.hann_window(256, dtype=torch.float64)[None, :, None]
+    h = torch.ones(4, 1, dtype=torch.float64)
+    y = K.fft_conv(tones * window, h, frequency_limit=0.5, implementation="reference")
+    assert_near(y[..., :2], (tones * window)[..., :2], dtype=torch.float16)
+    assert y[..., 2:].abs().max() < 1e-3
+    assert_near(K.fft_conv(tones, h, frequency_limit=0.999999, implementation="reference"), tones, dtype=torch.bfloat16)
+
+
+def test_a_part_of_the_spectrum_is_differentiable_and_has_a_skip():
+    inputs = example_inputs(Shape(1, 5, 2, 7), dtype=torch.float64, gates=True)
+    leaves = [inputs[k].requires_grad_() for k in ("u", "h", "skip")]
+    assert torch.autograd.gradcheck(lambda u, h, skip: K.fft_conv(u, h, skip=skip, frequency_limit=0.3), leaves)
+    folded = torch.cat([inputs["h"][:, :1] + inputs["skip"][:, None], inputs["h"][:, 1:]], dim=1)
+    both = [
+        K.fft_conv(leaves[0], h, skip=s, frequency_limit=0.3) for h, s in ((inputs["h"], leaves[2]), (folded, None))
+    ]
+    assert_near(*both)
+
+
+@compiled
+def test_the_native_kernel_multiplies_whole_spectra():
+    inputs = example_inputs(Shape(1, 6, 3, 6))
+    with pytest.raises(ValueError, match="frequency_limit is not None, and this kernel multiplies whole spectra"):
+        K.fft_conv(**inputs, frequency_limit=0.5, implementation="cpu")

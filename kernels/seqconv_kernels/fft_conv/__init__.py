@@ -2,6 +2,10 @@
 
 Equation: ``y[t, c] = g_out[t, c] * (sum_{s=0..t} h[c, s] v[t-s, c] + skip[c] v[t, c])`` with
 ``v = g_in * u``. Computed in O(length log length) by the FFT.
+
+With ``frequency_limit`` the filter is cut off in its spectrum: of the M = 2^k >= max(256, past + length) points of the
+transform at the frequencies ``|4k - 1| pi / 2M``, those below the limit stay (with half a bin to spare), the others are
+zero and their products are left out where an implementation can. Such a filter rings before lag 0 and beyond its end.
 """
 
 from typing import Any
@@ -31,7 +35,26 @@ def _refuse_cpu(call: Call) -> str | None:
     return refuse(call)
 
 
-OP = Op("fft_conv", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all))
+def _triton() -> Any:
+    from .triton import fft_conv
+
+    return fft_conv
+
+
+def _refuse_triton(call: Call) -> str | None:
+    from ..triton_support import refuse
+
+    if call.given()["u"].shape[1] == 0:
+        return "u has no time steps"
+    return refuse(call, activation="u", parameters=("h", "skip", "history"))
+
+
+OP = Op(
+    "fft_conv",
+    Implementation("triton", _triton, _refuse_triton),
+    Implementation("cpu", _cpu, _refuse_cpu),
+    Implementation("reference", _reference, serves_all),
+)
 
 
 def fft_conv(
@@ -42,6 +65,7 @@ def fft_conv(
     pre_gate: Float[Tensor, "batch length channels"] | None = None,
     post_gate: Float[Tensor, "batch length channels"] | None = None,
     history: Float[Tensor, "batch past channels"] | None = None,
+    frequency_limit: float | None = None,
     implementation: str | None = None,
 ) -> Float[Tensor, "batch length channels"]:
     """Convolve every channel with its own causal filter; differentiable in every tensor.
@@ -53,18 +77,25 @@ def fft_conv(
         pre_gate: multiplies ``u`` before the convolution.
         post_gate: multiplies the result.
         history: the (gated) signal before ``u``, oldest first, for chunked use.
+        frequency_limit: keep the frequencies of ``h`` and ``skip`` below this fraction of the Nyquist frequency, in
+            (0, 1); ``None`` keeps all. The result then hears inputs ahead of it: not for autoregressive models.
         implementation: a name, or ``None`` for the fastest that serves.
 
     Returns:
         Tensor shaped and typed like ``u``; accumulated in float32 at least.
 
     Raises:
-        ValueError: ranks, channels, devices or gates that do not match.
+        ValueError: ranks, channels, devices or gates that do not match; a limit outside of (0, 1).
     """
     tensors = {"u": u, "h": h, "skip": skip, "pre_gate": pre_gate, "post_gate": post_gate, "history": history}
     _check(tensors)
-    run = OP.choose(implementation, Call(tensors))
-    return run(u, h, skip, pre_gate, post_gate, history)  # type: ignore[no-any-return]
+    if frequency_limit is not None and not 0 < frequency_limit < 1:
+        got = f"frequency_limit={frequency_limit}"
+        raise refusal(
+            "fft_conv", got, "a fraction of the Nyquist frequency in (0, 1)", "divide by half the sample rate"
+        )
+    run = OP.choose(implementation, Call(tensors, {"frequency_limit": frequency_limit}))
+    return run(u, h, skip, pre_gate, post_gate, history, frequency_limit)  # type: ignore[no-any-return]
 
 
 def _check(tensors: dict[str, Tensor | None]) -> None:

@@ -48,6 +48,8 @@ def refuse(call: Call) -> str | None:
     u = tensors["u"]
     if u.shape[1] == 0:
         return "u has no time steps"
+    if call.options["frequency_limit"] is not None:
+        return "frequency_limit is not None, and this kernel multiplies whole spectra"
     sums = torch.float64 if u.dtype == torch.float64 else torch.float32
     for name in ("h", "skip", "history"):
         if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
@@ -60,7 +62,8 @@ def refuse(call: Call) -> str | None:
 
 def fft_conv(*arguments: Any) -> Tensor:
     """The output."""
-    y: Tensor = torch.ops.seqconv.fft_conv(*arguments)
+    *tensors, _ = arguments
+    y: Tensor = torch.ops.seqconv.fft_conv(*tensors)
     return y
 
 

@@ -1,18 +1,33 @@
 """Readable form of :func:`seqconv_kernels.fft_conv`: one zero-padded FFT, any floating dtype."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from .plan import grid_size, kept_frequencies
+
 
 def fft_conv(
-    u: Tensor, h: Tensor, skip: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, history: Tensor | None
+    u: Tensor,
+    h: Tensor,
+    skip: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    history: Tensor | None,
+    frequency_limit: float | None,
 ) -> Tensor:
     """y_t = post_t * (sum_s h[s] v_{t-s} + skip * v_t), with v = pre * u behind the ``history``."""
     dtype = torch.promote_types(torch.promote_types(u.dtype, h.dtype), torch.float32)
     v = u.to(dtype) if pre_gate is None else u.to(dtype) * pre_gate
     heard = v if history is None else torch.cat([history.to(dtype), v], dim=1)
-    y = _convolve(heard, h[:, : heard.shape[1]].to(dtype))[:, heard.shape[1] - v.shape[1] :]
-    if skip is not None:
+    taps = h[:, : heard.shape[1]].to(dtype)
+    if frequency_limit is None:
+        y = _convolve(heard, taps)
+    else:
+        y = _convolve_low(heard, taps if skip is None else _with_skip(taps, skip), frequency_limit)
+    y = y[:, heard.shape[1] - v.shape[1] :]
+    if skip is not None and frequency_limit is None:
         y = y + skip * v
     return (y if post_gate is None else y * post_gate).to(u.dtype)
 
@@ -26,6 +41,28 @@ def _convolve(v: Tensor, taps: Tensor) -> Tensor:
     spectrum = torch.fft.rfft(rows, n=size) * torch.fft.rfft(taps, n=size)
     y: Tensor = torch.fft.irfft(spectrum, n=size)[..., : v.shape[1]]
     return y.transpose(1, 2)
+
+
+def _with_skip(taps: Tensor, skip: Tensor) -> Tensor:
+    return torch.cat([taps[:, :1] + skip[:, None], taps[:, 1:]], dim=1)
+
+
+def _convolve_low(v: Tensor, taps: Tensor, limit: float) -> Tensor:
+    """The same with a part of the spectrum of ``taps``: FFTs under the twist w^n, w = exp(i pi / 2M) (see plan.py)."""
+    if v.numel() == 0:
+        return v * taps.sum(1)
+    size, length = grid_size(v.shape[1]), v.shape[1]
+    twist = torch.polar(*(t.to(v.dtype) for t in _polar(size))).to(v.device)
+    keep = kept_frequencies(size, limit).to(v.device)
+    spectrum = torch.fft.fft(taps * twist[: taps.shape[1]], n=size) * keep
+    spectrum = spectrum * torch.fft.fft(v.transpose(1, 2) * twist[:length], n=size)
+    y: Tensor = (torch.fft.ifft(spectrum)[..., :length] * twist[:length].conj()).real
+    return y.transpose(1, 2)
+
+
+def _polar(size: int) -> tuple[Tensor, Tensor]:
+    n = torch.arange(size, dtype=torch.float64)
+    return torch.ones_like(n), n * (math.pi / (2 * size))
 
 
 def fast_size(n: int) -> int:

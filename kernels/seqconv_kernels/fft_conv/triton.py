@@ -1,0 +1,129 @@
+"""The long convolution in Triton: transforms as matrix products (see :mod:`.plan`), forward and backward.
+
+The backward takes the same kernel with conjugate spectra for the signal, and the sum of ``conj(V) G`` over the batch,
+in a fixed order, for the filter. The skip is the filter's lag 0.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..triton_support import on_device, sums_dtype
+from .triton_passes import Convolution, Output, Signal
+
+
+def _filter(h: Tensor, skip: Tensor | None, heard: int, dtype: torch.dtype) -> Tensor:
+    """The taps that count, the skip among them."""
+    taps = h[:, :heard].to(dtype)
+    return taps if skip is None else torch.cat([taps[:, :1] + skip.to(dtype)[:, None], taps[:, 1:]], dim=1)
+
+
+def _signal(u: Tensor, pre_gate: Tensor | None, history: Tensor | None) -> Signal:
+    """What the filter hears."""
+    if history is None:
+        return Signal(u, pre_gate)
+    v = u if pre_gate is None else u * pre_gate
+    return Signal(torch.cat([history.to(u.dtype), v.to(u.dtype)], dim=1))
+
+
+def _plan(u: Tensor, h: Tensor, history: Tensor | None, frequency_limit: float | None) -> tuple[Convolution, int]:
+    past = 0 if history is None else history.shape[1]
+    heard = past + u.shape[1]
+    return Convolution(u, heard, min(heard, h.shape[1]), frequency_limit), past
+
+
+@torch.library.custom_op("seqconv::fft_conv_triton", mutates_args=())
+def fft_conv(
+    u: Tensor,
+    h: Tensor,
+    skip: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    history: Tensor | None,
+    frequency_limit: float | None,
+) -> Tensor:
+    """The output."""
+    y = torch.empty_like(u)
+    if y.numel() == 0:
+        return y
+    convolution, past = _plan(u, h, history, frequency_limit)
+    with on_device(u):
+        spectrum = convolution.spectrum(_filter(h, skip, convolution.heard, sums_dtype(u)))
+        convolution.run(spectrum, _signal(u, pre_gate, history), Output(y, post_gate, past))
+    return y
+
+
+@torch.library.custom_op("seqconv::fft_conv_triton_backward", mutates_args=())
+def _backward(
+    u: Tensor,
+    h: Tensor,
+    skip: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    history: Tensor | None,
+    frequency_limit: float | None,
+    dy: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients in the order of the inputs; empty for those that were not given."""
+    gradients = _gradients(u, h, skip, pre_gate, post_gate, history)
+    du, dh, dskip, dpre, dpost, dhistory = gradients
+    if u.numel() == 0:
+        for gradient in gradients:
+            gradient.zero_()
+        return gradients
+    convolution, past = _plan(u, h, history, frequency_limit)
+    heard = _signal(u, pre_gate, history)
+    dz = Signal(dy, post_gate, past)
+    with on_device(u):
+        spectrum = convolution.spectrum(_filter(h, skip, convolution.heard, sums_dtype(u)))
+        if post_gate is not None:
+            convolution.run(spectrum, heard, Output(dpost, dy, past))
+        if history is None:
+            outputs = (du,) if pre_gate is None else (du, pre_gate, 0, dpre, u)
+            convolution.run(spectrum, dz, Output(*outputs), adjoint=True)
+        else:
+            dv = torch.empty_like(heard.x)
+            convolution.run(spectrum, dz, Output(dv), adjoint=True)
+            dhistory.copy_(dv[:, :past])
+            du.copy_(dv[:, past:] if pre_gate is None else dv[:, past:] * pre_gate)
+            if pre_gate is not None:
+                dpre.copy_(dv[:, past:] * u)
+        taps = convolution.filter_gradient(heard, dz, min(h.shape[1], convolution.heard))
+    dh[:, taps.shape[1] :].zero_()
+    dh[:, : taps.shape[1]].copy_(taps)
+    if skip is not None:
+        dskip.copy_(taps[:, 0])
+    return gradients
+
+
+def _gradients(
+    u: Tensor, h: Tensor, skip: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, history: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtype = sums_dtype(u)
+    return (
+        torch.empty_like(u),
+        h.new_empty(h.shape, dtype=dtype),
+        u.new_empty(0 if skip is None else skip.shape, dtype=dtype),
+        u.new_empty(0) if pre_gate is None else torch.empty_like(u),
+        u.new_empty(0) if post_gate is None else torch.empty_like(u),
+        u.new_empty(0 if history is None else history.shape, dtype=dtype),
+    )
+
+
+fft_conv.register_fake(lambda u, *_: torch.empty_like(u))
+_backward.register_fake(lambda *a: _gradients(*a[:6]))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.frequency_limit = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = ctx.saved_tensors
+    gradients = _backward(*inputs, ctx.frequency_limit, dy)
+    return (*(None if t is None else g.to(t.dtype) for t, g in zip(inputs, gradients, strict=True)), None)
+
+
+fft_conv.register_autograd(_differentiate, setup_context=_setup_context)
