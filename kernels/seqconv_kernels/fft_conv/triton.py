@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..second_order import composed_gradients, differentiate_again
 from ..triton_support import on_device, sums_dtype
+from . import reference
 from .triton_passes import Convolution, Output, Signal
 
 
@@ -127,3 +129,11 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 fft_conv.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, dy = arguments
+    return composed_gradients([reference.fft_conv(*given)], [dy], given[:-1])
+
+
+differentiate_again("seqconv::fft_conv_triton_backward", _composed_gradients)

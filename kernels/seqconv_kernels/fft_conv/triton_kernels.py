@@ -230,7 +230,8 @@ def correlate_kernel(
 @no_type_check
 def turn_kernel(
     x, gate, out, gate2, out2,
-    x_row, x_step, x_channel, gate_row, gate_step, gate_channel, out_row, out_step, out_channel, length, channels, STEPS: tl.constexpr, LANES: tl.constexpr, SUMS: tl.constexpr,
+    x_row, x_step, x_channel, gate_row, gate_step, gate_channel, out_row, out_step, out_channel, length, channels,
+    STEPS: tl.constexpr, LANES: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """``out = gate x`` from one layout to another, and ``out2`` with another gate."""
     row = tl.program_id(2).to(tl.int64)

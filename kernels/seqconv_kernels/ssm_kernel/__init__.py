@@ -11,6 +11,7 @@ it is ``sum_n v_n / (g - poles_n)`` divided by ``cos(pi f / L)``, which stays fi
 
 from typing import Any
 
+import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
@@ -39,6 +40,33 @@ def _refuse_cpu(call: Call) -> str | None:
     return refuse(call)
 
 
+def _vandermonde_triton() -> Any:
+    from .triton import vandermonde
+
+    return vandermonde
+
+
+def _cauchy_triton() -> Any:
+    from .triton import cauchy
+
+    return cauchy
+
+
+def _refuse_triton(call: Call) -> str | None:
+    from ..native import transformed
+    from ..triton_support import unavailable
+
+    reason: str | None = unavailable(call.device_type)
+    if reason is not None:
+        return reason
+    for name, tensor in call.given().items():
+        if tensor.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+            return f"{name} has dtype {tensor.dtype}, wanted float32, float64, complex64 or complex128"
+    if not torch.compiler.is_compiling() and transformed():
+        return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
+    return None
+
+
 def _vandermonde_reference() -> Any:
     from .reference import vandermonde
 
@@ -65,12 +93,14 @@ def _cauchy_chunked() -> Any:
 
 VANDERMONDE = Op(
     "vandermonde",
+    Implementation("triton", _vandermonde_triton, _refuse_triton),
     Implementation("cpu", _vandermonde_cpu, _refuse_cpu),
     Implementation("chunked", _vandermonde_chunked, serves_all),
     Implementation("reference", _vandermonde_reference, serves_all),
 )
 CAUCHY = Op(
     "cauchy",
+    Implementation("triton", _cauchy_triton, _refuse_triton),
     Implementation("cpu", _cauchy_cpu, _refuse_cpu),
     Implementation("chunked", _cauchy_chunked, serves_all),
     Implementation("reference", _cauchy_reference, serves_all),
@@ -90,9 +120,9 @@ def vandermonde(
         residues: weights of the poles; a factor 2 for conjugate pairs is the caller's.
         log_poles: logarithms of the discrete poles, of the dtype of ``residues`` (both real or both complex).
         length: taps, at least 1.
-        implementation: ``"cpu"`` (compiled; two levels of powers in cache), ``"chunked"`` (the same in matrix
-            products, memory in the square root of the length), ``"reference"``, or ``None`` for the fastest that
-            serves.
+        implementation: ``"triton"`` (GPUs), ``"cpu"`` (compiled; two levels of powers in cache), ``"chunked"`` (the
+            same in matrix products, memory in the square root of the length), ``"reference"``, or ``None`` for the
+            fastest that serves.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not match; ``length < 1``.
@@ -115,7 +145,7 @@ def cauchy(
         v: numerators.
         poles: continuous poles times the time step, one of each conjugate pair, with negative real part.
         length: of the inverse real FFT to come, at least 1; there are ``length // 2 + 1`` frequencies.
-        implementation: ``"cpu"`` (compiled; nothing of the size of poles x frequencies in memory), ``"chunked"``
+        implementation: ``"triton"`` (GPUs), ``"cpu"`` (compiled; neither holds poles x frequencies), ``"chunked"``
             (matrix products over blocks of frequencies, made anew in backward), ``"reference"``, or ``None`` for
             the fastest that serves.
 

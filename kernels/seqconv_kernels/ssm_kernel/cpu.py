@@ -1,7 +1,6 @@
 """The Vandermonde and Cauchy products in C++ as PyTorch operators: forward, backward, their shapes for the compiler.
 
-The operators take real tensors whose last axis holds the parts of a number (one if real, two if complex): lazy
-conjugates are lost inside an operator that is called from a compiled graph.
+The operators take the parts of numbers, see :mod:`.parts`.
 """
 
 from typing import Any
@@ -12,10 +11,18 @@ from torch import Tensor
 from .. import native
 from ..dispatch import Call
 from ..second_order import differentiate_again
-from . import chunked, reference
+from .parts import (
+    SERVED,
+    cauchy_gradients,
+    gradients_room,
+    keep,
+    resolvents_room,
+    taps_room,
+    to_parts,
+    vandermonde_gradients,
+)  # fmt: skip
 
 CAUCHY_PADDING = 16
-_SERVED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 torch.library.define("seqconv::vandermonde", "(Tensor residues, Tensor log_poles, SymInt length) -> Tensor", tags=_TAGS)
 torch.library.define(
@@ -33,55 +40,32 @@ def refuse(call: Call) -> str | None:
     """Why this implementation cannot serve the call, or ``None``."""
     tensors = call.given()
     for name, tensor in tensors.items():
-        if tensor.dtype not in _SERVED:
+        if tensor.dtype not in SERVED:
             return f"{name} has dtype {tensor.dtype}, wanted float32, float64, complex64 or complex128"
     return native.refuse_call(tensors)
 
 
 def vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
     """k[l] = Re(sum_n residues_n exp(log_poles_n l))."""
-    taps: Tensor = torch.ops.seqconv.vandermonde(_parts(residues), _parts(log_poles), length)
+    taps: Tensor = torch.ops.seqconv.vandermonde(to_parts(residues), to_parts(log_poles), length)
     return taps
 
 
 def cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
     """The resolvent at the roots of unity."""
-    return torch.view_as_complex(torch.ops.seqconv.cauchy_pairs(_parts(v), _parts(poles), length))
-
-
-def _parts(numbers: Tensor) -> Tensor:
-    return torch.view_as_real(numbers.resolve_conj()) if numbers.is_complex() else numbers.unsqueeze(-1)
-
-
-def _numbers(parts: Tensor) -> Tensor:
-    return torch.view_as_complex(parts.contiguous()) if parts.shape[-1] == 2 else parts.squeeze(-1)
-
-
-def _taps(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
-    """Room for the impulse responses."""
-    return residues.new_empty(*residues.shape[:2], length)
-
-
-def _resolvents(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    """Room for the resolvents."""
-    return v.new_empty(*v.shape[:2], length // 2 + 1, 2)
-
-
-def _gradients(weights: Tensor, poles: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    """Room for the gradients of the weights and of the poles."""
-    return weights.new_empty(weights.shape), poles.new_empty(poles.shape)
+    return torch.view_as_complex(torch.ops.seqconv.cauchy_pairs(to_parts(v), to_parts(poles), length))
 
 
 @torch.library.impl("seqconv::vandermonde", "cpu")
 def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
-    given, taps = [residues.contiguous(), log_poles.contiguous()], _taps(residues, log_poles, length)
+    given, taps = [residues.contiguous(), log_poles.contiguous()], taps_room(residues, log_poles, length)
     native.library().vandermonde_forward(*map(native.view, (*given, taps)), torch.get_num_threads())
     return taps
 
 
 @torch.library.impl("seqconv::vandermonde_backward", "cpu")
 def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) -> tuple[Tensor, Tensor]:
-    given, gradients = [t.contiguous() for t in (residues, log_poles, dtaps)], _gradients(residues, log_poles)
+    given, gradients = [t.contiguous() for t in (residues, log_poles, dtaps)], gradients_room(residues, log_poles)
     native.library().vandermonde_backward(*map(native.view, (*given, *gradients)), torch.get_num_threads())
     return gradients
 
@@ -104,29 +88,24 @@ def _nodes(length: int, like: Tensor) -> Tensor:
 
 @torch.library.impl("seqconv::cauchy_pairs", "cpu")
 def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    given, r = [v.contiguous(), poles.contiguous(), _nodes(length, v)], _resolvents(v, poles, length)
+    given, r = [v.contiguous(), poles.contiguous(), _nodes(length, v)], resolvents_room(v, poles, length)
     native.library().cauchy_forward(*map(native.view, given), length, native.view(r), torch.get_num_threads())
     return r
 
 
 @torch.library.impl("seqconv::cauchy_pairs_backward", "cpu")
 def _cauchy_backward(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple[Tensor, Tensor]:
-    given, gradients = [v.contiguous(), poles.contiguous(), _nodes(length, v)], _gradients(v, poles)
+    given, gradients = [v.contiguous(), poles.contiguous(), _nodes(length, v)], gradients_room(v, poles)
     dr = dr.contiguous()
     results = map(native.view, (dr, *gradients))
     native.library().cauchy_backward(*map(native.view, given), length, *results, torch.get_num_threads())
     return gradients
 
 
-torch.library.register_fake("seqconv::vandermonde")(_taps)
-torch.library.register_fake("seqconv::vandermonde_backward")(_gradients)
-torch.library.register_fake("seqconv::cauchy_pairs")(_resolvents)
-torch.library.register_fake("seqconv::cauchy_pairs_backward")(_gradients)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    *tensors, ctx.length = inputs
-    ctx.save_for_backward(*tensors)
+torch.library.register_fake("seqconv::vandermonde")(taps_room)
+torch.library.register_fake("seqconv::vandermonde_backward")(gradients_room)
+torch.library.register_fake("seqconv::cauchy_pairs")(resolvents_room)
+torch.library.register_fake("seqconv::cauchy_pairs_backward")(gradients_room)
 
 
 def _differentiate_vandermonde(ctx: Any, dtaps: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -137,17 +116,7 @@ def _differentiate_cauchy(ctx: Any, dr: Tensor) -> tuple[Tensor, Tensor, None]:
     return *torch.ops.seqconv.cauchy_pairs_backward(*ctx.saved_tensors, ctx.length, dr), None
 
 
-def _vandermonde_gradients(residues: Tensor, log_poles: Tensor, dtaps: Tensor) -> tuple[Tensor, ...]:
-    taps = chunked.vandermonde(_numbers(residues), _numbers(log_poles), dtaps.shape[-1])
-    return torch.autograd.grad(taps, (residues, log_poles), dtaps, create_graph=True)
-
-
-def _cauchy_gradients(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple[Tensor, ...]:
-    r = torch.view_as_real(reference.cauchy(_numbers(v), _numbers(poles), length))
-    return torch.autograd.grad(r, (v, poles), dr, create_graph=True)
-
-
-torch.library.register_autograd("seqconv::vandermonde", _differentiate_vandermonde, setup_context=_setup_context)
-torch.library.register_autograd("seqconv::cauchy_pairs", _differentiate_cauchy, setup_context=_setup_context)
-differentiate_again("seqconv::vandermonde_backward", _vandermonde_gradients)
-differentiate_again("seqconv::cauchy_pairs_backward", _cauchy_gradients)
+torch.library.register_autograd("seqconv::vandermonde", _differentiate_vandermonde, setup_context=keep)
+torch.library.register_autograd("seqconv::cauchy_pairs", _differentiate_cauchy, setup_context=keep)
+differentiate_again("seqconv::vandermonde_backward", vandermonde_gradients)
+differentiate_again("seqconv::cauchy_pairs_backward", cauchy_gradients)

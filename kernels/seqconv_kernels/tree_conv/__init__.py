@@ -27,6 +27,18 @@ def _refuse_cpu(call: Call) -> str | None:
     return native.refuse_call(call.given())
 
 
+def _triton() -> Any:
+    from .triton import tree_conv
+
+    return tree_conv
+
+
+def _refuse_triton(call: Call) -> str | None:
+    from ..triton_support import refuse
+
+    return refuse(call, activation="x")
+
+
 def _reference() -> Any:
     from .reference import tree_conv
 
@@ -41,6 +53,7 @@ def _reference_step() -> Any:
 
 OP = Op(
     "tree_conv",
+    Implementation("triton", _triton, _refuse_triton),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("reference", _reference, serves_all),
 )
@@ -69,7 +82,7 @@ def tree_conv(
         history: per level its inputs before these, ``(batch, (width - 1) dilation, channels)``, oldest first; zero
             if not given. It holds what the level heard, not ``x``.
         return_history: also return the history after these inputs.
-        implementation: ``"cpu"``, ``"reference"``, or ``None`` for the fastest that serves.
+        implementation: ``"triton"``, ``"cpu"``, ``"reference"``, or ``None`` for the fastest that serves.
 
     Returns:
         y shaped and typed like ``x``, or ``(y, history)``; levels and history are float32 at least.
