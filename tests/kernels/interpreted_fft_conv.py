@@ -69,7 +69,7 @@ def test_outer_transforms():
 
 
 def test_outer_transforms_in_rows_of_their_matrix(monkeypatch):
-    monkeypatch.setitem(plan.LARGEST, torch.float32, 1024)
+    monkeypatch.setitem(plan.LARGEST_INNER, torch.float32, 512)
     monkeypatch.setattr(triton_passes, "OUTER_ROWS", 16)
     assert plan.Plan.make(5000, 5000, torch.float32, None).outer == 32
     check(example_inputs(Shape(1, 5000, 1, 5000)))

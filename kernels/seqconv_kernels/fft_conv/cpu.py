@@ -173,7 +173,7 @@ torch.library.register_autograd("seqconv::fft_conv", _differentiate, setup_conte
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     *given, dy = arguments
-    return composed_gradients([reference.fft_conv(*given, None)], [dy], given)
+    return composed_gradients([reference.fft_conv(*Inputs(*given), None)], [dy], given)
 
 
 differentiate_again("seqconv::fft_conv_backward", _composed_gradients)

@@ -25,6 +25,8 @@ SMALLEST = 256
 """Points of the smallest transform, and of the grid on which a spectrum is cut off."""
 LARGEST = {torch.bfloat16: 16384, torch.float16: 16384, torch.float32: 2048, torch.float64: 2048}
 """Points of the largest transform that one program holds, by dtype; more are cut over R outer points."""
+LARGEST_INNER = {**LARGEST, torch.bfloat16: 8192, torch.float16: 8192}
+"""The same under an outer transform, whose results are complex."""
 LEAST_OUTER, WANTED_OUTER = 16, 128
 """Outer points: what the matrix units take, and where a longer transform in one program becomes the lesser evil."""
 TILES = {torch.bfloat16: 8192, torch.float16: 8192, torch.float32: 4096, torch.float64: 1024}
@@ -82,9 +84,9 @@ class Plan(NamedTuple):
 
     @classmethod
     def _of(cls, size: int, overlap: int, blocks: int, dtype: torch.dtype, limit: float | None) -> "Plan":
-        inner, largest = size, LARGEST[dtype]
-        if size > largest:
-            wanted = min(max(size * 4 // largest, LEAST_OUTER), WANTED_OUTER)
+        inner, largest = size, LARGEST_INNER[dtype]
+        if size > LARGEST[dtype]:
+            wanted = min(max(size * 2 // largest, LEAST_OUTER), WANTED_OUTER)
             inner = min(size // wanted, largest)
         columns = 1 << (inner.bit_length() - 1) // 2
         kept = _kept_columns(size, columns, limit)

@@ -35,7 +35,7 @@ from .parts import (
 
 FINE, COARSE = 64, 64
 """Lags of a tile: T, and how many times T."""
-POLES = 32
+POLES, POLES_BACKWARDS = 32, 16
 FREQUENCIES = 128
 SHARE = 2048
 """Frequencies that one program sums over."""
@@ -222,7 +222,7 @@ def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
     with on_device(taps):
         _taps_kernel[grid](
             residues.contiguous(), log_poles.contiguous(), taps, channels, poles, length,
-            parts, FINE, COARSE, POLES, *_types(taps),
+            parts, FINE, COARSE, POLES, *_types(taps), num_warps=8,
         )  # fmt: skip
     return taps
 
@@ -235,9 +235,9 @@ def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) ->
     tiles = triton.cdiv(dtaps.shape[2], FINE * COARSE)
     dresidues, dpoles = residues.new_empty(2, tiles, *residues.shape)
     with on_device(dtaps):
-        _poles_kernel[(tiles * triton.cdiv(poles, POLES), channels, heads)](
+        _poles_kernel[(tiles * triton.cdiv(poles, POLES_BACKWARDS), channels, heads)](
             residues.contiguous(), log_poles.contiguous(), dtaps.contiguous(), dresidues, dpoles, channels, poles,
-            dtaps.shape[2], parts, FINE, COARSE, POLES, *_types(dtaps),
+            dtaps.shape[2], parts, FINE, COARSE, POLES_BACKWARDS, *_types(dtaps), num_warps=8,
         )  # fmt: skip
     return dresidues.sum(0), dpoles.sum((0, 1))
 
