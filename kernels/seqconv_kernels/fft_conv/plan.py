@@ -25,7 +25,7 @@ SMALLEST = 256
 """Points of the smallest transform, and of the grid on which a spectrum is cut off."""
 LARGEST = {torch.bfloat16: 16384, torch.float16: 16384, torch.float32: 2048, torch.float64: 2048}
 """Points of the largest transform that one program holds, by dtype; more are cut over R outer points."""
-LARGEST_INNER = {**LARGEST, torch.bfloat16: 8192, torch.float16: 8192}
+LARGEST_INNER = {dtype: points // 2 for dtype, points in LARGEST.items()}
 """The same under an outer transform, whose results are complex."""
 LEAST_OUTER, WANTED_OUTER = 16, 128
 """Outer points: what the matrix units take, and where a longer transform in one program becomes the lesser evil."""

@@ -143,7 +143,7 @@ def correlate_kernel(
 ):  # fmt: skip
     """Spectra of the gradient of the filter, one sum for each part of the items: ``conj(X) G``.
 
-    The sums stand in registers if HELD, else in memory, where one thread reads and writes each.
+    The sums stand in registers if HELD, else in memory, where the threads of one program see them after a barrier.
     """
     f1r, f1i = load_parts(first, N1, N1)
     f2r, f2i = load_parts(second, N2, K2)
@@ -153,6 +153,7 @@ def correlate_kernel(
     if not HELD:
         tl.store(sums + place, sr, mask=there)
         tl.store(sums + N1 * K2 + place, si, mask=there)
+        tl.debug_barrier()
     for item in tl.range(tl.program_id(1), items, parts):
         row, start = (item % batch).to(tl.int64), (item // batch) * block - shift
         strides = (x_row, x_step, x_channel)
@@ -221,6 +222,7 @@ def correlate_kernel(
         if not HELD:
             tl.store(sums + place, sr, mask=there)
             tl.store(sums + N1 * K2 + place, si, mask=there)
+            tl.debug_barrier()
     if HELD:
         tl.store(sums + place, sr, mask=there)
         tl.store(sums + N1 * K2 + place, si, mask=there)

@@ -24,7 +24,7 @@ AHEAD = 8192
 """Points up to which a program loads one tile while it transforms another."""
 HELD = 4096
 """Points whose sums of spectra stand in registers."""
-OUTER_ROWS, OUTER_LANES, OUTER_TILE = 64, 8, 8192
+OUTER_ROWS, OUTER_LANES, OUTER_BYTES = 64, 8, 16384
 TURN = 64
 PROGRAMS = 1024
 """How many suffice to keep a GPU busy; each then works through several rows with the same tables and spectra."""
@@ -77,6 +77,7 @@ class Convolution:
         self.items = self.batch * plan.blocks
         self.parts = min(self.items, triton.cdiv(PROGRAMS, self.grid[0]))
         self.warps = 4 if self.dtype.itemsize == 2 and self.lanes * plan.inner <= 4096 else 8
+        self.outer_stages = 2 if self.dtype.itemsize == 2 else 1
         self.stages = 2 if self.dtype.itemsize == 2 and plan.inner * self.lanes <= AHEAD else 1
 
     def run(self, spectrum: Tensor, source: Signal, target: Output, *, adjoint: bool = False) -> None:
@@ -208,7 +209,7 @@ class Convolution:
         outer_kernel[grid](
             x, gate, mid, *outer_tables(plan, block, self.dtype, self.device), *x.stride(), first, *_strides(gate),
             mid.stride(0), first + length, channels, plan.inner, plan.outer, rows, block, lanes, *self.types,
-            num_warps=8,
+            num_warps=8, num_stages=self.outer_stages,
         )  # fmt: skip
         return mid
 
@@ -220,13 +221,14 @@ class Convolution:
         outer_inverse_kernel[grid](
             mid, out, gate, out2, gate2, *outer_tables(plan, block, self.dtype, self.device),
             *out.stride(), first, *_strides(gate if gate2 is None else gate2), mid.stride(0), first + length, channels,
-            plan.inner, scale, plan.outer, rows, block, lanes, *self.types, num_warps=8,
+            plan.inner, scale, plan.outer, rows, block, lanes, *self.types,
+            num_warps=8, num_stages=self.outer_stages,
         )  # fmt: skip
 
     @property
     def _outer_tile(self) -> tuple[int, int, int]:
         rows = min(self.plan.outer, OUTER_ROWS)
-        return rows, OUTER_TILE // (rows * OUTER_LANES), OUTER_LANES
+        return rows, OUTER_BYTES // (self.dtype.itemsize * rows * OUTER_LANES), OUTER_LANES
 
 
 def _turn(signal: Signal, target: Output, sums: tl.dtype) -> None:
