@@ -121,6 +121,9 @@ CASES = {
         whole(K.gated_linear_attention), {k: attention_inputs(2, 2)[k] for k in "qkv"}
     ),
     "delta_rule": Case(with_state(K.delta_rule), attention_inputs(2, 2) | beta),
+    "ssd, packed": Case(packed(duality), ssd_inputs(1, 2)),
+    "gated_linear_attention, packed": Case(packed(K.gated_linear_attention), attention_inputs(1, 2)),
+    "delta_rule, packed": Case(packed(K.delta_rule), attention_inputs(1, 2, ()) | {"beta": beta["beta"][:1]}),
     "vandermonde": Case(lambda **x: (K.vandermonde(*x.values(), 5),), poles),
     "cauchy": Case(lambda **x: (K.cauchy(*x.values(), 6),), poles),
     "tree_conv": Case(whole(K.tree_conv, dilations=(1, 3), activation="silu"), tree),
