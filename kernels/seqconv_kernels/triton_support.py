@@ -32,12 +32,15 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable(device_type: str) -> str | None:
     """Why no Triton kernel can run on such a device, or ``None``."""
     if device_type != "cuda" and not interpreted():
         return "Triton kernels run on GPUs, or on CPU tensors under TRITON_INTERPRET=1"
     return None if _installed() else "triton is not installed; install seqconv[triton]"
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import the whole compiler here.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuse(call: Call, *, activation: str, parameters: Iterable[str] = ()) -> str | None:
