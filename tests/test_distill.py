@@ -129,6 +129,15 @@ def test_errors_far_above_the_bound_are_levelled_at_some_cost_in_l2():
     assert level.l2 > least.l2
 
 
+def test_levelled_poles_keep_all_modes_beside_channels_with_fewer():
+    """One of the two channels is levelled, and has more real poles, so more modes, than there were before."""
+    torch.manual_seed(0)
+    (convolution,) = long_convolutions(create_mixer("s4d", 16)).values()
+    certificate = distill_filter(convolution.filter(2048)[:2].detach().double(), 32, dtype=torch.float64).certificate
+    assert (certificate.hinf <= 2.5 * certificate.lower_bound).all()
+    assert (certificate.l2 < 0.5 * certificate.norm_l2).all()
+
+
 def test_lawsons_iteration_finds_the_best_constant():
     """One flat row against two peaks: the least squares follow the mean, the smallest maximum the middle."""
     frequencies = torch.linspace(0, math.pi, 257, dtype=torch.float64)

@@ -146,7 +146,8 @@ class FilterTask:
         self, blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], bound: Tensor
     ) -> Modes:
         """Modes whose error is levelled where it lies too far above the bound, from two starts if need be."""
-        modes = self._solve(blocks, g, bound)
+        modes = self.no_modes(2 * blocks.shape[1])
+        put(modes, torch.arange(len(g)), self._solve(blocks, g, bound))
         for start in ("here", "balanced"):
             far = (peak(g - modes.response(g.shape[1])) > TOO_FAR * bound).nonzero().flatten()
             if not len(far):
