@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification
+from transformers.utils.logging import disable_progress_bar
 
 from seqconv_kernels.errors import refusal
 
@@ -82,6 +83,8 @@ def train(mixer: str, folder: Path, data_root: Path | None, steps: int | None, q
         ValueError: a reloaded model answers otherwise.
     """
     torch.set_num_threads(1)
+    if quiet:
+        disable_progress_bar()
     recipe = create_recipe(TASK, mixer)
     if steps is not None:
         recipe = recipe.override({"steps": steps, "warmup_steps": steps // 6, "eval_every": max(1, steps // 2)})
