@@ -183,7 +183,10 @@ class LongConvolution(nn.Module):
             after: State = RecurrentState(state.recurrence, hidden)
         else:
             y, after = online_step(u_t, cast(OnlineState, state))
-        return (y if skip is None else y + (skip * u_t).to(y.dtype)), after
+        if skip is None:
+            return y, after
+        alike = skip.dtype == u_t.dtype == y.dtype
+        return (torch.addcmul(y, skip, u_t) if alike else y + (skip * u_t).to(y.dtype)), after
 
     def _check_state(self, operation: str, u: Tensor, state: State) -> None:
         """Kind, rows and width; a recurrence checks the order itself."""
@@ -204,4 +207,4 @@ class LongConvolution(nn.Module):
         """The recurrence of one stage, repeated for every head; its tensors have the channels first."""
         if self.stages == self.heads == 1:
             return recurrence
-        return recurrence.map(lambda t: t.chunk(self.stages, dim=0)[stage].repeat(self.heads, *[1] * (t.dim() - 1)))
+        return recurrence.map(lambda t: torch.cat([t.chunk(self.stages, dim=0)[stage]] * self.heads))

@@ -140,9 +140,9 @@ def test_memory_grows_with_the_context_and_stops_at_the_filter():
     state = init_online(h, 1, block=8)
     for t in range(700):
         _, state = online_step(u[:, t], state)
-        assert state.past.shape[2] <= min(256, max(8, 2 * t))
-    assert state.past.shape[2] == state.reach == 256
-    assert [s.shape[1] for s in state.spectra] == [9, 17, 33, 65, 129, 257]
+        assert state.past.shape[1] <= min(256, max(8, 2 * t))
+    assert state.past.shape[1] == state.reach == 256
+    assert [s.shape[1] for s in state.spectra] == [8, 16, 32, 64, 128, 256]
 
 
 def test_the_smooth_variant_transforms_few_channels_at_each_token(monkeypatch):

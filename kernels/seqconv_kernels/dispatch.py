@@ -65,6 +65,7 @@ class Op:
     def __init__(self, name: str, *implementations: Implementation) -> None:
         self.name = name
         self.implementations = implementations
+        self._loaded: dict[str, Callable[..., Any]] = {}
         self._warned = False
 
     def choose(self, implementation: str | None, call: Call) -> Callable[..., Any]:
@@ -75,11 +76,20 @@ class Op:
         """
         if implementation is not None:
             return self._named(implementation, call)
-        chosen = next(i for i in self.implementations if i.refuse(call) is None)
+        for chosen in self.implementations:
+            if chosen.refuse(call) is None:
+                break
         if chosen.name == "reference" and call.device_type != "cpu" and not self._warned:
             self._warned = True
             logger.warning("%s: %s tensors run on the reference: %s", self.name, call.device_type, self.report(call))
-        return chosen.load()
+        return self._load(chosen)
+
+    def _load(self, implementation: Implementation) -> Callable[..., Any]:
+        """The function, imported once: an import statement takes as long as a small kernel."""
+        function = self._loaded.get(implementation.name)
+        if function is None:
+            function = self._loaded[implementation.name] = implementation.load()
+        return function
 
     def report(self, call: Call) -> dict[str, str | None]:
         """For each implementation the reason of its refusal of this call, or ``None`` if it serves it."""
@@ -98,4 +108,4 @@ class Op:
                 f"inputs that it serves ({reason})",
                 f"take implementation=None or one of {', '.join(map(repr, able))}",
             )
-        return known[name].load()
+        return self._load(known[name])

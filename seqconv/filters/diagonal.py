@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from seqconv_kernels import fft_conv
+from seqconv_kernels import diagonal_step, fft_conv
 
 from ..state import State, state_class
 from .base import Recurrence, foreign_state
@@ -95,12 +95,11 @@ class DiagonalSSM(Recurrence):
 
     def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
         state = self._own("step", u_t, state)
-        heard = torch.cat([state.past, u_t[:, None].to(state.past.dtype)], dim=1)
-        hidden = torch.addcmul(state.hidden + heard[:, 0, :, None], self.offsets, state.hidden)
-        y = (self.residues * hidden).sum(-1).real
-        if self.head is not None:
-            y = y + torch.einsum("btc,ct->bc", heard[:, 1:], self.head.flip(1))
-        return y.to(u_t.dtype), DiagonalState(hidden, heard[:, 1:])
+        past = None if self.head is None else state.past
+        y, hidden, after = diagonal_step(
+            u_t, self.offsets, self.residues, hidden=state.hidden, head=self.head, past=past
+        )
+        return y, DiagonalState(hidden, state.past if after is None else after)
 
 
 def modal_response(

@@ -56,7 +56,8 @@ class ModalFilter(WideFilter):
 
     def recurrence(self) -> DiagonalSSM:
         offsets, residues = (torch.view_as_complex(p) for p in (self.offsets, self.residues))
-        return DiagonalSSM(_inside(offsets), residues, self.head if self.head.shape[1] else None)
+        head = self.head.T.contiguous().T if self.head.shape[1] else None  # steps read it channels together
+        return DiagonalSSM(_inside(offsets), residues, head)
 
     def in_float64(self) -> DiagonalSSM:
         """The recurrence that is computed with, in float64: rounded as the stored parameters are, and no more."""

@@ -216,7 +216,9 @@ class Hyena(Mixer):
         return convolve(v, kernel, skip=skip)
 
     def _skip(self, stage: int) -> Tensor | None:
-        return self.skip[stage].repeat(self.num_heads) if self.bias else None
+        if not self.bias:
+            return None
+        return self.skip[stage] if self.num_heads == 1 else self.skip[stage].repeat(self.num_heads)
 
     def _mix_heads(self, v: Tensor, stage: int) -> Tensor:
         if not self.post_order_ffn:

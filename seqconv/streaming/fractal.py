@@ -1,8 +1,9 @@
 """Exact online convolution in O(log² length) per token, by fractal tiling.
 
-Equation: ``y_t = sum_s h[s] u_{t-s}``. Tokens come in blocks of b. Within a block every input pushes its products
-with ``h[0..b-1]`` into the block's outputs. When a block ends at time t, the last U inputs are convolved with
-``h[1..2U-1]`` at once, U the largest power of two times b that divides t, and added to the outputs t .. t+U-1::
+Equation: ``y_t = sum_s h[s] u_{t-s}``. Tokens come in blocks of b. Within a block every output sums over the inputs
+since the last multiple of BASE, directly; what earlier inputs add has been added by tiles. At a time t that BASE
+divides, the last U inputs are convolved with ``h[1..2U-1]`` at once, U the largest power of two that divides t, and
+added to the outputs t .. t+U-1: directly up to half a block, from a block on by an FFT::
 
     inputs t-U .. t-1   --rfft(2U)-->   ⊙ rfft(h[0..2U-1], 2U)   --irfft, second half-->   outputs t .. t+U-1
 
@@ -23,16 +24,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seqconv_kernels import fft_conv
+from seqconv_kernels import direct_conv_step, direct_conv_tile, fft_conv, fft_tile, fft_tile_spectrum
+from seqconv_kernels.fft_tile import serves
 
 from ..state import State, state_class
-from .tiles import check_sizes, convolve_behind, convolve_circle, head_of, history, spectrum, window, writable
+from .tiles import check_sizes, convolve_behind, head_of, history, window, writable
 
-BLOCK = 64
-"""Tokens per block: from this size on an FFT is faster than pushing."""
+BLOCK = 256
+"""Size of the smallest tile by FFT: from here on it is faster than a direct one."""
+
+BASE = 16
+"""Tokens whose products are summed at each output instead of in a tile."""
 
 RESTART = 8
-"""A prefill of more than taps/RESTART tokens is one FFT; a shorter one goes through the blocks."""
+"""A prefill of more than taps/RESTART tokens is one FFT; a shorter one goes through the tiles."""
 
 
 @state_class
@@ -41,12 +46,10 @@ class FractalState(State):
 
     Attributes:
         taps: impulse response.
-        head: its first taps, time first, repeated for every head.
-        spectra: of its first 2U taps, for every U met so far, (channels, U + 1).
-        inputs: of the current block.
-        outputs: sums of the current block, as far as they are known.
+        head: its first block of taps, time first, repeated for every head.
+        spectra: for the tiles of every size from a block on that was met so far.
         past: ring of the inputs since the last restart.
-        ahead: ring of what they add to later blocks.
+        ahead: ring of what they, and those before it, add to the outputs to come; within the current block.
         echo: what inputs before the last restart add to the outputs since.
         position: tokens since the last restart.
     """
@@ -54,11 +57,9 @@ class FractalState(State):
     taps: Float[Tensor, "channels taps"]
     head: Float[Tensor, "block width"]
     spectra: tuple[Tensor, ...]
-    inputs: Float[Tensor, "batch block width"]
-    outputs: Float[Tensor, "batch block width"]
-    past: Float[Tensor, "batch width ring"]
-    ahead: Float[Tensor, "batch width ring"]
-    echo: Float[Tensor, "batch width later"]
+    past: Float[Tensor, "batch ring width"]
+    ahead: Float[Tensor, "batch ring width"]
+    echo: Float[Tensor, "batch later width"]
     position: int
 
     batch_free: ClassVar[frozenset[str]] = frozenset({"taps", "head", "spectra"})
@@ -85,16 +86,15 @@ def init_fractal(
         taps: impulse responses, lag 0 first; float32 or float64, which is also the dtype of the sums.
         batch_size: rows.
         heads: how often the channels of ``taps`` repeat in the inputs, head after head.
-        block: tokens per block, a power of two.
+        block: size of the smallest tile by FFT, a power of two.
 
     Raises:
         ValueError: no taps, or a block that is not a power of two.
     """
     check_sizes(taps, block)
     head = head_of(taps, block, heads)
-    buffers = taps.new_zeros(2, batch_size, block, head.shape[1])
-    empty = taps.new_zeros(3, batch_size, head.shape[1], 0)
-    return FractalState(taps, head, (), buffers[0], buffers[1], empty[0], empty[1], empty[2], 0)
+    past, ahead = (taps.new_zeros(batch_size, block, head.shape[1]) for _ in range(2))
+    return FractalState(taps, head, (), past, ahead, taps.new_zeros(batch_size, 0, head.shape[1]), 0)
 
 
 def fractal_prefill(
@@ -106,9 +106,9 @@ def fractal_prefill(
         y, state = _restart(v, state)
         return y.to(u.dtype), state
     while v.shape[1]:
-        room = state.block - state.position % state.block
-        y, state = _feed(v[:, :room], state)
-        v = v[:, room:]
+        size = _piece(state, v.shape[1])
+        y, state = _feed(v[:, :size], state)
+        v = v[:, size:]
         pieces.append(y)
     return torch.cat(pieces, dim=1).to(u.dtype), state
 
@@ -117,80 +117,73 @@ def fractal_step(
     u_t: Float[Tensor, "batch width"], state: FractalState
 ) -> tuple[Float[Tensor, "batch width"], FractalState]:
     """Output for one input."""
-    block, position = state.head.shape[0], state.position
-    begun = position % block
+    position, head = state.position, state.head
+    begun = position % head.shape[0] % BASE
     if begun == 0 and position:
-        state = _close_block(state)
-    v = u_t.to(state.taps.dtype)
-    inputs, outputs = writable(state.inputs, v), writable(state.outputs, v, state.head)
-    inputs[:, begun] = v
-    outputs[:, begun:].addcmul_(v[:, None], state.head[: block - begun])
-    return outputs[:, begun].to(u_t.dtype), _moved(state, inputs, outputs, position + 1)
+        state = _tile(state)
+    past, ahead = writable(state.past, u_t, head), writable(state.ahead, u_t, head)
+    y = direct_conv_step(u_t, head, past, ahead, row=position % past.shape[1], count=begun + 1)
+    return y, FractalState(state.taps, head, state.spectra, past, ahead, state.echo, position + 1)
+
+
+def _tile(state: FractalState) -> FractalState:
+    """Add the tile that ends here. Done when the next input comes: the last one of a stream would be for nothing."""
+    t, block = state.position, state.block
+    size, spectra = min(t & -t, state.reach), state.spectra
+    past, ahead = _grown(state)
+    oldest, here = (t - size) % past.shape[1], t % past.shape[1]
+    heard, ahead = past[:, oldest : oldest + size], writable(ahead, past, state.taps)
+    due = ahead[:, here : here + size]
+    if size < block:
+        direct_conv_tile(heard, state.head, due, lag=size)
+    else:
+        level = (size // block).bit_length() - 1
+        if level == len(spectra) or not serves(spectra[level], heard, due):
+            spectra = (*spectra[:level], fft_tile_spectrum(state.taps, size), *spectra[level + 1 :])
+        fft_tile(heard, spectra[level], due)
+        if t < state.echo.shape[1]:
+            ahead[:, here : here + block] += window(state.echo, t, block)
+    return replace(state, spectra=spectra, past=past, ahead=ahead)
+
+
+def _grown(state: FractalState) -> tuple[Tensor, Tensor]:
+    """The rings, doubled if the inputs up to now fill them and the filter reaches back further.
+
+    No output is waiting then: the tiles so far end at or before a multiple of the size of the rings.
+    """
+    past, ahead = state.past, state.ahead
+    ring = past.shape[1]
+    if state.position < ring or ring == state.reach:
+        return past, ahead
+    return F.pad(past, (0, 0, 0, ring)), ahead.new_zeros(ahead.shape[0], 2 * ring, ahead.shape[2])
+
+
+def _piece(state: FractalState, left: int) -> int:
+    """How many inputs no tile interrupts: up to a multiple of BASE, or from one on a power of two that divides it."""
+    begun, base = state.position % state.block, min(BASE, state.block)
+    if begun % base or left < base:
+        return min(left, base - begun % base)
+    return min(begun & -begun or state.block, 1 << left.bit_length() - 1)
+
+
+def _feed(v: Tensor, state: FractalState) -> tuple[Tensor, FractalState]:
+    """The inputs of one :func:`_piece`: their own products, and those with the inputs since the last tile."""
+    begun, length = state.position % state.block % BASE, v.shape[1]
+    if begun == 0 and state.position:
+        state = _tile(state)
+    row = state.position % state.past.shape[1]
+    past, recent = writable(state.past, v, state.head), state.past[:, row - begun : row]
+    y = state.ahead[:, row : row + length] + fft_conv(v, state.head[: begun + length].T, history=recent)
+    past[:, row : row + length] = v
+    ahead = writable(state.ahead, v, state.head)
+    ahead[:, row : row + length] = 0
+    return y, replace(state, past=past, ahead=ahead, position=state.position + length)
 
 
 def _restart(v: Tensor, state: FractalState) -> tuple[Tensor, FractalState]:
     """One convolution of all inputs that still matter, and a tiling that begins behind them."""
-    before = history(state.inputs, state.past, state.position)
-    y, echo = convolve_behind(v, before, state.taps, state.echo[:, :, state.position :])
-    empty = state.past.new_zeros(2, *state.past.shape[:2], 0)
-    outputs = window(echo, 0, state.block).transpose(1, 2).clone(memory_format=torch.contiguous_format)
-    return y, replace(state, outputs=outputs, past=empty[0], ahead=empty[1], echo=echo, position=0)
-
-
-def _feed(v: Tensor, state: FractalState) -> tuple[Tensor, FractalState]:
-    """Inputs that stay within one block."""
-    begun = state.position % state.block
-    if begun == 0 and state.position:
-        state = _close_block(state)
-    end, rest = begun + v.shape[1], state.block - begun
-    inputs, outputs = writable(state.inputs, v), writable(state.outputs, v, state.head)
-    inputs[:, begun:end] = v
-    outputs[:, begun:] += fft_conv(F.pad(v, (0, 0, 0, rest - v.shape[1])), state.head[:rest].T)
-    return outputs[:, begun:end], _moved(state, inputs, outputs, state.position + v.shape[1])
-
-
-def _moved(state: FractalState, inputs: Tensor, outputs: Tensor, position: int) -> FractalState:
-    """The state within the same block. Spelled out, because ``dataclasses.replace`` costs a tenth of a step."""
-    return FractalState(
-        state.taps, state.head, state.spectra, inputs, outputs, state.past, state.ahead, state.echo, position
-    )
-
-
-def _close_block(state: FractalState) -> FractalState:
-    """Store the inputs of a full block, add the tile that ends here, and open the next block's outputs.
-
-    Done when the next input comes, not before: the last tile of a stream would be for nothing.
-    """
-    t, block, spectra = state.position, state.block, state.spectra
-    past, ahead = _grown(state)
-    ring = past.shape[2]
-    past = writable(past, state.inputs)
-    past[:, :, (t - block) % ring : (t - block) % ring + block] = state.inputs.transpose(1, 2)
-    size = min(t & -t, state.reach)
-    level = (size // block).bit_length() - 1
-    if level == len(spectra):
-        spectra = (*spectra, spectrum(state.taps[:, : 2 * size], 2 * size))
-    here, oldest = t % ring, (t - size) % ring
-    tile = convolve_circle(past[:, :, oldest : oldest + size], spectra[level], 2 * size)[:, :, size:]
-    ahead = writable(ahead, tile)
-    ahead[:, :, here : here + size] += tile
-    outputs = ahead[:, :, here : here + block].contiguous()
-    if t < state.echo.shape[2]:
-        outputs = outputs + window(state.echo, t, block)
-    outputs = outputs.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-    ahead[:, :, here : here + block] = 0
-    return replace(state, spectra=spectra, outputs=outputs, past=past, ahead=ahead)
-
-
-def _grown(state: FractalState) -> tuple[Tensor, Tensor]:
-    """The rings, doubled if the inputs up to now do not fit and the filter reaches back further.
-
-    At that time the outputs to come start at a multiple of the old size, so they move into the new half as they are.
-    """
-    past, ahead = state.past, state.ahead
-    ring = past.shape[2]
-    if state.position <= ring or ring == state.reach:
-        return past, ahead
-    if ring == 0:
-        return F.pad(past, (0, state.block)), F.pad(ahead, (0, state.block))
-    return F.pad(past, (0, ring)), F.pad(ahead, (ring, 0))
+    before, earlier = history(state.past, state.position), state.echo[:, state.position :]
+    y, echo = convolve_behind(v, before, state.taps, earlier)
+    empty = state.past.new_zeros(v.shape[0], state.block, v.shape[2])
+    ahead = window(echo, 0, state.block).clone(memory_format=torch.contiguous_format)
+    return y, replace(state, past=empty, ahead=ahead, echo=echo, position=0)

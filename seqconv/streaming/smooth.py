@@ -1,7 +1,7 @@
 """Exact online convolution with bounded work per token, by a non-uniform partition of the taps.
 
-Taps 0 .. 2b-1 are pushed by every input. For U = b, 2b, 4b, ... the taps 2U .. 4U-1 are cut in two parts, and the
-block of U inputs that ends at a multiple t of U, together with the one before, gives in one transform of size 2U::
+Every output sums over taps 0 .. 2b-1 directly. For U = b, 2b, 4b, ... the taps 2U .. 4U-1 are cut in two parts, and
+the block of U inputs that ends at a multiple t of U, together with the one before, gives in one transform of size 2U::
 
     outputs t+U .. t+3U-1  +=  irfft( X_t ⊙ H_{2U..3U-1} + X_{t-U} ⊙ H_{3U..4U-1} )
 
@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from seqconv_kernels import direct_conv_step
+
 from ..state import State, state_class
-from .tiles import check_sizes, convolve_behind, head_of, history, spectrum, window, writable
+from .tiles import check_sizes, convolve_behind, head_of, history, window, writable
 
 BLOCK = 32
-"""Tokens per block: pushing twice as many taps still costs less than a transform."""
+"""Tokens of the smallest level: a direct sum over twice as many taps still costs less than a transform."""
 
 TURNS = 8
 """Each level works at one of so many tokens."""
@@ -37,24 +39,20 @@ class SmoothState(State):
         taps: impulse response.
         head: its first two blocks of taps, time first, repeated for every head.
         spectra: of the taps 2U .. 3U-1 and 3U .. 4U-1, for every U in turn, (channels, U + 1).
-        inputs: of the current block.
-        outputs: sums of the current block and the two behind it, as far as they are known.
         past: ring of the inputs since the last restart.
-        ahead: ring of what they add to later blocks.
+        ahead: ring of what they, and those before it, add to the outputs to come; zero where none is waiting.
         before: spectrum of the previous block of every U, (batch, width, U + 1).
-        echo: what inputs before the last restart add to the outputs since.
+        echo: what inputs before the last restart add to the outputs since; in ``ahead`` too, but not apart.
         position: tokens since the last restart.
     """
 
     taps: Float[Tensor, "channels taps"]
-    head: Float[Tensor, "reach width"]
+    head: Float[Tensor, "near width"]
     spectra: tuple[Tensor, ...]
-    inputs: Float[Tensor, "batch block width"]
-    outputs: Float[Tensor, "batch near width"]
-    past: Float[Tensor, "batch width ring"]
-    ahead: Float[Tensor, "batch width ring"]
+    past: Float[Tensor, "batch ring width"]
+    ahead: Float[Tensor, "batch ring width"]
     before: tuple[Tensor, ...]
-    echo: Float[Tensor, "batch width later"]
+    echo: Float[Tensor, "batch later width"]
     position: int
 
     batch_free: ClassVar[frozenset[str]] = frozenset({"taps", "head", "spectra"})
@@ -62,8 +60,8 @@ class SmoothState(State):
 
     @property
     def block(self) -> int:
-        """Tokens per block."""
-        return self.inputs.shape[1]
+        """Tokens of the smallest level."""
+        return self.head.shape[0] // 2
 
 
 def init_smooth(
@@ -79,19 +77,17 @@ def init_smooth(
     spectra: tuple[Tensor, ...] = ()
     for size in sizes:
         parts = F.pad(taps[:, 2 * size : 4 * size], (0, max(0, 4 * size - reach))).split(size, dim=1)
-        spectra = (*spectra, *(spectrum(part, 2 * size) for part in parts))
+        spectra = (*spectra, *(torch.fft.rfft(part, n=2 * size) for part in parts))
     width, ring = head.shape[1], 4 * sizes[-1] if sizes else 2 * block
     kind = taps.dtype.to_complex()
     return SmoothState(
         taps=taps,
         head=head,
         spectra=spectra,
-        inputs=taps.new_zeros(batch_size, block, width),
-        outputs=taps.new_zeros(batch_size, 3 * block, width),
-        past=taps.new_zeros(batch_size, width, ring),
-        ahead=taps.new_zeros(batch_size, width, ring),
+        past=taps.new_zeros(batch_size, ring, width),
+        ahead=taps.new_zeros(batch_size, ring, width),
         before=tuple(taps.new_zeros(batch_size, width, size + 1, dtype=kind) for size in sizes),
-        echo=taps.new_zeros(batch_size, width, 0),
+        echo=taps.new_zeros(batch_size, 0, width),
         position=0,
     )
 
@@ -100,93 +96,71 @@ def smooth_prefill(
     u: Float[Tensor, "batch length width"], state: SmoothState
 ) -> tuple[Float[Tensor, "batch length width"], SmoothState]:
     """Outputs for any number of inputs behind those of ``state``; more than a block are one FFT convolution."""
-    v = u.to(state.taps.dtype)
     if u.shape[1] > state.block:
-        y, state = _restart(v, state)
+        y, state = _restart(u.to(state.taps.dtype), state)
         return y.to(u.dtype), state
     pieces = []
-    for v_t in v.unbind(1):
-        y_t, state = _feed(v_t, state)
+    for u_t in u.unbind(1):
+        y_t, state = smooth_step(u_t, state)
         pieces.append(y_t)
-    return torch.stack(pieces, dim=1).to(u.dtype), state
+    return torch.stack(pieces, dim=1), state
 
 
 def smooth_step(
     u_t: Float[Tensor, "batch width"], state: SmoothState
 ) -> tuple[Float[Tensor, "batch width"], SmoothState]:
-    """Output for one input."""
-    y, state = _feed(u_t.to(state.taps.dtype), state)
-    return y.to(u_t.dtype), state
+    """Output for one input, and this token's share of the transforms."""
+    position, head = state.position, state.head
+    past, ahead = writable(state.past, u_t, head), writable(state.ahead, u_t, head)
+    y = direct_conv_step(u_t, head, past, ahead, row=position % past.shape[1], count=head.shape[0])
+    ahead, before = _work(state, past, ahead)
+    return y, SmoothState(state.taps, head, state.spectra, past, ahead, before, state.echo, position + 1)
 
 
-def _feed(v_t: Tensor, state: SmoothState) -> tuple[Tensor, SmoothState]:
-    """Store a full block, push one input, and do this token's share of the transforms."""
-    begun = state.position % state.block
-    if begun == 0 and state.position:
-        state = _close_block(state)
-    inputs, outputs = writable(state.inputs, v_t), writable(state.outputs, v_t, state.head)
-    inputs[:, begun] = v_t
-    outputs[:, begun : begun + 2 * state.block].addcmul_(v_t[:, None], state.head)
-    state = _work(replace(state, inputs=inputs, outputs=outputs))
-    return outputs[:, begun], replace(state, position=state.position + 1)
-
-
-def _work(state: SmoothState) -> SmoothState:
+def _work(state: SmoothState, past: Tensor, ahead: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The share of one token: some channels of every level whose turn it is and which has heard a whole block."""
+    before, position, channels = state.before, state.position, state.taps.shape[0]
     turns = min(TURNS, state.block)
-    for level in range(state.position % turns, len(state.before), turns):
+    for level in range(position % turns, len(before), turns):
         size = state.block << level
-        t, phase = state.position - state.position % size, state.position % size
-        channels, shares = state.taps.shape[0], size // turns
-        share = slice(channels * (phase // turns) // shares, channels * (phase // turns + 1) // shares)
-        if t and share.start < share.stop and state.inputs.shape[0]:
-            state = _transform(state, level, size, t, share)
-    return state
+        t, phase, shares = position - position % size, position % size // turns, size // turns
+        share = slice(channels * phase // shares, channels * (phase + 1) // shares)
+        if t and share.start < share.stop and past.shape[0]:
+            near, far = (taps[share] for taps in state.spectra[2 * level : 2 * level + 2])
+            ahead, mine = _transform(past, ahead, before[level], near, far, t, share, channels)
+            before = (*before[:level], mine, *before[level + 1 :])
+    return ahead, before
 
 
-def _transform(state: SmoothState, level: int, size: int, t: int, share: slice) -> SmoothState:
-    """The blocks of ``size`` inputs that ended at ``t`` and before it, for the channels ``share`` of every head."""
-    ring, channels = state.past.shape[2], state.taps.shape[0]
-
-    def rows(signal: Tensor) -> Tensor:
-        return cast(Tensor, signal.unflatten(1, (-1, channels)))[:, :, share]
-
+def _transform(
+    past: Tensor, ahead: Tensor, before: Tensor, near: Tensor, far: Tensor, t: int, share: slice, channels: int
+) -> tuple[Tensor, Tensor]:
+    """The blocks of inputs that ended at ``t`` and before it, for the channels ``share`` of every head."""
+    size, ring = near.shape[1] - 1, past.shape[1]
     oldest = (t - size) % ring
-    heard = torch.fft.rfft(rows(state.past)[..., oldest : oldest + size], n=2 * size)
-    near, far = state.spectra[2 * level : 2 * level + 2]
-    later = torch.fft.irfft(heard * near[share] + rows(state.before[level]) * far[share], n=2 * size)
-    before = writable(state.before[level], heard)
-    rows(before).copy_(heard)
-    ahead = writable(state.ahead, later)
-    for part, start in ((later[..., :size], (t + size) % ring), (later[..., size:], (t + 2 * size) % ring)):
-        rows(ahead)[..., start : start + size] += part
-    spectra_before = (*state.before[:level], before, *state.before[level + 1 :])
-    return replace(state, ahead=ahead, before=spectra_before)
+    heard = _rows(past[:, oldest : oldest + size], 2, channels)[..., share].movedim(1, -1)
+    spectrum_now = torch.fft.rfft(heard, n=2 * size)
+    known = _rows(before, 1, channels)[:, :, share]
+    later = torch.fft.irfft(spectrum_now * near + known * far, n=2 * size).movedim(-1, 1)
+    before, ahead = writable(before, spectrum_now), writable(ahead, later)
+    _rows(before, 1, channels)[:, :, share].copy_(spectrum_now)
+    for part, due in ((later[:, :size], t + size), (later[:, size:], t + 2 * size)):
+        _rows(ahead[:, due % ring : due % ring + size], 2, channels)[..., share].add_(part)
+    return ahead, before
 
 
-def _close_block(state: SmoothState) -> SmoothState:
-    """Store the block's inputs and open the next block's outputs, to which nothing is missing but its own inputs."""
-    t, block, ring = state.position, state.block, state.past.shape[2]
-    past, ahead = writable(state.past, state.inputs), writable(state.ahead)
-    past[:, :, (t - block) % ring : (t - block) % ring + block] = state.inputs.transpose(1, 2)
-    here = t % ring
-    due = (ahead[:, :, here : here + block] + window(state.echo, t, block)).transpose(1, 2)
-    outputs = F.pad(state.outputs[:, block:], (0, 0, 0, block))
-    outputs[:, :block] += due
-    ahead[:, :, here : here + block] = 0
-    return replace(state, outputs=outputs, past=past, ahead=ahead)
+def _rows(signal: Tensor, axis: int, channels: int) -> Tensor:
+    """The width as heads and channels, a view."""
+    return cast(Tensor, signal.unflatten(axis, (-1, channels)))
 
 
 def _restart(v: Tensor, state: SmoothState) -> tuple[Tensor, SmoothState]:
     """One convolution of all inputs that still matter, and a partition that begins behind them."""
-    before = history(state.inputs, state.past, state.position)
-    y, echo = convolve_behind(v, before, state.taps, state.echo[:, :, state.position :])
-    outputs = F.pad(window(echo, 0, state.block).transpose(1, 2), (0, 0, 0, 2 * state.block))
+    y, echo = convolve_behind(v, history(state.past, state.position), state.taps, state.echo[:, state.position :])
     after = replace(
         state,
-        outputs=outputs,
         past=torch.zeros_like(state.past),
-        ahead=torch.zeros_like(state.ahead),
+        ahead=window(echo, 0, state.ahead.shape[1]).contiguous(),
         before=tuple(torch.zeros_like(b) for b in state.before),
         echo=echo,
         position=0,

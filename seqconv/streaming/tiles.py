@@ -1,14 +1,14 @@
-"""What the online convolutions share: products of spectra, convolution with its tail, memory that may be overwritten.
+"""What the online convolutions share: convolution with its tail, rings, memory that may be overwritten.
 
-Signals here are ``(batch, width, time)`` and impulse responses ``(channels, time)``; the channels of the impulse
-responses repeat in the width, head after head.
+Signals are ``(batch, time, width)`` and impulse responses ``(channels, time)``; the channels of the impulse responses
+repeat in the width, head after head.
 """
 
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from seqconv_kernels.errors import refusal
@@ -30,58 +30,42 @@ def head_of(taps: Float[Tensor, "channels taps"], reach: int, heads: int) -> Flo
     return F.pad(taps[:, :reach], (0, max(0, reach - taps.shape[1]))).T.repeat(1, heads)
 
 
-def spectrum(taps: Float[Tensor, "channels taps"], size: int) -> Complex[Tensor, "channels frequencies"]:
-    """Transform of at most ``size`` taps, padded with zeros to ``size``."""
-    return cast(Tensor, torch.fft.rfft(taps, n=size))
-
-
-def times(
-    signal: Complex[Tensor, "batch width frequencies"], taps: Complex[Tensor, "channels frequencies"]
-) -> Complex[Tensor, "batch width frequencies"]:
-    """Product of spectra, the taps repeated over the heads; ``signal`` is overwritten unless autograd needs it."""
-    by_head = cast(Tensor, writable(signal, taps).unflatten(1, (-1, taps.shape[0])))
-    return by_head.mul_(taps).flatten(1, 2)
-
-
-def convolve_circle(
-    heard: Float[Tensor, "batch width time"], taps: Complex[Tensor, "channels frequencies"], size: int
-) -> Float[Tensor, "batch width size"]:
-    """Circular convolution of ``size`` with taps given by their spectrum."""
-    if 0 in heard.shape:
-        return heard.new_zeros(*heard.shape[:2], size)
-    y: Tensor = torch.fft.irfft(times(torch.fft.rfft(heard, n=size), taps), n=size)
-    return y
-
-
-def history(
-    inputs: Float[Tensor, "batch block width"], past: Float[Tensor, "batch width ring"], position: int
-) -> Float[Tensor, "batch width heard"]:
-    """All inputs since position 0 that the ring still holds, oldest first, then those of the block not yet stored."""
-    ring, block = past.shape[2], inputs.shape[1]
-    closed = max(0, position - 1) // block * block
-    ordered = past[:, :, :closed] if closed <= ring else past.roll(-(closed % ring), dims=2)
-    return torch.cat([ordered, inputs[:, : position - closed].transpose(1, 2)], dim=2)
+def history(past: Float[Tensor, "batch ring width"], position: int) -> Float[Tensor, "batch heard width"]:
+    """All inputs before ``position`` that the ring still holds, oldest first."""
+    ring = past.shape[1]
+    return past[:, :position] if position <= ring else past.roll(-(position % ring), dims=1)
 
 
 def convolve_behind(
     v: Float[Tensor, "batch length width"],
-    before: Float[Tensor, "batch width heard"],
+    before: Float[Tensor, "batch heard width"],
     taps: Float[Tensor, "channels taps"],
-    echo: Float[Tensor, "batch width later"],
-) -> tuple[Float[Tensor, "batch length width"], Float[Tensor, "batch width lags"]]:
+    echo: Float[Tensor, "batch later width"],
+) -> tuple[Float[Tensor, "batch length width"], Float[Tensor, "batch lags width"]]:
     """One convolution of ``v`` behind the inputs ``before``, and the echo of them all behind ``v``.
 
     Args:
         echo: what still earlier inputs add, from the first output on.
     """
     length, lags = v.shape[1], taps.shape[1] - 1
-    heard = torch.cat([before, v.transpose(1, 2)], dim=2)
-    heard = heard[:, :, max(0, heard.shape[2] - length - lags) :]
-    total = heard.shape[2] + lags
-    size = _fast_size(total)
-    y = convolve_circle(heard, spectrum(taps, size), size)[:, :, total - length - lags : total]
+    heard = torch.cat([before, v], dim=1)
+    heard = heard[:, max(0, heard.shape[1] - length - lags) :]
+    total = heard.shape[1] + lags
+    y = _convolve_circle(heard, taps, _fast_size(total))[:, total - length - lags : total]
     y = y + window(echo, 0, length + lags)
-    return y[:, :, :length].transpose(1, 2), y[:, :, length:]
+    return y[:, :length], y[:, length:]
+
+
+def _convolve_circle(
+    heard: Float[Tensor, "batch time width"], taps: Float[Tensor, "channels taps"], size: int
+) -> Float[Tensor, "batch size width"]:
+    """Circular convolution of ``size``; the time goes last, where an FFT is faster."""
+    if 0 in heard.shape:
+        return heard.new_zeros(heard.shape[0], size, heard.shape[2])
+    signal, spectrum = torch.fft.rfft(heard.transpose(1, 2), n=size), torch.fft.rfft(taps, n=size)
+    by_head = cast(Tensor, writable(signal, taps).unflatten(1, (-1, taps.shape[0])))
+    y: Tensor = torch.fft.irfft(by_head.mul_(spectrum).flatten(1, 2), n=size)
+    return y.transpose(1, 2)
 
 
 def writable(buffer: Tensor, *others: Tensor) -> Tensor:
@@ -95,10 +79,10 @@ def writable(buffer: Tensor, *others: Tensor) -> Tensor:
     return buffer.clone() if recorded or buffer.requires_grad or frozen else buffer
 
 
-def window(signal: Float[Tensor, "batch width time"], start: int, length: int) -> Float[Tensor, "batch width length"]:
+def window(signal: Float[Tensor, "batch time width"], start: int, length: int) -> Float[Tensor, "batch length width"]:
     """``length`` values from ``start`` on, zeros beyond the end."""
-    piece = signal[:, :, start : start + length]
-    return F.pad(piece, (0, length - piece.shape[2]))
+    piece = signal[:, start : start + length]
+    return F.pad(piece, (0, 0, 0, length - piece.shape[1]))
 
 
 def _fast_size(least: int) -> int:

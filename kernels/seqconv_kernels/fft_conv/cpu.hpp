@@ -1,6 +1,7 @@
 // Arguments of the long convolution's kernels, checked by bind.cpp.
 #pragma once
 
+#include "../native_cpp/fft_sizes.hpp"
 #include "../native_cpp/view.hpp"
 
 namespace seqconv {
@@ -33,19 +34,6 @@ inline int64_t fft_parts(int64_t batch, int64_t channels) {
   const int64_t wanted = blocks > 0 ? (8 + blocks - 1) / blocks : 1;
   return batch < 1 ? 1 : wanted < batch ? wanted : batch;
 }
-// A transform of R 2^k points, R in {1, 3, 5}: an odd R is split off first, the rest goes by four.
-inline int64_t odd_factor(int64_t size) { return size >> __builtin_ctzll(size); }
-inline int64_t first_radix(int64_t size) { return odd_factor(size) == 1 ? 4 : odd_factor(size); }
-inline bool serves_size(int64_t size) {
-  return size >= 4 && (odd_factor(size) == 1 || (size >= 16 && (odd_factor(size) == 3 || odd_factor(size) == 5)));
-}
-// Per level of n > 4 points and radix R: w^j, w^2j .. w^(R-1)j for j < n/R; then exp(i pi j / (2 size)) for j < size.
-inline int64_t table_elements(int64_t size) {
-  int64_t count = 2 * size;
-  for (int64_t n = size, radix; n > 4; n /= radix) radix = first_radix(n), count += n / radix * (radix - 1) * 2;
-  return count;
-}
-
 SEQCONV_DECLARE(Status fft_forward(const FftArgs&))
 SEQCONV_DECLARE(Status fft_backward(const FftArgs&))
 

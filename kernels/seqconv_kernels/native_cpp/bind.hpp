@@ -52,5 +52,8 @@ void bind_selective_scan(nanobind::module_& m);
 void bind_causal_conv1d(nanobind::module_& m);
 void bind_fft_conv(nanobind::module_& m);
 void bind_matrix_state(nanobind::module_& m);
+void bind_diagonal_step(nanobind::module_& m);
+void bind_direct_conv(nanobind::module_& m);
+void bind_fft_tile(nanobind::module_& m);
 
 }  // namespace seqconv

@@ -137,4 +137,7 @@ NB_MODULE(_native, m) {
   seqconv::bind_causal_conv1d(m);
   seqconv::bind_fft_conv(m);
   seqconv::bind_matrix_state(m);
+  seqconv::bind_diagonal_step(m);
+  seqconv::bind_direct_conv(m);
+  seqconv::bind_fft_tile(m);
 }

@@ -1,0 +1,58 @@
+"""The direct sums in C++, called without an operator: for every token, in place, without gradients."""
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from .. import native
+from ..dispatch import Call
+
+_SUMS = {t: torch.float32 for t in (torch.float32, torch.bfloat16, torch.float16)} | {torch.float64: torch.float64}
+_WRITTEN = ("past", "sums")
+
+
+def refuse(call: Call) -> str | None:
+    """Why this implementation cannot serve the call, or ``None``."""
+    if torch.compiler.is_compiling() or native.transformed():
+        return "under the compiler, torch.func or forward-mode differentiation, which must see what is written"
+    tensors, learning, inference = call.tensors, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    taps = tensors["taps"]
+    assert taps is not None
+    dtype = _SUMS.get(taps.dtype)
+    for name, tensor in tensors.items():
+        assert tensor is not None
+        if tensor.requires_grad and (learning or name in _WRITTEN):
+            return f"{name} needs a gradient, which only the reference gives"
+        if not tensor.is_cpu:
+            return f"{name} is on {tensor.device}, the native kernels run on CPU"
+        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+            return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
+        if (_SUMS.get(tensor.dtype) if name == "u" else tensor.dtype) is not dtype:
+            return f"{name} has dtype {tensor.dtype} beside taps of dtype {taps.dtype}; sums are float32 or float64"
+        if name in _WRITTEN and not (inference or not tensor.is_inference()):
+            return f"{name} was made in inference mode and cannot be written outside"
+        if name in _WRITTEN and not (tensor.is_contiguous() or ("x" in tensors and tensor.stride(2) == 1)):
+            return f"{name} has strides {tensor.stride()} and cannot be written as it lies"
+    return native.unavailable()
+
+
+def direct_conv_step(u: Tensor, taps: Tensor, past: Tensor, sums: Tensor, row: int, count: int) -> Tensor:
+    """The output; rows of the rings are overwritten."""
+    u, taps, view = native.dense_rows(u), taps.contiguous(), native.view
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    native.library().direct_conv_step(view(u), view(taps), view(past), view(sums), row, count, view(y))
+    _written(past, sums)
+    return y
+
+
+def direct_conv_tile(x: Tensor, taps: Tensor, sums: Tensor, lag: int) -> None:
+    """Adds to the sums."""
+    x, taps, view = native.dense_rows(x), taps.contiguous(), native.view
+    native.library().direct_conv_tile(view(x), view(taps), lag, view(sums), torch.get_num_threads())
+    _written(sums)
+
+
+def _written(*buffers: Tensor) -> None:
+    """Let autograd know, should it have kept the values that were there."""
+    if not torch.is_inference_mode_enabled():
+        increment_version(buffers)
