@@ -124,11 +124,18 @@ def plot(path: Path, contexts: list[int], rates: dict[str, list[float]]) -> None
 
 def report(results: dict[str, Any]) -> str:
     """The results as a Markdown page."""
-    lines = ["# A byte-level Hyena and its distillations", "", f"Training steps: {results['steps']}.", ""]
-    lines += ["| filters | states | bits per byte | KL predicted | KL measured |", "|---|---|---|---|---|"]
+    minutes = {name: f"{seconds / 60:.1f} min" for name, seconds in results["seconds"].items()}
+    lines = ["# A byte-level Hyena and its distillations", ""]
+    lines += [f"Training: {results['steps']} steps, {minutes['training']}; everything: {minutes['all']}.", ""]
+    lines += [
+        "| filters | states | bits per byte | perplexity | KL predicted | KL measured |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, row in results["models"].items():
         shown = ["-" if value is None else f"{value:.4g}" for value in (row["predicted_kl"], row["measured_kl"])]
-        lines.append(f"| {name} | {row['states']} | {row['bits_per_byte']:.4f} | {shown[0]} | {shown[1]} |")
+        quality = f"{row['bits_per_byte']:.4f} | {row['perplexity']:.4f}"
+        lines.append(f"| {name} | {row['states']} | {quality} | {shown[0]} | {shown[1]} |")
+    lines += ["", f"KL of the budget over that of equal orders: {results['budget_over_equal_orders']:.2f}."]
     agreed, asked = results["same_tokens"]
     lines += ["", f"Exact online generation and recomputation agree on {agreed} of {asked} greedy tokens.", ""]
     lines += ["| tokens per second at context |" + "".join(f" {n} |" for n in results["contexts"])]
@@ -138,27 +145,31 @@ def report(results: dict[str, Any]) -> str:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
     length: Annotated[int, typer.Option(help="Bytes per window, and the reach of the filters.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Windows per step.")] = 8,
     width: Annotated[int, typer.Option(help="d_model.")] = 128,
     layers: Annotated[int, typer.Option(help="Blocks.")] = 3,
     longest: Annotated[int, typer.Option(help="Longest context that decoding is timed at.")] = 8192,
-    characters: Annotated[int, typer.Option(help="How much text.")] = 4_000_000,
+    characters: Annotated[int, typer.Option(help="How much text.")] = 5_000_000,
     new_tokens: Annotated[int, typer.Option(help="Tokens that both exact modes must agree on.")] = 512,
     out: Annotated[Path, typer.Option(help="Folder of everything written.")] = Path("outputs/hyena"),
 ) -> dict[str, Any]:
     """Train, distil, compare, generate, time."""
+    begun = time.perf_counter()
     set_seed(0)
     tokenizer = byte_tokenizer()
     tokens = torch.tensor(tokenizer(standard_library(characters))["input_ids"])
     rows = tokens[: len(tokens) // length * length].view(-1, length)
     held_out = rows[-16:]
     model = build(width, layers, length)
+    start = time.perf_counter()
     train(model, rows[:-16], steps, batch_size, out)
+    training = time.perf_counter() - start
     model.save_pretrained(out / "exact")
     tokenizer.save_pretrained(out / "exact")
     made = distillations(model, held_out, [4, 16, 64])
+    equal, budget = "order 16", "budget of 16 a channel"
     entries = {"exact": {"states": "-", "predicted_kl": None, "measured_kl": None, "model": model}}
     for name, distilled in made.items():
         folder = out / name.replace(" ", "-").replace(",", "")
@@ -168,16 +179,20 @@ def main(
         kl = {"predicted_kl": distilled.predicted_kl, "measured_kl": distilled.measured_kl}
         entries[name] = {"states": states, "model": loaded, **kl}
     for entry in entries.values():
-        entry["bits_per_byte"] = loss(entry.pop("model"), held_out) / math.log(2)
+        nats = loss(entry.pop("model"), held_out)
+        entry |= {"bits_per_byte": nats / math.log(2), "perplexity": math.exp(nats)}
     contexts = [n for n in (256, 512, 1024, 2048, 4096, 8192, 16384) if n <= longest]
     count = min(new_tokens, length)
-    results = {
+    results: dict[str, Any] = {
         "steps": steps,
         "models": entries,
+        "budget_over_equal_orders": made[budget].measured_kl / made[equal].measured_kl,
         "same_tokens": [same_tokens(model, rows[0][None, : length // 4], count), count],
         "contexts": contexts,
         "tokens_per_second": speed(width, layers, contexts),
     }
+    results["seconds"] = {"training": training, "all": time.perf_counter() - begun}
+    results |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "report.md").write_text(report(results))
     plot(out / "speed.png", contexts, results["tokens_per_second"])

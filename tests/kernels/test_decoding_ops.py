@@ -162,7 +162,9 @@ def ring_inputs(batch, width, ring, taps, dtype=torch.float64):
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("batch", "width", "row", "count"), [(1, 300, 5, 3), (2, 17, 1, 6), (3, 1, 0, 1), (1, 64, 7, 8)])
+@pytest.mark.parametrize(
+    ("batch", "width", "row", "count"), [(1, 300, 5, 3), (2, 17, 1, 6), (3, 1, 0, 1), (1, 64, 7, 8)]
+)
 def test_a_direct_step_on_every_instruction_set(batch, width, row, count, dtype, isa):
     u, taps, past, sums = ring_inputs(batch, width, 8, 9, dtype)
     filled, waiting = past.double(), sums.double()
@@ -200,7 +202,9 @@ def test_a_direct_tile_on_every_instruction_set(heard, due, lag, dtype, isa):
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize(("size", "channels", "heads", "taps"), [(4, 5, 1, 8), (8, 17, 3, 20), (64, 3, 2, 90), (256, 2, 1, 512)])
+@pytest.mark.parametrize(
+    ("size", "channels", "heads", "taps"), [(4, 5, 1, 8), (8, 17, 3, 20), (64, 3, 2, 90), (256, 2, 1, 512)]
+)
 def test_a_tile_by_fft_on_every_instruction_set(size, channels, heads, taps, dtype, isa):
     h = normal(channels, taps, seed=0, dtype=dtype)
     x, sums = (normal(2, size, heads * channels, seed=s, dtype=dtype) for s in (1, 2))
@@ -256,7 +260,9 @@ def test_wrong_arguments_are_named(unannotated):
         direct_conv_step(u[:, :2], taps, past, sums, row=0, count=1)
     with pytest.raises(ValueError, match=r"direct_conv_tile: received lag=1 for 4 inputs.*lags within the taps"):
         direct_conv_tile(past, taps, sums, lag=1)
-    with pytest.raises(ValueError, match=r"direct_conv_tile: received x \(2, 4, 3\), taps \(5, 3\) and|sums \(2, 4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"direct_conv_tile: received x \(2, 4, 3\), taps \(5, 3\) and|sums \(2, 4, 2\)"
+    ):
         direct_conv_tile(past, taps, sums[..., :2], lag=4)
     with pytest.raises(ValueError, match=r"fft_tile_spectrum: .*size=0.*at least 1"):
         fft_tile_spectrum(taps.T, 0)

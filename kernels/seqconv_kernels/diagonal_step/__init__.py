@@ -33,7 +33,9 @@ def _refuse_cpu(call: Call) -> str | None:
     return refuse(call)
 
 
-STEP = Op("diagonal_step", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all))
+STEP = Op(
+    "diagonal_step", Implementation("cpu", _cpu, _refuse_cpu), Implementation("reference", _reference, serves_all)
+)
 
 
 def diagonal_step(

@@ -130,12 +130,13 @@ def _states(hidden: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
 
 @torch.library.impl("seqconv::diagonal_step", "cpu")
 def _step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *given, hidden, past, complex = arguments
+    u, offsets, residues, head, skip, hidden, past, complex = arguments
     after, later = _states(hidden, past)
     after.copy_(hidden)
     if past is not None:
         later.copy_(past)
-    return _run(*given, after, None if past is None else later, complex), after, later
+    y = _run(u, offsets, residues, head, skip, after, None if past is None else later, complex)
+    return y, after, later
 
 
 torch.library.register_fake("seqconv::diagonal_step")(lambda *a: (a[0].new_empty(a[0].shape), *_states(*a[5:7])))

@@ -13,7 +13,7 @@ def diagonal_step(
     hidden: Tensor,
     past: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x += offsets x + entering; y = Re(sum residues x) + sum_s head_s u_{t-s} + skip u."""
+    """X += offsets x + entering; y = Re(sum residues x) + sum_s head_s u_{t-s} + skip u."""
     v = u.to(residues.real.dtype if residues.is_complex() else residues.dtype)
     heard = v[:, None] if past is None else torch.cat([past, v[:, None]], dim=1)
     hidden = torch.addcmul(hidden + heard[:, 0, :, None], offsets, hidden)

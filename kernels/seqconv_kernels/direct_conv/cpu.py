@@ -7,7 +7,7 @@ from torch.autograd.graph import increment_version
 from .. import native
 from ..dispatch import Call
 
-_SUMS = {t: torch.float32 for t in (torch.float32, torch.bfloat16, torch.float16)} | {torch.float64: torch.float64}
+_SUMS = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), torch.float32) | {torch.float64: torch.float64}
 _WRITTEN = ("past", "sums")
 
 

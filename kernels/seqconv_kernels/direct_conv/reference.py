@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def direct_conv_step(u: Tensor, taps: Tensor, past: Tensor, sums: Tensor, row: int, count: int) -> Tensor:
-    """y = sums[row] + sum_s taps[s] past[row - s]."""
+    """Y = sums[row] + sum_s taps[s] past[row - s]."""
     past[:, row] = u
     first = row + 1 - count
     heard = past[:, first : row + 1] if first >= 0 else torch.cat([past[:, first:], past[:, : row + 1]], dim=1)

@@ -1,7 +1,7 @@
 """A tile of an online convolution by FFT: what N inputs add to the N outputs behind them.
 
 Equation, with the taps ``h[0..2N-1]``: ``sums[i] += sum_{j<N} h[N + i - j] x[j]``. The spectrum of the taps is made
-once, by :func:`fft_tile_spectrum`; a transform of real signals of length 2N, or a complex one of length N, does the rest.
+once, by :func:`fft_tile_spectrum`; a transform of real signals of length 2N, or a complex one of length N, does it all.
 Source: van der Hoeven 1997 (relaxed multiplication).
 """
 
@@ -77,7 +77,7 @@ def fft_tile(
     """
     check_shape("fft_tile", "sums", sums, "batch, size, width", tuple(x.shape))
     native = not spectrum.is_complex()
-    size, channels = (spectrum.shape[1:] if native else (spectrum.shape[1] - 1, spectrum.shape[0]))
+    size, channels = spectrum.shape[1:] if native else (spectrum.shape[1] - 1, spectrum.shape[0])
     if x.dim() != 3 or x.shape[1] != size or x.shape[2] % channels:
         got = f"x of shape {tuple(x.shape)} for a spectrum of shape {tuple(spectrum.shape)}"
         raise refusal("fft_tile", got, f"(batch, {size}, a multiple of {channels})", "make the spectrum for this size")

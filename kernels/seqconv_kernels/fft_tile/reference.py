@@ -11,7 +11,7 @@ def fft_tile_spectrum(taps: Tensor, size: int) -> Tensor:
 
 
 def fft_tile(x: Tensor, spectrum: Tensor, sums: Tensor) -> None:
-    """sums += irfft(rfft(x, 2N) rfft(h, 2N))[N:]; what the circle wraps around falls on the half that is left out."""
+    """Sums += irfft(rfft(x, 2N) rfft(h, 2N))[N:]; what the circle wraps around falls on the half that is left out."""
     if 0 in x.shape:
         return
     size, channels = x.shape[1], spectrum.shape[0]
