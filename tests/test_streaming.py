@@ -180,3 +180,28 @@ def test_odd_blocks_and_empty_filters_are_refused(smooth, block):
         init_online(signal(2, 4), 1, smooth=smooth, block=block)
     with pytest.raises(ValueError, match=r"0 taps.*at least one tap"):
         init_online(signal(2, 0), 1, smooth=smooth)
+
+
+@both
+def test_no_value_is_read_back_from_the_device(smooth):
+    """The meta device has no values: whatever looked at one (``.item()``, a shape that depends on data) would raise."""
+    state = init_online(signal(3, 150).to("meta"), 2, smooth=smooth, block=8)
+    y, state = online_prefill(torch.empty(2, 30, 3, device="meta"), state)
+    assert y.shape == (2, 30, 3)
+    for _ in range(100):
+        y, state = online_step(torch.empty(2, 3, device="meta"), state)
+    assert (y.shape, y.device.type, state.position) == ((2, 3), "meta", 100)
+
+
+def test_the_native_and_the_readable_form_go_on_with_each_others_states(monkeypatch):
+    from seqconv_kernels import native
+
+    u, h = signal(2, 300, 5), signal(5, 260, seed=1)
+    state, pieces = init_online(h, 2, block=16), []
+    for t in range(300):
+        with monkeypatch.context() as patch:
+            if t % 70 < 35:
+                patch.setattr(native, "unavailable", lambda: "left out here")
+            y, state = online_step(u[:, t], state)
+        pieces.append(y)
+    torch.testing.assert_close(torch.stack(pieces, dim=1), direct(u, h), rtol=1e-11, atol=1e-11)
