@@ -236,6 +236,12 @@ def test_an_order_above_the_rank_is_cut_with_a_note():
     assert "numerical rank below 12" in certificate.notes[0]
 
 
+@pytest.mark.parametrize("norm", ["hinf", "l2"])
+def test_an_odd_order_is_kept(norm):
+    certificate = distill_filter(s4d_responses(4, 300).double(), 5, dtype=torch.float64, norm=norm).certificate
+    assert certificate.order.tolist() == [5] * 4
+
+
 @pytest.mark.parametrize("length", [2, 3, 5, 33])
 def test_short_filters(length):
     h = torch.randn(3, length, generator=torch.Generator().manual_seed(0)).double()

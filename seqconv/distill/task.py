@@ -138,12 +138,11 @@ class FilterTask:
         best = refine(best, g, self.steps)
         if self.norm == "l2" or self.weight is not None or order >= sigma.shape[1]:
             return self._solve(best, g)
-        return self._level(
-            best, g, torch.maximum(sigma[:, order], RESOLVED * torch.finfo(self.dtype).eps * sigma[:, 0])
-        )
+        resolved = RESOLVED * torch.finfo(self.dtype).eps * sigma[:, 0]
+        return self._level(best, g, order, torch.maximum(sigma[:, order], resolved))
 
     def _level(
-        self, blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], bound: Tensor
+        self, blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], order: int, bound: Tensor
     ) -> Modes:
         """Modes whose error is levelled where it lies too far above the bound, from two starts if need be."""
         modes = self.no_modes(2 * blocks.shape[1])
@@ -152,7 +151,7 @@ class FilterTask:
             far = (peak(g - modes.response(g.shape[1])) > TOO_FAR * bound).nonzero().flatten()
             if not len(far):
                 break
-            there = blocks[far] if start == "here" else from_poles(balanced(g[far], 2 * blocks.shape[1]))
+            there = blocks[far] if start == "here" else from_poles(balanced(g[far], order))
             other = self._solve(level_poles(there, g[far]), g[far], bound[far])
             peaks = [peak(g[far] - m.response(g.shape[1])) for m in (modes.rows(far), other)]
             lower = peaks[1] < peaks[0]

@@ -318,7 +318,7 @@ def test_autocast_takes_the_widest_activation():
         ({"delta": -torch.ones(2, 4, 3)}, "negative or NaN after bias and softplus; wanted time steps >= 0"),
         ({"delta": torch.full((2, 4, 3), torch.nan), "delta_softplus": True}, "negative or NaN"),
         ({"cu_seqlens": torch.tensor([0, 4])}, "cu_seqlens with a batch of 2; wanted a batch of 1"),
-        ({"implementation": "cpuu"}, "one of cpu, reference"),
+        ({"implementation": "cpuu"}, "one of cpu, mamba-ssm, reference"),
     ],
 )
 def test_refusals(change, message):
