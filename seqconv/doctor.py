@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
@@ -55,8 +56,9 @@ def versions() -> dict[str, str]:
 
 
 def ops() -> dict[str, tuple[str, Op]]:
-    """Every op by name, with the package below ``seqconv_kernels`` that holds it; single-token steps left out."""
-    packages = [f"seqconv_kernels.{m.name}" for m in iter_modules(seqconv_kernels.__path__) if m.ispkg]
+    """Every op by name, with the package below ``seqconv_kernels`` that holds it; what only decoding needs left out."""
+    folders = [f"seqconv_kernels.{m.name}" for m in iter_modules(seqconv_kernels.__path__) if m.ispkg]
+    packages = [folder for folder in folders if find_spec(f"{folder}.shapes")]  # parts of decoding have none
     held = [(package, value) for package in packages for value in vars(import_module(package)).values()]
     found = {op.name: (package, op) for package, op in held if isinstance(op, Op) and not op.name.endswith("_step")}
     return dict(sorted(found.items()))

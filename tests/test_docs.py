@@ -98,11 +98,8 @@ def test_the_readme_lists_every_mixer_with_its_state():
 
 def test_the_table_of_ops_says_what_each_can_do():
     listed = {name: tuple(cells) for name, _, *cells in table("kernels/README.md", "| op | computes |")}
-    tiles = {"direct_conv_tile", "fft_tile", "fft_tile_spectrum"}  # parts of decoding, in a table of their own
     found = {}
     for name, (package, _) in ops().items():
-        if name in tiles:
-            continue
         module = import_module(package)
         options = inspect.signature(getattr(module, name)).parameters
         enters = bool({"initial_state", "history"} & options.keys())
