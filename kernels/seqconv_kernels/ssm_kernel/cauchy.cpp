@@ -217,7 +217,7 @@ template <class T> struct Channel {
 
   template <bool Backward> void all_heads(int64_t c) const {
     read_poles(c);
-    if (Backward) __builtin_memset((T*)a.dpoles + c * n * 2, 0, sizeof(T) * n * 2);
+    if (Backward && n > 0) __builtin_memset((T*)a.dpoles + c * n * 2, 0, sizeof(T) * n * 2);
     int64_t head = 0;
     const auto some = [&](auto count) {
       constexpr int H = decltype(count)::value;
