@@ -8,7 +8,6 @@ The vocabulary is bytes: with a larger one a token would take longer and the sha
 
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ class _Timed(nn.Module):
 
     def __init__(self, inner: LongConvolution) -> None:
         super().__init__()
-        self.inner, self.clock, self.seconds = inner, _clock(), 0.0
+        self.inner, self.seconds = inner, 0.0
 
     def init_states(self, batch_size: int, max_length: int | None = None) -> tuple[State, ...]:
         return self.inner.init_states(batch_size, max_length)
@@ -38,9 +37,9 @@ class _Timed(nn.Module):
         return self.inner.prefill(u, state, skip=skip)
 
     def step(self, u_t: Tensor, state: State, *, skip: Tensor | None = None) -> tuple[Tensor, State]:
-        start = self.clock()
+        start = time.perf_counter()
         result = self.inner.step(u_t, state, skip=skip)
-        self.seconds += self.clock() - start
+        self.seconds += time.perf_counter() - start
         return result
 
 
@@ -66,10 +65,6 @@ def measure(seconds: float) -> list[dict[str, object]]:
     return rows
 
 
-def _clock() -> Callable[[], float]:
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-
-
 def _model() -> SeqConvForCausalLM:
     options = {"l_max": REACH, "emb_dim": 33, "w": 10.0}
     config = SeqConvConfig(
@@ -88,14 +83,14 @@ def _token(model: SeqConvForCausalLM, seconds: float, tokens: int = 16) -> tuple
     cache = model(input_ids=ids.expand(1, 32), use_cache=True).past_key_values
     for parent, clocked in zip(parents, timed, strict=True):
         parent.convolution = clocked
-    inside, whole, clock, end = [], [], _clock(), time.perf_counter() + seconds
+    inside, whole, end = [], [], time.perf_counter() + seconds
     while time.perf_counter() < end or len(whole) < 4:
         for clocked in timed:
             clocked.seconds = 0.0
-        start = clock()
+        start = time.perf_counter()
         for _ in range(tokens):
             cache = model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values
-        whole.append((clock() - start) / tokens)
+        whole.append((time.perf_counter() - start) / tokens)
         inside.append(sum(clocked.seconds for clocked in timed) / tokens)
     for parent, clocked in zip(parents, timed, strict=True):
         parent.convolution = clocked.inner

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seqconv_kernels import fft_conv
 from seqconv_kernels.errors import refusal
 
-from .filters.base import Filter, Recurrence, foreign_state
+from .filters.base import Filter, Recurrence, add_skip, foreign_state
 from .state import State, state_class
 from .streaming import OnlineState, init_online, online_prefill, online_step
 from .streaming.fractal import FractalState
@@ -177,16 +177,12 @@ class LongConvolution(nn.Module):
         self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
     ) -> tuple[Float[Tensor, "batch channels"], State]:
         """One input from the state of a stage; errors as :meth:`prefill`."""
+        if isinstance(state, RecurrentState) and self.filter.recurrent:
+            y, hidden = state.recurrence.step(u_t, state.hidden, skip=skip)
+            return y, RecurrentState(state.recurrence, hidden)
         self._check_state("step", u_t, state)
-        if isinstance(state, RecurrentState):
-            y, hidden = state.recurrence.step(u_t, state.hidden)
-            after: State = RecurrentState(state.recurrence, hidden)
-        else:
-            y, after = online_step(u_t, cast(OnlineState, state))
-        if skip is None:
-            return y, after
-        alike = skip.dtype == u_t.dtype == y.dtype
-        return (torch.addcmul(y, skip, u_t) if alike else y + (skip * u_t).to(y.dtype)), after
+        y, after = online_step(u_t, cast(OnlineState, state))
+        return add_skip(y, u_t, skip), after
 
     def _check_state(self, operation: str, u: Tensor, state: State) -> None:
         """Kind, rows and width; a recurrence checks the order itself."""

@@ -6,10 +6,9 @@ Importing this package compiles nothing, probes no device and imports no optiona
 from .causal_conv1d import causal_conv1d, causal_conv1d_step
 from .delta_rule import delta_rule, delta_rule_step
 from .diagonal_step import diagonal_step
-from .direct_conv import direct_conv_step, direct_conv_tile
+from .direct_conv import direct_conv_step
 from .fft_conv import fft_conv
 from .fft_conv2d import fft_conv2d
-from .fft_tile import fft_tile, fft_tile_spectrum
 from .gated_linear_attention import gated_linear_attention, gated_linear_attention_step
 from .linear_scan import linear_scan, linear_scan_step
 from .selective_scan import selective_scan, selective_scan_step
@@ -25,11 +24,8 @@ __all__ = [
     "delta_rule_step",
     "diagonal_step",
     "direct_conv_step",
-    "direct_conv_tile",
     "fft_conv",
     "fft_conv2d",
-    "fft_tile",
-    "fft_tile_spectrum",
     "gated_linear_attention",
     "gated_linear_attention_step",
     "linear_scan",

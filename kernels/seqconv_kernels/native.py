@@ -45,6 +45,11 @@ def library() -> Any:
     return module
 
 
+def code(tensor: Tensor) -> int:
+    """What the extension calls the tensor's dtype."""
+    return _CODES[tensor.dtype]
+
+
 def view(tensor: Tensor | None) -> View:
     """What the extension is told of a tensor: address, dtype, shape, strides; ``()`` for none."""
     if tensor is None:

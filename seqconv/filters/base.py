@@ -38,8 +38,19 @@ class Recurrence(State, ABC):
         """
 
     @abstractmethod
-    def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
-        """One token; errors as :meth:`prefill`."""
+    def step(
+        self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
+    ) -> tuple[Float[Tensor, "batch channels"], State]:
+        """One token, ``skip`` added to the tap of lag 0; errors as :meth:`prefill`."""
+
+
+def add_skip(
+    y: Float[Tensor, "batch channels"], u: Float[Tensor, "batch channels"], skip: Float[Tensor, " channels"] | None
+) -> Float[Tensor, "batch channels"]:
+    """``y + skip u`` in the dtype of ``y``."""
+    if skip is None:
+        return y
+    return torch.addcmul(y, skip, u) if skip.dtype == u.dtype == y.dtype else y + (skip * u).to(y.dtype)
 
 
 def foreign_state(operation: str, state: object, wanted: str) -> ValueError:

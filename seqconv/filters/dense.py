@@ -14,7 +14,7 @@ from torch import Tensor
 from seqconv_kernels import fft_conv
 
 from ..state import State, state_class
-from .base import Recurrence, foreign_state
+from .base import Recurrence, add_skip, foreign_state
 
 CHUNK = 64
 """Steps that a prefill takes at once; a power of 2."""
@@ -65,11 +65,13 @@ class DenseSSM(Recurrence):
             hidden = apply_power(powers, steps, hidden.permute(1, 2, 0)).permute(2, 0, 1) + inflow
         return torch.cat(outputs, dim=1).to(u.dtype), DenseState(hidden)
 
-    def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
+    def step(
+        self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
+    ) -> tuple[Float[Tensor, "batch channels"], State]:
         state = self._own("step", u_t, state)
         carried = (self.A @ state.hidden.permute(1, 2, 0)).permute(2, 0, 1)
         hidden = carried + self.B * u_t[..., None].to(self.B.dtype)
-        return (self.C * hidden).sum(-1).to(u_t.dtype), DenseState(hidden)
+        return add_skip((self.C * hidden).sum(-1).to(u_t.dtype), u_t, skip), DenseState(hidden)
 
 
 def dense_response(

@@ -6,16 +6,18 @@ One pole stands for a conjugate pair when its residue carries the factor 2. Pole
 and the step adds what changes, ``x += offsets * x + u``: near 1 a pole itself has too few digits to forget with.
 """
 
-from typing import ClassVar, cast
+from functools import cached_property
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from seqconv_kernels import diagonal_step, fft_conv
+from seqconv_kernels.diagonal_step import prepare
 
 from ..state import State, state_class
-from .base import Recurrence, foreign_state
+from .base import Recurrence, add_skip, foreign_state
 
 CHUNK = 256
 """Steps of a prefill whose powers stand in memory at once."""
@@ -93,13 +95,25 @@ class DiagonalSSM(Recurrence):
             y = y + fft_conv(v, self.head, history=state.past)
         return y.to(u.dtype), DiagonalState(hidden, heard[:, length:])
 
-    def step(self, u_t: Float[Tensor, "batch channels"], state: State) -> tuple[Float[Tensor, "batch channels"], State]:
+    def step(
+        self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
+    ) -> tuple[Float[Tensor, "batch channels"], State]:
+        if isinstance(state, DiagonalState) and not torch.compiler.is_compiling():
+            done = self._prepared.step(u_t, state.hidden, state.past, skip)
+            if done is not None:
+                return done, state
         state = self._own("step", u_t, state)
         past = None if self.head is None else state.past
+        inside = skip if skip is not None and skip.dtype == state.past.dtype else None
         y, hidden, after = diagonal_step(
-            u_t, self.offsets, self.residues, hidden=state.hidden, head=self.head, past=past
+            u_t, self.offsets, self.residues, hidden=state.hidden, head=self.head, past=past, skip=inside
         )
+        y = y if inside is skip else add_skip(y, u_t, skip)
         return y, DiagonalState(hidden, state.past if after is None else after)
+
+    @cached_property
+    def _prepared(self) -> Any:
+        return prepare(self.offsets, self.residues, self.head)
 
 
 def modal_response(

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seqconv_kernels import direct_conv_step, direct_conv_tile, fft_conv, fft_tile, fft_tile_spectrum
-from seqconv_kernels.fft_tile import serves
+from seqconv_kernels import direct_conv_step, fft_conv
+from seqconv_kernels.direct_conv import direct_conv_tile
+from seqconv_kernels.fft_tile import fft_tile, fft_tile_spectrum, serves
 
 from ..state import State, state_class
 from .tiles import check_sizes, convolve_behind, head_of, history, window, writable

@@ -6,7 +6,7 @@ the block of U inputs that ends at a multiple t of U, together with the one befo
     outputs t+U .. t+3U-1  +=  irfft( X_t ⊙ H_{2U..3U-1} + X_{t-U} ⊙ H_{3U..4U-1} )
 
 These are due U tokens later, so the channels are shared out evenly over the U tokens in between; levels take turns,
-one in each of ``TURNS`` tokens. About twice the work of the fractal tiling, without its stalls.
+each at one of ``TURNS`` tokens. About twice the work of the fractal tiling, without its stalls.
 
 Source: Gardner 1995, "Efficient convolution without input-output delay" (J. Audio Eng. Soc. 43).
 """
@@ -29,6 +29,9 @@ BLOCK = 32
 
 TURNS = 8
 """Each level works at one of so many tokens."""
+
+LEAST_SHARES = 8
+"""No level shares its channels out among fewer tokens, so the smallest ones work more often."""
 
 
 @state_class
@@ -120,9 +123,11 @@ def smooth_step(
 def _work(state: SmoothState, past: Tensor, ahead: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The share of one token: some channels of every level whose turn it is and which has heard a whole block."""
     before, position, channels = state.before, state.position, state.taps.shape[0]
-    turns = min(TURNS, state.block)
-    for level in range(position % turns, len(before), turns):
+    for level in range(len(before)):
         size = state.block << level
+        turns = max(1, min(TURNS, size // LEAST_SHARES))
+        if (position - level) % turns:
+            continue
         t, phase, shares = position - position % size, position % size // turns, size // turns
         share = slice(channels * phase // shares, channels * (phase + 1) // shares)
         if t and share.start < share.stop and past.shape[0]:

@@ -4,14 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqconv_kernels import (
-    diagonal_step,
-    direct_conv_step,
-    direct_conv_tile,
-    fft_tile,
-    fft_tile_spectrum,
-    native,
-)
+from seqconv_kernels import diagonal_step, direct_conv_step, native
+from seqconv_kernels.direct_conv import direct_conv_tile
+from seqconv_kernels.fft_tile import fft_tile, fft_tile_spectrum
 from tolerances import assert_near
 
 ISAS = native.library().isas() if native.unavailable() is None else []
@@ -268,3 +263,25 @@ def test_wrong_arguments_are_named(unannotated):
         fft_tile_spectrum(taps.T, 0)
     with pytest.raises(ValueError, match=r"fft_tile: received x of shape \(2, 4, 3\) for a spectrum.*this size"):
         fft_tile(past, fft_tile_spectrum(taps.T, 8), sums)
+
+
+@compiled
+@pytest.mark.parametrize("taps", [0, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_prepared_recurrence_steps_alike_and_leaves_to_others_what_it_does_not_serve(taps, dtype):
+    from seqconv_kernels.diagonal_step import prepare
+
+    inputs = diagonal_inputs(2, 9, 4, taps, dtype=dtype)
+    want, hidden, skip = stepped(inputs, "cpu"), inputs["hidden"].clone(), inputs["skip"]
+    past = inputs["past"].clone() if taps else inputs["hidden"].real.new_empty(2, 0, 9)
+    ready = prepare(inputs["offsets"], inputs["residues"], inputs.get("head"))
+    other = {"u": inputs["u"].half(), "hidden": hidden.mT.contiguous().mT, "past": past[:, :, :1], "skip": skip[:3]}
+    for name, value in other.items():
+        given = {"u": inputs["u"], "hidden": hidden, "past": past, "skip": skip} | {name: value}
+        assert (name == "u" and dtype != torch.float64) or ready.step(**given) is None
+    with_gradient = inputs["u"].clone().requires_grad_()
+    assert ready.step(with_gradient, hidden, past, skip) is None
+    hidden, past = inputs["hidden"].clone(), inputs["past"].clone() if taps else past
+    assert torch.equal(ready.step(inputs["u"], hidden, past, skip), want["y"])
+    assert torch.equal(hidden, want["hidden"])
+    assert not taps or torch.equal(past, want["past"])

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ..checks import check_floating, check_shape
+from ..checks import check_shape
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 
@@ -73,12 +73,19 @@ def diagonal_step(
     alike = offsets.dtype is residues.dtype is hidden.dtype and offsets.device == residues.device == hidden.device
     if not (alike and u.shape == hidden.shape[:2] and offsets.shape == residues.shape == modes and len(modes) == 2):
         raise _misfit(u, offsets, residues, hidden)
-    inputs = {"u": u, "head": head, "past": past, "skip": skip}
     if head is not None or past is not None or skip is not None:
         _check_taps(u, head, past, skip)
-    check_floating("diagonal_step", inputs, hidden.device)
-    run = STEP.choose(implementation, Call({**inputs, "offsets": offsets, "residues": residues, "hidden": hidden}))
+    tensors = {"u": u, "offsets": offsets, "residues": residues, "hidden": hidden}
+    call = Call({**tensors, "head": head, "past": past, "skip": skip})
+    run = STEP.choose(implementation, call)
     return run(u, offsets, residues, head, skip, hidden, past)  # type: ignore[no-any-return]
+
+
+def prepare(offsets: Tensor, residues: Tensor, head: Tensor | None) -> Any:
+    """The parameters of a recurrence checked once: a :class:`~seqconv_kernels.diagonal_step.cpu.Prepared`."""
+    from .cpu import Prepared
+
+    return Prepared(offsets, residues, head)
 
 
 def _misfit(u: Tensor, offsets: Tensor, residues: Tensor, hidden: Tensor) -> ValueError:
@@ -99,11 +106,17 @@ def _same(modes: Tensor, hidden: Tensor) -> bool:
 
 def _check_taps(u: Tensor, head: Tensor | None, past: Tensor | None, skip: Tensor | None) -> None:
     batch, channels = u.shape
-    check_shape("diagonal_step", "skip", skip, "channels", (channels,))
+    if skip is not None and skip.shape != (channels,):
+        check_shape("diagonal_step", "skip", skip, "channels", (channels,))
     if (head is None) != (past is None):
         got = f"{'no' if head is None else 'a'} head and {'no' if past is None else 'a'} past"
         raise refusal("diagonal_step", got, "both or neither", "pass the last inputs as past")
-    if head is not None:
-        taps = max(1, head.shape[-1])
-        check_shape("diagonal_step", "head", head, "channels, taps >= 1", (channels, taps))
-        check_shape("diagonal_step", "past", past, "batch, taps, channels", (batch, taps, channels))
+    if (
+        head is None
+        or past is None
+        or (head.shape == (channels, past.shape[1]) and past.shape[::2] == (batch, channels))
+    ):
+        return
+    taps = max(1, head.shape[-1])
+    check_shape("diagonal_step", "head", head, "channels, taps >= 1", (channels, taps))
+    check_shape("diagonal_step", "past", past, "batch, taps, channels", (batch, taps, channels))

@@ -1,4 +1,6 @@
 // Checks of the arguments of a step of diagonal state spaces, on their way from Python to the kernels.
+#include <nanobind/stl/tuple.h>
+
 #include <stdexcept>
 
 #include "../native_cpp/bind.hpp"
@@ -9,31 +11,22 @@ namespace nb = nanobind;
 namespace seqconv {
 namespace {
 
-int step(View u, View offsets, View residues, View head, View skip, View hidden, View past, bool complex, View y,
-         int threads) {
+// Addresses and sizes alone, as `diagonal_step/cpu.py` has just checked them: packing a view of every tensor would take
+// longer than the step. Sizes are (batch, channels, modes, reach), strides those of u's rows, the head's channels and lags.
+int step(int dtype, bool complex, std::tuple<int64_t, int64_t, int64_t, int64_t> sizes,
+         std::tuple<int64_t, int64_t, int64_t> strides, uintptr_t u, uintptr_t offsets, uintptr_t residues,
+         uintptr_t head, uintptr_t skip, uintptr_t hidden, uintptr_t past, uintptr_t y, int threads) {
   DiagonalStepArgs a{};
-  if (u.shape.size() != 2 || u.dtype < 0 || u.dtype > int(Dtype::f16) || hidden.shape.size() != 3 || threads < 1)
-    throw std::invalid_argument("diagonal_step: u must be (batch, channels) and hidden (batch, channels, numbers)");
-  a.dtype = Dtype(u.dtype);
-  a.complex = complex;
-  const Dtype acc = accumulation(a.dtype);
-  const int64_t numbers = hidden.shape[2];
-  a.batch = u.shape[0], a.channels = u.shape[1], a.modes = complex ? numbers / 2 : numbers;
-  if (complex && numbers % 2) throw std::invalid_argument("diagonal_step: complex numbers are pairs");
-  u.check_dense_rows("u", a.dtype, {a.batch, a.channels});
-  a.u = u.data<void>(), a.u_stride = u.stride(0);
-  a.offsets = required(offsets, "offsets", acc, {a.channels, numbers});
-  a.residues = required(residues, "residues", acc, {a.channels, numbers});
-  a.hidden = required(hidden, "hidden", acc, {a.batch, a.channels, numbers});
-  if (head.given()) {
-    head.check("head", acc, {a.channels, -1});
-    a.reach = head.shape[1];
-    a.head = head.data<void>(), a.head_channel = head.stride(0), a.head_lag = head.stride(1);
-    a.past = required(past, "past", acc, {a.batch, a.reach, a.channels});
-  }
-  a.skip = optional(skip, "skip", acc, {a.channels});
-  a.y = required(y, "y", a.dtype, {a.batch, a.channels});
-  a.threads = threads;
+  std::tie(a.batch, a.channels, a.modes, a.reach) = sizes;
+  std::tie(a.u_stride, a.head_channel, a.head_lag) = strides;
+  const bool empty = a.batch * a.channels * a.modes == 0;
+  if (dtype < 0 || dtype > int(Dtype::f16) || a.batch < 0 || a.channels < 0 || a.modes < 0 || a.reach < 0 ||
+      threads < 1 || (!empty && (!u || !offsets || !residues || !hidden || !y)) || (a.reach && (!head || !past)))
+    throw std::invalid_argument("diagonal_step: a dtype, a size or an address that no tensor has");
+  const auto at = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
+  a.dtype = Dtype(dtype), a.complex = complex, a.threads = threads;
+  a.u = at(u), a.offsets = at(offsets), a.residues = at(residues), a.head = at(head), a.skip = at(skip);
+  a.hidden = at(hidden), a.past = at(past), a.y = at(y);
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(diagonal_step, a));
 }

@@ -12,6 +12,7 @@ from torch.autograd.graph import increment_version
 
 from .. import native
 from ..dispatch import Call
+from ..errors import refusal
 
 _SUMS = {
     torch.float32: (torch.float32, torch.complex64),
@@ -38,16 +39,18 @@ def refuse(call: Call) -> str | None:
         return f"hidden of dtype {hidden.dtype} is not that of the sums for u of dtype {u.dtype}"
     learning = torch.is_grad_enabled()
     for name, tensor in tensors.items():
-        if tensor is None:
+        if tensor is None or (tensor.is_cpu and not tensor.requires_grad and type(tensor) is Tensor):
             continue
         if tensor.requires_grad and (learning or name in ("hidden", "past")):
             return f"{name} needs a gradient, which only the reference gives"
-        if name in ("head", "past", "skip") and tensor.dtype is not real:
-            return f"{name} has dtype {tensor.dtype}, the sums have {real}"
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
         if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter and not compiling:
             return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
+    for name in ("head", "past", "skip"):
+        tensor = tensors[name]
+        if tensor is not None and tensor.dtype is not real:
+            return f"{name} has dtype {tensor.dtype}, the sums have {real}"
     if not compiling and native.transformed():
         return "under torch.func or forward-mode differentiation, which the native step has no rule for"
     return native.unavailable()
@@ -77,6 +80,57 @@ def diagonal_step(
     return y, hidden, past
 
 
+class Prepared:
+    """The parameters of a recurrence, checked once, so that a step looks only at what is new to it.
+
+    Args:
+        offsets, residues, head: as of :func:`seqconv_kernels.diagonal_step`.
+    """
+
+    def __init__(self, offsets: Tensor, residues: Tensor, head: Tensor | None) -> None:
+        given = [offsets, residues] if head is None else [offsets, residues, head]
+        self.modes, self.head = (_plain(offsets), _plain(residues)), head
+        self.learning = any(t.requires_grad for t in given)
+        self.dtype, self.real = offsets.dtype, offsets.real.dtype if offsets.is_complex() else offsets.dtype
+        self.reach = 0 if head is None else head.shape[1]
+        alike = offsets.shape == residues.shape and residues.dtype is offsets.dtype and offsets.dim() == 2
+        fits = head is None or (head.shape[0] == offsets.shape[0] and head.dtype is self.real and self.reach > 0)
+        plain = all(t.is_cpu and type(t) in (Tensor, torch.nn.Parameter) for t in given)
+        self.able = alike and fits and plain and native.unavailable() is None
+
+    def step(self, u: Tensor, hidden: Tensor, past: Tensor, skip: Tensor | None) -> Tensor | None:
+        """The output, the states overwritten; ``None`` where only :func:`seqconv_kernels.diagonal_step` serves."""
+        asked = self.learning or u.requires_grad or (skip is not None and skip.requires_grad)
+        if (
+            not self.able
+            or u.dim() != 2
+            or hidden.requires_grad
+            or past.requires_grad
+            or (asked and torch.is_grad_enabled())
+        ):
+            return None
+        (batch, channels), sums = u.shape, _SUMS.get(u.dtype)
+        if (
+            hidden.shape != (batch, *self.modes[0].shape)
+            or hidden.dtype is not self.dtype
+            or not hidden.is_contiguous()
+        ):
+            return None
+        if past.shape != (batch, self.reach, channels) or past.dtype is not self.real or not past.is_contiguous():
+            return None
+        if skip is not None and (skip.shape != (channels,) or skip.dtype is not self.real or not skip.is_cpu):
+            return None
+        inference = hidden.is_inference() or past.is_inference()
+        if sums is None or sums[0] is not self.real or type(u) is not Tensor or not u.is_cpu or not hidden.is_cpu:
+            return None
+        if native.transformed() or (inference and not torch.is_inference_mode_enabled()):
+            return None
+        y = _run(u, *self.modes, self.head, skip, hidden, past if self.reach else None, hidden.is_complex())
+        if not inference:
+            increment_version((hidden, past))
+        return y
+
+
 def _own(state: Tensor) -> Tensor:
     """The state itself where it may be overwritten, else a copy."""
     frozen = state.is_inference() and not torch.is_inference_mode_enabled()
@@ -101,27 +155,24 @@ def _run(
     """The output; the states are overwritten. Numbers of the modes are complex, or real with pairs as neighbours."""
     u, offsets, residues = native.dense_rows(u), _plain(offsets), _plain(residues)
     skip = None if skip is None else skip.contiguous()
-    y, view = torch.empty_like(u, memory_format=torch.contiguous_format), native.view
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    batch, channels, modes = hidden.shape
+    reach, steps = (0, (0, 0)) if head is None else (head.shape[1], head.stride())
+    sizes = (batch, channels, modes if hidden.is_complex() or not complex else modes // 2, reach)
     native.library().diagonal_step(
-        view(u), _pairs(offsets), _pairs(residues), view(head), view(skip), _pairs(hidden), view(past), complex,
-        view(y), torch.get_num_threads(),
+        native.code(u), complex, sizes, (u.stride(0), *steps), u.data_ptr(), offsets.data_ptr(), residues.data_ptr(),
+        _address(head), _address(skip), hidden.data_ptr(), _address(past), y.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return y
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _plain(numbers: Tensor) -> Tensor:
     """In row-major order, without a conjugation that is still to be done."""
     return numbers.resolve_conj() if numbers.is_contiguous() else numbers.contiguous()
-
-
-def _pairs(numbers: Tensor) -> native.View:
-    """View of contiguous numbers, complex ones as pairs of neighbours."""
-    if not numbers.is_complex():
-        return native.view(numbers)
-    *leading, modes = numbers.shape
-    strides = [2 * stride for stride in numbers.stride()[:-1]]
-    code = 0 if numbers.dtype is torch.complex64 else 1
-    return numbers.data_ptr(), code, (*leading, 2 * modes), (*strides, 1)
 
 
 def _states(hidden: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -131,6 +182,9 @@ def _states(hidden: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
 @torch.library.impl("seqconv::diagonal_step", "cpu")
 def _step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     u, offsets, residues, head, skip, hidden, past, complex = arguments
+    if not (offsets.shape == residues.shape == hidden.shape[1:] and u.shape == hidden.shape[:2]):
+        got = f"offsets {tuple(offsets.shape)}, residues {tuple(residues.shape)}, hidden {tuple(hidden.shape)}"
+        raise refusal("seqconv::diagonal_step", got, "matching shapes", "call seqconv_kernels.diagonal_step")
     after, later = _states(hidden, past)
     after.copy_(hidden)
     if past is not None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..checks import check_floating
+
 
 def diagonal_step(
     u: Tensor,
@@ -14,6 +16,7 @@ def diagonal_step(
     past: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """X += offsets x + entering; y = Re(sum residues x) + sum_s head_s u_{t-s} + skip u."""
+    check_floating("diagonal_step", {"u": u, "head": head, "past": past, "skip": skip}, hidden.device)
     v = u.to(residues.real.dtype if residues.is_complex() else residues.dtype)
     heard = v[:, None] if past is None else torch.cat([past, v[:, None]], dim=1)
     hidden = torch.addcmul(hidden + heard[:, 0, :, None], offsets, hidden)

@@ -10,7 +10,6 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_floating
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 
@@ -83,7 +82,6 @@ def direct_conv_step(
         got = f"row={row} and count={count} for a ring of {rows[1]} and {taps.shape[0]} taps"
         raise refusal("direct_conv_step", got, "a row of the ring, 1 to so many lags", "correct row or count")
     tensors = {"u": u, "taps": taps, "past": past, "sums": sums}
-    check_floating("direct_conv_step", tensors, u.device)
     return STEP.choose(implementation, Call(tensors))(u, taps, past, sums, row, count)  # type: ignore[no-any-return]
 
 
@@ -116,5 +114,4 @@ def direct_conv_tile(
         got = f"lag={lag} for {x.shape[1]} inputs, {sums.shape[1]} outputs and {taps.shape[0]} taps"
         raise refusal("direct_conv_tile", got, "lags within the taps", "pad the taps with zeros")
     tensors = {"x": x, "taps": taps, "sums": sums}
-    check_floating("direct_conv_tile", tensors, x.device)
     TILE.choose(implementation, Call(tensors))(x, taps, sums, lag)

@@ -1,4 +1,6 @@
 // Checks of the arguments of the direct sums of online convolutions, on their way from Python to the kernels.
+#include <nanobind/stl/tuple.h>
+
 #include <stdexcept>
 
 #include "../native_cpp/bind.hpp"
@@ -9,22 +11,19 @@ namespace nb = nanobind;
 namespace seqconv {
 namespace {
 
-int step(View u, View taps, View past, View sums, int64_t row, int64_t count, View y) {
+// Addresses and sizes alone, as `direct_conv/cpu.py` has just checked them: packing a view of every tensor would take
+// longer than the step. Sizes are (batch, width, ring, row, count).
+int step(int dtype, std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t> sizes, int64_t u_stride, uintptr_t u,
+         uintptr_t taps, uintptr_t past, uintptr_t sums, uintptr_t y) {
   DirectStepArgs a{};
-  if (u.shape.size() != 2 || u.dtype < 0 || u.dtype > int(Dtype::f16) || past.shape.size() != 3)
-    throw std::invalid_argument("direct_conv_step: u must be (batch, width) and past (batch, ring, width)");
-  a.dtype = Dtype(u.dtype);
-  const Dtype acc = accumulation(a.dtype);
-  a.batch = u.shape[0], a.width = u.shape[1], a.ring = past.shape[1], a.row = row, a.count = count;
-  u.check_dense_rows("u", a.dtype, {a.batch, a.width});
-  a.u = u.data<void>(), a.u_stride = u.stride(0);
-  a.taps = required(taps, "taps", acc, {-1, a.width});
-  if (row < 0 || row >= a.ring || count < 1 || count > a.ring || count > taps.shape[0])
-    throw std::invalid_argument("direct_conv_step: a row outside the ring, or more taps than rows");
-  const std::vector<int64_t> rows = {a.batch, a.ring, a.width};
-  a.past = required(past, "past", acc, rows);
-  a.sums = required(sums, "sums", acc, rows);
-  a.y = required(y, "y", a.dtype, {a.batch, a.width});
+  std::tie(a.batch, a.width, a.ring, a.row, a.count) = sizes;
+  const bool empty = a.batch * a.width == 0;
+  if (dtype < 0 || dtype > int(Dtype::f16) || a.batch < 0 || a.width < 0 || a.row < 0 || a.row >= a.ring ||
+      a.count < 1 || a.count > a.ring || (!empty && (!u || !taps || !past || !sums || !y)))
+    throw std::invalid_argument("direct_conv_step: a dtype, a size or an address that no tensor has");
+  const auto at = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
+  a.dtype = Dtype(dtype), a.u_stride = u_stride;
+  a.u = at(u), a.taps = at(taps), a.past = at(past), a.sums = at(sums), a.y = at(y);
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(direct_step, a));
 }

@@ -15,32 +15,38 @@ def refuse(call: Call) -> str | None:
     """Why this implementation cannot serve the call, or ``None``."""
     if torch.compiler.is_compiling() or native.transformed():
         return "under the compiler, torch.func or forward-mode differentiation, which must see what is written"
-    tensors, learning, inference = call.tensors, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    tensors, learning, inference = call.given(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     taps = tensors["taps"]
-    assert taps is not None
     dtype = _SUMS.get(taps.dtype)
     for name, tensor in tensors.items():
-        assert tensor is not None
+        if (_SUMS.get(tensor.dtype) if name == "u" else tensor.dtype) is not dtype:
+            return f"{name} has dtype {tensor.dtype} beside taps of dtype {taps.dtype}; sums are float32 or float64"
         if tensor.requires_grad and (learning or name in _WRITTEN):
             return f"{name} needs a gradient, which only the reference gives"
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
         if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
             return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
-        if (_SUMS.get(tensor.dtype) if name == "u" else tensor.dtype) is not dtype:
-            return f"{name} has dtype {tensor.dtype} beside taps of dtype {taps.dtype}; sums are float32 or float64"
-        if name in _WRITTEN and not (inference or not tensor.is_inference()):
+    for name in _WRITTEN:
+        if name not in tensors:
+            continue
+        tensor = tensors[name]
+        if tensor.is_inference() and not inference:
             return f"{name} was made in inference mode and cannot be written outside"
-        if name in _WRITTEN and not (tensor.is_contiguous() or ("x" in tensors and tensor.stride(2) == 1)):
+        if not (tensor.is_contiguous() or ("x" in tensors and tensor.stride(2) == 1)):
             return f"{name} has strides {tensor.stride()} and cannot be written as it lies"
     return native.unavailable()
 
 
 def direct_conv_step(u: Tensor, taps: Tensor, past: Tensor, sums: Tensor, row: int, count: int) -> Tensor:
     """The output; rows of the rings are overwritten."""
-    u, taps, view = native.dense_rows(u), taps.contiguous(), native.view
+    u, taps = native.dense_rows(u), taps.contiguous()
+    batch, ring, width = past.shape
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    native.library().direct_conv_step(view(u), view(taps), view(past), view(sums), row, count, view(y))
+    native.library().direct_conv_step(
+        native.code(u), (batch, width, ring, row, count), u.stride(0), u.data_ptr(), taps.data_ptr(), past.data_ptr(),
+        sums.data_ptr(), y.data_ptr(),
+    )  # fmt: skip
     _written(past, sums)
     return y
 

@@ -81,11 +81,11 @@ def fft_tile(
     if x.dim() != 3 or x.shape[1] != size or x.shape[2] % channels:
         got = f"x of shape {tuple(x.shape)} for a spectrum of shape {tuple(spectrum.shape)}"
         raise refusal("fft_tile", got, f"(batch, {size}, a multiple of {channels})", "make the spectrum for this size")
-    call = Call({"x": x, "spectrum": spectrum, "sums": sums}, {"size": size})
+    call = Call({"x": x, "spectrum": spectrum, "sums": sums})
     TILE.choose("cpu" if native else "reference", call)(x, spectrum, sums)
 
 
 def serves(spectrum: Inexact[Tensor, "..."], x: Float[Tensor, "..."], sums: Float[Tensor, "..."]) -> bool:
     """Whether :func:`fft_tile` takes this spectrum for these inputs."""
-    call = Call({"x": x, "spectrum": spectrum, "sums": sums}, {"size": x.shape[1]})
+    call = Call({"x": x, "spectrum": spectrum, "sums": sums})
     return spectrum.is_complex() or _refuse_cpu(call) is None

@@ -13,7 +13,8 @@ from ..fft_conv.cpu import SMALLEST, tables
 
 def refuse(call: Call) -> str | None:
     """Why this implementation cannot serve the call, or ``None``."""
-    size: Any = call.options["size"]
+    x = call.tensors.get("x")
+    size: Any = call.options["size"] if x is None else x.shape[1]
     if size < SMALLEST or size & (size - 1):
         return f"a tile of {size} is not a power of two of at least {SMALLEST}"
     if torch.compiler.is_compiling():
