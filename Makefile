@@ -18,7 +18,7 @@ help:
 	@echo "make bench   time the ops beside their peers, after a check of their results"
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    all tests"
-	@echo "make sanitize the kernels' tests under the sanitizers of the compiler (4 minutes)"
+	@echo "make sanitize the kernels' tests under the sanitizers of the compiler"
 	@echo "make check   lint, then all tests"
 	@echo "make lint    ruff, the format check, mypy"
 	@echo "make format  let ruff rewrite what it can"

@@ -24,7 +24,9 @@ def main(folder: str) -> int:
     sys.modules[spec.name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
     here = Path(__file__).parent
-    return pytest.main([*(str(here / f"test_{name}.py") for name in FILES), "-k", LEFT_OUT, "-p", "no:cacheprovider"])
+    files = [str(here / f"test_{name}.py") for name in FILES]
+    # Uncaptured: a sanitizer ends the process, and what it has to say would go with it.
+    return pytest.main([*files, "-k", LEFT_OUT, "-p", "no:cacheprovider", "--capture=no"])
 
 
 if __name__ == "__main__":
