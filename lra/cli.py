@@ -129,7 +129,7 @@ def small(
     out: Out = None,
     data: Data = None,
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
-    seeds: Annotated[int, typer.Option(help="Trainings of every model.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Trainings of every model.")] = 1,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
     mixer: Annotated[list[str] | None, typer.Option(help="Only this mixer; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder for the results (default: that of the runs).")] = None,
@@ -143,7 +143,7 @@ def small(
     from .small import MIXERS, cells
     from .small import TASKS as SMALL_TASKS
 
-    chosen, folder = cells(task or tuple(SMALL_TASKS), mixer or MIXERS, range(seeds)), out or Path("runs") / "small"
+    chosen, folder = cells(task or tuple(SMALL_TASKS), mixer or MIXERS, seeds), out or Path("runs") / "small"
     if not collect:
         for number, cell in enumerate(
             run_cells(chosen, folder, data_root=data, workers=workers, quick=quick, quiet=quiet), 1

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from seqconv.convolution import LongConvolution
+from seqconv.convolution import LongConvolution, convolve
 from seqconv_kernels.errors import unknown_name
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -57,9 +57,21 @@ def circular(
     *,
     skip: Float[Tensor, " channels"] | None = None,
 ) -> Float[Tensor, "batch length channels"]:
-    """What a convolution with one stage and one head gives on a circle of ``length`` tokens."""
-    length = u.shape[1]
+    """A convolution with one stage and one head over rows that are repeated without end, each without its padding.
+
+    On a circle of the padded length, zeros would stand between the end of a row and its beginning, and only the longest
+    rows of a batch would hear themselves.
+    """
+    length, lengths = u.shape[1], true_lengths(u)[:, None]
+    place = torch.arange(-length, 2 * length, device=u.device) % lengths
+    repeated = u.gather(1, place[..., None].expand(-1, -1, u.shape[2]))
     (kernel,) = convolution.kernels(length)
-    around = kernel.past if kernel.future is None else kernel.past + kernel.future.flip(1).roll(1 - kernel.lag, 1)
-    y: Tensor = torch.fft.irfft(torch.fft.rfft(u, dim=1) * torch.fft.rfft(around, n=length).T, n=length, dim=1)
+    y = convolve(repeated, kernel)[:, length : 2 * length]
+    y = y * (torch.arange(length, device=u.device) < lengths)[..., None]
     return y if skip is None else y + skip * u
+
+
+def true_lengths(u: Float[Tensor, "batch length channels"]) -> Integer[Tensor, " batch"]:
+    """Tokens of each row up to its last that is not zero, as inputs at padding are; 1 at least."""
+    position = torch.arange(1, u.shape[1] + 1, device=u.device)
+    return (position * u.ne(0).any(2)).amax(1).clamp(min=1)

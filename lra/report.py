@@ -4,6 +4,7 @@ Two forms of the same content: ``report.md`` with its figures as files beside it
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class Run:
     def recipe(self) -> Mapping[str, Any]:
         """Fields of the recipe."""
         return self.about["recipe"]  # type: ignore[no-any-return]
+
+    @property
+    def model(self) -> str:
+        """The mixer, with what was made wrong on purpose: what the recipe's name says behind its task."""
+        return str(self.recipe["name"].partition("/")[2])
 
     @property
     def kind(self) -> str:
@@ -112,9 +118,10 @@ def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], mark
             html.append(f"<h3>{name}</h3>" + _html_table(table))
             markdown += [f"### {name}", markdown_table(table)]
     for name, svg in _figures(runs).items():
-        atomic_write(folder / f"{task}-{name}.svg", svg)
+        file = re.sub(r"[^\w.-]+", "-", f"{task}-{name}.svg")
+        atomic_write(folder / file, svg)
         html.append(f"<figure>{svg}</figure>")
-        markdown.append(f"![{name} on {task}]({task}-{name}.svg)")
+        markdown.append(f"![{name} on {task}]({file})")
 
 
 def _figures(runs: Sequence[Run]) -> Mapping[str, str]:
@@ -134,11 +141,11 @@ def _figures(runs: Sequence[Run]) -> Mapping[str, str]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The mixers; with their folder's name where one comes several times, so that no figure replaces another."""
-    mixers = [run.recipe["mixer"] for run in runs]
-    counts = Counter(mixers)
+    """The models; with their folder's name where one comes several times, so that no figure replaces another."""
+    models = [run.model for run in runs]
+    counts = Counter(models)
     return [
-        mixer if counts[mixer] == 1 else f"{mixer}-{run.folder.name}" for mixer, run in zip(mixers, runs, strict=True)
+        model if counts[model] == 1 else f"{model}, {run.folder.name}" for model, run in zip(models, runs, strict=True)
     ]
 
 

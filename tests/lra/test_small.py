@@ -11,7 +11,7 @@ from lra import protocol
 from lra.faults import OPTIONS, fault
 from lra.protocol import collect, run_cells, write_results
 from lra.recipes import MIXERS as KNOWN
-from lra.small import FAULTY, FAULTY_TASK, MIXERS, TASKS, Cell, cells
+from lra.small import COMPARED, FAULTY, FAULTY_TASK, MIXERS, TASKS, Cell, cells
 from lra.small_table import CLOSES, OPENS, put_into, tables
 from seqconv import create_mixer
 
@@ -38,8 +38,8 @@ def folder(root, tmp_path_factory):
 
 
 def test_every_cell_has_a_recipe_and_a_folder_of_its_own():
-    everything = cells()
-    assert len({cell.folder for cell in everything}) == len(everything) == 2 * (len(MIXERS) * len(TASKS) + len(OPTIONS))
+    everything = cells(seeds=3)
+    assert len({cell.folder for cell in everything}) == len(everything) == 3 * (len(MIXERS) * len(TASKS) + len(OPTIONS))
     for cell in everything:
         recipe = cell.recipe()
         assert recipe.reduced
@@ -49,15 +49,29 @@ def test_every_cell_has_a_recipe_and_a_folder_of_its_own():
     assert all(cell.recipe().steps <= 600 for cell in everything if cell.task == "listops-small")
 
 
+def test_what_is_compared_with_wrong_variants_trains_from_as_many_seeds():
+    everything = cells()
+    assert len(everything) == len(MIXERS) * len(TASKS) + 2 * len(OPTIONS) + len(COMPARED)
+    for cell in everything:
+        if cell.fault is not None:
+            assert Cell(cell.task, cell.mixer, cell.seed) in everything
+    assert {cell.seed for cell in everything if cell.fault == "circular"} == {0, 1}
+    assert [cell.task for cell in cells(["recall"], ["s4d"])] == ["recall"]
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_circular_convolution_is_one(bidirectional):
     torch.manual_seed(0)
     convolution = create_mixer(FAULTY, 4, d_state=4, bidirectional=bidirectional).double().convolution
-    u, skip = torch.randn(2, 11, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    u, skip = torch.randn(3, 11, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    u[1, 7:] = 0  # padding
     (kernel,) = convolution.kernels(11)
-    expected = u * skip + sum(kernel.past[:, s] * u.roll(s, 1) for s in range(11))
-    if kernel.future is not None:
-        expected = expected + sum(kernel.future[:, s] * u.roll(-s - kernel.lag, 1) for s in range(11))
+    expected = u * skip
+    for row, length in enumerate((11, 7, 11)):
+        circle = u[row, :length]
+        expected[row, :length] += sum(kernel.past[:, s] * circle.roll(s, 0) for s in range(11))
+        if kernel.future is not None:
+            expected[row, :length] += sum(kernel.future[:, s] * circle.roll(-s - kernel.lag, 0) for s in range(11))
     right = convolution(u, skip=skip)
     with fault("circular"):
         assert torch.allclose(convolution(u, skip=skip), expected, atol=1e-6)
