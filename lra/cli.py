@@ -1,4 +1,4 @@
-"""``python -m lra``: list, prepare, run, resume, evaluate, report, demo, small."""
+"""``python -m lra``: list, show, prepare, run, resume, evaluate, report, demo, small."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .options import split_overrides
@@ -37,6 +38,18 @@ def list_command() -> None:
     for recipe in list_recipes():
         size = f"{recipe.n_layers} × {recipe.d_model}"
         table.add_row(recipe.task, recipe.mixer, size, f"{recipe.steps:,}", recipe.source)
+    Console().print(table)
+
+
+@app.command()
+def show(task: str, mixer: str, overrides: Overrides = None) -> None:
+    """Show a recipe: every value that can be overridden, and its type."""
+    from .recipes import create_recipe
+
+    recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
+    table = Table("override", "value", "type", title=f"{recipe.name}: {recipe.source}")
+    for name, (value, kind) in recipe.overridable().items():
+        table.add_row(name, escape(str(value)), escape(kind))
     Console().print(table)
 
 

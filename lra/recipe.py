@@ -11,6 +11,7 @@ from seqconv_kernels.errors import refusal, unknown_name
 from .options import convert, parse
 from .tasks import create_task
 
+_FIXED = ("name", "task", "mixer", "mixer_options", "task_options")
 _SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every")
 _RATES = ("warmup_steps", "lr", "weight_decay", "special_lr", "max_grad_norm")
 PARALLEL = ("ddp", "fsdp")
@@ -110,9 +111,7 @@ class Recipe:
         Raises:
             ValueError: an unknown name (the nearest are named), or a value of another type.
         """
-        fields = {
-            f.name: f.type for f in dataclasses.fields(self) if f.name not in ("name", "mixer_options", "task_options")
-        }
+        fields = {f.name: f.type for f in dataclasses.fields(self) if f.name not in _FIXED}
         own: dict[str, Any] = {}
         mixer, task = dict(self.mixer_options), dict(self.task_options)
         for name, value in changes.items():
@@ -125,6 +124,24 @@ class Recipe:
                 known = [*fields, *(f"mixer.{o.name}" for o in dataclasses.fields(mixer_config(self.mixer)))]
                 raise unknown_name(f"recipe {self.name}", "override", name, known)
         return dataclasses.replace(self, **own, mixer_options=mixer, task_options=task)
+
+    def overridable(self) -> dict[str, tuple[Any, str]]:
+        """What :meth:`override` takes, with the recipe's value and the type of each."""
+        task, options = create_task(self.task, self.task_options), mixer_config(self.mixer)(**self._own_mixer_options())
+        parts: tuple[tuple[str, Any], ...] = (("", self), ("mixer.", options), ("task.", task))
+        found = {
+            prefix + field.name: (getattr(part, field.name), getattr(field.type, "__name__", str(field.type)))
+            for prefix, part in parts
+            for field in dataclasses.fields(part)
+            if prefix or field.name not in _FIXED
+        }
+        wrapped = self.mixer_options.keys() - self._own_mixer_options().keys()
+        return found | {f"mixer.{name}": (self.mixer_options[name], "bool") for name in wrapped}
+
+    def _own_mixer_options(self) -> dict[str, Any]:
+        """Without ``bidirectional`` where a wrapper takes it."""
+        own = {field.name for field in dataclasses.fields(mixer_config(self.mixer))}
+        return {name: value for name, value in self.mixer_options.items() if name in own}
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, JSON-able."""

@@ -61,7 +61,7 @@ def test_import_compiles_nothing_and_probes_nothing(watched):
 
 def test_import_loads_no_optional_package_and_nothing_heavy(watched):
     optional = {"triton", "mamba_ssm", "causal_conv1d", "fla", "datasets", "accelerate", "matplotlib", "tensorboard"}
-    tools = {"typer", "rich", "tyro", "lra", "pytest", "scipy", "seqconv_kernels._native"}
+    tools = {"typer", "rich", "lra", "pytest", "scipy", "seqconv_kernels._native"}
     assert not {name for name in watched["loaded"] if name in optional | tools}
 
 

@@ -35,6 +35,19 @@ def test_list_shows_every_task(monkeypatch, capsys):
         assert word in said
 
 
+def test_show_names_what_can_be_overridden(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert lra(monkeypatch, "show", "listops-small", "mamba", "lr=0.0625", "mixer.d_state=7", "task.seed=41") == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    for row in (
+        ["lr", "0.0625", "float"],
+        ["mixer.d_state", "7", "int"],
+        ["mixer.bidirectional", "True", "bool"],
+        ["task.seed", "41", "int"],
+    ):
+        assert row in rows
+
+
 def test_prepare_run_evaluate_report(monkeypatch, capsys, tmp_path):
     data = ("--data", tmp_path / "data", "--quiet")
     assert lra(monkeypatch, "prepare", "listops-small", "train=64", "val=32", "test=32", "--workers", 1, *data) == 0

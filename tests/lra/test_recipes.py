@@ -76,6 +76,14 @@ def test_wrong_overrides_are_refused(changes, message):
         create_recipe("listops-small", "s4d").override(changes)
 
 
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_what_is_shown_can_be_overridden(mixer):
+    recipe = create_recipe("listops-small", mixer)
+    assert recipe.override({name: value for name, (value, _) in recipe.overridable().items()}).overridable() == (
+        recipe.overridable()
+    )
+
+
 @pytest.mark.parametrize(
     ("task", "mixer", "message"),
     [
