@@ -60,6 +60,17 @@ def test_packed(state):
     check(inputs | {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32)})
 
 
+@pytest.mark.parametrize(("programs", "pieces"), [(1, 1), (2048, 3)])
+def test_whole_or_in_pieces(programs, pieces, monkeypatch):
+    from seqconv_kernels.selective_scan import triton
+
+    monkeypatch.setattr(triton, "PROGRAMS", programs)
+    inputs = example_inputs(Shape(1, 70, 2, 2), dtype=torch.float64, initial_state=True)
+    layout = triton._Layout(*(inputs[k] for k in ("u", "A", "B", "C")), None)
+    assert (len(layout.pieces.starts), layout.whole) == (pieces, pieces == 1)
+    check(inputs)
+
+
 def test_time_steps_of_every_size():
     inputs = example_inputs(Shape(1, 7, 3, 2), dtype=torch.float32)
     inputs["delta"] = torch.tensor([-30.0, -16.0, -5.0, 0.0, 5.0, 16.0, 30.0])[None, :, None].expand(1, 7, 3)

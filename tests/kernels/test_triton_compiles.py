@@ -76,3 +76,25 @@ def test_matrix_state(compiled, tmp_path, dtype, width, decay, delta):
         assert kernel.metadata.shared <= SHARED, kernel.name
         assert "wgmma.mma_async" in kernel.asm["ptx"] or "mma.sync" in kernel.asm["ptx"], kernel.name
         assert spilled(kernel, tmp_path) <= 64, kernel.name
+
+
+@pytest.mark.parametrize(("dtype", "batch", "walks"), [(BFLOAT, 8, 2), (FLOAT, 64, 1)])
+def test_selective_scan(compiled, tmp_path, dtype, batch, walks):
+    """Cut into pieces that are walked twice, or whole; an exponential is one instruction."""
+    from seqconv_kernels.selective_scan import triton as scan
+
+    def tensor(*shape, dtype=dtype):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    u, B = tensor(batch, 2048, 1536), tensor(batch, 2048, 16)
+    A, D = tensor(1536, 16, dtype=FLOAT), tensor(1536, dtype=FLOAT)
+    _, _, kept = scan._forward._init_fn(u, u, A, B, B, D, u, D, True, None, None, True)
+    scan._backward._init_fn(u, u, A, B, B, D, u, D, True, None, kept, u, None)
+    twice = walks == 2
+    names = ["_ends_kernel", "_join_kernel"] * twice + ["_outputs_kernel"]
+    names += ["_returns_kernel", "_join_kernel"] * twice + ["_gradients_kernel"]
+    assert [kernel.name for kernel in compiled] == names
+    for kernel in compiled:
+        assert spilled(kernel, tmp_path) <= 64, kernel.name
+        exponentials = re.findall(r"ex2\.approx\.(?:ftz\.)?f32", kernel.asm["ptx"])
+        assert kernel.name == "_join_kernel" or exponentials.count("ex2.approx.ftz.f32") > len(exponentials) / 2
