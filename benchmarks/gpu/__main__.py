@@ -3,115 +3,120 @@
 Needs a GPU, torch, Triton and transformers, no network and no installed seqconv: run it from the root of the project
 with ``kernels`` on the path (``make gpu`` does). Without a GPU the same program runs at tiny sizes in Triton's
 interpreter, and what it times then means nothing.
+
+First everything is compiled and checked, in processes side by side, because compiling takes longer than running; then
+one process times. The report is written anew after every result. ``--tune`` times other choices of blocks instead.
 """
 
 import argparse
-import json
 import os
-import platform
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .workers import Item, Job, Row, serve, work
+
 RESULTS = Path(__file__).parents[1] / "results"
+FIRST_PART = 0.5
+"""Of the time, for compiling and checking; what that leaves is for timing."""
+PATIENCE = 200.0
+"""Seconds for one piece of work, its compiling included."""
+PLACES = {"check": "checks", "prepare": "prepared", "speed": "rows", "try": "prepared", "tune": "alternatives"}
+"""What workers do, and where their rows stand in the report."""
+ENVIRONMENT = {
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # there is a process per case already
+    "TRITON_CACHE_DIR": str(Path.home() / ".triton" / "cache"),  # or torch.compile moves it while a process runs
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for gpu.json and gpu.md")
-    parser.add_argument("--minutes", type=float, default=9.0, help="stop starting anything new after this time [9]")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop at this time, with what there is [9]")
     parser.add_argument("--only", default="", metavar="OP", help="names that begin so")
+    parser.add_argument("--workers", type=int, default=max(1, min((os.cpu_count() or 2) - 2, 14)), metavar="N")
+    parser.add_argument("--tune", action="store_true", help="time other choices of blocks, the best first")
+    parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--items", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    gpu = torch.cuda.is_available()
-    if not gpu and os.environ.get("TRITON_INTERPRET") != "1":  # Triton reads it when it is first imported
+    start = time.monotonic()
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":  # read when Triton is imported
         os.execve(sys.executable, sys.orig_argv, os.environ | {"TRITON_INTERPRET": "1"})
-    report = run(gpu, time.monotonic(), options.minutes, options.only)
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = "gpu" if gpu else "gpu-interpreted"
-    (options.out / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = markdown(report)
-    (options.out / f"{stem}.md").write_text(text)
-    print(text)
+    if options.serve:
+        everything = items(options.serve)
+        return serve(everything[int(place)] for place in options.items.split(","))
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    report = run(options, start)
     failed = [row for row in report["checks"] if row["passed"] is False]
     sys.exit(f"{len(failed)} checks failed" if failed else 0)
 
 
-def run(gpu: bool, start: float, minutes: float, only: str) -> dict[str, Any]:
-    """All checks in half of the time at most, then the timings of the ops that passed them."""
-    from .cases import checks
-    from .checks import run_checks
-    from .speed import cases, gpu_ceilings, measure
+def run(options: argparse.Namespace, start: float) -> dict[str, Any]:
+    """Both parts, the report written as rows come."""
+    from .report import empty, markdown, write
 
-    device, size = ("cuda", "real") if gpu else ("cpu", "tiny")
-    chosen = [check for check in checks(size) if check.op.startswith(only)]
-    rows = []
-    for row in run_checks(chosen, device, start + 30 * minutes):
-        rows.append(row)
-        print(*row.values(), flush=True)
-    wrong = {row["op"] for row in rows if row["passed"] is False}
-    sound = {row["op"] for row in rows if row["passed"]} - wrong
-    ceilings = gpu_ceilings() if gpu else None
-    timings: list[dict[str, Any]] = []
-    for make in cases(not gpu, device):
-        op = make.func.__name__.strip("_")  # type: ignore[attr-defined]
-        if op not in sound:
-            continue
-        if time.monotonic() > start + 60 * minutes:
-            timings.append({"shape": op, "direction": "not run: the time was up", "ms": {}})
-            continue
-        for row in measure(make(), ceilings):
-            timings.append(row)
-            print(*row.values(), flush=True)
-    return {"machine": machine(gpu), "ceilings": asdict(ceilings) if ceilings else {}, "checks": rows, "rows": timings}
+    gpu = torch.cuda.is_available()
+    report, stem = empty(gpu), ("tune" if options.tune else "gpu") + ("" if gpu else "-interpreted")
+    first, second = jobs(options.tune, options.only)
+    seconds, written = 60 * options.minutes, 0.0
+    for part, workers, share in ((first, options.workers, FIRST_PART), (second, 1, 1.0)):
+        for kind, row in work(part, workers, start + share * seconds):
+            if "ceilings" in row:
+                report["ceilings"] = row["ceilings"]
+            else:
+                report[PLACES[kind]].append(row)
+            print(f"{time.monotonic() - start:.0f} s", kind, *row.values(), flush=True)
+            if time.monotonic() > written + 2:
+                write(report, options.out, stem)
+                written = time.monotonic()
+    report["seconds"] = round(time.monotonic() - start)
+    write(report, options.out, stem)
+    print(markdown(report))
+    return report
 
 
-def machine(gpu: bool) -> dict[str, str]:
-    """What the figures depend on besides the code."""
-    import transformers
-    import triton
+def items(kind: str) -> list[Item]:
+    """All that workers of a kind may be asked for, the same in every process."""
+    from . import cases, checks, speed, timed, tune
 
-    name = torch.cuda.get_device_name() if gpu else "none: Triton's interpreter"
-    return {
-        "gpu": name, "cuda": str(torch.version.cuda), "python": platform.python_version(),
-        "torch": torch.__version__, "triton": triton.__version__, "transformers": transformers.__version__,
-    }  # fmt: skip
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report to read: one table of checks, one of times."""
-    lines = ["# Triton kernels", "", " · ".join(f"{k} {v}" for k, v in report["machine"].items()), ""]
-    if report["ceilings"]:
-        copy, multiply = report["ceilings"]["copy"] / 1e12, report["ceilings"]["multiply"] / 1e12
-        lines += [f"Measured ceilings: copy {copy:.2f} TB/s, bfloat16 matrix product {multiply:.0f} TFLOP/s.", ""]
-    lines += ["| op | case | dtype | error | of | allowed | same bits again | |", "|---|---|---|---|---|---|---|---|"]
-    lines += [_check_line(row) for row in report["checks"]]
-    lines += ["", "| shape | direction | seqconv ms | others ms | best other / seqconv | share of the floor |"]
-    lines += ["|---|---|---|---|---|---|", *map(_time_line, report["rows"])]
-    return "\n".join(lines) + "\n"
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    if kind == "check":
+        return checks.items(cases.checks("real" if gpu else "tiny"), device)
+    if kind in ("try", "tune"):
+        return [tune.item(choice, measured=kind == "tune") for choice in tune.choices(not gpu, device)]
+    shapes = timed.timed(not gpu, device)
+    if kind == "prepare":
+        return [speed.prepare(shape) for shape in shapes]
+    return [speed.measure_ceilings(), *map(speed.speed, shapes)]
 
 
-def _check_line(row: dict[str, Any]) -> str:
-    verdict = {True: "passed", False: "**FAILED**", None: "not run"}[row["passed"]]
-    error = f"{row['error']:.1e}" if "error" in row else "–"
-    cells = [row["op"], row["case"], row["dtype"], error, row.get("of", "–"), row.get("tolerance", "–"),
-             row.get("repeatable", "–"), f"{verdict} {row['note']}"]  # fmt: skip
-    return "| " + " | ".join(map(str, cells)) + " |"
+def jobs(tune: bool, only: str) -> tuple[list[Job], list[Job]]:
+    """What runs side by side, and what runs alone after it."""
+    if tune:
+        return [*_apart("try", only, lambda place, name: place)], [*_apart("tune", only, lambda place, name: 0)]
+    checks = [*_apart("check", only, lambda place, name: (name["op"], name["dtype"]))]
+    soon = [job for job in checks if job.names[0]["dtype"] == "bfloat16"]
+    late = [job for job in checks if job not in soon]
+    prepare = [*_apart("prepare", only, lambda place, name: place)]
+    return [*soon, *prepare, *late], [*_apart("speed", only, lambda place, name: 0)]
 
 
-def _time_line(row: dict[str, Any]) -> str:
-    ms = dict(row["ms"])
-    ours = ms.pop("seqconv", None)
-    if ours is None:
-        return f"| {row['shape']} | {row['direction']} | – | – | – | – |"
-    others = ", ".join(f"{k} {v:.3f}" for k, v in ms.items()) or "–"
-    ratio = f"{min(ms.values()) / ours:.2f}" if ms else "–"
-    share = f"{row['floor']['ms'] / ours:.0%} ({row['floor']['bound']})" if "floor" in row else "–"
-    return f"| {row['shape']} | {row['direction']} | {ours:.3f} | {others} | {ratio} | {share} |"
+def _apart(kind: str, only: str, group: Callable[[int, Row], Any]) -> Iterator[Job]:
+    """A job for each group of the items whose op begins with ``only``."""
+    groups: dict[Any, list[tuple[int, Row]]] = {}
+    for place, item in enumerate(items(kind)):
+        if item.name["op"].startswith((only, "ceilings")):
+            key = group(place, item.name) if torch.cuda.is_available() else None  # the interpreter compiles nothing
+            groups.setdefault(key, []).append((place, item.name))
+    for members in groups.values():
+        yield Job(kind, [place for place, _ in members], [name for _, name in members], PATIENCE)
 
 
 if __name__ == "__main__":

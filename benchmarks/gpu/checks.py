@@ -6,12 +6,15 @@ that a kernel gets to write its results is filled with NaN before; a second run 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .workers import Item, Row
 
 Inputs = dict[str, Any]
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -41,22 +44,33 @@ class Check:
     tolerances: Mapping[torch.dtype, float] = field(default_factory=lambda: TOLERANCES)
 
 
-def run_checks(checks: list[Check], device: str, deadline: float) -> Iterator[dict[str, Any]]:
-    """One row per check and dtype: the largest error and whose it is; ``"not run"`` after the deadline."""
+def items(checks: Iterable[Check], device: str) -> list[Item]:
+    """One per check and dtype; its row names the largest error and whose it is."""
+    return [_item(check, dtype, device) for check in checks for dtype in check.dtypes]
+
+
+def _item(check: Check, dtype: torch.dtype, device: str) -> Item:
+    name = {"op": check.op, "case": check.name, "dtype": str(dtype).removeprefix("torch.")}
+
+    def rows() -> Iterator[Row]:
+        start = time.monotonic()
+        with _poisoned():
+            found = _compare(check, dtype, device)
+        yield {**name, **found, "seconds": round(time.monotonic() - start, 2)}
+
+    return Item(name, rows)
+
+
+@contextmanager
+def _poisoned() -> Iterator[None]:
+    """Memory that is not written to holds NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    for check in checks:
-        for dtype in check.dtypes:
-            row = {"op": check.op, "case": check.name, "dtype": str(dtype).removeprefix("torch.")}
-            if time.monotonic() > deadline:
-                yield {**row, "passed": None, "note": "not run: the time was up"}
-                continue
-            start = time.monotonic()
-            try:
-                yield {**row, **_compare(check, dtype, device), "seconds": round(time.monotonic() - start, 2)}
-            except Exception as error:  # a kernel that doesn't compile is a finding, not the end of the report
-                yield {**row, "passed": False, "note": f"{type(error).__name__}: {str(error)[:300]}"}
-    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _compare(check: Check, dtype: torch.dtype, device: str) -> dict[str, Any]:

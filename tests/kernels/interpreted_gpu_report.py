@@ -1,5 +1,6 @@
 """The report about a GPU, at the sizes of the interpreter."""
 
+import argparse
 import time
 from importlib import import_module
 
@@ -7,31 +8,48 @@ import pytest
 import torch
 
 import seqconv_kernels as K
-from benchmarks.gpu.__main__ import markdown, run
+from benchmarks.gpu import tune, workers
+from benchmarks.gpu.__main__ import jobs, run
 from benchmarks.gpu.cases import HALF, checks
-from benchmarks.gpu.checks import Check, run_checks
+from benchmarks.gpu.checks import Check, items
+from benchmarks.gpu.report import empty, markdown
+from benchmarks.gpu.targets import Target
+from benchmarks.gpu.timed import timed
+from benchmarks.gpu.workers import Item, Job, rows_of, serve, work
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NAME = {"op": "planted", "case": "five numbers", "dtype": "float32"}
 
 
 def inputs(dtype):
     return {"x": torch.randn(5, generator=torch.Generator().manual_seed(0)).to(dtype)}
 
 
-def check(run):
-    return Check("planted", "five numbers", run, inputs, {}, HALF[:1])
+def row_of(run):
+    (item,) = items([Check("planted", "five numbers", run, inputs, {}, HALF[:1])], DEVICE)
+    (row,) = rows_of(item)
+    return row
 
 
-def test_the_whole_report_of_one_op():
-    report = run(False, time.monotonic(), 5.0, "linear_scan")
-    assert {row["dtype"] for row in report["checks"]} == {"float32", "bfloat16", "float16"}
+def options(folder, only, minutes=20.0, tuning=False):
+    return argparse.Namespace(out=folder, minutes=minutes, only=only, workers=2, tune=tuning)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="real sizes take minutes")
+def test_the_whole_report_of_one_op(tmp_path):
+    report = run(options(tmp_path, "vandermonde"), time.monotonic())
+    assert {row["dtype"] for row in report["checks"]} == {"float32"}
     assert all(row["passed"] for row in report["checks"]), report["checks"]
     assert {row["direction"] for row in report["rows"]} == {"forward", "forward + backward"}
-    assert "| linear_scan | 2, 37, 5 | float32 |" in markdown(report)
+    assert {row["direction"] for row in report["prepared"]} == {"forward", "forward + backward"}
+    text = (tmp_path / "gpu-interpreted.md").read_text()
+    assert "| vandermonde | Shape(heads=2, channels=3, pairs=4, length=33) | float32 |" in text
+    assert "| vandermonde | heads 1, channels 2, pairs 2, length 33 | float32 | forward |" in text
 
 
-def test_what_the_time_does_not_allow_is_not_called_passed():
-    rows = list(run_checks(list(checks("tiny"))[:2], DEVICE, time.monotonic() - 1))
+def test_what_the_time_does_not_allow_is_not_called_passed(tmp_path):
+    report = run(options(tmp_path, "linear_scan", minutes=0.0), time.monotonic())
+    rows = [*report["checks"], *report["rows"]]
     assert {row["passed"] for row in rows} == {None}
     assert all("not run" in row["note"] for row in rows)
 
@@ -47,24 +65,122 @@ def test_what_the_time_does_not_allow_is_not_called_passed():
     ids=["value", "gradient", "nan", "other bits"],
 )
 def test_a_wrong_kernel_is_found(wrong):
-    (row,) = run_checks([check(wrong)], DEVICE, time.monotonic() + 60)
-    assert row["passed"] is False
+    assert row_of(wrong)["passed"] is False
 
 
-def test_a_kernel_that_raises_is_reported_and_the_rest_goes_on():
+def test_a_kernel_that_raises_is_reported_and_the_rest_goes_on(capsys):
     def broken(x, implementation):
-        if implementation == "triton":
-            raise RuntimeError("out of shared memory")
-        return x
+        raise RuntimeError("out of shared memory" + 1000 * "." + "the end")
 
-    first, second = run_checks([check(broken), check(lambda x, implementation: 2 * x)], DEVICE, time.monotonic() + 60)
-    assert first["passed"] is False
-    assert "out of shared memory" in first["note"]
-    assert second["passed"]
+    row = row_of(broken)
+    assert row["passed"] is False
+    assert "out of shared memory" in row["note"]
+    assert row["note"].endswith("the end")
+    assert len(row["note"]) < 800
+    planted = [Check("planted", "five numbers", f, inputs, {}, HALF[:1]) for f in (broken, lambda x, implementation: x)]
+    serve(items(planted, DEVICE))
+    assert capsys.readouterr().out.count(workers.DONE) == 2
 
 
-def test_every_op_with_a_triton_kernel_is_checked():
-    assert {name for name in K.__all__ if _serves(name)} <= {check.op for check in checks("tiny")}
+def test_memory_that_others_hold_is_waited_for():
+    tries = []
+
+    def rows():
+        tries.append(1)
+        if len(tries) < 2:
+            raise torch.OutOfMemoryError("none left")
+        yield NAME
+
+    assert list(rows_of(Item(NAME, rows), patience=0)) == [NAME]
+
+
+WORKER = f"""
+import os, sys, time
+for place in sys.argv[1].split(","):
+    if place == "1":
+        {{fault}}
+    print('{workers.ROW}{{{{"op": "planted", "place": ' + place + '}}}}', flush=True)
+    print('{workers.DONE}', flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("os.abort()", "the process ended with -6"),
+        ("sys.exit('no such symbol')", "no such symbol"),
+        ("time.sleep(60)", "nothing came within 3 seconds"),
+    ],
+)
+def test_what_breaks_a_worker_breaks_nothing_else(monkeypatch, fault, said):
+    script = WORKER.format(fault=fault)
+    monkeypatch.setattr(workers, "command", lambda kind, places: [workers.sys.executable, "-c", script, places])
+    names = [NAME | {"place": place} for place in (0, 1, 2)]
+    rows = [row for _, row in work([Job("speed", [0, 1, 2], names, 3.0)], 1, time.monotonic() + 60)]
+    assert [row["place"] for row in rows] == [0, 1, 2]
+    assert said in rows[1]["note"]
+    assert rows[1]["passed"] is False
+
+
+def test_every_op_with_a_triton_kernel_is_checked_and_timed():
+    served = {name for name in K.__all__ if _serves(name)}
+    assert served <= {check.op for check in checks("tiny")}
+    assert served <= {shape.op for shape in timed(True, DEVICE)} == {shape.op for shape in timed(False, DEVICE)}
+
+
+def test_everything_has_a_job_of_its_own_kind_once():
+    for tuning in (False, True):
+        for job in (job for part in jobs(tuning, "") for job in part):
+            assert len(job.places) == len(job.names) == len(set(job.places))
+
+
+def test_choices_are_undone_and_the_first_is_what_the_code_has():
+    before = _blocks()
+    choices = list(tune.choices(False, DEVICE))
+    for choice in choices:
+        with choice.change():
+            assert (_blocks() == before) is (choice.words == "as it is"), choice
+    assert _blocks() == before
+    for op in ("selective_scan", "fft_conv", "gated_linear_attention", "delta_rule", "causal_conv1d", "linear_scan"):
+        assert next(c for c in choices if c.timed.op == op).words == "as it is"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="real sizes take minutes")
+def test_choices_of_one_op_are_timed(tmp_path):
+    report = run(options(tmp_path, "causal_conv1d", tuning=True), time.monotonic())
+    assert report["prepared"] == []
+    assert next(row["choice"] for row in report["alternatives"]) == "as it is"
+    assert all(len(row["ms"]) == 2 for row in report["alternatives"])
+    assert "| as it is |" in (tmp_path / "tune-interpreted.md").read_text()
+
+
+def test_targets_are_answered_or_said_to_be_open():
+    row = {"op": "selective_scan", "case": "a shape", "dtype": "bfloat16", "direction": "forward", "moved": 6e9,
+           "operations": 0.0, "ms": {"seqconv": 2.0, "PyTorch scan": 50.0}, "kernels": {}}  # fmt: skip
+    report = empty(False) | {"rows": [row], "ceilings": {"copy": 4e12, "multiply": 7e14}}
+    text = markdown(report)
+    assert "seqconv, of copy bandwidth | 0.6 | 0.75 | reached |" in text
+    assert "seqconv, times faster than PyTorch scan | 20.0 | 25.00 | reached |" in text
+    assert "seqconv, times faster than mamba-ssm | 1.0 | – | mamba-ssm was not there to be timed |" in text
+    assert "not timed" in text
+    missed = Target("selective_scan", "", "bfloat16", "forward", "seqconv", "PyTorch scan", 40.0)
+    assert missed.reached(row, {}) == 25.0
+
+
+def _blocks():
+    """All that a choice may change."""
+    names = {
+        "selective_scan.triton": ("CHUNK", "STATES", "STATES_BACKWARDS", "SUB"),
+        "fft_conv.triton_passes": ("PROGRAMS", "LANES", "AHEAD", "HELD"),
+        "causal_conv1d.triton": ("BLOCK_T", "BLOCK_C"),
+        "linear_scan.triton": ("BLOCK", "LEAST_CHUNK"),
+        "matrix_state.triton_blocks": ("CHUNK",),
+    }
+    found = [getattr(import_module(f"seqconv_kernels.{m}"), n) for m, wanted in names.items() for n in wanted]
+    plan, blocks = (import_module(f"seqconv_kernels.{m}") for m in ("fft_conv.plan", "matrix_state.triton_blocks"))
+    points = [dict(table) for table in (plan.TILES, plan.LARGEST, plan.LARGEST_INNER)]
+    sizes = [blocks.Sizes(128, 128, True, vector, delta) for vector in (False, True) for delta in (False, True)]
+    return [*found, *points, *((s.products(), s.walk(96), s.gradients()) for s in sizes)]
 
 
 def _serves(name):
