@@ -1,6 +1,6 @@
 """The checks that ops share; each refuses before any work is done."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import reduce
 from itertools import pairwise
 
@@ -40,6 +40,20 @@ def check_shape(operation: str, name: str, tensor: Tensor | None, axes: str, wan
         raise refusal(operation, got, f"({axes}) = {wanted}", f"reshape or transpose {name}")
 
 
+def check_shape_among(
+    operation: str, name: str, tensor: Tensor | None, wanted: Collection[tuple[int, ...]], remedy: str
+) -> None:
+    """Refuse a tensor that has none of the shapes ``wanted``; ``None`` passes.
+
+    Raises:
+        ValueError: the shape is another one.
+    """
+    # Tuple by tuple: a compiler that keeps sizes open follows this, and need not look into a container of sizes.
+    if tensor is not None and not any(tuple(tensor.shape) == tuple(shape) for shape in wanted):
+        shapes = " or ".join(str(tuple(shape)) for shape in wanted)
+        raise refusal(operation, f"{name} of shape {tuple(tensor.shape)}", shapes, remedy)
+
+
 def check_floating(operation: str, tensors: Mapping[str, Tensor | None], device: torch.device) -> None:
     """Refuse tensors on another device or without a real floating dtype; ``None`` passes.
 
@@ -68,7 +82,7 @@ def check_same_dtype(operation: str, tensors: Mapping[str, Tensor | None]) -> No
 def widest_under_autocast(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     """Under autocast, which mixes dtypes, the floating tensors in the widest dtype among them; else as they are."""
     given = [t for t in tensors.values() if t is not None]
-    if not torch.is_autocast_enabled(given[0].device.type):
+    if given[0].is_meta or not torch.is_autocast_enabled(given[0].device.type):  # the meta device knows no autocast
         return dict(tensors)
     widest = reduce(torch.promote_types, (t.dtype for t in given))
     return {name: None if t is None else t.to(widest) for name, t in tensors.items()}

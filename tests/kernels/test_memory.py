@@ -19,6 +19,7 @@ pytestmark = [
         ("selective_scan", "mamba-130m, 8192 tokens", "forward", 60),
         ("selective_scan", "mamba-130m, 8192 tokens", "forward + backward", 300),
         ("fft_conv", "16k, 256 channels", "forward", 422 / 5),
+        ("fft_conv", "16k, 256 channels", "forward + backward", 1004 / 5),
     ],
 )
 def test_extra_memory(op, case, direction, megabytes):

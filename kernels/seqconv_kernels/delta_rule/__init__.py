@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import native
-from ..checks import check_floating, check_shape, may_be_overwritten
+from ..checks import check_floating, check_shape, check_shape_among, may_be_overwritten
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..matrix_state import refuse_triton
@@ -163,10 +163,9 @@ def delta_rule_step(
 
 
 def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank: int) -> None:
-    k, v, beta, log_decay = tensors["k"], tensors["v"], tensors["beta"], tensors["log_decay"]
+    k, v = tensors["k"], tensors["v"]
     assert k is not None
     assert v is not None
-    assert beta is not None
     if k.dim() != rank or v.dim() != rank or 0 in k.shape[1:]:
         got = f"k of shape {tuple(k.shape)} and v of shape {tuple(v.shape)}"
         raise refusal(operation, got, f"({leading}, heads, width) without empty axes", "put heads before the width")
@@ -175,13 +174,11 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
         raise refusal(operation, f"{v_heads} heads of v for {heads} of k", "a multiple", "change either")
     check_shape(operation, "q", tensors["q"], f"{leading}, heads, d_k", tuple(k.shape))
     check_shape(operation, "v", v, f"{leading}, v_heads, d_v", (*k.shape[:-2], *v.shape[-2:]))
-    per_head = v.shape[:-1]
-    if beta.shape not in (per_head, v.shape):
-        got, wanted = f"beta of shape {tuple(beta.shape)}", f"{tuple(per_head)} or {tuple(v.shape)}"
-        raise refusal(operation, got, wanted, "give one beta per value head, or one per value channel")
-    if log_decay is not None and log_decay.shape not in (per_head, (*per_head, k.shape[-1])):
-        got, wanted = f"log_decay of shape {tuple(log_decay.shape)}", f"{tuple(per_head)} or {(*per_head, k.shape[-1])}"
-        raise refusal(operation, got, wanted, "give one decay per value head, or one per channel of its key")
+    per_head = tuple(v.shape[:-1])
+    remedy = "give one beta per value head, or one per value channel"
+    check_shape_among(operation, "beta", tensors["beta"], (per_head, tuple(v.shape)), remedy)
+    remedy = "give one decay per value head, or one per channel of its key"
+    check_shape_among(operation, "log_decay", tensors["log_decay"], (per_head, (*per_head, k.shape[-1])), remedy)
     check_floating(operation, tensors, k.device)
 
 

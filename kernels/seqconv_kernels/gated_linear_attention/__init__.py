@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import native
-from ..checks import check_floating, check_shape, may_be_overwritten
+from ..checks import check_floating, check_shape, check_shape_among, may_be_overwritten
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..matrix_state import refuse_triton
@@ -152,7 +152,7 @@ def gated_linear_attention_step(
 
 
 def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank: int) -> None:
-    q, k, v, log_decay = tensors["q"], tensors["k"], tensors["v"], tensors["log_decay"]
+    q, k, v = tensors["q"], tensors["k"], tensors["v"]
     assert q is not None
     assert k is not None
     assert v is not None
@@ -165,10 +165,9 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
         raise refusal(operation, got, "a multiple", "give every key-value head as many query heads")
     check_shape(operation, "q", q, f"{leading}, heads, d_k", (*k.shape[:-2], heads, d_k))
     check_shape(operation, "v", v, f"{leading}, heads of k, d_v", (*k.shape[:-1], v.shape[-1]))
-    if log_decay is not None and log_decay.shape not in (k.shape, k.shape[:-1]):
-        wanted = f"{tuple(k.shape)} or {tuple(k.shape[:-1])}"
-        got = f"log_decay of shape {tuple(log_decay.shape)}"
-        raise refusal(operation, got, wanted, "give one decay per channel of k, or one per head")
+    wanted = (tuple(k.shape), tuple(k.shape[:-1]))
+    remedy = "give one decay per channel of k, or one per head"
+    check_shape_among(operation, "log_decay", tensors["log_decay"], wanted, remedy)
     check_floating(operation, tensors, q.device)
 
 

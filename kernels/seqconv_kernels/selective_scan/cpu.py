@@ -101,7 +101,7 @@ def selective_scan_step(
 ) -> tuple[Tensor, Tensor]:
     """One step from ``state``, which is overwritten."""
     if not delta_softplus:
-        time_step(delta, delta_bias, False, state.dtype)  # refuses before the state is written
+        time_step(delta, delta_bias, False, state.dtype, "selective_scan_step")  # before the state is written
     gate = None if z is None else z[:, None]
     tokens = (u[:, None], delta[:, None], A, B[:, None], C[:, None], D, gate, delta_bias)
     inputs, y = Inputs(*tokens, delta_softplus, state, None), u.new_empty(u.shape)
@@ -111,7 +111,7 @@ def selective_scan_step(
     )
     torch.autograd.graph.increment_version(state)
     if status:
-        raise negative_time_step()
+        raise negative_time_step("selective_scan_step")
     return y, state
 
 
@@ -187,7 +187,7 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         torch.get_num_threads(),
     )
     if status:
-        raise negative_time_step()
+        raise negative_time_step("selective_scan")
     return y, final_state, checkpoints
 
 

@@ -54,7 +54,7 @@ def selective_scan_step(
 ) -> tuple[Tensor, Tensor]:
     """One step of the recurrence."""
     dtype = state_dtype(u, A, state)
-    dt = time_step(delta, delta_bias, delta_softplus, dtype)
+    dt = time_step(delta, delta_bias, delta_softplus, dtype, "selective_scan_step")
     state, y = _advance(state.to(dtype), u, dt, A, B, C)
     return gated_output(y, u, D, z), state
 
@@ -65,7 +65,13 @@ def state_dtype(u: Tensor, A: Tensor, state: Tensor | None) -> torch.dtype:
     return dtype if state is None else torch.promote_types(dtype, state.dtype)
 
 
-def time_step(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool, dtype: torch.dtype) -> Tensor:
+def time_step(
+    delta: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dtype: torch.dtype,
+    operation: str = "selective_scan",
+) -> Tensor:
     """Time step after bias and softplus.
 
     Raises:
@@ -74,14 +80,14 @@ def time_step(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool, dt
     dt = delta.to(dtype) if delta_bias is None else delta.to(dtype) + delta_bias
     dt = softplus(dt) if delta_softplus else dt
     if readable(dt) and not bool((dt >= 0).all()):
-        raise negative_time_step()
+        raise negative_time_step(operation)
     return dt
 
 
-def negative_time_step() -> ValueError:
+def negative_time_step(operation: str) -> ValueError:
     """The refusal of a time step below zero, which every implementation on CPU shares."""
     got = "delta that is negative or NaN after bias and softplus"
-    return refusal("selective_scan", got, "time steps >= 0", "set delta_softplus=True, or look for NaN upstream")
+    return refusal(operation, got, "time steps >= 0", "set delta_softplus=True, or look for NaN upstream")
 
 
 def _advance(h: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import native
-from ..checks import check_floating, check_shape, may_be_overwritten, readable
+from ..checks import check_floating, check_shape, check_shape_among, may_be_overwritten, readable
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal
 from ..matrix_state import refuse_triton
@@ -216,7 +216,7 @@ def _skip_and_gate(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None) -> 
 
 
 def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank: int) -> None:
-    x, B, D = tensors["x"], tensors["B"], tensors["D"]
+    x, B = tensors["x"], tensors["B"]
     assert x is not None
     assert B is not None
     if x.dim() != rank or B.dim() != rank or 0 in x.shape[1:] or 0 in B.shape[1:]:
@@ -232,9 +232,8 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
     check_shape(operation, "B", B, f"{leading}, groups, d_state", (*x.shape[:-2], *B.shape[-2:]))
     check_shape(operation, "C", tensors["C"], f"{leading}, groups, d_state", tuple(B.shape))
     check_shape(operation, "z", tensors["z"], f"{leading}, heads, head_dim", tuple(x.shape))
-    if D is not None and D.shape not in (x.shape[-2:-1], x.shape[-2:]):
-        got, wanted = f"D of shape {tuple(D.shape)}", f"({heads},) or {tuple(x.shape[-2:])}"
-        raise refusal(operation, got, wanted, "give one weight per head, or one per channel of each head")
+    remedy = "give one weight per head, or one per channel of each head"
+    check_shape_among(operation, "D", tensors["D"], ((heads,), tuple(x.shape[-2:])), remedy)
     check_floating(operation, tensors, x.device)
 
 
