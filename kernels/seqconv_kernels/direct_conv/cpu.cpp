@@ -13,11 +13,7 @@ namespace seqconv::SEQCONV_ISA {
 namespace {
 
 constexpr int64_t kProductsWorthThreads = 1 << 21;
-#if defined(__AVX512F__)
-constexpr int kPiece = 16, kSide = 8;
-#else
-constexpr int kPiece = 8, kSide = 4;
-#endif
+constexpr int kPiece = kManyRegisters ? 16 : 8, kSide = kManyRegisters ? 8 : 4;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

@@ -23,11 +23,7 @@ namespace {
 
 constexpr int kTile = 32;
 constexpr int64_t kOperationsWorthThreads = 1 << 18;
-#if defined(__AVX512F__)
-constexpr int kRows = 8, kWide = 4, kColumns = 8;
-#else
-constexpr int kRows = 4, kWide = 2, kColumns = 4;
-#endif
+constexpr int kRows = kManyRegisters ? 8 : 4, kWide = kManyRegisters ? 4 : 2, kColumns = kManyRegisters ? 8 : 4;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t padded(int64_t size, int64_t a, int64_t b) {

@@ -14,27 +14,30 @@ bool supported(Isa isa) {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   return isa == Isa::plain || (isa == Isa::avx2 && avx2) || (isa == Isa::avx512 && avx512);
+#elif defined(SEQCONV_NEON)  // part of every such processor: there is no other code
+  return isa == Isa::neon;
 #else
   return isa == Isa::plain;
 #endif
 }
-const char* const kIsaNames[] = {"plain", "avx2", "avx512"};
+constexpr int kIsas = 4;
+const char* const kIsaNames[kIsas] = {"plain", "neon", "avx2", "avx512"};
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;
-  for (int i = 2; i >= 0; --i)
+  for (int i = kIsas - 1; i >= 0; --i)
     if (supported(Isa(i))) names.emplace_back(kIsaNames[i]);
   return names;
 }
 Isa best() {
-  for (int i = 2; i > 0; --i)
-    if (supported(Isa(i))) return Isa(i);
-  return Isa::plain;
+  int i = kIsas - 1;
+  while (!supported(Isa(i))) --i;
+  return Isa(i);
 }
 Isa chosen = best();
 
 void set_isa(const std::string& name) {
-  for (int i = 0; i < 3; ++i)
+  for (int i = 0; i < kIsas; ++i)
     if (name == kIsaNames[i] && supported(Isa(i))) {
       chosen = Isa(i);
       return;

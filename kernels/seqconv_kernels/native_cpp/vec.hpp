@@ -10,6 +10,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef SEQCONV_ISA
@@ -29,8 +31,19 @@ constexpr int kBytes = 32;
 constexpr int kBytes = 16;
 #endif
 
+// 32 vector registers instead of 16: blocks twice as large stay in them.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
+
 struct bf16 { uint16_t bits; };
+#if defined(__aarch64__) && !defined(__clang__)
+using f16 = __fp16;  // GCC before 13 has no _Float16 in C++ there
+#else
 using f16 = _Float16;
+#endif
 
 template <class T> struct Lanes;
 template <> struct Lanes<float> {
@@ -90,6 +103,10 @@ template <> struct Memory<float, f16> {
     return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__AVX2__)
     return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__aarch64__)
+    float16x4_t h;
+    __builtin_memcpy(&h, p, sizeof h);
+    return (Vec<float>)vcvt_f32_f16(h);
 #else
     Vec<float> v;
     for (int i = 0; i < Lanes<float>::count; ++i) v[i] = float(p[i]);
@@ -101,6 +118,9 @@ template <> struct Memory<float, f16> {
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__AVX2__)
     _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+    const float16x4_t h = vcvt_f16_f32((float32x4_t)v);
+    __builtin_memcpy(p, &h, sizeof h);
 #else
     for (int i = 0; i < Lanes<float>::count; ++i) p[i] = f16(v[i]);
 #endif
@@ -143,6 +163,8 @@ SEQCONV_INLINE Vec<float> exp2(Vec<float> x) {
 #if defined(__AVX2__)  // one instruction each, whose result is the second operand where that is NaN
   x = (Vec<float>)_mm256_max_ps(_mm256_set1_ps(-127.0f), (__m256)x);
   x = (Vec<float>)_mm256_min_ps(_mm256_set1_ps(128.0f), (__m256)x);
+#elif defined(__aarch64__)  // one instruction each, NaN where either is NaN
+  x = (Vec<float>)vminq_f32(vmaxq_f32((float32x4_t)x, vdupq_n_f32(-127.0f)), vdupq_n_f32(128.0f));
 #else
   x = (x < -127.0f) ? splat<float>(-127.0f) : x;
   x = (x > 128.0f) ? splat<float>(128.0f) : x;
@@ -153,8 +175,12 @@ SEQCONV_INLINE Vec<float> exp2(Vec<float> x) {
 #endif
 }
 SEQCONV_INLINE Vec<double> exp2(Vec<double> x) {
+#if defined(__aarch64__)
+  x = (Vec<double>)vminq_f64(vmaxq_f64((float64x2_t)x, vdupq_n_f64(-1023.0)), vdupq_n_f64(1024.0));
+#else
   x = (x < -1023.0) ? splat<double>(-1023.0) : x;
   x = (x > 1024.0) ? splat<double>(1024.0) : x;
+#endif
   const Vec<double> shifted = x + 0x1.8p52;
   const Vec<double> f = (x - (shifted - 0x1.8p52)) * 0.69314718055994530942;
   Vec<double> p = splat<double>(1.0 / 6227020800.0);
@@ -194,10 +220,14 @@ template <class T> SEQCONV_INLINE Vec<T> softplus_slope(Vec<T> x) {
 }
 
 template <class T> SEQCONV_INLINE bool any(Mask<T> m) {
+#if defined(__aarch64__)
+  return vmaxvq_u32((uint32x4_t)m) != 0;
+#else
   Mask<T> seen = m;
   int64_t folded = 0;
   for (int i = 0; i < Lanes<T>::count; ++i) folded |= seen[i];
   return folded != 0;
+#endif
 }
 
 // Sums of neighbouring lanes: those of a in the lower half, those of b in the upper half.
@@ -208,6 +238,8 @@ SEQCONV_INLINE Vec<float> pair_sums(Vec<float> a, Vec<float> b) {
 #elif defined(__AVX2__)
   return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
          __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#elif defined(__aarch64__)
+  return (Vec<float>)vpaddq_f32((float32x4_t)a, (float32x4_t)b);
 #else
   return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
 #endif
@@ -218,6 +250,8 @@ SEQCONV_INLINE Vec<double> pair_sums(Vec<double> a, Vec<double> b) {
          __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
 #elif defined(__AVX2__)
   return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#elif defined(__aarch64__)
+  return (Vec<double>)vpaddq_f64((float64x2_t)a, (float64x2_t)b);
 #else
   return __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
 #endif

@@ -42,7 +42,7 @@ struct Rows {
 // What a kernel reports; a wrong time step is found on the way, not beforehand.
 enum class Status : int { done = 0, bad_time_step = 1, no_memory = 2 };
 
-enum class Isa : int { plain = 0, avx2 = 1, avx512 = 2 };
+enum class Isa : int { plain = 0, neon = 1, avx2 = 2, avx512 = 3 };
 Isa active_isa();
 
 // The dtype of sums and states for a storage dtype.
@@ -52,6 +52,7 @@ inline Dtype accumulation(Dtype storage) { return storage == Dtype::f64 ? Dtype:
 
 #define SEQCONV_DECLARE(signature)                     \
   namespace plain { signature; }                       \
+  namespace neon { signature; }                        \
   namespace avx2 { signature; }                        \
   namespace avx512 { signature; }
 
@@ -60,6 +61,8 @@ inline Dtype accumulation(Dtype storage) { return storage == Dtype::f64 ? Dtype:
   (active_isa() == Isa::avx512 ? avx512::function(__VA_ARGS__)             \
    : active_isa() == Isa::avx2 ? avx2::function(__VA_ARGS__)               \
                                : plain::function(__VA_ARGS__))
+#elif defined(SEQCONV_NEON)
+#define SEQCONV_CALL(function, ...) neon::function(__VA_ARGS__)
 #else
 #define SEQCONV_CALL(function, ...) plain::function(__VA_ARGS__)
 #endif

@@ -14,11 +14,7 @@ namespace {
 constexpr int kSteps = kScanChunk;
 constexpr int64_t kStatesWorthThreads = 1 << 19;
 
-#if defined(__AVX512F__)
-constexpr int kForwardBand = 16, kBackwardBand = 8;
-#else
-constexpr int kForwardBand = 8, kBackwardBand = 4;
-#endif
+constexpr int kForwardBand = kManyRegisters ? 16 : 8, kBackwardBand = kManyRegisters ? 8 : 4;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

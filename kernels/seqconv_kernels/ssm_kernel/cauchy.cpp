@@ -12,11 +12,7 @@ namespace {
 
 constexpr int64_t kTermsWorthThreads = 1 << 18;
 constexpr int64_t kChunk = 512;  // frequencies of a backward chunk
-#if defined(__AVX512F__)
-constexpr int kHeads = 2;  // that share the reciprocals
-#else
-constexpr int kHeads = 1;
-#endif
+constexpr int kHeads = kManyRegisters ? 2 : 1;  // that share the reciprocals
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

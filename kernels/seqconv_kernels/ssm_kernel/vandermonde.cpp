@@ -14,12 +14,7 @@ namespace {
 constexpr int64_t kTermsWorthThreads = 1 << 19;
 constexpr int kWide = Lanes<double>::count;
 constexpr int kPad = 16;  // elements: a multiple of every lane count
-
-#if defined(__AVX512F__)
-constexpr int kRows = 8;
-#else
-constexpr int kRows = 4;
-#endif
+constexpr int kRows = kManyRegisters ? 8 : 4;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t pad(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
