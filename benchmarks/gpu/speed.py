@@ -6,7 +6,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,8 @@ from .timed import COMPILED, Timed
 from .workers import Item, Row, failure
 
 ROUNDS = 3
+TUNES_ITSELF = ("fla", "mamba-ssm")
+"""Contenders that try many choices of blocks at their first call."""
 SLOW = 20.0
 """Milliseconds from which one round does."""
 
@@ -28,31 +30,43 @@ def prepare(timed: Timed) -> Item:
 
     def rows() -> Iterator[Row]:
         case = timed.make(timed.smaller)
-        for direction in DIRECTIONS:
-            results: dict[str, tuple[Tensor, ...]] = {}
-            row: Row = timed.name | {"direction": direction, "apart": {}, "notes": {}}
-            for name, call in calls(case, direction):
-                if not (name.startswith(("seqconv", "fla", "mamba-ssm")) or name.endswith(COMPILED)):
-                    continue
-                try:
-                    results[name] = call()
-                except Exception as error:
-                    row["notes"][name] = failure(error)["note"]
-            ours = results.pop("seqconv", None)
-            if ours is not None:
-                row["apart"] = {name: _apart(theirs, ours) for name, theirs in results.items()}
-            yield row
+        results: dict[str, dict[str, tuple[Tensor, ...]]] = {direction: {} for direction in DIRECTIONS}
+        notes: dict[str, dict[str, str]] = {direction: {} for direction in DIRECTIONS}
+        for ours in (True, False):
+            for direction in DIRECTIONS:
+                for name, call in calls(case, direction):
+                    if _compiles(name) and name.startswith("seqconv") is ours:
+                        _try(name, call, results[direction], notes[direction])
+        for direction, found in results.items():
+            own = found.pop("seqconv", None)
+            apart = {} if own is None else {name: _apart(theirs, own) for name, theirs in found.items()}
+            yield timed.name | {"direction": direction, "apart": apart, "notes": notes[direction]}
 
     return Item(timed.name, rows)
 
 
+def _compiles(name: str) -> bool:
+    return name.startswith(("seqconv", *TUNES_ITSELF)) or name.endswith(COMPILED)
+
+
+def _try(name: str, call: Call, results: dict[str, tuple[Tensor, ...]], notes: dict[str, str]) -> None:
+    try:
+        results[name] = call()
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) and name.startswith("seqconv"):
+            raise  # others hold it for a while
+        notes[name] = failure(error)["note"]
+
+
 def speed(timed: Timed) -> Item:
-    """One row per direction."""
+    """One row per direction; a row without those that tune themselves comes first, should they take too long."""
 
     def rows() -> Iterator[Row]:
         case = timed.make(1)
-        for direction in DIRECTIONS:
-            yield timed.name | measure(case, direction, ceilings())
+        quick = {name: run for name, run in case.contenders.items() if name not in TUNES_ITSELF}
+        for contenders in (quick, case.contenders) if len(quick) < len(case.contenders) else (quick,):
+            for direction in DIRECTIONS:
+                yield timed.name | measure(replace(case, contenders=contenders), direction, ceilings())
 
     return Item(timed.name, rows)
 

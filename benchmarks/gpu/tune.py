@@ -35,10 +35,13 @@ class Choice(NamedTuple):
 
 def choices(small: bool, device: str) -> Iterator[Choice]:
     """All alternatives, each shape's own choice first."""
+    seen = set()
     for shape in timed(small, device):
-        if shape.dtype == BF16 or shape.op == "linear_scan":
+        kind = (shape.op, shape.case.partition("decay")[2] or shape.case)  # the first, largest, of each decay
+        if kind not in seen and (shape.dtype == BF16 or shape.op == "linear_scan"):
             for words, change in _alternatives(shape).items():
                 yield Choice(shape, words, change)
+        seen.add(kind)
 
 
 def item(choice: Choice, *, measured: bool) -> Item:
@@ -67,7 +70,7 @@ def item(choice: Choice, *, measured: bool) -> Item:
 def _alternatives(shape: Timed) -> dict[str, Callable[[], Change]]:
     """By name; the first is what the code has."""
     found = {"as it is": nullcontext, **_OF_OPS.get(shape.op, dict)()}
-    if shape.op in ("gated_linear_attention", "delta_rule", "ssd"):
+    if shape.op in ("gated_linear_attention", "delta_rule"):
         found |= _matrix_state("vector" in shape.case)
     return found if len(found) > 1 else {}
 
