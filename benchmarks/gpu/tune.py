@@ -88,10 +88,11 @@ def _points(table: str, points: int) -> Callable[[], Change]:
 def _scan() -> dict[str, Callable[[], Change]]:
     module = "selective_scan.triton"
     return {
-        **{f"chunks of {n}": _names(module, CHUNK=n) for n in (16, 64, 128, 256)},
+        **{f"pieces for {n} programs": _names(module, PROGRAMS=n) for n in (512, 1024, 4096, 8192)},
         **{f"{n} states": _names(module, STATES=n) for n in (256, 1024)},
         **{f"{n} states backwards": _names(module, STATES_BACKWARDS=n) for n in (128, 512)},
-        "4 steps at a time": _names(module, SUB=4),
+        **{f"{n} steps at a time": _names(module, AHEAD=n) for n in (2, 8)},
+        "every 8th state kept": _names(module, KEPT=8),
     }
 
 
