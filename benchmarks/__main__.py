@@ -1,6 +1,7 @@
 """``python -m benchmarks [OP ...]``: measure ops and write ``benchmarks/results/<op>-<threads>.json`` and ``.md``.
 
-With ``--sweep``: time and memory against the length, with a plot.
+With ``--sweep``: time and memory against the length, with a plot. ``python -m benchmarks table`` measures nothing: it
+writes what was measured into ``kernels/README.md``, which every run of an op does too.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import measure
+from . import measure, page
 from .case import compare
 from .memory import extra
 from .table import OPS, build
@@ -31,6 +32,9 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
     parser.add_argument("--sweep", action="store_true", help="against the length, with a plot")
     options = parser.parse_args()
+    if options.ops == ["table"]:
+        page.update(RESULTS)
+        return
     unknown = set(options.ops) - {*OPS, *OWN}
     if unknown:
         parser.error(f"unknown op {', '.join(sorted(unknown))}; known: {', '.join(OPS + OWN)}")
@@ -38,6 +42,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for op in options.ops or (OPS if options.sweep else OPS + OWN):
         _run(op, options)
+    page.update(RESULTS)
 
 
 def _run(op: str, options: argparse.Namespace) -> None:

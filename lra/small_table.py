@@ -9,7 +9,7 @@ from seqconv_kernels.errors import refusal
 from .report import markdown_table
 from .store import atomic_write
 
-OPENS, CLOSES = "<!-- reduced results -->\n", "<!-- end of reduced results -->"
+SECTION = "reduced results"
 
 
 def tables(record: Mapping[str, Any]) -> str:
@@ -63,15 +63,21 @@ def _cost(row: Mapping[str, Any] | None) -> str:
     return "-" if row is None else f"{row['cpu_s']:.0f}; {row['tokens_per_s'] / 1000:.1f}"
 
 
-def put_into(page: Path, text: str) -> None:
-    """Replace what stands between the two marks of a page.
+def marks(section: str) -> tuple[str, str]:
+    """What stands in a page before and after a section that is written by a program."""
+    return f"<!-- {section} -->\n", f"<!-- end of {section} -->"
+
+
+def put_into(page: Path, text: str, section: str = SECTION) -> None:
+    """Replace what stands between the two marks of a section of a page.
 
     Raises:
         ValueError: a mark is missing.
     """
-    before, opened, rest = page.read_text(encoding="utf-8").partition(OPENS)
-    _, closed, after = rest.partition(CLOSES)
+    opens, closes = marks(section)
+    before, opened, rest = page.read_text(encoding="utf-8").partition(opens)
+    _, closed, after = rest.partition(closes)
     if not opened or not closed:
-        remedy = f"write {OPENS.strip()!r} and {CLOSES!r} where the tables belong"
+        remedy = f"write {opens.strip()!r} and {closes!r} where the tables belong"
         raise refusal("put tables into a page", f"{page} without the marks", "both marks", remedy)
     atomic_write(page, before + opened + "\n" + text + "\n" + closed + after)

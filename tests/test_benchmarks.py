@@ -6,12 +6,14 @@ import re
 import pytest
 import torch
 
-from benchmarks.__main__ import text_table
+from benchmarks.__main__ import RESULTS, text_table
 from benchmarks.case import Case, channel_first, compare
 from benchmarks.measure import Ceilings
 from benchmarks.memory import extra
+from benchmarks.page import PAGE, SECTION, ratios, update
 from benchmarks.plot import plot
 from benchmarks.table import OPS, build
+from lra.small_table import marks
 
 CEILINGS = Ceilings(copy=1e9, multiply=1e9)
 
@@ -87,9 +89,29 @@ def test_every_shape_of_the_table_can_be_built(op):
     assert set(module.NAMES) == {build(op, name).shape for name in module.NAMES}
 
 
-def test_committed_results_name_machine_and_versions():
-    from benchmarks.__main__ import RESULTS
+def test_the_page_of_ops_shows_the_committed_results():
+    if not RESULTS.exists():
+        pytest.skip("measured results are not part of this copy")
+    opens, closes = marks(SECTION)
+    assert f"{opens}\n{ratios(RESULTS)}\n{closes}" in PAGE.read_text(), "run python -m benchmarks table"
 
+
+def test_ratios_are_taken_from_the_files_of_ops_alone(tmp_path):
+    machine = dict.fromkeys(("processor", "instruction_set", "cores", "python", "torch", "transformers"), "x")
+    report = {
+        "machine": machine | {"threads": 2, "load": 0.1},
+        "rows": [{"shape": "s", "direction": "forward", "ms": {"seqconv": 2.0, "a": 9.0, "b": 6.0}}],
+    }
+    for name in ("ssd-2-threads", "ssd-2-threads-sweep", "step_share-2-threads"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    page = tmp_path / "page.md"
+    page.write_text("before\n" + "old\n".join(marks(SECTION)))
+    update(tmp_path, page)
+    assert page.read_text().count("| `ssd` | s | forward | 2 | 0.1 | 2.0 | a 4.5, b 3.0 |") == 1
+    assert "step_share" not in page.read_text()
+
+
+def test_committed_results_name_machine_and_versions():
     for path in RESULTS.glob("*-thread*.json"):
         machine = json.loads(path.read_text())["machine"]
         assert {"processor", "threads", "load", "torch"} <= set(machine), path

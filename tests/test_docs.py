@@ -110,6 +110,21 @@ def test_the_table_of_ops_says_what_each_can_do():
     assert listed == found
 
 
+def test_the_table_of_implementations_is_that_of_the_code():
+    listed = {name: cells for name, *cells in table("kernels/README.md", "| op | forward and backward |")}
+    found = ops()
+    assert listed.keys() == found.keys()
+    for name, (package, op) in found.items():
+        whole, bounded, token = listed[name]
+        assert re.findall(r"[\w-]+", whole) == [i.name for i in op.implementations], name
+        module = import_module(package)
+        function, step = getattr(module, name), getattr(module, "STEP", None)
+        assert (bounded != "-") == ("cu_seqlens" in inspect.signature(function).parameters), name
+        assert (token != "-") == hasattr(module, f"{name}_step"), name
+        if step is not None:
+            assert re.findall(r"[\w-]+", token) == [i.name for i in step.implementations], name
+
+
 def test_every_original_is_listed():
     listed = {original for original, _ in table("docs/importing.md", "| original | our module |")}
     assert listed <= set(list_originals())

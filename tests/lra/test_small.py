@@ -12,11 +12,12 @@ from lra.faults import OPTIONS, fault
 from lra.protocol import collect, run_cells, write_results
 from lra.recipes import MIXERS as KNOWN
 from lra.small import COMPARED, FAULTY, FAULTY_TASK, MIXERS, TASKS, Cell, cells
-from lra.small_table import CLOSES, OPENS, put_into, tables
+from lra.small_table import SECTION, marks, put_into, tables
 from seqconv import create_mixer
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+OPENS, CLOSES = marks(SECTION)
 CHOSEN = [
     Cell("listops-small", "s4d", 0),
     Cell("listops-small", "s4d", 1),
