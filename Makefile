@@ -9,7 +9,7 @@ NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name
 
 MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help install demo lra-small hyena bench gpu test check lint format
+.PHONY: help install demo lra-small hyena bench gpu test sanitize neon check lint format
 
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
@@ -19,6 +19,7 @@ help:
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    all tests"
 	@echo "make sanitize the kernels' tests under the sanitizers of the compiler"
+	@echo "make neon    the kernels for 64-bit ARM, by a cross compiler, into build/neon"
 	@echo "make check   lint, then all tests"
 	@echo "make lint    ruff, the format check, mypy"
 	@echo "make format  let ruff rewrite what it can"
@@ -72,6 +73,14 @@ sanitize: $(INSTALLED)
 	$(BIN)/cmake --build build/sanitize -j $(WORKERS)
 	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
 		$(BIN)/python tests/kernels/sanitized.py build/sanitize
+
+CROSS := aarch64-linux-gnu-g++
+
+neon: $(INSTALLED)
+	@command -v $(CROSS) >/dev/null || { echo "make neon needs $(CROSS): apt-get install g++-aarch64-linux-gnu"; exit 1; }
+	$(BIN)/cmake -S . -B build/neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=$(CROSS) -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	$(BIN)/cmake --build build/neon -j $(WORKERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
