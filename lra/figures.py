@@ -37,7 +37,7 @@ def learning_curves(runs: Sequence[tuple[str, Lines]], guessers: Mapping[str, fl
         axes.spines[["top", "right"]].set_visible(False)
     accuracy.set_ylim(bottom=0)
     if runs:
-        loss.legend(frameon=False)
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return _svg(figure)
 
 

@@ -141,11 +141,12 @@ def _figures(runs: Sequence[Run]) -> Mapping[str, str]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The models; with their folder's name where one comes several times, so that no figure replaces another."""
-    models = [run.model for run in runs]
-    counts = Counter(models)
+    """The models, with seed and folder as far as needed to tell them apart, so that no figure replaces another."""
+    seeded = [f"{run.model}, seed {run.recipe['seed']}" for run in runs]
+    models, alike = Counter(run.model for run in runs), Counter(seeded)
     return [
-        model if counts[model] == 1 else f"{model}, {run.folder.name}" for model, run in zip(models, runs, strict=True)
+        run.model if models[run.model] == 1 else name if alike[name] == 1 else f"{name}, {run.folder.name}"
+        for name, run in zip(seeded, runs, strict=True)
     ]
 
 

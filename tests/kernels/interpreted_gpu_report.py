@@ -170,7 +170,7 @@ def test_targets_are_answered_or_said_to_be_open():
 def _blocks():
     """All that a choice may change."""
     names = {
-        "selective_scan.triton": ("CHUNK", "STATES", "STATES_BACKWARDS", "SUB"),
+        "selective_scan.triton": ("PROGRAMS", "STATES", "STATES_BACKWARDS", "AHEAD", "KEPT"),
         "fft_conv.triton_passes": ("PROGRAMS", "LANES", "AHEAD", "HELD"),
         "causal_conv1d.triton": ("BLOCK_T", "BLOCK_C"),
         "linear_scan.triton": ("BLOCK", "LEAST_CHUNK"),

@@ -9,7 +9,7 @@ import pytest
 from lra.exhibits import kernels, read_exhibits
 from lra.figures import example_images
 from lra.recipes import create_recipe
-from lra.report import Run, find_runs, read_run, write_report
+from lra.report import Run, _names, find_runs, read_run, write_report
 from seqconv import create_mixer
 from seqconv.replacement import long_convolutions
 
@@ -64,6 +64,15 @@ def test_a_row_says_what_it_may_be_compared_with(changes, kind):
     recipe = json.loads(json.dumps(create_recipe("listops", "s4d").override(changes).as_dict()))
     run = Run(Path("run"), {"recipe": recipe, "data": {"origin": "generated here"}}, [], None)
     assert run.kind == f"{kind}, regenerated data"
+
+
+def test_runs_of_one_model_are_told_apart():
+    def made(name, seed, folder):
+        return Run(Path(folder), {"recipe": {"name": f"task/{name}", "seed": seed}}, [], None)
+
+    runs = [made("s4", 0, "a"), made("s4d", 0, "b"), made("s4d", 1, "c"), made("s4d, circular", 0, "d")]
+    assert _names(runs) == ["s4", "s4d, seed 0", "s4d, seed 1", "s4d, circular"]
+    assert _names([*runs, made("s4d", 1, "e")])[2:] == ["s4d, seed 1, c", "s4d, circular", "s4d, seed 1, e"]
 
 
 def test_example_images_stand_beside_their_labels():

@@ -146,7 +146,7 @@ def _check(
     if weight.dim() != 3 or weight.shape[1] != channels or weight.shape[2] == 0:
         got = f"weight of shape {tuple(weight.shape)}"
         raise refusal(operation, got, f"(levels, {channels}, width >= 1)", "put levels first, then channels")
-    if len(dilations) != weight.shape[0] or min(dilations, default=1) < 1:
+    if len(dilations) != weight.shape[0] or any(d < 1 for d in dilations):
         got = f"dilations={tuple(dilations)}"
         raise refusal(operation, got, f"{weight.shape[0]} dilations of at least 1", "give one for each level")
     if activation is not None and activation not in ACTIVATIONS:
