@@ -1,4 +1,4 @@
-"""``python -m benchmarks [OP ...]``: measure ops and write ``benchmarks/results/<op>-<threads>.json`` and ``.md``.
+"""``python -m benchmarks [OP ...]``: measure ops, write ``results/<op>-<threads>-<instruction set>.json`` and ``.md``.
 
 With ``--sweep``: time and memory against the length, with a plot. ``python -m benchmarks table`` measures nothing: it
 writes what was measured into ``kernels/README.md``, which every run of an op does too.
@@ -46,11 +46,12 @@ def main() -> None:
 
 
 def _run(op: str, options: argparse.Namespace) -> None:
-    name = f"{op}-{options.threads}-thread{'s' * (options.threads > 1)}" + "-sweep" * options.sweep
+    name = f"{op}-{options.threads}-thread{'s' * (options.threads > 1)}"
     module: Any = import_module(f".{op}", __package__)
     if op in OWN:
         _write(name, measure.record(measure.Machine.here(), module.measure(options.seconds)))
         return
+    name += f"-{measure.Machine.here().instruction_set}" + "-sweep" * options.sweep
     ceilings = measure.Ceilings.here()
     cases = map(str, module.SWEEP) if options.sweep else module.NAMES
     rows = [row for case in cases for row in _rows(op, case, options, ceilings)]

@@ -17,7 +17,7 @@ SECTION = "measured ratios"
 def ratios(results: Path) -> str:
     """Milliseconds of every op, and how many times longer each other contender takes, from the files of one folder."""
     reports = {path: json.loads(path.read_text()) for path in _files(results)}
-    rows = [["op", "shape", "direction", "threads", "load", "ms", "times as long"]]
+    rows = [["op", "shape", "direction", "threads", "instructions", "load", "ms", "times as long"]]
     rows += [line for path, report in reports.items() for line in _lines(_op(path), report)]
     machines = dict.fromkeys(_words(report["machine"]) for report in reports.values())
     about = "Measured on " + "; ".join(machines) + ". Load is that of the machine when the measurement began."
@@ -44,7 +44,7 @@ def _op(path: Path) -> str:
 
 
 def _words(machine: Mapping[str, Any]) -> str:
-    names = ("processor", "instruction_set", "cores", "python", "torch", "transformers")
+    names = ("processor", "cores", "python", "torch", "transformers")
     return ", ".join(f"{name.replace('_', ' ')} {machine[name]}" for name in names)
 
 
@@ -54,5 +54,5 @@ def _lines(op: str, report: Mapping[str, Any]) -> Iterator[list[str]]:
         others = dict(row["ms"])
         ours = others.pop("seqconv")
         times = ", ".join(f"{name} {ms / ours:.1f}" for name, ms in others.items()) or "nobody else ran it"
-        about = [str(machine["threads"]), str(machine["load"])]
+        about = [str(machine["threads"]), machine["instruction_set"], str(machine["load"])]
         yield [f"`{op}`", row["shape"], row["direction"], *about, f"{ours:.1f}", times]

@@ -102,12 +102,12 @@ def test_ratios_are_taken_from_the_files_of_ops_alone(tmp_path):
         "machine": machine | {"threads": 2, "load": 0.1},
         "rows": [{"shape": "s", "direction": "forward", "ms": {"seqconv": 2.0, "a": 9.0, "b": 6.0}}],
     }
-    for name in ("ssd-2-threads", "ssd-2-threads-sweep", "step_share-2-threads"):
+    for name in ("ssd-2-threads-x", "ssd-2-threads-x-sweep", "step_share-2-threads"):
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
     page = tmp_path / "page.md"
     page.write_text("before\n" + "old\n".join(marks(SECTION)))
     update(tmp_path, page)
-    assert page.read_text().count("| `ssd` | s | forward | 2 | 0.1 | 2.0 | a 4.5, b 3.0 |") == 1
+    assert page.read_text().count("| `ssd` | s | forward | 2 | x | 0.1 | 2.0 | a 4.5, b 3.0 |") == 1
     assert "step_share" not in page.read_text()
 
 
