@@ -21,6 +21,7 @@ def extra(op: str, case: str, contender: str, direction: str) -> float:
     Raises:
         RuntimeError: the process failed; its last words are shown.
     """
+    _give_back()  # what this process keeps between its timings would be missing there
     command = [sys.executable, "-m", __name__, op, case, contender, direction, str(torch.get_num_threads())]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # finds what this process finds
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -33,13 +34,18 @@ def main(op: str, case: str, contender: str, direction: str, threads: str) -> No
     """Run the call once and print what it took."""
     torch.set_num_threads(int(threads))
     call = build(op, case).calls(direction)[contender]
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    _give_back()
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     results = call()
     print((_resident("VmHWM") - before) / 1e6)
     del results
+
+
+def _give_back() -> None:
+    """Return free memory to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident(field: str) -> float:
