@@ -13,7 +13,8 @@
 //   dq = S do      dk = G u - S' w      dlog a = sum over columns of dS' S'
 //
 // Both passes go through tiles of kTile tokens, copied to padded rows first. The last one recomputes the states of a
-// tile from the state at its start.
+// tile from the state at its start. It goes through all tokens for each block of rows, hence over a dense copy of what
+// every block reads: from one token of a head to the next is far in memory.
 #include "cpu.hpp"
 
 #include "../native_cpp/vec.hpp"
@@ -21,7 +22,7 @@
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
-constexpr int kTile = 32;
+constexpr int kTile = 32, kAhead = 8;  // tokens whose rows are asked for before they are read
 constexpr int64_t kOperationsWorthThreads = 1 << 18;
 constexpr int kRows = kManyRegisters ? 8 : 4, kWide = kManyRegisters ? 4 : 2, kColumns = kManyRegisters ? 8 : 4;
 
@@ -174,7 +175,7 @@ template <class T> struct Head {
   const int64_t rows, columns;
   int64_t row = 0, head = 0, state = 0, begin = 0, end = 0, tiles = 0;  // tokens from `begin` to `end`
   Tile<T> x{};
-  T *S = nullptr, *w = nullptr;
+  T *S = nullptr, *written = nullptr, *grads = nullptr, *w = nullptr;  // of every token of a head: u, do, dv
   Vec<T> *checkpoints = nullptr, *G = nullptr, *history = nullptr;
 
   explicit Head(const MatrixStateArgs& args)
@@ -197,11 +198,13 @@ template <class T> struct Head {
       free += (count * sizeof(*pointer) + 63) / 64 * 64;
     };
     for (T** tile : {&x.q, &x.k, &x.a}) take(*tile, kTile * rows);
-    for (T** tile : {&x.v, &x.beta, &x.error, &x.out, &x.extra, &w}) take(*tile, kTile * columns);
+    for (T** tile : {&x.v, &x.beta, &x.error, &x.out, &x.extra}) take(*tile, kTile * columns);
     take(x.qk, kTile);
     take(x.ones, rows);
     take(S, rows * columns);
     if (a.dq) {
+      const int64_t dense = tiles_of(a.length) * kTile * columns;
+      take(written, dense), take(grads, dense), take(w, corrects() ? dense : 0);
       take(checkpoints, tiles_of(a.length) * columns);
       take(G, columns);
       take(history, kTile * kColumns);
@@ -244,6 +247,7 @@ template <class T> struct Head {
       const int64_t t = time(tile, i, reversed) + shift;
       const bool given = from.width > 0 && t < end;
       if (given && from.width == width) {
+        fetch(from, time(tile, i + kAhead, reversed) + shift, 0, width);
         read_row(to, at(from, t), from.dtype, width);
       } else {
         const T one = given ? value(from, t, 0) : fill;
@@ -251,6 +255,12 @@ template <class T> struct Head {
       }
       for (int64_t j = width; j < stride; ++j) to[j] = T(0);
     }
+  }
+  // Ask for a row that will be read soon.
+  SEQCONV_INLINE void fetch(const Heads& from, int64_t t, int64_t first, int64_t count) const {
+    if (t < begin || t >= end) return;
+    const char* place = (const char*)at(from, t, first);
+    for (int64_t byte = 0; byte < bytes(from.dtype) * count; byte += 64) __builtin_prefetch(place + byte);
   }
   void pack_keys(T* q, T* k, int64_t tile, bool reversed, int shift) const {
     const int64_t count = steps(tile) * rows;
@@ -373,6 +383,12 @@ template <class T> struct Head {
 
   // Rows in the lanes, a block of W at a time: dq, dk, ddecay.
   template <bool Corrects> void backward_keys() const {
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t at = tile * kTile * columns;
+      pack_written(written + at, tile);
+      pack(grads + at, columns, a.d_v, a.grad, tile, false);
+      if (Corrects) pack(w + at, columns, a.d_v, gradient_of_values(), tile, false);
+    }
     for (int64_t first = 0; first < a.d_k; first += W) {
       Vec<T> q[kTile], k[kTile], decay[kTile];
       const int live = int(smaller(W, a.d_k - first));
@@ -381,25 +397,23 @@ template <class T> struct Head {
         G[c] = lanes(matrix(a.dfinal), first, live, c);
       }
       for (int64_t tile = 0; tile + 1 < tiles; ++tile) {
-        pack_written(tile);
         pack_lanes(k, a.k, tile, first, live);
         pack_decay(decay, tile, first, live);
         for (int64_t c = 0; c < columns; c += kColumns)
-          advance(checkpoints + tile * columns + c, checkpoints + (tile + 1) * columns + c, k, decay, x.v + c);
+          advance(checkpoints + tile * columns + c, checkpoints + (tile + 1) * columns + c, k, decay,
+                  written + tile * kTile * columns + c);
       }
       for (int64_t tile = tiles - 1; tile >= 0; --tile) {
         Vec<T> dq[kTile] = {}, dk[kTile] = {}, ddecay[kTile] = {};
         const int n = steps(tile);
-        pack_written(tile);
-        pack(x.out, columns, a.d_v, a.grad, tile, false);
-        if (Corrects) pack(w, columns, a.d_v, gradient_of_values(), tile, false);
         pack_lanes(q, a.q, tile, first, live);
         pack_lanes(k, a.k, tile, first, live);
         pack_decay(decay, tile, first, live);
         for (int t = 0; t < n; ++t) q[t] *= T(a.scale);
         for (int64_t c = 0; c < columns; c += kColumns) {
-          recompute(checkpoints + tile * columns + c, k, decay, c, n, dq);
-          differentiate<Corrects>(G + c, q, k, decay, c, n, dk, ddecay);
+          const int64_t at = tile * kTile * columns + c;
+          recompute(checkpoints + tile * columns + c, k, decay, written + at, grads + at, n, dq);
+          differentiate<Corrects>(G + c, q, k, decay, written + at, grads + at, w + at, n, dk, ddecay);
         }
         for (int t = 0; t < n; ++t) {
           const int64_t when = time(tile, t, false);
@@ -422,16 +436,17 @@ template <class T> struct Head {
   Heads gradient_of_values() const {
     return {a.dv, a.length * a.heads * a.d_v, a.heads * a.d_v, a.d_v, a.heads, a.d_v, a.dtype};
   }
-  // What the tokens wrote: u, in x.v.
-  void pack_written(int64_t tile) const {
-    pack(x.v, columns, a.d_v, corrects() ? a.seen : a.v, tile, false);
+  // What the tokens wrote: u.
+  void pack_written(T* to, int64_t tile) const {
+    pack(to, columns, a.d_v, corrects() ? a.seen : a.v, tile, false);
     if (!corrects()) return;
     pack(x.beta, columns, a.d_v, a.beta, tile, false);
-    for (int64_t i = 0, count = steps(tile) * columns; i < count; ++i) x.v[i] *= x.beta[i];
+    for (int64_t i = 0, count = steps(tile) * columns; i < count; ++i) to[i] *= x.beta[i];
   }
   void pack_lanes(Vec<T>* to, const Heads& from, int64_t tile, int64_t first, int live) const {
     for (int i = 0, n = steps(tile); i < n; ++i) {
       const void* source = at(from, time(tile, i, false), first);
+      fetch(from, time(tile, i + kAhead, false), first, live);
       T row_of_lanes[W] = {};
       if (from.dtype == a.dtype) {
         to[i] = load<T, T>((const T*)source, live);
@@ -458,13 +473,12 @@ template <class T> struct Head {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) to[j] = s[j];
   }
-  SEQCONV_INLINE void recompute(const Vec<T>* from, const Vec<T>* k, const Vec<T>* decay, int64_t c, int n,
-                                Vec<T>* dq) const {
+  SEQCONV_INLINE void recompute(const Vec<T>* from, const Vec<T>* k, const Vec<T>* decay, const T* u, const T* grad,
+                                int n, Vec<T>* dq) const {
     Vec<T> s[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) s[j] = from[j];
-    for (int t = 0; t < n; ++t) {
-      const T *u = x.v + t * columns + c, *grad = x.out + t * columns + c;
+    for (int t = 0; t < n; ++t, u += columns, grad += columns) {
       Vec<T> even = dq[t], odd{};
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) {
@@ -477,22 +491,22 @@ template <class T> struct Head {
     }
   }
   template <bool Corrects>
-  SEQCONV_INLINE void differentiate(Vec<T>* later, const Vec<T>* q, const Vec<T>* k, const Vec<T>* decay, int64_t c,
-                                    int n, Vec<T>* dk, Vec<T>* ddecay) const {
+  SEQCONV_INLINE void differentiate(Vec<T>* later, const Vec<T>* q, const Vec<T>* k, const Vec<T>* decay, const T* u,
+                                    const T* grad, const T* dv, int n, Vec<T>* dk, Vec<T>* ddecay) const {
     Vec<T> g[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) g[j] = later[j];
     for (int t = n - 1; t >= 0; --t) {
-      const int64_t at = t * columns + c;
+      const int64_t at = t * columns;
       Vec<T> key = dk[t], own{}, forgotten = ddecay[t];
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) {
         const Vec<T> s = history[t * kColumns + j];
-        g[j] += q[t] * x.out[at + j];
-        key += g[j] * x.v[at + j];
+        g[j] += q[t] * grad[at + j];
+        key += g[j] * u[at + j];
         if (Corrects) {
-          g[j] -= k[t] * w[at + j];
-          own -= s * w[at + j];
+          g[j] -= k[t] * dv[at + j];
+          own -= s * dv[at + j];
         }
         forgotten += g[j] * s;
         g[j] *= decay[t];
