@@ -13,9 +13,9 @@ from .image_task import Image
 from .listops_task import ListOps
 from .mad import Compression, ContextRecall, FuzzyRecall, MadSelectiveCopying, Memorization, NoisyRecall
 from .pathfinder_task import Pathfinder
+from .recall import Induction, MultiQueryRecall, Recall
 from .retrieval_task import Retrieval
 from .signals import SignalDelay, SignalReconstruct
-from .synthetic import Induction, MultiQueryRecall, Recall
 from .text_task import Text
 from .tracking import Parity, Permutations
 

@@ -1,7 +1,9 @@
-"""Synthetic companions, drawn row by row at any length; here associative recall and induction.
+"""What the synthetic companions share: rows drawn one by one at any length, labels exact.
 
-Row ``i`` of a split depends on the options, the seed, the split and ``i`` alone, so that nothing need be stored and
-any number of processes sees the same rows. A label stands at the token after which it is asked; -100 asks nothing.
+Row ``i`` of a split depends on the options, the seed, the split and ``i`` alone, so that any number of processes sees
+the same rows. Splits up to :data:`WRITTEN` bytes are drawn once, when the task is prepared; of larger ones no row is
+stored: their rows are so long that drawing them costs little beside a training step.
+A label stands at the token after which it is asked; -100 asks nothing.
 """
 
 from abc import abstractmethod
@@ -19,26 +21,24 @@ from torch.utils.data import Dataset
 
 from seqconv_kernels.errors import refusal
 
-from ..store import Manifest
-from .base import Kind, Row, Task, TaskData, one_of
+from ..store import Manifest, allocate
+from .base import Kind, Row, Task, TaskData
 
 Ids = NDArray[np.int64]
 Numbers = NDArray[Any]
 SPLITS = ("train", "val", "test")
 UNASKED = -100
-KEPT = 128 * 2**20
-"""Bytes of rows that a split keeps."""
+WRITTEN = 64 * 2**20
+"""Bytes of the largest split that is written down whole."""
 SAMPLED = 256
-"""Rows of each split that are written down, as a fingerprint, and that baselines are measured on."""
+"""Rows of a larger split that are written down, as a fingerprint, and of any that baselines are measured on."""
 
 
-class SyntheticRows(Dataset[Row]):
-    """The rows of a split, drawn when they are asked for first; up to :data:`KEPT` bytes are kept for later epochs."""
+class DrawnRows(Dataset[Row]):
+    """The rows of a split, each drawn whenever it is asked for."""
 
     def __init__(self, task: "Online", split: str, size: int) -> None:
         self.task, self.split, self.size = task, split, size
-        self._kept: dict[int, Row] = {}
-        self._room = KEPT
 
     def __len__(self) -> int:
         return self.size
@@ -46,15 +46,22 @@ class SyntheticRows(Dataset[Row]):
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < self.size:
             raise IndexError(index)
-        if index in self._kept:
-            return self._kept[index]
         stream = SeedSequence([self.task.seed, SPLITS.index(self.split), index])
         inputs, labels = self.task.draw(Generator(Philox(stream)), self.split == "train")
-        row = {self.task.reads: inputs, "labels": labels}
-        self._room -= inputs.nbytes + labels.nbytes
-        if self._room >= 0:
-            self._kept[index] = row
-        return row
+        return {self.task.reads: inputs, "labels": labels}
+
+
+class WrittenRows(Dataset[Row]):
+    """The rows of a split, from arrays of them all."""
+
+    def __init__(self, columns: dict[str, Numbers]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["labels"])
+
+    def __getitem__(self, index: int) -> Row:
+        return {name: column[index] for name, column in self.columns.items()}
 
 
 def stack(rows: list[Row]) -> dict[str, Tensor]:
@@ -96,42 +103,62 @@ class Online(Task):
     def _facts(self, labels: Mapping[str, Numbers]) -> dict[str, Any]:
         """What the model must know, and what guessers reach on the labels of some rows of each split."""
 
-    def rows(self, split: str) -> SyntheticRows:
+    def rows(self, split: str) -> DrawnRows:
         """A split."""
-        return SyntheticRows(self, split, {"train": self.train, "val": self.val, "test": self.test}[split])
+        return DrawnRows(self, split, {"train": self.train, "val": self.val, "test": self.test}[split])
 
     def parameters(self) -> dict[str, Any]:
         return asdict(self)
 
     def total(self) -> int:
-        return len(SPLITS)
+        return sum(self._written(split) for split in SPLITS)
+
+    def _written(self, split: str) -> int:
+        """Rows of a split that are written down."""
+        rows = self.rows(split)
+        return len(rows) if len(rows) * self._row_bytes() <= WRITTEN else min(SAMPLED, len(rows))
+
+    def _row_bytes(self) -> int:
+        return sum(column.nbytes for column in self.rows("test")[0].values())
 
     def _bytes(self) -> int:
-        return 48 * SAMPLED * len(self.rows("test")[0][self.reads])
+        return self.total() * self._row_bytes() + 2**16
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
         for split in SPLITS:
-            rows = self.rows(split)
-            sample = stack([rows[index] for index in range(min(SAMPLED, len(rows)))])
-            for name, values in sample.items():
-                np.save(folder / f"{split}.{name}.npy", values.numpy(), allow_pickle=False)
-            advance(1)
+            rows, count = self.rows(split), self._written(split)
+            columns = {
+                name: allocate(folder / f"{split}.{name}.npy", value.dtype.type, (count, *value.shape))
+                for name, value in rows[0].items()
+            }
+            for index in range(count):
+                for name, value in rows[index].items():
+                    columns[name][index] = value
+                advance(1)
         return {split: len(self.rows(split)) for split in SPLITS}
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
-        labels = {split: np.load(folder / f"{split}.labels.npy", allow_pickle=False) for split in SPLITS}
+        columns = {split: self._columns(folder, split) for split in SPLITS}
+        labels = {split: columns[split]["labels"][:SAMPLED] for split in SPLITS}
         fresh = self.rows("test")[0]
         if fresh["labels"].shape != labels["test"][0].shape or not np.allclose(fresh["labels"], labels["test"][0]):
             remedy = f"rebuild it with 'python -m lra prepare {self.name} --force' and the same options"
             raise refusal(f"open {self.name}", "rows of another version of the generator", "the same rows", remedy)
+        rows = {split: WrittenRows(columns[split]) for split in SPLITS}
+        whole = {split: len(rows[split]) == len(self.rows(split)) for split in SPLITS}
         return TaskData(
-            splits={split: self.rows(split) for split in SPLITS},
+            splits={split: rows[split] if whole[split] else self.rows(split) for split in SPLITS},
             collate=stack,
             max_length=len(fresh[self.reads]),
             fingerprint=manifest.fingerprint,
-            origin=f"generated online, seed {self.seed}",
+            origin=f"generated, seed {self.seed}",
             **self._facts(labels),
         )
+
+    def _columns(self, folder: Path, split: str) -> dict[str, Numbers]:
+        """What :meth:`_write` wrote of a split, by name."""
+        names = (self.reads, "labels")
+        return {name: np.asarray(np.load(folder / f"{split}.{name}.npy", "r", allow_pickle=False)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -166,139 +193,3 @@ def require(task: Task, holds: bool, wanted: str) -> None:
     """Refuse options unless ``holds``."""
     if not holds:
         raise refusal(task.name, f"{task.options()}", wanted, "correct the options")
-
-
-@dataclass(frozen=True)
-class Recall(Synthetic):
-    """Associative recall as Hyena poses it (Poli et al., 2023).
-
-    Ids: keys, then as many values, a dot that no row uses, and ``=>`` last. Every row has a fresh map from keys to
-    values; ``length // 2`` pairs with keys drawn with replacement, then ``=>`` and a key that occurred. Trained on
-    every next token, evaluated on the value at the end.
-
-    Attributes:
-        length: tokens of the pairs; a row has two more.
-        vocab: number of token ids.
-    """
-
-    summary: ClassVar[str] = "associative recall, one query (Hyena)"
-
-    length: int = 40
-    vocab: int = 20
-
-    @property
-    def name(self) -> str:
-        return "recall"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
-
-    def _check(self) -> None:
-        require(self, self.length >= 2 and self.vocab >= 4 and self.vocab % 2 == 0, "length >= 2, an even vocab >= 4")
-
-    def draw(self, stream: Generator, training: bool) -> tuple[Ids, Ids]:
-        half = self.vocab // 2 - 1
-        value_of = stream.integers(half, 2 * half, half)
-        keys = stream.integers(0, half, self.length // 2)
-        query = stream.choice(keys)
-        pairs = np.stack([keys, value_of[keys]], 1).ravel()
-        tokens = np.concatenate([pairs, [self.vocab - 1, query, value_of[query]]])
-        labels = tokens[1:].copy()
-        if not training:
-            labels[:-1] = UNASKED
-        return tokens[:-1], labels
-
-
-@dataclass(frozen=True)
-class MultiQueryRecall(Synthetic):
-    """Multi-query associative recall (Arora et al., 2023).
-
-    Ids: 0 is filler, keys lie below ``vocab // 2``, values from there on; both are distinct within a row. Pairs come
-    first; then every key is asked once, at gaps drawn without replacement with weight ``power * i ** (power - 1)``.
-
-    Attributes:
-        length: tokens of a row, even and at least four times ``pairs``.
-        pairs: key-value pairs of a row.
-        vocab: number of token ids.
-        filler: ``random`` tokens or ``zero`` where nothing is asked.
-        power: how much likelier close queries are.
-    """
-
-    summary: ClassVar[str] = "associative recall, many queries (zoology)"
-
-    length: int = 64
-    pairs: int = 4
-    vocab: int = 8192
-    filler: str = "random"
-    power: float = 0.01
-
-    @property
-    def name(self) -> str:
-        return "mqar"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
-
-    def _check(self) -> None:
-        one_of(self.name, "filler", self.filler, ("random", "zero"))
-        fits = self.length % 2 == 0 and self.length >= 4 * self.pairs >= 4 and self.pairs < self.vocab // 2
-        require(self, fits and self.power > 0, "an even length >= 4 pairs, pairs in [1, vocab/2), power > 0")
-
-    def draw(self, stream: Generator, training: bool) -> tuple[Ids, Ids]:
-        half, start = self.vocab // 2, 2 * self.pairs
-        keys = stream.choice(half - 1, self.pairs, replace=False) + 1
-        values = stream.choice(self.vocab - half, self.pairs, replace=False) + half
-        slots = np.arange(1, (self.length - start) // 2 + 1)
-        weight = slots ** (self.power - 1)
-        places = start + 2 * stream.choice(len(slots), self.pairs, replace=False, p=weight / weight.sum())
-        tokens = np.zeros(self.length, np.int64)
-        if self.filler == "random":
-            tokens = stream.integers(0, self.vocab, self.length)
-        tokens[:start] = np.stack([keys, values], 1).ravel()
-        tokens[places] = keys
-        labels = np.full(self.length, UNASKED)
-        labels[places] = values
-        return tokens, labels
-
-
-@dataclass(frozen=True)
-class Induction(Synthetic):
-    """Induction heads (Olsson et al., 2022): what followed the trigger before must follow it again.
-
-    Ids: ordinary tokens, the trigger last. A row is random tokens with the trigger once at a random place, and ends
-    with the trigger and all but the last of the copied tokens.
-
-    Attributes:
-        length: tokens before the final trigger.
-        vocab: number of token ids.
-        copied: tokens to repeat.
-    """
-
-    summary: ClassVar[str] = "induction heads"
-
-    length: int = 30
-    vocab: int = 20
-    copied: int = 1
-
-    @property
-    def name(self) -> str:
-        return "induction"
-
-    @property
-    def tokens(self) -> int:
-        return self.vocab
-
-    def _check(self) -> None:
-        fits = self.copied >= 1 and self.length > self.copied and self.vocab >= 3
-        require(self, fits, "copied >= 1, length > copied, vocab >= 3")
-
-    def draw(self, stream: Generator, training: bool) -> tuple[Ids, Ids]:
-        trigger = self.vocab - 1
-        tokens = stream.integers(0, trigger, self.length)
-        place = stream.integers(0, self.length - self.copied)
-        tokens[place] = trigger
-        answer = tokens[place + 1 : place + 1 + self.copied]
-        labels = np.concatenate([np.full(self.length, UNASKED), answer])
-        return np.concatenate([tokens, [trigger], answer[:-1]]), labels

@@ -9,8 +9,9 @@ from scipy import stats
 
 from lra.tasks import TASKS, create_task
 from lra.tasks.copying import Copying, Delay, SelectiveCopying
+from lra.tasks.recall import Induction, MultiQueryRecall, Recall
 from lra.tasks.signals import SignalDelay, SignalReconstruct, explained, white_signal
-from lra.tasks.synthetic import UNASKED, Induction, MultiQueryRecall, Online, Recall, Synthetic
+from lra.tasks.synthetic import UNASKED, DrawnRows, Online, Synthetic, WrittenRows
 from lra.tasks.tracking import Parity, Permutations, elements
 
 SYNTHETIC = [name for name in TASKS if isinstance(create_task(name), Synthetic)]
@@ -38,14 +39,17 @@ def test_rows_depend_on_seed_split_and_index_alone(name):
         task.rows("val")[task.val]
 
 
-def test_rows_are_kept_as_far_as_there_is_room(monkeypatch):
-    monkeypatch.setattr("lra.tasks.synthetic.KEPT", 2 * 2 * 8 * 64 + 10)
-    rows = Parity(length=64).rows("train")
-    again = Parity(length=64).rows("train")
-    first = [rows[index] for index in range(4)]
-    assert [rows[index] is first[index] for index in range(4)] == [True, True, False, False]
-    for index in (3, 1, 0, 2):
-        assert np.array_equal(again[index]["input_ids"], first[index]["input_ids"])
+def test_splits_are_written_whole_where_they_are_small(monkeypatch, tmp_path):
+    task = Parity(length=64, train=400, val=300, test=20)
+    monkeypatch.setattr("lra.tasks.synthetic.WRITTEN", 2 * 8 * 64 * 300)
+    task.prepare(tmp_path, quiet=True)
+    splits = task.load(tmp_path).splits
+    assert [type(splits[name]) for name in ("train", "val", "test")] == [DrawnRows, WrittenRows, WrittenRows]
+    assert [len(splits[name]) for name in ("train", "val", "test")] == [400, 300, 20]
+    for name, index in (("train", 399), ("val", 299), ("test", 0)):
+        row, drawn = splits[name][index], task.rows(name)[index]
+        assert row.keys() == drawn.keys()
+        assert all(np.array_equal(row[column], drawn[column]) for column in row)
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
