@@ -123,18 +123,19 @@ def test_a_full_disk_is_refused_and_leaves_what_was_there(tmp_path):
 @pytest.mark.parametrize("name", ["recall", "listops-small", "pathfinder"])
 def test_a_disk_that_fills_up_while_preparing_is_refused(tmp_path, monkeypatch, name, code):
     options = {"images": 20} if name == "pathfinder" else {"train": 20, "val": 10, "test": 10}
-    save, saved = np.save, []
+    owner, function = (os, "posix_fallocate") if name == "recall" else (np, "save")
+    write, written = getattr(owner, function), []
 
-    def full(path: Path, *arguments: object, **options: object) -> None:
-        if saved:
+    def full(place: object, *arguments: object, **options: object) -> None:
+        if written:
             raise OSError(code, os.strerror(code))
-        saved.append(path)
-        save(path, *arguments, **options)
+        written.append(place)
+        write(place, *arguments, **options)
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(owner, function, full)
     with pytest.raises(ValueError, match=rf"prepare {name}: received no space left at .*{os.strerror(code)}.*--data"):
         create_task(name, options).prepare(tmp_path, workers=1, quiet=True)
-    assert saved
+    assert written
     assert list(tmp_path.iterdir()) == []
 
 
