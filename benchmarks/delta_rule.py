@@ -2,6 +2,7 @@
 
 from functools import partial
 from importlib.util import find_spec
+from inspect import unwrap
 from typing import Any
 
 from torch import Tensor
@@ -39,8 +40,9 @@ def _case(shape: Shape, name: str) -> Case:
 
 
 def _fallback(log_decay: Tensor, **inputs: Any) -> Tensor:
+    fallback = unwrap(torch_chunk_gated_delta_rule)  # not what transformers puts in its place where fla is installed
     names = {"q": "query", "k": "key", "v": "value", "beta": "beta"}
-    o: Tensor = torch_chunk_gated_delta_rule(g=log_decay, **{names[k]: v for k, v in inputs.items()})[0]
+    o: Tensor = fallback(g=log_decay, **{names[k]: v for k, v in inputs.items()})[0]
     return o
 
 
