@@ -84,7 +84,7 @@ def prepare(task: str, folder: Path) -> TaskData:
         options["source"] = str(folder / "source" / task)
     elif task.startswith("path"):
         options |= {"images": ROWS - ROWS % 10, "difficulty": "curv_baseline"}
-    elif make is None and not isinstance(create_task(task), Online):
+    elif not isinstance(create_task(task), Online):
         options |= {"train": ROWS, "val": ROWS, "test": ROWS}
     made = create_task(task, options)
     made.prepare(folder, workers=1, quiet=True)

@@ -122,7 +122,7 @@ class Online(Task):
         return sum(column.nbytes for column in self.rows("test")[0].values())
 
     def _bytes(self) -> int:
-        return self.total() * self._row_bytes() + 2**16
+        return self.total() * self._row_bytes() + 2**16  # headers and manifest
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
         for split in SPLITS:
