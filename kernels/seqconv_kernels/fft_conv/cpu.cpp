@@ -4,7 +4,8 @@
 // the real part of the result is the causal convolution, without zero padding (the imaginary part is its tail).
 // Forward transforms decimate in frequency and inverse ones in time, so that nothing is ever reordered. The recursion
 // goes depth first: a subtree that fits the cache is transformed, multiplied by the filter's spectrum and transformed
-// back before the next one. Twist, gates, skip and real part are folded into the first and the last pass.
+// back before the next one. Twist, skip and real part are folded into the first and the last pass; gates into the copies
+// from rows of channels to lanes and back.
 #include "cpu.hpp"
 
 #include "../native_cpp/fft.hpp"
@@ -14,6 +15,9 @@ namespace {
 
 constexpr int64_t kWorthThreads = 1 << 14;  // elements of u
 constexpr int64_t kAhead = 8;               // rows
+constexpr int64_t kRowBytes = 128;          // of a row of channels copied at once, in the dtype of the sums
+constexpr int64_t kStreamedBytes = 1 << 23;  // least size of results that go past the cache
+constexpr int64_t kSpectraBytes = 1 << 24;  // of the filters of a group
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -54,131 +58,204 @@ template <class T> struct Differentiate {
   }
 };
 
-// W channels of one part of the batch.
-template <class T, class S> struct Block {
+// Neighbouring blocks of W channels of one part of the batch, each with its spectra and signals in lanes.
+template <class T, class S> struct Group {
   static constexpr int W = Lanes<T>::count;
   const FftArgs& a;
   const Tables<T> tables;
-  const int64_t part, channel, heard;
-  const int live;
+  const int64_t part, channel, width, blocks, heard;
   const T scale;
 
-  Block(const FftArgs& args, int64_t item)
-      : a(args), tables(args.tables, args.size), part(item % args.parts), channel(item / args.parts * W), heard(args.past + args.length),
-        live(int(smaller(W, args.channels - channel))), scale(T(1) / T(args.size)) {}
+  Group(const FftArgs& args, int64_t item, int64_t widest)
+      : a(args), tables(args.tables, args.size), part(item % args.parts), channel(item / args.parts * widest * W),
+        width(smaller(widest * W, args.channels - channel)), blocks((width + W - 1) / W),
+        heard(args.past + args.length), scale(T(1) / T(args.size)) {}
 
   int64_t begin() const { return a.batch * part / a.parts; }
   int64_t end() const { return a.batch * (part + 1) / a.parts; }
   int64_t taps() const { return smaller(a.taps, heard); }
-  Vec<T> skip() const { return a.skip ? load<T, T>((const T*)a.skip + channel, live) : Vec<T>{}; }
-  SEQCONV_INLINE Vec<T> read(const Rows& x, int64_t b, int64_t t) const {
-    const S* p = (const S*)x.data + b * x.batch + t * x.time + channel;
-    __builtin_prefetch(p + smaller(kAhead, a.length - 1 - t) * x.time);
-    return load<T, S>(p, live);
+  int live(int64_t block) const { return int(smaller(W, width - block * W)); }
+  Vec<T> skip(int64_t block) const {
+    return a.skip ? load<T, T>((const T*)a.skip + channel + block * W, live(block)) : Vec<T>{};
   }
-  SEQCONV_INLINE void write(void* to, int64_t b, int64_t t, Vec<T> v) const {
-    store<T, S>((S*)to + (b * a.length + t) * a.channels + channel, v, live);
+
+  // Rows of the group's channels are far apart in memory: they are asked for ahead, and copied all blocks at once.
+  template <class R> SEQCONV_INLINE const R* row(const Rows& x, int64_t b, int64_t t) const {
+    const R* p = (const R*)x.data + b * x.batch + t * x.time + channel;
+    if (t + kAhead < a.length)
+      for (int64_t i = 0; i < width; i += 64 / int64_t(sizeof(R))) __builtin_prefetch(p + kAhead * x.time + i);
+    return p;
   }
-  SEQCONV_INLINE Vec<T> gated(int64_t b, int64_t t) const {
-    const Vec<T> u = read(a.u, b, t);
-    return a.pre.data ? u * read(a.pre, b, t) : u;
+  template <class R> SEQCONV_INLINE R* row(void* to, int64_t b, int64_t t) const {
+    R* p = (R*)to + (b * a.length + t) * a.channels + channel;
+    if (t + kAhead < a.length)
+      for (int64_t i = 0; i < width; i += 64 / int64_t(sizeof(R))) __builtin_prefetch(p + kAhead * a.channels + i, 1);
+    return p;
   }
-  // What the filter hears at time j of history and signal together; the gradient at its output there.
-  SEQCONV_INLINE Vec<T> signal(int64_t b, int64_t j) const {
-    if (j >= heard) return Vec<T>{};
-    if (j >= a.past) return gated(b, j - a.past);
-    return load<T, T>((const T*)a.history.data + b * a.history.batch + j * a.history.time + channel, live);
+  template <class Each> SEQCONV_INLINE void each_block(Each each) const {
+    const int64_t whole = width / W;
+    for (int64_t block = 0; block < whole; ++block) each(block, W);
+    if (whole < blocks) each(whole, int(width - whole * W));
   }
-  SEQCONV_INLINE Vec<T> gradient(int64_t b, int64_t j) const {
-    if (j >= heard || j < a.past) return Vec<T>{};
-    const Vec<T> dy = read(a.dy, b, j - a.past);
-    return a.post.data ? dy * read(a.post, b, j - a.past) : dy;
+  // History and signal of one of the batch to lanes.
+  void gather(int64_t b, const Rows& history, const Rows& x, const Rows& gate, Vec<T>* to) const {
+    for (int64_t j = 0; j < a.past; ++j, ++to) {
+      const T* from = history.data ? row<T>(history, b, j) : nullptr;
+      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
+        to[block * a.size] = from ? load<T, T>(from + block * W, count) : Vec<T>{};
+      });
+    }
+    for (int64_t t = 0; t < a.length; ++t, ++to) {
+      const S* from = row<S>(x, b, t);
+      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
+        to[block * a.size] = load<T, S>(from + block * W, count);
+      });
+      if (!gate.data) continue;
+      const S* factor = row<S>(gate, b, t);
+      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
+        to[block * a.size] *= load<T, S>(factor + block * W, count);
+      });
+    }
+    for (int64_t j = heard; j < a.size; ++j, ++to)
+      for (int64_t block = 0; block < blocks; ++block) to[block * a.size] = Vec<T>{};
+  }
+  // Lanes to rows, times those of x where it is given.
+  void scatter(int64_t b, const Vec<T>* from, void* to, const Rows& x) const {
+    from += a.past;
+    if (!x.data && streams(to)) {
+      for (int64_t t = 0; t < a.length; ++t, ++from) {
+        T* y = (T*)to + (b * a.length + t) * a.channels + channel;
+        for (int64_t block = 0; block < blocks; ++block) store_past_cache(y + block * W, from[block * a.size]);
+      }
+      return streamed();
+    }
+    for (int64_t t = 0; t < a.length; ++t, ++from) {
+      S* y = row<S>(to, b, t);
+      if (x.data) {
+        const S* factor = row<S>(x, b, t);
+        each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
+          store<T, S>(y + block * W, from[block * a.size] * load<T, S>(factor + block * W, count), count);
+        });
+      } else {
+        each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
+          store<T, S>(y + block * W, from[block * a.size], count);
+        });
+      }
+    }
+  }
+  // Whether results go to memory past the cache: they must be of whole vectors, and too many to be found there later.
+  bool streams(const void* to) const {
+    const bool whole = a.channels % W == 0 && (uintptr_t)to % sizeof(Vec<T>) == 0;
+    return sizeof(S) == sizeof(T) && whole && a.batch * a.length * a.channels * int64_t(sizeof(S)) > kStreamedBytes;
+  }
+  void scatter_history(int64_t b, const Vec<T>* from) const {
+    for (int64_t j = 0; j < a.past; ++j, ++from)
+      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
+        store<T, T>((T*)a.dhistory + (b * a.past + j) * a.channels + channel + block * W, from[block * a.size], count);
+      });
   }
 
   template <class Op> void inside(const Op& op) const { walk_inside(op, a.size); }
-  template <class Value> void enter(Complex<T>* to, Value value) const {
-    enter_transform<T>(tables, a.size, to, [&](int64_t j) SEQCONV_LAMBDA { return tables.twisted(value(j), j); });
+  void enter(Complex<T>* to, const Vec<T>* from) const {
+    enter_transform<T>(tables, a.size, to, [&](int64_t j) SEQCONV_LAMBDA { return tables.twisted(from[j], j); });
   }
   template <class Take> void leave(const Complex<T>* from, Take take) const { leave_real<T>(tables, a.size, from, take); }
 
-  // Spectrum of the filter, divided by the size of the transform. `room` holds the transposed taps meanwhile.
-  void filter_spectrum(Complex<T>* k, Complex<T>* room) const {
-    Vec<T>* lanes = (Vec<T>*)room;
-    taps_in_lanes<T>((const T*)a.filter + channel * a.taps, a.taps, live, taps(), a.size, lanes);
-    enter(k, [&](int64_t j) SEQCONV_LAMBDA { return lanes[j]; });
+  // Spectrum of a block's filter, divided by the size of the transform. `room` holds the transposed taps meanwhile.
+  void filter_spectrum(int64_t block, Complex<T>* k, Vec<T>* room) const {
+    const T* rows = (const T*)a.filter + (channel + block * W) * a.taps;
+    taps_in_lanes<T>(rows, a.taps, live(block), taps(), a.size, room);
+    enter(k, room);
     inside(FilterSpectrum<T>{tables, k, scale});
   }
-  void write_filter_gradient(Complex<T>* s, Complex<T>* room) const {
+  void write_filter_gradient(int64_t block, Complex<T>* s, Vec<T>* room) const {
     inside(Inverse<T>{tables, s});
-    Vec<T>* lanes = (Vec<T>*)room;
-    leave(s, [&](int64_t j, Vec<T> v) SEQCONV_LAMBDA { lanes[j] = j < taps() ? v * scale : Vec<T>{}; });
+    leave(s, [&](int64_t j, Vec<T> v) SEQCONV_LAMBDA { room[j] = j < taps() ? v * scale : Vec<T>{}; });
     for (int64_t j = 0; j < a.taps; j += W) {
       Vec<T> v[W];
-      for (int i = 0; i < W; ++i) v[i] = j + i < taps() ? lanes[j + i] : Vec<T>{};
+      for (int i = 0; i < W; ++i) v[i] = j + i < taps() ? room[j + i] : Vec<T>{};
       transpose<T>(v);
-      for (int i = 0; i < live; ++i)
-        store<T, T>((T*)a.dfilter + (part * a.channels + channel + i) * a.taps + j, v[i], int(smaller(W, a.taps - j)));
+      for (int i = 0; i < live(block); ++i)
+        store<T, T>((T*)a.dfilter + (part * a.channels + channel + block * W + i) * a.taps + j, v[i],
+                    int(smaller(W, a.taps - j)));
     }
   }
 
-  void forward(Complex<T>* room) const {
-    Complex<T>*x = room, *k = room + a.size;
-    filter_spectrum(k, x);
-    const Vec<T> through = skip();
+  // Vectors of scratch with that many blocks.
+  static int64_t forward_room(int64_t size, int64_t blocks) { return size * (2 + 3 * blocks); }
+  static int64_t backward_room(int64_t size, int64_t blocks) { return size * (4 + 6 * blocks); }
+
+  void forward(Vec<T>* room) const {
+    Complex<T>*x = (Complex<T>*)room, *k = x + a.size;
+    Vec<T>* signal = (Vec<T>*)(k + blocks * a.size);
+    for (int64_t block = 0; block < blocks; ++block) filter_spectrum(block, k + block * a.size, signal);
     for (int64_t b = begin(); b < end(); ++b) {
-      enter(x, [&](int64_t j) SEQCONV_LAMBDA { return signal(b, j); });
-      inside(Convolve<T>{tables, x, k});
-      leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA {
-        if (j < a.past || j >= heard) return;
-        const int64_t t = j - a.past;
-        if (a.skip) y += through * gated(b, t);
-        write(a.y, b, t, a.post.data ? y * read(a.post, b, t) : y);
-      });
+      gather(b, a.history, a.u, a.pre, signal);
+      for (int64_t block = 0; block < blocks; ++block) {
+        Vec<T>* line = signal + block * a.size;
+        const Vec<T> through = skip(block);
+        enter(x, line);
+        inside(Convolve<T>{tables, x, k + block * a.size});
+        leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA { line[j] = a.skip ? y + through * line[j] : y; });
+      }
+      scatter(b, signal, a.y, a.post);
     }
   }
-  void backward(Complex<T>* room) const {
-    Complex<T>*x = room, *k = x + a.size, *g = k + a.size, *s = g + a.size;
-    filter_spectrum(k, x);
-    __builtin_memset(s, 0, sizeof(Complex<T>) * a.size);
-    const Vec<T> through = skip();
-    Vec<T> dskip{};
-    for (int64_t b = begin(); b < end(); ++b) {
-      enter(x, [&](int64_t j) SEQCONV_LAMBDA { return signal(b, j); });
-      enter(g, [&](int64_t j) SEQCONV_LAMBDA { return gradient(b, j); });
-      inside(Differentiate<T>{tables, x, g, s, k, a.dpost != nullptr});
-      leave(g, [&](int64_t j, Vec<T> dv) SEQCONV_LAMBDA {
-        if (j >= heard) return;
-        if (j < a.past) return store<T, T>((T*)a.dhistory + (b * a.past + j) * a.channels + channel, dv, live);
-        const int64_t t = j - a.past;
-        if (!a.skip && !a.pre.data) return write(a.du, b, t, dv);
-        const Vec<T> dsum = gradient(b, j), u = read(a.u, b, t);
-        dv += through * dsum;
-        if (!a.pre.data) {
-          dskip += dsum * u;
-          return write(a.du, b, t, dv);
-        }
-        const Vec<T> pre = read(a.pre, b, t);
-        dskip += dsum * u * pre;
-        write(a.du, b, t, dv * pre);
-        write(a.dpre, b, t, dv * u);
-      });
-      if (a.dpost)
-        leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA {
-          if (j < a.past || j >= heard) return;
-          const int64_t t = j - a.past;
-          write(a.dpost, b, t, read(a.dy, b, t) * (y + through * gated(b, t)));
-        });
+  void backward(Vec<T>* room) const {
+    Complex<T>*x = (Complex<T>*)room, *g = x + a.size, *k = g + a.size, *s = k + blocks * a.size;
+    Vec<T>*signal = (Vec<T>*)(s + blocks * a.size), *gradient = signal + blocks * a.size;
+    __builtin_memset(s, 0, sizeof(Complex<T>) * blocks * a.size);
+    for (int64_t block = 0; block < blocks; ++block) {
+      filter_spectrum(block, k + block * a.size, signal);
+      store<T, T>(dskip(block), Vec<T>{}, live(block));
     }
-    store<T, T>((T*)a.dskip + part * a.channels + channel, dskip, live);
-    write_filter_gradient(s, x);
+    for (int64_t b = begin(); b < end(); ++b) {
+      gather(b, a.history, a.u, a.pre, signal);
+      gather(b, {}, a.dy, a.post, gradient);
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t at = block * a.size;
+        enter(x, signal + at);
+        enter(g, gradient + at);
+        inside(Differentiate<T>{tables, x, g, s + at, k + at, a.dpost != nullptr});
+        leave_gradients(block, x, g, signal + at, gradient + at);
+      }
+      scatter(b, gradient, a.du, a.pre);
+      if (a.dpre) scatter(b, gradient, a.dpre, a.u);
+      if (a.dpost) scatter(b, signal, a.dpost, a.dy);
+      scatter_history(b, gradient);
+    }
+    for (int64_t block = 0; block < blocks; ++block) write_filter_gradient(block, s + block * a.size, signal);
   }
+  // The gradient at the output becomes that at the input, and the signal the output, where its gate wants it.
+  void leave_gradients(int64_t block, const Complex<T>* x, const Complex<T>* g, Vec<T>* signal, Vec<T>* gradient) const {
+    const Vec<T> through = skip(block);
+    Vec<T> sum = load<T, T>(dskip(block), live(block));
+    leave(g, [&](int64_t j, Vec<T> dv) SEQCONV_LAMBDA {
+      sum += gradient[j] * signal[j];
+      gradient[j] = dv + through * gradient[j];
+    });
+    store<T, T>(dskip(block), sum, live(block));
+    if (a.dpost) leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA { signal[j] = y + through * signal[j]; });
+  }
+  T* dskip(int64_t block) const { return (T*)a.dskip + part * a.channels + channel + block * W; }
 };
 
+// Blocks of a group: rows of kRowBytes, if enough groups for all threads are left and their spectra stay small.
+template <int W> int64_t group_blocks(const FftArgs& a, int64_t vector) {
+  const auto items = [&](int64_t blocks) { return (a.channels + blocks * W - 1) / (blocks * W) * a.parts; };
+  const int64_t wanted = a.threads > 1 ? 2 * a.threads : 1;
+  int64_t blocks = kRowBytes / vector;
+  while (blocks > 1 && (items(blocks) < wanted || 2 * vector * a.size * blocks > kSpectraBytes)) blocks /= 2;
+  const int64_t all = (a.channels + W - 1) / W;
+  return all > 0 ? smaller(blocks, all) : 1;
+}
+
 template <class T, class S, bool Backward> Status run(const FftArgs& a) {
-  using Work = Block<T, S>;
-  const int64_t items = (a.channels + Work::W - 1) / Work::W * a.parts;
+  using Work = Group<T, S>;
+  const int64_t blocks = group_blocks<Work::W>(a, sizeof(Vec<T>));
+  const int64_t items = (a.channels + blocks * Work::W - 1) / (blocks * Work::W) * a.parts;
   const int threads = a.batch * a.length * a.channels < kWorthThreads ? 1 : int(smaller(a.threads, items));
-  const size_t bytes = sizeof(Complex<T>) * a.size * (Backward ? 4 : 2);
+  const size_t bytes = sizeof(Vec<T>) * (Backward ? Work::backward_room(a.size, blocks) : Work::forward_room(a.size, blocks));
   int short_of_memory = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
   {
@@ -187,9 +264,9 @@ template <class T, class S, bool Backward> Status run(const FftArgs& a) {
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < items; ++item) {
       if (!scratch.data) continue;
-      const Work work(a, item);
-      if constexpr (Backward) work.backward((Complex<T>*)scratch.data);
-      else work.forward((Complex<T>*)scratch.data);
+      const Work work(a, item, blocks);
+      if constexpr (Backward) work.backward((Vec<T>*)scratch.data);
+      else work.forward((Vec<T>*)scratch.data);
     }
   }
   return short_of_memory ? Status::no_memory : Status::done;

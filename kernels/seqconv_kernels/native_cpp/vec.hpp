@@ -142,6 +142,24 @@ template <class T, class S> SEQCONV_INLINE void store(S* p, Vec<T> v, int count)
   for (int i = 0; i < count; ++i) p[i] = part[i];
 }
 
+// To an aligned address in memory without reading its line first, which the cache then does not hold; `streamed` makes
+// such stores visible before whatever follows.
+SEQCONV_INLINE void store_past_cache(float* p, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, (__m256)v);
+#else
+  Memory<float, float>::store(p, v);
+#endif
+}
+SEQCONV_INLINE void store_past_cache(double* p, Vec<double> v) { store_past_cache((float*)p, (Vec<float>)v); }
+SEQCONV_INLINE void streamed() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 template <class T> SEQCONV_INLINE Vec<T> maximum(Vec<T> x, Vec<T> y) { return (x < y) ? y : x; }  // NaN in x stays
 
 // 2^f for f in [-1/2, 1/2], relative error 1.6e-7. Exact at 0 with slope ln 2 (3e-7), so that slow decays do not drift.
