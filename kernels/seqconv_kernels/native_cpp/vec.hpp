@@ -162,13 +162,21 @@ SEQCONV_INLINE void streamed() {
 
 template <class T> SEQCONV_INLINE Vec<T> maximum(Vec<T> x, Vec<T> y) { return (x < y) ? y : x; }  // NaN in x stays
 
-// 2^f for f in [-1/2, 1/2], relative error 1.6e-7. Exact at 0 with slope ln 2 (3e-7), so that slow decays do not drift.
+// 2^f for N values f in [-1/2, 1/2], relative error 1.6e-7. Exact at 0 with slope ln 2 (3e-7), so that slow decays do
+// not drift. The values take turns, so that none waits for its own last step.
+template <int N> SEQCONV_INLINE void exp2_fractions(const Vec<float>* f, Vec<float>* p) {
+  constexpr float coefficients[] = {0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f, 1.0f};
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) p[i] = splat(0x1.5bba14p-10f);
+#pragma GCC unroll 5
+  for (float c : coefficients)
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) p[i] = p[i] * f[i] + c;
+}
 SEQCONV_INLINE Vec<float> exp2_fraction(Vec<float> f) {
-  Vec<float> p = 0x1.5bba14p-10f * f + 0x1.3cea88p-7f;
-  p = p * f + 0x1.c6b752p-5f;
-  p = p * f + 0x1.ebf9bcp-3f;
-  p = p * f + 0x1.62e42ap-1f;
-  return p * f + 1.0f;
+  Vec<float> p;
+  exp2_fractions<1>(&f, &p);
+  return p;
 }
 
 // 2^x. Exact at integers, 0 at -inf, inf on overflow, NaN from NaN.
@@ -208,6 +216,29 @@ SEQCONV_INLINE Vec<double> exp2(Vec<double> x) {
   for (double c : inverse_factorials) p = p * f + c;
   return (Vec<double>)((Mask<double>)p + ((Mask<double>)shifted << 52));
 }
+
+// 2^(a b) for N values b, where every product lies between -126 and 126: nothing to clamp, and one rounding less.
+template <int N> SEQCONV_INLINE void exp2_products(Vec<float> a, const Vec<float>* b, Vec<float>* out) {
+#if defined(__AVX512F__)
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) out[i] = exp2(a * b[i]);
+#else
+  Vec<float> shifted[N], f[N];
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) shifted[i] = a * b[i] + 0x1.8p23f;
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) f[i] = shifted[i] - 0x1.8p23f;
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) f[i] = a * b[i] - f[i];
+  exp2_fractions<N>(f, out);
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) out[i] = (Vec<float>)((Mask<float>)out[i] + ((Mask<float>)shifted[i] << 23));
+#endif
+}
+template <int N> SEQCONV_INLINE void exp2_products(Vec<double> a, const Vec<double>* b, Vec<double>* out) {
+  for (int i = 0; i < N; ++i) out[i] = exp2(a * b[i]);
+}
+constexpr float kExp2Bound = 126.0f;
 
 template <class T> constexpr T kLog2e = T(1.44269504088896340736);
 template <class T> SEQCONV_INLINE Vec<T> exp(Vec<T> x) { return exp2(x * kLog2e<T>); }

@@ -4,6 +4,9 @@
 // a chunk the work that does not depend on the state (time steps, gates, conversions) is done first, then the states
 // go by in bands of NB, whose values stay in registers over the whole chunk. The backward recomputes a chunk from the
 // checkpoint at its start. Sums over channels (dB, dC) are kept lane by lane over a tile and folded once.
+//
+// Half of the work is the exponentials. Where no product of a time step and A can leave the range of exponents in a
+// chunk ("near", which is nearly always), they need no clamps.
 #include "cpu.hpp"
 
 #include "../native_cpp/vec.hpp"
@@ -19,7 +22,15 @@ constexpr int kForwardBand = kManyRegisters ? 16 : 8, kBackwardBand = kManyRegis
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <class T, int NB, class EachStep>
+// exp(dt A) of kTogether states; A holds log2(e) already.
+constexpr int kTogether = 2;
+template <bool Near, int N, class T> SEQCONV_INLINE void decays(Vec<T> step, const Vec<T>* A, Vec<T>* out) {
+  if constexpr (Near) return exp2_products<N>(step, A, out);
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) out[i] = exp2(step * A[i]);
+}
+
+template <class T, bool Near, int NB, class EachStep>
 SEQCONV_INLINE void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt,
                               const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   Vec<T> state[NB];
@@ -28,32 +39,37 @@ SEQCONV_INLINE void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C
   for (int t = 0; t < steps; ++t, B += n, C += n) {
     const Vec<T> step = dt[t], in = dtu[t];
     each_step(t);
-    Vec<T> even = y[t], odd{};
+    constexpr int N = NB < kTogether ? NB : kTogether;
+    Vec<T> sums[2] = {y[t]};
 #pragma GCC unroll 16
-    for (int j = 0; j < NB; ++j) {
-      state[j] = exp2(step * A[j]) * state[j] + in * B[j];
-      (j % 2 ? odd : even) += state[j] * C[j];
+    for (int j = 0; j < NB; j += N) {
+      Vec<T> decay[N];
+      decays<Near, N, T>(step, A + j, decay);
+#pragma GCC unroll 4
+      for (int i = 0; i < N; ++i) state[j + i] = decay[i] * state[j + i] + in * B[j + i];
+#pragma GCC unroll 4
+      for (int i = 0; i < N; ++i) sums[i % 2] += state[j + i] * C[j + i];
     }
-    y[t] = even + odd;
+    y[t] = sums[0] + sums[1];
   }
 #pragma GCC unroll 16
   for (int j = 0; j < NB; ++j) h[j] = state[j];
 }
 
 // All states of one block over one chunk, in bands of falling size; `each_step` is called at every step of a full band.
-template <class T, class EachStep>
+template <bool Near, class T, class EachStep>
 void scan_states(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt, const Vec<T>* dtu,
                  Vec<T>* y, int steps, EachStep each_step) {
   const auto nothing = [](int) {};
   int64_t j = 0;
   if (n >= kForwardBand) {
-    scan_band<T, kForwardBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
+    scan_band<T, Near, kForwardBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
     j = kForwardBand;
   }
   for (; j + kForwardBand <= n; j += kForwardBand)
-    scan_band<T, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
-  for (; j + 4 <= n; j += 4) scan_band<T, 4>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
-  for (; j < n; ++j) scan_band<T, 1>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+    scan_band<T, Near, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+  for (; j + 4 <= n; j += 4) scan_band<T, Near, 4>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+  for (; j < n; ++j) scan_band<T, Near, 1>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
 }
 
 // One tile of one row of the batch.
@@ -95,6 +111,15 @@ template <class T, class S> struct Tile {
     if (a.z.data) __builtin_prefetch(at(a.z, t, k));
     __builtin_prefetch((S*)a.y + dense(t, k), 1);
   }
+  SEQCONV_INLINE void look_back(int64_t t, int64_t k) const {
+    if (t < 0) return;
+    __builtin_prefetch(at(a.u, t, k));
+    __builtin_prefetch(at(a.delta, t, k));
+    __builtin_prefetch(at(a.dy, t, k));
+    if (a.z.data) __builtin_prefetch(at(a.z, t, k));
+    __builtin_prefetch((S*)a.du + dense(t, k), 1);
+    __builtin_prefetch((S*)a.ddelta + dense(t, k), 1);
+  }
 
   // (segments, channels, d_state) to and from lanes of channels.
   void read_state(const void* from, int64_t segment, Vec<T>* h, T scale = T(1)) const {
@@ -112,6 +137,12 @@ template <class T, class S> struct Tile {
       for (int64_t j = 0; j < n; ++j)
         for (int i = 0; i < lanes(k); ++i)
           ((T*)to)[(segment * a.channels + channel(k) + i) * n + j] = h[k * n + j][i];
+  }
+  // The largest |A| of each lane of a block, over its states.
+  Vec<T> largest(const Vec<T>* A) const {
+    Vec<T> most{};
+    for (int64_t j = 0; j < n; ++j) most = maximum<T>(most, maximum<T>(A[j], -A[j]));
+    return most;
   }
   void read_weights(const ScanWeights& w, int64_t t, int steps, T* to) const {
     const S* from = (const S*)w.data + row * w.batch + t * w.time + group * w.group;
@@ -170,18 +201,21 @@ template <class T, class S> struct Tile {
   void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const T* B,
                      const T* C) {
     Vec<T> dt[kSteps], dtu[kSteps], y[kSteps];
-    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
+    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k), most = largest(A);
     const int live = lanes(k);
-    Mask<T> wrong{};
+    Mask<T> wrong{}, far{};
     for (int s = 0; s < steps; ++s) {
       const Vec<T> u = load<T, S>(at(a.u, t0 + s, k), live);
       dt[s] = time_step(t0 + s, k, bias, wrong).dt;
       dtu[s] = dt[s] * u;
       y[s] = D * u;
+      far |= ~(Mask<T>)(dt[s] * most < T(kExp2Bound));
     }
     bad |= any<T>(wrong);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
-    scan_states<T>(h, A, B, C, n, dt, dtu, y, steps, [&](int s) { look_ahead(t0 + kSteps + s, k); });
+    const auto each_step = [&](int s) SEQCONV_LAMBDA { look_ahead(t0 + kSteps + s, k); };
+    if (any<T>(far)) scan_states<false, T>(h, A, B, C, n, dt, dtu, y, steps, each_step);
+    else scan_states<true, T>(h, A, B, C, n, dt, dtu, y, steps, each_step);
     for (int s = 0; s < steps; ++s) {
       if (a.z.data) {
         const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), live);
@@ -195,6 +229,7 @@ template <class T, class S> struct Tile {
   struct Slab {
     Vec<T> raw[kSteps], dt[kSteps], u[kSteps], dtu[kSteps], gy[kSteps], y[kSteps];
     Vec<T> by_input[kSteps], by_step[kSteps];  // sum_n dh B, and sum_n d(dt A) A
+    bool near;
   };
   struct Backward {
     Vec<T>*h, *A, *dh, *dA;  // per block and state
@@ -261,8 +296,8 @@ template <class T, class S> struct Tile {
   }
   void prepare(const Backward& w, int64_t t0, int steps, int64_t k) {
     Slab& slab = w.slabs[k];
-    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
-    Mask<T> wrong{};
+    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k), most = largest(w.A + k * n);
+    Mask<T> wrong{}, far{};
     for (int s = 0; s < steps; ++s) {
       const Step step = time_step(t0 + s, k, bias, wrong);
       const Vec<T> u = load<T, S>(at(a.u, t0 + s, k), lanes(k));
@@ -277,20 +312,28 @@ template <class T, class S> struct Tile {
         slab.gy[s] *= z * sigmoid<T>(z);
       }
       slab.by_input[s] = slab.by_step[s] = Vec<T>{};
+      far |= ~(Mask<T>)(step.dt * most < T(kExp2Bound));
     }
+    slab.near = !any<T>(far);
   }
   template <int NB> void band(const Backward& w, int64_t t0, int steps, int64_t j0) {
     for (int i = 0; i < kSteps * NB; ++i) w.sumB[i] = w.sumC[i] = Vec<T>{};
     for (int64_t k = 0; k < count; ++k) {
-      if (a.z.data) recompute<NB, true>(w, steps, k, j0);
-      else recompute<NB, false>(w, steps, k, j0);
+      const auto each_step = [&](int s) SEQCONV_LAMBDA {
+        if (j0 == 0) look_back(t0 - kSteps + s, k);
+      };
+      if (a.z.data) w.slabs[k].near ? recompute<NB, true, true>(w, steps, k, j0, each_step)
+                                    : recompute<NB, true, false>(w, steps, k, j0, each_step);
+      else w.slabs[k].near ? recompute<NB, false, true>(w, steps, k, j0, each_step)
+                           : recompute<NB, false, false>(w, steps, k, j0, each_step);
       reverse<NB>(w, steps, k, j0);
     }
     fold<NB>(w.sumB, (T*)a.dB, w.folded, t0, steps, j0);
     fold<NB>(w.sumC, (T*)a.dC, w.folded, t0, steps, j0);
   }
   // States and decays of a band; with a gate also the output before it, which the gradient of z needs.
-  template <int NB, bool Gated> SEQCONV_INLINE void recompute(const Backward& w, int steps, int64_t k, int64_t j0) {
+  template <int NB, bool Gated, bool Near, class EachStep>
+  SEQCONV_INLINE void recompute(const Backward& w, int steps, int64_t k, int64_t j0, EachStep each_step) {
     Slab& slab = w.slabs[k];
     const Vec<T>* A = w.A + k * n + j0;
     Vec<T> state[NB];
@@ -299,12 +342,15 @@ template <class T, class S> struct Tile {
     const T *B = w.B + j0, *C = w.C + j0;
     for (int s = 0; s < steps; ++s, B += n, C += n) {
       const Vec<T> step = slab.dt[s], in = slab.dtu[s];
-      Vec<T> y{};
+      each_step(s);
+      Vec<T> y{}, decay[NB];
+      constexpr int N = NB < kTogether ? NB : kTogether;
+#pragma GCC unroll 16
+      for (int j = 0; j < NB; j += N) decays<Near, N, T>(step, A + j, decay + j);
 #pragma GCC unroll 16
       for (int j = 0; j < NB; ++j) {
-        const Vec<T> decay = exp2(step * A[j]);
-        state[j] = decay * state[j] + in * B[j];
-        w.decay[s * NB + j] = decay;
+        state[j] = decay[j] * state[j] + in * B[j];
+        w.decay[s * NB + j] = decay[j];
         w.past[(s + 1) * NB + j] = state[j];
         if (Gated) y += state[j] * C[j];
       }
