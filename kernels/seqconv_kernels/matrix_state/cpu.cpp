@@ -12,9 +12,9 @@
 //   dS' = G_t - k_t w_t^T      G_{t-1} = diag(a_t) dS' + q_{t-1} do_{t-1}^T
 //   dq = S do      dk = G u - S' w      dlog a = sum over columns of dS' S'
 //
-// Both passes go through tiles of kTile tokens, copied to padded rows first. The last one recomputes the states of a
-// tile from the state at its start. It goes through all tokens for each block of rows, hence over a dense copy of what
-// every block reads: from one token of a head to the next is far in memory.
+// Both passes go through tiles of kTile tokens, copied to padded rows first and back from them: from one token of a head
+// to the next is far in memory. The last one recomputes the states of a tile from the state at its start, which a sweep
+// forward has left.
 #include "cpu.hpp"
 
 #include "../native_cpp/vec.hpp"
@@ -24,7 +24,7 @@ namespace {
 
 constexpr int kTile = 32, kAhead = 8;  // tokens whose rows are asked for before they are read
 constexpr int64_t kOperationsWorthThreads = 1 << 18;
-constexpr int kRows = kManyRegisters ? 8 : 4, kWide = kManyRegisters ? 4 : 2, kColumns = kManyRegisters ? 8 : 4;
+constexpr int kRows = kManyRegisters ? 8 : 4, kWide = kManyRegisters ? 4 : 2, kColumns = 8;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t padded(int64_t size, int64_t a, int64_t b) {
@@ -61,7 +61,7 @@ template <class S> void write_row(S* to, const float* from, int64_t count) {
 inline int64_t bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
 // A block of kRows rows and N vectors of columns over a tile: linear attention.
-template <class T, int N>
+template <class T, int N, bool Decays>
 SEQCONV_INLINE void attend_block(T* S, int64_t columns, const T* q, const T* k, const T* a, int64_t rows, const T* v,
                                  T* o, int steps, bool first) {
   constexpr int W = Lanes<T>::count;
@@ -79,7 +79,7 @@ SEQCONV_INLINE void attend_block(T* S, int64_t columns, const T* q, const T* k, 
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) {
-        s[r][j] = s[r][j] * a[r] + in[j] * k[r];
+        s[r][j] = (Decays ? s[r][j] * a[r] : s[r][j]) + in[j] * k[r];
         out[j] += s[r][j] * q[r];
       }
 #pragma GCC unroll 4
@@ -175,8 +175,8 @@ template <class T> struct Head {
   const int64_t rows, columns;
   int64_t row = 0, head = 0, state = 0, begin = 0, end = 0, tiles = 0;  // tokens from `begin` to `end`
   Tile<T> x{};
-  T *S = nullptr, *written = nullptr, *grads = nullptr, *w = nullptr;  // of every token of a head: u, do, dv
-  Vec<T> *checkpoints = nullptr, *G = nullptr, *history = nullptr;
+  T *S = nullptr, *dq = nullptr, *dk = nullptr, *ddecay = nullptr;
+  Vec<T> *checkpoints = nullptr, *G = nullptr, *history = nullptr;  // W rows of a state, column by column
 
   explicit Head(const MatrixStateArgs& args)
       : a(args), rows(padded(args.d_k, W, kRows)), columns(padded(args.d_v, W, kColumns)) {}
@@ -203,10 +203,9 @@ template <class T> struct Head {
     take(x.ones, rows);
     take(S, rows * columns);
     if (a.dq) {
-      const int64_t dense = tiles_of(a.length) * kTile * columns;
-      take(written, dense), take(grads, dense), take(w, corrects() ? dense : 0);
-      take(checkpoints, tiles_of(a.length) * columns);
-      take(G, columns);
+      for (T** tile : {&dq, &dk, &ddecay}) take(*tile, kTile * rows);
+      take(checkpoints, tiles_of(a.length) * rows / W * columns);
+      take(G, rows / W * columns);
       take(history, kTile * kColumns);
     }
     if (scratch)
@@ -262,17 +261,27 @@ template <class T> struct Head {
     const char* place = (const char*)at(from, t, first);
     for (int64_t byte = 0; byte < bytes(from.dtype) * count; byte += 64) __builtin_prefetch(place + byte);
   }
-  void pack_keys(T* q, T* k, int64_t tile, bool reversed, int shift) const {
-    const int64_t count = steps(tile) * rows;
+  void pack_query(T* q, int64_t tile, bool reversed) const {
     pack(q, rows, a.d_k, a.q, tile, reversed);
-    pack(k, rows, a.d_k, a.k, tile, reversed);
-    pack(x.a, rows, a.d_k, a.decay, tile, reversed, shift);
-    for (int64_t i = 0; i < count; ++i) q[i] *= T(a.scale);
-    for (int64_t i = 0; i < count; i += W) M::store(x.a + i, exp<T>(M::load(x.a + i)));
+    for (int64_t i = 0, count = steps(tile) * rows; i < count; ++i) q[i] *= T(a.scale);
   }
-  void unpack(void* to, const T* from, int64_t tile, bool reversed) const {
+  void pack_key(T* k, int64_t tile, bool reversed, int shift) const {
+    pack(k, rows, a.d_k, a.k, tile, reversed);
+    if (!a.decay.width && !corrects()) return;
+    pack(x.a, rows, a.d_k, a.decay, tile, reversed, shift);
+    for (int64_t i = 0, count = steps(tile) * rows; i < count; i += W) M::store(x.a + i, exp<T>(M::load(x.a + i)));
+  }
+  // For the rows and columns of a state; the other way around for its gradient.
+  void pack_keys(T* q, T* k, int64_t tile, bool reversed, int shift) const {
+    pack_query(q, tile, reversed);
+    pack_key(k, tile, reversed, shift);
+  }
+  void unpack(void* to, const T* from, int64_t stride, int64_t width, int64_t tile, bool reversed) const {
     for (int i = 0, n = steps(tile); i < n; ++i)
-      __builtin_memcpy(slot(to, time(tile, i, reversed), a.d_v), from + i * columns, a.d_v * sizeof(T));
+      __builtin_memcpy(slot(to, time(tile, i, reversed), width), from + i * stride, width * sizeof(T));
+  }
+  void unpack_values(void* to, const T* from, int64_t tile, bool reversed) const {
+    unpack(to, from, columns, a.d_v, tile, reversed);
   }
   template <class S> void unpack_narrow(S* to, int64_t tile) const {
     for (int i = 0, n = steps(tile); i < n; ++i)
@@ -283,7 +292,7 @@ template <class T> struct Head {
     const bool narrow = a.dtype == Dtype::f32;
     if (narrow && a.v.dtype == Dtype::bf16) unpack_narrow((bf16*)a.o, tile);
     else if (narrow && a.v.dtype == Dtype::f16) unpack_narrow((f16*)a.o, tile);
-    else unpack(a.o, x.out, tile, false);
+    else unpack_values(a.o, x.out, tile, false);
   }
   void load_state(const T* from) const {
     for (int64_t i = 0; i < rows * columns; ++i) S[i] = T(0);
@@ -294,17 +303,18 @@ template <class T> struct Head {
     for (int64_t i = 0; i < a.d_k; ++i) __builtin_memcpy(to + i * a.d_v, S + i * columns, a.d_v * sizeof(T));
   }
 
-  void attend(int n) const {
+  template <bool Decays> void attend(int n) const {
     for (int64_t c = 0; c < columns;) {
       const int wide = columns - c >= 2 * W ? 2 : 1;
       for (int64_t r = 0; r < rows; r += kRows) {
         T* block = S + r * columns + c;
-        if (wide == 2) attend_block<T, 2>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
-        else attend_block<T, 1>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
+        if (wide == 2) attend_block<T, 2, Decays>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
+        else attend_block<T, 1, Decays>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
       }
       c += wide * W;
     }
   }
+  void attend(int n) const { a.decay.width ? attend<true>(n) : attend<false>(n); }
   template <bool Reversed> void correct(int n) const {
     const auto block = [&](auto wide, int64_t c) {
       constexpr int N = decltype(wide)::value;
@@ -328,7 +338,7 @@ template <class T> struct Head {
         pack(x.beta, columns, a.d_v, a.beta, tile, false);
         for (int t = 0; t < n; ++t) x.qk[t] = dot(x.q + t * rows, x.k + t * rows);
         correct<false>(n);
-        if (a.error) unpack(a.error, x.error, tile, false);
+        if (a.error) unpack_values(a.error, x.error, tile, false);
       } else {
         attend(n);
       }
@@ -363,7 +373,7 @@ template <class T> struct Head {
         pack_keys(x.k, x.q, tile, true, 1);
         attend(n);
       }
-      unpack(a.dv, x.out, tile, true);
+      unpack_values(a.dv, x.out, tile, true);
     }
     if (!corrects() && a.decay.width)
       for (int64_t i = 0; i < a.d_k; ++i) {
@@ -373,7 +383,7 @@ template <class T> struct Head {
     store_state(matrix(a.dinitial));
   }
   void unpack_strength(int64_t tile) const {
-    if (a.beta.width > 1 || a.d_v == 1) return unpack(a.dbeta, x.extra, tile, true);
+    if (a.beta.width > 1 || a.d_v == 1) return unpack_values(a.dbeta, x.extra, tile, true);
     for (int i = 0, n = steps(tile); i < n; ++i) {
       Vec<T> sum{};
       for (int64_t j = 0; j < columns; j += W) sum += M::load(x.extra + i * columns + j);
@@ -382,55 +392,59 @@ template <class T> struct Head {
   }
 
   // Rows in the lanes, a block of W at a time: dq, dk, ddecay.
-  template <bool Corrects> void backward_keys() const {
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t at = tile * kTile * columns;
-      pack_written(written + at, tile);
-      pack(grads + at, columns, a.d_v, a.grad, tile, false);
-      if (Corrects) pack(w + at, columns, a.d_v, gradient_of_values(), tile, false);
-    }
-    for (int64_t first = 0; first < a.d_k; first += W) {
-      Vec<T> q[kTile], k[kTile], decay[kTile];
-      const int live = int(smaller(W, a.d_k - first));
+  template <bool Corrects, bool Decays> void backward_keys() const {
+    const int64_t blocks = rows / W;
+    for (int64_t block = 0; block < blocks; ++block)
       for (int64_t c = 0; c < columns; ++c) {
-        checkpoints[c] = lanes(initial(), first, live, c);
-        G[c] = lanes(matrix(a.dfinal), first, live, c);
+        checkpoints[block * columns + c] = lanes(initial(), block * W, c);
+        G[block * columns + c] = lanes(matrix(a.dfinal), block * W, c);
       }
-      for (int64_t tile = 0; tile + 1 < tiles; ++tile) {
-        pack_lanes(k, a.k, tile, first, live);
-        pack_decay(decay, tile, first, live);
-        for (int64_t c = 0; c < columns; c += kColumns)
-          advance(checkpoints + tile * columns + c, checkpoints + (tile + 1) * columns + c, k, decay,
-                  written + tile * kTile * columns + c);
-      }
-      for (int64_t tile = tiles - 1; tile >= 0; --tile) {
-        Vec<T> dq[kTile] = {}, dk[kTile] = {}, ddecay[kTile] = {};
-        const int n = steps(tile);
-        pack_lanes(q, a.q, tile, first, live);
-        pack_lanes(k, a.k, tile, first, live);
-        pack_decay(decay, tile, first, live);
-        for (int t = 0; t < n; ++t) q[t] *= T(a.scale);
-        for (int64_t c = 0; c < columns; c += kColumns) {
-          const int64_t at = tile * kTile * columns + c;
-          recompute(checkpoints + tile * columns + c, k, decay, written + at, grads + at, n, dq);
-          differentiate<Corrects>(G + c, q, k, decay, written + at, grads + at, w + at, n, dk, ddecay);
-        }
-        for (int t = 0; t < n; ++t) {
-          const int64_t when = time(tile, t, false);
-          store<T, T>(slot(a.dq, when, a.d_k) + first, dq[t] * T(a.scale), live);
-          store<T, T>(slot(a.dk, when, a.d_k) + first, dk[t], live);
-          if (a.decay.width == a.d_k) store<T, T>(slot(a.ddecay, when, a.d_k) + first, ddecay[t], live);
-          else if (a.decay.width == 1) {
-            T* sum = slot(a.ddecay, when, 1);
-            *sum = (first ? *sum : T(0)) + total(ddecay[t], live);
-          }
-        }
-      }
+    for (int64_t tile = 0; tile + 1 < tiles; ++tile) {
+      pack_key(x.k, tile, false, 0);
+      pack_written(x.v, tile);
+      Vec<T>* from = checkpoints + tile * blocks * columns;
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t c = 0; c < columns; c += kColumns, from += kColumns)
+          advance<Decays>(from, from + blocks * columns, block * W, c);
+    }
+    for (int64_t tile = tiles - 1; tile >= 0; --tile) {
+      pack_keys(x.q, x.k, tile, false, 0);
+      pack_written(x.v, tile);
+      pack(x.out, columns, a.d_v, a.grad, tile, false);
+      if (Corrects) pack(x.extra, columns, a.d_v, gradient_of_values(), tile, false);
+      for (int64_t block = 0; block < blocks; ++block)
+        differentiate_rows<Corrects, Decays>(checkpoints + (tile * blocks + block) * columns, block, steps(tile));
+      unpack(a.dq, dq, rows, a.d_k, tile, false);
+      unpack(a.dk, dk, rows, a.d_k, tile, false);
+      if (Decays) unpack_decay(tile);
     }
   }
-  Vec<T> lanes(const T* state, int64_t first, int live, int64_t c) const {
+  // A block of rows over a tile.
+  template <bool Corrects, bool Decays>
+  void differentiate_rows(const Vec<T>* from, int64_t block, int n) const {
+    Sums q{}, k{}, decay{};
+    for (int64_t c = 0; c < columns; c += kColumns) {
+      recompute<Corrects, Decays>(from + c, block * W, c, n, q);
+      differentiate<Corrects, Decays>(G + block * columns + c, block * W, c, n, k, decay);
+    }
+    for (int t = 0; t < n; ++t) {
+      const int64_t at = t * rows + block * W;
+      M::store(dq + at, q.of[t] * T(a.scale));
+      M::store(dk + at, k.of[t]);
+      M::store(ddecay + at, decay.of[t]);
+    }
+  }
+  void unpack_decay(int64_t tile) const {
+    if (a.decay.width == a.d_k) return unpack(a.ddecay, ddecay, rows, a.d_k, tile, false);
+    for (int t = 0, n = steps(tile); t < n; ++t) {
+      Vec<T> sum{};
+      for (int64_t i = 0; i < rows; i += W) sum += M::load(ddecay + t * rows + i);
+      *slot(a.ddecay, time(tile, t, false), 1) = total(sum, W);
+    }
+  }
+  Vec<T> lanes(const T* state, int64_t first, int64_t c) const {
     Vec<T> v{};
-    for (int i = 0; state && c < a.d_v && i < live; ++i) v[i] = state[(first + i) * a.d_v + c];
+    for (int i = 0; state && c < a.d_v && i < W && first + i < a.d_k; ++i) v[i] = state[(first + i) * a.d_v + c];
     return v;
   }
   Heads gradient_of_values() const {
@@ -443,76 +457,67 @@ template <class T> struct Head {
     pack(x.beta, columns, a.d_v, a.beta, tile, false);
     for (int64_t i = 0, count = steps(tile) * columns; i < count; ++i) to[i] *= x.beta[i];
   }
-  void pack_lanes(Vec<T>* to, const Heads& from, int64_t tile, int64_t first, int live) const {
-    for (int i = 0, n = steps(tile); i < n; ++i) {
-      const void* source = at(from, time(tile, i, false), first);
-      fetch(from, time(tile, i + kAhead, false), first, live);
-      T row_of_lanes[W] = {};
-      if (from.dtype == a.dtype) {
-        to[i] = load<T, T>((const T*)source, live);
-        continue;
-      }
-      read_row(row_of_lanes, source, from.dtype, live);
-      to[i] = M::load(row_of_lanes);
-    }
-  }
-  void pack_decay(Vec<T>* to, int64_t tile, int64_t first, int live) const {
-    const int n = steps(tile);
-    if (a.decay.width == a.d_k) pack_lanes(to, a.decay, tile, first, live);
-    else
-      for (int i = 0; i < n; ++i) to[i] = splat<T>(a.decay.width ? value(a.decay, time(tile, i, false), 0) : T(0));
-    for (int i = 0; i < n; ++i) to[i] = exp<T>(to[i]);
-  }
-  SEQCONV_INLINE void advance(const Vec<T>* from, Vec<T>* to, const Vec<T>* k, const Vec<T>* decay, const T* u) const {
+  struct Sums {
+    Vec<T> of[kTile];
+  };
+  // A block of rows and kColumns columns over a tile; every tile but the last one is full.
+  template <bool Decays> SEQCONV_INLINE void advance(const Vec<T>* from, Vec<T>* to, int64_t row, int64_t c) const {
+    const T *k = x.k + row, *decay = x.a + row, *u = x.v + c;
     Vec<T> s[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) s[j] = from[j];
-    for (int t = 0; t < kTile; ++t, u += columns)
+    for (int t = 0; t < kTile; ++t, k += rows, decay += rows, u += columns) {
+      const Vec<T> key = M::load(k), kept = M::load(decay);
 #pragma GCC unroll 8
-      for (int j = 0; j < kColumns; ++j) s[j] = s[j] * decay[t] + k[t] * u[j];
+      for (int j = 0; j < kColumns; ++j) s[j] = (Decays ? s[j] * kept : s[j]) + key * u[j];
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) to[j] = s[j];
   }
-  SEQCONV_INLINE void recompute(const Vec<T>* from, const Vec<T>* k, const Vec<T>* decay, const T* u, const T* grad,
-                                int n, Vec<T>* dq) const {
+  template <bool Corrects, bool Decays>
+  SEQCONV_INLINE void recompute(const Vec<T>* from, int64_t row, int64_t c, int n, Sums& dq) const {
+    const T *k = x.k + row, *decay = x.a + row, *u = x.v + c, *grad = x.out + c;
     Vec<T> s[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) s[j] = from[j];
-    for (int t = 0; t < n; ++t, u += columns, grad += columns) {
-      Vec<T> even = dq[t], odd{};
+    for (int t = 0; t < n; ++t, k += rows, decay += rows, u += columns, grad += columns) {
+      const Vec<T> key = M::load(k), kept = M::load(decay);
+      Vec<T> even = dq.of[t], odd{};
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) {
-        s[j] *= decay[t];
-        history[t * kColumns + j] = s[j];
-        s[j] += k[t] * u[j];
+        if (Decays) s[j] *= kept;
+        if (Corrects || Decays) history[t * kColumns + j] = s[j];
+        s[j] += key * u[j];
         (j % 2 ? odd : even) += s[j] * grad[j];
       }
-      dq[t] = even + odd;
+      dq.of[t] = even + odd;
     }
   }
-  template <bool Corrects>
-  SEQCONV_INLINE void differentiate(Vec<T>* later, const Vec<T>* q, const Vec<T>* k, const Vec<T>* decay, const T* u,
-                                    const T* grad, const T* dv, int n, Vec<T>* dk, Vec<T>* ddecay) const {
+  template <bool Corrects, bool Decays>
+  SEQCONV_INLINE void differentiate(Vec<T>* later, int64_t row, int64_t c, int n, Sums& dk, Sums& ddecay) const {
     Vec<T> g[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) g[j] = later[j];
     for (int t = n - 1; t >= 0; --t) {
-      const int64_t at = t * columns;
-      Vec<T> key = dk[t], own{}, forgotten = ddecay[t];
+      const int64_t line = t * rows + row, at = t * columns + c;
+      const Vec<T> q = M::load(x.q + line), k = M::load(x.k + line), kept = M::load(x.a + line);
+      const T *u = x.v + at, *grad = x.out + at, *dv = x.extra + at;
+      Vec<T> key = dk.of[t], own{}, forgotten = ddecay.of[t];
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) {
-        const Vec<T> s = history[t * kColumns + j];
-        g[j] += q[t] * grad[at + j];
-        key += g[j] * u[at + j];
+        g[j] += q * grad[j];
+        key += g[j] * u[j];
         if (Corrects) {
-          g[j] -= k[t] * dv[at + j];
-          own -= s * dv[at + j];
+          g[j] -= k * dv[j];
+          own -= history[t * kColumns + j] * dv[j];
         }
-        forgotten += g[j] * s;
-        g[j] *= decay[t];
+        if (Decays) {
+          forgotten += g[j] * history[t * kColumns + j];
+          g[j] *= kept;
+        }
       }
-      dk[t] = key + own;
-      ddecay[t] = forgotten;
+      dk.of[t] = key + own;
+      ddecay.of[t] = forgotten;
     }
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) later[j] = g[j];
@@ -536,8 +541,9 @@ template <class T, bool Backward> Status run(const MatrixStateArgs& a) {
       head.select(item);
       if constexpr (Backward) {
         head.backward_values();
-        if (head.corrects()) head.template backward_keys<true>();
-        else head.template backward_keys<false>();
+        const bool decays = a.decay.width > 0;
+        if (head.corrects()) decays ? head.template backward_keys<true, true>() : head.template backward_keys<true, false>();
+        else decays ? head.template backward_keys<false, true>() : head.template backward_keys<false, false>();
       } else {
         head.forward();
       }
