@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kWorthThreads = 1 << 14;  // elements of u
 constexpr int64_t kAhead = 8;               // rows
-constexpr int64_t kRowBytes = 128;          // of a row of channels copied at once, in the dtype of the sums
+template <bool Backward> constexpr int64_t kRowBytes = Backward ? 64 : 128;  // of channels copied at once, as sums
 constexpr int64_t kStreamedBytes = 1 << 23;  // least size of results that go past the cache
 constexpr int64_t kSpectraBytes = 1 << 24;  // of the filters of a group
 
@@ -241,10 +241,10 @@ template <class T, class S> struct Group {
 };
 
 // Blocks of a group: rows of kRowBytes, if enough groups for all threads are left and their spectra stay small.
-template <int W> int64_t group_blocks(const FftArgs& a, int64_t vector) {
+template <int W, bool Backward> int64_t group_blocks(const FftArgs& a, int64_t vector) {
   const auto items = [&](int64_t blocks) { return (a.channels + blocks * W - 1) / (blocks * W) * a.parts; };
   const int64_t wanted = a.threads > 1 ? 2 * a.threads : 1;
-  int64_t blocks = kRowBytes / vector;
+  int64_t blocks = kRowBytes<Backward> / vector;
   while (blocks > 1 && (items(blocks) < wanted || 2 * vector * a.size * blocks > kSpectraBytes)) blocks /= 2;
   const int64_t all = (a.channels + W - 1) / W;
   return all > 0 ? smaller(blocks, all) : 1;
@@ -252,7 +252,7 @@ template <int W> int64_t group_blocks(const FftArgs& a, int64_t vector) {
 
 template <class T, class S, bool Backward> Status run(const FftArgs& a) {
   using Work = Group<T, S>;
-  const int64_t blocks = group_blocks<Work::W>(a, sizeof(Vec<T>));
+  const int64_t blocks = group_blocks<Work::W, Backward>(a, sizeof(Vec<T>));
   const int64_t items = (a.channels + blocks * Work::W - 1) / (blocks * Work::W) * a.parts;
   const int threads = a.batch * a.length * a.channels < kWorthThreads ? 1 : int(smaller(a.threads, items));
   const size_t bytes = sizeof(Vec<T>) * (Backward ? Work::backward_room(a.size, blocks) : Work::forward_room(a.size, blocks));
