@@ -139,6 +139,32 @@ def test_gradients(activation, implementation):
     assert gradcheck(run, (x, weight, *history))
 
 
+@each_activation
+@pytest.mark.parametrize("implementation", [CPU])
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(3, 40, 37, 11, 2, 2), Shape(2, 300, 70, 8, 3, 8), Shape(1, 6, 5, 4, 3, 5)],
+    ids=["many taps", "wide", "short"],
+)
+def test_values_and_gradients_are_those_of_the_reference(shape, activation, implementation, remembers):
+    given = example_inputs(shape, dtype=torch.float64)
+    sizes = [(shape.batch, (shape.width - 1) * d, shape.channels) for d in given["dilations"]]
+    past = [torch.randn(size, dtype=torch.float64) for size in sizes] if remembers else []
+    results = []
+    for form in (implementation, "reference"):
+        x, weight, *history = (t.clone().requires_grad_() for t in (given["x"], given["weight"], *past))
+        outputs = tree_conv(
+            x, weight, given["dilations"],
+            activation=activation, history=history or None, return_history=True, implementation=form,
+        )  # fmt: skip
+        outputs = [outputs[0], *outputs[1]]
+        cotangents = [torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y) for y in outputs]
+        results.append([*outputs, *torch.autograd.grad(outputs, [x, weight, *history], cotangents)])
+    for got, want in zip(*results, strict=True):
+        assert_near(got, want)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_low_precision_stays_close_with_float32_levels(dtype):
     given = example_inputs(SHAPES["tiny"], dtype=dtype)

@@ -9,14 +9,13 @@
 #include "cpu.hpp"
 
 #include "../native_cpp/fft.hpp"
+#include "../native_cpp/rows.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
 constexpr int64_t kWorthThreads = 1 << 14;  // elements of u
-constexpr int64_t kAhead = 8;               // rows
 template <bool Backward> constexpr int64_t kRowBytes = Backward ? 64 : 128;  // of channels copied at once, as sums
-constexpr int64_t kStreamedBytes = 1 << 23;  // least size of results that go past the cache
 constexpr int64_t kSpectraBytes = 1 << 24;  // of the filters of a group
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -63,96 +62,42 @@ template <class T, class S> struct Group {
   static constexpr int W = Lanes<T>::count;
   const FftArgs& a;
   const Tables<T> tables;
-  const int64_t part, channel, width, blocks, heard;
+  const int64_t part, channel;
+  const Blocks<T> rows;
+  const int64_t blocks, heard;
   const T scale;
 
   Group(const FftArgs& args, int64_t item, int64_t widest)
       : a(args), tables(args.tables, args.size), part(item % args.parts), channel(item / args.parts * widest * W),
-        width(smaller(widest * W, args.channels - channel)), blocks((width + W - 1) / W),
-        heard(args.past + args.length), scale(T(1) / T(args.size)) {}
+        rows(smaller(widest * W, args.channels - channel)), blocks(rows.count), heard(args.past + args.length),
+        scale(T(1) / T(args.size)) {}
 
   int64_t begin() const { return a.batch * part / a.parts; }
   int64_t end() const { return a.batch * (part + 1) / a.parts; }
   int64_t taps() const { return smaller(a.taps, heard); }
-  int live(int64_t block) const { return int(smaller(W, width - block * W)); }
+  int live(int64_t block) const { return rows.live(block); }
   Vec<T> skip(int64_t block) const {
     return a.skip ? load<T, T>((const T*)a.skip + channel + block * W, live(block)) : Vec<T>{};
   }
+  const S* of(const Rows& x, int64_t b) const { return x.data ? (const S*)x.data + b * x.batch + channel : nullptr; }
 
-  // Rows of the group's channels are far apart in memory: they are asked for ahead, and copied all blocks at once.
-  template <class R> SEQCONV_INLINE const R* row(const Rows& x, int64_t b, int64_t t) const {
-    const R* p = (const R*)x.data + b * x.batch + t * x.time + channel;
-    if (t + kAhead < a.length)
-      for (int64_t i = 0; i < width; i += 64 / int64_t(sizeof(R))) __builtin_prefetch(p + kAhead * x.time + i);
-    return p;
-  }
-  template <class R> SEQCONV_INLINE R* row(void* to, int64_t b, int64_t t) const {
-    R* p = (R*)to + (b * a.length + t) * a.channels + channel;
-    if (t + kAhead < a.length)
-      for (int64_t i = 0; i < width; i += 64 / int64_t(sizeof(R))) __builtin_prefetch(p + kAhead * a.channels + i, 1);
-    return p;
-  }
-  template <class Each> SEQCONV_INLINE void each_block(Each each) const {
-    const int64_t whole = width / W;
-    for (int64_t block = 0; block < whole; ++block) each(block, W);
-    if (whole < blocks) each(whole, int(width - whole * W));
-  }
   // History and signal of one of the batch to lanes.
-  void gather(int64_t b, const Rows& history, const Rows& x, const Rows& gate, Vec<T>* to) const {
-    for (int64_t j = 0; j < a.past; ++j, ++to) {
-      const T* from = history.data ? row<T>(history, b, j) : nullptr;
-      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
-        to[block * a.size] = from ? load<T, T>(from + block * W, count) : Vec<T>{};
-      });
+  void signal_in_lanes(int64_t b, const Rows& history, const Rows& x, const Rows& gate, Vec<T>* to) const {
+    if (history.data)
+      gather<T, T>(rows, (const T*)history.data + b * history.batch + channel, history.time, a.past, to, a.size);
+    gather<T, S>(rows, of(x, b), x.time, a.length, to + a.past, a.size);
+    if (gate.data) gather<T, S>(rows, of(gate, b), gate.time, a.length, to + a.past, a.size, true);
+    for (int64_t block = 0; block < blocks; ++block, to += a.size) {
+      for (int64_t j = 0; j < a.past && !history.data; ++j) to[j] = Vec<T>{};
+      for (int64_t j = heard; j < a.size; ++j) to[j] = Vec<T>{};
     }
-    for (int64_t t = 0; t < a.length; ++t, ++to) {
-      const S* from = row<S>(x, b, t);
-      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
-        to[block * a.size] = load<T, S>(from + block * W, count);
-      });
-      if (!gate.data) continue;
-      const S* factor = row<S>(gate, b, t);
-      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
-        to[block * a.size] *= load<T, S>(factor + block * W, count);
-      });
-    }
-    for (int64_t j = heard; j < a.size; ++j, ++to)
-      for (int64_t block = 0; block < blocks; ++block) to[block * a.size] = Vec<T>{};
   }
   // Lanes to rows, times those of x where it is given.
-  void scatter(int64_t b, const Vec<T>* from, void* to, const Rows& x) const {
-    from += a.past;
-    if (!x.data && streams(to)) {
-      for (int64_t t = 0; t < a.length; ++t, ++from) {
-        T* y = (T*)to + (b * a.length + t) * a.channels + channel;
-        for (int64_t block = 0; block < blocks; ++block) store_past_cache(y + block * W, from[block * a.size]);
-      }
-      return streamed();
-    }
-    for (int64_t t = 0; t < a.length; ++t, ++from) {
-      S* y = row<S>(to, b, t);
-      if (x.data) {
-        const S* factor = row<S>(x, b, t);
-        each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
-          store<T, S>(y + block * W, from[block * a.size] * load<T, S>(factor + block * W, count), count);
-        });
-      } else {
-        each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
-          store<T, S>(y + block * W, from[block * a.size], count);
-        });
-      }
-    }
-  }
-  // Whether results go to memory past the cache: they must be of whole vectors, and too many to be found there later.
-  bool streams(const void* to) const {
-    const bool whole = a.channels % W == 0 && (uintptr_t)to % sizeof(Vec<T>) == 0;
-    return sizeof(S) == sizeof(T) && whole && a.batch * a.length * a.channels * int64_t(sizeof(S)) > kStreamedBytes;
-  }
-  void scatter_history(int64_t b, const Vec<T>* from) const {
-    for (int64_t j = 0; j < a.past; ++j, ++from)
-      each_block([&](int64_t block, int count) SEQCONV_LAMBDA {
-        store<T, T>((T*)a.dhistory + (b * a.past + j) * a.channels + channel + block * W, from[block * a.size], count);
-      });
+  void write(int64_t b, const Vec<T>* from, void* to, const Rows& x) const {
+    S* first = (S*)to + b * a.length * a.channels + channel;
+    const int64_t bytes = a.batch * a.length * a.channels * int64_t(sizeof(S));
+    if (x.data) scatter<T, S>(rows, from + a.past, a.size, first, a.channels, a.length, of(x, b), x.time);
+    else scatter_results<T, S>(rows, from + a.past, a.size, first, a.channels, a.length, bytes);
   }
 
   template <class Op> void inside(const Op& op) const { walk_inside(op, a.size); }
@@ -163,8 +108,8 @@ template <class T, class S> struct Group {
 
   // Spectrum of a block's filter, divided by the size of the transform. `room` holds the transposed taps meanwhile.
   void filter_spectrum(int64_t block, Complex<T>* k, Vec<T>* room) const {
-    const T* rows = (const T*)a.filter + (channel + block * W) * a.taps;
-    taps_in_lanes<T>(rows, a.taps, live(block), taps(), a.size, room);
+    const T* first = (const T*)a.filter + (channel + block * W) * a.taps;
+    taps_in_lanes<T>(first, a.taps, live(block), taps(), a.size, room);
     enter(k, room);
     inside(FilterSpectrum<T>{tables, k, scale});
   }
@@ -190,7 +135,7 @@ template <class T, class S> struct Group {
     Vec<T>* signal = (Vec<T>*)(k + blocks * a.size);
     for (int64_t block = 0; block < blocks; ++block) filter_spectrum(block, k + block * a.size, signal);
     for (int64_t b = begin(); b < end(); ++b) {
-      gather(b, a.history, a.u, a.pre, signal);
+      signal_in_lanes(b, a.history, a.u, a.pre, signal);
       for (int64_t block = 0; block < blocks; ++block) {
         Vec<T>* line = signal + block * a.size;
         const Vec<T> through = skip(block);
@@ -198,7 +143,7 @@ template <class T, class S> struct Group {
         inside(Convolve<T>{tables, x, k + block * a.size});
         leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA { line[j] = a.skip ? y + through * line[j] : y; });
       }
-      scatter(b, signal, a.y, a.post);
+      write(b, signal, a.y, a.post);
     }
   }
   void backward(Vec<T>* room) const {
@@ -210,8 +155,8 @@ template <class T, class S> struct Group {
       store<T, T>(dskip(block), Vec<T>{}, live(block));
     }
     for (int64_t b = begin(); b < end(); ++b) {
-      gather(b, a.history, a.u, a.pre, signal);
-      gather(b, {}, a.dy, a.post, gradient);
+      signal_in_lanes(b, a.history, a.u, a.pre, signal);
+      signal_in_lanes(b, {}, a.dy, a.post, gradient);
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t at = block * a.size;
         enter(x, signal + at);
@@ -219,10 +164,11 @@ template <class T, class S> struct Group {
         inside(Differentiate<T>{tables, x, g, s + at, k + at, a.dpost != nullptr});
         leave_gradients(block, x, g, signal + at, gradient + at);
       }
-      scatter(b, gradient, a.du, a.pre);
-      if (a.dpre) scatter(b, gradient, a.dpre, a.u);
-      if (a.dpost) scatter(b, signal, a.dpost, a.dy);
-      scatter_history(b, gradient);
+      write(b, gradient, a.du, a.pre);
+      if (a.dpre) write(b, gradient, a.dpre, a.u);
+      if (a.dpost) write(b, signal, a.dpost, a.dy);
+      if (a.dhistory)
+        scatter<T, T>(rows, gradient, a.size, (T*)a.dhistory + b * a.past * a.channels + channel, a.channels, a.past);
     }
     for (int64_t block = 0; block < blocks; ++block) write_filter_gradient(block, s + block * a.size, signal);
   }

@@ -55,5 +55,6 @@ void bind_matrix_state(nanobind::module_& m);
 void bind_diagonal_step(nanobind::module_& m);
 void bind_direct_conv(nanobind::module_& m);
 void bind_fft_tile(nanobind::module_& m);
+void bind_tree_conv(nanobind::module_& m);
 
 }  // namespace seqconv

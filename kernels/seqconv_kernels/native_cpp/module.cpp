@@ -143,4 +143,5 @@ NB_MODULE(_native, m) {
   seqconv::bind_diagonal_step(m);
   seqconv::bind_direct_conv(m);
   seqconv::bind_fft_tile(m);
+  seqconv::bind_tree_conv(m);
 }

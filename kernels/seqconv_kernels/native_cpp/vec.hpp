@@ -268,6 +268,19 @@ template <class T> SEQCONV_INLINE Vec<T> softplus_slope(Vec<T> x) {
   return (x > 20) ? splat<T>(T(1)) : sigmoid<T>(x);
 }
 
+// Near zero by the continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))), elsewhere by exp(-2 |x|).
+template <class T> SEQCONV_INLINE Vec<T> tanh(Vec<T> x) {
+  constexpr int terms = sizeof(T) == 4 ? 4 : 7;
+  const Vec<T> s = x * x, e = exp<T>(((x > 0) ? -x : x) * T(2)), far = (T(1) - e) / (T(1) + e);
+  Vec<T> over[2] = {Vec<T>{}, splat<T>(T(1))}, under[2] = {splat<T>(T(1)), splat<T>(T(1))};
+  for (int i = 1; i < terms; ++i) {  // the convergents of 1 / (1 + s / (3 + ...)), two at a time
+    const Vec<T> next_over = over[1] * T(2 * i + 1) + over[0] * s, next_under = under[1] * T(2 * i + 1) + under[0] * s;
+    over[0] = over[1], over[1] = next_over;
+    under[0] = under[1], under[1] = next_under;
+  }
+  return (s < T(0.25)) ? x * over[1] / under[1] : ((x > 0) ? far : -far);
+}
+
 template <class T> SEQCONV_INLINE bool any(Mask<T> m) {
 #if defined(__aarch64__)
   return vmaxvq_u32((uint32x4_t)m) != 0;

@@ -94,7 +94,7 @@ def tree_conv(
         raise refusal("tree_conv", f"x of shape {tuple(x.shape)}", "(batch, length >= 1, channels)", "add the axes")
     _check("tree_conv", x, weight, dilations, activation, history)
     run = OP.choose(implementation, Call({"x": x, "weight": weight}, {"dilations": dilations}))
-    y, after = run(x, weight, dilations, activation, history)
+    y, after = run(x, weight, dilations, activation, history, return_history)
     return (y, after) if return_history else y
 
 

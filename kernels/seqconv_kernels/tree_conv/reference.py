@@ -10,15 +10,21 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu":
 
 
 def tree_conv(
-    x: Tensor, weight: Tensor, dilations: Sequence[int], activation: str | None, history: Sequence[Tensor] | None
+    x: Tensor,
+    weight: Tensor,
+    dilations: Sequence[int],
+    activation: str | None,
+    history: Sequence[Tensor] | None,
+    keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """a_{i+1} = act(sum_k w_{ik} a_i[t - k d_i]), each level behind its own history."""
+    """a_{i+1} = act(sum_k w_{ik} a_i[t - k d_i]), each level behind its own history; what they heard if it is kept."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     a, after = x.to(dtype), []
     for i, (taps, dilation) in enumerate(zip(weight.to(dtype), dilations, strict=True)):
         a = _between(a, i, activation)
         past = None if history is None else history[i].to(dtype)
-        after.append(_behind(past, a, (taps.shape[1] - 1) * dilation)[:, a.shape[1] :])
+        if keep:
+            after.append(_behind(past, a, (taps.shape[1] - 1) * dilation)[:, a.shape[1] :])
         a = level(a, taps, dilation, past)
     return a.to(x.dtype), tuple(after)
 
