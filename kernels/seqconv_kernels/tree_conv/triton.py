@@ -48,7 +48,7 @@ def _dense(a: Tensor, taps: Tensor, dilation: int, past: Tensor | None, activati
     rows, wide = -(-length // dilation), dilation * channels
     steps = F.pad(a, (0, 0, 0, rows * dilation - length)).reshape(batch, rows, wide)
     state = None if past is None else past.reshape(batch, taps.shape[1] - 1, wide)
-    y = causal_conv1d(steps, taps.flip(1).repeat(dilation, 1), None, activation, state, None)
+    y: Tensor = causal_conv1d(steps, taps.flip(1).repeat(dilation, 1), None, activation, state, None)
     return y.reshape(batch, rows * dilation, channels)[:, :length]
 
 
