@@ -61,7 +61,9 @@ class Case:
         return (read + written) + (2 * read + written), 3 * self.operations
 
 
-def compare(case: Case, seconds: float, ceilings: Ceilings | None = None) -> list[dict[str, object]]:
+def compare(
+    case: Case, seconds: float, ceilings: Ceilings | None = None, clock: Callable[[], float] | None = None
+) -> list[dict[str, object]]:
     """Check that all contenders agree, values and gradients, then time them in turn: one row per direction."""
     rows: list[dict[str, object]] = []
     for direction in DIRECTIONS:
@@ -72,7 +74,7 @@ def compare(case: Case, seconds: float, ceilings: Ceilings | None = None) -> lis
             for got, want in zip(result, ours, strict=True):
                 check_close(f"{case.op}, {name}", got, want, case.tolerance)
         del results, ours
-        ms = interleaved(runs, seconds=seconds)
+        ms = interleaved(runs, seconds=seconds, clock=clock)
         row: dict[str, object] = {"shape": case.shape, "length": case.length, "direction": direction, "ms": ms}
         rows.append(row if ceilings is None else row | {"floor": ceilings.floor(*case.work(direction))})
     return rows

@@ -86,9 +86,15 @@ class Ceilings:
         return {"ms": times[bound], "bound": bound}
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, three rounds at least."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], *, seconds: float, clock: Callable[[], float] | None = None
+) -> dict[str, float]:
+    """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, three rounds at least.
+
+    They are of the processor where one thread runs, and of the wall otherwise, unless a clock is given.
+    """
+    if clock is None:
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds
     for run in contenders.values():
