@@ -58,10 +58,12 @@ def tree_conv(
     sums = accumulation_dtype(x, weight)
     wide = x.to(sums) if sums == torch.float64 else x
     past = None if history is None else torch.cat([level.to(sums) for level in history], dim=1)
-    inputs = Inputs(wide, weight.to(sums), list(dilations), activation, past, keep)
-    y, after = torch.ops.seqconv.tree_conv(*inputs)
+    y, after = torch.ops.seqconv.tree_conv(wide, weight.to(sums), list(dilations), activation, past, keep)
+    if not keep:
+        return y.to(x.dtype), ()
+    reaches = [(weight.shape[2] - 1) * d for d in dilations]
     # Copies, for steps write into each of them.
-    return y.to(x.dtype), tuple(level.clone() for level in after.split(inputs.reaches, dim=1)) if keep else ()
+    return y.to(x.dtype), tuple(level.clone() for level in after.split(reaches, dim=1))
 
 
 def _prepare(inputs: Inputs) -> list[Any]:
