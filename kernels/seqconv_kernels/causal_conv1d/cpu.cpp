@@ -73,26 +73,38 @@ template <class T, class S> struct Tile {
     return a.initial ? get(a.initial, segment_index(s) * reach + (t - begin(s) + reach), b) : Vec<T>{};
   }
 
+  // Where the rows of a chunk begin, and how far the next ones are.
+  struct Place {
+    const S *x, *dy;  // x at the first row that the chunk hears
+    S* out;
+    int64_t x_step, dy_step, out_step;
+  };
+  SEQCONV_INLINE S* dense(void* to, int64_t t) const { return (S*)to + (row * a.length + t) * a.channels + first; }
+
   // The hardware does not look ahead over the gaps between the rows of a tile.
-  SEQCONV_INLINE void look_ahead(const Rows& x, int64_t t, int64_t b) const {
+  template <int Rows> static SEQCONV_INLINE void look_ahead(const S* p, int64_t step) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kSteps; ++i) __builtin_prefetch(at(x, smaller(t + kAhead + i, a.length - 1), b));
+    for (int i = 0; i < Rows; ++i) __builtin_prefetch(p + i * step);
   }
 
-  // A chunk of kSteps rows deep inside a segment, where the compiler knows all counts and the window is registers.
-  template <int K> SEQCONV_INLINE void forward_inner(int64_t t, int64_t b) const {
+  // A block of a chunk of kSteps rows deep inside a segment, where the compiler knows all counts and the window is
+  // registers.
+  template <int K, bool Silu> SEQCONV_INLINE void forward_inner(const Place& at, int64_t b) const {
     const Vec<T>* weight = of(b).weight;
-    look_ahead(a.x, t, b);
-    Vec<T> x[K - 1 + kSteps];
+    const S* from = at.x + b * W;
+    S* to = at.out + b * W;
+    look_ahead<kSteps>(from + (K - 1 + kAhead) * at.x_step, at.x_step);
+    Vec<T> x[K - 1 + kSteps], y[kSteps];
 #pragma GCC unroll 8
-    for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(at(a.x, t - (K - 1) + i, b));
+    for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(from + i * at.x_step);
 #pragma GCC unroll 4
-    for (int i = 0; i < kSteps; ++i) {
-      Vec<T> y = bias[b];
+    for (int i = 0; i < kSteps; ++i) y[i] = bias[b];
 #pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) y += weight[k] * x[i + k];
-      write(a.y, t + i, b, a.silu ? y * sigmoid<T>(y) : y);
-    }
+    for (int k = 0; k < K; ++k)
+#pragma GCC unroll 4
+      for (int i = 0; i < kSteps; ++i) y[i] += weight[k] * x[i + k];
+#pragma GCC unroll 4
+    for (int i = 0; i < kSteps; ++i) Memory<T, S>::store(to + i * at.out_step, Silu ? silu<T>(y[i]) : y[i]);
   }
   void forward_any(int64_t s, int64_t t, int steps, int64_t b) const {
     const Vec<T>* weight = of(b).weight;
@@ -100,21 +112,25 @@ template <class T, class S> struct Tile {
     for (int i = 0; i < steps; ++i) {
       Vec<T> y = bias[b];
       for (int64_t k = 0; k < a.width; ++k) y += weight[k] * window[i + k];
-      write(a.y, t + i, b, a.silu ? y * sigmoid<T>(y) : y);
+      write(a.y, t + i, b, a.silu ? silu<T>(y) : y);
     }
   }
-  template <int K> void forward() const {
+  // Whole blocks of a chunk that need no care.
+  template <int K> int64_t inner_blocks(int64_t s, int64_t t, int steps) const {
+    return K > 0 && steps == kSteps && t - reach >= begin(s) ? blocks - (live(blocks - 1) < W) : 0;
+  }
+  template <int K, bool Silu> void forward() const {
     for (int64_t s = 0; s < segments(); ++s)
       for (int64_t t = begin(s); t < end(s); t += kSteps) {
         const int steps = int(smaller(kSteps, end(s) - t));
-        const bool inner = K > 0 && steps == kSteps && t - reach >= begin(s);
-        for (int64_t b = 0; b < blocks; ++b)
-          if (inner && live(b) == W) forward_inner<K ? K : 1>(t, b);
-          else forward_any(s, t, steps, b);
+        const int64_t inner = inner_blocks<K>(s, t, steps);
+        const Place place{at(a.x, t - reach, 0), nullptr, dense(a.y, t), a.x.time, 0, a.channels};
+        for (int64_t b = 0; b < inner; ++b) forward_inner<K ? K : 1, Silu>(place, b);
+        for (int64_t b = inner; b < blocks; ++b) forward_any(s, t, steps, b);
       }
   }
 
-  template <int K> void backward() {
+  template <int K, bool Silu> void backward() {
     for (int64_t b = 0; b < blocks; ++b) {
       dbias[b] = Vec<T>{};
       for (int64_t k = 0; k < a.width; ++k) of(b).dweight[k] = Vec<T>{};
@@ -124,10 +140,11 @@ template <class T, class S> struct Tile {
         for (int64_t i = 0; i < reach; ++i) of(b).sums[i] = Vec<T>{};
       for (int64_t t = begin(s); t < end(s); t += kSteps) {
         const int steps = int(smaller(kSteps, end(s) - t));
-        const bool inner = K > 0 && steps == kSteps && t - reach >= begin(s);
-        for (int64_t b = 0; b < blocks; ++b)
-          if (inner && live(b) == W) backward_inner<K ? K : 1>(t, b);
-          else backward_any(s, t, steps, b);
+        const int64_t inner = inner_blocks<K>(s, t, steps);
+        const Place place{at(a.x, t - reach, 0), at(a.dy, t, 0), dense(a.dx, t - reach),
+                          a.x.time, a.dy.time, a.channels};
+        for (int64_t b = 0; b < inner; ++b) backward_inner<K ? K : 1, Silu>(place, b);
+        for (int64_t b = inner; b < blocks; ++b) backward_any(s, t, steps, b);
       }
       for (int64_t i = 0; i < reach; i += kSteps)  // the last inputs would have entered sums that do not exist
         for (int64_t b = 0; b < blocks; ++b) {
@@ -147,27 +164,31 @@ template <class T, class S> struct Tile {
     const Vec<T> gate = sigmoid<T>(y);
     return g * gate * (T(1) + y * (T(1) - gate));
   }
-  template <int K> SEQCONV_INLINE void backward_inner(int64_t t, int64_t b) const {
+  template <int K, bool Silu> SEQCONV_INLINE void backward_inner(const Place& at, int64_t b) const {
     const Kept own = of(b);
-    look_ahead(a.x, t, b);
-    look_ahead(a.dy, t, b);
+    const S *from = at.x + b * W, *dy = at.dy + b * W;
+    S* to = at.out + b * W;
+    look_ahead<kSteps>(from + (K - 1 + kAhead) * at.x_step, at.x_step);
+    look_ahead<kSteps>(dy + kAhead * at.dy_step, at.dy_step);
     Vec<T> x[K - 1 + kSteps], g[K - 1 + kSteps];
 #pragma GCC unroll 8
-    for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(at(a.x, t - (K - 1) + i, b));
+    for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(from + i * at.x_step);
 #pragma GCC unroll 8
     for (int i = 0; i < K - 1; ++i) g[i] = own.sums[i];
+    Vec<T> through{};
 #pragma GCC unroll 4
     for (int i = 0; i < kSteps; ++i) {
-      Vec<T> dy = Memory<T, S>::load(at(a.dy, t + i, b));
-      if (a.silu) {
+      Vec<T> ds = Memory<T, S>::load(dy + i * at.dy_step);
+      if (Silu) {
         Vec<T> y = bias[b];
 #pragma GCC unroll 4
         for (int k = 0; k < K; ++k) y += own.weight[k] * x[i + k];
-        dy = through_activation(dy, y);
+        ds = through_activation(ds, y);
       }
-      g[K - 1 + i] = dy;
-      dbias[b] += dy;
+      g[K - 1 + i] = ds;
+      through += ds;
     }
+    dbias[b] += through;
 #pragma GCC unroll 4
     for (int k = 0; k < K; ++k) {
       Vec<T> sum = own.dweight[k];
@@ -180,7 +201,7 @@ template <class T, class S> struct Tile {
       Vec<T> dx{};
 #pragma GCC unroll 4
       for (int k = 0; k < K; ++k) dx += own.weight[k] * g[i + K - 1 - k];
-      write(a.dx, t + i - (K - 1), b, dx);
+      Memory<T, S>::store(to + i * at.out_step, dx);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < K - 1; ++i) own.sums[i] = g[kSteps + i];
@@ -217,6 +238,11 @@ template <class T, class S> struct Tile {
   }
 };
 
+template <int K, bool Backward, class Tile> SEQCONV_INLINE void run_tile(Tile& tile, bool silu) {
+  if constexpr (Backward) silu ? tile.template backward<K, true>() : tile.template backward<K, false>();
+  else silu ? tile.template forward<K, true>() : tile.template forward<K, false>();
+}
+
 template <class T, class S, bool Backward> Status run(const ConvArgs& a) {
   int64_t width = kMaxTile;
   while (width > 64 && a.batch * ((a.channels + width - 1) / width) < 6) width /= 2;
@@ -232,15 +258,9 @@ template <class T, class S, bool Backward> Status run(const ConvArgs& a) {
     for (int64_t item = 0; item < items; ++item) {
       if (!scratch.data) continue;
       Tile<T, S> tile(a, item / tiles, item % tiles * width, width, scratch.data);
-      if constexpr (Backward) {
-        if (a.width == 4) tile.template backward<4>();
-        else if (a.width == 3) tile.template backward<3>();
-        else tile.template backward<0>();
-      } else {
-        if (a.width == 4) tile.template forward<4>();
-        else if (a.width == 3) tile.template forward<3>();
-        else tile.template forward<0>();
-      }
+      if (a.width == 4) run_tile<4, Backward>(tile, a.silu);
+      else if (a.width == 3) run_tile<3, Backward>(tile, a.silu);
+      else run_tile<0, Backward>(tile, a.silu);
     }
   }
   return short_of_memory ? Status::no_memory : Status::done;

@@ -15,7 +15,7 @@ namespace seqconv::SEQCONV_ISA {
 namespace {
 
 constexpr int64_t kWorthThreads = 1 << 14;  // elements of u
-template <bool Backward> constexpr int64_t kRowBytes = Backward ? 64 : 128;  // of channels copied at once, as sums
+constexpr int64_t kRowBytes = 128;  // of channels copied at once, as sums; half where scratch counts twice
 constexpr int64_t kSpectraBytes = 1 << 24;  // of the filters of a group
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -86,7 +86,7 @@ template <class T, class S> struct Group {
     if (history.data)
       gather<T, T>(rows, (const T*)history.data + b * history.batch + channel, history.time, a.past, to, a.size);
     gather<T, S>(rows, of(x, b), x.time, a.length, to + a.past, a.size);
-    if (gate.data) gather<T, S>(rows, of(gate, b), gate.time, a.length, to + a.past, a.size, true);
+    if (gate.data) gather<T, S, true>(rows, of(gate, b), gate.time, a.length, to + a.past, a.size);
     for (int64_t block = 0; block < blocks; ++block, to += a.size) {
       for (int64_t j = 0; j < a.past && !history.data; ++j) to[j] = Vec<T>{};
       for (int64_t j = heard; j < a.size; ++j) to[j] = Vec<T>{};
@@ -186,11 +186,13 @@ template <class T, class S> struct Group {
   T* dskip(int64_t block) const { return (T*)a.dskip + part * a.channels + channel + block * W; }
 };
 
-// Blocks of a group: rows of kRowBytes, if enough groups for all threads are left and their spectra stay small.
+// Blocks of a group: rows of kRowBytes or half of it, if enough groups for all threads are left and their spectra stay
+// small.
 template <int W, bool Backward> int64_t group_blocks(const FftArgs& a, int64_t vector) {
   const auto items = [&](int64_t blocks) { return (a.channels + blocks * W - 1) / (blocks * W) * a.parts; };
   const int64_t wanted = a.threads > 1 ? 2 * a.threads : 1;
-  int64_t blocks = kRowBytes<Backward> / vector;
+  int64_t blocks = kRowBytes / vector / (Backward || a.threads > 1 ? 2 : 1);
+  blocks = blocks > 0 ? blocks : 1;
   while (blocks > 1 && (items(blocks) < wanted || 2 * vector * a.size * blocks > kSpectraBytes)) blocks /= 2;
   const int64_t all = (a.channels + W - 1) / W;
   return all > 0 ? smaller(blocks, all) : 1;

@@ -257,11 +257,8 @@ template <class T> SEQCONV_INLINE Vec<T> softplus(Vec<T> x) {
   const Vec<T> e = exp<T>((x > 0) ? -x : x);
   return (x > 20) ? x : maximum<T>(x, Vec<T>{}) + log1p_unit<T>(e);
 }
-// e/(1+e) without cancellation.
-template <class T> SEQCONV_INLINE Vec<T> sigmoid(Vec<T> x) {
-  const Vec<T> e = exp<T>((x > 0) ? -x : x);
-  return ((x > 0) ? splat<T>(T(1)) : e) / (e + T(1));
-}
+template <class T> SEQCONV_INLINE Vec<T> sigmoid(Vec<T> x) { return T(1) / (T(1) + exp<T>(-x)); }
+template <class T> SEQCONV_INLINE Vec<T> silu(Vec<T> x) { return x / (T(1) + exp<T>(-x)); }
 
 // Derivative of softplus, that of the identity above 20.
 template <class T> SEQCONV_INLINE Vec<T> softplus_slope(Vec<T> x) {

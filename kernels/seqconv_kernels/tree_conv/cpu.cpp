@@ -19,7 +19,6 @@ constexpr int64_t kWorthThreads = 1 << 15;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <int N> struct Count { static constexpr int value = N; };
 template <class Use> SEQCONV_INLINE void with_count(int64_t n, Use use) {
   switch (n) {
     case 1: return use(Count<1>{});
