@@ -30,15 +30,16 @@ template <bool Near, int N, class T> SEQCONV_INLINE void decays(Vec<T> step, con
   for (int i = 0; i < N; ++i) out[i] = exp2(step * A[i]);
 }
 
+// Not inlined: next to the loops around it, the compiler would keep too little of a band in registers.
 template <class T, bool Near, int NB, class EachStep>
-SEQCONV_INLINE void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt,
+SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt,
                               const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   Vec<T> state[NB];
 #pragma GCC unroll 16
   for (int j = 0; j < NB; ++j) state[j] = h[j];
   for (int t = 0; t < steps; ++t, B += n, C += n) {
     const Vec<T> step = dt[t], in = dtu[t];
-    each_step(t);
+    each_step();
     constexpr int N = NB < kTogether ? NB : kTogether;
     Vec<T> sums[2] = {y[t]};
 #pragma GCC unroll 16
@@ -60,7 +61,7 @@ SEQCONV_INLINE void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C
 template <bool Near, class T, class EachStep>
 void scan_states(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt, const Vec<T>* dtu,
                  Vec<T>* y, int steps, EachStep each_step) {
-  const auto nothing = [](int) {};
+  const auto nothing = [] {};
   int64_t j = 0;
   if (n >= kForwardBand) {
     scan_band<T, Near, kForwardBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
@@ -104,21 +105,35 @@ template <class T, class S> struct Tile {
   }
 
   // Rows of one tile lie far apart, where the hardware does not look ahead. One row per step: in a burst they stall.
-  SEQCONV_INLINE void look_ahead(int64_t t, int64_t k) const {
-    t = smaller(t, a.length - 1);
-    __builtin_prefetch(at(a.u, t, k));
-    __builtin_prefetch(at(a.delta, t, k));
-    if (a.z.data) __builtin_prefetch(at(a.z, t, k));
-    __builtin_prefetch((S*)a.y + dense(t, k), 1);
+  struct Ahead {
+    const S* rows[6];
+    int64_t steps[6];
+    int read = 0, all = 0;
+    void add(const S* from, int64_t step) { rows[all] = from, steps[all++] = step; }
+    SEQCONV_INLINE void operator()() {
+      for (int i = 0; i < read; ++i) __builtin_prefetch(rows[i]), rows[i] += steps[i];
+      for (int i = read; i < all; ++i) __builtin_prefetch(rows[i], 1), rows[i] += steps[i];
+    }
+  };
+  Ahead look_ahead(int64_t t, int64_t k) const {
+    Ahead next;
+    const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
+    for (const Rows* x : inputs)
+      if (x->data) next.add(at(*x, t, k), x->time);
+    next.read = next.all;
+    next.add((S*)a.y + dense(t, k), a.channels);
+    return next;
   }
-  SEQCONV_INLINE void look_back(int64_t t, int64_t k) const {
-    if (t < 0) return;
-    __builtin_prefetch(at(a.u, t, k));
-    __builtin_prefetch(at(a.delta, t, k));
-    __builtin_prefetch(at(a.dy, t, k));
-    if (a.z.data) __builtin_prefetch(at(a.z, t, k));
-    __builtin_prefetch((S*)a.du + dense(t, k), 1);
-    __builtin_prefetch((S*)a.ddelta + dense(t, k), 1);
+  Ahead look_back(int64_t t, int64_t k) const {
+    Ahead next;
+    if (t < 0) return next;
+    const Rows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
+    for (const Rows* x : inputs)
+      if (x->data) next.add(at(*x, t, k), x->time);
+    next.read = next.all;
+    next.add((S*)a.du + dense(t, k), a.channels);
+    next.add((S*)a.ddelta + dense(t, k), a.channels);
+    return next;
   }
 
   // (segments, channels, d_state) to and from lanes of channels.
@@ -150,15 +165,31 @@ template <class T, class S> struct Tile {
       for (int64_t j = 0; j < n; ++j) to[s * n + j] = Memory<T, S>::get(from + j * w.state);
   }
 
-  struct Step {
-    Vec<T> raw, dt;
+  // Rows of one block, from a first one on.
+  struct Lines {
+    const S* first;
+    int64_t step;
+    int live;
+    SEQCONV_INLINE Vec<T> operator[](int64_t s) const { return load<T, S>(first + s * step, live); }
   };
-  Step time_step(int64_t t, int64_t k, Vec<T> bias, Mask<T>& wrong) const {
-    const Vec<T> raw = load<T, S>(at(a.delta, t, k), lanes(k)) + bias;
-    const Vec<T> dt = a.softplus ? softplus<T>(raw) : raw;
-    wrong |= ~(Mask<T>)(dt >= T(0));
-    return {raw, dt};
-  }
+  Lines lines(const Rows& x, int64_t t, int64_t k) const { return {at(x, t, k), x.time, lanes(k)}; }
+  struct Results {
+    S* first;
+    int64_t step;
+    int live;
+    SEQCONV_INLINE void put(int64_t s, Vec<T> v) const { store<T, S>(first + s * step, v, live); }
+  };
+  Results results(void* x, int64_t t, int64_t k) const { return {(S*)x + dense(t, k), a.channels, lanes(k)}; }
+
+  // What has to be told of all time steps of a block in a chunk: whether one is not a time step, whether one is too long.
+  struct Seen {
+    Vec<T> most;  // |A|
+    Mask<T> wrong{}, far{};
+    SEQCONV_INLINE void look(Vec<T> dt) {
+      wrong |= ~(Mask<T>)(dt >= T(0));
+      far |= ~(Mask<T>)(dt * most < T(kExp2Bound));
+    }
+  };
 
   int64_t segments() const { return a.bounds ? a.segments : 1; }
   int64_t segment_index(int64_t s) const { return a.bounds ? s : row; }
@@ -198,30 +229,37 @@ template <class T, class S> struct Tile {
     const int64_t spare = tile + 1 == plan.tiles ? plan.padded / W - first - count : 0;
     if (spare > 0) __builtin_memset(checkpoint(chunk, count), 0, sizeof(Vec<T>) * n * spare);
   }
+  struct Chunk {
+    Vec<T> dt[kSteps], dtu[kSteps], y[kSteps];
+  };
   void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const T* B,
                      const T* C) {
-    Vec<T> dt[kSteps], dtu[kSteps], y[kSteps];
-    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k), most = largest(A);
-    const int live = lanes(k);
-    Mask<T> wrong{}, far{};
-    for (int s = 0; s < steps; ++s) {
-      const Vec<T> u = load<T, S>(at(a.u, t0 + s, k), live);
-      dt[s] = time_step(t0 + s, k, bias, wrong).dt;
-      dtu[s] = dt[s] * u;
-      y[s] = D * u;
-      far |= ~(Mask<T>)(dt[s] * most < T(kExp2Bound));
-    }
-    bad |= any<T>(wrong);
+    Chunk c;
+    Seen seen{largest(A)};
+    if (a.softplus) enter_block<true>(c, seen, t0, steps, k);
+    else enter_block<false>(c, seen, t0, steps, k);
+    bad |= any<T>(seen.wrong);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
-    const auto each_step = [&](int s) SEQCONV_LAMBDA { look_ahead(t0 + kSteps + s, k); };
-    if (any<T>(far)) scan_states<false, T>(h, A, B, C, n, dt, dtu, y, steps, each_step);
-    else scan_states<true, T>(h, A, B, C, n, dt, dtu, y, steps, each_step);
+    const Ahead next = look_ahead(t0 + kSteps, k);
+    if (any<T>(seen.far)) scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
+    else scan_states<true, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
+    const Results y = results(a.y, t0, k);
+    if (a.z.data) {
+      const Lines z = lines(a.z, t0, k);
+      for (int s = 0; s < steps; ++s) y.put(s, c.y[s] * silu<T>(z[s]));
+    } else {
+      for (int s = 0; s < steps; ++s) y.put(s, c.y[s]);
+    }
+  }
+  template <bool Softplus> void enter_block(Chunk& c, Seen& seen, int64_t t0, int steps, int64_t k) const {
+    const Lines us = lines(a.u, t0, k), deltas = lines(a.delta, t0, k);
+    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
     for (int s = 0; s < steps; ++s) {
-      if (a.z.data) {
-        const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), live);
-        y[s] *= z * sigmoid<T>(z);
-      }
-      store<T, S>((S*)a.y + dense(t0 + s, k), y[s], live);
+      const Vec<T> u = us[s], raw = deltas[s] + bias, dt = Softplus ? softplus<T>(raw) : raw;
+      c.dt[s] = dt;
+      c.dtu[s] = dt * u;
+      c.y[s] = D * u;
+      seen.look(dt);
     }
   }
 
@@ -286,7 +324,7 @@ template <class T, class S> struct Tile {
     read_weights(a.B, t, steps, w.B);
     read_weights(a.C, t, steps, w.C);
     for (int64_t k = 0; k < count; ++k) {
-      prepare(w, t, steps, k);
+      a.softplus ? prepare<true>(w, t, steps, k) : prepare<false>(w, t, steps, k);
       __builtin_memcpy(w.h + k * n, checkpoint(chunk, k), sizeof(Vec<T>) * n);
     }
     int64_t j = 0;
@@ -294,46 +332,43 @@ template <class T, class S> struct Tile {
     for (; j < n; ++j) band<1>(w, t, steps, j);
     for (int64_t k = 0; k < count; ++k) finish(w, t, steps, k);
   }
-  void prepare(const Backward& w, int64_t t0, int steps, int64_t k) {
+  template <bool Softplus> void prepare(const Backward& w, int64_t t0, int steps, int64_t k) {
     Slab& slab = w.slabs[k];
-    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k), most = largest(w.A + k * n);
-    Mask<T> wrong{}, far{};
+    const Lines us = lines(a.u, t0, k), deltas = lines(a.delta, t0, k), dys = lines(a.dy, t0, k);
+    const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
+    Seen seen{largest(w.A + k * n)};
     for (int s = 0; s < steps; ++s) {
-      const Step step = time_step(t0 + s, k, bias, wrong);
-      const Vec<T> u = load<T, S>(at(a.u, t0 + s, k), lanes(k));
-      slab.raw[s] = step.raw;
-      slab.dt[s] = step.dt;
+      const Vec<T> u = us[s], raw = deltas[s] + bias, dt = Softplus ? softplus<T>(raw) : raw;
+      slab.raw[s] = raw;
+      slab.dt[s] = dt;
       slab.u[s] = u;
-      slab.dtu[s] = step.dt * u;
+      slab.dtu[s] = dt * u;
       slab.y[s] = D * u;
-      slab.gy[s] = load<T, S>(at(a.dy, t0 + s, k), lanes(k));
-      if (a.z.data) {
-        const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), lanes(k));
-        slab.gy[s] *= z * sigmoid<T>(z);
-      }
+      slab.gy[s] = dys[s];
       slab.by_input[s] = slab.by_step[s] = Vec<T>{};
-      far |= ~(Mask<T>)(step.dt * most < T(kExp2Bound));
+      seen.look(dt);
     }
-    slab.near = !any<T>(far);
+    slab.near = !any<T>(seen.far);
+    if (!a.z.data) return;
+    const Lines z = lines(a.z, t0, k);
+    for (int s = 0; s < steps; ++s) slab.gy[s] *= silu<T>(z[s]);
   }
   template <int NB> void band(const Backward& w, int64_t t0, int steps, int64_t j0) {
     for (int i = 0; i < kSteps * NB; ++i) w.sumB[i] = w.sumC[i] = Vec<T>{};
     for (int64_t k = 0; k < count; ++k) {
-      const auto each_step = [&](int s) SEQCONV_LAMBDA {
-        if (j0 == 0) look_back(t0 - kSteps + s, k);
-      };
-      if (a.z.data) w.slabs[k].near ? recompute<NB, true, true>(w, steps, k, j0, each_step)
-                                    : recompute<NB, true, false>(w, steps, k, j0, each_step);
-      else w.slabs[k].near ? recompute<NB, false, true>(w, steps, k, j0, each_step)
-                           : recompute<NB, false, false>(w, steps, k, j0, each_step);
+      const Ahead next = j0 == 0 ? look_back(t0 - kSteps, k) : Ahead{};
+      if (a.z.data) w.slabs[k].near ? recompute<NB, true, true>(w, steps, k, j0, next)
+                                    : recompute<NB, true, false>(w, steps, k, j0, next);
+      else w.slabs[k].near ? recompute<NB, false, true>(w, steps, k, j0, next)
+                           : recompute<NB, false, false>(w, steps, k, j0, next);
       reverse<NB>(w, steps, k, j0);
     }
     fold<NB>(w.sumB, (T*)a.dB, w.folded, t0, steps, j0);
     fold<NB>(w.sumC, (T*)a.dC, w.folded, t0, steps, j0);
   }
   // States and decays of a band; with a gate also the output before it, which the gradient of z needs.
-  template <int NB, bool Gated, bool Near, class EachStep>
-  SEQCONV_INLINE void recompute(const Backward& w, int steps, int64_t k, int64_t j0, EachStep each_step) {
+  template <int NB, bool Gated, bool Near>
+  SEQCONV_APART void recompute(const Backward& w, int steps, int64_t k, int64_t j0, Ahead next) {
     Slab& slab = w.slabs[k];
     const Vec<T>* A = w.A + k * n + j0;
     Vec<T> state[NB];
@@ -342,7 +377,7 @@ template <class T, class S> struct Tile {
     const T *B = w.B + j0, *C = w.C + j0;
     for (int s = 0; s < steps; ++s, B += n, C += n) {
       const Vec<T> step = slab.dt[s], in = slab.dtu[s];
-      each_step(s);
+      next();
       Vec<T> y{}, decay[NB];
       constexpr int N = NB < kTogether ? NB : kTogether;
 #pragma GCC unroll 16
@@ -357,7 +392,7 @@ template <class T, class S> struct Tile {
       if (Gated) slab.y[s] += y;
     }
   }
-  template <int NB> SEQCONV_INLINE void reverse(const Backward& w, int steps, int64_t k, int64_t j0) {
+  template <int NB> SEQCONV_APART void reverse(const Backward& w, int steps, int64_t k, int64_t j0) {
     Slab& slab = w.slabs[k];
     const Vec<T>* A = w.A + k * n + j0;
     Vec<T> dh[NB], dA[NB];
@@ -401,19 +436,25 @@ template <class T, class S> struct Tile {
   void finish(const Backward& w, int64_t t0, int steps, int64_t k) {
     const Slab& slab = w.slabs[k];
     const Vec<T> D = parameter(a.D, k);
+    const Results du = results(a.du, t0, k), ddelta = results(a.ddelta, t0, k);
+    Vec<T> dD = w.dD[k], dbias = w.dbias[k];
     for (int s = 0; s < steps; ++s) {
-      w.dD[k] += slab.gy[s] * slab.u[s];
-      if (a.z.data) {
-        const Vec<T> z = load<T, S>(at(a.z, t0 + s, k), lanes(k)), g = sigmoid<T>(z);
-        const Vec<T> dy = load<T, S>(at(a.dy, t0 + s, k), lanes(k));
-        store<T, S>((S*)a.dz + dense(t0 + s, k), dy * slab.y[s] * g * (T(1) + z * (T(1) - g)), lanes(k));
-      }
+      dD += slab.gy[s] * slab.u[s];
       Vec<T> draw = slab.u[s] * slab.by_input[s] + slab.by_step[s] * (T(1) / kLog2e<T>);
       if (a.softplus) draw *= softplus_slope<T>(slab.raw[s]);
-      w.dbias[k] += draw;
-      const Vec<T> du = D * slab.gy[s] + slab.dt[s] * slab.by_input[s];
-      store<T, S>((S*)a.du + dense(t0 + s, k), du, lanes(k));
-      store<T, S>((S*)a.ddelta + dense(t0 + s, k), draw, lanes(k));
+      dbias += draw;
+      du.put(s, D * slab.gy[s] + slab.dt[s] * slab.by_input[s]);
+      ddelta.put(s, draw);
+    }
+    w.dD[k] = dD, w.dbias[k] = dbias;
+    if (a.z.data) finish_gate(slab, t0, steps, k);
+  }
+  void finish_gate(const Slab& slab, int64_t t0, int steps, int64_t k) {
+    const Lines zs = lines(a.z, t0, k), dys = lines(a.dy, t0, k);
+    const Results dz = results(a.dz, t0, k);
+    for (int s = 0; s < steps; ++s) {
+      const Vec<T> z = zs[s], g = sigmoid<T>(z);
+      dz.put(s, dys[s] * slab.y[s] * g * (T(1) + z * (T(1) - g)));
     }
   }
 };
