@@ -32,8 +32,8 @@ template <bool Near, int N, class T> SEQCONV_INLINE void decays(Vec<T> step, con
 
 // Not inlined: next to the loops around it, the compiler would keep too little of a band in registers.
 template <class T, bool Near, int NB, class EachStep>
-SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt,
-                              const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
+SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, int64_t n,
+                            const Vec<T>* dt, const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   Vec<T> state[NB];
 #pragma GCC unroll 16
   for (int j = 0; j < NB; ++j) state[j] = h[j];
@@ -59,8 +59,8 @@ SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const T* B, const T* C,
 
 // All states of one block over one chunk, in bands of falling size; `each_step` is called at every step of a full band.
 template <bool Near, class T, class EachStep>
-void scan_states(Vec<T>* h, const Vec<T>* A, const T* B, const T* C, int64_t n, const Vec<T>* dt, const Vec<T>* dtu,
-                 Vec<T>* y, int steps, EachStep each_step) {
+void scan_states(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, int64_t n, const Vec<T>* dt,
+                 const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   const auto nothing = [] {};
   int64_t j = 0;
   if (n >= kForwardBand) {
@@ -109,30 +109,18 @@ template <class T, class S> struct Tile {
     const S* rows[6];
     int64_t steps[6];
     int read = 0, all = 0;
-    void add(const S* from, int64_t step) { rows[all] = from, steps[all++] = step; }
     SEQCONV_INLINE void operator()() {
       for (int i = 0; i < read; ++i) __builtin_prefetch(rows[i]), rows[i] += steps[i];
       for (int i = read; i < all; ++i) __builtin_prefetch(rows[i], 1), rows[i] += steps[i];
     }
   };
-  Ahead look_ahead(int64_t t, int64_t k) const {
+  template <int In, int Out>
+  Ahead ahead(int64_t t, int64_t k, const Rows* const (&inputs)[In], void* const (&outputs)[Out]) const {
     Ahead next;
-    const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
     for (const Rows* x : inputs)
-      if (x->data) next.add(at(*x, t, k), x->time);
+      if (x->data) next.rows[next.all] = at(*x, t, k), next.steps[next.all++] = x->time;
     next.read = next.all;
-    next.add((S*)a.y + dense(t, k), a.channels);
-    return next;
-  }
-  Ahead look_back(int64_t t, int64_t k) const {
-    Ahead next;
-    if (t < 0) return next;
-    const Rows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
-    for (const Rows* x : inputs)
-      if (x->data) next.add(at(*x, t, k), x->time);
-    next.read = next.all;
-    next.add((S*)a.du + dense(t, k), a.channels);
-    next.add((S*)a.ddelta + dense(t, k), a.channels);
+    for (void* y : outputs) next.rows[next.all] = (S*)y + dense(t, k), next.steps[next.all++] = a.channels;
     return next;
   }
 
@@ -159,10 +147,11 @@ template <class T, class S> struct Tile {
     for (int64_t j = 0; j < n; ++j) most = maximum<T>(most, maximum<T>(A[j], -A[j]));
     return most;
   }
-  void read_weights(const ScanWeights& w, int64_t t, int steps, T* to) const {
+  // As numbers, or each in all lanes.
+  template <class Value> void read_weights(const ScanWeights& w, int64_t t, int steps, Value* to) const {
     const S* from = (const S*)w.data + row * w.batch + t * w.time + group * w.group;
     for (int s = 0; s < steps; ++s, from += w.time)
-      for (int64_t j = 0; j < n; ++j) to[s * n + j] = Memory<T, S>::get(from + j * w.state);
+      for (int64_t j = 0; j < n; ++j) to[s * n + j] = Value{} + Memory<T, S>::get(from + j * w.state);
   }
 
   // Rows of one block, from a first one on.
@@ -199,13 +188,11 @@ template <class T, class S> struct Tile {
   int64_t first_chunk(int64_t s) const { return a.bounds ? a.bounds[s] / kSteps + s : 0; }
 
   static size_t forward_scratch(const ScanArgs& a) {
-    return sizeof(Vec<T>) * (2 * kMaxBlocks * a.d_state) + sizeof(T) * 2 * kSteps * a.d_state + 64;
+    return sizeof(Vec<T>) * (2 * kMaxBlocks + 2 * kSteps) * a.d_state;
   }
   void forward(void* scratch) {
     Vec<T>* h = (Vec<T>*)scratch;
-    Vec<T>* A = h + kMaxBlocks * n;
-    T* B = (T*)(A + kMaxBlocks * n);
-    T* C = B + kSteps * n;
+    Vec<T>*A = h + kMaxBlocks * n, *B = A + kMaxBlocks * n, *C = B + kSteps * n;
     read_state(a.A, 0, A, kLog2e<T>);
     for (int64_t s = 0; s < segments(); ++s) {
       read_state(a.initial, segment_index(s), h);
@@ -232,15 +219,17 @@ template <class T, class S> struct Tile {
   struct Chunk {
     Vec<T> dt[kSteps], dtu[kSteps], y[kSteps];
   };
-  void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const T* B,
-                     const T* C) {
+  void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const Vec<T>* B,
+                     const Vec<T>* C) {
     Chunk c;
     Seen seen{largest(A)};
     if (a.softplus) enter_block<true>(c, seen, t0, steps, k);
     else enter_block<false>(c, seen, t0, steps, k);
     bad |= any<T>(seen.wrong);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
-    const Ahead next = look_ahead(t0 + kSteps, k);
+    const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
+    void* const outputs[] = {a.y};
+    const Ahead next = ahead(t0 + kSteps, k, inputs, outputs);
     if (any<T>(seen.far)) scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
     else scan_states<true, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
     const Results y = results(a.y, t0, k);
@@ -353,10 +342,15 @@ template <class T, class S> struct Tile {
     const Lines z = lines(a.z, t0, k);
     for (int s = 0; s < steps; ++s) slab.gy[s] *= silu<T>(z[s]);
   }
+  Ahead look_back(int64_t t, int64_t k) const {
+    const Rows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
+    void* const outputs[] = {a.du, a.ddelta};
+    return ahead(t, k, inputs, outputs);
+  }
   template <int NB> void band(const Backward& w, int64_t t0, int steps, int64_t j0) {
     for (int i = 0; i < kSteps * NB; ++i) w.sumB[i] = w.sumC[i] = Vec<T>{};
     for (int64_t k = 0; k < count; ++k) {
-      const Ahead next = j0 == 0 ? look_back(t0 - kSteps, k) : Ahead{};
+      const Ahead next = j0 == 0 && t0 >= kSteps ? look_back(t0 - kSteps, k) : Ahead{};
       if (a.z.data) w.slabs[k].near ? recompute<NB, true, true>(w, steps, k, j0, next)
                                     : recompute<NB, true, false>(w, steps, k, j0, next);
       else w.slabs[k].near ? recompute<NB, false, true>(w, steps, k, j0, next)
