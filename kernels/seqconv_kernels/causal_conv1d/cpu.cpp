@@ -81,10 +81,10 @@ template <class T, class S> struct Tile {
   };
   SEQCONV_INLINE S* dense(void* to, int64_t t) const { return (S*)to + (row * a.length + t) * a.channels + first; }
 
-  // The hardware does not look ahead over the gaps between the rows of a tile.
-  template <int Rows> static SEQCONV_INLINE void look_ahead(const S* p, int64_t step) {
+  // The hardware does not look ahead over the gaps between the rows of a tile. Asking beyond the last row does nothing.
+  static SEQCONV_INLINE void look_ahead(const S* p, int64_t step) {
 #pragma GCC unroll 4
-    for (int i = 0; i < Rows; ++i) __builtin_prefetch(p + i * step);
+    for (int i = 0; i < kSteps; ++i) __builtin_prefetch(p + i * step);
   }
 
   // A block of a chunk of kSteps rows deep inside a segment, where the compiler knows all counts and the window is
@@ -93,7 +93,7 @@ template <class T, class S> struct Tile {
     const Vec<T>* weight = of(b).weight;
     const S* from = at.x + b * W;
     S* to = at.out + b * W;
-    look_ahead<kSteps>(from + (K - 1 + kAhead) * at.x_step, at.x_step);
+    look_ahead(from + (K - 1 + kAhead) * at.x_step, at.x_step);
     Vec<T> x[K - 1 + kSteps], y[kSteps];
 #pragma GCC unroll 8
     for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(from + i * at.x_step);
@@ -168,8 +168,8 @@ template <class T, class S> struct Tile {
     const Kept own = of(b);
     const S *from = at.x + b * W, *dy = at.dy + b * W;
     S* to = at.out + b * W;
-    look_ahead<kSteps>(from + (K - 1 + kAhead) * at.x_step, at.x_step);
-    look_ahead<kSteps>(dy + kAhead * at.dy_step, at.dy_step);
+    look_ahead(from + (K - 1 + kAhead) * at.x_step, at.x_step);
+    look_ahead(dy + kAhead * at.dy_step, at.dy_step);
     Vec<T> x[K - 1 + kSteps], g[K - 1 + kSteps];
 #pragma GCC unroll 8
     for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(from + i * at.x_step);

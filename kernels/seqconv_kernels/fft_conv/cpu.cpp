@@ -192,7 +192,6 @@ template <int W, bool Backward> int64_t group_blocks(const FftArgs& a, int64_t v
   const auto items = [&](int64_t blocks) { return (a.channels + blocks * W - 1) / (blocks * W) * a.parts; };
   const int64_t wanted = a.threads > 1 ? 2 * a.threads : 1;
   int64_t blocks = kRowBytes / vector / (Backward || a.threads > 1 ? 2 : 1);
-  blocks = blocks > 0 ? blocks : 1;
   while (blocks > 1 && (items(blocks) < wanted || 2 * vector * a.size * blocks > kSpectraBytes)) blocks /= 2;
   const int64_t all = (a.channels + W - 1) / W;
   return all > 0 ? smaller(blocks, all) : 1;

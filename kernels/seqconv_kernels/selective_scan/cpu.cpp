@@ -33,7 +33,7 @@ template <bool Near, int N, class T> SEQCONV_INLINE void decays(Vec<T> step, con
 // Not inlined: next to the loops around it, the compiler would keep too little of a band in registers.
 template <class T, bool Near, int NB, class EachStep>
 SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, int64_t n,
-                            const Vec<T>* dt, const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
+                             const Vec<T>* dt, const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   Vec<T> state[NB];
 #pragma GCC unroll 16
   for (int j = 0; j < NB; ++j) state[j] = h[j];
@@ -105,6 +105,7 @@ template <class T, class S> struct Tile {
   }
 
   // Rows of one tile lie far apart, where the hardware does not look ahead. One row per step: in a burst they stall.
+  // Asking beyond the last row does nothing.
   struct Ahead {
     const S* rows[6];
     int64_t steps[6];

@@ -71,7 +71,7 @@ void correlate(const Vec<T>* a, const Vec<T>* ds, int64_t length, Vec<T>* dw, in
 template <class T> SEQCONV_INLINE Vec<T> activate(Vec<T> s, Activation how) {
   switch (how) {
     case Activation::relu: return maximum<T>(s, Vec<T>{});
-    case Activation::silu: return s * sigmoid<T>(s);
+    case Activation::silu: return silu<T>(s);
     case Activation::tanh: return tanh<T>(s);
     default: return s;
   }
