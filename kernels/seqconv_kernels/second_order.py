@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 
 from .errors import refusal
+from .operators import Operator
 
 
-def differentiate_again(operator: str, form: Callable[..., tuple[Tensor, ...]]) -> None:
+def differentiate_again(operator: Operator, form: Callable[..., tuple[Tensor, ...]]) -> None:
     """Let the backward operator ``operator`` be differentiated, through ``form``, which computes the same.
 
     Args:
-        operator: name of an operator of tensors and other values, which returns tensors.
+        operator: of tensors and other values, returns tensors.
         form: the same function, composed of differentiable operations; slower, and only run for second orders.
     """
-    torch.library.register_autograd(operator, _through(operator, form), setup_context=_keep)
+    operator.differentiate(_keep, _through(operator.qualified, form))
 
 
 def composed_gradients(

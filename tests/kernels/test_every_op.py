@@ -34,8 +34,8 @@ class Operators(TorchFunctionMode):
         self.calls: list[tuple[torch._ops.OpOverload, tuple[object, ...]]] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "_qualified_op_name", "").startswith("seqconv"):
-            self.calls.append((function.default, args))
+        if isinstance(function, torch._ops.OpOverload) and function.namespace == "seqconv":
+            self.calls.append((function, args))
         return function(*args, **kwargs or {})
 
 

@@ -88,8 +88,8 @@ def test_selective_scan(compiled, tmp_path, dtype, batch, walks):
 
     u, B = tensor(batch, 2048, 1536), tensor(batch, 2048, 16)
     A, D = tensor(1536, 16, dtype=FLOAT), tensor(1536, dtype=FLOAT)
-    _, _, kept = scan._forward._init_fn(u, u, A, B, B, D, u, D, True, None, None, True)
-    scan._backward._init_fn(u, u, A, B, B, D, u, D, True, None, kept, u, None)
+    _, _, kept = scan._forward.run(u, u, A, B, B, D, u, D, True, None, None, True)
+    scan._backward.run(u, u, A, B, B, D, u, D, True, None, kept, u, None)
     twice = walks == 2
     names = ["_ends_kernel", "_join_kernel"] * twice + ["_outputs_kernel"]
     names += ["_returns_kernel", "_join_kernel"] * twice + ["_gradients_kernel"]

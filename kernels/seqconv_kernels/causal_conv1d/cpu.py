@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import native
 from ..checks import may_be_overwritten
 from ..dispatch import Call
+from ..operators import Operator
 from ..second_order import composed_gradients, differentiate_again
 from . import reference
 
@@ -29,11 +30,6 @@ class Inputs(NamedTuple):
 
 
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? cu_seqlens"
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define("seqconv::causal_conv1d", f"({_ARGUMENTS}) -> Tensor", tags=_TAGS)
-torch.library.define(
-    "seqconv::causal_conv1d_backward", f"({_ARGUMENTS}, Tensor dy) -> (Tensor, Tensor, Tensor, Tensor)", tags=_TAGS
-)
 
 
 def refuse(call: Call) -> str | None:
@@ -56,7 +52,7 @@ def refuse_step(call: Call) -> str | None:
 
 def causal_conv1d(*arguments: Any) -> Tensor:
     """The output."""
-    y: Tensor = torch.ops.seqconv.causal_conv1d(*arguments)
+    y: Tensor = _OPERATOR(*arguments)
     return y
 
 
@@ -97,10 +93,6 @@ def _convolved(inputs: Inputs) -> Tensor:
     return y
 
 
-torch.library.impl("seqconv::causal_conv1d", "cpu")(lambda *arguments: _convolved(Inputs(*arguments)))
-
-
-@torch.library.impl("seqconv::causal_conv1d_backward", "cpu")
 def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *given, dy = arguments
     inputs = Inputs(*given)
@@ -117,10 +109,6 @@ def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return dx, dweight_rows.sum(0).T.contiguous(), dbias_rows.sum(0), dinitial
 
 
-torch.library.register_fake("seqconv::causal_conv1d")(lambda *a: a[0].new_empty(a[0].shape))
-torch.library.register_fake("seqconv::causal_conv1d_backward")(lambda *a: _gradients(Inputs(*a[:-1])))
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, ctx.activation, initial_state, cu_seqlens = inputs
     ctx.save_for_backward(x, weight, bias, initial_state, cu_seqlens)
@@ -129,14 +117,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, initial_state, cu_seqlens = ctx.saved_tensors
     arguments = (x, weight, bias, ctx.activation, initial_state, cu_seqlens)
-    gradients = torch.ops.seqconv.causal_conv1d_backward(*arguments, dy)
+    gradients = _BACKWARD(*arguments, dy)
     cast = [
         None if t is None else g.to(t.dtype) for t, g in zip((x, weight, bias, initial_state), gradients, strict=True)
     ]
     return (*cast[:3], None, cast[3], None)
-
-
-torch.library.register_autograd("seqconv::causal_conv1d", _differentiate, setup_context=_setup_context)
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
@@ -145,4 +130,17 @@ def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     return composed_gradients([reference.causal_conv1d(*given)], [dy], [x, weight, bias, initial_state])
 
 
-differentiate_again("seqconv::causal_conv1d_backward", _composed_gradients)
+_OPERATOR = Operator(
+    "causal_conv1d",
+    f"({_ARGUMENTS}) -> Tensor",
+    lambda *a: _convolved(Inputs(*a)),
+    lambda *a: a[0].new_empty(a[0].shape),
+)
+_BACKWARD = Operator(
+    "causal_conv1d_backward",
+    f"({_ARGUMENTS}, Tensor dy) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    lambda *a: _gradients(Inputs(*a[:-1])),
+)
+_OPERATOR.differentiate(_setup_context, _differentiate)
+differentiate_again(_BACKWARD, _composed_gradients)

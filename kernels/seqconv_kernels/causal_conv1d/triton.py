@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import dense_rows
+from ..operators import operator
 from ..triton_functions import TYPES, row_at, sigmoid
 from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 
@@ -151,7 +152,7 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-@torch.library.custom_op("seqconv::causal_conv1d_triton", mutates_args=())
+@operator("causal_conv1d_triton", lambda x, *_: x.new_empty(x.shape))
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,
@@ -174,7 +175,7 @@ def causal_conv1d(
     return y
 
 
-@torch.library.custom_op("seqconv::causal_conv1d_triton_backward", mutates_args=())
+@operator("causal_conv1d_triton_backward", lambda *a: _gradients(*a[:3], *a[4:6]))
 def _backward(
     x: Tensor,
     weight: Tensor,
@@ -225,10 +226,6 @@ def _gradients(
     )
 
 
-causal_conv1d.register_fake(lambda x, *_: x.new_empty(x.shape))
-_backward.register_fake(lambda *a: _gradients(*a[:3], *a[4:6]))
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, ctx.activation, initial_state, cu_seqlens = inputs
     ctx.save_for_backward(x, weight, bias, initial_state, cu_seqlens)
@@ -242,4 +239,4 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return (*cast[:3], None, cast[3], None)
 
 
-causal_conv1d.register_autograd(_differentiate, setup_context=_setup_context)
+causal_conv1d.differentiate(_setup_context, _differentiate)

@@ -13,6 +13,7 @@ from torch.autograd.graph import increment_version
 from .. import native
 from ..dispatch import Call
 from ..errors import refusal
+from ..operators import Operator
 
 _SUMS = {
     torch.float32: (torch.float32, torch.complex64),
@@ -21,11 +22,6 @@ _SUMS = {
     torch.float64: (torch.float64, torch.complex128),
 }
 _ARGUMENTS = "Tensor u, Tensor offsets, Tensor residues, Tensor? head, Tensor? skip, Tensor hidden, Tensor? past"
-torch.library.define(
-    "seqconv::diagonal_step",
-    f"({_ARGUMENTS}, bool complex) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
 
 
 def refuse(call: Call) -> str | None:
@@ -67,7 +63,7 @@ def diagonal_step(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The output, and the states, overwritten."""
     if torch.compiler.is_compiling():
-        y, after, later = torch.ops.seqconv.diagonal_step(
+        y, after, later = _OPERATOR(
             u, _reals(offsets), _reals(residues), head, skip, _reals(hidden), past, hidden.is_complex()
         )
         shaped = torch.view_as_complex(after.view(*hidden.shape, 2)) if hidden.is_complex() else after
@@ -179,7 +175,6 @@ def _states(hidden: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
     return hidden.new_empty(hidden.shape), hidden.new_empty(0 if past is None else past.shape)
 
 
-@torch.library.impl("seqconv::diagonal_step", "cpu")
 def _step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     u, offsets, residues, head, skip, hidden, past, complex = arguments
     if not (offsets.shape == residues.shape == hidden.shape[1:] and u.shape == hidden.shape[:2]):
@@ -193,4 +188,9 @@ def _step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return y, after, later
 
 
-torch.library.register_fake("seqconv::diagonal_step")(lambda *a: (a[0].new_empty(a[0].shape), *_states(*a[5:7])))
+_OPERATOR = Operator(
+    "diagonal_step",
+    f"({_ARGUMENTS}, bool complex) -> (Tensor, Tensor, Tensor)",
+    _step,
+    lambda *a: (a[0].new_empty(a[0].shape), *_states(*a[5:7])),
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
+from ..operators import Operator
 from ..second_order import composed_gradients, differentiate_again
 from . import reference
 
@@ -35,11 +36,6 @@ class Inputs(NamedTuple):
 
 
 _ARGUMENTS = "Tensor u, Tensor h, Tensor? skip, Tensor? pre_gate, Tensor? post_gate, Tensor? history"
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define("seqconv::fft_conv", f"({_ARGUMENTS}) -> Tensor", tags=_TAGS)
-torch.library.define(
-    "seqconv::fft_conv_backward", f"({_ARGUMENTS}, Tensor dy) -> ({', '.join(['Tensor'] * 6)})", tags=_TAGS
-)
 
 
 def refuse(call: Call) -> str | None:
@@ -63,7 +59,7 @@ def refuse(call: Call) -> str | None:
 def fft_conv(*arguments: Any) -> Tensor:
     """The output."""
     *tensors, _ = arguments
-    y: Tensor = torch.ops.seqconv.fft_conv(*tensors)
+    y: Tensor = _OPERATOR(*tensors)
     return y
 
 
@@ -125,7 +121,6 @@ def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.impl("seqconv::fft_conv", "cpu")
 def _forward(*arguments: Any) -> Tensor:
     inputs = Inputs(*arguments)
     prepared, size = _prepare(inputs)
@@ -134,7 +129,6 @@ def _forward(*arguments: Any) -> Tensor:
     return y
 
 
-@torch.library.impl("seqconv::fft_conv_backward", "cpu")
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     *given, dy = arguments
     inputs = Inputs(*given)
@@ -154,21 +148,14 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     return du, dh, dskip, dpre, dpost, dhistory
 
 
-torch.library.register_fake("seqconv::fft_conv")(lambda *a: a[0].new_empty(a[0].shape))
-torch.library.register_fake("seqconv::fft_conv_backward")(lambda *a: _gradients(Inputs(*a[:-1])))
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
-    gradients = torch.ops.seqconv.fft_conv_backward(*inputs, dy)
+    gradients = _BACKWARD(*inputs, dy)
     return tuple(None if t is None else g.to(t.dtype) for t, g in zip(inputs, gradients, strict=True))
-
-
-torch.library.register_autograd("seqconv::fft_conv", _differentiate, setup_context=_setup_context)
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
@@ -176,4 +163,12 @@ def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     return composed_gradients([reference.fft_conv(*Inputs(*given), None)], [dy], given)
 
 
-differentiate_again("seqconv::fft_conv_backward", _composed_gradients)
+_OPERATOR = Operator("fft_conv", f"({_ARGUMENTS}) -> Tensor", _forward, lambda *a: a[0].new_empty(a[0].shape))
+_BACKWARD = Operator(
+    "fft_conv_backward",
+    f"({_ARGUMENTS}, Tensor dy) -> ({', '.join(['Tensor'] * 6)})",
+    _backward,
+    lambda *a: _gradients(Inputs(*a[:-1])),
+)
+_OPERATOR.differentiate(_setup_context, _differentiate)
+differentiate_again(_BACKWARD, _composed_gradients)

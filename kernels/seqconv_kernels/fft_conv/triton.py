@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..operators import operator
 from ..second_order import composed_gradients, differentiate_again
 from ..triton_support import on_device, sums_dtype
 from . import reference
@@ -35,7 +36,7 @@ def _plan(u: Tensor, h: Tensor, history: Tensor | None, frequency_limit: float |
     return Convolution(u, heard, min(heard, h.shape[1]), frequency_limit), past
 
 
-@torch.library.custom_op("seqconv::fft_conv_triton", mutates_args=())
+@operator("fft_conv_triton", lambda u, *_: torch.empty_like(u))
 def fft_conv(
     u: Tensor,
     h: Tensor,
@@ -56,7 +57,7 @@ def fft_conv(
     return y
 
 
-@torch.library.custom_op("seqconv::fft_conv_triton_backward", mutates_args=())
+@operator("fft_conv_triton_backward", lambda *a: _gradients(*a[:6]))
 def _backward(
     u: Tensor,
     h: Tensor,
@@ -113,10 +114,6 @@ def _gradients(
     )
 
 
-fft_conv.register_fake(lambda u, *_: torch.empty_like(u))
-_backward.register_fake(lambda *a: _gradients(*a[:6]))
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.frequency_limit = inputs
     ctx.save_for_backward(*tensors)
@@ -128,12 +125,10 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return (*(None if t is None else g.to(t.dtype) for t, g in zip(inputs, gradients, strict=True)), None)
 
 
-fft_conv.register_autograd(_differentiate, setup_context=_setup_context)
-
-
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     *given, dy = arguments
     return composed_gradients([reference.fft_conv(*given)], [dy], given[:-1])
 
 
-differentiate_again("seqconv::fft_conv_triton_backward", _composed_gradients)
+fft_conv.differentiate(_setup_context, _differentiate)
+differentiate_again(_backward, _composed_gradients)

@@ -11,23 +11,11 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
+from ..operators import Operator
 from ..precision import accumulation_dtype
 from ..second_order import differentiate_again
 from ..segments import Segments
 from . import chunked
-
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define(
-    "seqconv::linear_scan",
-    "(Tensor a, Tensor x, Tensor? state, Tensor? cu_seqlens, bool complex) -> (Tensor, Tensor)",
-    tags=_TAGS,
-)
-torch.library.define(
-    "seqconv::linear_scan_backward",
-    "(Tensor a, Tensor? state, Tensor? cu_seqlens, bool complex, Tensor h, Tensor dh, Tensor? dfinal)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=_TAGS,
-)
 
 
 def refuse(call: Call) -> str | None:
@@ -41,7 +29,7 @@ def linear_scan(a: Tensor, x: Tensor, state: Tensor | None, cu_seqlens: Tensor |
     stored = a.dtype if a.dtype == x.dtype and accumulation_dtype(a) == dtype else dtype
     first = None if state is None else _reals(state.to(dtype), 1)
     rows = (_reals(a.to(stored), 2), _reals(x.to(stored), 2))
-    h, last = torch.ops.seqconv.linear_scan(*rows, first, cu_seqlens, dtype.is_complex)
+    h, last = _OPERATOR(*rows, first, cu_seqlens, dtype.is_complex)
     return _numbers(h, dtype).view(x.shape), _numbers(last, dtype).view(last.shape[0], *x.shape[2:])
 
 
@@ -80,7 +68,6 @@ def _on_cpu(bounds: Tensor | None) -> Tensor | None:
     return None if bounds is None else bounds.to("cpu", torch.int64).contiguous()
 
 
-@torch.library.impl("seqconv::linear_scan", "cpu")
 def _forward(a: Tensor, x: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool) -> tuple[Tensor, Tensor]:
     given = [native.dense_rows(a), native.dense_rows(x), _dense(state), _on_cpu(bounds)]
     results = _outputs(a, x, state, bounds, complex)
@@ -88,7 +75,6 @@ def _forward(a: Tensor, x: Tensor, state: Tensor | None, bounds: Tensor | None, 
     return results
 
 
-@torch.library.impl("seqconv::linear_scan_backward", "cpu")
 def _backward(
     a: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool, h: Tensor, dh: Tensor, dfinal: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,10 +91,6 @@ def _backward(
     return gradients
 
 
-torch.library.register_fake("seqconv::linear_scan")(_outputs)
-torch.library.register_fake("seqconv::linear_scan_backward")(_gradients)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     a, _, state, bounds, ctx.complex = inputs
@@ -118,7 +100,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _differentiate(ctx: Any, dh: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
     a, state, bounds, h = ctx.saved_tensors
     dh = torch.zeros_like(h) if dh is None else dh
-    da, dx, dstate = torch.ops.seqconv.linear_scan_backward(a, state, bounds, ctx.complex, h, dh, dfinal)
+    da, dx, dstate = _BACKWARD(a, state, bounds, ctx.complex, h, dh, dfinal)
     return da, dx, None if state is None else dstate, None, None
 
 
@@ -146,5 +128,18 @@ def _composed_gradients(
     return da, dx, dstate
 
 
-torch.library.register_autograd("seqconv::linear_scan", _differentiate, setup_context=_setup_context)
-differentiate_again("seqconv::linear_scan_backward", _composed_gradients)
+_OPERATOR = Operator(
+    "linear_scan",
+    "(Tensor a, Tensor x, Tensor? state, Tensor? cu_seqlens, bool complex) -> (Tensor, Tensor)",
+    _forward,
+    _outputs,
+)
+_BACKWARD = Operator(
+    "linear_scan_backward",
+    "(Tensor a, Tensor? state, Tensor? cu_seqlens, bool complex, Tensor h, Tensor dh, Tensor? dfinal)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _gradients,
+)
+_OPERATOR.differentiate(_setup_context, _differentiate)
+differentiate_again(_BACKWARD, _composed_gradients)

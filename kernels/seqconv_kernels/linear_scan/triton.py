@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..operators import operator
 from ..triton_support import Chunks, on_device
 
 BLOCK = 128
@@ -128,20 +129,16 @@ def _run(a: Tensor, x: Tensor, state: Tensor | None, backwards: bool) -> Tensor:
     return out
 
 
-@torch.library.custom_op("seqconv::linear_scan_triton", mutates_args=())
+@operator("linear_scan_triton", lambda a, x, state: x.new_empty(x.shape))
 def linear_scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
     """h[t] = a[t] h[t-1] + x[t] along axis 1; all tensors of one real dtype."""
     return _run(a, x, state, backwards=False)
 
 
-@torch.library.custom_op("seqconv::linear_scan_triton_adjoint", mutates_args=())
+@operator("linear_scan_triton_adjoint", lambda a, g: g.new_empty(g.shape))
 def _adjoint(a: Tensor, g: Tensor) -> Tensor:
     """d[t] = g[t] + a[t+1] d[t+1] along axis 1."""
     return _run(a, g, None, backwards=True)
-
-
-linear_scan.register_fake(lambda a, x, state: x.new_empty(x.shape))
-_adjoint.register_fake(lambda a, g: g.new_empty(g.shape))
 
 
 def _delayed(h: Tensor, first: Tensor) -> Tensor:
@@ -169,5 +166,5 @@ def _differentiate_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     return d * _delayed(dg, nothing), dg
 
 
-linear_scan.register_autograd(_differentiate, setup_context=_save)
-_adjoint.register_autograd(_differentiate_adjoint, setup_context=_save_adjoint)
+linear_scan.differentiate(_save, _differentiate)
+_adjoint.differentiate(_save_adjoint, _differentiate_adjoint)

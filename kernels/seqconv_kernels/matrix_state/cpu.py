@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import native
 from ..delta_rule import chunked as chunked_delta_rule
 from ..gated_linear_attention import chunked as chunked_attention
+from ..operators import Operator
 from ..precision import accumulation_dtype
 from ..second_order import composed_gradients, differentiate_again
 from ..segments import over_segments
@@ -55,13 +56,6 @@ _ARGUMENTS = (
     "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? beta, float scale, Tensor? initial_state, "
     "Tensor? cu_seqlens"
 )
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define("seqconv::matrix_state", f"({_ARGUMENTS}, bool learning) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
-torch.library.define(
-    "seqconv::matrix_state_backward",
-    f"({_ARGUMENTS}, Tensor error, Tensor do, Tensor? dfinal) -> ({', '.join(['Tensor'] * 6)})",
-    tags=_TAGS,
-)
 
 
 def matrix_state(
@@ -84,7 +78,7 @@ def matrix_state(
     given = (q, k, v, log_decay, beta, state)
     log_decay, beta = (None if t is None else t if t.dim() == 4 else t[..., None] for t in (log_decay, beta))
     learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    o, final_state, _ = torch.ops.seqconv.matrix_state(q, k, v, log_decay, beta, scale, state, cu_seqlens, learning)
+    o, final_state, _ = _OPERATOR(q, k, v, log_decay, beta, scale, state, cu_seqlens, learning)
     return o.to(v.dtype), final_state
 
 
@@ -127,7 +121,6 @@ def _views(inputs: Inputs) -> tuple[list[Tensor | None], list[Any]]:
     return kept, [*tokens, inputs.scale, state_view]
 
 
-@torch.library.impl("seqconv::matrix_state", "cpu")
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, learning = Inputs(*arguments[:-1]), arguments[-1]
     kept, views = _views(inputs)
@@ -160,7 +153,6 @@ def _over_sharers(gradients: list[Tensor | None], inputs: Inputs) -> tuple[Tenso
     return tuple(shaped)
 
 
-@torch.library.impl("seqconv::matrix_state_backward", "cpu")
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     *given, error, do, dfinal = arguments
     inputs = Inputs(*given)
@@ -170,12 +162,6 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     native.library().matrix_state_backward(*views, *map(native.view, (*read, *gradients)), torch.get_num_threads())
     del kept
     return _over_sharers(gradients, inputs)
-
-
-torch.library.register_fake("seqconv::matrix_state")(lambda *a: _outputs(Inputs(*a[:-1]), a[-1]))
-torch.library.register_fake("seqconv::matrix_state_backward")(
-    lambda *a: _over_sharers(_gradients(Inputs(*a[:-3])), Inputs(*a[:-3]))
-)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -190,12 +176,9 @@ def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None, _: Any) -
     q, k, v, log_decay, beta, state, cu_seqlens, error = ctx.saved_tensors
     inputs = Inputs(q, k, v, log_decay, beta, ctx.scale, state, cu_seqlens)
     do = torch.zeros_like(_outputs(inputs, False)[0]) if do is None else do
-    found = torch.ops.seqconv.matrix_state_backward(*inputs, error, do, dfinal)
+    found = _BACKWARD(*inputs, error, do, dfinal)
     kept = [None if t is None else g.to(t.dtype) for t, g in zip(inputs.tensors(), found, strict=True)]
     return (*kept[:5], None, kept[5], None, None)
-
-
-torch.library.register_autograd("seqconv::matrix_state", _differentiate, setup_context=_setup_context)
 
 
 def _composed(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -222,4 +205,17 @@ def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     return composed_gradients(_composed(inputs), [do, dfinal], inputs.tensors())
 
 
-differentiate_again("seqconv::matrix_state_backward", _composed_gradients)
+_OPERATOR = Operator(
+    "matrix_state",
+    f"({_ARGUMENTS}, bool learning) -> (Tensor, Tensor, Tensor)",
+    _forward,
+    lambda *a: _outputs(Inputs(*a[:-1]), a[-1]),
+)
+_BACKWARD = Operator(
+    "matrix_state_backward",
+    f"({_ARGUMENTS}, Tensor error, Tensor do, Tensor? dfinal) -> ({', '.join(['Tensor'] * 6)})",
+    _backward,
+    lambda *a: _over_sharers(_gradients(Inputs(*a[:-3])), Inputs(*a[:-3])),
+)
+_OPERATOR.differentiate(_setup_context, _differentiate)
+differentiate_again(_BACKWARD, _composed_gradients)

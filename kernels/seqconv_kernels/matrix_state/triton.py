@@ -33,6 +33,7 @@ import triton
 from torch import Tensor
 
 from ..native import dense_rows
+from ..operators import operator
 from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 from .triton_blocks import Sizes, numbers
 from .triton_kernels import View, forward_kernel, gradients_kernel, products_kernel, returns_kernel
@@ -218,7 +219,7 @@ def _outputs(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return q.new_empty(batch, length, inputs.heads, d_v), q.new_empty(state, dtype=sums_dtype(q))
 
 
-@torch.library.custom_op("seqconv::matrix_state_triton", mutates_args=())
+@operator("matrix_state_triton", lambda *a: _outputs(Inputs(*a)))
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -255,7 +256,10 @@ def _shaped(found: tuple[Tensor, ...] | None, inputs: Inputs) -> Gradients:
     return q, k, v, log_decay, beta, state
 
 
-@torch.library.custom_op("seqconv::matrix_state_triton_backward", mutates_args=())
+@operator(
+    "matrix_state_triton_backward",
+    lambda *a: tuple(a[0].new_empty(0) if t is None else t.new_empty(t.shape) for t in Inputs(*a[:9])[:6]),
+)
 def _backward(
     q: Tensor,
     k: Tensor,
@@ -277,12 +281,6 @@ def _backward(
     return _shaped(_Launch(inputs).backward(do, dfinal), inputs)
 
 
-_forward.register_fake(lambda *a: _outputs(Inputs(*a)))
-_backward.register_fake(
-    lambda *a: tuple(a[0].new_empty(0) if t is None else t.new_empty(t.shape) for t in Inputs(*a[:9])[:6])
-)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     *tensors, ctx.scale, ctx.delta = inputs
@@ -297,4 +295,4 @@ def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None) -> tuple[
     return *kept, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
+_forward.differentiate(_setup_context, _differentiate)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import native
 from ..checks import may_be_overwritten
 from ..dispatch import Call
+from ..operators import Operator
 from ..second_order import composed_gradients, differentiate_again
 from . import composed
 from .reference import negative_time_step, time_step
@@ -50,15 +51,6 @@ _ARGUMENTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "bool delta_softplus, Tensor? initial_state, Tensor? cu_seqlens"
 )
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define(
-    "seqconv::selective_scan", f"({_ARGUMENTS}, bool learning) -> (Tensor, Tensor, Tensor)", tags=_TAGS
-)
-torch.library.define(
-    "seqconv::selective_scan_backward",
-    f"({_ARGUMENTS}, Tensor checkpoints, Tensor dy, Tensor? dfinal) -> ({', '.join(['Tensor'] * 9)})",
-    tags=_TAGS,
-)
 
 
 def refuse(call: Call) -> str | None:
@@ -83,7 +75,7 @@ def selective_scan(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
     tensors = (t for t in arguments if isinstance(t, Tensor))
     learning = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    y, final_state, _ = torch.ops.seqconv.selective_scan(*arguments, learning)
+    y, final_state, _ = _OPERATOR(*arguments, learning)
     return y, final_state
 
 
@@ -171,7 +163,6 @@ class _Views:
         return native.view(tensor)
 
 
-@torch.library.impl("seqconv::selective_scan", "cpu")
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, learning = Inputs(*arguments[:-1]), arguments[-1]
     views = _Views(inputs)
@@ -191,7 +182,6 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return y, final_state, checkpoints
 
 
-@torch.library.impl("seqconv::selective_scan_backward", "cpu")
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, (checkpoints, dy, dfinal) = Inputs(*arguments[:-3]), arguments[-3:]
     views, library, view = _Views(inputs), native.library(), native.view
@@ -225,10 +215,6 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     return du, ddelta, dA_rows.sum(0), dB, dC, dD_rows.sum(0), dz, dbias_rows.sum(0), dinitial
 
 
-torch.library.register_fake("seqconv::selective_scan")(lambda *a: _outputs(Inputs(*a[:-1]), a[-1]))
-torch.library.register_fake("seqconv::selective_scan_backward")(lambda *a: _gradients(Inputs(*a[:-3])))
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
@@ -242,13 +228,10 @@ def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -
     saved.insert(8, ctx.delta_softplus)
     inputs = Inputs(*saved)
     dy = torch.zeros_like(inputs.u) if dy is None else dy
-    gradients = torch.ops.seqconv.selective_scan_backward(*inputs, checkpoints, dy, dfinal)
+    gradients = _BACKWARD(*inputs, checkpoints, dy, dfinal)
     tensors = (*inputs[:8], inputs.initial_state)
     cast = [None if t is None else g.to(t.dtype) for t, g in zip(tensors, gradients, strict=True)]
     return (*cast[:8], None, cast[8], None, None)
-
-
-torch.library.register_autograd("seqconv::selective_scan", _differentiate, setup_context=_setup_context)
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
@@ -257,4 +240,17 @@ def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     return composed_gradients(composed.selective_scan(*given), [dy, dfinal], [*inputs[:8], inputs.initial_state])
 
 
-differentiate_again("seqconv::selective_scan_backward", _composed_gradients)
+_OPERATOR = Operator(
+    "selective_scan",
+    f"({_ARGUMENTS}, bool learning) -> (Tensor, Tensor, Tensor)",
+    _forward,
+    lambda *a: _outputs(Inputs(*a[:-1]), a[-1]),
+)
+_BACKWARD = Operator(
+    "selective_scan_backward",
+    f"({_ARGUMENTS}, Tensor checkpoints, Tensor dy, Tensor? dfinal) -> ({', '.join(['Tensor'] * 9)})",
+    _backward,
+    lambda *a: _gradients(Inputs(*a[:-3])),
+)
+_OPERATOR.differentiate(_setup_context, _differentiate)
+differentiate_again(_BACKWARD, _composed_gradients)

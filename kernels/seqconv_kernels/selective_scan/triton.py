@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checks import readable
 from ..linear_scan.triton import join
 from ..native import dense_rows
+from ..operators import operator
 from ..triton_functions import TYPES, row_at, sigmoid
 from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 from .reference import time_step
@@ -377,7 +378,7 @@ def selective_scan(*arguments: Any) -> tuple[Tensor, Tensor]:
     return y, final_state
 
 
-@torch.library.custom_op("seqconv::selective_scan_triton", mutates_args=())
+@operator("selective_scan_triton", lambda *a: _outputs(a[0], a[2], *a[10:]))
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -419,7 +420,7 @@ def _forward(
     return y, final.copy_(lay.turned_back(last)), kept
 
 
-@torch.library.custom_op("seqconv::selective_scan_triton_backward", mutates_args=())
+@operator("selective_scan_triton_backward", lambda *a: _gradients(a[0], a[2], a[3], a[6], a[9]))
 def _backward(
     u: Tensor,
     delta: Tensor,
@@ -501,10 +502,6 @@ def _gradients(
     )
 
 
-_forward.register_fake(lambda *a: _outputs(a[0], a[2], *a[10:]))
-_backward.register_fake(lambda *a: _gradients(a[0], a[2], a[3], a[6], a[9]))
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
@@ -520,4 +517,4 @@ def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -
     return (*cast[:8], None, cast[8], None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
+_forward.differentiate(_setup_context, _differentiate)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
+from ..operators import Operator
 from ..second_order import differentiate_again
 from .parts import (
     SERVED,
@@ -23,17 +24,6 @@ from .parts import (
 )  # fmt: skip
 
 CAUCHY_PADDING = 16
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define("seqconv::vandermonde", "(Tensor residues, Tensor log_poles, SymInt length) -> Tensor", tags=_TAGS)
-torch.library.define(
-    "seqconv::vandermonde_backward", "(Tensor residues, Tensor log_poles, Tensor dtaps) -> (Tensor, Tensor)", tags=_TAGS
-)
-torch.library.define("seqconv::cauchy_pairs", "(Tensor v, Tensor poles, SymInt length) -> Tensor", tags=_TAGS)
-torch.library.define(
-    "seqconv::cauchy_pairs_backward",
-    "(Tensor v, Tensor poles, SymInt length, Tensor dr) -> (Tensor, Tensor)",
-    tags=_TAGS,
-)
 
 
 def refuse(call: Call) -> str | None:
@@ -47,23 +37,21 @@ def refuse(call: Call) -> str | None:
 
 def vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
     """k[l] = Re(sum_n residues_n exp(log_poles_n l))."""
-    taps: Tensor = torch.ops.seqconv.vandermonde(to_parts(residues), to_parts(log_poles), length)
+    taps: Tensor = _VANDERMONDE(to_parts(residues), to_parts(log_poles), length)
     return taps
 
 
 def cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
     """The resolvent at the roots of unity."""
-    return torch.view_as_complex(torch.ops.seqconv.cauchy_pairs(to_parts(v), to_parts(poles), length))
+    return torch.view_as_complex(_CAUCHY(to_parts(v), to_parts(poles), length))
 
 
-@torch.library.impl("seqconv::vandermonde", "cpu")
 def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
     given, taps = [residues.contiguous(), log_poles.contiguous()], taps_room(residues, log_poles, length)
     native.library().vandermonde_forward(*map(native.view, (*given, taps)), torch.get_num_threads())
     return taps
 
 
-@torch.library.impl("seqconv::vandermonde_backward", "cpu")
 def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) -> tuple[Tensor, Tensor]:
     given, gradients = [t.contiguous() for t in (residues, log_poles, dtaps)], gradients_room(residues, log_poles)
     native.library().vandermonde_backward(*map(native.view, (*given, *gradients)), torch.get_num_threads())
@@ -86,14 +74,12 @@ def _nodes(length: int, like: Tensor) -> Tensor:
     return torch.nn.functional.pad(rows, (0, -regular % CAUCHY_PADDING)).to(like.dtype)
 
 
-@torch.library.impl("seqconv::cauchy_pairs", "cpu")
 def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
     given, r = [v.contiguous(), poles.contiguous(), _nodes(length, v)], resolvents_room(v, poles, length)
     native.library().cauchy_forward(*map(native.view, given), length, native.view(r), torch.get_num_threads())
     return r
 
 
-@torch.library.impl("seqconv::cauchy_pairs_backward", "cpu")
 def _cauchy_backward(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple[Tensor, Tensor]:
     given, gradients = [v.contiguous(), poles.contiguous(), _nodes(length, v)], gradients_room(v, poles)
     dr = dr.contiguous()
@@ -102,21 +88,31 @@ def _cauchy_backward(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple
     return gradients
 
 
-torch.library.register_fake("seqconv::vandermonde")(taps_room)
-torch.library.register_fake("seqconv::vandermonde_backward")(gradients_room)
-torch.library.register_fake("seqconv::cauchy_pairs")(resolvents_room)
-torch.library.register_fake("seqconv::cauchy_pairs_backward")(gradients_room)
-
-
 def _differentiate_vandermonde(ctx: Any, dtaps: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *torch.ops.seqconv.vandermonde_backward(*ctx.saved_tensors, dtaps), None
+    return *_VANDERMONDE_BACKWARD(*ctx.saved_tensors, dtaps), None
 
 
 def _differentiate_cauchy(ctx: Any, dr: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *torch.ops.seqconv.cauchy_pairs_backward(*ctx.saved_tensors, ctx.length, dr), None
+    return *_CAUCHY_BACKWARD(*ctx.saved_tensors, ctx.length, dr), None
 
 
-torch.library.register_autograd("seqconv::vandermonde", _differentiate_vandermonde, setup_context=keep)
-torch.library.register_autograd("seqconv::cauchy_pairs", _differentiate_cauchy, setup_context=keep)
-differentiate_again("seqconv::vandermonde_backward", vandermonde_gradients)
-differentiate_again("seqconv::cauchy_pairs_backward", cauchy_gradients)
+_VANDERMONDE = Operator(
+    "vandermonde", "(Tensor residues, Tensor log_poles, SymInt length) -> Tensor", _vandermonde, taps_room
+)
+_VANDERMONDE_BACKWARD = Operator(
+    "vandermonde_backward",
+    "(Tensor residues, Tensor log_poles, Tensor dtaps) -> (Tensor, Tensor)",
+    _vandermonde_backward,
+    gradients_room,
+)
+_CAUCHY = Operator("cauchy_pairs", "(Tensor v, Tensor poles, SymInt length) -> Tensor", _cauchy, resolvents_room)
+_CAUCHY_BACKWARD = Operator(
+    "cauchy_pairs_backward",
+    "(Tensor v, Tensor poles, SymInt length, Tensor dr) -> (Tensor, Tensor)",
+    _cauchy_backward,
+    gradients_room,
+)
+_VANDERMONDE.differentiate(keep, _differentiate_vandermonde)
+_CAUCHY.differentiate(keep, _differentiate_cauchy)
+differentiate_again(_VANDERMONDE_BACKWARD, vandermonde_gradients)
+differentiate_again(_CAUCHY_BACKWARD, cauchy_gradients)

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..operators import operator
 from ..second_order import differentiate_again
 from ..triton_functions import TYPES
 from ..triton_support import on_device
@@ -212,7 +213,7 @@ def _nodes(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return half_angle_nodes(length, like.new_empty(0, dtype=torch.float64))
 
 
-@torch.library.custom_op("seqconv::vandermonde_triton", mutates_args=())
+@operator("vandermonde_triton", taps_room)
 def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
     taps = taps_room(residues, log_poles, length)
     heads, channels, poles, parts = residues.shape
@@ -227,7 +228,7 @@ def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
     return taps
 
 
-@torch.library.custom_op("seqconv::vandermonde_triton_backward", mutates_args=())
+@operator("vandermonde_triton_backward", gradients_room)
 def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) -> tuple[Tensor, Tensor]:
     heads, channels, poles, parts = residues.shape
     if residues.numel() == 0:
@@ -242,7 +243,7 @@ def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) ->
     return dresidues.sum(0), dpoles.sum((0, 1))
 
 
-@torch.library.custom_op("seqconv::cauchy_triton", mutates_args=())
+@operator("cauchy_triton", resolvents_room)
 def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
     r = resolvents_room(v, poles, length)
     heads, channels, pairs, _ = v.shape
@@ -257,7 +258,7 @@ def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
     return r
 
 
-@torch.library.custom_op("seqconv::cauchy_triton_backward", mutates_args=())
+@operator("cauchy_triton_backward", gradients_room)
 def _cauchy_backward(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple[Tensor, Tensor]:
     heads, channels, pairs, _ = v.shape
     if v.numel() == 0:
@@ -280,11 +281,7 @@ def _differentiate_cauchy(ctx: Any, dr: Tensor) -> tuple[Tensor, Tensor, None]:
     return *_cauchy_backward(*ctx.saved_tensors, ctx.length, dr), None
 
 
-_vandermonde.register_fake(taps_room)
-_vandermonde_backward.register_fake(gradients_room)
-_cauchy.register_fake(resolvents_room)
-_cauchy_backward.register_fake(gradients_room)
-_vandermonde.register_autograd(_differentiate_vandermonde, setup_context=keep)
-_cauchy.register_autograd(_differentiate_cauchy, setup_context=keep)
-differentiate_again("seqconv::vandermonde_triton_backward", vandermonde_gradients)
-differentiate_again("seqconv::cauchy_triton_backward", cauchy_gradients)
+_vandermonde.differentiate(keep, _differentiate_vandermonde)
+_cauchy.differentiate(keep, _differentiate_cauchy)
+differentiate_again(_vandermonde_backward, vandermonde_gradients)
+differentiate_again(_cauchy_backward, cauchy_gradients)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import native
+from ..operators import Operator
 from ..precision import accumulation_dtype
 from ..second_order import composed_gradients, differentiate_again
 from . import reference
@@ -39,11 +40,6 @@ class Inputs(NamedTuple):
 
 
 _ARGUMENTS = "Tensor x, Tensor weight, int[] dilations, str? activation, Tensor? history, bool keep"
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-torch.library.define("seqconv::tree_conv", f"({_ARGUMENTS}) -> (Tensor, Tensor)", tags=_TAGS)
-torch.library.define(
-    "seqconv::tree_conv_backward", f"({_ARGUMENTS}, Tensor dy, Tensor dafter) -> (Tensor, Tensor, Tensor)", tags=_TAGS
-)
 
 
 def tree_conv(
@@ -58,7 +54,7 @@ def tree_conv(
     sums = accumulation_dtype(x, weight)
     wide = x.to(sums) if sums == torch.float64 else x
     past = None if history is None else torch.cat([level.to(sums) for level in history], dim=1)
-    y, after = torch.ops.seqconv.tree_conv(wide, weight.to(sums), list(dilations), activation, past, keep)
+    y, after = _OPERATOR(wide, weight.to(sums), list(dilations), activation, past, keep)
     if not keep:
         return y.to(x.dtype), ()
     reaches = [(weight.shape[2] - 1) * d for d in dilations]
@@ -78,7 +74,6 @@ def _call(function: Any, prepared: list[Any], *others: Tensor | None) -> None:
     function(*map(native.view, tensors), *options, *map(native.view, others), torch.get_num_threads())
 
 
-@torch.library.impl("seqconv::tree_conv", "cpu")
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     inputs = Inputs(*arguments)
     y, after = inputs.x.new_empty(inputs.x.shape), inputs.after()
@@ -86,7 +81,6 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     return y, after
 
 
-@torch.library.impl("seqconv::tree_conv_backward", "cpu")
 def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *given, dy, dafter = arguments
     inputs = Inputs(*given)
@@ -112,10 +106,6 @@ def _like(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return inputs.x.new_empty(inputs.x.shape), inputs.after()
 
 
-torch.library.register_fake("seqconv::tree_conv")(lambda *a: _like(Inputs(*a)))
-torch.library.register_fake("seqconv::tree_conv_backward")(lambda *a: _gradients(Inputs(*a[:-2])))
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     given = Inputs(*inputs)
     ctx.save_for_backward(given.x, given.weight, given.history)
@@ -126,11 +116,8 @@ def _differentiate(ctx: Any, dy: Tensor, dafter: Tensor) -> tuple[Tensor | None,
     x, weight, history = ctx.saved_tensors
     dilations, activation, keep = ctx.options
     arguments = (x, weight, dilations, activation, history, keep)
-    dx, dweight, dhistory = torch.ops.seqconv.tree_conv_backward(*arguments, dy, dafter)
+    dx, dweight, dhistory = _BACKWARD(*arguments, dy, dafter)
     return dx, dweight, None, None, None if history is None else dhistory, None
-
-
-torch.library.register_autograd("seqconv::tree_conv", _differentiate, setup_context=_setup_context)
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
@@ -143,4 +130,12 @@ def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     return composed_gradients(outputs, cotangents, [x, weight, past])
 
 
-differentiate_again("seqconv::tree_conv_backward", _composed_gradients)
+_OPERATOR = Operator("tree_conv", f"({_ARGUMENTS}) -> (Tensor, Tensor)", _forward, lambda *a: _like(Inputs(*a)))
+_BACKWARD = Operator(
+    "tree_conv_backward",
+    f"({_ARGUMENTS}, Tensor dy, Tensor dafter) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    lambda *a: _gradients(Inputs(*a[:-2])),
+)
+_OPERATOR.differentiate(_setup_context, _differentiate)
+differentiate_again(_BACKWARD, _composed_gradients)

@@ -1,0 +1,102 @@
+"""Kernels are the same called straight and through the dispatcher, and nobody who looks on misses them."""
+
+import pytest
+import torch
+from op_cases import CASES
+from scan_cases import assert_same, values_and_gradients
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seqconv_kernels import native
+from seqconv_kernels.operators import Operator
+
+pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+
+each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+class Watching(TorchDispatchMode):
+    """Counts this project's operators."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.namespace == "seqconv"
+        return function(*args, **kwargs or {})
+
+
+class Doubling(TorchFunctionMode):
+    """Counts this project's operators."""
+
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += getattr(function, "namespace", "") == "seqconv"
+        return function(*args, **kwargs or {})
+
+
+@each
+def test_straight_calls_equal_those_of_the_dispatcher(case):
+    straight = values_and_gradients(case.run, case.tensors)
+    for mode in (Watching(), Doubling()):
+        with mode:
+            dispatched = values_and_gradients(case.run, case.tensors)
+        assert mode.count >= 1
+        assert_same(dispatched, straight)
+
+
+@each
+def test_profilers_see_operators(case):
+    with torch.profiler.profile() as profile:
+        values_and_gradients(case.run, case.tensors)
+    assert any(event.key.startswith("seqconv::") for event in profile.key_averages())
+
+
+@pytest.fixture(scope="module")
+def calls():
+    return []
+
+
+@pytest.fixture(scope="module")
+def square(calls):
+    def run(x: Tensor) -> Tensor:
+        calls.append(torch.is_grad_enabled())
+        return x.detach().square()
+
+    def gradients(ctx, dy):
+        return 2 * ctx.saved_tensors[0] * dy
+
+    operator = Operator("test_square", "(Tensor x) -> Tensor", run, torch.empty_like)
+    operator.differentiate(lambda ctx, inputs, output: ctx.save_for_backward(*inputs), gradients)
+    return operator
+
+
+def test_plain_calls_leave_the_dispatcher_out(square, calls, monkeypatch):
+    monkeypatch.setattr(square, "_registered", None)
+    calls.clear()
+    x = torch.tensor([3.0], requires_grad=True)
+    y = square(x)
+    y.backward()
+    assert (y.item(), x.grad.item()) == (9.0, 6.0)
+    with torch.no_grad():
+        assert not square(x).requires_grad
+    assert len(calls) == 2
+
+
+def test_subclasses_go_through_the_dispatcher(square, monkeypatch):
+    class Own(Tensor):
+        pass
+
+    seen = []
+    monkeypatch.setattr(square, "_registered", lambda *a: seen.append(a))
+    square(torch.ones(2).as_subclass(Own))
+    assert seen
+
+
+def test_without_a_gradient_there_is_none():
+    operator = Operator("test_flat", "(Tensor x) -> Tensor", lambda x: 2 * x.detach(), torch.empty_like)
+    x = torch.ones(2, requires_grad=True)
+    assert operator(x.detach()).tolist() == [2.0, 2.0]
+    with pytest.raises(ValueError, match=r"seqconv::test_flat: .*it has no gradient.*implementation='reference'"):
+        operator(x).sum().backward()
