@@ -9,11 +9,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple, ParamSpec, TypeVar, no_type_check
 
 from torch import Tensor
 
 from .errors import refusal, unknown_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,19 @@ class Implementation:
     name: str
     load: Callable[[], Callable[..., Any]]
     refuse: Callable[[Call], str | None]
+
+
+def late(load: Callable[[], Callable[P, R]]) -> Callable[P, R]:
+    """The function that ``load`` imports, at the first call: an import statement takes as long as a small kernel."""
+    loaded: Callable[P, R] | None = None
+
+    def call(*arguments: P.args, **options: P.kwargs) -> R:
+        nonlocal loaded
+        if loaded is None:
+            loaded = load()
+        return loaded(*arguments, **options)
+
+    return call
 
 
 def serves_all(_: Call) -> None:

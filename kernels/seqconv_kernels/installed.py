@@ -15,10 +15,13 @@ from .native import transformed
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def _found(module: str) -> bool:
     return find_spec(module) is not None
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import the whole compiler here.
+_found._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuse(call: Call, module: str, *, without: tuple[str, ...] = ()) -> str | None:
@@ -31,8 +34,7 @@ def refuse(call: Call, module: str, *, without: tuple[str, ...] = ()) -> str | N
     package = module.replace("_", "-")
     if call.device_type != "cuda":
         return f"{package} runs on NVIDIA GPUs, the tensors are on {call.device_type}"
-    found: bool = _found(module)
-    if not found:
+    if not _found(module):
         return f"{package} is not installed; install seqconv[cuda]"
     tensors = call.given()
     for name in without:

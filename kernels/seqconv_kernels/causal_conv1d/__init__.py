@@ -4,14 +4,17 @@ Equation, with K = width: ``y[t, c] = act(sum_{k<K} weight[c, k] x[t - (K-1) + k
 ``weight[:, -1]`` multiplies the newest input (the order of ``torch.nn.Conv1d``); ``act`` is the identity or SiLU.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..checks import check_cu_seqlens, check_floating, check_shape
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal, unknown_name
+from ..triton_support import refuse as refuse_triton
+from . import installed
 
 
 def _reference() -> Any:
@@ -32,10 +35,11 @@ def _cpu() -> Any:
     return causal_conv1d
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 def _cpu_step() -> Any:
@@ -44,10 +48,11 @@ def _cpu_step() -> Any:
     return causal_conv1d_step
 
 
-def _refuse_cpu_step(call: Call) -> str | None:
+@late
+def _refuse_cpu_step() -> Callable[[Call], str | None]:
     from .cpu import refuse_step
 
-    return refuse_step(call)
+    return refuse_step
 
 
 def _triton() -> Any:
@@ -57,27 +62,17 @@ def _triton() -> Any:
 
 
 def _refuse_triton(call: Call) -> str | None:
-    from ..triton_support import refuse
-
-    return refuse(call, activation="x", parameters=("weight", "bias", "initial_state"))
+    return refuse_triton(call, activation="x", parameters=("weight", "bias", "initial_state"))
 
 
 def _causal_conv1d() -> Any:
-    from .installed import causal_conv1d
-
-    return causal_conv1d
-
-
-def _refuse_causal_conv1d(call: Call) -> str | None:
-    from .installed import refuse
-
-    return refuse(call)
+    return installed.causal_conv1d
 
 
 OP = Op(
     "causal_conv1d",
     Implementation("triton", _triton, _refuse_triton),
-    Implementation("causal-conv1d", _causal_conv1d, _refuse_causal_conv1d),
+    Implementation("causal-conv1d", _causal_conv1d, installed.refuse),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("reference", _reference, serves_all),
 )

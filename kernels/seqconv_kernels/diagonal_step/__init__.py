@@ -5,13 +5,14 @@ Equation, with ``offsets = poles - 1`` and F taps in the head: ``x_t = x_{t-1} +
 that the pole itself has not. A pole with an imaginary part stands for its conjugate too, if its residue is doubled.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ..checks import check_shape
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
 
 
@@ -27,10 +28,11 @@ def _cpu() -> Any:
     return diagonal_step
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 STEP = Op(

@@ -5,12 +5,13 @@ of inputs contributes to a block of later outputs. Source: the two parts of rela
 1997) below the size from which an FFT is faster.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
 
 
@@ -26,10 +27,11 @@ def _cpu(name: str) -> Any:
     return getattr(cpu, name)
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 STEP = Op(

@@ -8,13 +8,15 @@ transform at the frequencies ``|4k - 1| pi / 2M``, those below the limit stay (w
 zero and their products are left out where an implementation can. Such a filter rings before lag 0 and beyond its end.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
+from ..triton_support import refuse as refuse_triton
 
 
 def _reference() -> Any:
@@ -29,10 +31,11 @@ def _cpu() -> Any:
     return fft_conv
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 def _triton() -> Any:
@@ -42,11 +45,9 @@ def _triton() -> Any:
 
 
 def _refuse_triton(call: Call) -> str | None:
-    from ..triton_support import refuse
-
     if call.given()["u"].shape[1] == 0:
         return "u has no time steps"
-    return refuse(call, activation="u", parameters=("h", "skip", "history"))
+    return refuse_triton(call, activation="u", parameters=("h", "skip", "history"))
 
 
 OP = Op(

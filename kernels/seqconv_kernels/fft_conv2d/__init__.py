@@ -3,13 +3,14 @@
 Equation: ``y[i, j, c] = sum_{0<=a<=i, 0<=b<=j} h[c, a, b] u[i-a, j-b, c] + skip[c] u[i, j, c]``.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..checks import check_floating, check_shape
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
 
 
@@ -19,10 +20,11 @@ def _rows() -> Any:
     return fft_conv2d
 
 
-def _refuse_rows(call: Call) -> str | None:
+@late
+def _refuse_rows() -> Callable[[Call], str | None]:
     from .rows import refuse
 
-    return refuse(call)
+    return refuse
 
 
 def _reference() -> Any:

@@ -5,13 +5,14 @@ once, by :func:`fft_tile_spectrum`; a transform of real signals of length 2N, or
 Source: van der Hoeven 1997 (relaxed multiplication).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ..checks import check_shape
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
 
 
@@ -27,10 +28,11 @@ def _cpu(name: str) -> Any:
     return getattr(cpu, name)
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 SPECTRUM = Op(

@@ -11,10 +11,11 @@ from jaxtyping import Inexact, Int
 from torch import Tensor
 
 from ..checks import check_shape
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
 from ..precision import accumulation_dtype
 from ..segments import Segments, count_rows
+from ..triton_support import refuse as refuse_triton
 
 
 def _cpu() -> Any:
@@ -23,10 +24,11 @@ def _cpu() -> Any:
     return linear_scan
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 def _chunked() -> Any:
@@ -48,9 +50,7 @@ def _triton() -> Any:
 
 
 def _refuse_triton(call: Call) -> str | None:
-    from ..triton_support import refuse
-
-    return refuse(call, activation="x")
+    return refuse_triton(call, activation="x")
 
 
 def _padded(run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -8,14 +8,17 @@ Equation, per channel d and state n, with ``dt = softplus(delta + delta_bias)`` 
 ``g(d)`` is the group of channel d: contiguous blocks of ``channels / groups`` share B and C.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape, widest_under_autocast
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
+from ..triton_support import refuse as refuse_triton
+from . import installed
 
 
 def _reference() -> Any:
@@ -36,10 +39,11 @@ def _cpu() -> Any:
     return selective_scan
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 def _cpu_step() -> Any:
@@ -48,10 +52,11 @@ def _cpu_step() -> Any:
     return selective_scan_step
 
 
-def _refuse_cpu_step(call: Call) -> str | None:
+@late
+def _refuse_cpu_step() -> Callable[[Call], str | None]:
     from .cpu import refuse_step
 
-    return refuse_step(call)
+    return refuse_step
 
 
 def _triton() -> Any:
@@ -61,27 +66,17 @@ def _triton() -> Any:
 
 
 def _refuse_triton(call: Call) -> str | None:
-    from ..triton_support import refuse
-
-    return refuse(call, activation="u", parameters=("A", "D", "delta_bias", "initial_state"))
+    return refuse_triton(call, activation="u", parameters=("A", "D", "delta_bias", "initial_state"))
 
 
 def _mamba_ssm() -> Any:
-    from .installed import selective_scan
-
-    return selective_scan
-
-
-def _refuse_mamba_ssm(call: Call) -> str | None:
-    from .installed import refuse
-
-    return refuse(call)
+    return installed.selective_scan
 
 
 OP = Op(
     "selective_scan",
     Implementation("triton", _triton, _refuse_triton),
-    Implementation("mamba-ssm", _mamba_ssm, _refuse_mamba_ssm),
+    Implementation("mamba-ssm", _mamba_ssm, installed.refuse),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("reference", _reference, serves_all),
 )

@@ -21,6 +21,7 @@ from ..errors import refusal
 from ..matrix_state import refuse_triton
 from ..precision import accumulation_dtype
 from ..segments import count_rows, over_segments
+from . import installed
 
 
 def _chunked() -> Any:
@@ -57,12 +58,6 @@ def _mamba_ssm() -> Any:
     return _padded(ssd)
 
 
-def _refuse_mamba_ssm(call: Call) -> str | None:
-    from .installed import refuse
-
-    return refuse(call)
-
-
 def _refuse_triton(call: Call) -> str | None:
     return refuse_triton(call, key="B", activation="x")
 
@@ -91,7 +86,7 @@ def _padded(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Te
 OP = Op(
     "ssd",
     Implementation("triton", _triton, _refuse_triton),
-    Implementation("mamba-ssm", _mamba_ssm, _refuse_mamba_ssm),
+    Implementation("mamba-ssm", _mamba_ssm, installed.refuse),
     Implementation("cpu", _cpu, _refuse_cpu),
     Implementation("chunked", _chunked, serves_all),
     Implementation("reference", _reference, serves_all),

@@ -9,14 +9,17 @@ transform at the L-th roots of unity. With ``omega = exp(-2 pi i f / L)`` and ``
 it is ``sum_n v_n / (g - poles_n)`` divided by ``cos(pi f / L)``, which stays finite where g does not (omega = -1).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
-from ..dispatch import Call, Implementation, Op, serves_all
+from ..dispatch import Call, Implementation, Op, late, serves_all
 from ..errors import refusal
+from ..native import transformed
+from ..triton_support import unavailable
 from .nodes import half_angle_nodes
 
 __all__ = ["cauchy", "half_angle_nodes", "vandermonde"]
@@ -34,10 +37,11 @@ def _cauchy_cpu() -> Any:
     return cauchy
 
 
-def _refuse_cpu(call: Call) -> str | None:
+@late
+def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
-    return refuse(call)
+    return refuse
 
 
 def _vandermonde_triton() -> Any:
@@ -53,9 +57,6 @@ def _cauchy_triton() -> Any:
 
 
 def _refuse_triton(call: Call) -> str | None:
-    from ..native import transformed
-    from ..triton_support import unavailable
-
     reason: str | None = unavailable(call.device_type)
     if reason is not None:
         return reason

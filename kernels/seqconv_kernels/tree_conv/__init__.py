@@ -15,6 +15,7 @@ from .. import native
 from ..checks import check_floating, check_shape
 from ..dispatch import Call, Implementation, Op, serves_all
 from ..errors import refusal, unknown_name
+from ..triton_support import refuse as refuse_triton
 
 
 def _cpu() -> Any:
@@ -34,9 +35,7 @@ def _triton() -> Any:
 
 
 def _refuse_triton(call: Call) -> str | None:
-    from ..triton_support import refuse
-
-    return refuse(call, activation="x")
+    return refuse_triton(call, activation="x")
 
 
 def _reference() -> Any:
