@@ -4,6 +4,7 @@ The extension includes no torch header. It gets addresses, dtypes, shapes and st
 every version of torch, and it checks them again on its side.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -60,6 +61,24 @@ def view(tensor: Tensor | None) -> View:
 def dense_rows(tensor: Tensor) -> Tensor:
     """The tensor itself if its last axis is dense, else a contiguous copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor itself if it has that dtype and is contiguous, else a copy: calls that do nothing take time too."""
+    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
+
+
+def typed_like(tensors: Iterable[Tensor | None], gradients: Iterable[Tensor]) -> list[Tensor | None]:
+    """The gradients in the dtypes of their tensors, ``None`` where there is no tensor."""
+    pairs = zip(tensors, gradients, strict=True)
+    return [None if t is None else g if g.dtype == t.dtype else g.to(t.dtype) for t, g in pairs]
+
+
+def room(like: Tensor, tensor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Room for a contiguous tensor of that shape, or an empty one where it is absent, on the device of ``like``."""
+    if tensor is None:
+        return like.new_empty(0, dtype=dtype)
+    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def refuse_call(tensors: dict[str, Tensor]) -> str | None:

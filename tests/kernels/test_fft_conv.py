@@ -104,9 +104,8 @@ def test_sizes_of_the_transform():
 
 
 @compiled
-def test_one_channel_and_a_large_batch_are_shared_out():
+def test_few_channels_of_a_large_batch_are_shared_out():
     inputs = example_inputs(Shape(11, 9, 3, 9), dtype=torch.float64, gates=True)
-    assert native.library().fft_conv_parts(11, 3) == 8
     got, want = run(inputs, "cpu"), run(inputs, "reference")
     for name, value in got.items():
         assert_near(value, want[name], what=name)

@@ -42,8 +42,8 @@ int backward(View x, View weight, View bias, View initial, View bounds, bool sil
   a.dy = rows(dy, "dy", a.dtype, activation);
   if (!dy.given()) throw std::invalid_argument("causal_conv1d: dy is missing");
   a.dx = required(dx, "dx", a.dtype, activation);
-  a.dweight = required(dweight, "dweight", acc, {a.batch, a.width, a.channels});
-  a.dbias = required(dbias, "dbias", acc, {a.batch, a.channels});
+  a.dweight = required(dweight, "dweight", acc, {a.width, a.channels});
+  a.dbias = optional(dbias, "dbias", acc, {a.channels});
   a.dinitial = required(dinitial, "dinitial", acc, {a.segments, a.width - 1, a.channels});
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(conv_backward, a));

@@ -5,7 +5,7 @@
 // gradient of an input is written when all sums that it entered are known.
 #include "cpu.hpp"
 
-#include "../native_cpp/vec.hpp"
+#include "../native_cpp/parts.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
@@ -243,7 +243,7 @@ template <int K, bool Backward, class Tile> SEQCONV_INLINE void run_tile(Tile& t
   else silu ? tile.template forward<K, true>() : tile.template forward<K, false>();
 }
 
-template <class T, class S, bool Backward> Status run(const ConvArgs& a) {
+template <class T, class S, bool Backward> Status run_tiles(const ConvArgs& a) {
   int64_t width = kMaxTile;
   while (width > 64 && a.batch * ((a.channels + width - 1) / width) < 6) width /= 2;
   const int64_t tiles = (a.channels + width - 1) / width, items = a.batch * tiles;
@@ -264,6 +264,16 @@ template <class T, class S, bool Backward> Status run(const ConvArgs& a) {
     }
   }
   return short_of_memory ? Status::no_memory : Status::done;
+}
+
+template <class T, class S, bool Backward> Status run(ConvArgs a) {
+  if constexpr (!Backward) return run_tiles<T, S, false>(a);
+  const Parts<T> dweight(a.batch, a.width * a.channels, a.dweight), dbias(a.batch, a.channels, a.dbias);
+  a.dweight = dweight.data(), a.dbias = dbias.data();
+  if (!a.dweight || !a.dbias) return Status::no_memory;
+  const Status status = run_tiles<T, S, true>(a);
+  dweight.add(a.threads), dbias.add(a.threads);
+  return status;
 }
 
 template <bool Backward> Status run_any(const ConvArgs& a) {

@@ -19,8 +19,8 @@ struct ConvArgs {
   // Backward only.
   Rows dy;
   void* dx;        // (batch, length, channels)
-  void* dweight;   // acc (batch, width, channels): one slice per row of the batch
-  void* dbias;     // acc (batch, channels): likewise
+  void* dweight;   // acc (width, channels)
+  void* dbias;     // acc (channels), or null
   void* dinitial;  // acc (segments, width - 1, channels)
   int threads;
 };

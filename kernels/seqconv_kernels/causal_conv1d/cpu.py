@@ -68,17 +68,21 @@ def causal_conv1d_step(
 
 def _gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Room for the gradients of x, weight, bias and the initial state."""
-    x, (channels, width) = inputs.x, inputs.weight.shape
+    x, (channels, width), sums = inputs.x, inputs.weight.shape, inputs.dtype
     segments = x.shape[0] if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
-    state = x.new_empty(segments, width - 1, channels, dtype=inputs.dtype)
-    return x.new_empty(x.shape), state.new_empty(channels, width), state.new_empty(channels), state
+    return (
+        native.room(x, x, x.dtype),
+        native.room(x, inputs.weight, sums),
+        native.room(x, inputs.bias, sums),
+        x.new_empty(segments, width - 1, channels, dtype=sums),
+    )
 
 
 def _prepare(inputs: Inputs) -> list[Tensor | None]:
     """The inputs in the layouts of the extension."""
 
     def wide(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(inputs.dtype).contiguous()
+        return None if tensor is None else native.dense(tensor, inputs.dtype)
 
     bounds = None if inputs.cu_seqlens is None else inputs.cu_seqlens.to("cpu", torch.int64).contiguous()
     x = native.dense_rows(inputs.x)
@@ -86,7 +90,7 @@ def _prepare(inputs: Inputs) -> list[Tensor | None]:
 
 
 def _convolved(inputs: Inputs) -> Tensor:
-    prepared, y = _prepare(inputs), inputs.x.new_empty(inputs.x.shape)
+    prepared, y = _prepare(inputs), native.room(inputs.x, inputs.x, inputs.x.dtype)
     native.library().causal_conv1d_forward(
         *map(native.view, prepared), inputs.activation == "silu", native.view(y), torch.get_num_threads()
     )
@@ -98,15 +102,14 @@ def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = Inputs(*given)
     prepared, dy = _prepare(inputs), native.dense_rows(dy)
     dx, dweight, dbias, dinitial = _gradients(inputs)
-    rows = inputs.x.shape[0]
-    dweight_rows, dbias_rows = dweight.new_empty(rows, *dweight.T.shape), dbias.new_empty(rows, *dbias.shape)
+    turned = dweight.new_empty(dweight.T.shape)
     native.library().causal_conv1d_backward(
         *map(native.view, prepared),
         inputs.activation == "silu",
-        *map(native.view, (dy, dx, dweight_rows, dbias_rows, dinitial)),
+        *map(native.view, (dy, dx, turned, None if inputs.bias is None else dbias, dinitial)),
         torch.get_num_threads(),
     )
-    return dx, dweight_rows.sum(0).T.contiguous(), dbias_rows.sum(0), dinitial
+    return dx, dweight.copy_(turned.T), dbias, dinitial
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -118,9 +121,7 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, initial_state, cu_seqlens = ctx.saved_tensors
     arguments = (x, weight, bias, ctx.activation, initial_state, cu_seqlens)
     gradients = _BACKWARD(*arguments, dy)
-    cast = [
-        None if t is None else g.to(t.dtype) for t, g in zip((x, weight, bias, initial_state), gradients, strict=True)
-    ]
+    cast = native.typed_like((x, weight, bias, initial_state), gradients)
     return (*cast[:3], None, cast[3], None)
 
 

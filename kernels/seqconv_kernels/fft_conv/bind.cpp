@@ -53,8 +53,8 @@ int backward(View u, View filter, View skip, View pre, View post, View history, 
   if (!dy.given() || dpre.given() != pre.given() || dpost.given() != post.given() ||
       dhistory.given() != history.given())
     throw std::invalid_argument("fft_conv: the gradients do not match the inputs");
-  a.dfilter = required(dfilter, "dh", acc, {a.parts, a.channels, a.taps});
-  a.dskip = required(dskip, "dskip", acc, {a.parts, a.channels});
+  a.dfilter = required(dfilter, "dh", acc, {a.channels, a.taps});
+  a.dskip = optional(dskip, "dskip", acc, {a.channels});
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(fft_backward, a));
 }
@@ -62,7 +62,6 @@ int backward(View u, View filter, View skip, View pre, View post, View history, 
 }  // namespace
 
 void bind_fft_conv(nb::module_& m) {
-  m.def("fft_conv_parts", &fft_parts);
   m.def("fft_conv_forward", &forward);
   m.def("fft_conv_backward", &backward);
 }

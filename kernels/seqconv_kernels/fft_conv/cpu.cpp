@@ -9,6 +9,7 @@
 #include "cpu.hpp"
 
 #include "../native_cpp/fft.hpp"
+#include "../native_cpp/parts.hpp"
 #include "../native_cpp/rows.hpp"
 
 namespace seqconv::SEQCONV_ISA {
@@ -197,7 +198,7 @@ template <int W, bool Backward> int64_t group_blocks(const FftArgs& a, int64_t v
   return all > 0 ? smaller(blocks, all) : 1;
 }
 
-template <class T, class S, bool Backward> Status run(const FftArgs& a) {
+template <class T, class S, bool Backward> Status run_groups(const FftArgs& a) {
   using Work = Group<T, S>;
   const int64_t blocks = group_blocks<Work::W, Backward>(a, sizeof(Vec<T>));
   const int64_t items = (a.channels + blocks * Work::W - 1) / (blocks * Work::W) * a.parts;
@@ -217,6 +218,16 @@ template <class T, class S, bool Backward> Status run(const FftArgs& a) {
     }
   }
   return short_of_memory ? Status::no_memory : Status::done;
+}
+
+template <class T, class S, bool Backward> Status run(FftArgs a) {
+  if constexpr (!Backward) return run_groups<T, S, false>(a);
+  const Parts<T> dfilter(a.parts, a.channels * a.taps, a.dfilter), dskip(a.parts, a.channels, a.dskip);
+  a.dfilter = dfilter.data(), a.dskip = dskip.data();
+  if (!a.dfilter || !a.dskip) return Status::no_memory;
+  const Status status = run_groups<T, S, true>(a);
+  dfilter.add(a.threads), dskip.add(a.threads);
+  return status;
 }
 
 template <bool Backward> Status run_any(const FftArgs& a) {

@@ -22,8 +22,8 @@ struct FftArgs {
   Rows dy;
   void *du, *dpre, *dpost;  // (batch, length, channels); gates' may be null
   void* dhistory;           // acc (batch, past, channels)
-  void* dfilter;            // acc (parts, channels, taps)
-  void* dskip;              // acc (parts, channels)
+  void* dfilter;            // acc (channels, taps)
+  void* dskip;              // acc (channels), or null
   int threads;
 };
 

@@ -96,7 +96,7 @@ def _prepare(inputs: Inputs) -> tuple[list[Tensor | None], int]:
     """The inputs in the layouts of the extension, with the tables; and the size of the transform."""
 
     def wide(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(inputs.dtype).contiguous()
+        return None if tensor is None else native.dense(tensor, inputs.dtype)
 
     def rows(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else native.dense_rows(tensor)
@@ -110,21 +110,16 @@ def _prepare(inputs: Inputs) -> tuple[list[Tensor | None], int]:
 
 def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
     """Room for the gradients, in the order of the inputs; empty for those that were not given."""
-    u, h, skip, pre_gate, post_gate, history = inputs
-    return (
-        u.new_empty(u.shape),
-        h.new_empty(h.shape, dtype=inputs.dtype),
-        h.new_empty(0 if skip is None else skip.shape, dtype=inputs.dtype),
-        u.new_empty(0 if pre_gate is None else u.shape),
-        u.new_empty(0 if post_gate is None else u.shape),
-        u.new_empty(0 if history is None else history.shape, dtype=inputs.dtype),
+    u, stored, sums = inputs.u, inputs.u.dtype, inputs.dtype
+    return tuple(
+        native.room(u, t, dtype) for t, dtype in zip(inputs, (stored, sums, sums, stored, stored, sums), strict=True)
     )
 
 
 def _forward(*arguments: Any) -> Tensor:
     inputs = Inputs(*arguments)
     prepared, size = _prepare(inputs)
-    y = inputs.u.new_empty(inputs.u.shape)
+    y = native.room(inputs.u, inputs.u, inputs.u.dtype)
     native.library().fft_conv_forward(*map(native.view, prepared), size, native.view(y), torch.get_num_threads())
     return y
 
@@ -134,18 +129,12 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     inputs = Inputs(*given)
     prepared, size = _prepare(inputs)
     dy = native.dense_rows(dy)
-    du, dh, dskip, dpre, dpost, dhistory = _gradients(inputs)
-    parts = native.library().fft_conv_parts(inputs.u.shape[0], inputs.u.shape[2])
-    dh_parts, dskip_parts = dh.new_empty(parts, *dh.shape), dh.new_empty(parts, dh.shape[0])
-    views = (dy, du, dh_parts, dskip_parts)
-    gates = (dpre if inputs.pre_gate is not None else None, dpost if inputs.post_gate is not None else None)
-    past = dhistory if inputs.history is not None else None
+    gradients = _gradients(inputs)
+    wanted = [None if t is None else g for t, g in zip(inputs, gradients, strict=True)]
     native.library().fft_conv_backward(
-        *map(native.view, prepared), size, *map(native.view, (*views, *gates, past)), torch.get_num_threads()
+        *map(native.view, prepared), size, *map(native.view, (dy, *wanted)), torch.get_num_threads()
     )
-    dskip = dskip if inputs.skip is None else dskip_parts.sum(0)
-    dh = dh_parts.squeeze(0) if parts == 1 else dh_parts.sum(0)
-    return du, dh, dskip, dpre, dpost, dhistory
+    return gradients
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -155,7 +144,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
     gradients = _BACKWARD(*inputs, dy)
-    return tuple(None if t is None else g.to(t.dtype) for t, g in zip(inputs, gradients, strict=True))
+    return tuple(native.typed_like(inputs, gradients))
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:

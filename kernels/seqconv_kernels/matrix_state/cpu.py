@@ -177,7 +177,7 @@ def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None, _: Any) -
     inputs = Inputs(q, k, v, log_decay, beta, ctx.scale, state, cu_seqlens)
     do = torch.zeros_like(_outputs(inputs, False)[0]) if do is None else do
     found = _BACKWARD(*inputs, error, do, dfinal)
-    kept = [None if t is None else g.to(t.dtype) for t, g in zip(inputs.tensors(), found, strict=True)]
+    kept = native.typed_like(inputs.tensors(), found)
     return (*kept[:5], None, kept[5], None, None)
 
 

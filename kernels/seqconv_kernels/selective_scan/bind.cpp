@@ -14,15 +14,20 @@ struct Inputs {
 };
 
 ScanWeights weights(const View& w, const char* name, const ScanArgs& a) {
+  if (w.shape.size() == 3) {
+    w.check(name, a.dtype, {a.batch, a.length, a.d_state});
+    return {w.data<void>(), w.stride(0), w.stride(1), 0, w.stride(2)};
+  }
   w.check(name, a.dtype, {a.batch, a.length, a.groups, a.d_state});
   return {w.data<void>(), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
 }
 ScanArgs arguments(const Inputs& in, bool softplus, int threads) {
   ScanArgs a{};
   a.dtype = activation_dtype(in.u, "u");
-  if (in.B.shape.size() != 4) throw std::invalid_argument("selective_scan: B must be (batch, length, groups, d_state)");
+  const size_t axes = in.B.shape.size();
+  if (axes != 3 && axes != 4) throw std::invalid_argument("selective_scan: B must be (batch, length[, groups], d_state)");
   a.batch = in.u.shape[0], a.length = in.u.shape[1], a.channels = in.u.shape[2];
-  a.groups = in.B.shape[2], a.d_state = in.B.shape[3];
+  a.groups = axes == 4 ? in.B.shape[2] : 1, a.d_state = in.B.shape[axes - 1];
   if (a.groups < 1 || a.d_state < 1 || a.channels % a.groups != 0 || threads < 1)
     throw std::invalid_argument("selective_scan: empty state or groups, or groups that do not divide channels");
   a.bounds = segment_bounds(in.bounds, a.batch, a.length, a.segments);
@@ -38,12 +43,6 @@ ScanArgs arguments(const Inputs& in, bool softplus, int threads) {
   a.softplus = softplus;
   a.threads = threads;
   return a;
-}
-
-int64_t tiles(int64_t batch, int64_t channels, int64_t groups) {
-  ScanArgs a{};
-  a.batch = batch, a.channels = channels, a.groups = groups;
-  return ScanPlan(a).tiles;
 }
 
 int forward(View u, View delta, View A, View B, View C, View D, View z, View bias, View initial, View bounds,
@@ -65,19 +64,16 @@ int backward(View u, View delta, View A, View B, View C, View D, View z, View bi
   const Dtype acc = accumulation(a.dtype);
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
   const std::vector<int64_t> state = {a.segments, a.channels, a.d_state};
-  const ScanPlan plan(a);
-  a.checkpoints = required(checkpoints, "checkpoints", acc, {plan.checkpoint_elements(a)});
+  a.checkpoints = required(checkpoints, "checkpoints", acc, {ScanPlan(a).checkpoint_elements(a)});
   a.dy = rows(dy, "dy", a.dtype, activation);
   a.dfinal = optional(dfinal, "dfinal", acc, state);
   a.du = required(du, "du", a.dtype, activation), a.ddelta = required(ddelta, "ddelta", a.dtype, activation);
   a.dz = optional(dz, "dz", a.dtype, activation);
   if (!dy.given() || dz.given() != z.given()) throw std::invalid_argument("selective_scan: dy or dz is missing");
-  a.dA = required(dA, "dA", acc, {a.batch, a.channels, a.d_state});
-  a.dD = required(dD, "dD", acc, {a.batch, a.channels});
-  a.dbias = required(dbias, "ddelta_bias", acc, {a.batch, a.channels});
-  const std::vector<int64_t> partial = {plan.tiles, a.batch, a.length, a.groups, a.d_state};
-  a.dB = required(dB, "dB", acc, partial), a.dC = required(dC, "dC", acc, partial);
-  a.dinitial = required(dinitial, "dinitial", acc, state);
+  a.dA = optional(dA, "dA", acc, {a.channels, a.d_state});
+  a.dD = optional(dD, "dD", acc, {a.channels}), a.dbias = optional(dbias, "ddelta_bias", acc, {a.channels});
+  a.dB = optional(dB, "dB", a.dtype, B.shape), a.dC = optional(dC, "dC", a.dtype, B.shape);
+  a.dinitial = optional(dinitial, "dinitial", acc, state);
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(scan_backward, a));
 }
@@ -86,7 +82,6 @@ int backward(View u, View delta, View A, View B, View C, View D, View z, View bi
 
 void bind_selective_scan(nb::module_& m) {
   m.attr("selective_scan_chunk") = kScanChunk;
-  m.def("selective_scan_tiles", &tiles);
   m.def("selective_scan_forward", &forward);
   m.def("selective_scan_backward", &backward);
 }

@@ -3,13 +3,14 @@
 // A tile is a few blocks of `W` neighbouring channels of one group. Time runs in chunks of kScanChunk steps; within
 // a chunk the work that does not depend on the state (time steps, gates, conversions) is done first, then the states
 // go by in bands of NB, whose values stay in registers over the whole chunk. The backward recomputes a chunk from the
-// checkpoint at its start. Sums over channels (dB, dC) are kept lane by lane over a tile and folded once.
+// checkpoint at its start. Sums over channels (dB, dC) are kept lane by lane over a tile and folded once; those of the
+// tiles, and of the rows of the batch (dA, dD, dbias), are Parts.
 //
 // Half of the work is the exponentials. Where no product of a time step and A can leave the range of exponents in a
 // chunk ("near", which is nearly always), they need no clamps.
 #include "cpu.hpp"
 
-#include "../native_cpp/vec.hpp"
+#include "../native_cpp/parts.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
@@ -302,7 +303,7 @@ template <class T, class S> struct Tile {
         const int64_t t = begin(s) + c * kSteps;
         backward_chunk(w, t, int(smaller(kSteps, end(s) - t)), first_chunk(s) + c);
       }
-      write_state(a.dinitial, segment_index(s), w.dh);
+      if (a.dinitial) write_state(a.dinitial, segment_index(s), w.dh);
     }
     write_state(a.dA, row, w.dA);
     for (int64_t k = 0; k < count; ++k) {
@@ -454,7 +455,7 @@ template <class T, class S> struct Tile {
   }
 };
 
-template <class T, class S, bool Backward> Status run(const ScanArgs& a) {
+template <class T, class S, bool Backward> Status run_tiles(const ScanArgs& a) {
   using Work = Tile<T, S>;
   const ScanPlan plan(a);
   const int64_t items = a.batch * a.groups * plan.tiles;
@@ -477,6 +478,23 @@ template <class T, class S, bool Backward> Status run(const ScanArgs& a) {
   }
   if (short_of_memory) return Status::no_memory;
   return bad ? Status::bad_time_step : Status::done;
+}
+
+// The gradients of a tile go to parts that are added at the end.
+template <class T, class S> Status run_backward(ScanArgs a) {
+  const int64_t rows = a.batch, tiles = ScanPlan(a).tiles, weights = a.batch * a.length * a.groups * a.d_state;
+  const Parts<T> dA(rows, a.channels * a.d_state, a.dA), dD(rows, a.channels, a.dD), dbias(rows, a.channels, a.dbias);
+  const Parts<T, S> dB(tiles, weights, a.dB), dC(tiles, weights, a.dC);
+  a.dA = dA.data(), a.dD = dD.data(), a.dbias = dbias.data(), a.dB = dB.data(), a.dC = dC.data();
+  if (!a.dA || !a.dD || !a.dbias || !a.dB || !a.dC) return Status::no_memory;
+  const Status status = run_tiles<T, S, true>(a);
+  dA.add(a.threads), dD.add(a.threads), dbias.add(a.threads), dB.add(a.threads), dC.add(a.threads);
+  return status;
+}
+
+template <class T, class S, bool Backward> Status run(const ScanArgs& a) {
+  if constexpr (Backward) return run_backward<T, S>(a);
+  else return run_tiles<T, S, false>(a);
 }
 
 template <bool Backward> Status run_any(const ScanArgs& a) {

@@ -29,9 +29,9 @@ struct ScanArgs {
   Rows dy;
   const void* dfinal;                       // acc, or null
   void *du, *ddelta, *dz;                   // (batch, length, channels); dz may be null
-  void *dA, *dD, *dbias;                    // acc, one slice per row of the batch: (batch, channels[, d_state])
-  void *dB, *dC;                            // acc, one slice per tile: (tiles, batch, length, groups, d_state)
-  void* dinitial;                           // acc (segments, channels, d_state)
+  void *dA, *dD, *dbias;                    // acc (channels[, d_state]); all may be null
+  void *dB, *dC;                            // (batch, length, groups, d_state); may be null
+  void* dinitial;                           // acc (segments, channels, d_state), or null
   int threads;
 };
 

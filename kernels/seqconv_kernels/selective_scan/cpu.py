@@ -1,7 +1,7 @@
 """The selective scan in C++ as a PyTorch operator: forward, backward, and what they look like to the compiler.
 
-The forward keeps the state at every 16th step; the backward recomputes what lies between. Sums over channels and over
-the batch arrive in parts, cut by shape alone, and are added here: results do not depend on the number of threads.
+The forward keeps the state at every 16th step; the backward recomputes what lies between. Work is cut by shape alone:
+results do not depend on the number of threads.
 """
 
 from typing import Any, NamedTuple
@@ -45,6 +45,10 @@ class Inputs(NamedTuple):
     def segments(self) -> int | torch.SymInt:
         """Rows of the state (a symbol while the compiler keeps shapes open)."""
         return self.u.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Those that have gradients, in order."""
+        return (*self[:8], self.initial_state)
 
 
 _ARGUMENTS = (
@@ -116,27 +120,17 @@ def _outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
     chunks = length // STEPS_PER_CHECKPOINT + inputs.segments if packed else -(-length // STEPS_PER_CHECKPOINT)
     padded = groups * (-(-(channels // groups) // CHANNELS_PADDED_TO) * CHANNELS_PADDED_TO)
     return (
-        u.new_empty(u.shape),
+        native.room(u, u, u.dtype),
         u.new_empty(inputs.segments, channels, d_state, dtype=inputs.state_dtype),
         u.new_empty(batch * chunks * padded * d_state if learning else 0, dtype=inputs.state_dtype),
     )
 
 
 def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Room for the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
-    u, A, B, dtype = inputs.u, inputs.A, inputs.B, inputs.state_dtype
-    channels = A.new_empty(A.shape[:1], dtype=dtype)
-    return (
-        u.new_empty(u.shape),
-        u.new_empty(u.shape),
-        A.new_empty(A.shape, dtype=dtype),
-        B.new_empty(B.shape),
-        B.new_empty(B.shape),
-        channels,
-        u.new_empty(u.shape if inputs.z is not None else 0),
-        channels.clone(),
-        u.new_empty(inputs.segments, *A.shape, dtype=dtype),
-    )
+    """Room for the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state; empty for an absent one."""
+    u, stored, sums = inputs.u, inputs.u.dtype, inputs.state_dtype
+    dtypes = (stored, stored, sums, stored, stored, sums, stored, sums, sums)
+    return tuple(native.room(u, t, dtype) for t, dtype in zip(inputs.tensors(), dtypes, strict=True))
 
 
 class _Views:
@@ -149,13 +143,13 @@ class _Views:
         u, delta, z = (
             self._keep(None if t is None else native.dense_rows(t)) for t in (inputs.u, inputs.delta, inputs.z)
         )
-        B, C = (self._keep(w if w.dim() == 4 else w[:, :, None]) for w in (inputs.B, inputs.C))
+        B, C = native.view(inputs.B), native.view(inputs.C)
         A, D, bias = (self.parameter(inputs, t) for t in (inputs.A, inputs.D, inputs.delta_bias))
         self.inputs = (u, delta, A, B, C, D, z, bias)
 
     def parameter(self, inputs: Inputs, tensor: Tensor | None) -> native.View:
         """A contiguous tensor in the dtype of the sums."""
-        return self._keep(None if tensor is None else tensor.to(inputs.state_dtype).contiguous())
+        return self._keep(None if tensor is None else native.dense(tensor, inputs.state_dtype))
 
     def _keep(self, tensor: Tensor | None) -> native.View:
         if tensor is not None:
@@ -184,35 +178,19 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, (checkpoints, dy, dfinal) = Inputs(*arguments[:-3]), arguments[-3:]
-    views, library, view = _Views(inputs), native.library(), native.view
-    du, ddelta, dA, _, _, dD, dz, _, dinitial = _gradients(inputs)
-    batch, length, channels = inputs.u.shape
-    groups = inputs.B.shape[2] if inputs.B.dim() == 4 else 1
-    dA_rows = dA.new_empty(batch, *dA.shape)
-    dD_rows, dbias_rows = (dD.new_empty(batch, channels) for _ in range(2))
-    tiles = library.selective_scan_tiles(batch, channels, groups)
-    dB_tiles, dC_tiles = (dA.new_empty(tiles, batch, length, groups, dA.shape[1]) for _ in range(2))
-    dy = native.dense_rows(dy)
-    library.selective_scan_backward(
+    views, dy = _Views(inputs), native.dense_rows(dy)
+    gradients = _gradients(inputs)
+    native.library().selective_scan_backward(
         *views.inputs,
         views.bounds,
         inputs.delta_softplus,
-        view(checkpoints),
-        view(dy),
+        native.view(checkpoints),
+        native.view(dy),
         views.parameter(inputs, dfinal),
-        view(du),
-        view(ddelta),
-        view(dA_rows),
-        view(dB_tiles),
-        view(dC_tiles),
-        view(dD_rows),
-        view(dz if inputs.z is not None else None),
-        view(dbias_rows),
-        view(dinitial),
+        *(native.view(None if t is None else g) for g, t in zip(gradients, inputs.tensors(), strict=True)),
         torch.get_num_threads(),
     )
-    dB, dC = (t.sum(0).reshape(inputs.B.shape).to(inputs.B.dtype) for t in (dB_tiles, dC_tiles))
-    return du, ddelta, dA_rows.sum(0), dB, dC, dD_rows.sum(0), dz, dbias_rows.sum(0), dinitial
+    return gradients
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -229,15 +207,14 @@ def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -
     inputs = Inputs(*saved)
     dy = torch.zeros_like(inputs.u) if dy is None else dy
     gradients = _BACKWARD(*inputs, checkpoints, dy, dfinal)
-    tensors = (*inputs[:8], inputs.initial_state)
-    cast = [None if t is None else g.to(t.dtype) for t, g in zip(tensors, gradients, strict=True)]
+    cast = native.typed_like(inputs.tensors(), gradients)
     return (*cast[:8], None, cast[8], None, None)
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     *given, _, dy, dfinal = arguments
     inputs = Inputs(*given)
-    return composed_gradients(composed.selective_scan(*given), [dy, dfinal], [*inputs[:8], inputs.initial_state])
+    return composed_gradients(composed.selective_scan(*given), [dy, dfinal], inputs.tensors())
 
 
 _OPERATOR = Operator(

@@ -52,7 +52,7 @@ int backward(View x, View weight, View history, std::vector<int64_t> dilations, 
   if (!dy.given() || dhistory.given() != history.given())
     throw std::invalid_argument("tree_conv: the gradients do not match the inputs");
   a.dx = required(dx, "dx", a.dtype, {a.batch, a.length, a.channels});
-  a.dweight = required(dweight, "dweight", acc, {a.batch, a.levels, a.width, a.channels});
+  a.dweight = required(dweight, "dweight", acc, {a.levels, a.width, a.channels});
   a.dhistory = optional(dhistory, "dhistory", acc, {a.batch, a.behind, a.channels});
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(tree_backward, a));

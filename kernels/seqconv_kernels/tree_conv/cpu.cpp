@@ -8,6 +8,7 @@
 // level heard before them. The backward pass keeps the inputs and sums of all levels of one block.
 #include "cpu.hpp"
 
+#include "../native_cpp/parts.hpp"
 #include "../native_cpp/rows.hpp"
 
 namespace seqconv::SEQCONV_ISA {
@@ -222,7 +223,7 @@ template <class T, class S> struct Group {
   }
 };
 
-template <class T, class S, bool Backward> Status run(const TreeArgs& a) {
+template <class T, class S, bool Backward> Status run_groups(const TreeArgs& a) {
   using Work = Group<T, S>;
   constexpr int W = Work::W;
   const auto groups_of = [&](int64_t blocks) { return (a.channels + blocks * W - 1) / (blocks * W); };
@@ -245,6 +246,16 @@ template <class T, class S, bool Backward> Status run(const TreeArgs& a) {
     }
   }
   return short_of_memory ? Status::no_memory : Status::done;
+}
+
+template <class T, class S, bool Backward> Status run(TreeArgs a) {
+  if constexpr (!Backward) return run_groups<T, S, false>(a);
+  const Parts<T> dweight(a.batch, a.levels * a.width * a.channels, a.dweight);
+  a.dweight = dweight.data();
+  if (!a.dweight) return Status::no_memory;
+  const Status status = run_groups<T, S, true>(a);
+  dweight.add(a.threads);
+  return status;
 }
 
 template <bool Backward> Status run_any(const TreeArgs& a) {

@@ -23,7 +23,7 @@ struct TreeArgs {
   Rows dy;
   const void* dafter;  // acc (batch, behind, channels), or null
   void* dx;            // (batch, length, channels)
-  void* dweight;       // acc (batch, levels, width, channels)
+  void* dweight;       // acc (levels, width, channels)
   void* dhistory;      // acc (batch, behind, channels); null without a history
   int threads;
 };

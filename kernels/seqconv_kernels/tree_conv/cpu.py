@@ -86,13 +86,13 @@ def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs = Inputs(*given)
     prepared = _prepare(inputs)
     dx, dweight, dhistory = _gradients(inputs)
-    rows = dweight.new_empty(inputs.x.shape[0], *inputs.weight.mT.shape)
+    turned = dweight.new_empty(inputs.weight.mT.shape)
     _call(
         native.library().tree_conv_backward, prepared,
         native.dense_rows(dy), dafter.contiguous() if inputs.keep else None,
-        dx, rows, None if inputs.history is None else dhistory,
+        dx, turned, None if inputs.history is None else dhistory,
     )  # fmt: skip
-    return dx, dweight.copy_(rows.sum(0).mT), dhistory
+    return dx, dweight.copy_(turned.mT), dhistory
 
 
 def _gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
