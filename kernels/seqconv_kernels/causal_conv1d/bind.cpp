@@ -15,8 +15,8 @@ ConvArgs arguments(const View& x, const View& weight, const View& bias, const Vi
   a.dtype = activation_dtype(x, "x");
   a.batch = x.shape[0], a.length = x.shape[1], a.channels = x.shape[2];
   const Dtype acc = accumulation(a.dtype);
-  a.weight = required(weight, "weight", acc, {-1, a.channels});
-  a.width = weight.shape[0];
+  a.weight = required(weight, "weight", acc, {a.channels, -1});
+  a.width = weight.shape[1];
   if (a.width < 1 || threads < 1) throw std::invalid_argument("causal_conv1d: no taps or no threads");
   a.bounds = segment_bounds(bounds, a.batch, a.length, a.segments);
   a.x = rows(x, "x", a.dtype, {a.batch, a.length, a.channels});
@@ -42,7 +42,7 @@ int backward(View x, View weight, View bias, View initial, View bounds, bool sil
   a.dy = rows(dy, "dy", a.dtype, activation);
   if (!dy.given()) throw std::invalid_argument("causal_conv1d: dy is missing");
   a.dx = required(dx, "dx", a.dtype, activation);
-  a.dweight = required(dweight, "dweight", acc, {a.width, a.channels});
+  a.dweight = required(dweight, "dweight", acc, {a.channels, a.width});
   a.dbias = optional(dbias, "dbias", acc, {a.channels});
   a.dinitial = required(dinitial, "dinitial", acc, {a.segments, a.width - 1, a.channels});
   const nb::gil_scoped_release released;

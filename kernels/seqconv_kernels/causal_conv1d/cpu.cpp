@@ -36,7 +36,7 @@ template <class T, class S> struct Tile {
     sums = window + reach + kSteps;
     for (int64_t b = 0; b < blocks; ++b) {
       bias[b] = a.bias ? get(a.bias, 0, b) : Vec<T>{};
-      for (int64_t k = 0; k < a.width; ++k) of(b).weight[k] = get(a.weight, k, b);
+      for (int64_t k = 0; k < a.width; ++k) of(b).weight[k] = tap(k, b);
     }
   }
   static int64_t kept_per_block(const ConvArgs& a) { return 3 * a.width - 1; }
@@ -55,6 +55,17 @@ template <class T, class S> struct Tile {
   }
   void put(void* matrix, int64_t r, int64_t b, Vec<T> v) const {
     store<T, T>((T*)matrix + r * a.channels + channel(b), v, live(b));
+  }
+  // Tap k of a block's channels, from and to rows of all taps of a channel.
+  Vec<T> tap(int64_t k, int64_t b) const {
+    const T* from = (const T*)a.weight + channel(b) * a.width + k;
+    Vec<T> taps{};
+    for (int i = 0; i < live(b); ++i) taps[i] = from[i * a.width];
+    return taps;
+  }
+  void put_tap_gradient(int64_t k, int64_t b, Vec<T> dtaps) const {
+    T* to = (T*)a.dweight + (row * a.channels + channel(b)) * a.width + k;
+    for (int i = 0; i < live(b); ++i) to[i * a.width] = dtaps[i];
   }
   const S* at(const Rows& x, int64_t t, int64_t b) const {
     return (const S*)x.data + row * x.batch + t * x.time + channel(b);
@@ -155,7 +166,7 @@ template <class T, class S> struct Tile {
         }
     }
     for (int64_t b = 0; b < blocks; ++b) {
-      for (int64_t k = 0; k < a.width; ++k) put(a.dweight, row * a.width + k, b, of(b).dweight[k]);
+      for (int64_t k = 0; k < a.width; ++k) put_tap_gradient(k, b, of(b).dweight[k]);
       put(a.dbias, row, b, dbias[b]);
     }
   }

@@ -11,7 +11,7 @@ struct ConvArgs {
   int64_t batch, length, channels, width, segments;
   const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
   Rows x;
-  const void* weight;   // acc (width, channels), the oldest tap first
+  const void* weight;   // acc (channels, width), the oldest tap first
   const void* bias;     // acc (channels), or null
   const void* initial;  // acc (segments, width - 1, channels), or null
   bool silu;
@@ -19,7 +19,7 @@ struct ConvArgs {
   // Backward only.
   Rows dy;
   void* dx;        // (batch, length, channels)
-  void* dweight;   // acc (width, channels)
+  void* dweight;   // acc (channels, width)
   void* dbias;     // acc (channels), or null
   void* dinitial;  // acc (segments, width - 1, channels)
   int threads;

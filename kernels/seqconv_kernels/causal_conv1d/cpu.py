@@ -86,7 +86,7 @@ def _prepare(inputs: Inputs) -> list[Tensor | None]:
 
     bounds = None if inputs.cu_seqlens is None else inputs.cu_seqlens.to("cpu", torch.int64).contiguous()
     x = native.dense_rows(inputs.x)
-    return [x, wide(inputs.weight.T), wide(inputs.bias), wide(inputs.initial_state), bounds]
+    return [x, wide(inputs.weight), wide(inputs.bias), wide(inputs.initial_state), bounds]
 
 
 def _convolved(inputs: Inputs) -> Tensor:
@@ -101,15 +101,14 @@ def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *given, dy = arguments
     inputs = Inputs(*given)
     prepared, dy = _prepare(inputs), native.dense_rows(dy)
-    dx, dweight, dbias, dinitial = _gradients(inputs)
-    turned = dweight.new_empty(dweight.T.shape)
+    gradients = dx, dweight, dbias, dinitial = _gradients(inputs)
     native.library().causal_conv1d_backward(
         *map(native.view, prepared),
         inputs.activation == "silu",
-        *map(native.view, (dy, dx, turned, None if inputs.bias is None else dbias, dinitial)),
+        *map(native.view, (dy, dx, dweight, None if inputs.bias is None else dbias, dinitial)),
         torch.get_num_threads(),
     )
-    return dx, dweight.copy_(turned.T), dbias, dinitial
+    return gradients
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
