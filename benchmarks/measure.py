@@ -55,6 +55,10 @@ def _processor() -> str:
         return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+COPIED, SQUARE = 1 << 25, 1536
+"""Numbers that are copied, and rows of the matrix that is multiplied, to see what the machine does at most."""
+
+
 @dataclass(frozen=True)
 class Ceilings:
     """What this machine does at most with the threads in use, measured.
@@ -70,14 +74,18 @@ class Ceilings:
     @classmethod
     def here(cls, seconds: float = 2.0) -> "Ceilings":
         """Measure both in turn."""
-        source, square = torch.randn(1 << 25), torch.randn(1536, 1536)
+        ms = interleaved(cls.runs(), seconds=seconds)
+        return cls(1e3 * 2 * 4 * COPIED / ms["copy"], 1e3 * 2 * SQUARE**3 / ms["multiply"])
+
+    @staticmethod
+    def runs() -> dict[str, Callable[[], object]]:
+        """What is measured."""
+        source, square = torch.randn(COPIED), torch.randn(SQUARE, SQUARE)
         target, product = torch.empty_like(source), torch.empty_like(square)
-        runs: dict[str, Callable[[], object]] = {
+        return {
             "copy": lambda: target.copy_(source),
             "multiply": lambda: torch.mm(square, square, out=product),
         }
-        ms = interleaved(runs, seconds=seconds)
-        return cls(1e3 * 2 * 4 * source.numel() / ms["copy"], 1e3 * 2 * 1536**3 / ms["multiply"])
 
     def floor(self, moved: float, operations: float) -> dict[str, float | str]:
         """Milliseconds below which no implementation gets, and what bounds it."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import refusal
+from .native import lazy
 from .precision import accumulation_dtype
 
 
@@ -26,7 +27,8 @@ def may_be_overwritten(state: Tensor, *tensors: Tensor | None) -> bool:
     given = [state, *(t for t in tensors if t is not None)]
     learning = state.requires_grad or (torch.is_grad_enabled() and any(t.requires_grad for t in given))
     wide = state.dtype == accumulation_dtype(*given)
-    return wide and not learning and all(map(readable, given)) and state.is_contiguous()
+    plain = all(readable(tensor) and not lazy(tensor) for tensor in given)
+    return wide and not learning and plain and state.is_contiguous()
 
 
 def check_shape(operation: str, name: str, tensor: Tensor | None, axes: str, wanted: tuple[int, ...]) -> None:

@@ -58,6 +58,14 @@ def view(tensor: Tensor | None) -> View:
     return tensor.data_ptr(), _CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
 
 
+def lazy(tensor: Tensor) -> bool:
+    """Whether its memory does not hold its values yet: to be negated or conjugated, or zeros that were never written.
+
+    Operators of the dispatcher get such tensors with their values; what is called straight has to refuse them.
+    """
+    return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+
+
 def dense_rows(tensor: Tensor) -> Tensor:
     """The tensor itself if its last axis is dense, else a contiguous copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()

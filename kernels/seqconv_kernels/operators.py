@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import refusal
+from .native import lazy
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -86,7 +87,7 @@ def operator(name: str, room: Callable[..., Any]) -> Callable[[Callable[..., Any
 
 
 def watched(tensors: list[Tensor]) -> bool:
-    """Whether somebody else than autograd has to see what is done with these tensors."""
+    """Whether somebody else than autograd has to see these tensors: a tool, or who gives lazy ones their values."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
@@ -94,5 +95,5 @@ def watched(tensors: list[Tensor]) -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._is_tracing()
         or torch._C._autograd._profiler_enabled()
-        or not all(type(tensor) in _PLAIN for tensor in tensors)
+        or not all(type(tensor) in _PLAIN and not lazy(tensor) for tensor in tensors)
     )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from op_cases import CASES
+from op_cases import CASES, STEPS
 from scan_cases import assert_same, values_and_gradients
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqconv_kernels import native
 from seqconv_kernels.operators import Operator
+from tolerances import assert_near
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 
@@ -44,6 +45,33 @@ def test_straight_calls_equal_those_of_the_dispatcher(case):
             dispatched = values_and_gradients(case.run, case.tensors)
         assert mode.count >= 1
         assert_same(dispatched, straight)
+
+
+def lazily_negated(tensor: Tensor) -> Tensor:
+    """The same values, whose signs turn only when somebody reads them: as in the imaginary part of a conjugate."""
+    negated: Tensor = torch._neg_view(-tensor)
+    assert negated.is_neg()
+    return negated
+
+
+def through_imaginary_parts(tensor: Tensor) -> Tensor:
+    """The same values; their gradients are lazily negated."""
+    if tensor.is_complex():
+        return tensor
+    return -torch.complex(torch.zeros_like(tensor), tensor).conj().imag
+
+
+@pytest.mark.parametrize("case", (CASES | STEPS).values(), ids=CASES | STEPS)
+def test_lazy_signs_are_turned(case):
+    def lazily(**tensors):
+        arguments = {k: lazily_negated(v) if v.is_floating_point() else v for k, v in tensors.items()}
+        return tuple(map(through_imaginary_parts, case.run(**arguments)))
+
+    assert_same(values_and_gradients(lazily, case.tensors), values_and_gradients(case.run, case.tensors))
+    plain = {k: v.clone() for k, v in case.tensors.items()}
+    with torch.no_grad():
+        for got, want in zip(lazily(**case.tensors), case.run(**plain), strict=True):
+            assert_near(got, want)
 
 
 @each

@@ -35,7 +35,11 @@ def refuse(call: Call) -> str | None:
         return f"hidden of dtype {hidden.dtype} is not that of the sums for u of dtype {u.dtype}"
     learning = torch.is_grad_enabled()
     for name, tensor in tensors.items():
-        if tensor is None or (tensor.is_cpu and not tensor.requires_grad and type(tensor) is Tensor):
+        if tensor is None:
+            continue
+        if not compiling and tensor.is_neg():
+            return f"{name} is lazily negated: its memory does not hold its values"
+        if tensor.is_cpu and not tensor.requires_grad and type(tensor) is Tensor:
             continue
         if tensor.requires_grad and (learning or name in ("hidden", "past")):
             return f"{name} needs a gradient, which only the reference gives"
@@ -103,6 +107,7 @@ class Prepared:
             or hidden.requires_grad
             or past.requires_grad
             or (asked and torch.is_grad_enabled())
+            or any(map(native.lazy, (u, hidden, past) if skip is None else (u, hidden, past, skip)))
         ):
             return None
         (batch, channels), sums = u.shape, _SUMS.get(u.dtype)
@@ -130,7 +135,8 @@ class Prepared:
 def _own(state: Tensor) -> Tensor:
     """The state itself where it may be overwritten, else a copy."""
     frozen = state.is_inference() and not torch.is_inference_mode_enabled()
-    return state.clone(memory_format=torch.contiguous_format) if frozen or not state.is_contiguous() else state
+    taken = frozen or not state.is_contiguous() or state.is_conj()
+    return state.clone(memory_format=torch.contiguous_format) if taken else state
 
 
 def _reals(numbers: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ def refuse(call: Call) -> str | None:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
         if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
             return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
+        if native.lazy(tensor):
+            return f"{name} is lazily negated: its memory does not hold its values"
     for name in _WRITTEN:
         if name not in tensors:
             continue

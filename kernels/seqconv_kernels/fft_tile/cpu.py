@@ -27,6 +27,8 @@ def refuse(call: Call) -> str | None:
             return f"{name} needs a gradient, which only the reference gives"
         if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
             return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
+        if native.lazy(tensor):
+            return f"{name} is lazily negated: its memory does not hold its values"
         if name == "sums" and (
             tensor.stride(2) != 1 or (tensor.is_inference() and not torch.is_inference_mode_enabled())
         ):

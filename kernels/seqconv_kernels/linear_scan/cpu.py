@@ -27,16 +27,20 @@ def linear_scan(a: Tensor, x: Tensor, state: Tensor | None, cu_seqlens: Tensor |
     """The states along axis 1 in the dtype of ``x``, or that of the sums, and the final ones in that of the sums."""
     dtype = accumulation_dtype(a, x, state)
     stored = a.dtype if a.dtype == x.dtype and accumulation_dtype(a) == dtype else dtype
-    first = None if state is None else _reals(state.to(dtype), 1)
-    rows = (_reals(a.to(stored), 2), _reals(x.to(stored), 2))
+    first = None if state is None else _reals(state, dtype, 1)
+    rows = (_reals(a, stored, 2), _reals(x, stored, 2))
     h, last = _OPERATOR(*rows, first, cu_seqlens, dtype.is_complex)
+    if x.dim() == 3 and not dtype.is_complex:
+        return h, last
     return _numbers(h, dtype).view(x.shape), _numbers(last, dtype).view(last.shape[0], *x.shape[2:])
 
 
-def _reals(numbers: Tensor, leading: int) -> Tensor:
-    """The parts of all channels on one axis."""
-    parts = torch.view_as_real(numbers.resolve_conj()) if numbers.is_complex() else numbers.unsqueeze(-1)
-    return parts.flatten(leading)
+def _reals(numbers: Tensor, dtype: torch.dtype, leading: int) -> Tensor:
+    """The parts of all channels on one axis; what is so already stays as it is, for views take time as well."""
+    numbers = numbers if numbers.dtype == dtype else numbers.to(dtype)
+    if dtype.is_complex:
+        return torch.view_as_real(numbers.resolve_conj()).flatten(leading)
+    return numbers if numbers.dim() == leading + 1 else numbers.unsqueeze(-1).flatten(leading)
 
 
 def _numbers(reals: Tensor, dtype: torch.dtype) -> Tensor:
@@ -52,12 +56,12 @@ def _state(tokens: Tensor, bounds: Tensor | None) -> Tensor:
 
 def _outputs(a: Tensor, x: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool) -> tuple[Tensor, Tensor]:
     """Room for the states, and for the final ones."""
-    return x.new_empty(x.shape), _state(x, bounds)
+    return native.room(x, x, x.dtype), _state(x, bounds)
 
 
 def _gradients(a: Tensor, state: Tensor | None, bounds: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the gradients of a, x and the initial state."""
-    return a.new_empty(a.shape), a.new_empty(a.shape), _state(a, bounds)
+    return native.room(a, a, a.dtype), native.room(a, a, a.dtype), _state(a, bounds)
 
 
 def _dense(state: Tensor | None) -> Tensor | None:
@@ -119,10 +123,10 @@ def _composed_gradients(
         factors, states, gradient = segments.unpack(factors), segments.unpack(states), segments.unpack(gradient)
     first = states.new_zeros(states[:, 0].shape) if state is None else state
     before = torch.cat([_numbers(first, dtype)[:, None], _numbers(states, dtype)[:, :-1]], dim=1)
-    x = _reals(_numbers(states, dtype) - _numbers(factors, dtype) * before, 2)
+    x = _reals(_numbers(states, dtype) - _numbers(factors, dtype) * before, dtype, 2)
     # Views, so that the gradients of the factors and the state are not also those through x.
     scanned = (factors.view_as(factors), x.view_as(x), first.view_as(first).requires_grad_())
-    again = _reals(chunked.linear_scan(*(_numbers(t, dtype) for t in scanned)), 2)
+    again = _reals(chunked.linear_scan(*(_numbers(t, dtype) for t in scanned)), dtype, 2)
     da, dx, dstate = torch.autograd.grad(again, scanned, gradient, create_graph=True)
     da, dx = (t if bounds is None else segments.pack(t) for t in (da, dx))
     return da, dx, dstate
