@@ -265,7 +265,7 @@ template <class T, class S, bool Backward> Status run_tiles(const ConvArgs& a) {
   {
     const Scratch scratch(Tile<T, S>::scratch_bytes(a));
     if (!scratch.data) short_of_memory = 1;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < items; ++item) {
       if (!scratch.data) continue;
       Tile<T, S> tile(a, item / tiles, item % tiles * width, width, scratch.data);

@@ -238,7 +238,7 @@ template <class T, bool Backward> Status run(const CauchyArgs& a) {
     const Scratch scratch(bytes);
     if (!scratch.data) short_of_memory = 1;
     const Channel<T> work(a, scratch.data);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t c = 0; c < a.channels; ++c)
       if (scratch.data) work.template all_heads<Backward>(c);
   }

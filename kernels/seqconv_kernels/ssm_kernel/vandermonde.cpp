@@ -276,7 +276,7 @@ template <class T> Status run(const VandermondeArgs& a, bool backward) {
     if (scratch.data) __builtin_memset(scratch.data, 0, bytes);
     else short_of_memory = 1;
     const Channel<T> work(a, backward, scratch.data);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t c = 0; c < a.channels; ++c) {
       if (!scratch.data) continue;
       if (backward) work.backward(c);
