@@ -8,18 +8,14 @@ import torch
 from torch import Tensor
 
 from .errors import refusal
-from .native import lazy
+from .native import PLAIN, holds_values
 from .precision import accumulation_dtype
 
 
 def readable(tensor: Tensor) -> bool:
     """Whether values may be looked at: cheaply, and not while compiling, tracing or transforming."""
     transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
-        and not (torch.compiler.is_compiling() or transformed)
-    )
+    return type(tensor) in PLAIN and tensor.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed)
 
 
 def may_be_overwritten(state: Tensor, *tensors: Tensor | None) -> bool:
@@ -27,7 +23,7 @@ def may_be_overwritten(state: Tensor, *tensors: Tensor | None) -> bool:
     given = [state, *(t for t in tensors if t is not None)]
     learning = state.requires_grad or (torch.is_grad_enabled() and any(t.requires_grad for t in given))
     wide = state.dtype == accumulation_dtype(*given)
-    plain = all(readable(tensor) and not lazy(tensor) for tensor in given)
+    plain = all(readable(tensor) and holds_values(tensor) for tensor in given)
     return wide and not learning and plain and state.is_contiguous()
 
 

@@ -4,7 +4,6 @@ The extension includes no torch header. It gets addresses, dtypes, shapes and st
 every version of torch, and it checks them again on its side.
 """
 
-from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor
 
 View = tuple[int, int, tuple[int, ...], tuple[int, ...]] | tuple[()]
 
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Types of tensors without a behaviour of their own."""
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int64: 4}
 
 
@@ -58,12 +59,20 @@ def view(tensor: Tensor | None) -> View:
     return tensor.data_ptr(), _CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
 
 
-def lazy(tensor: Tensor) -> bool:
-    """Whether its memory does not hold its values yet: to be negated or conjugated, or zeros that were never written.
+def holds_values(tensor: Tensor) -> bool:
+    """Whether the kernels find the tensor's values in its memory: no subclass, nothing left to negate or conjugate.
 
-    Operators of the dispatcher get such tensors with their values; what is called straight has to refuse them.
+    Operators of the dispatcher get other tensors with their values; what is called straight has to refuse them.
     """
-    return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+    lazy = tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+    return type(tensor) in PLAIN and not lazy
+
+
+def refuse_memory(name: str, tensor: Tensor) -> str | None:
+    """Why the kernels do not find a tensor's values in its memory, or ``None``."""
+    if type(tensor) not in PLAIN:
+        return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
+    return None if holds_values(tensor) else f"{name} is lazily negated: its memory does not hold its values"
 
 
 def dense_rows(tensor: Tensor) -> Tensor:
@@ -74,19 +83,6 @@ def dense_rows(tensor: Tensor) -> Tensor:
 def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor itself if it has that dtype and is contiguous, else a copy: calls that do nothing take time too."""
     return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
-
-
-def typed_like(tensors: Iterable[Tensor | None], gradients: Iterable[Tensor]) -> list[Tensor | None]:
-    """The gradients in the dtypes of their tensors, ``None`` where there is no tensor."""
-    pairs = zip(tensors, gradients, strict=True)
-    return [None if t is None else g if g.dtype == t.dtype else g.to(t.dtype) for t, g in pairs]
-
-
-def room(like: Tensor, tensor: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Room for a contiguous tensor of that shape, or an empty one where it is absent, on the device of ``like``."""
-    if tensor is None:
-        return like.new_empty(0, dtype=dtype)
-    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def refuse_call(tensors: dict[str, Tensor]) -> str | None:

@@ -6,16 +6,14 @@ the same functions are therefore called directly, through a :class:`torch.autogr
 asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import refusal
-from .native import lazy
-
-_PLAIN = (Tensor, torch.nn.Parameter)
+from .native import holds_values
 
 
 class Operator:
@@ -86,6 +84,19 @@ def operator(name: str, room: Callable[..., Any]) -> Callable[[Callable[..., Any
     return register
 
 
+def typed_like(tensors: Iterable[Tensor | None], gradients: Iterable[Tensor]) -> list[Tensor | None]:
+    """The gradients in the dtypes of their tensors, ``None`` where there is no tensor."""
+    pairs = zip(tensors, gradients, strict=True)
+    return [None if t is None else g if g.dtype == t.dtype else g.to(t.dtype) for t, g in pairs]
+
+
+def room(like: Tensor, tensor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Room for a contiguous tensor of that shape, or an empty one where it is absent, on the device of ``like``."""
+    if tensor is None:
+        return like.new_empty(0, dtype=dtype)
+    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+
+
 def watched(tensors: list[Tensor]) -> bool:
     """Whether somebody else than autograd has to see these tensors: a tool, or who gives lazy ones their values."""
     return (
@@ -95,5 +106,5 @@ def watched(tensors: list[Tensor]) -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._is_tracing()
         or torch._C._autograd._profiler_enabled()
-        or not all(type(tensor) in _PLAIN and not lazy(tensor) for tensor in tensors)
+        or not all(map(holds_values, tensors))
     )

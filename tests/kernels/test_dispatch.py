@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from seqconv_kernels.dispatch import Call, Implementation, Op, serves_all
+from seqconv_kernels.dispatch import Call, Implementation, Op, late, serves_all
 
 
 def make_op(refuse=lambda call: "no such device" if "x" in call.given() else None):
@@ -57,3 +57,16 @@ def test_loading_waits_for_the_choice():
     assert loaded == []
     op.choose(None, Call({"x": torch.ones(1)}))
     assert loaded == ["slow"]
+
+
+def test_a_late_function_is_imported_at_its_first_call_and_once():
+    loaded = []
+
+    @late
+    def double():
+        loaded.append("double")
+        return lambda x: 2 * x
+
+    assert loaded == []
+    assert (double(2), double(3)) == (4, 6)
+    assert loaded == ["double"]

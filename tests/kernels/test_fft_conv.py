@@ -104,7 +104,7 @@ def test_sizes_of_the_transform():
 
 
 @compiled
-def test_few_channels_of_a_large_batch_are_shared_out():
+def test_few_channels_of_a_large_batch():
     inputs = example_inputs(Shape(11, 9, 3, 9), dtype=torch.float64, gates=True)
     got, want = run(inputs, "cpu"), run(inputs, "reference")
     for name, value in got.items():

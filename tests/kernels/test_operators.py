@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqconv_kernels import native
+from seqconv_kernels.diagonal_step import prepare
 from seqconv_kernels.operators import Operator
 from tolerances import assert_near
 
@@ -17,30 +18,30 @@ pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(nat
 each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-class Watching(TorchDispatchMode):
+class Counting:
     """Counts this project's operators."""
 
     count = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function.namespace == "seqconv"
-        return function(*args, **kwargs or {})
-
-
-class Doubling(TorchFunctionMode):
-    """Counts this project's operators."""
-
-    count = 0
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def counted(self, function, args, kwargs):
         self.count += getattr(function, "namespace", "") == "seqconv"
         return function(*args, **kwargs or {})
+
+
+class Dispatched(Counting, TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return self.counted(function, args, kwargs)
+
+
+class Called(Counting, TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return self.counted(function, args, kwargs)
 
 
 @each
 def test_straight_calls_equal_those_of_the_dispatcher(case):
     straight = values_and_gradients(case.run, case.tensors)
-    for mode in (Watching(), Doubling()):
+    for mode in (Dispatched(), Called()):
         with mode:
             dispatched = values_and_gradients(case.run, case.tensors)
         assert mode.count >= 1
@@ -72,6 +73,18 @@ def test_lazy_signs_are_turned(case):
     with torch.no_grad():
         for got, want in zip(lazily(**case.tensors), case.run(**plain), strict=True):
             assert_near(got, want)
+
+
+def test_a_prepared_recurrence_leaves_lazy_signs_to_others():
+    inputs = STEPS["diagonal_step"].inputs(2, 1)
+    u, past = inputs["u"], inputs["past"]
+    real = {name: inputs[name].real.clone() for name in ("offsets", "residues", "hidden")}
+    ready = prepare(real["offsets"], real["residues"], inputs["head"])
+    assert ready.step(u, real["hidden"], past, None) is not None
+    assert ready.step(lazily_negated(u), real["hidden"], past, None) is None
+    assert ready.step(u, lazily_negated(real["hidden"]), past, None) is None
+    lazy = prepare(lazily_negated(real["offsets"]), real["residues"], inputs["head"])
+    assert lazy.step(u, real["hidden"], past, None) is None
 
 
 @each

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import native
 from ..checks import may_be_overwritten
 from ..dispatch import Call
-from ..operators import Operator
+from ..operators import Operator, room, typed_like
 from ..second_order import composed_gradients, differentiate_again
 from . import reference
 
@@ -71,9 +71,9 @@ def _gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, (channels, width), sums = inputs.x, inputs.weight.shape, inputs.dtype
     segments = x.shape[0] if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
     return (
-        native.room(x, x, x.dtype),
-        native.room(x, inputs.weight, sums),
-        native.room(x, inputs.bias, sums),
+        room(x, x, x.dtype),
+        room(x, inputs.weight, sums),
+        room(x, inputs.bias, sums),
         x.new_empty(segments, width - 1, channels, dtype=sums),
     )
 
@@ -90,7 +90,7 @@ def _prepare(inputs: Inputs) -> list[Tensor | None]:
 
 
 def _convolved(inputs: Inputs) -> Tensor:
-    prepared, y = _prepare(inputs), native.room(inputs.x, inputs.x, inputs.x.dtype)
+    prepared, y = _prepare(inputs), room(inputs.x, inputs.x, inputs.x.dtype)
     native.library().causal_conv1d_forward(
         *map(native.view, prepared), inputs.activation == "silu", native.view(y), torch.get_num_threads()
     )
@@ -120,7 +120,7 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, initial_state, cu_seqlens = ctx.saved_tensors
     arguments = (x, weight, bias, ctx.activation, initial_state, cu_seqlens)
     gradients = _BACKWARD(*arguments, dy)
-    cast = native.typed_like((x, weight, bias, initial_state), gradients)
+    cast = typed_like((x, weight, bias, initial_state), gradients)
     return (*cast[:3], None, cast[3], None)
 
 

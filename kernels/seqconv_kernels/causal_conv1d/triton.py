@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..native import dense_rows
-from ..operators import operator
+from ..operators import operator, typed_like
 from ..triton_functions import TYPES, row_at, sigmoid
 from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 
@@ -234,8 +234,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, initial_state, cu_seqlens = ctx.saved_tensors
     gradients = _backward(x, weight, bias, ctx.activation, initial_state, cu_seqlens, dy)
-    tensors = (x, weight, bias, initial_state)
-    cast = [None if t is None else g.to(t.dtype) for t, g in zip(tensors, gradients, strict=True)]
+    cast = typed_like((x, weight, bias, initial_state), gradients)
     return (*cast[:3], None, cast[3], None)
 
 

@@ -45,7 +45,7 @@ def refuse(call: Call) -> str | None:
             return f"{name} needs a gradient, which only the reference gives"
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter and not compiling:
+        if type(tensor) not in native.PLAIN and not compiling:
             return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
     for name in ("head", "past", "skip"):
         tensor = tensors[name]
@@ -95,7 +95,7 @@ class Prepared:
         self.reach = 0 if head is None else head.shape[1]
         alike = offsets.shape == residues.shape and residues.dtype is offsets.dtype and offsets.dim() == 2
         fits = head is None or (head.shape[0] == offsets.shape[0] and head.dtype is self.real and self.reach > 0)
-        plain = all(t.is_cpu and type(t) in (Tensor, torch.nn.Parameter) for t in given)
+        plain = all(t.is_cpu and type(t) in native.PLAIN and not t.is_neg() for t in given)
         self.able = alike and fits and plain and native.unavailable() is None
 
     def step(self, u: Tensor, hidden: Tensor, past: Tensor, skip: Tensor | None) -> Tensor | None:
@@ -107,7 +107,7 @@ class Prepared:
             or hidden.requires_grad
             or past.requires_grad
             or (asked and torch.is_grad_enabled())
-            or any(map(native.lazy, (u, hidden, past) if skip is None else (u, hidden, past, skip)))
+            or not all(map(native.holds_values, (u, hidden, past) if skip is None else (u, hidden, past, skip)))
         ):
             return None
         (batch, channels), sums = u.shape, _SUMS.get(u.dtype)

@@ -25,10 +25,9 @@ def refuse(call: Call) -> str | None:
             return f"{name} needs a gradient, which only the reference gives"
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
-            return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
-        if native.lazy(tensor):
-            return f"{name} is lazily negated: its memory does not hold its values"
+        reason = native.refuse_memory(name, tensor)
+        if reason is not None:
+            return reason
     for name in _WRITTEN:
         if name not in tensors:
             continue

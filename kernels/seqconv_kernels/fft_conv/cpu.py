@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
-from ..operators import Operator
+from ..operators import Operator, room, typed_like
 from ..second_order import composed_gradients, differentiate_again
 from . import reference
 
@@ -111,15 +111,13 @@ def _prepare(inputs: Inputs) -> tuple[list[Tensor | None], int]:
 def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
     """Room for the gradients, in the order of the inputs; empty for those that were not given."""
     u, stored, sums = inputs.u, inputs.u.dtype, inputs.dtype
-    return tuple(
-        native.room(u, t, dtype) for t, dtype in zip(inputs, (stored, sums, sums, stored, stored, sums), strict=True)
-    )
+    return tuple(room(u, t, dtype) for t, dtype in zip(inputs, (stored, sums, sums, stored, stored, sums), strict=True))
 
 
 def _forward(*arguments: Any) -> Tensor:
     inputs = Inputs(*arguments)
     prepared, size = _prepare(inputs)
-    y = native.room(inputs.u, inputs.u, inputs.u.dtype)
+    y = room(inputs.u, inputs.u, inputs.u.dtype)
     native.library().fft_conv_forward(*map(native.view, prepared), size, native.view(y), torch.get_num_threads())
     return y
 
@@ -144,7 +142,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
     gradients = _BACKWARD(*inputs, dy)
-    return tuple(native.typed_like(inputs, gradients))
+    return tuple(typed_like(inputs, gradients))
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators import operator
+from ..operators import operator, typed_like
 from ..second_order import composed_gradients, differentiate_again
 from ..triton_support import on_device, sums_dtype
 from . import reference
@@ -122,7 +122,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     inputs = ctx.saved_tensors
     gradients = _backward(*inputs, ctx.frequency_limit, dy)
-    return (*(None if t is None else g.to(t.dtype) for t, g in zip(inputs, gradients, strict=True)), None)
+    return (*typed_like(inputs, gradients), None)
 
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:

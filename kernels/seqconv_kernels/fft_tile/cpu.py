@@ -25,10 +25,9 @@ def refuse(call: Call) -> str | None:
     for name, tensor in call.given().items():
         if tensor.requires_grad and (torch.is_grad_enabled() or name == "sums"):
             return f"{name} needs a gradient, which only the reference gives"
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
-            return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
-        if native.lazy(tensor):
-            return f"{name} is lazily negated: its memory does not hold its values"
+        reason = native.refuse_memory(name, tensor)
+        if reason is not None:
+            return reason
         if name == "sums" and (
             tensor.stride(2) != 1 or (tensor.is_inference() and not torch.is_inference_mode_enabled())
         ):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import native
 from ..dispatch import Call
-from ..operators import Operator
+from ..operators import Operator, room
 from ..precision import accumulation_dtype
 from ..second_order import differentiate_again
 from ..segments import Segments
@@ -56,12 +56,12 @@ def _state(tokens: Tensor, bounds: Tensor | None) -> Tensor:
 
 def _outputs(a: Tensor, x: Tensor, state: Tensor | None, bounds: Tensor | None, complex: bool) -> tuple[Tensor, Tensor]:
     """Room for the states, and for the final ones."""
-    return native.room(x, x, x.dtype), _state(x, bounds)
+    return room(x, x, x.dtype), _state(x, bounds)
 
 
 def _gradients(a: Tensor, state: Tensor | None, bounds: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the gradients of a, x and the initial state."""
-    return native.room(a, a, a.dtype), native.room(a, a, a.dtype), _state(a, bounds)
+    return room(a, a, a.dtype), room(a, a, a.dtype), _state(a, bounds)
 
 
 def _dense(state: Tensor | None) -> Tensor | None:

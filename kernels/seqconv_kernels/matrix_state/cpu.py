@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import native
 from ..delta_rule import chunked as chunked_delta_rule
 from ..gated_linear_attention import chunked as chunked_attention
-from ..operators import Operator
+from ..operators import Operator, typed_like
 from ..precision import accumulation_dtype
 from ..second_order import composed_gradients, differentiate_again
 from ..segments import over_segments
@@ -177,7 +177,7 @@ def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None, _: Any) -
     inputs = Inputs(q, k, v, log_decay, beta, ctx.scale, state, cu_seqlens)
     do = torch.zeros_like(_outputs(inputs, False)[0]) if do is None else do
     found = _BACKWARD(*inputs, error, do, dfinal)
-    kept = native.typed_like(inputs.tensors(), found)
+    kept = typed_like(inputs.tensors(), found)
     return (*kept[:5], None, kept[5], None, None)
 
 

@@ -480,8 +480,8 @@ template <class T, class S, bool Backward> Status run_tiles(const ScanArgs& a) {
   return bad ? Status::bad_time_step : Status::done;
 }
 
-// The gradients of a tile go to parts that are added at the end.
-template <class T, class S> Status run_backward(ScanArgs a) {
+template <class T, class S, bool Backward> Status run(ScanArgs a) {
+  if constexpr (!Backward) return run_tiles<T, S, false>(a);
   const int64_t rows = a.batch, tiles = ScanPlan(a).tiles, weights = a.batch * a.length * a.groups * a.d_state;
   const Parts<T> dA(rows, a.channels * a.d_state, a.dA), dD(rows, a.channels, a.dD), dbias(rows, a.channels, a.dbias);
   const Parts<T, S> dB(tiles, weights, a.dB), dC(tiles, weights, a.dC);
@@ -490,11 +490,6 @@ template <class T, class S> Status run_backward(ScanArgs a) {
   const Status status = run_tiles<T, S, true>(a);
   dA.add(a.threads), dD.add(a.threads), dbias.add(a.threads), dB.add(a.threads), dC.add(a.threads);
   return status;
-}
-
-template <class T, class S, bool Backward> Status run(const ScanArgs& a) {
-  if constexpr (Backward) return run_backward<T, S>(a);
-  else return run_tiles<T, S, false>(a);
 }
 
 template <bool Backward> Status run_any(const ScanArgs& a) {

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import native
 from ..checks import may_be_overwritten
 from ..dispatch import Call
-from ..operators import Operator
+from ..operators import Operator, room, typed_like
 from ..second_order import composed_gradients, differentiate_again
 from . import composed
 from .reference import negative_time_step, time_step
@@ -120,7 +120,7 @@ def _outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
     chunks = length // STEPS_PER_CHECKPOINT + inputs.segments if packed else -(-length // STEPS_PER_CHECKPOINT)
     padded = groups * (-(-(channels // groups) // CHANNELS_PADDED_TO) * CHANNELS_PADDED_TO)
     return (
-        native.room(u, u, u.dtype),
+        room(u, u, u.dtype),
         u.new_empty(inputs.segments, channels, d_state, dtype=inputs.state_dtype),
         u.new_empty(batch * chunks * padded * d_state if learning else 0, dtype=inputs.state_dtype),
     )
@@ -130,7 +130,7 @@ def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
     """Room for the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state; empty for an absent one."""
     u, stored, sums = inputs.u, inputs.u.dtype, inputs.state_dtype
     dtypes = (stored, stored, sums, stored, stored, sums, stored, sums, sums)
-    return tuple(native.room(u, t, dtype) for t, dtype in zip(inputs.tensors(), dtypes, strict=True))
+    return tuple(room(u, t, dtype) for t, dtype in zip(inputs.tensors(), dtypes, strict=True))
 
 
 class _Views:
@@ -207,7 +207,7 @@ def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -
     inputs = Inputs(*saved)
     dy = torch.zeros_like(inputs.u) if dy is None else dy
     gradients = _BACKWARD(*inputs, checkpoints, dy, dfinal)
-    cast = native.typed_like(inputs.tensors(), gradients)
+    cast = typed_like(inputs.tensors(), gradients)
     return (*cast[:8], None, cast[8], None, None)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..checks import readable
 from ..linear_scan.triton import join
 from ..native import dense_rows
-from ..operators import operator
+from ..operators import operator, typed_like
 from ..triton_functions import TYPES, row_at, sigmoid
 from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 from .reference import time_step
@@ -513,7 +513,7 @@ def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -
     *tensors, initial_state, cu_seqlens, kept = ctx.saved_tensors
     dy = torch.zeros_like(tensors[0]) if dy is None else dy
     gradients = _backward(*tensors, ctx.delta_softplus, cu_seqlens, kept, dy, dfinal)
-    cast = [None if t is None else g.to(t.dtype) for t, g in zip((*tensors, initial_state), gradients, strict=True)]
+    cast = typed_like((*tensors, initial_state), gradients)
     return (*cast[:8], None, cast[8], None, None)
 
 
