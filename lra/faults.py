@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import _global_forward_hooks_with_kwargs, register_module_forward_hook
 
 from seqconv.convolution import LongConvolution, convolve
 from seqconv_kernels.errors import unknown_name
@@ -45,6 +45,8 @@ def fault(name: str | None) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+        # Left behind by torch, which then takes every module of the process for hooked.
+        _global_forward_hooks_with_kwargs.pop(hook.id, None)
 
 
 def _replace(module: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any], _: Any) -> Tensor | None:

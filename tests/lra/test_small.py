@@ -78,6 +78,7 @@ def test_a_circular_convolution_is_one(bidirectional):
         assert torch.allclose(convolution(u, skip=skip), expected, atol=1e-6)
     assert not torch.allclose(right, expected, atol=1e-2)
     assert torch.equal(convolution(u, skip=skip), right), "the fault outlives its block"
+    assert not torch.nn.modules.module._has_any_global_hook(), "a hook outlives its block"
 
 
 def test_without_mixing_tokens_do_not_hear_each_other():
