@@ -103,7 +103,7 @@ template <class T, class S> struct Group {
 
   template <class Op> void inside(const Op& op) const { walk_inside(op, a.size); }
   void enter(Complex<T>* to, const Vec<T>* from) const {
-    enter_transform<T>(tables, a.size, to, [&](int64_t j) SEQCONV_LAMBDA { return tables.twisted(from[j], j); });
+    enter_transform<T>(tables, a.size, to, [&](int64_t j) SEQCONV_LAMBDA { return from[j]; });
   }
   template <class Take> void leave(const Complex<T>* from, Take take) const { leave_real<T>(tables, a.size, from, take); }
 
@@ -117,6 +117,7 @@ template <class T, class S> struct Group {
   void write_filter_gradient(int64_t block, Complex<T>* s, Vec<T>* room) const {
     inside(Inverse<T>{tables, s});
     leave(s, [&](int64_t j, Vec<T> v) SEQCONV_LAMBDA { room[j] = j < taps() ? v * scale : Vec<T>{}; });
+    store<T, T>((T*)a.dskip + part * a.channels + channel + block * W, room[0], live(block));  // it acts like tap 0
     for (int64_t j = 0; j < a.taps; j += W) {
       Vec<T> v[W];
       for (int i = 0; i < W; ++i) v[i] = j + i < taps() ? room[j + i] : Vec<T>{};
@@ -139,10 +140,9 @@ template <class T, class S> struct Group {
       signal_in_lanes(b, a.history, a.u, a.pre, signal);
       for (int64_t block = 0; block < blocks; ++block) {
         Vec<T>* line = signal + block * a.size;
-        const Vec<T> through = skip(block);
         enter(x, line);
         inside(Convolve<T>{tables, x, k + block * a.size});
-        leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA { line[j] = a.skip ? y + through * line[j] : y; });
+        leave_skipped(block, x, line);
       }
       write(b, signal, a.y, a.post);
     }
@@ -151,10 +151,7 @@ template <class T, class S> struct Group {
     Complex<T>*x = (Complex<T>*)room, *g = x + a.size, *k = g + a.size, *s = k + blocks * a.size;
     Vec<T>*signal = (Vec<T>*)(s + blocks * a.size), *gradient = signal + blocks * a.size;
     __builtin_memset(s, 0, sizeof(Complex<T>) * blocks * a.size);
-    for (int64_t block = 0; block < blocks; ++block) {
-      filter_spectrum(block, k + block * a.size, signal);
-      store<T, T>(dskip(block), Vec<T>{}, live(block));
-    }
+    for (int64_t block = 0; block < blocks; ++block) filter_spectrum(block, k + block * a.size, signal);
     for (int64_t b = begin(); b < end(); ++b) {
       signal_in_lanes(b, a.history, a.u, a.pre, signal);
       signal_in_lanes(b, {}, a.dy, a.post, gradient);
@@ -163,7 +160,8 @@ template <class T, class S> struct Group {
         enter(x, signal + at);
         enter(g, gradient + at);
         inside(Differentiate<T>{tables, x, g, s + at, k + at, a.dpost != nullptr});
-        leave_gradients(block, x, g, signal + at, gradient + at);
+        leave_skipped(block, g, gradient + at);
+        if (a.dpost) leave_skipped(block, x, signal + at);
       }
       write(b, gradient, a.du, a.pre);
       if (a.dpre) write(b, gradient, a.dpre, a.u);
@@ -173,18 +171,12 @@ template <class T, class S> struct Group {
     }
     for (int64_t block = 0; block < blocks; ++block) write_filter_gradient(block, s + block * a.size, signal);
   }
-  // The gradient at the output becomes that at the input, and the signal the output, where its gate wants it.
-  void leave_gradients(int64_t block, const Complex<T>* x, const Complex<T>* g, Vec<T>* signal, Vec<T>* gradient) const {
+  // The real part, with the skip of what is there.
+  void leave_skipped(int64_t block, const Complex<T>* from, Vec<T>* line) const {
     const Vec<T> through = skip(block);
-    Vec<T> sum = load<T, T>(dskip(block), live(block));
-    leave(g, [&](int64_t j, Vec<T> dv) SEQCONV_LAMBDA {
-      sum += gradient[j] * signal[j];
-      gradient[j] = dv + through * gradient[j];
-    });
-    store<T, T>(dskip(block), sum, live(block));
-    if (a.dpost) leave(x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA { signal[j] = y + through * signal[j]; });
+    if (a.skip) leave(from, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA { line[j] = y + through * line[j]; });
+    else leave(from, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA { line[j] = y; });
   }
-  T* dskip(int64_t block) const { return (T*)a.dskip + part * a.channels + channel + block * W; }
 };
 
 // Blocks of a group: rows of kRowBytes or half of it, if enough groups for all threads are left and their spectra stay

@@ -11,7 +11,7 @@ struct FftArgs {
   Dtype dtype;
   int64_t batch, length, channels, past, taps;
   int64_t size;         // of the transform: a power of two, at least 4 and past + length
-  const void* tables;   // acc, table_elements(size): twiddle factors of every level, then the twist
+  const void* tables;   // acc, table_elements(size): twiddle factors of every level
   Rows u, pre, post;    // gates may be null
   Rows history;         // acc (batch, past, channels), or null
   const void* filter;   // acc (channels, taps), row-major

@@ -72,24 +72,27 @@ def transform_size(heard: int) -> int:
 
 @lru_cache(maxsize=16)
 def tables(size: int, dtype: torch.dtype) -> Tensor:
-    """Factors of every level above the fourth, then the twist exp(i pi j / 2 size), as pairs of real numbers.
+    """The factors of every level of the transform, as pairs of real numbers.
 
-    An odd factor of the size is the radix of the first level; all others have the radix 4.
+    exp(2 pi i j (r - 1/4) / size) for the R outputs of the first level, which hold the twist; then for every level of
+    n > 4 points exp(2 pi i j r / n) for r = 1, 2. An odd factor of the size is the radix R of the first level; all
+    others have the radix 4.
     """
-    parts = []
-    n, odd = size, size // (size & -size)
+    odd = size // (size & -size)
+    radix = odd if odd > 1 else 4
+    parts = [_angles(size, radix, torch.arange(radix) - 0.25)]
+    n = size // radix
     while n > SMALLEST:
-        radix = odd if n == size and odd > 1 else 4
-        once = _count(n // radix) * (2 * math.pi / n)
-        parts.append(once[:, None] * torch.arange(1, radix, dtype=torch.float64, device="cpu"))
-        n //= radix
-    parts.append(_count(size) * (math.pi / (2 * size)))
-    angles = torch.cat([part.flatten() for part in parts])
+        parts.append(_angles(n, 4, torch.arange(1, 3)))
+        n //= 4
+    angles = torch.cat(parts)
     return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten().to(dtype)
 
 
-def _count(n: int) -> Tensor:
-    return torch.arange(n, dtype=torch.float64, device="cpu")
+def _angles(n: int, radix: int, turns: Tensor) -> Tensor:
+    """2 pi j r / n for j < n / radix and r in ``turns``, flat."""
+    j = torch.arange(n // radix, dtype=torch.float64, device="cpu")
+    return (j[:, None] * turns.to("cpu", torch.float64) * (2 * math.pi / n)).flatten()
 
 
 def _prepare(inputs: Inputs) -> tuple[list[Tensor | None], int]:

@@ -31,7 +31,7 @@ template <class T> struct Block {
     Vec<T>* h = (Vec<T>*)room;
     taps_in_lanes<T>((const T*)a.taps + channel * a.taps_stride, a.taps_stride, live, a.tap_count, 2 * a.size, h);
     enter_transform<T>(tables, a.size, k, [&](int64_t j) SEQCONV_LAMBDA {
-      return times(Complex<T>{h[a.size + j], -h[j]}, tables.twisted(splat<T>(1), j));
+      return Complex<T>{h[a.size + j], -h[j]};
     });
     walk_inside(FilterSpectrum<T>{tables, k, T(1) / T(a.size)}, a.size);
     for (int64_t j = 0; j < a.size; ++j) {
@@ -44,7 +44,7 @@ template <class T> struct Block {
     const T* from = (const T*)a.x.data + b * a.x.batch + at;
     T* to = (T*)a.sums + b * a.sums_batch + at;
     enter_transform<T>(tables, a.size, x, [&](int64_t j) SEQCONV_LAMBDA {
-      return tables.twisted(load<T, T>(from + j * a.x.time, live), j);
+      return load<T, T>(from + j * a.x.time, live);
     });
     walk_inside(Convolve<T>{tables, x, k}, a.size);
     leave_real<T>(tables, a.size, x, [&](int64_t j, Vec<T> y) SEQCONV_LAMBDA {

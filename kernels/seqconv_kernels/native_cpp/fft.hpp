@@ -100,61 +100,42 @@ template <int R, class T> SEQCONV_INLINE void butterfly_back(Complex<T>* x) {
 
 template <class T> struct Tables {
   const T* level[40];  // by log2 of the size of the transform
-  const T *top, *twist;
-  Tables(const void* tables, int64_t size) {
-    const T* p = top = (const T*)tables;
-    for (int64_t n = size, radix; n > 4; n /= radix) {
-      radix = first_radix(n);
-      if (radix == 4) level[__builtin_ctzll(n)] = p;
-      p += n / radix * (radix - 1) * 2;
+  const T* top;
+  Tables(const void* tables, int64_t size) : top((const T*)tables) {
+    const T* p = top + 2 * size;
+    for (int64_t n = size / first_radix(size); n > 4; n /= 4) {
+      level[__builtin_ctzll(n)] = p;
+      p += n;
     }
-    twist = p;
   }
   const T* of(int64_t n) const { return level[__builtin_ctzll(n)]; }
-  SEQCONV_INLINE Complex<T> twisted(Vec<T> v, int64_t j) const { return {v * twist[2 * j], v * twist[2 * j + 1]}; }
-  SEQCONV_INLINE Vec<T> untwisted(Complex<T> v, int64_t j) const {
-    return v.re * twist[2 * j] + v.im * twist[2 * j + 1];
-  }
 };
 
-// One pass of radix R over n values: `get(j)` reads them, `put(j, x)` takes the R subtransforms side by side.
-template <int R, class T, class Get> SEQCONV_INLINE void pass_down(int64_t n, const T* w, Get get, Complex<T>* to) {
-  const int64_t q = n / R;
-  for (int64_t j = 0; j < q; ++j, w += 2 * (R - 1)) {
-    Complex<T> x[R];
-#pragma GCC unroll 5
-    for (int m = 0; m < R; ++m) x[m] = get(j + m * q);
-    butterfly<R>(x);
-    to[j] = x[0];
-    if (q == 1) {
-#pragma GCC unroll 5
-      for (int m = 1; m < R; ++m) to[m] = x[m];
-      return;
-    }
-#pragma GCC unroll 5
-    for (int m = 1; m < R; ++m) to[j + m * q] = turn(x[m], w[2 * m - 2], -w[2 * m - 1]);
+// Passes of radix 4 over n > 4 values, which take or leave the four subtransforms side by side: of the frequencies 4k,
+// 4k + 1, 4k + 2 and, for a factor that is the second one's conjugate, 4k - 1. Two values of j at once halve what the loop
+// itself costs.
+template <class T> void inner_down(int64_t n, const T* w, Complex<T>* at) {
+  const int64_t q = n / 4;
+#pragma GCC unroll 2
+  for (int64_t j = 0; j < q; ++j, w += 4) {
+    Complex<T> x[4] = {at[j], at[j + q], at[j + 2 * q], at[j + 3 * q]};
+    butterfly<4>(x);
+    at[j] = x[0];
+    at[j + q] = turn_back(x[1], w[0], w[1]);
+    at[j + 2 * q] = turn_back(x[2], w[2], w[3]);
+    at[j + 3 * q] = turn(x[3], w[0], w[1]);
   }
 }
-template <int R, class T, class Put>
-SEQCONV_INLINE void pass_up(int64_t n, const T* w, const Complex<T>* from, Put put) {
-  const int64_t q = n / R;
-  for (int64_t j = 0; j < q; ++j, w += 2 * (R - 1)) {
-    Complex<T> x[R];
-#pragma GCC unroll 5
-    for (int m = 0; m < R; ++m) x[m] = from[j + m * q];
-    if (q > 1)
-#pragma GCC unroll 5
-      for (int m = 1; m < R; ++m) x[m] = turn(x[m], w[2 * m - 2], w[2 * m - 1]);
-    butterfly_back<R>(x);
-#pragma GCC unroll 5
-    for (int m = 0; m < R; ++m) put(j + m * q, x[m]);
+template <class T> void inner_up(int64_t n, const T* w, Complex<T>* at) {
+  const int64_t q = n / 4;
+#pragma GCC unroll 2
+  for (int64_t j = 0; j < q; ++j, w += 4) {
+    Complex<T> x[4] = {at[j], turn(at[j + q], w[0], w[1]), turn(at[j + 2 * q], w[2], w[3]),
+                       turn_back(at[j + 3 * q], w[0], w[1])};
+    butterfly_back<4>(x);
+#pragma GCC unroll 4
+    for (int m = 0; m < 4; ++m) at[j + m * q] = x[m];
   }
-}
-template <class T> void inner_down(int64_t n, const T* w, Complex<T>* x) {
-  pass_down<4, T>(n, w, [x](int64_t j) SEQCONV_LAMBDA { return x[j]; }, x);
-}
-template <class T> void inner_up(int64_t n, const T* w, Complex<T>* x) {
-  pass_up<4, T>(n, w, x, [x](int64_t j, Complex<T> v) SEQCONV_LAMBDA { x[j] = v; });
 }
 
 // What happens on the way down, at the bottom, and on the way up of the recursion.
@@ -252,22 +233,68 @@ void taps_in_lanes(const T* rows, int64_t stride, int live, int64_t taps, int64_
   }
 }
 
-// The first and the last pass of a transform of `size`; between them the subtransforms. The last one undoes the twist.
+// The first and the last pass of a transform of `size`, with the twist: that of the value j + m size/R is exp(i pi m / 2R)
+// times that of the value j, which the factors of the R subtransforms hold. Between them the subtransforms.
+template <int R> struct Twist;
+template <> struct Twist<3> {
+  static constexpr double cosine[3] = {1, 0.86602540378443864676, 0.5};
+  static constexpr double sine[3] = {0, 0.5, 0.86602540378443864676};
+};
+template <> struct Twist<4> {
+  static constexpr double cosine[4] = {1, 0.92387953251128675613, 0.70710678118654752440, 0.38268343236508977173};
+  static constexpr double sine[4] = {0, 0.38268343236508977173, 0.70710678118654752440, 0.92387953251128675613};
+};
+template <> struct Twist<5> {
+  static constexpr double cosine[5] = {1, 0.95105651629515357212, 0.80901699437494742410, 0.58778525229247312917,
+                                       0.30901699437494742410};
+  static constexpr double sine[5] = {0, 0.30901699437494742410, 0.58778525229247312917, 0.80901699437494742410,
+                                     0.95105651629515357212};
+};
+template <class T> SEQCONV_INLINE Complex<T> turn(Vec<T> a, T re, T im) { return {a * re, a * im}; }
+
+template <int R, class T, class Value>
+SEQCONV_INLINE void enter_by(int64_t size, const T* w, Complex<T>* to, Value value) {
+  const int64_t q = size / R;
+#pragma GCC unroll 2
+  for (int64_t j = 0; j < q; ++j, w += 2 * R) {
+    Complex<T> x[R];
+#pragma GCC unroll 5
+    for (int m = 0; m < R; ++m) x[m] = turn<T>(value(j + m * q), T(Twist<R>::cosine[m]), T(Twist<R>::sine[m]));
+    butterfly<R>(x);
+#pragma GCC unroll 5
+    for (int m = 0; m < R; ++m) to[j + m * q] = turn_back(x[m], w[2 * m], w[2 * m + 1]);
+  }
+}
+template <int R, class T, class Take>
+SEQCONV_INLINE void leave_by(int64_t size, const T* w, const Complex<T>* from, Take take) {
+  const int64_t q = size / R;
+#pragma GCC unroll 2
+  for (int64_t j = 0; j < q; ++j, w += 2 * R) {
+    Complex<T> x[R];
+#pragma GCC unroll 5
+    for (int m = 0; m < R; ++m) x[m] = turn(from[j + m * q], w[2 * m], w[2 * m + 1]);
+    butterfly_back<R>(x);
+#pragma GCC unroll 5
+    for (int m = 0; m < R; ++m)
+      take(j + m * q, x[m].re * T(Twist<R>::cosine[m]) + x[m].im * T(Twist<R>::sine[m]));
+  }
+}
+// `value(j)` is real or complex.
 template <class T, class Value>
 SEQCONV_INLINE void enter_transform(const Tables<T>& tables, int64_t size, Complex<T>* to, Value value) {
   switch (first_radix(size)) {
-    case 3: return pass_down<3, T>(size, tables.top, value, to);
-    case 5: return pass_down<5, T>(size, tables.top, value, to);
-    default: return pass_down<4, T>(size, tables.top, value, to);
+    case 3: return enter_by<3, T>(size, tables.top, to, value);
+    case 5: return enter_by<5, T>(size, tables.top, to, value);
+    default: return enter_by<4, T>(size, tables.top, to, value);
   }
 }
+// `take(j, y)` gets the real part.
 template <class T, class Take>
 SEQCONV_INLINE void leave_real(const Tables<T>& tables, int64_t size, const Complex<T>* from, Take take) {
-  const auto put = [&](int64_t j, Complex<T> v) SEQCONV_LAMBDA { take(j, tables.untwisted(v, j)); };
   switch (first_radix(size)) {
-    case 3: return pass_up<3, T>(size, tables.top, from, put);
-    case 5: return pass_up<5, T>(size, tables.top, from, put);
-    default: return pass_up<4, T>(size, tables.top, from, put);
+    case 3: return leave_by<3, T>(size, tables.top, from, take);
+    case 5: return leave_by<5, T>(size, tables.top, from, take);
+    default: return leave_by<4, T>(size, tables.top, from, take);
   }
 }
 template <class Op> void walk_inside(const Op& op, int64_t size) {

@@ -11,10 +11,11 @@ inline int64_t first_radix(int64_t size) { return odd_factor(size) == 1 ? 4 : od
 inline bool serves_size(int64_t size) {
   return size >= 4 && (odd_factor(size) == 1 || (size >= 16 && (odd_factor(size) == 3 || odd_factor(size) == 5)));
 }
-// Per level of n > 4 points and radix R: w^j, w^2j .. w^(R-1)j for j < n/R; then exp(i pi j / (2 size)) for j < size.
+// For the first level, of radix R, w^(r-1/4)j for r < R and j < size/R, where w = exp(2 pi i / size); then for every level
+// of n > 4 points w^j and w^2j for j < n/4, where w = exp(2 pi i / n).
 inline int64_t table_elements(int64_t size) {
   int64_t count = 2 * size;
-  for (int64_t n = size, radix; n > 4; n /= radix) radix = first_radix(n), count += n / radix * (radix - 1) * 2;
+  for (int64_t n = size / first_radix(size); n > 4; n /= 4) count += n;
   return count;
 }
 
