@@ -106,23 +106,28 @@ template <class T, class S> struct Tile {
   }
 
   // Rows of one tile lie far apart, where the hardware does not look ahead. One row per step: in a burst they stall.
-  // Asking beyond the last row does nothing.
-  struct Ahead {
-    const S* rows[6];
-    int64_t steps[6];
-    int read = 0, all = 0;
+  // Asking beyond the last row does nothing. The number of rows is a constant, so that they stay in registers: for an
+  // absent tensor those of the first one are asked for twice.
+  template <int Reads, int Writes> struct Ahead {
+    const S* rows[Reads + Writes];
+    int64_t steps[Reads + Writes];
     SEQCONV_INLINE void operator()() {
-      for (int i = 0; i < read; ++i) __builtin_prefetch(rows[i]), rows[i] += steps[i];
-      for (int i = read; i < all; ++i) __builtin_prefetch(rows[i], 1), rows[i] += steps[i];
+#pragma GCC unroll 4
+      for (int i = 0; i < Reads; ++i) __builtin_prefetch(rows[i]), rows[i] += steps[i];
+#pragma GCC unroll 4
+      for (int i = Reads; i < Reads + Writes; ++i) __builtin_prefetch(rows[i], 1), rows[i] += steps[i];
     }
   };
-  template <int In, int Out>
-  Ahead ahead(int64_t t, int64_t k, const Rows* const (&inputs)[In], void* const (&outputs)[Out]) const {
-    Ahead next;
-    for (const Rows* x : inputs)
-      if (x->data) next.rows[next.all] = at(*x, t, k), next.steps[next.all++] = x->time;
-    next.read = next.all;
-    for (void* y : outputs) next.rows[next.all] = (S*)y + dense(t, k), next.steps[next.all++] = a.channels;
+  template <int Reads, int Writes>
+  Ahead<Reads, Writes> ahead(int64_t t, int64_t k, const Rows* const (&inputs)[Reads],
+                             void* const (&outputs)[Writes]) const {
+    Ahead<Reads, Writes> next;
+    int i = 0;
+    for (const Rows* input : inputs) {
+      const Rows& x = input->data ? *input : *inputs[0];
+      next.rows[i] = at(x, t, k), next.steps[i++] = x.time;
+    }
+    for (void* y : outputs) next.rows[i] = (S*)y + dense(t, k), next.steps[i++] = a.channels;
     return next;
   }
 
@@ -174,12 +179,13 @@ template <class T, class S> struct Tile {
 
   // What has to be told of all time steps of a block in a chunk: whether one is not a time step, whether one is too long.
   struct Seen {
-    Vec<T> most;  // |A|
-    Mask<T> wrong{}, far{};
+    Vec<T> longest{};
+    Mask<T> wrong{};
     SEQCONV_INLINE void look(Vec<T> dt) {
       wrong |= ~(Mask<T>)(dt >= T(0));
-      far |= ~(Mask<T>)(dt * most < T(kExp2Bound));
+      longest = maximum<T>(dt, longest);
     }
+    bool far(Vec<T> most) const { return any<T>(~(Mask<T>)(longest * most < T(kExp2Bound))); }  // |A|
   };
 
   int64_t segments() const { return a.bounds ? a.segments : 1; }
@@ -224,15 +230,15 @@ template <class T, class S> struct Tile {
   void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const Vec<T>* B,
                      const Vec<T>* C) {
     Chunk c;
-    Seen seen{largest(A)};
+    Seen seen;
     if (a.softplus) enter_block<true>(c, seen, t0, steps, k);
     else enter_block<false>(c, seen, t0, steps, k);
     bad |= any<T>(seen.wrong);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
     const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
     void* const outputs[] = {a.y};
-    const Ahead next = ahead(t0 + kSteps, k, inputs, outputs);
-    if (any<T>(seen.far)) scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
+    const auto next = ahead(t0 + kSteps, k, inputs, outputs);
+    if (seen.far(largest(A))) scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
     else scan_states<true, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
     const Results y = results(a.y, t0, k);
     if (a.z.data) {
@@ -327,7 +333,7 @@ template <class T, class S> struct Tile {
     Slab& slab = w.slabs[k];
     const Lines us = lines(a.u, t0, k), deltas = lines(a.delta, t0, k), dys = lines(a.dy, t0, k);
     const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
-    Seen seen{largest(w.A + k * n)};
+    Seen seen;
     for (int s = 0; s < steps; ++s) {
       const Vec<T> u = us[s], raw = deltas[s] + bias, dt = Softplus ? softplus<T>(raw) : raw;
       slab.raw[s] = raw;
@@ -339,12 +345,12 @@ template <class T, class S> struct Tile {
       slab.by_input[s] = slab.by_step[s] = Vec<T>{};
       seen.look(dt);
     }
-    slab.near = !any<T>(seen.far);
+    slab.near = !seen.far(largest(w.A + k * n));
     if (!a.z.data) return;
     const Lines z = lines(a.z, t0, k);
     for (int s = 0; s < steps; ++s) slab.gy[s] *= silu<T>(z[s]);
   }
-  Ahead look_back(int64_t t, int64_t k) const {
+  Ahead<4, 2> look_back(int64_t t, int64_t k) const {
     const Rows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
     void* const outputs[] = {a.du, a.ddelta};
     return ahead(t, k, inputs, outputs);
@@ -352,11 +358,10 @@ template <class T, class S> struct Tile {
   template <int NB> void band(const Backward& w, int64_t t0, int steps, int64_t j0) {
     for (int i = 0; i < kSteps * NB; ++i) w.sumB[i] = w.sumC[i] = Vec<T>{};
     for (int64_t k = 0; k < count; ++k) {
-      const Ahead next = j0 == 0 && t0 >= kSteps ? look_back(t0 - kSteps, k) : Ahead{};
-      if (a.z.data) w.slabs[k].near ? recompute<NB, true, true>(w, steps, k, j0, next)
-                                    : recompute<NB, true, false>(w, steps, k, j0, next);
-      else w.slabs[k].near ? recompute<NB, false, true>(w, steps, k, j0, next)
-                           : recompute<NB, false, false>(w, steps, k, j0, next);
+      if (a.z.data) w.slabs[k].near ? recompute<NB, true, true>(w, t0, steps, k, j0)
+                                    : recompute<NB, true, false>(w, t0, steps, k, j0);
+      else w.slabs[k].near ? recompute<NB, false, true>(w, t0, steps, k, j0)
+                           : recompute<NB, false, false>(w, t0, steps, k, j0);
       reverse<NB>(w, steps, k, j0);
     }
     fold<NB>(w.sumB, (T*)a.dB, w.folded, t0, steps, j0);
@@ -364,7 +369,9 @@ template <class T, class S> struct Tile {
   }
   // States and decays of a band; with a gate also the output before it, which the gradient of z needs.
   template <int NB, bool Gated, bool Near>
-  SEQCONV_APART void recompute(const Backward& w, int steps, int64_t k, int64_t j0, Ahead next) {
+  SEQCONV_APART void recompute(const Backward& w, int64_t t0, int steps, int64_t k, int64_t j0) {
+    const bool asks = j0 == 0 && t0 >= kSteps;
+    auto next = look_back(asks ? t0 - kSteps : 0, k);
     Slab& slab = w.slabs[k];
     const Vec<T>* A = w.A + k * n + j0;
     Vec<T> state[NB];
@@ -373,7 +380,7 @@ template <class T, class S> struct Tile {
     const T *B = w.B + j0, *C = w.C + j0;
     for (int s = 0; s < steps; ++s, B += n, C += n) {
       const Vec<T> step = slab.dt[s], in = slab.dtu[s];
-      next();
+      if (asks) next();
       Vec<T> y{}, decay[NB];
       constexpr int N = NB < kTogether ? NB : kTogether;
 #pragma GCC unroll 16
