@@ -235,20 +235,14 @@ void taps_in_lanes(const T* rows, int64_t stride, int live, int64_t taps, int64_
 
 // The first and the last pass of a transform of `size`, with the twist: that of the value j + m size/R is exp(i pi m / 2R)
 // times that of the value j, which the factors of the R subtransforms hold. Between them the subtransforms.
-template <int R> struct Twist;
-template <> struct Twist<3> {
-  static constexpr double cosine[3] = {1, 0.86602540378443864676, 0.5};
-  static constexpr double sine[3] = {0, 0.5, 0.86602540378443864676};
-};
+template <int R> struct Twist;  // cos(pi m / 2R), which is also the sine for R - m
+template <> struct Twist<3> { static constexpr double cosine[] = {1, 0.86602540378443864676, 0.5, 0}; };
 template <> struct Twist<4> {
-  static constexpr double cosine[4] = {1, 0.92387953251128675613, 0.70710678118654752440, 0.38268343236508977173};
-  static constexpr double sine[4] = {0, 0.38268343236508977173, 0.70710678118654752440, 0.92387953251128675613};
+  static constexpr double cosine[] = {1, 0.92387953251128675613, 0.70710678118654752440, 0.38268343236508977173, 0};
 };
 template <> struct Twist<5> {
-  static constexpr double cosine[5] = {1, 0.95105651629515357212, 0.80901699437494742410, 0.58778525229247312917,
-                                       0.30901699437494742410};
-  static constexpr double sine[5] = {0, 0.30901699437494742410, 0.58778525229247312917, 0.80901699437494742410,
-                                     0.95105651629515357212};
+  static constexpr double cosine[] = {1, 0.95105651629515357212, 0.80901699437494742410, 0.58778525229247312917,
+                                      0.30901699437494742410, 0};
 };
 template <class T> SEQCONV_INLINE Complex<T> turn(Vec<T> a, T re, T im) { return {a * re, a * im}; }
 
@@ -259,7 +253,7 @@ SEQCONV_INLINE void enter_by(int64_t size, const T* w, Complex<T>* to, Value val
   for (int64_t j = 0; j < q; ++j, w += 2 * R) {
     Complex<T> x[R];
 #pragma GCC unroll 5
-    for (int m = 0; m < R; ++m) x[m] = turn<T>(value(j + m * q), T(Twist<R>::cosine[m]), T(Twist<R>::sine[m]));
+    for (int m = 0; m < R; ++m) x[m] = turn<T>(value(j + m * q), T(Twist<R>::cosine[m]), T(Twist<R>::cosine[R - m]));
     butterfly<R>(x);
 #pragma GCC unroll 5
     for (int m = 0; m < R; ++m) to[j + m * q] = turn_back(x[m], w[2 * m], w[2 * m + 1]);
@@ -276,7 +270,7 @@ SEQCONV_INLINE void leave_by(int64_t size, const T* w, const Complex<T>* from, T
     butterfly_back<R>(x);
 #pragma GCC unroll 5
     for (int m = 0; m < R; ++m)
-      take(j + m * q, x[m].re * T(Twist<R>::cosine[m]) + x[m].im * T(Twist<R>::sine[m]));
+      take(j + m * q, x[m].re * T(Twist<R>::cosine[m]) + x[m].im * T(Twist<R>::cosine[R - m]));
   }
 }
 // `value(j)` is real or complex.

@@ -11,8 +11,12 @@ bool supported(Isa isa) {
 #if defined(SEQCONV_X86)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#if defined(SEQCONV_AVX512)
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#else
+  const bool avx512 = false;
+#endif
   return isa == Isa::plain || (isa == Isa::avx2 && avx2) || (isa == Isa::avx512 && avx512);
 #elif defined(SEQCONV_NEON)  // part of every such processor: there is no other code
   return isa == Isa::neon;

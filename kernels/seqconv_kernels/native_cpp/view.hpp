@@ -56,11 +56,14 @@ inline Dtype accumulation(Dtype storage) { return storage == Dtype::f64 ? Dtype:
   namespace avx2 { signature; }                        \
   namespace avx512 { signature; }
 
-#if defined(SEQCONV_X86)
+#if defined(SEQCONV_AVX512)
 #define SEQCONV_CALL(function, ...)                                        \
   (active_isa() == Isa::avx512 ? avx512::function(__VA_ARGS__)             \
    : active_isa() == Isa::avx2 ? avx2::function(__VA_ARGS__)               \
                                : plain::function(__VA_ARGS__))
+#elif defined(SEQCONV_X86)
+#define SEQCONV_CALL(function, ...) \
+  (active_isa() == Isa::avx2 ? avx2::function(__VA_ARGS__) : plain::function(__VA_ARGS__))
 #elif defined(SEQCONV_NEON)
 #define SEQCONV_CALL(function, ...) neon::function(__VA_ARGS__)
 #else

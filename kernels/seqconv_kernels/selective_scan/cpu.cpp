@@ -18,7 +18,7 @@ namespace {
 constexpr int kSteps = kScanChunk;
 constexpr int64_t kStatesWorthThreads = 1 << 19;
 
-constexpr int kForwardBand = kManyRegisters ? 16 : 8, kBackwardBand = kManyRegisters ? 8 : 4;
+constexpr int kForwardBand = 16, kBackwardBand = kManyRegisters ? 8 : 4;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
