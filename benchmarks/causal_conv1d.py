@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import seqconv_kernels as K
-from seqconv_kernels.causal_conv1d.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.causal_conv1d.cases import SHAPES, Shape, example_inputs
 
 from .case import Case, Run, channel_first
 

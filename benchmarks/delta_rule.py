@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
 
 import seqconv_kernels as K
-from seqconv_kernels.delta_rule.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.delta_rule.cases import SHAPES, Shape, example_inputs
 
 from .case import Case, Run
 

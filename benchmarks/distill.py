@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from seqconv import create_mixer
+from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill_filter
-from seqconv.replacement import long_convolutions
 
 from .distill_model import BELOW, divergences
 from .measure import Machine, record

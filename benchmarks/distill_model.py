@@ -28,7 +28,7 @@ def trained() -> tuple[Any, Tensor]:
         from train_causal_lm import standard_library  # type: ignore[import-not-found]
     finally:
         sys.path.pop(0)
-    from seqconv.tokenizer import byte_tokenizer
+    from seqconv.hf.tokenizer import byte_tokenizer
 
     torch.manual_seed(0)
     tokens = torch.tensor(byte_tokenizer()(standard_library(1_000_000))["input_ids"])

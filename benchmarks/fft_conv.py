@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import seqconv_kernels as K
-from seqconv_kernels.fft_conv.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.fft_conv.cases import SHAPES, Shape, example_inputs
 
 from .case import Case, Run, channel_first
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from seqconv_kernels import native
+from seqconv_kernels._core import native
 
 from .case import Run, compare
 from .table import ours

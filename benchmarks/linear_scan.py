@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from torch import Tensor
 
 import seqconv_kernels as K
-from seqconv_kernels.linear_scan.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.linear_scan.cases import SHAPES, Shape, example_inputs
 
 from .case import Case, Run
 

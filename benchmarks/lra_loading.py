@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from lra.model import build_model, parameter_groups
-from lra.recipes import create_recipe
+from lra.models.build import build_model, parameter_groups
+from lra.recipes.catalog import create_recipe
 from lra.tasks import TASKS, TaskData, create_task
-from lra.tasks.retrieval_task import FILES
-from lra.tasks.synthetic import Online
+from lra.tasks.retrieval import FILES
+from lra.tasks.synthetic.base import Online
 
 ROWS = 64
 """Rows of each split."""

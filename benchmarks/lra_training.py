@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lra.model import build_config, parameter_groups
-from lra.recipe import Recipe
-from lra.recipes import create_recipe
+from lra.models.build import build_config, parameter_groups
+from lra.recipes.catalog import create_recipe
+from lra.recipes.recipe import Recipe
 from lra.tasks import TaskData
 from seqconv import SeqConvForSequenceClassification
 

@@ -41,7 +41,7 @@ class Machine:
     @classmethod
     def here(cls) -> "Machine":
         """The machine that runs now."""
-        from seqconv_kernels import native
+        from seqconv_kernels._core import native
 
         isa = native.unavailable() or native.library().isa()
         return cls(

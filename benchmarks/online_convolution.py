@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seqconv.streaming import init_online, online_step
+from seqconv.convolution import init_online, online_step
 from seqconv_kernels import fft_conv
 
 from .measure import check_close, interleaved

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lra.report import markdown_table
-from lra.small_table import put_into
+from lra.controls.table import put_into
+from lra.report.page import markdown_table
 
 from .table import OPS
 

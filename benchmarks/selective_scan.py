@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
 import seqconv_kernels as K
-from seqconv_kernels.selective_scan.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.selective_scan.cases import SHAPES, Shape, example_inputs
 
 from .case import Case, Run, channel_first
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
 
 import seqconv_kernels as K
-from seqconv_kernels.ssd.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.ssd.cases import SHAPES, Shape, example_inputs
 
 from .case import Case, Run
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 import seqconv_kernels as K
-from seqconv_kernels.ssm_kernel.shapes import SHAPES, Shape, cauchy_inputs, vandermonde_inputs
+from seqconv_kernels.ssm_kernel.cases import SHAPES, Shape, cauchy_inputs, vandermonde_inputs
 
 from .case import Case
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM
-from seqconv.convolution import LongConvolution
+from seqconv.convolution.long_convolution import LongConvolution
+from seqconv.convolution.replacement import long_convolutions, replace_filter
 from seqconv.distill import distill_filter
-from seqconv.replacement import long_convolutions, replace_filter
 from seqconv.state import State
 
 LAYERS, WIDTH, ORDER, REACH = 24, 768, 16, 1024

@@ -8,7 +8,7 @@ from .case import Case
 
 OPS = (
     "selective_scan", "causal_conv1d", "fft_conv", "linear_scan", "ssm_kernel", "gated_linear_attention", "ssd",
-    "delta_rule", "tree_conv",
+    "delta_rule", "dilated_conv",
 )  # fmt: skip
 
 

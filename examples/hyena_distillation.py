@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Trai
 from seqconv import SeqConvConfig, SeqConvForCausalLM, parameter_groups
 from seqconv.distill import DistilledModel, distill
 from seqconv.distill.checkpoint import save_distilled
-from seqconv.tokenizer import byte_tokenizer
+from seqconv.hf.tokenizer import byte_tokenizer
 
 
 def build(width: int, layers: int, context: int) -> SeqConvForCausalLM:

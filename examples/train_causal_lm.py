@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, parameter_groups
-from seqconv.tokenizer import byte_tokenizer
+from seqconv.hf.tokenizer import byte_tokenizer
 
 
 class Windows(Dataset[dict[str, Tensor]]):

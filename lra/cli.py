@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .options import split_overrides
+from .recipes.options import split_overrides
 from .tasks import TASKS, create_task
 
 if TYPE_CHECKING:
-    from .run import Paused, Result
+    from .training.run import Paused, Result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Long Range Arena: data, training, reports.")
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of prepared data (default: $LRA_DATA or the cache).")]
@@ -28,7 +28,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="name=value, mixer.<
 @app.command("list")
 def list_command() -> None:
     """Show the tasks and the recipes of each."""
-    from .recipes import list_recipes
+    from .recipes.catalog import list_recipes
 
     tasks = Table("task", "content")
     for name in TASKS:
@@ -44,7 +44,7 @@ def list_command() -> None:
 @app.command()
 def show(task: str, mixer: str, overrides: Overrides = None) -> None:
     """Show a recipe: every value that can be overridden, and its type."""
-    from .recipes import create_recipe
+    from .recipes.catalog import create_recipe
 
     recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
     table = Table("override", "value", "type", title=f"{recipe.name}: {recipe.source}")
@@ -82,10 +82,10 @@ def run_command(
     quiet: Quiet = False,
 ) -> None:
     """Prepare the data, train, evaluate, and write everything into one folder."""
-    from .budget import parse_budget, scaled
-    from .distributed import is_first
-    from .recipes import create_recipe
-    from .run import run_for
+    from .recipes.budget import parse_budget, scaled
+    from .recipes.catalog import create_recipe
+    from .training.distributed import is_first
+    from .training.run import run_for
 
     recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
     if budget is not None:
@@ -99,7 +99,7 @@ def run_command(
 @app.command()
 def resume(folder: Path, data: Data = None, pause: Pause = None, track: Track = None, quiet: Quiet = False) -> None:
     """Go on with an unfinished run, from its last checkpoint."""
-    from .run import read_recipe, run_for
+    from .training.run import read_recipe, run_for
 
     recipe = read_recipe(folder)
     _say(run_for(recipe, folder, _seconds(pause), data_root=data, resume=True, quiet=quiet, track=track or ()))
@@ -114,7 +114,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a run's checkpoint again, on the whole split."""
-    from .run import evaluate as measure
+    from .training.run import evaluate as measure
 
     print(f"{split}: {100 * measure(folder, split, checkpoint, data_root=data, quiet=quiet):.2f} %")
 
@@ -124,7 +124,7 @@ def report(
     runs: Annotated[Path, typer.Argument(help="Folder with runs below it.")] = Path("runs"), out: Out = None
 ) -> None:
     """Write report.html and report.md over all runs below a folder."""
-    from .report import find_runs, write_report
+    from .report.page import find_runs, write_report
 
     print(write_report(find_runs(runs), out or runs))
 
@@ -152,9 +152,9 @@ def small(
     quiet: Quiet = False,
 ) -> None:
     """The reduced protocol: eight mixers on five tasks, known wrong variants beside them; goes on where it stopped."""
-    from .protocol import run_cells, write_results
-    from .small import MIXERS, cells
-    from .small import TASKS as SMALL_TASKS
+    from .controls.protocol import run_cells, write_results
+    from .controls.reduced import MIXERS, cells
+    from .controls.reduced import TASKS as SMALL_TASKS
 
     chosen, folder = cells(task or tuple(SMALL_TASKS), mixer or MIXERS, seeds), out or Path("runs") / "small"
     if not collect:
@@ -166,14 +166,14 @@ def small(
 
 
 def _seconds(pause: str | None) -> float | None:
-    from .budget import parse_budget
+    from .recipes.budget import parse_budget
 
     return None if pause is None else parse_budget(pause, "--pause")
 
 
 def _say(done: "Result | Paused") -> None:
-    from .distributed import is_first
-    from .run import Paused
+    from .training.distributed import is_first
+    from .training.run import Paused
 
     if not is_first():
         return
@@ -195,7 +195,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit:
         if "WORLD_SIZE" in os.environ:
-            from .distributed import leave
+            from .training.distributed import leave
 
             leave()
         raise

@@ -20,13 +20,13 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from .parallel import in_order
-from .recipes import create_recipe
-from .report import read_run, write_report
-from .run import Result, run
+from .data.parallel import in_order
+from .recipes.catalog import create_recipe
+from .report.page import read_run, write_report
 from .tasks import Row, TaskData, create_task
+from .training.run import Result, run
 
 TASK = "listops-small"
 MIXERS = ("s4d", "hyena")
@@ -39,7 +39,7 @@ class Trained:
 
     Attributes:
         folder: of its run.
-        accuracy, baselines: as :class:`~lra.run.Result`.
+        accuracy, baselines: as :class:`~lra.training.run.Result`.
     """
 
     folder: Path
@@ -134,7 +134,7 @@ def check_reload(result: Result, data: TaskData) -> None:
         difference = (model(**inputs).logits - reloaded(**inputs).logits).abs().max().item()
     if difference != 0.0:
         remedy = "the checkpoint does not hold the whole model; report this"
-        raise refusal("reload", f"logits that differ by {difference:.2e}", "the same logits", remedy)
+        raise argument_error("reload", f"logits that differ by {difference:.2e}", "the same logits", remedy)
 
 
 def accuracy_table(results: Mapping[str, Trained]) -> Table:
@@ -157,4 +157,4 @@ def judge(accuracy: float) -> None:
     if accuracy <= THRESHOLD:
         wanted = f"more than {100 * THRESHOLD:.0f} %"
         remedy = "run the tests: the convolution, its kernel or the optimiser groups are broken"
-        raise refusal(f"demo with {MIXERS[0]}", f"{100 * accuracy:.1f} % on validation", wanted, remedy)
+        raise argument_error(f"demo with {MIXERS[0]}", f"{100 * accuracy:.1f} % on validation", wanted, remedy)

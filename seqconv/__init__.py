@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .hf import SeqConvConfig, load, register_auto_classes
 from .mixer import Mixer
-from .optim import parameter_groups
+from .parameters import parameter_groups
 from .registry import create_mixer, list_mixers, mixer_config, register
 from .state import State
 

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .blocks import Block
-from .norms import create_norm
+from .layers.norms import create_norm
+from .layers.residual import Dropout
 from .packing import zero_padding
 from .registry import create_mixer
-from .residual import Dropout
 from .state import State, state_class
 from .types import StateKind
 
@@ -59,7 +59,9 @@ class Backbone(nn.Module):
         super().__init__()
         if not blocks or len({block.d_model for block in blocks}) > 1:
             got = f"blocks of widths {[block.d_model for block in blocks]}"
-            raise refusal("Backbone", got, "at least one block, all of one width", "build the blocks with one d_model")
+            raise argument_error(
+                "Backbone", got, "at least one block, all of one width", "build the blocks with one d_model"
+            )
         self.d_model = blocks[0].d_model
         self.dropout = Dropout(input_dropout, tied=tied_dropout)
         self.blocks = nn.ModuleList(blocks)
@@ -159,7 +161,7 @@ class Backbone(nn.Module):
         if not isinstance(state, BackboneState) or len(state.layers) != len(self.blocks):
             got = f"{len(state.layers)} layer states" if isinstance(state, BackboneState) else type(state).__name__
             remedy = "pass what this backbone's init_state, prefill or step returned"
-            raise refusal("Backbone", got, f"a BackboneState of {len(self.blocks)} layers", remedy)
+            raise argument_error("Backbone", got, f"a BackboneState of {len(self.blocks)} layers", remedy)
         return state.layers
 
     def _check_causal(self) -> None:
@@ -168,7 +170,7 @@ class Backbone(nn.Module):
         deaf = [i for i, block in enumerate(self.layers) if not block.causal]
         got = f"layers {deaf} that are not causal" if deaf else "a final norm with statistics over the length"
         remedy = "build every layer causal (bidirectional=False, norms of single tokens), or use forward"
-        raise refusal("Backbone.init_state", got, "causal layers: only those have a state", remedy)
+        raise argument_error("Backbone.init_state", got, "causal layers: only those have a state", remedy)
 
 
 def build_backbone(
@@ -197,7 +199,7 @@ def build_backbone(
     """
     if n_layers < 1 or not pattern:
         got = f"n_layers={n_layers} and a pattern of {len(pattern)}"
-        raise refusal("build_backbone", got, "at least one layer", "give n_layers >= 1 and a pattern")
+        raise argument_error("build_backbone", got, "at least one layer", "give n_layers >= 1 and a pattern")
     if drop_path_schedule not in ("linear", "constant"):
         raise unknown_name("build_backbone", "drop_path_schedule", drop_path_schedule, ["linear", "constant"])
     blocks = []
@@ -243,7 +245,7 @@ def parse_layer(spec: LayerSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if isinstance(spec, Sequence) and len(spec) == 2 and isinstance(spec[0], str) and isinstance(spec[1], Mapping):
         return spec[0], dict(spec[1]), {}
     wanted = "a mixer name, (name, options), or a mapping with 'mixer', 'options' and options of the block"
-    raise refusal("layer pattern", repr(spec), wanted, "write the layer in one of these forms")
+    raise argument_error("layer pattern", repr(spec), wanted, "write the layer in one of these forms")
 
 
 def _note(hidden_states: list[Tensor] | None, x: Tensor) -> None:

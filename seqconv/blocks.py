@@ -1,6 +1,6 @@
 """A block: a mixer and a per-token network, each with its norm, dropout and residual connection.
 
-With ``⊕`` the residual connection of :mod:`~seqconv.residual` and ``f`` the mixer, then the MLP::
+With ``⊕`` the residual connection of :mod:`~seqconv.layers.residual` and ``f`` the mixer, then the MLP::
 
     pre:   x ← x ⊕ drop(f(norm(x)))
     post:  x ← norm(x ⊕ drop(f(x)))
@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from .layers.mlp import MLP
+from .layers.norms import create_norm
+from .layers.residual import Dropout, DropPath, create_residual
 from .mixer import Mixer
-from .mlp import MLP
-from .norms import create_norm
 from .packing import zero_padding
-from .residual import Dropout, DropPath, create_residual
 from .state import State
 from .types import StateKind
 
@@ -70,10 +70,10 @@ class Block(nn.Module):
     Args:
         mixer: the sequence mixer; ``None`` leaves the per-token network alone.
         d_model: width, needed only without a mixer.
-        norm, norm_options: as :func:`~seqconv.norms.create_norm`.
+        norm, norm_options: as :func:`~seqconv.layers.norms.create_norm`.
         norm_placement: ``"pre"`` or ``"post"``.
-        residual, residual_options: as :func:`~seqconv.residual.create_residual`.
-        mlp: kind of :class:`~seqconv.mlp.MLP`, or ``"none"``.
+        residual, residual_options: as :func:`~seqconv.layers.residual.create_residual`.
+        mlp: kind of :class:`~seqconv.layers.mlp.MLP`, or ``"none"``.
         mlp_ratio: its hidden width over ``d_model``.
         mlp_hidden: its hidden width, instead of the ratio.
         mlp_bias: whether its maps have biases.
@@ -174,7 +174,7 @@ class Block(nn.Module):
         """
         if not self.causal and (self.mixer is None or self.mixer.causal):
             remedy = "take norm='layer', 'rms', 'scale' or 'batch', or use forward on the whole sequence"
-            raise refusal(
+            raise argument_error(
                 "Block.init_state", "a norm with statistics over the length", "norms of single tokens", remedy
             )
         if self.mixer is None:
@@ -213,13 +213,17 @@ class Block(nn.Module):
     def _check_packing(self) -> None:
         if any(isinstance(m, Sublayer) and not m.norm.per_token for m in self.children()):
             remedy = "take norm='layer', 'rms', 'scale' or 'batch', or pad with a mask"
-            raise refusal("Block.forward", "cu_seqlens with a norm over the length", "norms of single tokens", remedy)
+            raise argument_error(
+                "Block.forward", "cu_seqlens with a norm over the length", "norms of single tokens", remedy
+            )
 
 
 def _width(mixer: Mixer | None, d_model: int | None, mlp: str) -> int:
     if mixer is None and (d_model is None or mlp == "none"):
         got = f"no mixer, d_model={d_model} and mlp={mlp!r}"
-        raise refusal("Block", got, "a mixer, or a width and an MLP", "give mixer=, or d_model= and mlp=")
+        raise argument_error("Block", got, "a mixer, or a width and an MLP", "give mixer=, or d_model= and mlp=")
     if mixer is not None and d_model not in (None, mixer.d_model):
-        raise refusal("Block", f"d_model={d_model} for a mixer of {mixer.d_model}", "equal widths", "leave d_model out")
+        raise argument_error(
+            "Block", f"d_model={d_model} for a mixer of {mixer.d_model}", "equal widths", "leave d_model out"
+        )
     return mixer.d_model if mixer is not None else cast(int, d_model)

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from seqconv_kernels.checks import check_cu_seqlens
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.checks import check_cu_seqlens
+from seqconv_kernels._core.errors import argument_error
 
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .state import State
@@ -43,7 +43,9 @@ class Mixer(nn.Module, ABC):
     def __init__(self, d_model: int, *, causal: bool = True) -> None:
         super().__init__()
         if d_model < 1:
-            raise refusal(f"{self.name} mixer", f"d_model={d_model}", "at least 1", "give the width of the inputs")
+            raise argument_error(
+                f"{self.name} mixer", f"d_model={d_model}", "at least 1", "give the width of the inputs"
+            )
         self.d_model, self.causal = d_model, causal
         self._state_like: tuple[type[State], dict[str, tuple[int, ...]]] | None = None
 
@@ -90,7 +92,7 @@ class Mixer(nn.Module, ABC):
         self._check_input("forward", x, rank=3)
         if cu_seqlens is not None:
             if mask is not None:
-                raise refusal(self._op("forward"), "a mask and cu_seqlens", "one of them", "drop the mask")
+                raise argument_error(self._op("forward"), "a mask and cu_seqlens", "one of them", "drop the mask")
             check_cu_seqlens(self._op("forward"), cu_seqlens, x)
             padded, mask = unpack(x, cu_seqlens)
             return pack(self._forward(padded, mask), mask)
@@ -119,7 +121,7 @@ class Mixer(nn.Module, ABC):
             ValueError: the mixer is not causal, ``batch_size < 0`` or ``max_length < 1``.
         """
         if not self.causal:
-            raise refusal(
+            raise argument_error(
                 self._op("init_state"),
                 "a mixer that is not causal",
                 "a causal mixer: only those have a state",
@@ -127,7 +129,9 @@ class Mixer(nn.Module, ABC):
             )
         if batch_size < 0 or (max_length is not None and max_length < 1):
             got = f"batch_size={batch_size}, max_length={max_length}"
-            raise refusal(self._op("init_state"), got, "batch_size >= 0 and max_length >= 1", "correct the sizes")
+            raise argument_error(
+                self._op("init_state"), got, "batch_size >= 0 and max_length >= 1", "correct the sizes"
+            )
         own_device, own_dtype = self._placement()
         dtype = dtype or own_dtype
         return self._init_state(batch_size, max_length, torch.device(device or own_device), dtype)
@@ -185,15 +189,21 @@ class Mixer(nn.Module, ABC):
         axes = "(batch, length, d_model)" if rank == 3 else "(batch, d_model)"
         if x.dim() != rank or x.shape[-1] != self.d_model:
             wanted = f"{axes} with d_model={self.d_model}"
-            raise refusal(self._op(operation), f"x of shape {tuple(x.shape)}", wanted, "reshape or project the input")
+            raise argument_error(
+                self._op(operation), f"x of shape {tuple(x.shape)}", wanted, "reshape or project the input"
+            )
         if rank == 3 and x.shape[1] == 0:
-            raise refusal(self._op(operation), "a sequence of length 0", "at least one token", "leave empty inputs out")
+            raise argument_error(
+                self._op(operation), "a sequence of length 0", "at least one token", "leave empty inputs out"
+            )
         device, dtype = self._placement()
         if x.device != device:
-            raise refusal(self._op(operation), f"x on {x.device}", f"the mixer on {device}", "move one with .to()")
+            raise argument_error(
+                self._op(operation), f"x on {x.device}", f"the mixer on {device}", "move one with .to()"
+            )
         if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
             remedy = "convert one with .to(dtype), or run under torch.autocast"
-            raise refusal(self._op(operation), f"x of dtype {x.dtype}", f"{dtype}", remedy)
+            raise argument_error(self._op(operation), f"x of dtype {x.dtype}", f"{dtype}", remedy)
 
     def _placement(self) -> tuple[torch.device, torch.dtype]:
         """Device and dtype of the activations: the narrowest of the parameters', some of which may stay wider."""
@@ -214,9 +224,9 @@ class Mixer(nn.Module, ABC):
         if type(state) is not kind or state.sizes() != sizes:
             got = f"{type(state).__name__} with sizes {state.sizes() if isinstance(state, State) else None}"
             remedy = "pass what this mixer's init_state, prefill or step returned"
-            raise refusal(self._op(operation), got, f"{kind.__name__} with sizes {sizes}", remedy)
+            raise argument_error(self._op(operation), got, f"{kind.__name__} with sizes {sizes}", remedy)
         if state.batch_size != batch_size:
-            raise refusal(
+            raise argument_error(
                 self._op(operation),
                 f"a state of {state.batch_size} rows for {batch_size} inputs",
                 "equal batch sizes",

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 
 def check_mask(operation: str, mask: Bool[Tensor, "batch length"], x: Tensor) -> None:
@@ -14,9 +14,11 @@ def check_mask(operation: str, mask: Bool[Tensor, "batch length"], x: Tensor) ->
         ValueError: wrong dtype, wrong shape, or a hole between real tokens.
     """
     if mask.dtype != torch.bool:
-        raise refusal(operation, f"a mask of dtype {mask.dtype}", "torch.bool, True at real tokens", "use mask.bool()")
+        raise argument_error(
+            operation, f"a mask of dtype {mask.dtype}", "torch.bool, True at real tokens", "use mask.bool()"
+        )
     if mask.shape != x.shape[:2]:
-        raise refusal(
+        raise argument_error(
             operation,
             f"a mask of shape {tuple(mask.shape)}",
             f"(batch, length) = {tuple(x.shape[:2])}",
@@ -26,7 +28,7 @@ def check_mask(operation: str, mask: Bool[Tensor, "batch length"], x: Tensor) ->
         return
     runs = mask[:, 0] + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
     if bool((runs > 1).any()):
-        raise refusal(
+        raise argument_error(
             operation,
             "a mask with a hole between real tokens",
             "padding on the left or right only",
@@ -43,7 +45,7 @@ def check_left_padding(operation: str, mask: Bool[Tensor, "batch length"]) -> No
     if torch.compiler.is_compiling() or mask.device.type == "meta":
         return
     if bool((mask.any(1) & ~mask[:, -1]).any()):
-        raise refusal(
+        raise argument_error(
             operation,
             "a mask with padding on the right",
             "padding on the left only: rows that end in a token",

@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .mixer import Mixer
 
@@ -49,7 +49,7 @@ def register(name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},)) -> C
 
     def enter(mixer: type[MixerT]) -> type[MixerT]:
         if name in _ENTRIES:
-            raise refusal("register", f"the name {name!r} a second time", "a new name", "choose another name")
+            raise argument_error("register", f"the name {name!r} a second time", "a new name", "choose another name")
         mixer.name = name
         summary = (inspect.getdoc(mixer) or "").split("\n", 1)[0]
         _ENTRIES[name] = MixerEntry(name, mixer, summary, examples)
@@ -124,7 +124,7 @@ def check_mixer_options(name: str, options: Mapping[str, Any]) -> None:
             raise unknown_name(f"create_mixer({name!r})", "option", option, known)
         if isinstance(value, float) and not math.isfinite(value):
             got = f"{option}={value}"
-            raise refusal(f"create_mixer({name!r})", got, "a finite number", "correct the configuration")
+            raise argument_error(f"create_mixer({name!r})", got, "a finite number", "correct the configuration")
 
 
 def _entries() -> dict[str, MixerEntry]:

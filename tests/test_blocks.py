@@ -6,10 +6,10 @@ from torch import nn
 
 from seqconv.backbone import Backbone, build_backbone, build_block
 from seqconv.blocks import Block
+from seqconv.layers.mlp import GATED, MLP, PLAIN
+from seqconv.layers.norms import NORMS, create_norm
+from seqconv.layers.residual import RESIDUALS, Dropout, DropPath, create_residual
 from seqconv.mixer import Mixer
-from seqconv.mlp import GATED, MLP, PLAIN
-from seqconv.norms import NORMS, create_norm
-from seqconv.residual import RESIDUALS, Dropout, DropPath, create_residual
 from seqconv.state import State, state_class
 
 PER_TOKEN = ["layer", "layer_scalar", "rms", "scale", "batch", "none"]

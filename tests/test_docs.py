@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqconv import create_mixer, list_mixers, registry
-from seqconv.doctor import ops
+from seqconv.cli.doctor import ops
 from seqconv.interop import importer, list_originals
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seqconv import list_mixers
-from seqconv.cli import app
+from seqconv.cli.app import app
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -51,22 +51,22 @@ def test_import_costs_at_most_a_second_beyond_torch_and_transformers():
 
 
 @pytest.fixture(scope="module")
-def watched() -> dict[str, list[str]]:
+def needs_dispatcher() -> dict[str, list[str]]:
     return json.loads(python(WATCHED).stdout)
 
 
-def test_import_compiles_nothing_and_probes_nothing(watched):
-    assert watched["called"] == []
+def test_import_compiles_nothing_and_probes_nothing(needs_dispatcher):
+    assert needs_dispatcher["called"] == []
 
 
-def test_import_loads_no_optional_package_and_nothing_heavy(watched):
+def test_import_loads_no_optional_package_and_nothing_heavy(needs_dispatcher):
     optional = {"triton", "mamba_ssm", "causal_conv1d", "fla", "datasets", "accelerate", "matplotlib", "tensorboard"}
     tools = {"typer", "rich", "lra", "pytest", "scipy", "seqconv_kernels._native"}
-    assert not {name for name in watched["loaded"] if name in optional | tools}
+    assert not {name for name in needs_dispatcher["loaded"] if name in optional | tools}
 
 
-def test_import_loads_no_importer_of_an_original(watched):
-    loaded = [name for name in watched["loaded"] if name.startswith("seqconv.interop.")]
+def test_import_loads_no_importer_of_an_original(needs_dispatcher):
+    loaded = [name for name in needs_dispatcher["loaded"] if name.startswith("seqconv.interop.")]
     assert set(loaded) <= {"seqconv.interop.importer"}
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 FACTS = """
 import json, seqconv, seqconv_kernels
-from seqconv_kernels import native
+from seqconv_kernels._core import native
 print(json.dumps({"seqconv": seqconv.__file__, "kernels": seqconv_kernels.__file__, "native": native.unavailable()}))
 """
 
@@ -27,7 +27,7 @@ EVERYTHING_RUNS = """
 from importlib import import_module
 import torch
 from seqconv import create_mixer, list_mixers
-from seqconv.doctor import choices, example_arguments, ops
+from seqconv.cli.doctor import choices, example_arguments, ops
 
 torch.manual_seed(0)
 for name, (package, op) in ops().items():

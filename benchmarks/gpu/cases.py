@@ -20,7 +20,7 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
     "ssd": {"real": (2, 1023, 24, 64, 1, 128), "tiny": (1, 37, 2, 16, 1, 16)},
     "delta_rule": {"real": (2, 1023, 8, 128, 128), "tiny": (1, 37, 2, 16, 16)},
     "fft_conv": {"real": (4, 4000, 256, 4000), "tiny": (2, 130, 3, 130)},
-    "tree_conv": {"real": (2, 4095, 512, 8, 4, 8), "tiny": (2, 33, 6, 3, 3, 3)},
+    "dilated_conv": {"real": (2, 4095, 512, 8, 4, 8), "tiny": (2, 33, 6, 3, 3, 3)},
 }
 """Arguments of the ``Shape`` of each op, see ``seqconv_kernels/<op>/shapes.py``.
 
@@ -47,7 +47,7 @@ def _op_checks(op: str, sizes: tuple[Any, ...]) -> Iterator[Check]:
     if op == "fft_conv":
         yield _check(op, sizes, {}, {"gates": True})
         return
-    if op == "tree_conv":
+    if op == "dilated_conv":
         return
     if op in ("gated_linear_attention", "delta_rule"):
         for decay in ("vector", "scalar", "none"):
@@ -59,7 +59,7 @@ def _op_checks(op: str, sizes: tuple[Any, ...]) -> Iterator[Check]:
 
 
 def _check(op: str, sizes: tuple[Any, ...], options: dict[str, Any], more: dict[str, Any]) -> Check:
-    shapes: Any = import_module(f"seqconv_kernels.{op}.shapes")
+    shapes: Any = import_module(f"seqconv_kernels.{op}.cases")
     shape = shapes.Shape(*sizes)
     words = ", ".join([*map(str, sizes), *options, *(f"{k}={v}" for k, v in more.items())])
 
@@ -70,7 +70,7 @@ def _check(op: str, sizes: tuple[Any, ...], options: dict[str, Any], more: dict[
 
 
 def _kernels(size: str) -> Iterator[Check]:
-    from seqconv_kernels.ssm_kernel import shapes
+    from seqconv_kernels.ssm_kernel import cases as shapes
 
     for op in ("vandermonde", "cauchy"):
         if not _has_triton("ssm_kernel", op.upper()):

@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import seqconv_kernels as K
-from seqconv_kernels.causal_conv1d import shapes as conv_shapes
-from seqconv_kernels.delta_rule import shapes as delta_shapes
-from seqconv_kernels.fft_conv import shapes as fft_shapes
-from seqconv_kernels.gated_linear_attention import shapes as gla_shapes
-from seqconv_kernels.linear_scan import shapes as linear_shapes
-from seqconv_kernels.selective_scan import shapes as scan_shapes
-from seqconv_kernels.ssd import shapes as ssd_shapes
-from seqconv_kernels.ssm_kernel import shapes as kernel_shapes
-from seqconv_kernels.tree_conv import shapes as tree_shapes
+from seqconv_kernels.causal_conv1d import cases as conv_shapes
+from seqconv_kernels.delta_rule import cases as delta_shapes
+from seqconv_kernels.dilated_conv import cases as tree_shapes
+from seqconv_kernels.fft_conv import cases as fft_shapes
+from seqconv_kernels.gated_linear_attention import cases as gla_shapes
+from seqconv_kernels.linear_scan import cases as linear_shapes
+from seqconv_kernels.selective_scan import cases as scan_shapes
+from seqconv_kernels.ssd import cases as ssd_shapes
+from seqconv_kernels.ssm_kernel import cases as kernel_shapes
 
 from ..case import Case, Run, channel_first
 
@@ -83,7 +83,7 @@ def _real(device: str) -> Iterator[Timed]:
         yield _gated_linear_attention((4, 4096, 16, 64, 64), decay, BF16, device)
         yield _delta_rule((4, 4096, 16, 64, 64), decay, BF16, device)
     yield _fft_conv(8, 131072, 256, BF16, device)
-    yield _tree_conv((8, 8192, 512, 8, 4, 8), BF16, device)
+    yield _dilated_conv((8, 8192, 512, 8, 4, 8), BF16, device)
     yield _vandermonde((1, 256, 32, 16384), device)
     yield _cauchy((1, 256, 32, 16384), device)
 
@@ -96,7 +96,7 @@ def _small(device: str) -> Iterator[Timed]:
     yield _ssd((1, 33, 2, 16, 1, 16), BF16, device)
     yield _causal_conv1d((1, 33, 24, 4), BF16, device)
     yield _linear_scan((1, 33, 4), SINGLE, device)
-    yield _tree_conv((1, 33, 4, 3, 2, 3), BF16, device)
+    yield _dilated_conv((1, 33, 4, 3, 2, 3), BF16, device)
     yield _vandermonde((1, 2, 2, 33), device)
     yield _cauchy((1, 2, 2, 33), device)
 
@@ -288,15 +288,15 @@ def _linear_scan(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Tim
     return Timed("linear_scan", _words(shape), dtype, make)
 
 
-def _tree_conv(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:
+def _dilated_conv(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:
     shape = tree_shapes.Shape(*sizes)
 
     def make(smaller: int) -> Case:
         one = tree_shapes.example_inputs(replace(shape, batch=1), dtype=dtype, device=device)
-        contenders = _contenders(K.tree_conv, {"shifted products": _ours(K.tree_conv, "reference")})
-        return Case("tree_conv", _words(shape), shape.length, repeated(one, shape.batch), contenders)
+        contenders = _contenders(K.dilated_conv, {"shifted products": _ours(K.dilated_conv, "reference")})
+        return Case("dilated_conv", _words(shape), shape.length, repeated(one, shape.batch), contenders)
 
-    return Timed("tree_conv", _words(shape), dtype, make)
+    return Timed("dilated_conv", _words(shape), dtype, make)
 
 
 def _vandermonde(sizes: tuple[int, ...], device: str) -> Timed:

@@ -1,7 +1,7 @@
 """Other choices of blocks and chunks than those in the code: ``python -m benchmarks.gpu --tune`` times them.
 
-A choice sets names of modules, or wraps what :class:`~seqconv_kernels.matrix_state.triton_blocks.Sizes` answers, for
-as long as it is tried. What is best goes into the code by hand.
+A choice sets names of modules, or wraps what :class:`~seqconv_kernels._linear_attention.triton_blocks.Sizes` answers,
+for as long as it is tried. What is best goes into the code by hand.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def _alternatives(shape: Timed) -> dict[str, Callable[[], Change]]:
     """By name; the first is what the code has."""
     found = {"as it is": nullcontext, **_OF_OPS.get(shape.op, dict)()}
     if shape.op in ("gated_linear_attention", "delta_rule"):
-        found |= _matrix_state("vector" in shape.case)
+        found |= _linear_attention("vector" in shape.case)
     return found if len(found) > 1 else {}
 
 
@@ -124,10 +124,10 @@ _OF_OPS = {
 }  # fmt: skip
 
 
-def _matrix_state(vector: bool) -> dict[str, Callable[[], Change]]:
+def _linear_attention(vector: bool) -> dict[str, Callable[[], Change]]:
     keys = (16, 64) if vector else (32, 128)
     return {
-        **{f"chunks of {n}": _names("matrix_state.triton_blocks", CHUNK=n) for n in (32, 128)},
+        **{f"chunks of {n}": _names("linear_attention.triton_blocks", CHUNK=n) for n in (32, 128)},
         **{f"walk: {n} values": _sizes("walk", BV=n) for n in (16, 32, 64, 128)},
         **{f"walk: {n} warps": _sizes("walk", num_warps=n) for n in (4, 8)},
         **{f"walk: {n} stages": _sizes("walk", num_stages=n) for n in (1, 3)},
@@ -144,7 +144,7 @@ def _sizes(kernel: str, **wanted: int | None) -> Callable[[], Change]:
     """What :class:`Sizes` answers for a kernel, changed."""
 
     def change() -> Change:
-        sizes = import_module("seqconv_kernels.matrix_state.triton_blocks").Sizes
+        sizes = import_module("seqconv_kernels._linear_attention.triton_blocks").Sizes
         answer = getattr(sizes, kernel)
 
         def changed(self: Any, *walkers: int) -> Any:

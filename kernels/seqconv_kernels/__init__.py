@@ -6,6 +6,7 @@ Importing this package compiles nothing, probes no device and imports no optiona
 from .causal_conv1d import causal_conv1d, causal_conv1d_step
 from .delta_rule import delta_rule, delta_rule_step
 from .diagonal_step import diagonal_step
+from .dilated_conv import dilated_conv, dilated_conv_step, unroll_rings
 from .direct_conv import direct_conv_step
 from .fft_conv import fft_conv
 from .fft_conv2d import fft_conv2d
@@ -14,7 +15,6 @@ from .linear_scan import linear_scan, linear_scan_step
 from .selective_scan import selective_scan, selective_scan_step
 from .ssd import ssd, ssd_step
 from .ssm_kernel import cauchy, vandermonde
-from .tree_conv import tree_conv, tree_conv_step, unroll_rings
 
 __all__ = [
     "cauchy",
@@ -23,6 +23,8 @@ __all__ = [
     "delta_rule",
     "delta_rule_step",
     "diagonal_step",
+    "dilated_conv",
+    "dilated_conv_step",
     "direct_conv_step",
     "fft_conv",
     "fft_conv2d",
@@ -34,8 +36,6 @@ __all__ = [
     "selective_scan_step",
     "ssd",
     "ssd_step",
-    "tree_conv",
-    "tree_conv_step",
     "unroll_rings",
     "vandermonde",
 ]

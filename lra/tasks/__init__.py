@@ -4,20 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from seqconv_kernels.errors import unknown_name
+from seqconv_kernels._core.errors import unknown_name
 
-from ..options import convert
+from ..recipes.options import convert
 from .base import Kind, Row, Task, TaskData
-from .copying import Copying, Delay, SelectiveCopying
-from .image_task import Image
-from .listops_task import ListOps
-from .mad import Compression, ContextRecall, FuzzyRecall, MadSelectiveCopying, Memorization, NoisyRecall
-from .pathfinder_task import Pathfinder
-from .recall import Induction, MultiQueryRecall, Recall
-from .retrieval_task import Retrieval
-from .signals import SignalDelay, SignalReconstruct
-from .text_task import Text
-from .tracking import Parity, Permutations
+from .image import Image
+from .listops.task import ListOps
+from .pathfinder.task import Pathfinder
+from .retrieval import Retrieval
+from .synthetic.copying import Copying, Delay, SelectiveCopying
+from .synthetic.mad import Compression, ContextRecall, FuzzyRecall, MadSelectiveCopying, Memorization, NoisyRecall
+from .synthetic.recall import Induction, MultiQueryRecall, Recall
+from .synthetic.signals import SignalDelay, SignalReconstruct
+from .synthetic.tracking import Parity, Permutations
+from .text import Text
 
 __all__ = ["TASKS", "Kind", "Row", "Task", "TaskData", "create_task"]
 

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..store import Manifest, alone, default_root, folder_name, need_space, open_data, write_data
+from ..data.store import Manifest, alone, default_root, folder_name, need_space, open_data, write_data
 
 Row = dict[str, Any]
 Collate = Callable[[list[Row]], dict[str, Tensor]]
@@ -142,4 +142,4 @@ class Task(ABC):
 def one_of(task: str, option: str, value: str, known: tuple[str, ...]) -> None:
     """Refuse a value that is not among ``known``."""
     if value not in known:
-        raise refusal(task, f"{option}={value!r}", f"one of {', '.join(known)}", "correct the option")
+        raise argument_error(task, f"{option}={value!r}", f"one of {', '.join(known)}", "correct the option")

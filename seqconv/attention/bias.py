@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..filters.base import accumulation_dtype
 from .pattern import View
@@ -39,7 +39,7 @@ class SimpleBias(PositionBias):
     def __init__(self, max_positions: int) -> None:
         super().__init__()
         if max_positions < 1:
-            raise refusal("position bias", f"max_positions={max_positions}", "at least 1", "raise it")
+            raise argument_error("position bias", f"max_positions={max_positions}", "at least 1", "raise it")
         self.max_positions = max_positions
         self.weight = nn.Parameter(0.02 * torch.randn(2 * max_positions - 1))
 
@@ -48,7 +48,7 @@ class SimpleBias(PositionBias):
         if view.reach > self.max_positions:
             remedy = "raise max_positions, set chunk_size, or take position_bias='rotary', which has no end"
             wanted = f"at most max_positions={self.max_positions}"
-            raise refusal("position bias", f"{view.reach} tokens that attend to each other", wanted, remedy)
+            raise argument_error("position bias", f"{view.reach} tokens that attend to each other", wanted, remedy)
         return self.weight[last + view.offset.clamp(-last, last)][None, None]
 
 
@@ -64,7 +64,9 @@ class RotaryBias(PositionBias):
     def __init__(self, d_k: int, *, float32_table: bool = False) -> None:
         super().__init__()
         if d_k % 2:
-            raise refusal("position bias", f"d_k={d_k} for rotary", "an even width", "change d_k or take 'simple'")
+            raise argument_error(
+                "position bias", f"d_k={d_k} for rotary", "an even width", "change d_k or take 'simple'"
+            )
         self.float32_table = float32_table
         self.query = nn.Parameter(0.02 * torch.randn(d_k))
         self.key = nn.Parameter(0.02 * torch.randn(d_k))

@@ -18,18 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..activations import activate, check_activation
+from ..layers.activations import activate, check_activation
+from ..layers.norms import create_norm
+from ..layers.residual import Dropout, check_probability
 from ..mixer import Mixer
-from ..norms import create_norm
 from ..packing import zero_padding
-from ..residual import Dropout, check_probability
 from ..state import State, state_class
 from ..types import StateKind
 from .bias import create_bias
-from .blocks import attend_in_blocks
 from .cache import CacheState, attend_from_cache, init_cache
+from .chunked import attend_in_blocks
 from .pattern import Pattern, View
 from .weights import FUNCTIONS, attention_weights
 
@@ -58,7 +58,7 @@ class GatedAttention(nn.Module):
         chunk_size: tokens of a chunk; ``None``: attention over everything.
         gates: ``False`` leaves out all gates (see the module).
         activation: φ.
-        norm: as :func:`~seqconv.norms.create_norm`, one that hears single tokens if causal.
+        norm: as :func:`~seqconv.layers.norms.create_norm`, one that hears single tokens if causal.
         prenorm: norm before instead of after.
         norm_affine: whether the norm has parameters.
         dropout: of the memory's output and of h.
@@ -102,7 +102,9 @@ class GatedAttention(nn.Module):
         if attention not in FUNCTIONS:
             raise unknown_name("gated attention", "attention", attention, FUNCTIONS)
         if min(d_k, d_v) < 1:
-            raise refusal("gated attention", f"d_k={d_k}, d_v={d_v}", "widths of at least 1", "correct the widths")
+            raise argument_error(
+                "gated attention", f"d_k={d_k}, d_v={d_v}", "widths of at least 1", "correct the widths"
+            )
         check_probability("attention_dropout", attention_dropout)
         self.attention, self.attention_dropout = attention, attention_dropout
         self.activation = check_activation("gated attention", activation) if gates else "identity"
@@ -234,5 +236,7 @@ def _create_norm(name: str, d_model: int, affine: bool, causal: bool, count_padd
     norm = create_norm(name, d_model, **options)
     if causal and not norm.per_token:
         remedy = "take norm='layer', 'rms', 'scale' or 'batch', or bidirectional=True"
-        raise refusal("gated attention", f"norm={name!r}, which hears the whole sequence", "norms of tokens", remedy)
+        raise argument_error(
+            "gated attention", f"norm={name!r}, which hears the whole sequence", "norms of tokens", remedy
+        )
     return norm

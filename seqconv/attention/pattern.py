@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Pattern:
     def __post_init__(self) -> None:
         got = f"window={self.window}, chunk_size={self.chunk}"
         if self.window is not None and self.chunk is not None:
-            raise refusal("attention", got, "a window or chunks", "set one of them to None")
+            raise argument_error("attention", got, "a window or chunks", "set one of them to None")
         if self.size is not None and self.size < 1:
-            raise refusal("attention", got, "a size of at least 1", "set it to None to see the whole sequence")
+            raise argument_error("attention", got, "a size of at least 1", "set it to None to see the whole sequence")
 
     @property
     def size(self) -> int | None:

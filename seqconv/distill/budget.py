@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def spend(choices: Mapping[str, Choice], budget: int) -> dict[str, Int[Tensor, "
         ValueError: a budget below 1.
     """
     if budget < 1:
-        raise refusal("distill", f"state_budget={budget}", "at least 1 real state", "raise the budget")
+        raise argument_error("distill", f"state_budget={budget}", "at least 1 real state", "raise the budget")
     orders = {name: torch.zeros(len(choice.predicted), dtype=torch.int64) for name, choice in choices.items()}
     steps: list[tuple[float, str, int, int]] = []
     hulls = {

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..filters.modal import ModalFilter
 from .parallel import in_blocks
@@ -101,7 +101,9 @@ def certify(
         ValueError: channels that do not match.
     """
     if modal.channels != h.shape[0]:
-        raise refusal("certify", f"{modal.channels} channels", f"{h.shape[0]}", "pass the filter that was distilled")
+        raise argument_error(
+            "certify", f"{modal.channels} channels", f"{h.shape[0]}", "pass the filter that was distilled"
+        )
     ssm = modal.in_float64()
     error = h - ssm.impulse_response(h.shape[1])
     hinf, norm_hinf, factor = frequency_maximum(error), frequency_maximum(h), _grid_factor(h.shape[1])

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..hf.folder import written_whole
+from ..hf.atomic_save import written_whole
 from .certificate import Certificate
 from .model import DistilledModel
 
@@ -32,8 +32,8 @@ def save_distilled(distilled: DistilledModel, folder: str | os.PathLike[str], *,
     """
     model: Any = distilled.model
     if not hasattr(model, "save_pretrained"):
-        remedy = "save its state_dict and the sizes of seqconv.replacement.modal_sizes"
-        raise refusal("save_distilled", type(model).__name__, "a SeqConv model", remedy)
+        remedy = "save its state_dict and the sizes of seqconv.convolution.replacement.modal_sizes"
+        raise argument_error("save_distilled", type(model).__name__, "a SeqConv model", remedy)
     with written_whole(folder) as partial:
         model.save_pretrained(partial)
         if tokenizer is not None:
@@ -57,7 +57,9 @@ def load_certificates(folder: str | os.PathLike[str]) -> dict[str, Certificate]:
     path = Path(folder)
     if not (path / CERTIFICATES).is_file() or not (path / SUMMARY).is_file():
         remedy = "pass a folder written by `seqconv distill` or save_distilled"
-        raise refusal("load_certificates", f"{str(path)!r} without {CERTIFICATES}", "a distilled checkpoint", remedy)
+        raise argument_error(
+            "load_certificates", f"{str(path)!r} without {CERTIFICATES}", "a distilled checkpoint", remedy
+        )
     grouped: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_file(path / CERTIFICATES).items():
         name, field = key.rsplit("/", 1)

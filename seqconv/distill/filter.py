@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .certificate import certify, frequency_maximum
 from .task import ORDERS, Distilled, FilterTask, Method, Norm, filter_task, put
@@ -104,8 +104,8 @@ def _possible(task: FilterTask, order: int, tolerance: float) -> Bool[Tensor, " 
 def _check_request(order: int | None, tolerance: float | None) -> None:
     if (order is None) == (tolerance is None):
         got = f"order={order} and tolerance={tolerance}"
-        raise refusal("distill_filter", got, "one of the two", "pass an order, or a tolerance to find orders by")
+        raise argument_error("distill_filter", got, "one of the two", "pass an order, or a tolerance to find orders by")
     if order is not None and order < 1:
-        raise refusal("distill_filter", f"order={order}", "at least 1", "raise the order")
+        raise argument_error("distill_filter", f"order={order}", "at least 1", "raise the order")
     if tolerance is not None and not 0 < tolerance < 1:
-        raise refusal("distill_filter", f"tolerance={tolerance}", "a share between 0 and 1", "pass, say, 1e-3")
+        raise argument_error("distill_filter", f"tolerance={tolerance}", "a share between 0 and 1", "pass, say, 1e-3")

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from .blocks import powers_of
 from .poles import LARGEST
+from .second_order import powers_of
 
 
 def gradient_descent(

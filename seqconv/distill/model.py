@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..convolution import LongConvolution
+from ..convolution.long_convolution import LongConvolution
+from ..convolution.replacement import long_convolutions, modal_sizes, replace_filter
 from ..filters.modal import ModalFilter
-from ..replacement import long_convolutions, modal_sizes, replace_filter
 from .budget import Choice, spend
 from .certificate import Certificate
 from .filter import distill_filter
@@ -99,10 +99,10 @@ def distill(
         results = {name: distill_filter(taps[name], order, tolerance, **own[name]) for name in progress(taps)}
     elif order is not None or tolerance is not None:
         got = f"state_budget={state_budget} beside order={order}, tolerance={tolerance}"
-        raise refusal("distill", got, "one way to choose the orders", "pass one of the three")
+        raise argument_error("distill", got, "one way to choose the orders", "pass one of the three")
     elif seen is None:
         remedy = "pass calibration=token_ids"
-        raise refusal("distill", f"state_budget={state_budget} alone", "a calibration batch too", remedy)
+        raise argument_error("distill", f"state_budget={state_budget} alone", "a calibration batch too", remedy)
     else:
         results = _within_budget(taps, own, seen, state_budget, progress)
     made = _replaced(model, results)
@@ -119,7 +119,7 @@ def _all_taps(model: nn.Module, length: int | None, recurrent: bool) -> dict[str
     if not chosen:
         got = f"a model with {len(causal)} causal long convolutions, none without a recurrence"
         remedy = "pass recurrent=True to reduce recurrences, or a model with convolutional mixers"
-        raise refusal("distill", got, "a filter without a recurrence", remedy)
+        raise argument_error("distill", got, "a filter without a recurrence", remedy)
     return {name: _taps(name, conv, length) for name, conv in chosen.items()}
 
 
@@ -127,7 +127,7 @@ def _taps(name: str, conv: LongConvolution, length: int | None) -> Tensor:
     lengths = [n for n in (length, conv.filter.max_length) if n is not None]
     if not lengths:
         remedy = "pass length, the number of taps to fit"
-        raise refusal("distill", f"a filter without end in {name!r}", "a length", remedy)
+        raise argument_error("distill", f"a filter without end in {name!r}", "a length", remedy)
     with torch.no_grad():
         taps: Tensor = conv.filter(min(lengths))
     return taps.double()

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from .blocks import CUTOFF, coloured, powers_of, to_poles
 from .minimax import levelled
 from .orthonormal import orthonormalise
+from .second_order import CUTOFF, coloured, powers_of, to_poles
 
 
 def to_modes(

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..convolution import LongConvolution
-from ..replacement import long_convolutions
-from .blocks import coloured
+from ..convolution.long_convolution import LongConvolution
+from ..convolution.replacement import long_convolutions
+from .second_order import coloured
 
 MINIMUM_TOKENS = 64
 """Tokens that a calibration batch needs at least."""
@@ -109,10 +109,10 @@ def check_calibration(input_ids: Tensor) -> None:
     """
     if input_ids.dim() != 2 or input_ids.dtype not in (torch.int32, torch.int64):
         got = f"calibration of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}"
-        raise refusal("distill", got, "token ids (batch, length)", "tokenize the calibration text")
+        raise argument_error("distill", got, "token ids (batch, length)", "tokenize the calibration text")
     if input_ids.numel() < MINIMUM_TOKENS:
         got = f"{input_ids.numel()} calibration tokens"
-        raise refusal("distill", got, f"at least {MINIMUM_TOKENS}", "give a longer calibration text")
+        raise argument_error("distill", got, f"at least {MINIMUM_TOKENS}", "give a longer calibration text")
 
 
 def _watch(spectrum: Float[Tensor, "channels bins"], convolution: LongConvolution, v: Tensor, y: Tensor) -> None:

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..filters.modal import ModalFilter
-from .blocks import from_poles, powers_of
 from .certificate import Certificate, certify
 from .gradient import gradient_descent
 from .hankel import Subspace, leading_subspace
@@ -18,6 +17,7 @@ from .minimax import level_poles, peak
 from .modes import to_modes
 from .parallel import in_blocks
 from .poles import balanced, kung, prony, tall_window
+from .second_order import from_poles, powers_of
 from .varpro import errors, refine
 
 Method = Literal["kung-varpro", "gradient", "balanced", "prony"]
@@ -218,12 +218,12 @@ def _check_taps(h: Tensor, head: int) -> Float[Tensor, "channels length"]:
     taps = torch.as_tensor(h).detach().cpu().double()
     if taps.dim() != 2 or taps.shape[0] < 1 or taps.shape[1] < 2:
         got, wanted = f"h of shape {tuple(taps.shape)}", "(channels, length) with at least 2 taps"
-        raise refusal("distill_filter", got, wanted, "pass impulse responses, lag 0 first")
+        raise argument_error("distill_filter", got, wanted, "pass impulse responses, lag 0 first")
     if not bool(taps.isfinite().all()):
         bad = (~taps.isfinite()).any(1).nonzero().flatten().tolist()
         got = f"taps that are not finite in channels {bad[:8]}"
-        raise refusal("distill_filter", got, "finite taps", "repair the filter")
+        raise argument_error("distill_filter", got, "finite taps", "repair the filter")
     if not 1 <= head < taps.shape[1]:
         wanted = f"between 1 and {taps.shape[1] - 1}"
-        raise refusal("distill_filter", f"fir_head={head}", wanted, "keep fewer taps exactly than there are")
+        raise argument_error("distill_filter", f"fir_head={head}", wanted, "keep fewer taps exactly than there are")
     return taps

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .blocks import CUTOFF, coloured, responses, stabilised
 from .orthonormal import orthonormalise
+from .second_order import CUTOFF, coloured, responses, stabilised
 
 ENOUGH = 1e-8
 """Departure from orthonormality that projecting twice makes up for."""

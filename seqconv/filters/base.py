@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..state import State
 
-WideT = TypeVar("WideT", bound="Wide")
+KeepFloat32T = TypeVar("KeepFloat32T", bound="KeepFloat32")
 
 
 class Recurrence(State, ABC):
@@ -57,7 +57,7 @@ def foreign_state(operation: str, state: object, wanted: str) -> ValueError:
     """The refusal of a state that was made by another filter, or for other inputs."""
     sizes = f" of {state.batch_size} rows with sizes {state.sizes()}" if isinstance(state, State) else ""
     remedy = "pass what init_state, prefill or step of the same filter returned"
-    return refusal(operation, f"{type(state).__name__}{sizes}", wanted, remedy)
+    return argument_error(operation, f"{type(state).__name__}{sizes}", wanted, remedy)
 
 
 class Filter(nn.Module, ABC):
@@ -86,27 +86,27 @@ class Filter(nn.Module, ABC):
         """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
 
 
-class Wide(nn.Module):
+class KeepFloat32(nn.Module):
     """A module whose parameters stay in float32 at least, whatever the rest of the model is converted to.
 
     Rounded to bfloat16, a network of fast sines (Hyena, ω = 14) is another filter: 37 % off in the l2 norm.
     """
 
-    def _apply(self: WideT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WideT:
+    def _apply(self: KeepFloat32T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeepFloat32T:
         def wide(t: Tensor) -> Tensor:
             moved = fn(t)
             narrowed = moved.is_floating_point() and moved.dtype.itemsize < torch.float32.itemsize
             return t.to(moved.device, torch.promote_types(t.dtype, torch.float32)) if narrowed else moved
 
-        return cast(WideT, super()._apply(wide, recurse))
+        return cast(KeepFloat32T, super()._apply(wide, recurse))
 
 
-class WideFilter(Wide, Filter, ABC):
-    """A :class:`Wide` filter."""
+class WideFilter(KeepFloat32, Filter, ABC):
+    """A :class:`KeepFloat32` filter."""
 
 
 def wide_default_dtype() -> torch.dtype:
-    """What a :class:`Wide` module is built in: the default dtype, float32 at least."""
+    """What a :class:`KeepFloat32` module is built in: the default dtype, float32 at least."""
     return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
@@ -118,7 +118,7 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-def enter_tensor(
+def register_tensor(
     module: nn.Module, name: str, value: Tensor, *, lr: float | None = None, weight_decay: float | None = None
 ) -> None:
     """Enter a tensor as a parameter with its own optimiser options (``parameter._optim``), or as a buffer if lr = 0."""

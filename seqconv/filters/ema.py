@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import vandermonde
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .base import Filter, Recurrence, accumulation_dtype
 from .diagonal import DiagonalSSM
@@ -35,7 +35,7 @@ class EMAFilter(Filter):
     ) -> None:
         if channels < 1 or d_state < 1 or (truncation is not None and truncation < 1):
             got = f"channels={channels}, d_state={d_state}, truncation={truncation}"
-            raise refusal("EMAFilter", got, "sizes of at least 1 (or truncation=None)", "correct the sizes")
+            raise argument_error("EMAFilter", got, "sizes of at least 1 (or truncation=None)", "correct the sizes")
         super().__init__(channels, max_length=truncation, recurrent=truncation is None or untruncated_steps)
         self.delta = nn.Parameter(0.2 * torch.randn(channels, d_state))
         self.alpha = nn.Parameter(0.2 * torch.randn(channels, d_state))

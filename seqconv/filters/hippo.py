@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Complex128, Float64
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 
 def _steps(d_state: int) -> Tensor:
@@ -202,7 +202,7 @@ def rank_correction(measure: str, d_state: int, rank: int | None = None) -> Floa
     P = CORRECTIONS[measure](d_state)
     rank = len(P) if rank is None else rank
     if rank < len(P):
-        raise refusal(
+        raise argument_error(
             "hippo.rank_correction", f"rank={rank} for {measure!r}", f"at least {len(P)}", f"pass rank={len(P)}"
         )
     return torch.cat([P, P.new_zeros(rank - len(P), d_state)])
@@ -221,7 +221,9 @@ def nplr(measure: str, d_state: int, rank: int | None = None, *, B_clip: float |
         ValueError: unknown measure, rank below the measure's own, odd ``d_state``.
     """
     if d_state < 2 or d_state % 2:
-        raise refusal("hippo.nplr", f"d_state={d_state}", "an even number of at least 2", "keep conjugate pairs whole")
+        raise argument_error(
+            "hippo.nplr", f"d_state={d_state}", "an even number of at least 2", "keep conjugate pairs whole"
+        )
     A, B = transition(measure, d_state)
     P = rank_correction(measure, d_state, rank)
     normal = A + P.mT @ P

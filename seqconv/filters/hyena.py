@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .base import Recurrence, WideFilter, accumulation_dtype, enter_tensor, wide_default_dtype
+from .base import Recurrence, WideFilter, accumulation_dtype, register_tensor, wide_default_dtype
 
 NORMALIZE = ("none", "before_window", "after_window")
 
@@ -75,10 +75,10 @@ class HyenaFilter(WideFilter):
         modulation_lr: float = 0.0,
     ) -> None:
         if emb_dim < 3 or emb_dim % 2 == 0:
-            raise refusal("HyenaFilter", f"emb_dim={emb_dim}", "an odd width of at least 3", "add or drop one")
+            raise argument_error("HyenaFilter", f"emb_dim={emb_dim}", "an odd width of at least 3", "add or drop one")
         if min(l_max, filter_order, channels, groups) < 1 or num_inner_mlps < 0:
             got = f"l_max={l_max}, filter_order={filter_order}, num_inner_mlps={num_inner_mlps}"
-            raise refusal("HyenaFilter", got, "sizes of at least 1", "correct the sizes")
+            raise argument_error("HyenaFilter", got, "sizes of at least 1", "correct the sizes")
         if normalize not in NORMALIZE:
             raise unknown_name("HyenaFilter", "normalize", normalize, NORMALIZE)
         super().__init__(channels, max_length=l_max)
@@ -92,10 +92,10 @@ class HyenaFilter(WideFilter):
             enter = {"lr": lr, "weight_decay": wd}
             parameter._optim = {k: v for k, v in enter.items() if v is not None}  # type: ignore[attr-defined]
         self.register_buffer("times", torch.linspace(0, 1, l_max, dtype=dtype))
-        enter_tensor(self, "positions", positional_features(l_max, emb_dim, dtype), lr=lr_pos_emb, weight_decay=0.0)
+        register_tensor(self, "positions", positional_features(l_max, emb_dim, dtype), lr=lr_pos_emb, weight_decay=0.0)
         window = {"fast_decay_pct": fast_decay_pct, "slow_decay_pct": slow_decay_pct, "target": target}
         decays = decay_rates(channels // groups, **window, dtype=dtype).repeat(groups)
-        enter_tensor(self, "decays", decays, lr=modulation_lr if modulate else 0.0, weight_decay=0.0)
+        register_tensor(self, "decays", decays, lr=modulation_lr if modulate else 0.0, weight_decay=0.0)
 
     times: Tensor
     positions: Tensor

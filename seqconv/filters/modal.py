@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .base import WideFilter
 from .diagonal import DiagonalSSM
@@ -37,11 +37,13 @@ class ModalFilter(WideFilter):
         super().__init__(poles.shape[0], recurrent=True)
         if residues.shape != poles.shape or head.shape[0] != poles.shape[0]:
             got = f"poles {tuple(poles.shape)}, residues {tuple(residues.shape)}, head {tuple(head.shape)}"
-            raise refusal("ModalFilter", got, "equal channels, and as many residues as poles", "pass them together")
+            raise argument_error(
+                "ModalFilter", got, "equal channels, and as many residues as poles", "pass them together"
+            )
         poles, residues = poles.resolve_conj(), residues.resolve_conj()
         if bool((poles.abs() >= 1).any()):
             got = f"a pole of magnitude {poles.abs().max().item():.8g}"
-            raise refusal("ModalFilter", got, "magnitudes below 1", "reflect or clamp the poles first")
+            raise argument_error("ModalFilter", got, "magnitudes below 1", "reflect or clamp the poles first")
         self.offsets = nn.Parameter(torch.view_as_real(poles - 1).clone())
         self.residues = nn.Parameter(torch.view_as_real(residues).clone())
         self.head = nn.Parameter(head.clone())

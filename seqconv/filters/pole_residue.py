@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .base import WideFilter, wide_default_dtype
 from .diagonal import DiagonalSSM, modal_response
@@ -39,10 +39,12 @@ class PoleResidueFilter(WideFilter):
         if d_state < 1 or systems < 1 or channels % systems:
             wanted = f"at least one pole, and a divisor of {channels}"
             got = f"d_state={d_state}, systems={systems}"
-            raise refusal("PoleResidueFilter", got, wanted, "correct the sizes")
+            raise argument_error("PoleResidueFilter", got, wanted, "correct the sizes")
         if not 0 <= r_min < r_max < 1:
             got = f"r_min={r_min}, r_max={r_max}"
-            raise refusal("PoleResidueFilter", got, "0 <= r_min < r_max < 1", "order the radii inside the unit circle")
+            raise argument_error(
+                "PoleResidueFilter", got, "0 <= r_min < r_max < 1", "order the radii inside the unit circle"
+            )
         shape, dtype = (systems, d_state), wide_default_dtype()
         radius = torch.empty(shape, dtype=dtype).uniform_(r_min**2, r_max**2).sqrt()
         poles = torch.polar(radius, torch.empty(shape, dtype=dtype).uniform_(0, 2 * math.pi))

@@ -15,8 +15,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from seqconv_kernels import cauchy
-from seqconv_kernels.checks import readable
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.checks import readable
+from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels.ssm_kernel import half_angle_nodes
 
 from .base import Recurrence
@@ -58,7 +58,7 @@ class S4Filter(StateSpaceFilter):
             raise unknown_name("S4Filter", "disc", disc, DISCRETISATIONS)
         if l_max is not None and (l_max < 1 or disc == "zoh"):
             got = f"l_max={l_max} with disc={disc!r}"
-            raise refusal("S4Filter", got, "a positive length, for disc='bilinear'", "leave l_max out")
+            raise argument_error("S4Filter", got, "a positive length, for disc='bilinear'", "leave l_max out")
         super().__init__(
             features,
             rank=rank,

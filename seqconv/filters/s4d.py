@@ -12,7 +12,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from seqconv_kernels import vandermonde
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .base import Recurrence
 from .diagonal import DiagonalSSM
@@ -46,7 +46,7 @@ class S4DFilter(StateSpaceFilter):
             raise unknown_name("S4DFilter", "disc", disc, DISCRETISATIONS)
         if dss_length < 0 or (dss_length and disc != "dss"):
             got = f"dss_length={dss_length} with disc={disc!r}"
-            raise refusal("S4DFilter", got, "a number of taps, for disc='dss'", "drop dss_length")
+            raise argument_error("S4DFilter", got, "a number of taps, for disc='dss'", "drop dss_length")
         super().__init__(
             features,
             **options,

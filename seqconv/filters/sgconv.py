@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .base import Recurrence, WideFilter, accumulation_dtype, enter_tensor, wide_default_dtype
+from .base import Recurrence, WideFilter, accumulation_dtype, register_tensor, wide_default_dtype
 
 
 class SGConvFilter(WideFilter):
@@ -70,7 +70,7 @@ class SGConvFilter(WideFilter):
     ) -> None:
         if l_max < 1 or kernel_dim < 1 or init_scale < 0 or (n_scales is not None and n_scales < 1):
             got = f"l_max={l_max}, kernel_dim={kernel_dim}, n_scales={n_scales}, init_scale={init_scale}"
-            raise refusal("SGConvFilter", got, "sizes of at least 1 and init_scale >= 0", "correct the sizes")
+            raise argument_error("SGConvFilter", got, "sizes of at least 1 and init_scale >= 0", "correct the sizes")
         _check_word("combine", combine, ("cat", "sum"))
         _check_word("upsampling", upsampling, ("linear", "nearest"))
         _check_word("init", init, ("randn", "cos"))
@@ -81,14 +81,14 @@ class SGConvFilter(WideFilter):
         self.rounded_log = rounded_log
         width, dtype = channels // groups, wide_default_dtype()
         drawn = [_initial_kernel(init, groups, width, kernel_dim).to(dtype) for _ in range(scales)]
-        enter_tensor(self, "kernels", torch.stack(drawn), lr=lr)
+        register_tensor(self, "kernels", torch.stack(drawn), lr=lr)
         if decay == "scale":
             self.register_buffer("multiplier", torch.linspace(decay_min, decay_max, width, dtype=dtype))
             self.power = None
         else:
             self.register_buffer("multiplier", torch.ones(width, dtype=dtype))
             power = torch.rand(width, dtype=dtype) * (decay_max - decay_min) + decay_min
-            enter_tensor(self, "power", power, lr=lr if decay == "power" else 0.0)
+            register_tensor(self, "power", power, lr=lr if decay == "power" else 0.0)
         self.register_buffer("norm", torch.ones(channels, dtype=dtype))
         with torch.no_grad():
             self.norm = self.forward(self.max_length or 1).norm(dim=1)

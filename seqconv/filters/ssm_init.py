@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Complex128
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .hippo import CORRECTIONS, nplr
 
@@ -84,9 +84,11 @@ def initial_ssm(init: str, d_state: int, rank: int | None, n_ssm: int, options: 
     names = COMBINATIONS.get(init, (init,))
     if n_ssm < 1 or n_ssm % len(names):
         wanted = f"a multiple of {len(names)}, the number of initialisations in {init!r}"
-        raise refusal("initial_ssm", f"n_ssm={n_ssm}", wanted, "change n_ssm or d_model")
+        raise argument_error("initial_ssm", f"n_ssm={n_ssm}", wanted, "change n_ssm or d_model")
     if d_state < 2 or d_state % 2:
-        raise refusal("initial_ssm", f"d_state={d_state}", "an even number of at least 2", "keep conjugate pairs whole")
+        raise argument_error(
+            "initial_ssm", f"d_state={d_state}", "an even number of at least 2", "keep conjugate pairs whole"
+        )
     parts = [_single(name, d_state, rank, n_ssm // len(names), options) for name in names]
     poles, P, B, V = zip(*parts, strict=True)
     return SSMInit(torch.cat(poles), torch.cat(P, dim=1), torch.cat(B), torch.cat(V))

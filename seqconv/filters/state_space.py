@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .base import WideFilter, accumulation_dtype, enter_tensor, wide_default_dtype
+from .base import WideFilter, accumulation_dtype, register_tensor, wide_default_dtype
 from .ssm_init import DiagonalOptions, initial_ssm
 
 FilterT = TypeVar("FilterT", bound="StateSpaceFilter")
@@ -174,7 +174,7 @@ class StateSpaceFilter(WideFilter, ABC):
         """Enter a parameter with the optimiser overrides of its group, or a buffer where its learning rate is 0."""
         value = value.to(wide_default_dtype()).clone(memory_format=torch.contiguous_format)
         lr, wd = self._override(self._lr, group), self._override(self._wd, group)
-        enter_tensor(self, name, value, lr=lr, weight_decay=wd)
+        register_tensor(self, name, value, lr=lr, weight_decay=wd)
 
     def _override(self, given: float | dict[str, float] | None, group: str) -> float | None:
         if isinstance(given, dict):
@@ -217,10 +217,12 @@ def _check(
 ) -> None:
     if features < 1 or heads < 1 or n_ssm < 1 or features % n_ssm:
         got = f"features={features}, heads={heads}, n_ssm={n_ssm}"
-        raise refusal("state space", got, "positive numbers, n_ssm a divisor of features", "change n_ssm")
+        raise argument_error("state space", got, "positive numbers, n_ssm a divisor of features", "change n_ssm")
     if not 0 < dt_min <= dt_max:
-        raise refusal("state space", f"dt_min={dt_min}, dt_max={dt_max}", "0 < dt_min <= dt_max", "change the range")
+        raise argument_error(
+            "state space", f"dt_min={dt_min}, dt_max={dt_max}", "0 < dt_min <= dt_max", "change the range"
+        )
     if rate <= 0:
-        raise refusal("state space", f"rate={rate}", "a positive factor", "pass 1 for the rate of training")
+        raise argument_error("state space", f"rate={rate}", "a positive factor", "pass 1 for the rate of training")
     if bandlimit is not None and is_real:
-        raise refusal("state space", "a bandlimit for real poles", "complex poles", "drop bandlimit or is_real")
+        raise argument_error("state space", "a bandlimit for real poles", "complex poles", "drop bandlimit or is_real")

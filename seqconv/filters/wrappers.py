@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .base import Filter, Recurrence
 
@@ -20,7 +20,7 @@ class TruncatedFilter(Filter):
 
     def __init__(self, inner: Filter, taps: int) -> None:
         if taps < 1:
-            raise refusal("TruncatedFilter", f"taps={taps}", "at least 1", "keep one tap or more")
+            raise argument_error("TruncatedFilter", f"taps={taps}", "at least 1", "keep one tap or more")
         super().__init__(inner.channels, max_length=None if inner.recurrent else taps, recurrent=inner.recurrent)
         self.inner, self.taps = inner, taps
 

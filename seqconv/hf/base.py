@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..backbone import Backbone, build_backbone
-from ..replacement import place_modal_filters
+from ..convolution.replacement import place_modal_filters
+from .atomic_save import written_whole
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
-from .folder import written_whole
 
 IGNORED = (
     "num_items_in_batch",
@@ -71,7 +71,9 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         """
         if not kwargs.pop("weights_only", True):
             remedy = "leave it out; convert the checkpoint to safetensors if it does not load"
-            raise refusal(_reading(cls), "weights_only=False", "weights_only=True: pickled code is never run", remedy)
+            raise argument_error(
+                _reading(cls), "weights_only=False", "weights_only=True: pickled code is never run", remedy
+            )
         wants_info = kwargs.pop("output_loading_info", False)
         ignore = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}
@@ -121,7 +123,9 @@ class SeqConvPreTrainedModel(PreTrainedModel):
                 "check that config.json belongs to these weights and that all files were copied; save the model again "
                 "with save_pretrained if it does not"
             )
-            raise refusal(_reading(type(self)), f"a checkpoint {' and '.join(found)}", "its own tensors alone", remedy)
+            raise argument_error(
+                _reading(type(self)), f"a checkpoint {' and '.join(found)}", "its own tensors alone", remedy
+            )
 
 
 def make_backbone(config: SeqConvConfig) -> Backbone:
@@ -201,14 +205,16 @@ def _damage_named(cls: type, path: Any) -> Iterator[None]:
         yield
     except (SafetensorError, EOFError) as error:
         got = f"a damaged file in {str(path)!r} ({error})"
-        raise refusal(_reading(cls), got, "whole safetensors files", "copy or download the checkpoint again") from error
+        raise argument_error(
+            _reading(cls), got, "whole safetensors files", "copy or download the checkpoint again"
+        ) from error
     except FileNotFoundError as error:
         got = f"a missing file in {str(path)!r} ({error})"
-        raise refusal(_reading(cls), got, "all files of a checkpoint", "copy or download them again") from error
+        raise argument_error(_reading(cls), got, "all files of a checkpoint", "copy or download them again") from error
     except pickle.UnpicklingError as error:
         got = f"a pickled file in {str(path)!r} that holds more than tensors"
         remedy = "do not trust this file; ask for the checkpoint as safetensors"
-        raise refusal(_reading(cls), got, "tensors alone: pickled code is never run", remedy) from error
+        raise argument_error(_reading(cls), got, "tensors alone: pickled code is never run", remedy) from error
 
 
 def _reading(cls: type) -> str:

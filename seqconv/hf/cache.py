@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..backbone import BackboneState
 
@@ -138,7 +138,7 @@ class SeqConvCache(Cache):
         calls = self._recorded
         if count > 0 and (calls is None or sum(call.inputs.shape[1] for call in calls) < count):
             remedy = "call activate_past_recording() before the tokens that may be taken back"
-            raise refusal("SeqConvCache.crop", f"{count} tokens", "tokens read while recording", remedy)
+            raise argument_error("SeqConvCache.crop", f"{count} tokens", "tokens read while recording", remedy)
         while calls and count > 0:
             count -= self._undo(calls.pop(), count)
         if self._recorded is not None:
@@ -160,7 +160,9 @@ class SeqConvCache(Cache):
     def _rows(self, tensor: Callable[[Tensor], Tensor], state: Callable[[BackboneState], BackboneState]) -> None:
         if self._recorded:
             remedy = "call crop(0) first, which accepts the tokens read so far"
-            raise refusal("SeqConvCache", "a change of rows while tokens may be taken back", "accepted tokens", remedy)
+            raise argument_error(
+                "SeqConvCache", "a change of rows while tokens may be taken back", "accepted tokens", remedy
+            )
         self.state = None if self.state is None else state(self.state)
         self.mask = None if self.mask is None else tensor(self.mask)
 
@@ -207,4 +209,4 @@ class SeqConvCache(Cache):
             ValueError: always.
         """
         remedy = "pass a SeqConvCache to seqconv models only"
-        raise refusal("SeqConvCache.update", "keys and values", "states, by put()", remedy)
+        raise argument_error("SeqConvCache.update", "keys and values", "states, by put()", remedy)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, no_type_check
 
 from transformers import PreTrainedConfig
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..backbone import parse_layer
 from ..blocks import Block
@@ -156,7 +156,7 @@ class SeqConvConfig(PreTrainedConfig):
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
             remedy = "load it with transformers' AutoModel classes, or pass a seqconv checkpoint"
-            raise refusal("SeqConvConfig", f"model_type {kind!r}", f"{cls.model_type!r}", remedy)
+            raise argument_error("SeqConvConfig", f"model_type {kind!r}", f"{cls.model_type!r}", remedy)
         return super().from_dict(config_dict, **kwargs)
 
     def check(self) -> None:
@@ -184,7 +184,7 @@ class SeqConvConfig(PreTrainedConfig):
         _require("modal_filters", self.modal_filters, _are_sizes, "None, or names with [modes, taps] of at least 1")
         if self.image_size % self.patch_size:
             got = f"image_size={self.image_size} and patch_size={self.patch_size}"
-            raise refusal("SeqConvConfig", got, "a patch size that divides the image size", "change one of them")
+            raise argument_error("SeqConvConfig", got, "a patch size that divides the image size", "change one of them")
         self._check_layers()
 
     @property
@@ -209,7 +209,7 @@ class SeqConvConfig(PreTrainedConfig):
             _require(name, getattr(self, name), lambda v: v is None or isinstance(v, Mapping), "a mapping or None")
         if self.layer_pattern is not None and self.mixer_options:
             got = "a layer_pattern and mixer_options"
-            raise refusal("SeqConvConfig", got, "one of them", "write the options into the pattern")
+            raise argument_error("SeqConvConfig", got, "one of them", "write the options into the pattern")
         if self.layer_pattern is not None:
             _require("layer_pattern", self.layer_pattern, _is_filled_list, "a list of layers")
         for layer in self.layers:
@@ -239,7 +239,7 @@ def _are_sizes(value: object) -> bool:
 
 def _require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> None:
     if not holds(value):
-        raise refusal("SeqConvConfig", f"{name}={value!r}", wanted, f"correct {name}")
+        raise argument_error("SeqConvConfig", f"{name}={value!r}", wanted, f"correct {name}")
 
 
 def _check_spelling(extra: Mapping[str, Any], known: set[str]) -> None:
@@ -259,6 +259,6 @@ def _check_json(config: SeqConvConfig) -> None:
             written = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             wanted = "numbers that are finite, strings, booleans, lists and mappings"
-            raise refusal("SeqConvConfig", f"{field.name}={value!r}", wanted, f"correct {field.name}") from error
+            raise argument_error("SeqConvConfig", f"{field.name}={value!r}", wanted, f"correct {field.name}") from error
         if isinstance(value, dict | list | tuple):
             setattr(config, field.name, json.loads(written))

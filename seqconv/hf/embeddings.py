@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .configuration import SeqConvConfig
 
@@ -36,7 +36,7 @@ class PatchEmbedding(nn.Module):
         if pixel_values.dim() != 4 or pixel_values.shape[1:] != wanted:
             remedy = "resize the images, or set image_size and num_channels in the configuration"
             got = f"pixel_values of shape {tuple(pixel_values.shape)}"
-            raise refusal("PatchEmbedding", got, f"(batch, {', '.join(map(str, wanted))})", remedy)
+            raise argument_error("PatchEmbedding", got, f"(batch, {', '.join(map(str, wanted))})", remedy)
         patches = F.unfold(pixel_values.to(self.projection.weight.dtype), self.patch_size, stride=self.patch_size)
         embedded: Tensor = self.projection(patches.mT)
         return embedded
@@ -73,7 +73,9 @@ class FrameEmbedding(nn.Module):
             raise self._refuse(input_values, "(batch, samples)", "set audio_input='features' for features")
         if mask is not None and bool((mask.any(1) & ~mask[:, 0]).any()):
             remedy = "pad on the right (feature_extractor.padding_side = 'right')"
-            raise refusal("FrameEmbedding", "samples padded on the left", "frames that start with the sound", remedy)
+            raise argument_error(
+                "FrameEmbedding", "samples padded on the left", "frames that start with the sound", remedy
+            )
         samples = F.pad(input_values, (0, max(0, self.size - input_values.shape[1])))
         frames = samples.unfold(1, self.size, self.stride)
         if mask is not None:
@@ -82,7 +84,7 @@ class FrameEmbedding(nn.Module):
         return self.projection(frames), mask
 
     def _refuse(self, got: Tensor, wanted: str, remedy: str) -> ValueError:
-        return refusal("FrameEmbedding", f"input_values of shape {tuple(got.shape)}", wanted, remedy)
+        return argument_error("FrameEmbedding", f"input_values of shape {tuple(got.shape)}", wanted, remedy)
 
 
 class PositionEmbedding(nn.Module):
@@ -110,7 +112,7 @@ class PositionEmbedding(nn.Module):
         last = int(positions.max())
         if last >= self.positions:
             remedy = "raise max_position_embeddings, or take position_embedding='sinusoidal' or 'none'"
-            raise refusal("PositionEmbedding", f"position {last}", f"positions below {self.positions}", remedy)
+            raise argument_error("PositionEmbedding", f"position {last}", f"positions below {self.positions}", remedy)
         vectors: Tensor = self.table(positions)
         return x + vectors
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .configuration import SeqConvConfig
 
@@ -90,4 +90,4 @@ def require_modality(model: str, config: SeqConvConfig, *modalities: str) -> Non
     if config.modality not in modalities:
         wanted = " or ".join(map(repr, modalities))
         remedy = "change the configuration, or take the model of that modality"
-        raise refusal(model, f"modality={config.modality!r}", f"modality {wanted}", remedy)
+        raise argument_error(model, f"modality={config.modality!r}", f"modality {wanted}", remedy)

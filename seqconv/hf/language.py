@@ -8,7 +8,7 @@ from transformers import GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from .base import SeqConvPreTrainedModel, packed_bounds
 from .cache import SeqConvCache
@@ -36,7 +36,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         if not self.model.causal:
             deaf = [i for i, block in enumerate(self.model.backbone.layers) if not block.causal]
             remedy = "take bidirectional=False and norms of single tokens, or SeqConvForMaskedLM"
-            raise refusal(type(self).__name__, f"layers {deaf} that are not causal", "causal layers", remedy)
+            raise argument_error(type(self).__name__, f"layers {deaf} that are not causal", "causal layers", remedy)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -96,7 +96,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         """Make the cache that ``generate`` carries; states know the longest context, and can go back if they must."""
         if generation_config.cache_implementation not in (None, "dynamic"):
             got = f"cache_implementation={generation_config.cache_implementation!r}"
-            raise refusal(f"{type(self).__name__}.generate", got, "None: states have one form", "leave it out")
+            raise argument_error(f"{type(self).__name__}.generate", got, "None: states have one form", "leave it out")
         if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
             return
         cache = SeqConvCache(max_length=max_cache_length)

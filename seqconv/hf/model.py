@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..backbone import BackboneState
-from ..norms import create_norm
+from ..layers.norms import create_norm
 from ..packing import check_mask
 from .base import SeqConvPreTrainedModel, check_arguments, make_backbone, packed_bounds
 from .cache import SeqConvCache
@@ -64,7 +64,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         wanted = f"{self.main_input_name} or inputs_embeds"
         if len(named) != 1 or named[0] not in (self.main_input_name, "inputs_embeds"):
             remedy = f"pass one of them; config.modality is {self.config.modality!r}"
-            raise refusal(type(self).__name__, " and ".join(named) or "no input", wanted, remedy)
+            raise argument_error(type(self).__name__, " and ".join(named) or "no input", wanted, remedy)
         mask = None if attention_mask is None else self._check_mask(attention_mask)
         if inputs_embeds is not None:
             return inputs_embeds, mask
@@ -157,7 +157,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         name = type(self).__name__
         if cache is not None and not isinstance(cache, SeqConvCache):
             remedy = "leave past_key_values out, or pass what an earlier call returned"
-            raise refusal(name, f"past_key_values of type {type(cache).__name__}", "a SeqConvCache", remedy)
+            raise argument_error(name, f"past_key_values of type {type(cache).__name__}", "a SeqConvCache", remedy)
         asked = use_cache or (use_cache is None and cache is not None)
         if not asked and (use_cache is False or self.training or not self.config.use_cache):
             return None
@@ -169,9 +169,9 @@ class SeqConvModel(SeqConvPreTrainedModel):
             return None
         if right:
             remedy = "pad prompts on the left (tokenizer.padding_side = 'left'), or pass use_cache=False"
-            raise refusal(name, "padding on the right with use_cache", "padding on the left only", remedy)
+            raise argument_error(name, "padding on the right with use_cache", "padding on the left only", remedy)
         wants = "a causal text model and no packed sequences: only those have a state"
-        raise refusal(name, "use_cache=True", wants, "pass use_cache=False")
+        raise argument_error(name, "use_cache=True", wants, "pass use_cache=False")
 
     def _split_mask(
         self, mask: Tensor | None, x: Tensor, cache: SeqConvCache | None
@@ -186,7 +186,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
             wanted = f"(batch, length) = {tuple(x.shape[:2])}"
             wanted += f", or with {seen} earlier tokens in front" if seen else ""
             got = f"an attention_mask of shape {tuple(mask.shape)}"
-            raise refusal(type(self).__name__, got, wanted, "pass the mask that belongs to these inputs")
+            raise argument_error(type(self).__name__, got, wanted, "pass the mask that belongs to these inputs")
         new = mask[:, -length:]
         if seen and mask.shape[1] == length and cache is not None:
             earlier = new.new_ones(x.shape[0], seen) if cache.mask is None else cache.mask
@@ -199,17 +199,23 @@ class SeqConvModel(SeqConvPreTrainedModel):
     def _check_mask(self, mask: Tensor) -> Tensor:
         if mask.dim() != 2:
             remedy = "pass the tokenizer's attention_mask"
-            raise refusal(type(self).__name__, f"an attention_mask of rank {mask.dim()}", "(batch, length)", remedy)
+            raise argument_error(
+                type(self).__name__, f"an attention_mask of rank {mask.dim()}", "(batch, length)", remedy
+            )
         return mask.bool()
 
     def _check_ids(self, ids: Tensor) -> None:
         if ids.dim() != 2 or ids.is_floating_point():
             got = f"input_ids of shape {tuple(ids.shape)} and dtype {ids.dtype}"
-            raise refusal(type(self).__name__, got, "integers of shape (batch, length)", "pass the tokenizer's output")
+            raise argument_error(
+                type(self).__name__, got, "integers of shape (batch, length)", "pass the tokenizer's output"
+            )
         if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
             return
         low, high = (int(v) for v in ids.aminmax())
         size = self.embed_tokens.num_embeddings
         if low < 0 or high >= size:
             remedy = "use the tokenizer the model was trained with, or resize_token_embeddings"
-            raise refusal(type(self).__name__, f"token ids from {low} to {high}", f"ids from 0 to {size - 1}", remedy)
+            raise argument_error(
+                type(self).__name__, f"token ids from {low} to {high}", f"ids from 0 to {size - 1}", remedy
+            )

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .importer import Weights, load_importers
 
@@ -61,7 +61,7 @@ def load_checkpoint(folder: str | Path) -> "SeqConvForCausalLM":
         model.load_state_dict(ours)
     except RuntimeError as error:
         remedy = "check that config.json belongs to these weights"
-        raise refusal("load_checkpoint", str(error), "tensors of the model's shapes", remedy) from error
+        raise argument_error("load_checkpoint", str(error), "tensors of the model's shapes", remedy) from error
     model.tie_weights()
     return model.eval()
 
@@ -78,7 +78,9 @@ def convert_checkpoint(config: Mapping[str, Any], weights: Weights) -> tuple[dic
     options, ours = _READERS[kind](config, weights)
     if weights.left_over():
         got = f"unexpected tensors {', '.join(weights.left_over())}"
-        raise refusal("load_checkpoint", got, "only the model's own", "check that config.json belongs to these weights")
+        raise argument_error(
+            "load_checkpoint", got, "only the model's own", "check that config.json belongs to these weights"
+        )
     return options, ours
 
 
@@ -92,16 +94,18 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if not config.is_file() or found is None:
         wanted = f"a folder with config.json and one of {', '.join(WEIGHT_FILES)}"
-        raise refusal("load_checkpoint", f"{str(folder)!r}", wanted, "download the checkpoint into one folder first")
+        raise argument_error(
+            "load_checkpoint", f"{str(folder)!r}", wanted, "download the checkpoint into one folder first"
+        )
     try:
         return json.loads(config.read_text(), object_hook=_number), _read_tensors(found)
     except (SafetensorError, EOFError, RuntimeError, json.JSONDecodeError, FileNotFoundError) as error:
         got = f"a damaged file in {str(folder)!r} ({error})"
-        raise refusal("load_checkpoint", got, "whole files", "copy or download the checkpoint again") from error
+        raise argument_error("load_checkpoint", got, "whole files", "copy or download the checkpoint again") from error
     except pickle.UnpicklingError as error:
         got = f"a pickled file {str(found)!r} that holds more than tensors"
         remedy = "do not trust this file; ask for the checkpoint as safetensors"
-        raise refusal("load_checkpoint", got, "tensors alone: pickled code is never run", remedy) from error
+        raise argument_error("load_checkpoint", got, "tensors alone: pickled code is never run", remedy) from error
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..activations import ALIASES
+from ..layers.activations import ALIASES
 from ..mixers.hyena import Hyena
 from .importer import Weights, add_importer, options
 
@@ -71,7 +71,7 @@ def build(original: str, **hyper: Any) -> Hyena:
     for name in ("num_heads", "inner_factor"):
         if given.get(name, 1) != 1:
             wanted = f"{name}=1 (the original fails in its forward otherwise)"
-            raise refusal(f"from_original({original!r})", f"{name}={given[name]}", wanted, f"drop {name}")
+            raise argument_error(f"from_original({original!r})", f"{name}={given[name]}", wanted, f"drop {name}")
     place = {SAFARI: "before_window", DNA: "after_window", STANDALONE: "none"}[original]
     activation = given.get("activation", "id")
     return Hyena(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..spatial import Hyena2d
+from ..vision import Hyena2d
 from .importer import Weights, add_importer, options
 
 ORIGINAL = "Itamarzimm/HyenaND:HyenaOperator2d"
@@ -134,7 +134,7 @@ def _options(hyper: Mapping[str, Any]) -> Any:
         raise unknown_name(f"from_original({ORIGINAL!r})", "window_mode", o.window_mode, WINDOWS)
     if o.window_mode == "symettric" and not (o.hyena2d_filter or o.direct_paramtrization):
         got = "window_mode='symettric' with hyena2d_filter=False"
-        raise refusal(f"from_original({ORIGINAL!r})", got, "hyena2d_filter=True", "check the hyper-parameters")
+        raise argument_error(f"from_original({ORIGINAL!r})", got, "hyena2d_filter=True", "check the hyper-parameters")
     return o
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 
 class Weights:
@@ -41,7 +41,9 @@ class Weights:
         if name not in self._tensors:
             missing = f"a state dict without {name!r} (it has {', '.join(sorted(self._tensors))})"
             remedy = "pass the layer's own state_dict(), without a prefix, and the hyper-parameters it was built with"
-            raise refusal(f"from_original({self.original!r})", missing, "every parameter of the original", remedy)
+            raise argument_error(
+                f"from_original({self.original!r})", missing, "every parameter of the original", remedy
+            )
         self._taken.add(name)
         return self._tensors[name]
 
@@ -119,7 +121,7 @@ def options(original: str, hyper: Mapping[str, Any], known: Mapping[str, Any], i
     if missing:
         remedy = "pass the arguments the original layer was built with"
         got = f"no {', '.join(missing)}"
-        raise refusal(f"from_original({original!r})", got, "every hyper-parameter without a default", remedy)
+        raise argument_error(f"from_original({original!r})", got, "every hyper-parameter without a default", remedy)
     return SimpleNamespace(**filled)
 
 
@@ -174,14 +176,16 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
     if weights.left_over():
         remedy = "pass the state dict of this layer alone, and the hyper-parameters it was built with"
         got = f"unexpected tensors {', '.join(weights.left_over())}"
-        raise refusal(f"from_original({original!r})", got, "only the layer's own", remedy)
+        raise argument_error(f"from_original({original!r})", got, "only the layer's own", remedy)
     dtypes = [t.real.dtype for t in ours.values() if t.is_floating_point() or t.is_complex()]
     module = module.to(dtypes[0]) if dtypes else module
     try:
         module.load_state_dict(ours)
     except RuntimeError as error:
         remedy = "check the hyper-parameters against those the layer was built with"
-        raise refusal(f"from_original({original!r})", str(error), "tensors of the module's shapes", remedy) from error
+        raise argument_error(
+            f"from_original({original!r})", str(error), "tensors of the module's shapes", remedy
+        ) from error
     return module.eval()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .checkpoint import add_checkpoint
 from .gla import convert as convert_gla
@@ -99,7 +99,9 @@ def read_gla(config: Mapping[str, Any], weights: Weights) -> Read:
     """``GLAForCausalLM`` of flash-linear-attention."""
     if config.get("attn") is not None:
         remedy = "import its gated linear attention layers one by one with from_original"
-        raise refusal("load_checkpoint", "a GLA model with attention layers", "gated linear attention alone", remedy)
+        raise argument_error(
+            "load_checkpoint", "a GLA model with attention layers", "gated linear attention alone", remedy
+        )
     hyper: dict[str, Any] = {name: config[name] for name in GLA_OPTIONS if name in config}
     hyper["gate_fn"] = config.get("hidden_act", "swish")
     _require_silu(config)
@@ -184,7 +186,7 @@ def _norm(weights: Weights, theirs: str, ours: str, affine: list[str]) -> dict[s
 def _require_silu(config: Mapping[str, Any]) -> None:
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
         got = f"hidden_act={config['hidden_act']!r}"
-        raise refusal("load_checkpoint", got, "'silu', the activation of these mixers", "retrain with silu")
+        raise argument_error("load_checkpoint", got, "'silu', the activation of these mixers", "retrain with silu")
 
 
 add_checkpoint("mamba_ssm", read_mamba_ssm)

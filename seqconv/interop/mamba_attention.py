@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..mixers.attention import Attention
 from .importer import Weights, add_importer, options
@@ -47,7 +47,7 @@ def attention_options(**hyper: Any) -> dict[str, Any]:
     if o.mlp_dim or o.softmax_scale is not None or o.rotary_emb_interleaved or (o.d_conv and not o.causal):
         got = f"mlp_dim={o.mlp_dim}, softmax_scale={o.softmax_scale}, interleaved={o.rotary_emb_interleaved}"
         wanted = "heads alone, scaled by head_dim, rotated by halves, causal where there is a convolution"
-        raise refusal(f"from_original({ORIGINAL!r})", got, wanted, "this layer cannot be carried over")
+        raise argument_error(f"from_original({ORIGINAL!r})", got, wanted, "this layer cannot be carried over")
     return {
         "d_model": o.embed_dim,
         "n_heads": o.num_heads,

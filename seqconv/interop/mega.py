@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..activations import ALIASES
 from ..blocks import Block
+from ..layers.activations import ALIASES
 from ..mixers.ema import EMA
 from ..mixers.mega import Mega
 from .importer import Weights, add_importer, options
@@ -128,7 +128,9 @@ def _block_options(original: str, hyper: Mapping[str, Any], known: Mapping[str, 
     o = options(original, hyper, known, ignored)
     if o.causal is not None and hyper.get("bidirectional") not in (None, not o.causal):
         got = f"causal={o.causal} and bidirectional={hyper['bidirectional']}"
-        raise refusal(f"from_original({original!r})", got, "one the opposite of the other", "give one of the two")
+        raise argument_error(
+            f"from_original({original!r})", got, "one the opposite of the other", "give one of the two"
+        )
     o.bidirectional = bool(o.bidirectional) if o.causal is None else not o.causal
     return o
 

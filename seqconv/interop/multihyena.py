@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..mixers.multihyena import MultiHyena
 from .hyena import implicit_filter
@@ -60,7 +60,9 @@ def build(**hyper: Any) -> MultiHyena:
     width, head_dim = o.dim * o.inner_factor, _head_dim(o)
     if o.order != 2 or width % head_dim:
         got = f"order={o.order}, num_heads={head_dim}"
-        raise refusal(f"from_original({ORIGINAL!r})", got, f"order=2 and a divisor of {width}", "correct the sizes")
+        raise argument_error(
+            f"from_original({ORIGINAL!r})", got, f"order=2 and a divisor of {width}", "correct the sizes"
+        )
     return MultiHyena(
         o.dim,
         l_max=o.max_length,

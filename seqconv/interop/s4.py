@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqconv_kernels.errors import unknown_name
+from seqconv_kernels._core.errors import unknown_name
 
 from ..filters.s4 import S4Filter, truncated_C
 from ..filters.s4d import S4DFilter

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..backbone import Backbone
 from ..blocks import Block
@@ -78,7 +78,9 @@ def _complete(hyper: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("bidirectional", "pool"):
         if hyper.get(name):
             remedy = "set it in the layer (bidirectional), or leave it out"
-            raise refusal(f"from_original({ORIGINAL!r})", f"{name}={hyper[name]!r}", "neither of the two", remedy)
+            raise argument_error(
+                f"from_original({ORIGINAL!r})", f"{name}={hyper[name]!r}", "neither of the two", remedy
+            )
     return {**DEFAULTS, **hyper}
 
 

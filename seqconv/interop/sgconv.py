@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..activations import ALIASES
 from ..filters.sgconv import SGConvFilter
+from ..layers.activations import ALIASES
 from ..mixers.sgconv import SGConv
 from .importer import Weights, add_importer, options
 
@@ -48,7 +48,7 @@ def build(**hyper: Any) -> SGConv:
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
     if o.hyper_act is not None:
         wanted = "hyper_act=None (the original fails in its forward otherwise)"
-        raise refusal(f"from_original({ORIGINAL!r})", f"hyper_act={o.hyper_act!r}", wanted, "drop hyper_act")
+        raise argument_error(f"from_original({ORIGINAL!r})", f"hyper_act={o.hyper_act!r}", wanted, "drop hyper_act")
     norm = "none" if not o.ln else "layer_scalar" if o.transposed else "layer"
     return SGConv(
         o.d_model,

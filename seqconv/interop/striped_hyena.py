@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..blocks import Block
 from ..mixers.striped_hyena import GatedModalConvolution, StripedHyena
@@ -132,10 +132,12 @@ def _options(original: str, hyper: Mapping[str, Any]) -> Any:
             raise unknown_name(f"from_original({original!r})", name, getattr(o, name), PREFILLS)
     if not o.short_filter_bias:
         wanted = "a bias of the short filter (the original fails in its forward otherwise)"
-        raise refusal(f"from_original({original!r})", "short_filter_bias=False", wanted, "drop short_filter_bias")
+        raise argument_error(
+            f"from_original({original!r})", "short_filter_bias=False", wanted, "drop short_filter_bias"
+        )
     if o.num_filters is not None and (o.num_filters < 1 or o.hidden_size % o.num_filters):
         got, wanted = f"num_filters={o.num_filters}", f"a divisor of hidden_size={o.hidden_size}"
-        raise refusal(f"from_original({original!r})", got, wanted, "correct the sizes")
+        raise argument_error(f"from_original({original!r})", got, wanted, "correct the sizes")
     return o
 
 
@@ -146,7 +148,7 @@ def _sizes(original: str, o: Any) -> dict[str, Any]:
     if systems not in (1, o.hidden_size) and systems**2 != o.hidden_size:
         wanted = "1, hidden_size, or its square root (the original fails in its forward otherwise)"
         got = f"hyena_filter_groups={groups} for hidden_size={o.hidden_size}"
-        raise refusal(f"from_original({original!r})", got, wanted, "correct the groups")
+        raise argument_error(f"from_original({original!r})", got, wanted, "correct the groups")
     return {
         "d_state": o.state_size,
         "systems": systems,
@@ -161,7 +163,7 @@ def _heads(original: str, o: Any) -> int:
     heads = 1 if given is None or not o.column_split_hyena else int(given)
     if heads < 1 or o.hidden_size % heads:
         got, wanted = f"{heads} heads", f"a divisor of hidden_size={o.hidden_size}"
-        raise refusal(f"from_original({original!r})", got, wanted, "correct the sizes")
+        raise argument_error(f"from_original({original!r})", got, wanted, "correct the sizes")
     return heads
 
 

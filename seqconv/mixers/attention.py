@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache, token_positions
 from ..attention.pattern import is_plain, visible
 from ..attention.rotary import rotate
+from ..layers.residual import check_probability
+from ..layers.short_convolution import ShortConvolution
 from ..mixer import Mixer
 from ..packing import zero_padding
 from ..registry import register
-from ..residual import check_probability
-from ..short_convolution import ShortConvolution
 from ..state import State, state_class
 from ..types import StateKind
 
@@ -178,13 +178,13 @@ def _check_heads(d_model: int, n_heads: int, groups: int, head_dim: int | None) 
         widths = f"d_model={d_model}" if head_dim is None else f"head_dim={head_dim}"
         got = f"n_heads={n_heads}, n_kv_heads={groups} for {widths}"
         wanted = "n_heads that divide d_model or a head_dim, n_kv_heads that divide n_heads"
-        raise refusal("attention mixer", got, wanted, "change the heads or the width")
+        raise argument_error("attention mixer", got, wanted, "change the heads or the width")
 
 
 def _check_rotation(rotary_dim: int, head_dim: int, base: float) -> None:
     if rotary_dim % 2 or rotary_dim > head_dim:
         got = f"{rotary_dim} rotary channels in heads of width {head_dim}"
         remedy = "change n_heads or rotary_dim, or set rotary=False"
-        raise refusal("attention mixer", got, "an even width, at most that of a head", remedy)
+        raise argument_error("attention mixer", got, "an even width, at most that of a head", remedy)
     if base <= 0:
-        raise refusal("attention mixer", f"rotary_base={base}", "a positive number", "take 10000.0")
+        raise argument_error("attention mixer", f"rotary_base={base}", "a positive number", "take 10000.0")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..convolution import LongConvolution
+from ..convolution.long_convolution import LongConvolution
 from ..filters.ema import EMAFilter
 from ..mixer import Mixer
 from ..registry import register

@@ -17,15 +17,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..activations import activate, check_activation
 from ..filters.base import accumulation_dtype
+from ..layers.activations import activate, check_activation
+from ..layers.norms import RMSNorm
+from ..layers.short_convolution import ShortConvolution
 from ..mixer import Mixer
-from ..norms import RMSNorm
 from ..packing import zero_padding
 from ..registry import register
-from ..short_convolution import ShortConvolution
 from ..state import State, state_class
 from ..types import StateKind
 
@@ -185,7 +185,7 @@ class GatedLinearAttention(Mixer):
 def _check_heads(heads: int, kv_heads: int, d_key: int, d_value: int) -> None:
     if min(heads, kv_heads) < 1 or heads % kv_heads:
         got = f"num_heads={heads}, num_kv_heads={kv_heads}"
-        raise refusal("gla mixer", got, "num_kv_heads that divides num_heads", "change num_kv_heads")
+        raise argument_error("gla mixer", got, "num_kv_heads that divides num_heads", "change num_kv_heads")
     if min(d_key, d_value) < heads or d_key % heads or d_value % heads:
         got = f"{d_key} key and {d_value} value channels for {heads} heads"
-        raise refusal("gla mixer", got, "multiples of the heads", "change num_heads, expand_k or expand_v")
+        raise argument_error("gla mixer", got, "multiples of the heads", "change num_heads, expand_k or expand_v")

@@ -16,17 +16,17 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..activations import activate, check_activation
-from ..blockwise import convolve_blocks, convolve_circular
-from ..convolution import Kernel, LongConvolution, convolve
+from ..convolution.blockwise import convolve_blocks, convolve_circular
+from ..convolution.long_convolution import Kernel, LongConvolution, convolve
 from ..filters.hyena import HyenaFilter
+from ..layers.activations import activate, check_activation
+from ..layers.residual import Dropout
+from ..layers.short_convolution import ShortConvolution
 from ..mixer import Mixer
 from ..packing import zero_padding
 from ..registry import register
-from ..residual import Dropout
-from ..short_convolution import ShortConvolution
 from ..state import State, state_class
 from ..types import StateKind
 
@@ -234,14 +234,16 @@ class Hyena(Mixer):
         if mask is not None or length > self.l_max or length % self.num_blocks:
             got = f"{length} tokens{'' if mask is None else ' with padding or packing'}"
             wanted = f"at most l_max={self.l_max} unpadded tokens, a multiple of num_blocks={self.num_blocks}"
-            raise refusal(self._op("forward"), got, wanted, "build it with circular=False, which has no such limits")
+            raise argument_error(
+                self._op("forward"), got, wanted, "build it with circular=False, which has no such limits"
+            )
 
 
 def _check_sizes(order: int, width: int, num_heads: int, l_max: int, num_blocks: int, short: int) -> None:
     if order < 2 or width < 1 or short < 1:
         got = f"order={order}, short_filter_order={short}, an inner width of {width}"
-        raise refusal("hyena mixer", got, "order >= 2 and sizes of at least 1", "correct the sizes")
+        raise argument_error("hyena mixer", got, "order >= 2 and sizes of at least 1", "correct the sizes")
     for name, parts, whole in (("num_heads", num_heads, width), ("num_blocks", num_blocks, l_max)):
         if parts < 1 or whole % parts:
             remedy = f"change {name}, or the size it divides"
-            raise refusal("hyena mixer", f"{name}={parts}", f"a divisor of {whole}", remedy)
+            raise argument_error("hyena mixer", f"{name}={parts}", f"a divisor of {whole}", remedy)

@@ -20,16 +20,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import selective_scan, selective_scan_step
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..filters.base import accumulation_dtype
+from ..layers.norms import RMSNorm
+from ..layers.short_convolution import ShortConvolution
+from ..layers.time_step import no_weight_decay, time_step_bias
 from ..mixer import Mixer
-from ..norms import RMSNorm
 from ..packing import zero_padding
 from ..registry import register
-from ..short_convolution import ShortConvolution
 from ..state import State, state_class
-from ..time_step import keep_value, time_step_bias
 from ..types import StateKind
 
 
@@ -95,7 +95,7 @@ class Mamba(Mixer):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         if min(self.d_inner, d_state, self.dt_rank) < 1:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}"
-            raise refusal("mamba mixer", got, "sizes of at least 1", "raise the sizes")
+            raise argument_error("mamba mixer", got, "sizes of at least 1", "raise the sizes")
         if dt_init not in ("random", "constant"):
             raise unknown_name("mamba mixer", "dt_init", dt_init, ("random", "constant"))
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
@@ -112,7 +112,7 @@ class Mamba(Mixer):
             if dt_init == "constant":
                 self.dt_proj.weight.fill_(spread)
             self.dt_proj.bias.copy_(time_step_bias(self.d_inner, dt_min, dt_max, dt_init_floor))
-        keep_value(self.A_log, self.D, self.dt_proj.bias)
+        no_weight_decay(self.A_log, self.D, self.dt_proj.bias)
 
     @property
     def state_kind(self) -> StateKind:

@@ -22,15 +22,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import ssd, ssd_step
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
 from ..filters.base import accumulation_dtype
+from ..layers.short_convolution import ShortConvolution
+from ..layers.time_step import no_weight_decay, time_step_bias
 from ..mixer import Mixer
 from ..packing import zero_padding
 from ..registry import register
-from ..short_convolution import ShortConvolution
 from ..state import State, state_class
-from ..time_step import keep_value, time_step_bias
 from ..types import StateKind
 
 
@@ -48,7 +48,9 @@ class GatedRMSNorm(nn.Module):
         super().__init__()
         if groups < 1 or channels % groups:
             remedy = "change the number of groups"
-            raise refusal("GatedRMSNorm", f"{channels} channels in {groups} groups", "groups that divide", remedy)
+            raise argument_error(
+                "GatedRMSNorm", f"{channels} channels in {groups} groups", "groups that divide", remedy
+            )
         self.groups, self.norm_before_gate, self.eps = groups, norm_before_gate, eps
         self.weight = nn.Parameter(torch.ones(channels))
 
@@ -156,7 +158,7 @@ class Mamba2(Mixer):
             else None
         )
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
-        keep_value(self.A_log, self.D, self.dt_bias)
+        no_weight_decay(self.A_log, self.D, self.dt_bias)
 
     @property
     def state_kind(self) -> StateKind:
@@ -218,7 +220,7 @@ class Mamba2(Mixer):
 def _check_sizes(d_inner: int, d_ssm: int, headdim: int, ngroups: int, d_state: int) -> None:
     sizes = f"d_inner={d_inner}, d_ssm={d_ssm}, headdim={headdim}, ngroups={ngroups}, d_state={d_state}"
     if min(d_ssm, headdim, ngroups, d_state) < 1 or d_ssm > d_inner:
-        raise refusal("mamba2 mixer", sizes, "sizes of at least 1, d_ssm at most d_inner", "correct the sizes")
+        raise argument_error("mamba2 mixer", sizes, "sizes of at least 1, d_ssm at most d_inner", "correct the sizes")
     if d_ssm % headdim or (d_ssm // headdim) % ngroups:
         wanted = "headdim that divides d_ssm, ngroups that divides the heads"
-        raise refusal("mamba2 mixer", sizes, wanted, "change headdim or ngroups")
+        raise argument_error("mamba2 mixer", sizes, wanted, "change headdim or ngroups")

@@ -15,15 +15,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..convolution import LongConvolution, convolve
+from ..convolution.long_convolution import LongConvolution, convolve
 from ..filters.base import accumulation_dtype
 from ..filters.hyena import HyenaFilter
+from ..layers.short_convolution import ShortConvolution
 from ..mixer import Mixer
 from ..packing import zero_padding
 from ..registry import register
-from ..short_convolution import ShortConvolution
 from ..state import State, state_class
 from ..types import StateKind
 
@@ -87,7 +87,7 @@ class MultiHyena(Mixer):
         width = d_model * inner_factor
         for name, parts, whole in (("num_heads", num_heads, width), ("proj_groups", proj_groups, 3 * width)):
             if parts < 1 or whole < 1 or whole % parts:
-                raise refusal("multihyena mixer", f"{name}={parts}", f"a divisor of {whole}", f"change {name}")
+                raise argument_error("multihyena mixer", f"{name}={parts}", f"a divisor of {whole}", f"change {name}")
         self.num_heads, self.head_dim, self.proj_groups = num_heads, width // num_heads, proj_groups
         self.input = nn.Linear(d_model, 3 * width // proj_groups)
         self.short = ShortConvolution(3 * width, short_filter_order, activation=None)

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as with_weight_norm
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..convolution import LongConvolution
+from ..convolution.long_convolution import LongConvolution
 from ..filters.base import Filter
 from ..filters.wrappers import TapDropout, TruncatedFilter
+from ..layers.residual import Dropout
 from ..mixer import Mixer
 from ..packing import zero_padding
-from ..residual import Dropout
 from ..state import State
 from ..types import StateKind
 
@@ -118,7 +118,7 @@ class S4Layer(Mixer):
         width = gated or width
         if final_act is None and width != d_model:
             got = f"outputs of width {width} without an output map"
-            raise refusal(self.name, got, f"d_model={d_model}", "set final_act")
+            raise argument_error(self.name, got, f"d_model={d_model}", "set final_act")
         self.output_linear = None if final_act is None else linear(width, d_model, final_act)
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.D = nn.Parameter(torch.randn(self.heads, self.inner))
@@ -169,9 +169,9 @@ class S4Layer(Mixer):
     ) -> None:
         if bottleneck is not None and (bottleneck < 1 or self.d_model % bottleneck):
             got = f"bottleneck={bottleneck}"
-            raise refusal(self.name, got, f"a divisor of d_model={self.d_model}", "change the bottleneck")
+            raise argument_error(self.name, got, f"a divisor of d_model={self.d_model}", "change the bottleneck")
         if channels < 1 or (gate is not None and gate < 1):
-            raise refusal(self.name, f"channels={channels}, gate={gate}", "at least 1", "correct the numbers")
+            raise argument_error(self.name, f"channels={channels}, gate={gate}", "at least 1", "correct the numbers")
         if initializer is not None and initializer not in INITIALIZERS:
             raise unknown_name(self.name, "initializer", initializer, INITIALIZERS)
         for activation in activations:

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal, unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..activations import activate, check_activation
-from ..convolution import LongConvolution
+from ..convolution.long_convolution import LongConvolution
 from ..filters.sgconv import SGConvFilter
+from ..layers.activations import activate, check_activation
+from ..layers.norms import create_norm
+from ..layers.residual import Dropout
 from ..mixer import Mixer
-from ..norms import create_norm
 from ..registry import register
-from ..residual import Dropout
 from ..state import State
 from ..types import StateKind
 
@@ -84,7 +84,7 @@ class SGConv(Mixer):
         if channels < 1 or (linear and channels > 1):
             got = f"channels={channels}, linear={linear}"
             remedy = "set linear=False, whose output map brings the channels together"
-            raise refusal("sgconv mixer", got, "at least one channel, exactly one if linear", remedy)
+            raise argument_error("sgconv mixer", got, "at least one channel, exactly one if linear", remedy)
         if norm not in NORMS:
             raise unknown_name("sgconv mixer", "norm", norm, NORMS)
         check_activation("sgconv mixer", activation)

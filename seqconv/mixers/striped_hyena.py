@@ -19,16 +19,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqconv_kernels.errors import refusal
+from seqconv_kernels._core.errors import argument_error
 
-from ..convolution import LongConvolution
+from ..convolution.long_convolution import LongConvolution
 from ..filters.base import Filter
 from ..filters.pole_residue import PoleResidueFilter
 from ..filters.wrappers import TruncatedFilter
+from ..layers.short_convolution import ShortConvolution
 from ..mixer import Mixer
 from ..packing import zero_padding
 from ..registry import register
-from ..short_convolution import ShortConvolution
 from ..state import State
 from ..types import StateKind
 from .hyena import HyenaState
@@ -62,7 +62,7 @@ class GatedModalConvolution(nn.Module):
         super().__init__()
         if heads < 1 or channels % heads:
             got = f"heads={heads}"
-            raise refusal("GatedModalConvolution", got, f"a divisor of channels={channels}", "change the heads")
+            raise argument_error("GatedModalConvolution", got, f"a divisor of channels={channels}", "change the heads")
         self.heads = heads
         self.short = ShortConvolution(3 * channels, short_filter_order, activation=None)
         filter: Filter = PoleResidueFilter(channels, d_state=d_state, systems=systems)

@@ -1,7 +1,7 @@
 """Temporal convolution network in place of MEGA's moving average: ``y = silu(TCN(x) + ω ⊙ x)``.
 
 A block is a stack of dilated causal depthwise convolutions, level i with dilation ``f^i`` and K taps
-(:mod:`seqconv_kernels.tree_conv`); B blocks follow each other. Receptive field
+(:mod:`seqconv_kernels.dilated_conv`); B blocks follow each other. Receptive field
 ``R = 1 + B (K - 1) (f^levels - 1) / (f - 1)``; with f = K and B = 1, ``R = K^levels`` and every input in it
 reaches the output by exactly one path. With f > K some inputs reach none, which is refused.
 
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqconv_kernels import tree_conv, tree_conv_step, unroll_rings
-from seqconv_kernels.errors import refusal, unknown_name
-from seqconv_kernels.tree_conv import ACTIVATIONS
+from seqconv_kernels import dilated_conv, dilated_conv_step, unroll_rings
+from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels.dilated_conv import ACTIVATIONS
 
 from ..filters.base import accumulation_dtype
 from ..mixer import Mixer
@@ -123,7 +123,7 @@ class TCN(Mixer):
         after: list[Tensor] = []
         u = x_t.to(accumulation_dtype(x_t))
         for weight, rings in zip(self.weight[0], self._by_block(state.rings), strict=True):
-            y, moved = tree_conv_step(
+            y, moved = dilated_conv_step(
                 u, weight, self.dilations, rings=rings, position=state.position, activation=self.inner_activation
             )
             u, after = self._join(u, y), [*after, *moved]
@@ -137,7 +137,7 @@ class TCN(Mixer):
         u = x.to(accumulation_dtype(x))
         pasts = [None] * self.blocks if history is None else self._by_block(history)
         for weight, past in zip(self.weight[direction], pasts, strict=True):
-            y, moved = tree_conv(
+            y, moved = dilated_conv(
                 u, weight, self.dilations, activation=self.inner_activation, history=past, return_history=True
             )
             u, after = self._join(u, y), [*after, *moved]
@@ -157,8 +157,12 @@ class TCN(Mixer):
 def _check_sizes(kernel_size: int, factor: int, levels: int, blocks: int) -> None:
     if kernel_size < 2 or min(factor, levels, blocks) < 1:
         got = f"kernel_size={kernel_size}, dilation={factor}, levels={levels}, blocks={blocks}"
-        raise refusal("tcn mixer", got, "kernel_size of at least 2, the others of at least 1", "correct the sizes")
+        raise argument_error(
+            "tcn mixer", got, "kernel_size of at least 2, the others of at least 1", "correct the sizes"
+        )
     if factor > kernel_size and levels > 1:
         got = f"dilation={factor} for kernel_size={kernel_size}"
         remedy = "lower dilation (kernel_size itself reaches furthest) or raise kernel_size"
-        raise refusal("tcn mixer", got, "dilation <= kernel_size: a larger one leaves inputs that reach none", remedy)
+        raise argument_error(
+            "tcn mixer", got, "dilation <= kernel_size: a larger one leaves inputs that reach none", remedy
+        )

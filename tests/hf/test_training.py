@@ -6,7 +6,7 @@ from tiny import config, prompts
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from seqconv import SeqConvForCausalLM, SeqConvForSequenceClassification, list_mixers, parameter_groups
-from seqconv.norms import Norm
+from seqconv.layers.norms import Norm
 
 
 class Stop(TrainerCallback):

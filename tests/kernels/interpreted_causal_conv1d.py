@@ -6,7 +6,7 @@ from scan_cases import assert_same, check_finite_differences, values_and_gradien
 from triton_cases import check_operator, device_and_layout, each_dtype
 
 import seqconv_kernels as K
-from seqconv_kernels.causal_conv1d.shapes import Shape, example_inputs
+from seqconv_kernels.causal_conv1d.cases import Shape, example_inputs
 from tolerances import assert_near
 
 

@@ -7,7 +7,7 @@ from triton_cases import DEVICE, check_operator, device_and_layout, each_dtype
 
 import seqconv_kernels as K
 from seqconv_kernels.fft_conv import plan, triton_passes
-from seqconv_kernels.fft_conv.shapes import Shape, example_inputs
+from seqconv_kernels.fft_conv.cases import Shape, example_inputs
 from tolerances import assert_near
 
 NAMES = ("u", "h", "skip", "pre_gate", "post_gate", "history")

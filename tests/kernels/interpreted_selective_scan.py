@@ -6,7 +6,7 @@ from scan_cases import values_and_gradients
 from triton_cases import check_operator, device_and_layout, each_dtype
 
 import seqconv_kernels as K
-from seqconv_kernels.selective_scan.shapes import Shape, example_inputs
+from seqconv_kernels.selective_scan.cases import Shape, example_inputs
 from tolerances import assert_near
 
 ACTIVATIONS = ("u", "delta", "B", "C", "z")

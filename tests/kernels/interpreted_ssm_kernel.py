@@ -7,8 +7,8 @@ from triton_cases import DEVICE, check_operator
 
 from seqconv_kernels import cauchy, vandermonde
 from seqconv_kernels.ssm_kernel import triton as implementation
+from seqconv_kernels.ssm_kernel.cases import Shape, example_poles
 from seqconv_kernels.ssm_kernel.parts import to_parts
-from seqconv_kernels.ssm_kernel.shapes import Shape, example_poles
 from tolerances import assert_near
 
 PRODUCTS = pytest.mark.parametrize("product", [vandermonde, cauchy])

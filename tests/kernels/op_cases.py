@@ -126,7 +126,7 @@ with_state = partial(partial, return_final_state=True)
 packed = partial(with_state, cu_seqlens=torch.tensor([0, 2, 5]))
 scan = partial(K.selective_scan, delta_softplus=True)
 duality = partial(K.ssd, dt_softplus=True)
-tree = whole(K.tree_conv, dilations=(1, 3), activation="silu")
+tree = whole(K.dilated_conv, dilations=(1, 3), activation="silu")
 
 CASES = {
     "causal_conv1d": Case(with_state(K.causal_conv1d, activation="silu"), conv_inputs),
@@ -156,7 +156,7 @@ CASES = {
     "delta_rule, packed": Case(packed(K.delta_rule), packed_inputs(partial(delta_inputs, decay_width=()))),
     "vandermonde": Case(whole(K.vandermonde, length=5), poles(("residues", "log_poles"))),
     "cauchy": Case(whole(K.cauchy, length=6), poles(("v", "poles"))),
-    "tree_conv": Case(tree, lambda b, n: {"x": normal(b, n, 3), "weight": normal(2, 3, 3)}),
+    "dilated_conv": Case(tree, lambda b, n: {"x": normal(b, n, 3), "weight": normal(2, 3, 3)}),
 }
 
 
@@ -189,7 +189,7 @@ def tree_step_inputs(batch: int, _: int) -> dict[str, Tensor]:
 
 
 def tree_step(ring0: Tensor, ring1: Tensor, **rest: Any) -> tuple[Tensor, ...]:
-    y, rings = K.tree_conv_step(**rest, rings=(ring0, ring1), dilations=(1, 3), activation="silu")
+    y, rings = K.dilated_conv_step(**rest, rings=(ring0, ring1), dilations=(1, 3), activation="silu")
     return y, *rings
 
 
@@ -211,5 +211,5 @@ STEPS = {
     "delta_rule_step": Case(K.delta_rule_step, token(delta_inputs, qkv)),
     "diagonal_step": Case(K.diagonal_step, diagonal_inputs),
     "direct_conv_step": Case(direct_step, direct_inputs),
-    "tree_conv_step": Case(tree_step, tree_step_inputs),
+    "dilated_conv_step": Case(tree_step, tree_step_inputs),
 }

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 FILES = (
-    "selective_scan", "causal_conv1d", "fft_conv", "linear_scan_cpu", "matrix_state", "ssm_kernel_cpu", "tree_conv",
+    "selective_scan", "causal_conv1d", "fft_conv", "linear_scan_cpu", "linear_attention", "ssm_kernel_cpu",
+    "dilated_conv",
 )  # fmt: skip
 LEFT_OUT = "not compil and not export and not opcheck and not million and not transforms and not long"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from golden_cases import Case, assert_close
-from seqconv_kernels import native
+from seqconv_kernels._core import native
 from tolerances import assert_near
 
 LENGTHS = (1, 2, 63, 64, 65, 200)

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import seqconv_kernels as K
-from seqconv_kernels import native
-from seqconv_kernels.causal_conv1d.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels._core import native
+from seqconv_kernels.causal_conv1d.cases import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 ISAS = native.library().isas() if native.unavailable() is None else ["plain"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqconv_kernels import diagonal_step, direct_conv_step, native
+from seqconv_kernels import diagonal_step, direct_conv_step
+from seqconv_kernels._core import native
 from seqconv_kernels.direct_conv import direct_conv_tile
 from seqconv_kernels.fft_tile import fft_tile, fft_tile_spectrum
 from tolerances import assert_near

@@ -21,7 +21,7 @@ from scan_cases import (
 
 from golden_cases import load_variant
 from seqconv_kernels import delta_rule, delta_rule_step
-from seqconv_kernels.delta_rule.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.delta_rule.cases import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 each_decay = pytest.mark.parametrize("decay", ["vector", "scalar", "none"])

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from seqconv_kernels.dispatch import Call, Implementation, Op, late, serves_all
+from seqconv_kernels._core.dispatch import Call, Implementation, Op, lazy, serves_all
 
 
 def make_op(refuse=lambda call: "no such device" if "x" in call.given() else None):
@@ -62,7 +62,7 @@ def test_loading_waits_for_the_choice():
 def test_a_late_function_is_imported_at_its_first_call_and_once():
     loaded = []
 
-    @late
+    @lazy
     def double():
         loaded.append("double")
         return lambda x: 2 * x

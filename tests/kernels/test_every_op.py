@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import seqconv_kernels as K
-from seqconv_kernels import native
+from seqconv_kernels._core import native
 from tolerances import assert_near
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))

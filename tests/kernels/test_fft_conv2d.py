@@ -5,7 +5,7 @@ import torch
 from scan_cases import assert_same, values_and_gradients
 
 import seqconv_kernels as K
-from seqconv_kernels.fft_conv2d.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.fft_conv2d.cases import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 implementations = pytest.mark.parametrize("implementation", ["rows", "reference"])

@@ -21,7 +21,7 @@ from scan_cases import (
 
 from golden_cases import load_variant
 from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
-from seqconv_kernels.gated_linear_attention.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.gated_linear_attention.cases import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 DECAYS = ("vector", "scalar", "none")

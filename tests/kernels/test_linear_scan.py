@@ -15,7 +15,7 @@ from scan_cases import (
 
 from golden_cases import load_variant
 from seqconv_kernels import linear_scan, linear_scan_step
-from seqconv_kernels.linear_scan.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.linear_scan.cases import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["real", "complex"])

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import assert_same, check_low_precision, check_packed, values_and_gradients
 
-from seqconv_kernels import linear_scan, native
-from seqconv_kernels.linear_scan.shapes import Shape, example_inputs
+from seqconv_kernels import linear_scan
+from seqconv_kernels._core import native
+from seqconv_kernels.linear_scan.cases import Shape, example_inputs
 from tolerances import assert_near
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))

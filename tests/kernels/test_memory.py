@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.memory import extra
-from seqconv_kernels import native
+from seqconv_kernels._core import native
 
 pytestmark = [
     pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable())),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqconv_kernels import native
+from seqconv_kernels._core import native
 
 ROOT = Path(__file__).parents[2]
 compiled = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
@@ -35,8 +35,8 @@ sys.path.insert(0, "kernels")
 sys.modules["seqconv_kernels._native"] = None  # as if it had not been compiled
 import torch
 import seqconv_kernels as K
-from seqconv_kernels import native
-from seqconv_kernels.selective_scan.shapes import SHAPES, example_inputs
+from seqconv_kernels._core import native
+from seqconv_kernels.selective_scan.cases import SHAPES, example_inputs
 assert "missing" in native.unavailable() and "compiler" in native.unavailable()
 inputs = example_inputs(SHAPES["tiny"])
 assert torch.equal(K.selective_scan(**inputs), K.selective_scan(**inputs, implementation="reference"))

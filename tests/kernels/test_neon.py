@@ -29,7 +29,7 @@ def test_every_kernel_compiles(source):
 
 def test_products_are_contracted_and_halves_converted_in_vectors():
     options = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-S", "-o", "-")
-    code = compile_for_arm(KERNELS / "direct_conv" / "cpu.cpp", *options)
+    code = compile_for_arm(KERNELS / "direct_conv" / "cpu" / "kernel.cpp", *options)
     found = {i: len(re.findall(rf"\t{i}\tv\d+\.4s, ", code)) for i in ("fmla", "fmul", "fcvtl")}
     assert found["fmla"] > 100
     assert found["fmul"] == 0

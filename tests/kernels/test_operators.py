@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqconv_kernels import native
+from seqconv_kernels._core import native
+from seqconv_kernels._core.operators import Operator
 from seqconv_kernels.diagonal_step import prepare
-from seqconv_kernels.operators import Operator
 from tolerances import assert_near
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))

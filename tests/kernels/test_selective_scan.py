@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 import seqconv_kernels as K
-from seqconv_kernels import native
+from seqconv_kernels._core import native
 from seqconv_kernels.selective_scan import OP
-from seqconv_kernels.selective_scan.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.selective_scan.cases import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 ISAS = native.library().isas() if native.unavailable() is None else []

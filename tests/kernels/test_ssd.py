@@ -19,7 +19,7 @@ from scan_cases import (
 
 from golden_cases import load_variant
 from seqconv_kernels import ssd, ssd_step
-from seqconv_kernels.ssd.shapes import SHAPES, Shape, example_inputs
+from seqconv_kernels.ssd.cases import SHAPES, Shape, example_inputs
 from tolerances import assert_near
 
 each_implementation = pytest.mark.parametrize("implementation", ALL)

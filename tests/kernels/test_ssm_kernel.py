@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from seqconv_kernels import cauchy, native, vandermonde
+from seqconv_kernels import cauchy, vandermonde
+from seqconv_kernels._core import native
 from seqconv_kernels.ssm_kernel import half_angle_nodes
-from seqconv_kernels.ssm_kernel.shapes import SHAPES, Shape, example_poles
+from seqconv_kernels.ssm_kernel.cases import SHAPES, Shape, example_poles
 from tolerances import assert_near
 
 LENGTHS = [1, 2, 3, 63, 64, 65, 1000]

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from seqconv_kernels import cauchy, native, vandermonde
+from seqconv_kernels import cauchy, vandermonde
+from seqconv_kernels._core import native
 from seqconv_kernels.ssm_kernel import half_angle_nodes
-from seqconv_kernels.ssm_kernel.shapes import Shape, example_poles
+from seqconv_kernels.ssm_kernel.cases import Shape, example_poles
 from tolerances import assert_near
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))

@@ -56,8 +56,8 @@ def spilled(kernel, folder):
         (HALF, 128, "scalar", False),
     ],
 )
-def test_matrix_state(compiled, tmp_path, dtype, width, decay, delta):
-    from seqconv_kernels.matrix_state.triton import Inputs, _Launch
+def test_linear_attention(compiled, tmp_path, dtype, width, decay, delta):
+    from seqconv_kernels._linear_attention.triton import Inputs, _Launch
 
     def tensor(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lra.run import run
+from lra.training.run import run
 from tiny_run import tiny
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lra.distributed import check_processes
-from lra.metrics import read_lines
-from lra.run import run
+from distributed_worker import same
+from lra.training.distributed import check_processes
+from lra.training.metrics import read_lines
+from lra.training.run import run
 from tiny_run import tiny
-from together import same
 
 pytestmark = pytest.mark.timeout(900)  # one start of three processes; half a minute of processor time
 
@@ -24,7 +24,7 @@ def both(tmp_path_factory):
     """Runs of two processes, and the same run in this one; the data is made by the first of the two."""
     folder, data = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("data")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("together.py")), str(folder), str(data)]
+    command += [str(Path(__file__).with_name("distributed_worker.py")), str(folder), str(data)]
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-4000:]

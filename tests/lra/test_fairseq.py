@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lra.fairseq import read_dictionary, read_ids
+from lra.data.fairseq import read_dictionary, read_ids
 from lra.tasks import create_task
-from lra.tasks.listops import SYMBOLS, bracketed
-from lra.tasks.listops_generator import SMALL, generate
+from lra.tasks.listops.expressions import SYMBOLS, bracketed
+from lra.tasks.listops.generator import SMALL, generate
 
 SPLITS = ("train", "valid", "test")
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lra.tasks.listops import CLASSES, CODES, END, SYMBOLS, bracketed, cut_value, evaluate, symbols_of
-from lra.tasks.listops_generator import FULL, SMALL, Grammar, draw_block, draw_examples, draw_expression, generate
+from lra.tasks.listops.expressions import CLASSES, CODES, END, SYMBOLS, bracketed, cut_value, evaluate, symbols_of
+from lra.tasks.listops.generator import FULL, SMALL, Grammar, draw_block, draw_examples, draw_expression, generate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lra"
 STATS = json.loads((GOLDEN / "listops_stats.json").read_text())

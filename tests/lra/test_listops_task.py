@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from lra.sequences import RightPadding, Sequences
-from lra.store import MANIFEST, atomic_write, need_space, write_data
-from lra.tasks.listops import SYMBOLS
-from lra.tasks.listops_task import ListOps, baselines, make_tokeniser, write_tsv
+from lra.data.sequences import RightPadding, Sequences
+from lra.data.store import MANIFEST, atomic_write, need_space, write_data
+from lra.tasks.listops.expressions import SYMBOLS
+from lra.tasks.listops.task import ListOps, baselines, make_tokeniser, write_tsv
 
 TINY = ListOps(setting="small", train=600, val=100, test=100, seed=3)
 
@@ -35,7 +35,7 @@ def damaged(root, tmp_path):
 PREPARE = """
 import sys
 from pathlib import Path
-from lra.tasks.listops_task import ListOps
+from lra.tasks.listops.task import ListOps
 if __name__ == "__main__":
     task = ListOps(setting="small", train=600, val=100, test=100, seed=3)
     print(task.prepare(Path(sys.argv[1]), workers=2, quiet=True).fingerprint)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lra.tasks import create_task
-from lra.tasks.mad import (
+from lra.tasks.synthetic.base import UNASKED, Synthetic
+from lra.tasks.synthetic.mad import (
     Compression,
     ContextRecall,
     FuzzyRecall,
@@ -16,7 +17,6 @@ from lra.tasks.mad import (
     NoisyRecall,
     fixed_map,
 )
-from lra.tasks.synthetic import UNASKED, Synthetic
 
 
 def rows_of(task: Synthetic, split: str, count: int = 40) -> list[tuple[list[int], list[int]]]:

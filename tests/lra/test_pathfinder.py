@@ -14,13 +14,13 @@ from numpy.random import Generator, Philox
 from PIL import Image
 from scipy import ndimage, stats
 
-from lra.pixels import PixelCollate, PixelDataset
-from lra.tasks.pathfinder_generator import ATTEMPTS, grow_pairs, target_pairs
-from lra.tasks.pathfinder_images import draw_block, has_room
-from lra.tasks.pathfinder_paddle import dilate
-from lra.tasks.pathfinder_shapes import SEEDS, VARIANTS, make_shapes
-from lra.tasks.pathfinder_space import Space, Trails
-from lra.tasks.pathfinder_task import Pathfinder, read_metadata, split_orders
+from lra.data.pixels import PixelCollate, PixelDataset
+from lra.tasks.pathfinder.generator import ATTEMPTS, grow_pairs, target_pairs
+from lra.tasks.pathfinder.images import draw_block, has_room
+from lra.tasks.pathfinder.occupancy import Space, Trails
+from lra.tasks.pathfinder.paddle import dilate
+from lra.tasks.pathfinder.shapes import SEEDS, VARIANTS, make_shapes
+from lra.tasks.pathfinder.task import Pathfinder, read_metadata, split_orders
 
 STATS = json.loads((Path(__file__).parents[1] / "golden" / "lra" / "pathfinder_stats.json").read_text())
 GOLDEN = {32: "pathfinder32_first1000", 128: "pathfinder128_curv_contour_length_14"}
@@ -175,7 +175,7 @@ PREPARE = """
 import sys
 import time
 from pathlib import Path
-from lra.tasks.pathfinder_task import Pathfinder
+from lra.tasks.pathfinder.task import Pathfinder
 if __name__ == "__main__":
     task = Pathfinder(images=120, difficulty="curv_baseline")
     print(task.prepare(Path(sys.argv[1]), workers=2, quiet=True).fingerprint)

@@ -10,14 +10,14 @@ import torch
 from PIL import Image as Pictures
 from pyarrow import parquet
 
-from lra.characters import Bytes, Characters, collect_texts, count_characters, vocabulary
-from lra.model import build_model
-from lra.recipes import create_recipe
-from lra.tables import hub_rows
+from lra.data.characters import Bytes, Characters, collect_texts, count_characters, vocabulary
+from lra.data.tables import hub_rows
+from lra.models.build import build_model
+from lra.recipes.catalog import create_recipe
 from lra.tasks import create_task
-from lra.tasks.image_task import Image, grey, read_batch
-from lra.tasks.retrieval_task import FILES, Retrieval
-from lra.tasks.text_task import Text
+from lra.tasks.image import Image, grey, read_batch
+from lra.tasks.retrieval import FILES, Retrieval
+from lra.tasks.text import Text
 
 REVIEWS = [
     ('He said "great"\tfilm<br />Ünïcode 電影 ' + "a" * 20, 1),

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from lra.options import convert, split_overrides
-from lra.published import ROWS, published_for
-from lra.recipe import Recipe
-from lra.recipes import MIXERS, create_recipe, list_recipes
+from lra.recipes.catalog import MIXERS, create_recipe, list_recipes
+from lra.recipes.options import convert, split_overrides
+from lra.recipes.published import ROWS, published_for
+from lra.recipes.recipe import Recipe
 from lra.tasks import TASKS, create_task
-from lra.tasks.synthetic import Online
+from lra.tasks.synthetic.base import Online
 from seqconv import create_mixer
 
 

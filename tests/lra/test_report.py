@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lra.exhibits import kernels, read_exhibits
-from lra.figures import example_images
-from lra.recipes import create_recipe
-from lra.report import Run, _names, find_runs, read_run, write_report
+from lra.recipes.catalog import create_recipe
+from lra.report.artifacts import kernels, read_exhibits
+from lra.report.figures import example_images
+from lra.report.page import Run, _names, find_runs, read_run, write_report
 from seqconv import create_mixer
-from seqconv.replacement import long_convolutions
+from seqconv.convolution.replacement import long_convolutions
 
 
 def test_the_report_holds_every_run_in_one_page(finished, tmp_path):

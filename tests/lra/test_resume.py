@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-import lra.training
-from lra.checkpoints import last_checkpoint
-from lra.metrics import read_lines
-from lra.run import Paused, read_recipe, run, run_for
+import lra.training.trainer
+from lra.training.checkpoints import last_checkpoint
+from lra.training.metrics import read_lines
+from lra.training.run import Paused, read_recipe, run, run_for
 from tiny_run import tiny
 
 KILLED = """
@@ -21,7 +21,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from transformers import TrainerCallback
-import lra.run, lra.training
+import lra.training.run, lra.training
 sys.path.insert(0, sys.argv[1])
 from tiny_run import tiny
 
@@ -41,10 +41,10 @@ def torn(value, path, *args, **kwargs):
         die()
 
 if sys.argv[4] == "between":
-    lra.training.StopAtNaN = Kill
+    lra.training.trainer.StopAtNaN = Kill
 else:
     torch.save = torn
-lra.run.run(tiny(accumulate=int(sys.argv[5])), Path(sys.argv[2]), data_root=Path(sys.argv[3]), quiet=True)
+lra.training.run.run(tiny(accumulate=int(sys.argv[5])), Path(sys.argv[2]), data_root=Path(sys.argv[3]), quiet=True)
 """
 
 
@@ -104,7 +104,7 @@ def test_resume_refuses_a_changed_recipe_and_an_empty_folder(finished, root, tmp
         run(tiny(), tmp_path, data_root=root, resume=True)
 
 
-class PoisonWeights(lra.training.StopAtNaN):
+class PoisonWeights(lra.training.trainer.StopAtNaN):
     """A parameter that is no number any more, behind step 3."""
 
     def on_step_end(self, args, state, control, model=None, **_):
@@ -112,7 +112,7 @@ class PoisonWeights(lra.training.StopAtNaN):
             list(model.parameters())[-1].data.fill_(torch.nan)
 
 
-class PoisonEvaluation(lra.training.StopAtNaN):
+class PoisonEvaluation(lra.training.trainer.StopAtNaN):
     """Weights that only an evaluation meets."""
 
     def on_step_end(self, args, state, control, model=None, **_):
@@ -128,7 +128,7 @@ class PoisonEvaluation(lra.training.StopAtNaN):
     ],
 )
 def test_numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(root, tmp_path, monkeypatch, poison, message):
-    monkeypatch.setattr(lra.training, "StopAtNaN", poison)
+    monkeypatch.setattr(lra.training.trainer, "StopAtNaN", poison)
     with pytest.raises(ValueError, match=message):
         run(tiny(), tmp_path / "run", data_root=root, quiet=True)
     kept = last_checkpoint(tmp_path / "run")
@@ -159,14 +159,14 @@ def test_a_disk_that_fills_up_while_writing_leaves_the_last_checkpoint(finished,
     folder = tmp_path / "run"
     begun = folder / "checkpoints" / "checkpoint-4"
 
-    class Fill(lra.training.StopAtNaN):
+    class Fill(lra.training.trainer.StopAtNaN):
         def on_step_begin(self, args, state, control, **_):
             if state.global_step == 3:
                 begun.mkdir()
                 (begun / file).symlink_to("/dev/full")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lra.training, "StopAtNaN", Fill)
+        patch.setattr(lra.training.trainer, "StopAtNaN", Fill)
         with pytest.raises(ValueError, match=r"write a checkpoint: received a full disk at .*checkpoint-2 is intact"):
             run(tiny(), folder, data_root=root, quiet=True)
     _same(run(tiny(), folder, data_root=root, resume=True, quiet=True), finished)

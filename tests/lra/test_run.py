@@ -11,16 +11,16 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 import lra.demo
-from lra.budget import fit, parse_budget, seconds_per_step
 from lra.demo import check_reload, judge, run_demo
-from lra.metrics import read_lines
-from lra.model import build_model, parameter_groups
-from lra.pairs import PairClassifier
-from lra.recipe import Recipe
-from lra.recipes import create_recipe
-from lra.run import evaluate, run
+from lra.models.build import build_model, parameter_groups
+from lra.models.pairs import PairClassifier
+from lra.recipes.budget import fit, parse_budget, seconds_per_step
+from lra.recipes.catalog import create_recipe
+from lra.recipes.recipe import Recipe
 from lra.tasks import create_task
-from lra.tasks.retrieval_task import FILES
+from lra.tasks.retrieval import FILES
+from lra.training.metrics import read_lines
+from lra.training.run import evaluate, run
 from tiny_run import SMALL, tiny
 
 
@@ -139,10 +139,10 @@ import sys
 from functools import partial
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import lra.training
-from lra.run import run
+from lra.training.run import run
 from tiny_run import tiny
-lra.training.TrainingArguments = partial(lra.training.TrainingArguments, torch_compile_backend="aot_eager")
+from lra.training import trainer
+trainer.TrainingArguments = partial(trainer.TrainingArguments, torch_compile_backend="aot_eager")
 run(tiny(compile=True, steps=2), Path(sys.argv[2]), data_root=Path(sys.argv[3]), quiet=True)
 """
 

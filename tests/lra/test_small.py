@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from benchmarks.lra_listops import record_of, sentence
-from lra import protocol
-from lra.faults import OPTIONS, fault
-from lra.protocol import collect, run_cells, write_results
-from lra.recipes import MIXERS as KNOWN
-from lra.small import COMPARED, FAULTY, FAULTY_TASK, MIXERS, TASKS, Cell, cells
-from lra.small_table import SECTION, marks, put_into, tables
+from lra.controls import protocol
+from lra.controls.negative_controls import OPTIONS, fault
+from lra.controls.protocol import collect, run_cells, write_results
+from lra.controls.reduced import COMPARED, FAULTY, FAULTY_TASK, MIXERS, TASKS, Cell, cells
+from lra.controls.table import SECTION, marks, put_into, tables
+from lra.recipes.catalog import MIXERS as KNOWN
 from seqconv import create_mixer
 
 ROOT = Path(__file__).parents[2]

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import lra.store
-from lra.store import allocate, alone, atomic_write, write_data
+import lra.data.store
+from lra.data.store import allocate, alone, atomic_write, write_data
 from lra.tasks import create_task
-from lra.tasks.listops_task import ListOps
-from lra.tasks.pathfinder_task import Pathfinder
+from lra.tasks.listops.task import ListOps
+from lra.tasks.pathfinder.task import Pathfinder
 
 TINY = ListOps(setting="small", train=400, val=50, test=50)
 AT_ONCE = """
 import sys, time
 from pathlib import Path
-from lra.tasks.listops_task import ListOps
+from lra.tasks.listops.task import ListOps
 from lra.tasks.base import Task
 
 root, log = Path(sys.argv[1]), Path(sys.argv[2])
@@ -62,7 +62,7 @@ def test_two_processes_at_once_make_the_data_once(tmp_path):
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     folder = TINY.folder(tmp_path)
-    script = "import sys, time; from pathlib import Path; from lra.store import alone\n"
+    script = "import sys, time; from pathlib import Path; from lra.data.store import alone\n"
     script += f"with alone(Path({str(folder)!r})): print('held', flush=True); time.sleep(60)"
     paths = [str(Path(__file__).parents[2] / part) for part in ("", "kernels")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -80,7 +80,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch):
     """A waiter that gets the lock of a file that its holder removed must not let another process in beside it."""
     path = tmp_path / ".data.lock"
-    flock, calls = lra.store.fcntl.flock, []
+    flock, calls = lra.data.store.fcntl.flock, []
 
     def remove_once(lock: int, kind: int) -> None:
         flock(lock, kind)
@@ -88,12 +88,12 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch):
             path.unlink()
         calls.append(lock)
 
-    monkeypatch.setattr(lra.store.fcntl, "flock", remove_once)
+    monkeypatch.setattr(lra.data.store.fcntl, "flock", remove_once)
     with alone(tmp_path / "data"):
         assert len(calls) == 2
         assert path.exists()
         with pytest.raises(BlockingIOError), path.open() as other:
-            flock(other, lra.store.fcntl.LOCK_EX | lra.store.fcntl.LOCK_NB)
+            flock(other, lra.data.store.fcntl.LOCK_EX | lra.data.store.fcntl.LOCK_NB)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")

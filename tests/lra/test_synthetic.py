@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lra.tasks import TASKS, create_task
-from lra.tasks.copying import Copying, Delay, SelectiveCopying
-from lra.tasks.recall import Induction, MultiQueryRecall, Recall
-from lra.tasks.signals import SignalDelay, SignalReconstruct, explained, white_signal
-from lra.tasks.synthetic import UNASKED, DrawnRows, Online, Synthetic, WrittenRows
-from lra.tasks.tracking import Parity, Permutations, elements
+from lra.tasks.synthetic.base import UNASKED, DrawnRows, Online, Synthetic, WrittenRows
+from lra.tasks.synthetic.copying import Copying, Delay, SelectiveCopying
+from lra.tasks.synthetic.recall import Induction, MultiQueryRecall, Recall
+from lra.tasks.synthetic.signals import SignalDelay, SignalReconstruct, explained, white_signal
+from lra.tasks.synthetic.tracking import Parity, Permutations, elements
 
 SYNTHETIC = [name for name in TASKS if isinstance(create_task(name), Synthetic)]
 
@@ -41,7 +41,7 @@ def test_rows_depend_on_seed_split_and_index_alone(name):
 
 def test_splits_are_written_whole_where_they_are_small(monkeypatch, tmp_path):
     task = Parity(length=64, train=400, val=300, test=20)
-    monkeypatch.setattr("lra.tasks.synthetic.WRITTEN", 2 * 8 * 64 * 300)
+    monkeypatch.setattr("lra.tasks.synthetic.base.WRITTEN", 2 * 8 * 64 * 300)
     task.prepare(tmp_path, quiet=True)
     splits = task.load(tmp_path).splits
     assert [type(splits[name]) for name in ("train", "val", "test")] == [DrawnRows, WrittenRows, WrittenRows]

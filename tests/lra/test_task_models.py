@@ -10,12 +10,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTimeSeriesPrediction
 from transformers import AutoModelForTokenClassification as AutoModelForTokens
 
-from lra.autoencoder import AutoEncoder, sinusoids
-from lra.configuration import AutoEncoderConfig, PairConfig, SignalConfig
-from lra.pairs import PairClassifier
-from lra.recipes import create_recipe
-from lra.regression import SignalRegressor
-from lra.run import run
+from lra.models.autoencoder import AutoEncoder, sinusoids
+from lra.models.configuration import AutoEncoderConfig, PairConfig, SignalConfig
+from lra.models.pairs import PairClassifier
+from lra.models.regression import SignalRegressor
+from lra.recipes.catalog import create_recipe
+from lra.training.run import run
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "mixer": "s4d", "mixer_options": {"d_state": 4}, "num_labels": 3}
 SIGNAL = {**SMALL, "modality": "audio", "frame_size": 1, "frame_stride": 1}
@@ -82,7 +82,7 @@ def test_signals_are_answered_with_numbers(tmp_path, readout, labels, shape):
 
 def test_a_fresh_process_loads_a_checkpoint_after_importing_lra(tmp_path):
     PairClassifier(PairConfig(**SMALL, vocab_size=20)).save_pretrained(tmp_path)
-    script = "import lra, sys\nassert 'lra.pairs' not in sys.modules\n"
+    script = "import lra, sys\nassert 'lra.models.pairs' not in sys.modules\n"
     script += "from transformers import AutoModelForSequenceClassification as Auto\n"
     script += f"print(type(Auto.from_pretrained({str(tmp_path)!r})).__name__)"
     paths = [str(Path(__file__).parents[2] / part) for part in ("", "kernels")]

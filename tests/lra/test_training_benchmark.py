@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import lra_training
-from lra.recipes import create_recipe
+from lra.recipes.catalog import create_recipe
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -1,7 +1,7 @@
 """The smallest run that goes through everything, for the tests of runs."""
 
-from lra.recipe import Recipe
-from lra.recipes import create_recipe
+from lra.recipes.catalog import create_recipe
+from lra.recipes.recipe import Recipe
 
 SMALL = {"train": 320, "val": 64, "test": 64}
 

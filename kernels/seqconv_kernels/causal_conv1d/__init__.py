@@ -10,11 +10,11 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..checks import check_cu_seqlens, check_floating, check_shape
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal, unknown_name
-from ..triton_support import refuse as refuse_triton
-from . import installed
+from .._core.checks import check_cu_seqlens, check_floating, check_shape
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error, unknown_name
+from .._core.triton_support import refuse as refuse_triton
+from . import causal_conv1d_cuda as installed
 
 
 def _reference() -> Any:
@@ -35,7 +35,7 @@ def _cpu() -> Any:
     return causal_conv1d
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -48,7 +48,7 @@ def _cpu_step() -> Any:
     return causal_conv1d_step
 
 
-@late
+@lazy
 def _refuse_cpu_step() -> Callable[[Call], str | None]:
     from .cpu import refuse_step
 
@@ -116,7 +116,9 @@ def causal_conv1d(
             to the length.
     """
     if x.dim() != 3 or x.shape[1] == 0:
-        raise refusal("causal_conv1d", f"x of shape {tuple(x.shape)}", "(batch, length >= 1, channels)", "add the axes")
+        raise argument_error(
+            "causal_conv1d", f"x of shape {tuple(x.shape)}", "(batch, length >= 1, channels)", "add the axes"
+        )
     if cu_seqlens is not None:
         check_cu_seqlens("causal_conv1d", cu_seqlens, x)
     segments = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
@@ -149,7 +151,9 @@ def causal_conv1d_step(
         ValueError: as for :func:`causal_conv1d`.
     """
     if x.dim() != 2:
-        raise refusal("causal_conv1d_step", f"x of shape {tuple(x.shape)}", "(batch, channels)", "take one time step")
+        raise argument_error(
+            "causal_conv1d_step", f"x of shape {tuple(x.shape)}", "(batch, channels)", "take one time step"
+        )
     tensors = {"x": x, "weight": weight, "bias": bias, "state": state}
     _check("causal_conv1d_step", tensors, activation, x.shape[0])
     run = STEP.choose(implementation, Call(tensors, {"activation": activation}))
@@ -165,7 +169,7 @@ def _check(operation: str, tensors: dict[str, Tensor | None], activation: str | 
     channels = x.shape[-1]
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] == 0:
         remedy = "squeeze the middle axis of a Conv1d weight"
-        raise refusal(operation, f"weight of shape {tuple(weight.shape)}", f"({channels}, width >= 1)", remedy)
+        raise argument_error(operation, f"weight of shape {tuple(weight.shape)}", f"({channels}, width >= 1)", remedy)
     check_shape(operation, "bias", tensors["bias"], "channels", (channels,))
     for name in ("initial_state", "state"):
         wanted = (segments, weight.shape[1] - 1, channels)

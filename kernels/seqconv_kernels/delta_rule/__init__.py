@@ -17,12 +17,12 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import native
-from ..checks import check_floating, check_shape, check_shape_among, may_be_overwritten
-from ..dispatch import Call, Implementation, Op, serves_all
-from ..errors import refusal
-from ..matrix_state import refuse_triton
-from ..segments import count_rows, over_segments
+from .._core import native
+from .._core.checks import check_floating, check_shape, check_shape_among, may_be_overwritten
+from .._core.dispatch import Call, Implementation, Op, serves_all
+from .._core.errors import argument_error
+from .._core.packing import count_rows, over_segments
+from .._linear_attention import refuse_triton
 
 
 def _chunked() -> Any:
@@ -156,7 +156,7 @@ def delta_rule_step(
     _check_state("delta_rule_step", state, k.shape[0], k, v)
     factor = k.shape[-1] ** -0.5 if scale is None else scale
     if may_be_overwritten(state, q, k, v, beta, log_decay) and native.unavailable() is None:
-        from ..matrix_state.cpu import step_in_place
+        from .._linear_attention.cpu import step_in_place
 
         return step_in_place(q, k, v, log_decay, beta, factor, state), state
     return step(q, k, v, beta, log_decay, factor, state)
@@ -168,10 +168,12 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
     assert v is not None
     if k.dim() != rank or v.dim() != rank or 0 in k.shape[1:]:
         got = f"k of shape {tuple(k.shape)} and v of shape {tuple(v.shape)}"
-        raise refusal(operation, got, f"({leading}, heads, width) without empty axes", "put heads before the width")
+        raise argument_error(
+            operation, got, f"({leading}, heads, width) without empty axes", "put heads before the width"
+        )
     heads, v_heads = k.shape[-2], v.shape[-2]
     if v_heads % heads:
-        raise refusal(operation, f"{v_heads} heads of v for {heads} of k", "a multiple", "change either")
+        raise argument_error(operation, f"{v_heads} heads of v for {heads} of k", "a multiple", "change either")
     check_shape(operation, "q", tensors["q"], f"{leading}, heads, d_k", tuple(k.shape))
     check_shape(operation, "v", v, f"{leading}, v_heads, d_v", (*k.shape[:-2], *v.shape[-2:]))
     per_head = tuple(v.shape[:-1])

@@ -2,7 +2,7 @@
 
 The correction ``r_i`` that row i writes depends on what the rows before it wrote: with ``S`` the state that enters,
 ``k_in``, ``q_in`` and ``k_out`` the keys and queries decayed from the chunk's start or to its end, and ``KK``, ``QK``
-the decayed products within the chunk (:func:`~seqconv_kernels.chunks.decayed`)::
+the decayed products within the chunk (:func:`~seqconv_kernels._linear_attention.chunks.decayed`)::
 
     (I + beta KK) R = beta (V - k_in S)      KK strictly below the diagonal
     O = q_in S + QK R                        S <- total S + k_out^T R
@@ -13,8 +13,8 @@ the decayed products within the chunk (:func:`~seqconv_kernels.chunks.decayed`):
 import torch
 from torch import Tensor
 
-from ..chunks import chunk_length, decayed, split
-from ..precision import accumulation_dtype, without_autocast
+from .._core.precision import accumulation_dtype, without_autocast
+from .._linear_attention.chunks import chunk_length, decayed, split
 
 
 @without_autocast

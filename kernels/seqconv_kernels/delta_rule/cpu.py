@@ -1,8 +1,8 @@
-"""The delta rule in C++: the recurrence itself, its state in the nearest cache (:mod:`..matrix_state.cpu`)."""
+"""The delta rule in C++: the recurrence itself, its state in the nearest cache (:mod:`.._linear_attention.cpu`)."""
 
 from torch import Tensor
 
-from ..matrix_state.cpu import matrix_state
+from .._linear_attention.cpu import linear_attention
 
 
 def delta_rule(
@@ -16,4 +16,4 @@ def delta_rule(
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Value heads of a group share queries and keys."""
-    return matrix_state(q, k, v, log_decay, beta, scale, state, cu_seqlens)
+    return linear_attention(q, k, v, log_decay, beta, scale, state, cu_seqlens)

@@ -1,8 +1,8 @@
-"""The delta rule in Triton: a triangular inverse and matrix products per chunk (:mod:`..matrix_state.triton`)."""
+"""The delta rule in Triton: a triangular inverse and matrix products per chunk (:mod:`.._linear_attention.triton`)."""
 
 from torch import Tensor
 
-from ..matrix_state.triton import matrix_state
+from .._linear_attention.triton import linear_attention
 
 
 def delta_rule(
@@ -16,4 +16,4 @@ def delta_rule(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Value heads of a group share queries and keys."""
-    return matrix_state(q, k, v, log_decay, beta, scale, state, cu_seqlens, delta=True)
+    return linear_attention(q, k, v, log_decay, beta, scale, state, cu_seqlens, delta=True)

@@ -11,9 +11,9 @@ from typing import Any
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ..checks import check_shape
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
+from .._core.checks import check_shape
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
 
 
 def _reference() -> Any:
@@ -28,7 +28,7 @@ def _cpu() -> Any:
     return diagonal_step
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -94,12 +94,14 @@ def _misfit(u: Tensor, offsets: Tensor, residues: Tensor, hidden: Tensor) -> Val
     """The refusal that names the first of the modes that does not fit."""
     if hidden.dim() != 3 or u.shape != hidden.shape[:2]:
         got = f"u of shape {tuple(u.shape)} and hidden of shape {tuple(hidden.shape)}"
-        return refusal("diagonal_step", got, "(batch, channels) and (batch, channels, modes)", "take one time step")
+        return argument_error(
+            "diagonal_step", got, "(batch, channels) and (batch, channels, modes)", "take one time step"
+        )
     wanted = f"{tuple(hidden.shape[1:])}, {hidden.dtype} on {hidden.device}, like hidden"
     pair = {"offsets": offsets, "residues": residues}
     name, tensor = next((n, t) for n, t in pair.items() if not _same(t, hidden))
     got = f"{name} of shape {tuple(tensor.shape)} and dtype {tensor.dtype} on {tensor.device}"
-    return refusal("diagonal_step", got, wanted, f"reshape or convert {name}")
+    return argument_error("diagonal_step", got, wanted, f"reshape or convert {name}")
 
 
 def _same(modes: Tensor, hidden: Tensor) -> bool:
@@ -112,7 +114,7 @@ def _check_taps(u: Tensor, head: Tensor | None, past: Tensor | None, skip: Tenso
         check_shape("diagonal_step", "skip", skip, "channels", (channels,))
     if (head is None) != (past is None):
         got = f"{'no' if head is None else 'a'} head and {'no' if past is None else 'a'} past"
-        raise refusal("diagonal_step", got, "both or neither", "pass the last inputs as past")
+        raise argument_error("diagonal_step", got, "both or neither", "pass the last inputs as past")
     if (
         head is None
         or past is None

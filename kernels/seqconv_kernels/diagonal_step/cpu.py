@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .. import native
-from ..dispatch import Call
-from ..errors import refusal
-from ..operators import Operator
+from .._core import native
+from .._core.dispatch import Call
+from .._core.errors import argument_error
+from .._core.operators import Operator
 
 _SUMS = {
     torch.float32: (torch.float32, torch.complex64),
@@ -185,7 +185,7 @@ def _step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     u, offsets, residues, head, skip, hidden, past, complex = arguments
     if not (offsets.shape == residues.shape == hidden.shape[1:] and u.shape == hidden.shape[:2]):
         got = f"offsets {tuple(offsets.shape)}, residues {tuple(residues.shape)}, hidden {tuple(hidden.shape)}"
-        raise refusal("seqconv::diagonal_step", got, "matching shapes", "call seqconv_kernels.diagonal_step")
+        raise argument_error("seqconv::diagonal_step", got, "matching shapes", "call seqconv_kernels.diagonal_step")
     after, later = _states(hidden, past)
     after.copy_(hidden)
     if past is not None:

@@ -11,8 +11,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
 
 
 def _reference(name: str) -> Any:
@@ -27,7 +27,7 @@ def _cpu(name: str) -> Any:
     return getattr(cpu, name)
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -79,10 +79,10 @@ def direct_conv_step(
     if not (len(rows) == 3 and sums.shape == rows and u.shape == (rows[0], rows[2]) and taps.shape[1:] == rows[2:]):
         got = ", ".join(f"{n} {tuple(t.shape)}" for n, t in {"u": u, "taps": taps, "past": past, "sums": sums}.items())
         wanted = "u (batch, width), taps (lags, width), past and sums (batch, ring, width)"
-        raise refusal("direct_conv_step", got, wanted, "pass one time step and its rings")
+        raise argument_error("direct_conv_step", got, wanted, "pass one time step and its rings")
     if not (0 <= row < rows[1] and 1 <= count <= min(rows[1], taps.shape[0])):
         got = f"row={row} and count={count} for a ring of {rows[1]} and {taps.shape[0]} taps"
-        raise refusal("direct_conv_step", got, "a row of the ring, 1 to so many lags", "correct row or count")
+        raise argument_error("direct_conv_step", got, "a row of the ring, 1 to so many lags", "correct row or count")
     tensors = {"u": u, "taps": taps, "past": past, "sums": sums}
     return STEP.choose(implementation, Call(tensors))(u, taps, past, sums, row, count)  # type: ignore[no-any-return]
 
@@ -111,9 +111,9 @@ def direct_conv_tile(
     if not (fits and x.shape[2] == sums.shape[2] == taps.shape[1] and sums.shape[1] > 0):
         got = ", ".join(f"{n} {tuple(t.shape)}" for n, t in {"x": x, "taps": taps, "sums": sums}.items())
         wanted = "x (batch, heard, width), taps (lags, width) and sums (batch, due, width)"
-        raise refusal("direct_conv_tile", got, wanted, "pass blocks of at least one step")
+        raise argument_error("direct_conv_tile", got, wanted, "pass blocks of at least one step")
     if lag < x.shape[1] - 1 or lag + sums.shape[1] > taps.shape[0]:
         got = f"lag={lag} for {x.shape[1]} inputs, {sums.shape[1]} outputs and {taps.shape[0]} taps"
-        raise refusal("direct_conv_tile", got, "lags within the taps", "pad the taps with zeros")
+        raise argument_error("direct_conv_tile", got, "lags within the taps", "pad the taps with zeros")
     tensors = {"x": x, "taps": taps, "sums": sums}
     TILE.choose(implementation, Call(tensors))(x, taps, sums, lag)

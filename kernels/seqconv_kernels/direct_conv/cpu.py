@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .. import native
-from ..dispatch import Call
+from .._core import native
+from .._core.dispatch import Call
 
 _SUMS = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), torch.float32) | {torch.float64: torch.float64}
 _WRITTEN = ("past", "sums")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..checks import check_floating
+from .._core.checks import check_floating
 
 
 def direct_conv_step(u: Tensor, taps: Tensor, past: Tensor, sums: Tensor, row: int, count: int) -> Tensor:

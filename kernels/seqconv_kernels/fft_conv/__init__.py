@@ -14,9 +14,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
-from ..triton_support import refuse as refuse_triton
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
+from .._core.triton_support import refuse as refuse_triton
 
 
 def _reference() -> Any:
@@ -31,7 +31,7 @@ def _cpu() -> Any:
     return fft_conv
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -92,7 +92,7 @@ def fft_conv(
     _check(tensors)
     if frequency_limit is not None and not 0 < frequency_limit < 1:
         got = f"frequency_limit={frequency_limit}"
-        raise refusal(
+        raise argument_error(
             "fft_conv", got, "a fraction of the Nyquist frequency in (0, 1)", "divide by half the sample rate"
         )
     run = OP.choose(implementation, Call(tensors, {"frequency_limit": frequency_limit}))
@@ -105,17 +105,21 @@ def _check(tensors: dict[str, Tensor | None]) -> None:
     assert h is not None
     if u.dim() != 3 or h.dim() != 2 or h.shape[0] != u.shape[2] or h.shape[1] == 0:
         got = f"u of shape {tuple(u.shape)} and h of shape {tuple(h.shape)}"
-        raise refusal("fft_conv", got, "u (batch, length, channels) and h (channels, taps)", "transpose one of them")
+        raise argument_error(
+            "fft_conv", got, "u (batch, length, channels) and h (channels, taps)", "transpose one of them"
+        )
     shapes = {"skip": (u.shape[2],), "pre_gate": u.shape, "post_gate": u.shape}
     for name, wanted in shapes.items():
         t = tensors[name]
         if t is not None and tuple(t.shape) != tuple(wanted):
-            raise refusal("fft_conv", f"{name} of shape {tuple(t.shape)}", f"{tuple(wanted)}", f"reshape {name}")
+            raise argument_error("fft_conv", f"{name} of shape {tuple(t.shape)}", f"{tuple(wanted)}", f"reshape {name}")
     past = tensors["history"]
     if past is not None and (past.dim() != 3 or past.shape[0] != u.shape[0] or past.shape[2] != u.shape[2]):
         wanted_text = f"({u.shape[0]}, past, {u.shape[2]})"
-        raise refusal("fft_conv", f"history of shape {tuple(past.shape)}", wanted_text, "pass the inputs before u")
+        raise argument_error(
+            "fft_conv", f"history of shape {tuple(past.shape)}", wanted_text, "pass the inputs before u"
+        )
     for name, t in tensors.items():
         if t is not None and (t.device != u.device or not t.is_floating_point()):
             got = f"{name} on {t.device} of dtype {t.dtype}"
-            raise refusal("fft_conv", got, f"a floating dtype on {u.device}", f"convert {name} with .to()")
+            raise argument_error("fft_conv", got, f"a floating dtype on {u.device}", f"convert {name} with .to()")

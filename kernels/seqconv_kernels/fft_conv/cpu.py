@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import native
-from ..dispatch import Call
-from ..operators import Operator, room, typed_like
-from ..second_order import composed_gradients, differentiate_again
+from .._core import native
+from .._core.dispatch import Call
+from .._core.double_backward import composed_gradients, differentiate_again
+from .._core.operators import Operator, room, typed_like
 from . import reference
 
 SMALLEST = 4

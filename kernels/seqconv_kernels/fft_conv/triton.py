@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators import operator, typed_like
-from ..second_order import composed_gradients, differentiate_again
-from ..triton_support import on_device, sums_dtype
+from .._core.double_backward import composed_gradients, differentiate_again
+from .._core.operators import operator, typed_like
+from .._core.triton_support import on_device, sums_dtype
 from . import reference
 from .triton_passes import Convolution, Output, Signal
 

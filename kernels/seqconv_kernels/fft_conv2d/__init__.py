@@ -9,9 +9,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_floating, check_shape
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
+from .._core.checks import check_floating, check_shape
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
 
 
 def _rows() -> Any:
@@ -20,7 +20,7 @@ def _rows() -> Any:
     return fft_conv2d
 
 
-@late
+@lazy
 def _refuse_rows() -> Callable[[Call], str | None]:
     from .rows import refuse
 
@@ -61,7 +61,9 @@ def fft_conv2d(
     if u.dim() != 4 or h.dim() != 3 or h.shape[0] != u.shape[3] or 0 in h.shape[1:]:
         got = f"u of shape {tuple(u.shape)} and h of shape {tuple(h.shape)}"
         wanted = "u (batch, height, width, channels) and h (channels, rows, columns)"
-        raise refusal("fft_conv2d", got, wanted, "move the channels of the maps last, and those of the filters first")
+        raise argument_error(
+            "fft_conv2d", got, wanted, "move the channels of the maps last, and those of the filters first"
+        )
     tensors = {"u": u, "h": h, "skip": skip}
     check_shape("fft_conv2d", "skip", skip, "channels", (u.shape[3],))
     check_floating("fft_conv2d", tensors, u.device)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..precision import accumulation_dtype
+from .._core.precision import accumulation_dtype
 
 
 def fft_conv2d(u: Tensor, h: Tensor, skip: Tensor | None) -> Tensor:

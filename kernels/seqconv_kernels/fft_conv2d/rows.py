@@ -7,7 +7,7 @@ nothing of a row reaches the next one.
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import Call
+from .._core.dispatch import Call
 from ..fft_conv import fft_conv
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ..checks import check_shape
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
+from .._core.checks import check_shape
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
 
 
 def _reference(name: str) -> Any:
@@ -28,7 +28,7 @@ def _cpu(name: str) -> Any:
     return getattr(cpu, name)
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -59,7 +59,9 @@ def fft_tile_spectrum(
     """
     if taps.dim() != 2 or taps.shape[1] == 0 or size < 1:
         got = f"taps of shape {tuple(taps.shape)} and size={size}"
-        raise refusal("fft_tile_spectrum", got, "(channels, taps >= 1) and a size of at least 1", "transpose the taps")
+        raise argument_error(
+            "fft_tile_spectrum", got, "(channels, taps >= 1) and a size of at least 1", "transpose the taps"
+        )
     run = SPECTRUM.choose(implementation, Call({"taps": taps}, {"size": size}))
     return run(taps[:, : 2 * size], size)  # type: ignore[no-any-return]
 
@@ -82,7 +84,9 @@ def fft_tile(
     size, channels = spectrum.shape[1:] if native else (spectrum.shape[1] - 1, spectrum.shape[0])
     if x.dim() != 3 or x.shape[1] != size or x.shape[2] % channels:
         got = f"x of shape {tuple(x.shape)} for a spectrum of shape {tuple(spectrum.shape)}"
-        raise refusal("fft_tile", got, f"(batch, {size}, a multiple of {channels})", "make the spectrum for this size")
+        raise argument_error(
+            "fft_tile", got, f"(batch, {size}, a multiple of {channels})", "make the spectrum for this size"
+        )
     call = Call({"x": x, "spectrum": spectrum, "sums": sums})
     TILE.choose("cpu" if native else "reference", call)(x, spectrum, sums)
 

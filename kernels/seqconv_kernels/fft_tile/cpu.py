@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .. import native
-from ..dispatch import Call
+from .._core import native
+from .._core.dispatch import Call
 from ..fft_conv.cpu import SMALLEST, tables
 
 

@@ -15,12 +15,12 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import native
-from ..checks import check_floating, check_shape, check_shape_among, may_be_overwritten
-from ..dispatch import Call, Implementation, Op, serves_all
-from ..errors import refusal
-from ..matrix_state import refuse_triton
-from ..segments import count_rows, over_segments
+from .._core import native
+from .._core.checks import check_floating, check_shape, check_shape_among, may_be_overwritten
+from .._core.dispatch import Call, Implementation, Op, serves_all
+from .._core.errors import argument_error
+from .._core.packing import count_rows, over_segments
+from .._linear_attention import refuse_triton
 
 
 def _chunked() -> Any:
@@ -145,7 +145,7 @@ def gated_linear_attention_step(
     _check_state("gated_linear_attention_step", state, k.shape[0], k, v)
     factor = k.shape[-1] ** -0.5 if scale is None else scale
     if may_be_overwritten(state, q, k, v, log_decay) and q.shape[1] == k.shape[1] and native.unavailable() is None:
-        from ..matrix_state.cpu import step_in_place
+        from .._linear_attention.cpu import step_in_place
 
         return step_in_place(q, k, v, log_decay, None, factor, state), state
     return step(q, k, v, log_decay, factor, state)
@@ -158,11 +158,11 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
     assert v is not None
     if q.dim() != rank or k.dim() != rank or 0 in k.shape[1:]:
         got = f"q of shape {tuple(q.shape)} and k of shape {tuple(k.shape)}"
-        raise refusal(operation, got, f"({leading}, heads, d_k) without empty axes", "put heads before d_k")
+        raise argument_error(operation, got, f"({leading}, heads, d_k) without empty axes", "put heads before d_k")
     heads, kv_heads, d_k = q.shape[-2], *k.shape[-2:]
     if heads % kv_heads:
         got = f"{heads} heads of q for {kv_heads} of k"
-        raise refusal(operation, got, "a multiple", "give every key-value head as many query heads")
+        raise argument_error(operation, got, "a multiple", "give every key-value head as many query heads")
     check_shape(operation, "q", q, f"{leading}, heads, d_k", (*k.shape[:-2], heads, d_k))
     check_shape(operation, "v", v, f"{leading}, heads of k, d_v", (*k.shape[:-1], v.shape[-1]))
     wanted = (tuple(k.shape), tuple(k.shape[:-1]))

@@ -1,6 +1,6 @@
 """Chunked form of :func:`seqconv_kernels.gated_linear_attention`: matrix products, and a loop over chunks only.
 
-With the decays of a chunk multiplied up as in :func:`~seqconv_kernels.chunks.decayed`::
+With the decays of a chunk multiplied up as in :func:`~seqconv_kernels._linear_attention.chunks.decayed`::
 
     o = scores V + q' S,   S <- total S + k'^T V
 
@@ -12,8 +12,8 @@ queries and keys of one.
 import torch
 from torch import Tensor
 
-from ..chunks import carry, chunk_length, decayed, split
-from ..precision import accumulation_dtype, without_autocast
+from .._core.precision import accumulation_dtype, without_autocast
+from .._linear_attention.chunks import carry, chunk_length, decayed, split
 
 
 @without_autocast

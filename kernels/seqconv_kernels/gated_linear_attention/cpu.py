@@ -1,8 +1,8 @@
-"""Gated linear attention in C++: the recurrence itself, its state in registers (:mod:`..matrix_state.cpu`)."""
+"""Gated linear attention in C++: the recurrence itself, its state in registers (:mod:`.._linear_attention.cpu`)."""
 
 from torch import Tensor
 
-from ..matrix_state.cpu import matrix_state
+from .._linear_attention.cpu import linear_attention
 
 
 def gated_linear_attention(
@@ -15,5 +15,5 @@ def gated_linear_attention(
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Query heads that share a key-value head each go through its state; one of them hands it on."""
-    o, last = matrix_state(q, k, v, log_decay, None, scale, state, cu_seqlens)
+    o, last = linear_attention(q, k, v, log_decay, None, scale, state, cu_seqlens)
     return o, last[:, :: q.shape[2] // k.shape[2]]

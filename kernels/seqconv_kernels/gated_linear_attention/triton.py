@@ -1,8 +1,8 @@
-"""Gated linear attention in Triton: chunks in matrix products (:mod:`..matrix_state.triton`)."""
+"""Gated linear attention in Triton: chunks in matrix products (:mod:`.._linear_attention.triton`)."""
 
 from torch import Tensor
 
-from ..matrix_state.triton import matrix_state
+from .._linear_attention.triton import linear_attention
 
 
 def gated_linear_attention(
@@ -15,5 +15,5 @@ def gated_linear_attention(
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Query heads that share a key-value head each walk with its state; one of them hands it on."""
-    o, last = matrix_state(q, k, v, log_decay, None, scale, state, cu_seqlens, delta=False)
+    o, last = linear_attention(q, k, v, log_decay, None, scale, state, cu_seqlens, delta=False)
     return o, last[:, :: q.shape[2] // k.shape[2]]

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Inexact, Int
 from torch import Tensor
 
-from ..checks import check_shape
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
-from ..precision import accumulation_dtype
-from ..segments import Segments, count_rows
-from ..triton_support import refuse as refuse_triton
+from .._core.checks import check_shape
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
+from .._core.packing import Segments, count_rows
+from .._core.precision import accumulation_dtype
+from .._core.triton_support import refuse as refuse_triton
 
 
 def _cpu() -> Any:
@@ -24,7 +24,7 @@ def _cpu() -> Any:
     return linear_scan
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -143,10 +143,10 @@ def _check(operation: str, tensors: Mapping[str, Tensor | None], leading: int) -
     assert x is not None
     axes = "(batch, length >= 1, channels)" if leading == 2 else "(batch, channels)"
     if x.dim() < leading or (leading == 2 and x.shape[1] == 0):
-        raise refusal(operation, f"x of shape {tuple(x.shape)}", axes, "add the axes")
+        raise argument_error(operation, f"x of shape {tuple(x.shape)}", axes, "add the axes")
     check_shape(operation, "a", a, "like x", tuple(x.shape))
     for name, tensor in tensors.items():
         if tensor is None or (tensor.device == x.device and (tensor.is_floating_point() or tensor.is_complex())):
             continue
         got = f"{name} of dtype {tensor.dtype} on {tensor.device}"
-        raise refusal(operation, got, f"a floating or complex dtype on {x.device}", f"convert {name} with .to()")
+        raise argument_error(operation, got, f"a floating or complex dtype on {x.device}", f"convert {name} with .to()")

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import native
-from ..dispatch import Call
-from ..operators import Operator, room
-from ..precision import accumulation_dtype
-from ..second_order import differentiate_again
-from ..segments import Segments
+from .._core import native
+from .._core.dispatch import Call
+from .._core.double_backward import differentiate_again
+from .._core.operators import Operator, room
+from .._core.packing import Segments
+from .._core.precision import accumulation_dtype
 from . import chunked
 
 

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..operators import operator
-from ..triton_support import Chunks, on_device
+from .._core.operators import operator
+from .._core.triton_support import Chunks, on_device
 
 BLOCK = 128
 LEAST_CHUNK = 32

@@ -14,11 +14,11 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape, widest_under_autocast
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
-from ..triton_support import refuse as refuse_triton
-from . import installed
+from .._core.checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape, widest_under_autocast
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
+from .._core.triton_support import refuse as refuse_triton
+from . import mamba_ssm as installed
 
 
 def _reference() -> Any:
@@ -39,7 +39,7 @@ def _cpu() -> Any:
     return selective_scan
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -52,7 +52,7 @@ def _cpu_step() -> Any:
     return selective_scan_step
 
 
-@late
+@lazy
 def _refuse_cpu_step() -> Callable[[Call], str | None]:
     from .cpu import refuse_step
 
@@ -131,7 +131,7 @@ def selective_scan(
     activations = widest_under_autocast({"u": u, "delta": delta, "B": B, "C": C, "z": z})
     parameters = {"A": A, "D": D, "delta_bias": delta_bias, "initial_state": initial_state}
     if u.dim() != 3 or u.shape[1] == 0:
-        raise refusal(
+        raise argument_error(
             "selective_scan", f"u of shape {tuple(u.shape)}", "(batch, length >= 1, channels)", "add the axes"
         )
     if cu_seqlens is not None:
@@ -169,7 +169,9 @@ def selective_scan_step(
     activations = widest_under_autocast({"u": u, "delta": delta, "B": B, "C": C, "z": z})
     parameters = {"A": A, "D": D, "delta_bias": delta_bias, "state": state}
     if u.dim() != 2:
-        raise refusal("selective_scan_step", f"u of shape {tuple(u.shape)}", "(batch, channels)", "take one time step")
+        raise argument_error(
+            "selective_scan_step", f"u of shape {tuple(u.shape)}", "(batch, channels)", "take one time step"
+        )
     _check("selective_scan_step", "batch", activations, parameters, u.shape[0])
     run = STEP.choose(implementation, Call(activations | parameters, {"delta_softplus": delta_softplus}))
     y, state = run(*_ordered(activations, parameters, delta_softplus), state)
@@ -195,13 +197,13 @@ def _check(
     assert A is not None
     channels = u.shape[-1]
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
-        raise refusal(operation, f"A of shape {tuple(A.shape)}", f"({channels}, d_state)", "transpose A")
+        raise argument_error(operation, f"A of shape {tuple(A.shape)}", f"({channels}, d_state)", "transpose A")
     d_state = A.shape[1]
     grouped = B.dim() == u.dim() + 1
     groups: tuple[int, ...] = (B.shape[-2],) if grouped else ()
     if grouped and (groups[0] == 0 or channels % groups[0] != 0):
         remedy = "take a divisor"
-        raise refusal(operation, f"B with {groups[0]} groups", f"groups that divide {channels} channels", remedy)
+        raise argument_error(operation, f"B with {groups[0]} groups", f"groups that divide {channels} channels", remedy)
     weights = f"{leading}, {'groups, ' if grouped else ''}d_state"
     for name in ("delta", "z"):
         check_shape(operation, name, activations[name], f"{leading}, channels", tuple(u.shape))

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import native
-from ..checks import may_be_overwritten
-from ..dispatch import Call
-from ..operators import Operator, room, typed_like
-from ..second_order import composed_gradients, differentiate_again
-from . import composed
+from .._core import native
+from .._core.checks import may_be_overwritten
+from .._core.dispatch import Call
+from .._core.double_backward import composed_gradients, differentiate_again
+from .._core.operators import Operator, room, typed_like
+from . import double_backward
 from .reference import negative_time_step, time_step
 
 STEPS_PER_CHECKPOINT = 16
@@ -214,7 +214,7 @@ def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     *given, _, dy, dfinal = arguments
     inputs = Inputs(*given)
-    return composed_gradients(composed.selective_scan(*given), [dy, dfinal], inputs.tensors())
+    return composed_gradients(double_backward.selective_scan(*given), [dy, dfinal], inputs.tensors())
 
 
 _OPERATOR = Operator(

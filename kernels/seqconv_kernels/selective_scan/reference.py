@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from ..checks import readable
-from ..errors import refusal
+from .._core.checks import readable
+from .._core.errors import argument_error
 
 
 def selective_scan(
@@ -87,7 +87,7 @@ def time_step(
 def negative_time_step(operation: str) -> ValueError:
     """The refusal of a time step below zero, which every implementation on CPU shares."""
     got = "delta that is negative or NaN after bias and softplus"
-    return refusal(operation, got, "time steps >= 0", "set delta_softplus=True, or look for NaN upstream")
+    return argument_error(operation, got, "time steps >= 0", "set delta_softplus=True, or look for NaN upstream")
 
 
 def _advance(h: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,12 +19,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import readable
+from .._core.checks import readable
+from .._core.native import dense_rows
+from .._core.operators import operator, typed_like
+from .._core.triton_functions import TYPES, row_at, sigmoid
+from .._core.triton_support import Chunks, count_segments, on_device, sums_dtype
 from ..linear_scan.triton import join
-from ..native import dense_rows
-from ..operators import operator, typed_like
-from ..triton_functions import TYPES, row_at, sigmoid
-from ..triton_support import Chunks, count_segments, on_device, sums_dtype
 from .reference import time_step
 
 AHEAD, KEPT = 4, 16

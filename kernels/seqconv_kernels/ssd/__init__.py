@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import native
-from ..checks import check_floating, check_shape, check_shape_among, may_be_overwritten, readable
-from ..dispatch import Call, Implementation, Op, serves_all
-from ..errors import refusal
-from ..matrix_state import refuse_triton
-from ..precision import accumulation_dtype
-from ..segments import count_rows, over_segments
-from . import installed
+from .._core import native
+from .._core.checks import check_floating, check_shape, check_shape_among, may_be_overwritten, readable
+from .._core.dispatch import Call, Implementation, Op, serves_all
+from .._core.errors import argument_error
+from .._core.packing import count_rows, over_segments
+from .._core.precision import accumulation_dtype
+from .._linear_attention import refuse_triton
+from . import mamba_ssm as installed
 
 
 def _chunked() -> Any:
@@ -53,7 +53,7 @@ def _triton() -> Any:
 
 
 def _mamba_ssm() -> Any:
-    from .installed import ssd
+    from .mamba_ssm import ssd
 
     return _padded(ssd)
 
@@ -141,7 +141,7 @@ def ssd(
     tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
     _check("ssd", tensors | {"initial_state": initial_state}, "batch, length", 4)
     if chunk_size is not None and chunk_size < 1:
-        raise refusal("ssd", f"chunk_size={chunk_size}", "at least 1", "leave it at None")
+        raise argument_error("ssd", f"chunk_size={chunk_size}", "at least 1", "leave it at None")
     run = OP.choose(implementation, Call(tensors | {"initial_state": initial_state}, {"chunk_size": chunk_size}))
     _check_state("ssd", initial_state, count_rows("ssd", cu_seqlens, x), x, B)
     steps = _discretise("ssd", dt, dt_bias, dt_softplus, dt_limit)
@@ -196,11 +196,11 @@ def _discretise(
     if limit is not None:
         least, largest = limit
         if least > largest:
-            raise refusal(operation, f"dt_limit=({least}, {largest})", "an increasing pair", "swap the limits")
+            raise argument_error(operation, f"dt_limit=({least}, {largest})", "an increasing pair", "swap the limits")
         dt = dt.clamp(least, largest)
     if readable(dt) and bool((dt.isnan() | (dt < 0)).any()):
         got = "time steps that are negative or NaN"
-        raise refusal(operation, got, "time steps of at least 0", "pass dt_softplus=True, or correct the inputs")
+        raise argument_error(operation, got, "time steps of at least 0", "pass dt_softplus=True, or correct the inputs")
     return dt
 
 
@@ -217,10 +217,12 @@ def _check(operation: str, tensors: dict[str, Tensor | None], leading: str, rank
     if x.dim() != rank or B.dim() != rank or 0 in x.shape[1:] or 0 in B.shape[1:]:
         got = f"x of shape {tuple(x.shape)} and B of shape {tuple(B.shape)}"
         wanted = f"x ({leading}, heads, head_dim) and B ({leading}, groups, d_state) without empty axes"
-        raise refusal(operation, got, wanted, "split the channels into heads and groups")
+        raise argument_error(operation, got, wanted, "split the channels into heads and groups")
     heads, groups = x.shape[-2], B.shape[-2]
     if heads % groups:
-        raise refusal(operation, f"{heads} heads and {groups} groups", "groups that divide the heads", "change either")
+        raise argument_error(
+            operation, f"{heads} heads and {groups} groups", "groups that divide the heads", "change either"
+        )
     check_shape(operation, "dt", tensors["dt"], f"{leading}, heads", tuple(x.shape[:-1]))
     for name in ("A", "dt_bias"):
         check_shape(operation, name, tensors[name], "heads", (heads,))

@@ -5,8 +5,8 @@ Query C, key B, value ``dt x``, decay ``exp(dt A)``; the scores ``C B^T`` are co
 
 from torch import Tensor
 
+from .._core.precision import accumulation_dtype, without_autocast
 from ..gated_linear_attention.chunked import scalar_decay
-from ..precision import accumulation_dtype, without_autocast
 
 
 @without_autocast

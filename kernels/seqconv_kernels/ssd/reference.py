@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..precision import accumulation_dtype, without_autocast
+from .._core.precision import accumulation_dtype, without_autocast
 
 
 @without_autocast

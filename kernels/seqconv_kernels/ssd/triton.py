@@ -1,11 +1,11 @@
-"""The state-space dual scan in Triton: linear attention with a scalar decay (:mod:`..matrix_state.triton`).
+"""The state-space dual scan in Triton: linear attention with a scalar decay (:mod:`.._linear_attention.triton`).
 
 Query C, key B, value x, strength dt, decay ``exp(dt A)``; the heads of a group share B and C.
 """
 
 from torch import Tensor
 
-from ..matrix_state.triton import matrix_state
+from .._linear_attention.triton import linear_attention
 
 
 def ssd(
@@ -20,5 +20,5 @@ def ssd(
 ) -> tuple[Tensor, Tensor]:
     """The chunk size, which changes no result, changes nothing here."""
     first = None if state is None else state.mT
-    y, last = matrix_state(C, B, x, dt * A, dt, 1.0, first, cu_seqlens, delta=False)
+    y, last = linear_attention(C, B, x, dt * A, dt, 1.0, first, cu_seqlens, delta=False)
     return y, last.mT

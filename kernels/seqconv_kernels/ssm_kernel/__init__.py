@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
-from ..dispatch import Call, Implementation, Op, late, serves_all
-from ..errors import refusal
-from ..native import transformed
-from ..triton_support import unavailable
+from .._core.dispatch import Call, Implementation, Op, lazy, serves_all
+from .._core.errors import argument_error
+from .._core.native import transformed
+from .._core.triton_support import unavailable
 from .nodes import half_angle_nodes
 
 __all__ = ["cauchy", "half_angle_nodes", "vandermonde"]
@@ -37,7 +37,7 @@ def _cauchy_cpu() -> Any:
     return cauchy
 
 
-@late
+@lazy
 def _refuse_cpu() -> Callable[[Call], str | None]:
     from .cpu import refuse
 
@@ -154,7 +154,7 @@ def cauchy(
         ValueError: shapes, dtypes or devices that do not match; ``length < 1``.
     """
     if not v.is_complex():
-        raise refusal("cauchy", f"v of dtype {v.dtype}", "a complex dtype", "convert with torch.complex")
+        raise argument_error("cauchy", f"v of dtype {v.dtype}", "a complex dtype", "convert with torch.complex")
     _check("cauchy", "v", v, "poles", poles, length)
     run = CAUCHY.choose(implementation, Call({"v": v, "poles": poles}))
     return run(v, poles, length)  # type: ignore[no-any-return]
@@ -163,9 +163,11 @@ def cauchy(
 def _check(operation: str, weights_name: str, weights: Tensor, poles_name: str, poles: Tensor, length: int) -> None:
     if weights.dim() != 3 or tuple(poles.shape) != tuple(weights.shape[1:]):
         got = f"{weights_name} of shape {tuple(weights.shape)} and {poles_name} of shape {tuple(poles.shape)}"
-        raise refusal(operation, got, "(heads, channels, d_state) and (channels, d_state)", "add the missing axes")
+        raise argument_error(
+            operation, got, "(heads, channels, d_state) and (channels, d_state)", "add the missing axes"
+        )
     if weights.dtype != poles.dtype or weights.device != poles.device:
         got = f"{weights_name} ({weights.dtype} on {weights.device}) and {poles_name} ({poles.dtype} on {poles.device})"
-        raise refusal(operation, got, "one dtype and one device", "convert one with .to()")
+        raise argument_error(operation, got, "one dtype and one device", "convert one with .to()")
     if length < 1:
-        raise refusal(operation, f"length={length}", "at least 1", "ask for one tap or more")
+        raise argument_error(operation, f"length={length}", "at least 1", "ask for one tap or more")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import native
-from ..dispatch import Call
-from ..operators import Operator
-from ..second_order import differentiate_again
-from .parts import (
+from .._core import native
+from .._core.dispatch import Call
+from .._core.double_backward import differentiate_again
+from .._core.operators import Operator
+from .parts import (  # fmt: skip
     SERVED,
     cauchy_gradients,
     gradients_room,
@@ -21,7 +21,7 @@ from .parts import (
     taps_room,
     to_parts,
     vandermonde_gradients,
-)  # fmt: skip
+)
 
 CAUCHY_PADDING = 16
 

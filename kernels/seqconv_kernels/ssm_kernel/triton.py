@@ -18,12 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..operators import operator
-from ..second_order import differentiate_again
-from ..triton_functions import TYPES
-from ..triton_support import on_device
+from .._core.double_backward import differentiate_again
+from .._core.operators import operator
+from .._core.triton_functions import TYPES
+from .._core.triton_support import on_device
 from .nodes import half_angle_nodes
-from .parts import (
+from .parts import (  # fmt: skip
     cauchy_gradients,
     gradients_room,
     keep,
@@ -32,7 +32,7 @@ from .parts import (
     to_numbers,
     to_parts,
     vandermonde_gradients,
-)  # fmt: skip
+)
 
 FINE, COARSE = 64, 64
 """Lags of a tile: T, and how many times T."""

@@ -1,0 +1,61 @@
+"""Gradients of gradients for operators that have a kernel for their own backward pass, and no more."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import argument_error
+from .operators import Operator
+
+
+def differentiate_again(operator: Operator, form: Callable[..., tuple[Tensor, ...]]) -> None:
+    """Let the backward operator ``operator`` be differentiated, through ``form``, which computes the same.
+
+    Args:
+        operator: of tensors and other values, returns tensors.
+        form: the same function, composed of differentiable operations; slower, and only run for second orders.
+    """
+    operator.differentiate(_keep, _through(operator.qualified, form))
+
+
+def composed_gradients(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], inputs: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """Gradients of composed ``outputs`` for every input, differentiable again; an empty one where none was given."""
+    ys, weights = zip(
+        *((y, g.to(y.dtype)) for y, g in zip(outputs, cotangents, strict=True) if g is not None), strict=True
+    )
+    leaves = [x for x in inputs if x is not None]
+    found = iter(torch.autograd.grad(ys, leaves, weights, create_graph=True, materialize_grads=True))
+    return tuple(ys[0].new_empty(0) if x is None else next(found) for x in inputs)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.options = [None if isinstance(value, Tensor) else value for value in inputs]
+    ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs))
+
+
+def _through(operator: str, form: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise argument_error(
+                operator, "a third gradient", "at most second gradients", "compute with implementation='reference'"
+            )
+        with torch.enable_grad():  # detached: what one input owes to another is not the derivative of this operator
+            inputs = [
+                option if tensor is None else tensor.detach().requires_grad_(tensor.is_floating_point())
+                for tensor, option in zip(ctx.saved_tensors, ctx.options, strict=True)
+            ]
+            pairs = zip(form(*inputs), gradients, strict=True)
+            given = [(y, g.to(y.dtype)) for y, g in pairs if g is not None and y.requires_grad]
+            outputs, weights = zip(*given, strict=True)
+            found = iter(torch.autograd.grad(outputs, list(filter(_is_leaf, inputs)), weights, allow_unused=True))
+        return tuple(next(found) if _is_leaf(value) else None for value in inputs)
+
+    return backward
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad

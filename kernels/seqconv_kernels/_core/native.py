@@ -1,0 +1,103 @@
+"""The compiled extension: loaded at the first use, and the reason where it cannot be.
+
+The extension includes no torch header. It gets addresses, dtypes, shapes and strides, so that one binary serves
+every version of torch, and it checks them again on its side.
+"""
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+View = tuple[int, int, tuple[int, ...], tuple[int, ...]] | tuple[()]
+
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Types of tensors without a behaviour of their own."""
+_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int64: 4}
+
+
+@cache
+def _load() -> tuple[Any, str | None]:
+    try:
+        return import_module("seqconv_kernels._native"), None
+    except ImportError as error:
+        return None, f"the compiled extension is missing ({error}); install seqconv where a C++ compiler is found"
+
+
+def unavailable() -> str | None:
+    """Why no native kernel can run here, or ``None``."""
+    return _load()[1]
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import the whole compiler here.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def library() -> Any:
+    """The extension module.
+
+    Raises:
+        ImportError: it is missing; :func:`unavailable` says so beforehand.
+    """
+    module, reason = _load()
+    if reason is not None:
+        raise ImportError(reason)
+    return module
+
+
+def code(tensor: Tensor) -> int:
+    """What the extension calls the tensor's dtype."""
+    return _CODES[tensor.dtype]
+
+
+def view(tensor: Tensor | None) -> View:
+    """What the extension is told of a tensor: address, dtype, shape, strides; ``()`` for none."""
+    if tensor is None:
+        return ()
+    return tensor.data_ptr(), _CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
+
+
+def holds_values(tensor: Tensor) -> bool:
+    """Whether the kernels find the tensor's values in its memory: no subclass, nothing left to negate or conjugate.
+
+    Operators of the dispatcher get other tensors with their values; what is called straight has to refuse them.
+    """
+    lazy = tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+    return type(tensor) in PLAIN and not lazy
+
+
+def refuse_memory(name: str, tensor: Tensor) -> str | None:
+    """Why the kernels do not find a tensor's values in its memory, or ``None``."""
+    if type(tensor) not in PLAIN:
+        return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
+    return None if holds_values(tensor) else f"{name} is lazily negated: its memory does not hold its values"
+
+
+def dense_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself if its last axis is dense, else a contiguous copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor itself if it has that dtype and is contiguous, else a copy: calls that do nothing take time too."""
+    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
+
+
+def refuse_call(tensors: dict[str, Tensor]) -> str | None:
+    """Why no native kernel serves these tensors, whatever the op, or ``None``."""
+    for name, tensor in tensors.items():
+        if tensor.device.type != "cpu":
+            return f"{name} is on {tensor.device}, the native kernels run on CPU"
+        if tensor.dtype not in _CODES and tensor.is_floating_point():
+            return f"{name} has dtype {tensor.dtype}, wanted float32, float64, bfloat16 or float16"
+    if not torch.compiler.is_compiling() and transformed():
+        return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
+    return unavailable()
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation sees the calls."""
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return forward_mode or torch._C._functorch.peek_interpreter_stack() is not None

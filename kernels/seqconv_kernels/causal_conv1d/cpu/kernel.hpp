@@ -1,0 +1,31 @@
+// Arguments of the short causal convolution's kernels, checked by bind.cpp.
+#pragma once
+
+#include "../../_cpp/view.hpp"
+
+namespace seqconv {
+
+// "acc" = float for float32, bfloat16, float16; double for float64. Row-major.
+struct ConvArgs {
+  Dtype dtype;
+  int64_t batch, length, channels, width, segments;
+  const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
+  Rows x;
+  const void* weight;   // acc (channels, width), the oldest tap first
+  const void* bias;     // acc (channels), or null
+  const void* initial;  // acc (segments, width - 1, channels), or null
+  bool silu;
+  void* y;  // (batch, length, channels)
+  // Backward only.
+  Rows dy;
+  void* dx;        // (batch, length, channels)
+  void* dweight;   // acc (channels, width)
+  void* dbias;     // acc (channels), or null
+  void* dinitial;  // acc (segments, width - 1, channels)
+  int threads;
+};
+
+SEQCONV_DECLARE(Status conv_forward(const ConvArgs&))
+SEQCONV_DECLARE(Status conv_backward(const ConvArgs&))
+
+}  // namespace seqconv

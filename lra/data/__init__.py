@@ -1,0 +1,1 @@
+"""Reading, storing and batching data sets."""

@@ -1,0 +1,148 @@
+"""A recipe: everything a run depends on, as one typed dataclass that can be overridden, written down and read back."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from seqconv.registry import check_mixer_options, mixer_config
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ..tasks import create_task
+from .options import convert, parse
+
+_FIXED = ("name", "task", "mixer", "mixer_options", "task_options")
+_SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every")
+_RATES = ("warmup_steps", "lr", "weight_decay", "special_lr", "max_grad_norm")
+PARALLEL = ("ddp", "fsdp")
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "rsqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
+_NAMES = {"schedule": tuple(SCHEDULES), "precision": ("float32", "bfloat16", "float16"), "parallel": PARALLEL}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A task, a model and how to train it.
+
+    Attributes:
+        name: ``task/mixer`` for listings.
+        task, task_options: as :func:`lra.tasks.create_task`.
+        mixer, mixer_options: as :func:`seqconv.create_mixer`.
+        d_model, n_layers: width and number of blocks.
+        norm, norm_placement: as :class:`seqconv.blocks.Block`.
+        mlp, mlp_ratio: per-token network beside the mixer, as :class:`seqconv.blocks.Block`.
+        dropout, tied_dropout: of the outputs of each block.
+        position_embedding: ``none``, ``learned`` or ``sinusoidal``.
+        patch_size: pixels a side of what an image's token is; 1 reads it pixel by pixel.
+        pooling: from token features to the sequence's, over true tokens.
+        mask_padding: ``everywhere``, or ``pooling``: mixers and norms take padding for tokens, as S4 does.
+        batch_size: sequences per optimiser step.
+        accumulate: forward passes that an optimiser step is split into.
+        steps: optimiser steps.
+        warmup_steps: steps over which the learning rate rises linearly from 0.
+        lr, weight_decay: AdamW; a mixer's own parameters may bring their own.
+        special_lr: upper bound of the learning rates that mixers bring for their own parameters.
+        schedule: ``cosine`` or ``linear`` to 0, ``rsqrt``, ``constant``; after the warm-up.
+        beta1, beta2: AdamW.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
+        eval_every: steps between evaluations (and checkpoints).
+        precision: ``float32``, ``bfloat16`` or ``float16`` under autocast.
+        compile: whether the model runs through ``torch.compile``.
+        parallel: what several processes do: ``ddp``, each a copy of the model, or ``fsdp``, each a share of it.
+        seed: of the parameters and of the order of the data.
+        source: where the numbers come from, and what is our own reading.
+        reduced: whether this is a scaled-down protocol, not to be compared with published numbers.
+    """
+
+    name: str
+    task: str
+    mixer: str
+    task_options: dict[str, Any] = field(default_factory=dict)
+    mixer_options: dict[str, Any] = field(default_factory=dict)
+    d_model: int = 256
+    n_layers: int = 6
+    norm: str = "batch"
+    norm_placement: str = "post"
+    mlp: str = "none"
+    mlp_ratio: float = 2.0
+    dropout: float = 0.0
+    tied_dropout: bool = False
+    position_embedding: str = "none"
+    patch_size: int = 1
+    pooling: str = "mean"
+    mask_padding: str = "everywhere"
+    batch_size: int = 32
+    accumulate: int = 1
+    steps: int = 100_000
+    warmup_steps: int = 1000
+    lr: float = 1e-2
+    weight_decay: float = 0.05
+    special_lr: float = 1e-3
+    schedule: str = "cosine"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    max_grad_norm: float = 0.0
+    eval_every: int = 1000
+    precision: str = "float32"
+    compile: bool = False
+    parallel: str = "ddp"
+    seed: int = 0
+    source: str = ""
+    reduced: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in _NAMES.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(f"recipe {self.name}", name, getattr(self, name), known)
+        wrong = [name for name in _SIZES if getattr(self, name) < 1]
+        wrong += [name for name in _RATES if not getattr(self, name) >= 0]
+        if wrong or self.batch_size % self.accumulate:
+            got = ", ".join(f"{n}={getattr(self, n)}" for n in wrong or ["batch_size", "accumulate"])
+            wanted = "sizes of at least 1, rates of at least 0, a batch_size that accumulate divides"
+            raise argument_error(f"recipe {self.name}", got, wanted, "correct the override")
+        create_task(self.task, self.task_options)
+        check_mixer_options(self.mixer, self.mixer_options)
+
+    def override(self, changes: Mapping[str, Any]) -> "Recipe":
+        """The recipe with other values.
+
+        Args:
+            changes: by field name, ``mixer.<option>`` or ``task.<option>``; values may be text.
+
+        Raises:
+            ValueError: an unknown name (the nearest are named), or a value of another type.
+        """
+        fields = {f.name: f.type for f in dataclasses.fields(self) if f.name not in _FIXED}
+        own: dict[str, Any] = {}
+        mixer, task = dict(self.mixer_options), dict(self.task_options)
+        for name, value in changes.items():
+            group, _, option = name.partition(".")
+            if option and group in ("mixer", "task"):
+                (mixer if group == "mixer" else task)[option] = parse(value) if isinstance(value, str) else value
+            elif name in fields:
+                own[name] = convert(f"recipe {self.name}", name, value, fields[name])
+            else:
+                known = [*fields, *(f"mixer.{o.name}" for o in dataclasses.fields(mixer_config(self.mixer)))]
+                raise unknown_name(f"recipe {self.name}", "override", name, known)
+        return dataclasses.replace(self, **own, mixer_options=mixer, task_options=task)
+
+    def overridable(self) -> dict[str, tuple[Any, str]]:
+        """What :meth:`override` takes, with the recipe's value and the type of each."""
+        task, options = create_task(self.task, self.task_options), mixer_config(self.mixer)(**self._own_mixer_options())
+        parts: tuple[tuple[str, Any], ...] = (("", self), ("mixer.", options), ("task.", task))
+        found = {
+            prefix + field.name: (getattr(part, field.name), getattr(field.type, "__name__", str(field.type)))
+            for prefix, part in parts
+            for field in dataclasses.fields(part)
+            if prefix or field.name not in _FIXED
+        }
+        wrapped = self.mixer_options.keys() - self._own_mixer_options().keys()
+        return found | {f"mixer.{name}": (self.mixer_options[name], "bool") for name in wrapped}
+
+    def _own_mixer_options(self) -> dict[str, Any]:
+        """Without ``bidirectional`` where a wrapper takes it."""
+        own = {field.name for field in dataclasses.fields(mixer_config(self.mixer))}
+        return {name: value for name, value in self.mixer_options.items() if name in own}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, JSON-able."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,1 @@
+"""Reports over runs: tables, learning curves, artifacts."""

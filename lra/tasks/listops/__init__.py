@@ -1,0 +1,1 @@
+"""ListOps: generated, or read from the benchmark's files."""

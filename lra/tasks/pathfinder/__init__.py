@@ -1,0 +1,1 @@
+"""Pathfinder, Path-X and their sizes: generated, or read from the benchmark's folders."""

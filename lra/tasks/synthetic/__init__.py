@@ -1,0 +1,1 @@
+"""Synthetic tasks: rows drawn one by one at any length, labels exact."""

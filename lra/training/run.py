@@ -1,0 +1,234 @@
+"""A run: data, model and training by transformers' Trainer, everything written into one folder.
+
+===================  =====================================================================================
+``run.json``         recipe, versions, hardware, seeds, fingerprint and origin of the data, parameter counts
+``metrics.jsonl``    one line per log: step, seconds, loss, learning rate, accuracies
+``checkpoints/``     what a resumed run starts from
+``best/``, ``last/`` models for ``AutoModelForSequenceClassification``
+``exhibits.npz``     kernels that it learned and images that it was asked about, for reports
+``result.json``      accuracies on every split beside the baselines, throughput; written at the end
+===================  =====================================================================================
+
+Under ``torchrun`` every process calls the same functions; the first one makes the data and writes the files.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel, Trainer, set_seed
+
+from seqconv.cli.doctor import machine, versions
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ..data.store import atomic_write
+from ..models.build import MODELS, build_model
+from ..recipes.recipe import Recipe
+from ..report.artifacts import write_exhibits
+from ..tasks import TaskData, create_task
+from .checkpoints import PauseAfter, explained, last_checkpoint, remove_torn
+from .distributed import check_processes, is_first, processes, together
+from .metrics import read_lines
+from .trainer import confusion, make_trainer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run found.
+
+    Attributes:
+        folder: where everything about it lies.
+        model: the best checkpoint, as it was in memory.
+        accuracy: of the best checkpoint, by split.
+        baselines: accuracies of guessers, by split.
+    """
+
+    folder: Path
+    model: PreTrainedModel
+    accuracy: Mapping[str, float]
+    baselines: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A run that stopped at a checkpoint because its time was up.
+
+    Attributes:
+        folder: of the run, to be resumed.
+        step, steps: optimiser steps done, and in all.
+    """
+
+    folder: Path
+    step: int
+    steps: int
+
+
+def run(recipe: Recipe, folder: Path, **options: Any) -> Result:
+    """Prepare the data, train to the end, evaluate, and write the run's folder.
+
+    Args:
+        recipe, folder, options: as :func:`run_for`.
+
+    Raises:
+        ValueError: as :func:`run_for`.
+    """
+    done = run_for(recipe, folder, None, **options)
+    assert isinstance(done, Result)
+    return done
+
+
+def run_for(
+    recipe: Recipe,
+    folder: Path,
+    seconds: float | None,
+    *,
+    data_root: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    track: Sequence[str] = (),
+) -> Result | Paused:
+    """Prepare the data and train until the end or until the time is up, whichever comes first.
+
+    Args:
+        recipe: what to run.
+        folder: of the run; must be new, or hold this recipe's unfinished run with ``resume``.
+        seconds: of training, then the run stops at a checkpoint of its own; ``None``: no limit.
+        data_root: of the prepared data.
+        resume: go on from the last checkpoint.
+        quiet: no progress bars.
+        track: trackers of transformers that also get the metrics, such as ``tensorboard``.
+
+    Raises:
+        ValueError: the folder holds a run and ``resume`` is off; it holds another recipe's; the recipe cannot run on
+            these processes; the loss is not finite; the disk is full.
+    """
+    check_folder(recipe, folder, resume)
+    check_processes(recipe)
+    task = create_task(recipe.task, recipe.task_options)
+    with together().main_process_first():
+        task.prepare(data_root, quiet=quiet)
+    data = task.load(data_root)
+    set_seed(recipe.seed)
+    model = build_model(recipe, data)
+    pause = [] if seconds is None else [PauseAfter(seconds)]
+    trainer = make_trainer(recipe, model, data, folder, quiet=quiet, track=track, callbacks=pause)
+    with explained(folder):
+        if is_first():
+            remove_torn(folder)
+            atomic_write(folder / "run.json", json.dumps(describe(recipe, model, data), indent=2) + "\n")
+        trainer.accelerator.wait_for_everyone()
+        last = last_checkpoint(folder) if resume else None
+        step = trainer.train(resume_from_checkpoint=None if last is None else str(last)).global_step
+        if step < recipe.steps:
+            return Paused(folder, step, recipe.steps)
+        return finish(recipe, trainer, data, folder)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe that a run's folder was made with.
+
+    Raises:
+        ValueError: it holds no run.
+    """
+    noted = folder / "run.json"
+    if not noted.is_file():
+        remedy = "start it with 'python -m lra run'"
+        raise argument_error("resume", f"no run.json in {folder}", "the folder of a run", remedy)
+    return Recipe(**json.loads(noted.read_text())["recipe"])
+
+
+def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Refuse a folder that this recipe cannot start in, or resume in."""
+    if not resume:
+        if (folder / "run.json").exists():
+            remedy = "resume it with 'python -m lra resume', or name another folder with --out"
+            raise argument_error("run", f"a run in {folder}", "a new folder", remedy)
+        return
+    before, now = read_recipe(folder).as_dict(), recipe.as_dict()
+    changed = sorted(name for name in now if before[name] != now[name])
+    if changed:
+        got = ", ".join(f"{name}={now[name]!r} (was {before[name]!r})" for name in changed)
+        raise argument_error(
+            "resume", f"a changed recipe: {got}", "the recipe of the run", "start a new run with --out"
+        )
+
+
+def evaluate(
+    folder: Path, split: str = "test", checkpoint: str = "best", *, data_root: Path | None = None, quiet: bool = False
+) -> float:
+    """Accuracy of a run's checkpoint, read back from its folder, on the whole of a split.
+
+    Raises:
+        ValueError: no run there, or an unknown split or checkpoint.
+    """
+    recipe = replace(read_recipe(folder), parallel="ddp", compile=False)
+    data = create_task(recipe.task, recipe.task_options).load(data_root)
+    for name, value, known in (("split", split, list(data.splits)), ("checkpoint", checkpoint, ["best", "last"])):
+        if value not in known:
+            raise unknown_name("evaluate", name, value, known)
+    model = MODELS[data.kind].from_pretrained(folder / checkpoint)
+    with TemporaryDirectory() as scratch:
+        trainer = make_trainer(recipe, model, data, Path(scratch), quiet=quiet)
+        return float((trainer.predict(data.splits[split]).metrics or {})["test_accuracy"])
+
+
+def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Result:
+    """Save the best and the last model, evaluate the best on every split, write ``result.json``."""
+    trainer.save_model(str(folder / "best"))
+    last = last_checkpoint(folder)
+    if is_first() and last is not None:
+        MODELS[data.kind].from_pretrained(last).save_pretrained(folder / "last")
+    trainer.accelerator.wait_for_everyone()
+    found, table = {}, []
+    for split in ("val", "test"):
+        predicted = trainer.predict(data.splits[split])
+        found[split] = (predicted.metrics or {})["test_accuracy"]
+        answers, labels = np.asarray(predicted.predictions), np.asarray(predicted.label_ids)
+        decided = data.score == "accuracy" and data.classes <= 10
+        table = confusion(answers, labels, data.classes) if decided else []
+    model = trainer.model if recipe.parallel == "ddp" else MODELS[data.kind].from_pretrained(folder / "best")
+    assert isinstance(model, PreTrainedModel)
+    if is_first():
+        write_exhibits(folder, model, data.max_length, data.splits[split], answers)
+        _write_result(recipe, folder, found, data, table, trainer.state.best_metric)
+    return Result(folder, model, found, data.baselines)
+
+
+def _write_result(
+    recipe: Recipe,
+    folder: Path,
+    found: Mapping[str, float],
+    data: TaskData,
+    table: list[list[int]],
+    best: float | None,
+) -> None:
+    """Write ``result.json``; its times are those of training with its evaluations, over all pieces of the run."""
+    end = read_lines(folder / "metrics.jsonl")[-1]
+    spent = {"wall_s": end["wall_s"], "cpu_s": end["cpu_s"], "steps": recipe.steps, "processes": processes()}
+    rate = recipe.batch_size * recipe.steps / max(end["wall_s"], 0.01)
+    result = {"accuracy": found, "baselines": data.baselines, "spent": spent, "sequences_per_s": rate}
+    if table:
+        result["confusion"] = table
+    result["selected_by"] = f"best val accuracy, seen {best}"
+    atomic_write(folder / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def describe(recipe: Recipe, model: nn.Module, data: TaskData) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    special = sum(p.numel() for p in model.parameters() if hasattr(p, "_optim"))
+    return {
+        "recipe": recipe.as_dict(),
+        "data": {"origin": data.origin, "fingerprint": data.fingerprint, "sizes": _sizes(data)},
+        "parameters": {"all": sum(p.numel() for p in model.parameters()), "with own learning rate": special},
+        "versions": versions(),
+        "hardware": machine() | {"processes": str(processes())},
+    }
+
+
+def _sizes(data: TaskData) -> dict[str, int]:
+    return {split: len(dataset) for split, dataset in data.splits.items()}  # type: ignore[arg-type]

@@ -1,0 +1,110 @@
+"""The Trainer of a recipe: its optimiser, its arguments in the words of transformers, its metric."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from ..models.build import parameter_groups
+from ..recipes.recipe import SCHEDULES, Recipe
+from ..tasks import TaskData
+from ..tasks.synthetic.signals import explained as explained_variance
+from .checkpoints import MarkWhole, NeedSpace
+from .distributed import TIMEOUT_S, processes
+from .metrics import JSONLines, StopAtNaN
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: nn.Module,
+    data: TaskData,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    track: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trainer:
+    """The Trainer of a recipe; its optimiser is built by the Trainer, as FSDP asks for."""
+    groups = parameter_groups(model, recipe)
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(recipe, folder, quiet, track),
+        data_collator=data.collate,
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits["val"],
+        compute_metrics=accuracy,
+        preprocess_logits_for_metrics=_decide,
+        optimizer_cls_and_kwargs=(
+            torch.optim.AdamW,
+            {"params": groups, "lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2)},
+        ),
+        callbacks=[StopAtNaN(), NeedSpace(), MarkWhole(), JSONLines(folder / "metrics.jsonl"), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)  # what it prints where there are no bars is in metrics.jsonl
+    return trainer
+
+
+def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = ()) -> TrainingArguments:
+    """The recipe in the words of transformers; the processes share a batch."""
+    every = min(recipe.eval_every, recipe.steps)
+    rows = recipe.batch_size // (recipe.accumulate * processes())
+    return TrainingArguments(
+        output_dir=str(folder.absolute() / "checkpoints"),
+        per_device_train_batch_size=rows,
+        per_device_eval_batch_size=4 * rows,
+        gradient_accumulation_steps=recipe.accumulate,
+        max_steps=recipe.steps,
+        learning_rate=recipe.lr,
+        lr_scheduler_type=SCHEDULES[recipe.schedule],
+        warmup_steps=recipe.warmup_steps,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=recipe.precision == "bfloat16",
+        fp16=recipe.precision == "float16",
+        torch_compile=recipe.compile,
+        fsdp=True if recipe.parallel == "fsdp" else None,  # type: ignore[arg-type]  # declared as text, of old
+        ddp_find_unused_parameters=False,
+        ddp_timeout=TIMEOUT_S,
+        eval_strategy="steps",
+        save_strategy="steps",
+        logging_strategy="steps",
+        eval_steps=every,
+        save_steps=every,
+        logging_steps=max(1, every // 5),
+        logging_nan_inf_filter=False,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=list(track),
+        disable_tqdm=quiet,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of right decisions among the labels that are asked (not -100); of signals, the explained variance."""
+    labels = np.asarray(prediction.label_ids)
+    if labels.dtype.kind == "f":
+        return {"accuracy": explained_variance(labels, np.asarray(prediction.predictions))}
+    asked = labels != -100
+    return {"accuracy": float(np.mean(np.asarray(prediction.predictions)[asked] == labels[asked]))}
+
+
+def confusion(answers: np.ndarray, labels: np.ndarray, classes: int) -> list[list[int]]:
+    """Counts by label (row) and answer (column), over the labels that are asked."""
+    asked = labels != -100
+    cells = labels[asked] * classes + answers[asked]
+    counts: list[list[int]] = np.bincount(cells, minlength=classes**2).reshape(classes, classes).tolist()
+    return counts
+
+
+def _decide(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    answers = logits[0] if isinstance(logits, tuple) else logits
+    return answers if labels.is_floating_point() else answers.argmax(-1)

@@ -1,0 +1,1 @@
+"""The ``seqconv`` command."""

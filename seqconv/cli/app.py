@@ -1,0 +1,181 @@
+"""The ``seqconv`` command: ``list`` the mixers, ``doctor`` the installation, ``generate`` text, ``distill`` a model."""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from seqconv_kernels._core.errors import argument_error
+
+from .distill import distill_command
+
+if TYPE_CHECKING:
+    from .doctor import OpChoice
+
+app = typer.Typer(
+    help="Long-sequence models from the command line.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+app.command("distill")(distill_command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@app.command("list")
+def list_(mixer: Annotated[str, typer.Argument(help="A name, or a shell pattern such as 'mamba*'.")] = "*") -> None:
+    """Show the mixers, or the options of one."""
+    from ..registry import list_mixers, mixer_entry
+
+    with clear_errors():
+        names = list_mixers(mixer)
+        if names == [mixer] or not names:
+            _show_options(mixer_entry(mixer).name)
+        else:
+            _show_mixers(names)
+
+
+@app.command()
+def doctor(
+    device: Annotated[str | None, typer.Option(help="Device of the example calls [cuda if there, else cpu].")] = None,
+    dtype: Annotated[str, typer.Option(help="Dtype of the example calls.")] = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Show versions, the machine, and which implementation each op takes and why the others were refused."""
+    import torch
+
+    from . import doctor as facts
+
+    with clear_errors():
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        versions, machine, ops = facts.versions(), facts.machine(), facts.choices(device, _dtype(dtype))
+    if as_json:
+        report = {"versions": versions, "machine": machine, "ops": [dataclasses.asdict(choice) for choice in ops]}
+        typer.echo(json.dumps(report, indent=2))
+        return
+    _print(_pairs("versions", versions), _pairs("machine", machine), _op_table(ops, f"ops on {device}, {dtype}"))
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder written by save_pretrained, tokenizer included.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this much of the probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Dtype of the weights [as saved].")] = None,
+) -> None:
+    """Continue a prompt with a causal language model, printing the text as it comes."""
+    import torch
+    from transformers import TextStreamer
+
+    with clear_errors():
+        model, tokenizer = load_language_model("generate", checkpoint, "auto" if dtype is None else _dtype(dtype))
+        inputs = tokenizer(prompt, return_tensors="pt").to(device)
+        if inputs["input_ids"].shape[1] == 0:
+            raise argument_error("generate", "an empty prompt", "at least one token", "pass a text to --prompt")
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
+        torch.manual_seed(seed)
+        typer.echo(prompt, nl=False)
+        model.to(device).generate(
+            **inputs,
+            **sampling,
+            max_new_tokens=max_new_tokens,
+            streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
+        )
+
+
+def load_language_model(command: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder.
+
+    Raises:
+        ValueError: the folder lacks one of them, or does not fit.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import seqconv  # noqa: F401  (registers the Auto classes)
+
+    for name, holds in (("config.json", "a model"), ("tokenizer_config.json", "a tokenizer")):
+        if not (checkpoint / name).is_file():
+            wanted = f"a folder with {name}, as save_pretrained writes for {holds}"
+            remedy = "save model and tokenizer into one folder and pass that"
+            raise argument_error(command, f"{str(checkpoint)!r} without {name}", wanted, remedy)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    known = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+    if name not in known:
+        raise argument_error("dtype", repr(name), f"one of {', '.join(known)}", "write it in full")
+    return known[name]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what a user can mend into one message and exit status 1; anything else keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _show_mixers(names: list[str]) -> None:
+    from ..registry import create_mixer, mixer_config, mixer_entry
+
+    table = Table("mixer", "state", "summary", "options", title="mixers")
+    for name in names:
+        options = ", ".join(field.name for field in dataclasses.fields(mixer_config(name)))
+        state = create_mixer(name, 8).state_kind
+        table.add_row(name, state, escape(mixer_entry(name).summary), escape(options))
+    _print(table)
+
+
+def _show_options(name: str) -> None:
+    from ..registry import mixer_config, mixer_entry
+
+    table = Table("option", "type", "default", title=f"options of {name}")
+    for field in dataclasses.fields(mixer_config(name)):
+        type_name = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+        table.add_row(field.name, escape(type_name), escape(repr(field.default)))
+    _print(escape(inspect.getdoc(mixer_entry(name).mixer) or ""), table)
+
+
+def _pairs(title: str, rows: dict[str, str]) -> Table:
+    table = Table(title=title, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def _op_table(choices: "list[OpChoice]", title: str) -> Table:
+    table = Table("op", "takes", "refused", title=title)
+    for choice in choices:
+        reasons = "\n".join(f"{name}: {why}" for name, why in choice.refused.items())
+        table.add_row(choice.op, choice.taken, escape(reasons) or "-")
+    return table
+
+
+def _print(*parts: Any) -> None:
+    console = Console()
+    for part in parts:
+        console.print(part)

@@ -1,0 +1,85 @@
+"""``seqconv distill``: a checkpoint in, a checkpoint of recurrences with its certificates out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seqconv_kernels._core.errors import argument_error
+
+
+def distill_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a causal language model, tokenizer included.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    tolerance: Annotated[float | None, typer.Option(help="Relative H-infinity error allowed.")] = None,
+    order: Annotated[int | None, typer.Option(help="Real order of every recurrence.")] = None,
+    state_budget: Annotated[int | None, typer.Option(help="Real states of all recurrences together.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="Text file to predict and measure the KL on.")] = None,
+    calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens taken from it.")] = 4096,
+    fir_head: Annotated[int | None, typer.Option(min=1, help="Leading taps kept exactly [1; more if needed].")] = None,
+    plots: Annotated[bool, typer.Option(help="Draw the worst channel of every filter.")] = True,
+) -> None:
+    """Distil the long convolutions of a language model into recurrences with proven errors."""
+    from rich.progress import track
+
+    from ..distill import distill
+    from ..distill.checkpoint import save_distilled
+    from .app import clear_errors, load_language_model
+
+    with clear_errors():
+        _check_choice(tolerance, order, state_budget, output)
+        model, tokenizer = load_language_model("seqconv distill", checkpoint, "auto")
+        ids = None if calibrate is None else _tokens(calibrate, tokenizer, calibration_tokens, model)
+        distilled = distill(
+            model,
+            order,
+            tolerance,
+            state_budget=state_budget,
+            calibration=ids,
+            fir_head=fir_head,
+            progress=lambda names: track(list(names), description="distilling", transient=True),
+        )
+        save_distilled(distilled, output, tokenizer=tokenizer)
+        if plots:
+            _plot(model, distilled, output)
+    typer.echo(str(distilled))
+    typer.echo(f"written to {output}")
+
+
+def _plot(model: Any, distilled: Any, output: Path) -> None:
+    from ..convolution.replacement import long_convolutions
+    from ..distill.plot import plot_certificate
+
+    before: Any = long_convolutions(model)
+    after: Any = long_convolutions(distilled.model)
+    (output / "plots").mkdir(exist_ok=True)
+    for name in set(distilled.certificates) - set(distilled.kept):
+        taps = before[name].filter(before[name].filter.max_length)
+        plot_certificate(output / "plots" / f"{name}.png", taps, after[name].filter, distilled.certificates[name])
+
+
+def _check_choice(tolerance: float | None, order: int | None, budget: int | None, output: Path) -> None:
+    if sum(choice is not None for choice in (tolerance, order, budget)) != 1:
+        got = f"--tolerance {tolerance}, --order {order}, --state-budget {budget}"
+        raise argument_error("seqconv distill", got, "exactly one of them", "choose how the orders are found")
+    if output.exists() and any(output.iterdir()):
+        raise argument_error(
+            "seqconv distill", f"the folder {output} with files in it", "a new folder", "choose another -o"
+        )
+
+
+def _tokens(path: Path, tokenizer: Any, count: int, model: Any) -> Any:
+    import torch
+
+    if not path.is_file():
+        raise argument_error(
+            "seqconv distill", f"no calibration file {str(path)!r}", "a text file", "correct --calibrate"
+        )
+    ids = tokenizer(path.read_text(errors="replace"), return_tensors="pt")["input_ids"][0, :count]
+    length = min(512, len(ids))
+    if length == 0:
+        raise argument_error(
+            "seqconv distill", f"the empty file {str(path)!r}", "a text to calibrate on", "fill the file"
+        )
+    rows = len(ids) // length
+    return torch.as_tensor(ids[: rows * length]).reshape(rows, length).to(model.device)

@@ -1,0 +1,206 @@
+"""Long convolution in all its forms, for any filter: what every convolutional mixer is built on.
+
+``y_t = sum_{s>=0} h[s] u_{t-s} + skip u_t``, and where the convolution is bidirectional also
+``sum_{s>=0} h'[s] u_{t+s+lag}`` with a second filter, or with the second half of the channels of the same one.
+Parallel by FFT; from a state by the filter's own recurrence if it has one (constant state), by exact online
+convolution otherwise (growing state).
+Replacing ``filter`` by another one (a distilled one, say) changes nothing else.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels import fft_conv
+from seqconv_kernels._core.errors import argument_error
+
+from ..filters.base import Filter, Recurrence, add_skip, foreign_state
+from ..state import State, state_class
+from ..types import StateKind
+from .fractal import FractalState
+from .online import OnlineState, init_online, online_prefill, online_step
+from .smooth import SmoothState
+
+Observer = Callable[[Tensor, Tensor], None]
+"""Is shown the input and the output of a convolution."""
+
+
+@state_class
+class RecurrentState(State):
+    """State of a convolution whose filter has a recurrence: the discretised recurrence and its hidden state."""
+
+    recurrence: Recurrence
+    hidden: State
+
+
+class Kernel(NamedTuple):
+    """Impulse responses evaluated for one length.
+
+    Attributes:
+        past: taps of the past, lag 0 first.
+        future: taps of the future, lag ``lag`` first; ``None`` if causal.
+        heads: how often the channels of the taps repeat in the signal, head after head.
+        observer: shown what every convolution reads and gives, (batch, length, channels) each.
+    """
+
+    past: Float[Tensor, "channels taps"]
+    future: Float[Tensor, "channels taps"] | None
+    lag: int
+    heads: int
+    observer: Observer | None = None
+
+
+def convolve(
+    u: Float[Tensor, "batch length d_model"], kernel: Kernel, *, skip: Float[Tensor, " d_model"] | None = None
+) -> Float[Tensor, "batch length d_model"]:
+    """Convolve whole sequences with a kernel; inputs at padding must be zero."""
+    y = _causal(u, kernel.past, kernel.heads, skip)
+    if kernel.future is not None:
+        ahead = _causal(u.flip(1), kernel.future, kernel.heads).flip(1)
+        y = y + torch.cat([ahead[:, kernel.lag :], torch.zeros_like(ahead[:, : kernel.lag])], dim=1)
+    if kernel.observer is not None:
+        kernel.observer(u, y)
+    return y
+
+
+def _causal(u: Tensor, taps: Tensor, heads: int, skip: Tensor | None = None) -> Tensor:
+    if heads == 1:
+        return fft_conv(u, taps, skip=skip)
+    rows = cast(Tensor, u.unflatten(2, (heads, -1))).transpose(1, 2)
+    y = fft_conv(rows.flatten(0, 1), taps).view(rows.shape).transpose(1, 2).flatten(2)
+    return y if skip is None else y + (skip * u).to(y.dtype)
+
+
+class LongConvolution(nn.Module):
+    """Depthwise convolution of every channel with a :class:`~seqconv.filters.base.Filter`.
+
+    Args:
+        filter: impulse responses of the past; ``stages`` times the channels of one head.
+        backward: impulse responses of the future, for a bidirectional convolution.
+        backward_lag: lag of the first future tap: 1 (S4, SGConv) or 0 (MEGA, where lag 0 counts twice).
+        two_sided: the second half of the filter's channels are the impulse responses of the future.
+        stages: convolutions in series that share the filter, each with its own slice of the channels (Hyena).
+        heads: groups of channels that share the same impulse responses.
+        smooth: decode with bounded work per token instead of the least work in total.
+
+    Attributes:
+        observers: one per stage, shown what passes through whole-sequence convolutions; usually none.
+    """
+
+    def __init__(
+        self,
+        filter: Filter,
+        *,
+        backward: Filter | None = None,
+        backward_lag: int = 1,
+        two_sided: bool = False,
+        stages: int = 1,
+        heads: int = 1,
+        smooth: bool = False,
+    ) -> None:
+        super().__init__()
+        self.filter, self.backward, self.backward_lag = filter, backward, backward_lag
+        self.two_sided, self.stages, self.heads, self.smooth = two_sided, stages, heads, smooth
+        self.observers: tuple[Observer | None, ...] = (None,) * stages
+
+    @property
+    def state_kind(self) -> StateKind:
+        """``"none"`` if bidirectional, else ``"constant"`` with a recurrence and ``"growing"`` without."""
+        if self.backward is not None or self.two_sided:
+            return "none"
+        return "constant" if self.filter.recurrent else "growing"
+
+    def kernels(self, length: int) -> list[Kernel]:
+        """The impulse responses of every stage for sequences of ``length``, from one evaluation of the filter."""
+        past = self._taps(self.filter, length)
+        future: tuple[Tensor | None, ...] = (None,) * self.stages
+        if self.backward is not None:
+            future = self._taps(self.backward, length)
+        elif self.two_sided:
+            past, future = past[: self.stages], past[self.stages :]
+        parts = zip(past, future, self.observers, strict=True)
+        return [Kernel(h, g, self.backward_lag, self.heads, observer) for h, g, observer in parts]
+
+    def forward(
+        self, u: Float[Tensor, "batch length channels"], *, skip: Float[Tensor, " channels"] | None = None
+    ) -> Float[Tensor, "batch length channels"]:
+        """Convolve whole sequences in the only stage; inputs at padding must be zero."""
+        (kernel,) = self.kernels(u.shape[1])
+        return convolve(u, kernel, skip=skip)
+
+    def init_state(self, batch_size: int, max_length: int | None = None) -> State:
+        """The state of the only stage before the first input; arguments and errors of :meth:`init_states`."""
+        (state,) = self.init_states(batch_size, max_length)
+        return state
+
+    def init_states(self, batch_size: int, max_length: int | None = None) -> tuple[State, ...]:
+        """The state of every stage before the first input.
+
+        Args:
+            batch_size: rows.
+            max_length: longest context to come; needed by a filter with neither recurrence nor end.
+
+        Raises:
+            ValueError: the filter has no end of its own and ``max_length`` is not given.
+        """
+        recurrence = self.filter.recurrence()
+        if recurrence is not None:
+            parts = [self._part(recurrence, stage) for stage in range(self.stages)]
+            return tuple(RecurrentState(part, part.init_state(batch_size)) for part in parts)
+        lengths = [length for length in (self.filter.max_length, max_length) if length is not None]
+        if not lengths:
+            remedy = "pass max_length to init_state"
+            raise argument_error("LongConvolution.init_state", "an endless filter", "a longest context", remedy)
+        taps = self._taps(self.filter, min(lengths))
+        return tuple(init_online(h, batch_size, heads=self.heads, smooth=self.smooth) for h in taps)
+
+    def prefill(
+        self, u: Float[Tensor, "batch length channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
+    ) -> tuple[Float[Tensor, "batch length channels"], State]:
+        """Any number of inputs from the state of a stage; leading padding must be zero.
+
+        Raises:
+            ValueError: a state of another filter: of another kind, width, order or batch size.
+        """
+        self._check_state("prefill", u, state)
+        if isinstance(state, RecurrentState):
+            y, hidden = state.recurrence.prefill(u, state.hidden)
+            after: State = RecurrentState(state.recurrence, hidden)
+        else:
+            y, after = online_prefill(u, cast(OnlineState, state))
+        return (y if skip is None else y + (skip * u).to(y.dtype)), after
+
+    def step(
+        self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
+    ) -> tuple[Float[Tensor, "batch channels"], State]:
+        """One input from the state of a stage; errors as :meth:`prefill`."""
+        if isinstance(state, RecurrentState) and self.filter.recurrent:
+            y, hidden = state.recurrence.step(u_t, state.hidden, skip=skip)
+            return y, RecurrentState(state.recurrence, hidden)
+        self._check_state("step", u_t, state)
+        y, after = online_step(u_t, cast(OnlineState, state))
+        return add_skip(y, u_t, skip), after
+
+    def _check_state(self, operation: str, u: Tensor, state: State) -> None:
+        """Kind, rows and width; a recurrence checks the order itself."""
+        if self.filter.recurrent:
+            if not isinstance(state, RecurrentState):
+                raise foreign_state(f"LongConvolution.{operation}", state, "RecurrentState, as the filter has one")
+            return
+        kind, sizes = SmoothState if self.smooth else FractalState, (u.shape[0], u.shape[-1])
+        if not isinstance(state, kind) or (state.echo.shape[0], state.head.shape[1]) != sizes:
+            wanted = f"{kind.__name__} of {sizes[0]} rows of width {sizes[1]}"
+            raise foreign_state(f"LongConvolution.{operation}", state, wanted)
+
+    def _taps(self, filter: Filter, length: int) -> tuple[Tensor, ...]:
+        reach = length if filter.max_length is None else min(length, filter.max_length)
+        return filter(reach).chunk(2 * self.stages if self.two_sided else self.stages)  # type: ignore[no-any-return]
+
+    def _part(self, recurrence: Recurrence, stage: int) -> Recurrence:
+        """The recurrence of one stage, repeated for every head; its tensors have the channels first."""
+        if self.stages == self.heads == 1:
+            return recurrence
+        return recurrence.map(lambda t: torch.cat([t.chunk(self.stages, dim=0)[stage]] * self.heads))

@@ -1,0 +1,1 @@
+"""Modules that mixers, blocks and models share: norms, MLPs, residual connections, activations, short convolutions."""

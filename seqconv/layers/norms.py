@@ -1,0 +1,202 @@
+"""Normalisations of the residual stream, by name: ``layer``, ``layer_scalar``, ``rms``, ``scale``, ``batch``,
+``instance``, ``group``, ``none``.
+
+With mean μ and variance σ² over the axes that a norm takes its statistics from, ``y = (x - μ)/√(σ² + ε) · w + b``:
+
+================  =======================  =====================================================
+name              statistics over          parameters
+================  =======================  =====================================================
+``layer``         channels                 weight and bias per channel
+``layer_scalar``  channels                 one scale and one shift, ``y = s (x - μ + m)/σ`` (S4, TransposedLN)
+``rms``           channels, no mean        weight per channel
+``scale``         channels, no mean        one scale (MEGA, ScaleNorm)
+``batch``         batch and length         weight and bias per channel; running statistics in evaluation
+``instance``      length, per channel      none by default
+``group``         length and channels      weight and bias per channel
+================  =======================  =====================================================
+
+The last two hear the whole sequence and are therefore not causal. Statistics leave padding out.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ..filters.base import accumulation_dtype
+
+
+class Norm(nn.Module, ABC):
+    """Base of all norms.
+
+    Attributes:
+        per_token: whether an output depends on its own token alone (``batch``: in evaluation).
+    """
+
+    per_token: ClassVar[bool] = True
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "*tokens d_model"], mask: Bool[Tensor, "*tokens"] | None = None
+    ) -> Float[Tensor, "*tokens d_model"]:
+        """Normalise; ``mask`` is True at real tokens. Outputs at padding mean nothing."""
+
+
+class LayerNorm(Norm):
+    """Mean and variance over the channels of each token."""
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(d_model)) if affine else None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+class LayerScalarNorm(Norm):
+    """Layer norm with one scale and one shift for all channels; ``eps`` is 0 in the original."""
+
+    def __init__(self, d_model: int, *, eps: float = 0.0) -> None:
+        super().__init__()
+        self.eps = eps
+        self.shift, self.scale = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        wide = x.to(accumulation_dtype(x))
+        variance, mean = torch.var_mean(wide, dim=-1, correction=0, keepdim=True)
+        return (self.scale * (wide - mean + self.shift) * (variance + self.eps).rsqrt()).to(x.dtype)
+
+
+class RMSNorm(Norm):
+    """Root mean square over the channels of each token, a weight per channel.
+
+    Args:
+        eps_outside: divide by ``√(σ²) + ε`` instead of ``√(σ² + ε)`` (StripedHyena).
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True, eps_outside: bool = False) -> None:
+        super().__init__()
+        self.eps, self.eps_outside = eps, eps_outside
+        self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        # One dtype for both: under autocast x is narrower than the weight, which the fused norm does not take.
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        if self.eps_outside:
+            wide = x.to(accumulation_dtype(x))
+            root: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
+            y = (wide / (root + self.eps)).to(x.dtype)
+            return y if weight is None else weight * y
+        return F.rms_norm(x, x.shape[-1:], weight, self.eps)
+
+
+class ScaleNorm(Norm):
+    """Root mean square over the channels of each token, one scale."""
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(1)) if affine else None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        wide = x.to(accumulation_dtype(x))
+        y = wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (y if self.weight is None else self.weight * y).to(x.dtype)
+
+
+class BatchNorm(Norm):
+    """Statistics over batch and length.
+
+    Args:
+        masked: leave padding out of the statistics in training; ``False`` counts it as tokens (S4).
+    """
+
+    def __init__(
+        self, d_model: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, masked: bool = True
+    ) -> None:
+        super().__init__()
+        self.masked = masked
+        self.tokens = nn.BatchNorm1d(d_model, eps=eps, momentum=momentum, affine=affine)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None or not self.masked or not self.training:
+            y: Tensor = self.tokens(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+            return y
+        real = self.tokens(x[mask]).to(x.dtype)
+        return torch.zeros_like(x).masked_scatter(mask[..., None], real)
+
+
+class GroupNorm(Norm):
+    """Statistics over the length and the channels of each group; ``groups=None`` makes every channel a group."""
+
+    per_token = False
+
+    def __init__(self, d_model: int, *, groups: int | None = 1, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        self.groups, self.eps = d_model if groups is None else groups, eps
+        if self.groups < 1 or d_model % self.groups:
+            raise argument_error(
+                "GroupNorm", f"groups={groups}", f"a divisor of d_model={d_model}", "change the groups"
+            )
+        self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(d_model)) if affine else None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        batch, length, d_model = x.shape
+        grouped = x.to(accumulation_dtype(x)).view(batch, length, self.groups, d_model // self.groups)
+        real = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
+        weight = real[:, :, None, None] / (real.sum(1).clamp(min=1) * grouped.shape[-1])[:, None, None, None]
+        weight = weight.to(grouped.dtype)
+        mean = (weight * grouped).sum((1, 3), keepdim=True)
+        variance = (weight * (grouped - mean).square()).sum((1, 3), keepdim=True)
+        y = ((grouped - mean) * (variance + self.eps).rsqrt()).view(x.shape).to(x.dtype)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class NoNorm(Norm):
+    """``y = x``."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x
+
+
+NORMS: Mapping[str, Callable[..., Norm]] = {
+    "layer": LayerNorm,
+    "layer_scalar": LayerScalarNorm,
+    "rms": RMSNorm,
+    "scale": ScaleNorm,
+    "batch": BatchNorm,
+    "instance": partial(GroupNorm, groups=None, affine=False),
+    "group": GroupNorm,
+    "none": NoNorm,
+}
+
+
+def create_norm(name: str, d_model: int, **options: Any) -> Norm:
+    """Build a norm by name.
+
+    Raises:
+        ValueError: unknown name or option; the nearest are named.
+    """
+    if name not in NORMS:
+        raise unknown_name("create_norm", "norm", name, NORMS)
+    known = set(signature(NORMS[name]).parameters) - {"d_model"}
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"create_norm({name!r})", "option", option, known)
+    return NORMS[name](d_model, **options)

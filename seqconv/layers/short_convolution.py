@@ -1,0 +1,64 @@
+"""The short causal depthwise convolution of recurrent mixers, with the inputs it still needs as its state."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels import causal_conv1d, causal_conv1d_step
+from seqconv_kernels._core.errors import argument_error
+
+
+class ShortConvolution(nn.Module):
+    """``y_t = act(sum_k weight[k] x_{t-(width-1)+k} + bias)`` per channel.
+
+    Args:
+        channels: convolved independently.
+        width: taps.
+        bias: whether there is one per channel.
+        activation: ``"silu"`` or ``None``.
+        init_range: the taps are drawn from ±``init_range``; ``width ** -0.5`` if not given, as in a Conv1d.
+
+    Raises:
+        ValueError: ``width < 1``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        *,
+        bias: bool = True,
+        activation: Literal["silu"] | None = "silu",
+        init_range: float | None = None,
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise argument_error("ShortConvolution", f"width={width}", "at least one tap", "raise the width")
+        self.activation: Literal["silu"] | None = activation
+        bound = width**-0.5
+        taps = bound if init_range is None else init_range
+        self.weight = nn.Parameter(torch.empty(channels, width).uniform_(-taps, taps))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound)) if bias else None
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Zeros of (batch, width - 1, channels): the inputs before the first one, oldest first."""
+        channels, width = self.weight.shape
+        return torch.zeros(batch_size, width - 1, channels, device=device, dtype=dtype)
+
+    def forward(
+        self, x: Float[Tensor, "batch length channels"], state: Float[Tensor, "batch reach channels"] | None = None
+    ) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch reach channels"]]:
+        """Any number of inputs behind those in ``state``; padding in front must be zero."""
+        pair = causal_conv1d(
+            x, self.weight, self.bias, activation=self.activation, initial_state=state, return_final_state=True
+        )
+        assert isinstance(pair, tuple)
+        return pair
+
+    def step(
+        self, x_t: Float[Tensor, "batch channels"], state: Float[Tensor, "batch reach channels"]
+    ) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch reach channels"]]:
+        """One input behind those in ``state``."""
+        return causal_conv1d_step(x_t, self.weight, self.bias, state=state, activation=self.activation)

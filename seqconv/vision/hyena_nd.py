@@ -1,0 +1,173 @@
+"""Hyena on maps: gates and two-dimensional long convolutions in turn.
+
+Equation, with N = ``order``: ``(x_0, ..., x_{N-1}, v) = shortconv(W_in u)``, the short one depthwise, 3 by 3 and
+centred, and then, for n = N-1, ..., 1 and with ``*`` the convolution that hears the upper left quadrant::
+
+    v ← h_{N-1-n} * (x_n ⊙ v) + b_{N-1-n} ⊙ (x_n ⊙ v)         and finally  y = W_out (x_0 ⊙ v)
+
+How other quadrants are heard is said by ``directions``:
+
+==============  ==========================================================================================
+``"standard"``  not at all
+``"seq"``       the first convolution hears the lower right quadrant, those after it the upper left one
+``"4dir"``      everything between the projections runs on the map flipped four ways, with the same filters;
+                the four results, flipped back, are mixed by four weights and a bias
+``"4dirp"``     the same, mixed by a linear map of all their channels
+``"parallel"``  four sets of gates and values with short filters of their own, side by side, all upper left
+==============  ==========================================================================================
+
+Source: Zimerman and Wolf, "Multi-Dimensional Hyena for Spatial Inductive Bias", and its code Itamarzimm/HyenaND. That
+code divides its convolutions by twice the side of the map; ``divide_by_side`` does so too.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ..convolution.spatial import convolve_2d
+from ..filters.spatial import DirectFilter2d, HyenaFilter2d
+from ..layers.residual import Dropout
+
+DIRECTIONS = ("standard", "seq", "4dir", "4dirp", "parallel")
+FLIPS = ((), (2, 3), (3,), (2,))
+"""Axes (height is 2, width is 3) flipped in each of the four directions."""
+
+
+class Hyena2d(nn.Module):
+    """Gated long convolutions on maps.
+
+    Args:
+        d_model: width of inputs and outputs.
+        l_max: rows and columns of the long filters; larger maps are heard through this window.
+        order: number of gates, at least 2; one long convolution less.
+        directions: see above.
+        direct: taps as parameters instead of a :class:`~seqconv.filters.spatial.HyenaFilter2d`; the options of that
+            filter then mean nothing.
+        divide_by_side: divide the convolutions, not the skips, by ``2 l_max``, as the original does.
+        dropout: probability, after every gate but the last.
+        form, window, sqrt_window, emb_dim, filter_order, num_inner_mlps, w, fast_decay_pct, slow_decay_pct, target,
+            shift, lr, wd, lr_pos_emb, modulation_lr: as in :class:`~seqconv.filters.spatial.HyenaFilter2d`.
+
+    Raises:
+        ValueError: ``order < 2``, sizes below 1, unknown words.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        l_max: int = 32,
+        order: int = 2,
+        directions: str = "standard",
+        direct: bool = False,
+        divide_by_side: bool = False,
+        dropout: float = 0.0,
+        form: str = "product",
+        window: str = "fixed",
+        sqrt_window: bool = False,
+        emb_dim: int = 3,
+        filter_order: int = 64,
+        num_inner_mlps: int = 2,
+        w: float = 1.0,
+        fast_decay_pct: float = 0.3,
+        slow_decay_pct: float = 1.5,
+        target: float = 1e-2,
+        shift: float = 0.0,
+        lr: float | None = 1e-3,
+        wd: float | None = 0.0,
+        lr_pos_emb: float = 1e-5,
+        modulation_lr: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if directions not in DIRECTIONS:
+            raise unknown_name("Hyena2d", "directions", directions, DIRECTIONS)
+        if order < 2 or d_model < 1:
+            got = f"order={order}, d_model={d_model}"
+            raise argument_error("Hyena2d", got, "order >= 2 and a width of at least 1", "correct the sizes")
+        self.d_model, self.l_max, self.order, self.directions = d_model, l_max, order, directions
+        self.divide_by_side, self.sets = divide_by_side, 4 if directions == "parallel" else 1
+        inner, channels = (order + 1) * d_model, (order - 1) * d_model
+        self.input = nn.Linear(d_model, inner)
+        self.short = nn.Conv2d(inner, self.sets * inner, 3, padding=1, groups=inner)
+        self.filter: DirectFilter2d | HyenaFilter2d
+        if direct:
+            self.filter = DirectFilter2d(channels, l_max=l_max)
+        else:
+            self.filter = HyenaFilter2d(
+                channels,
+                l_max=l_max,
+                form=form,
+                window=window,
+                sqrt_window=sqrt_window,
+                emb_dim=emb_dim,
+                filter_order=filter_order,
+                num_inner_mlps=num_inner_mlps,
+                w=w,
+                fast_decay_pct=fast_decay_pct,
+                slow_decay_pct=slow_decay_pct,
+                target=target,
+                shift=shift,
+                lr=lr,
+                wd=wd,
+                lr_pos_emb=lr_pos_emb,
+                modulation_lr=modulation_lr,
+            )
+        self.skip = nn.Parameter(torch.randn(order - 1, d_model))
+        if directions in ("4dir", "4dirp"):
+            self.mix = nn.Linear(4, 1) if directions == "4dir" else nn.Linear(4 * d_model, d_model)
+        self.dropout = Dropout(dropout)
+        self.output = nn.Linear(self.sets * d_model, d_model)
+
+    def forward(self, x: Float[Tensor, "batch *map d_model"]) -> Float[Tensor, "batch *map d_model"]:
+        """Mix maps of (batch, height, width, d_model), or square ones of (batch, height · width, d_model).
+
+        Raises:
+            ValueError: another shape or width.
+        """
+        height, width = self._map(x)
+        u = self.input(x.reshape(-1, height, width, self.d_model)).movedim(-1, 1)
+        u = self.short(u).unflatten(1, (self.sets, -1)).flatten(0, 1)
+        *gates, v = u.chunk(self.order + 1, dim=1)
+        taps = self.filter(height, width)
+        taps = (taps / (2 * self.l_max) if self.divide_by_side else taps).chunk(self.order - 1)
+        if self.directions in ("4dir", "4dirp"):
+            y = self._merge(self._recur([_views(gate) for gate in gates], _views(v), taps))
+        else:
+            y = self._recur(gates, v, taps).unflatten(0, (-1, self.sets)).flatten(1, 2).movedim(1, -1)
+        mixed: Tensor = self.output(y)
+        return mixed.reshape(x.shape)
+
+    def _recur(self, gates: Sequence[Tensor], v: Tensor, taps: Sequence[Tensor]) -> Tensor:
+        """Everything between the short convolution and the output projection, channels first."""
+        for stage, gate in enumerate(reversed(gates[1:])):
+            v = self.dropout(v * gate)
+            lower_right = self.directions == "seq" and stage == 0
+            v = v.flip(2, 3) if lower_right else v
+            v = convolve_2d(v, taps[stage], skip=self.skip[stage])
+            v = v.flip(2, 3) if lower_right else v
+        return v * gates[0]
+
+    def _merge(self, y: Tensor) -> Float[Tensor, "batch height width d_model"]:
+        """The four directions, flipped back, as one."""
+        back = [part.flip(axes) for part, axes in zip(y.chunk(len(FLIPS)), FLIPS, strict=True)]
+        stacked = torch.stack(back, dim=-1).movedim(1, -2)
+        mixed: Tensor = self.mix(stacked if self.directions == "4dir" else stacked.flatten(-2))
+        return mixed.squeeze(-1) if self.directions == "4dir" else mixed
+
+    def _map(self, x: Tensor) -> tuple[int, int]:
+        side = math.isqrt(x.shape[1]) if x.dim() == 3 else 0
+        square = x.dim() == 3 and side * side == x.shape[1]
+        if x.shape[-1] != self.d_model or not (square or x.dim() == 4) or 0 in x.shape[1:]:
+            wanted = f"(batch, height, width, {self.d_model}), or (batch, side², {self.d_model})"
+            raise argument_error("Hyena2d", f"x of shape {tuple(x.shape)}", wanted, "reshape or project the input")
+        return (side, side) if square else (x.shape[1], x.shape[2])
+
+
+def _views(t: Tensor) -> Tensor:
+    """The four directions, one after the other along the batch."""
+    return torch.cat([t.flip(axes) for axes in FLIPS])

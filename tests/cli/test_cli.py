@@ -1,0 +1,142 @@
+"""The seqconv command, through typer's runner."""
+
+import json
+import shutil
+from importlib import import_module
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer, list_mixers, mixer_config
+from seqconv.cli.app import app
+from seqconv.cli.doctor import example_arguments, example_call, ops
+from seqconv.hf.tokenizer import byte_tokenizer
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a command line; lines wide enough that tables break no words."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_list_shows_every_mixer_with_its_state(run):
+    result = run("list")
+    assert result.exit_code == 0
+    for name in list_mixers():
+        row = next(line for line in result.stdout.splitlines() if f"│ {name} " in line)
+        assert create_mixer(name, 8).state_kind in row
+
+
+def test_list_takes_a_pattern(run):
+    result = run("list", "mamba*")
+    assert "│ mamba " in result.stdout
+    assert "hyena" not in result.stdout
+
+
+def test_list_of_one_mixer_shows_options_with_types_and_defaults(run):
+    result = run("list", "hyena")
+    assert result.exit_code == 0
+    for option in mixer_config("hyena").__dataclass_fields__.values():
+        row = next(line for line in result.stdout.splitlines() if f"│ {option.name} " in line)
+        assert repr(option.default) in row
+
+
+def test_list_of_a_misspelt_mixer_names_the_nearest(run):
+    result = run("list", "hyenna")
+    assert result.exit_code == 1
+    assert "did you mean 'hyena'" in result.stderr
+
+
+def test_doctor_covers_every_op(run):
+    result = run("doctor", "--device", "cpu", "--json")
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert report["versions"]["torch"] == torch.__version__
+    assert [choice["op"] for choice in report["ops"]] == sorted(ops())
+    for choice in report["ops"]:
+        names = [i.name for i in ops()[choice["op"]][1].implementations]
+        assert choice["taken"] in names
+        assert all(choice["refused"].values()), "a refusal without a reason"
+        assert {choice["taken"], *choice["refused"]} <= set(names)
+
+
+def test_doctor_prints_tables(run):
+    result = run("doctor", "--device", "cpu", "--dtype", "float64")
+    assert result.exit_code == 0
+    assert "ops on cpu, float64" in result.stdout
+    assert "selective_scan" in result.stdout
+    assert "threads" in result.stdout
+
+
+def test_doctor_says_why_a_device_or_dtype_is_impossible(run):
+    result = run("doctor", "--device", "nonsense")
+    assert result.exit_code == 1
+    assert "a device of this machine" in result.stderr
+    result = run("doctor", "--dtype", "float31")
+    assert result.exit_code == 1
+    assert "float64, float32, bfloat16, float16" in result.stderr
+
+
+@pytest.mark.parametrize("name", sorted(ops()))
+def test_the_example_call_is_one_that_the_op_serves(name):
+    package, op = ops()[name]
+    assert op.report(example_call(name, "cpu", torch.float32))["reference"] is None
+    getattr(import_module(package), name)(**example_arguments(name, "cpu", torch.float32))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = SeqConvConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, mixer="s4d")
+    SeqConvForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_generate_writes_the_models_own_greedy_continuation(run, checkpoint):
+    result = run("generate", checkpoint, "--prompt", "abc", "--max-new-tokens", 6, "--dtype", "float64")
+    assert result.exit_code == 0, result.stderr
+    model, tokenizer = SeqConvForCausalLM.from_pretrained(checkpoint).double().eval(), byte_tokenizer()
+    tokens = tokenizer("abc", return_tensors="pt").input_ids
+    for _ in range(6):
+        tokens = torch.cat([tokens, model(tokens).logits[:, -1:].argmax(-1)], dim=1)
+    assert result.stdout.strip() == tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+
+
+def test_generate_samples_by_the_seed(run, checkpoint):
+    def sample(seed):
+        arguments = ["--prompt", "abc", "--max-new-tokens", 12, "--temperature", 1.5, "--seed", seed]
+        return run("generate", checkpoint, *arguments).stdout
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_generate_refuses_an_empty_prompt(run, checkpoint):
+    result = run("generate", checkpoint, "--prompt", "")
+    assert result.exit_code == 1
+    assert "an empty prompt" in result.stderr
+
+
+def test_generate_says_what_is_wrong_with_damaged_weights(run, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    result = run("generate", tmp_path / "damaged", "--prompt", "a")
+    assert result.exit_code == 1
+    assert "Remedy:" in result.stderr
+    assert result.stdout == ""
+
+
+def test_generate_refuses_a_folder_without_a_checkpoint(run, tmp_path):
+    result = run("generate", tmp_path / "nowhere", "--prompt", "a")
+    assert result.exit_code == 1
+    assert "without config.json" in result.stderr
+    (tmp_path / "config.json").write_text("{}")
+    result = run("generate", tmp_path, "--prompt", "a")
+    assert result.exit_code == 1
+    assert "without tokenizer_config.json" in result.stderr
