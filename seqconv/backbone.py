@@ -19,7 +19,7 @@ from .layers.residual import Dropout
 from .packing import zero_padding
 from .registry import create_mixer
 from .state import State, state_class
-from .types import StateKind
+from .types import LayerContext, StateKind
 
 LayerSpec = str | Sequence[Any] | Mapping[str, Any]
 """A layer of a pattern: ``"mamba"``; ``("attention", {"window": 64})``; or a mapping with ``"mixer"``,
@@ -206,7 +206,8 @@ def build_backbone(
     for i, spec in enumerate(islice(cycle(pattern), n_layers)):
         share = 1.0 if drop_path_schedule == "constant" else i / max(1, n_layers - 1)
         here = {**block_options, "drop_path": drop_path * share, "depth": i + 1}
-        blocks.append(build_block(d_model, spec, mixer_defaults=mixer_defaults, **here))
+        layer = LayerContext(i, n_layers)
+        blocks.append(build_block(d_model, spec, layer=layer, mixer_defaults=mixer_defaults, **here))
     placement = block_options.get("norm_placement", "pre")
     norm = {key: block_options[key] for key in ("norm", "norm_options") if key in block_options} or {"norm": "layer"}
     ends = final_norm if final_norm is not None else placement == "pre"
@@ -215,9 +216,14 @@ def build_backbone(
 
 
 def build_block(
-    d_model: int, spec: LayerSpec, *, mixer_defaults: Mapping[str, Any] | None = None, **block_options: Any
+    d_model: int,
+    spec: LayerSpec,
+    *,
+    layer: LayerContext | None = None,
+    mixer_defaults: Mapping[str, Any] | None = None,
+    **block_options: Any,
 ) -> Block:
-    """A block from a layer of a pattern; arguments as :func:`build_backbone`.
+    """A block from a layer of a pattern at a place in the stack; other arguments as :func:`build_backbone`.
 
     Raises:
         ValueError: unknown mixer or option; the nearest are named.
@@ -227,7 +233,9 @@ def build_block(
     for option in (*block_options, *own):
         if option not in known:
             raise unknown_name("build_block", "option", option, known)
-    mixer = None if name == "none" else create_mixer(name, d_model, **{**(mixer_defaults or {}), **options})
+    mixer = (
+        None if name == "none" else create_mixer(name, d_model, layer=layer, **{**(mixer_defaults or {}), **options})
+    )
     return Block(mixer, d_model=d_model, **{**block_options, **own})
 
 

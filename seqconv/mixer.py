@@ -15,18 +15,21 @@ from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.checks import check_cu_seqlens
 from seqconv_kernels._core.errors import argument_error
 
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
+from .parameters import KeepFloat32
 from .state import State
 from .types import StateKind
 
 
-class Mixer(nn.Module, ABC):
+class Mixer(KeepFloat32, ABC):
     """Base of all sequence mixers.
+
+    Parameters that must not be rounded are kept in float32 by ``self.keep_float32("A_log", "D")`` in the constructor.
 
     Attributes:
         d_model: width of inputs and outputs.
@@ -39,6 +42,7 @@ class Mixer(nn.Module, ABC):
     causal: bool
     name: ClassVar[str] = "mixer"
     residual_inside: ClassVar[bool] = False
+    float32_names: frozenset[str] | None = frozenset()
 
     def __init__(self, d_model: int, *, causal: bool = True) -> None:
         super().__init__()
@@ -132,9 +136,8 @@ class Mixer(nn.Module, ABC):
             raise argument_error(
                 self._op("init_state"), got, "batch_size >= 0 and max_length >= 1", "correct the sizes"
             )
-        own_device, own_dtype = self._placement()
-        dtype = dtype or own_dtype
-        return self._init_state(batch_size, max_length, torch.device(device or own_device), dtype)
+        own_device, own_dtype = self._placement() or (torch.device("cpu"), torch.get_default_dtype())
+        return self._init_state(batch_size, max_length, torch.device(device or own_device), dtype or own_dtype)
 
     @final
     def prefill(
@@ -196,7 +199,10 @@ class Mixer(nn.Module, ABC):
             raise argument_error(
                 self._op(operation), "a sequence of length 0", "at least one token", "leave empty inputs out"
             )
-        device, dtype = self._placement()
+        activations = self._placement()
+        if activations is None:
+            return
+        device, dtype = activations
         if x.device != device:
             raise argument_error(
                 self._op(operation), f"x on {x.device}", f"the mixer on {device}", "move one with .to()"
@@ -205,9 +211,14 @@ class Mixer(nn.Module, ABC):
             remedy = "convert one with .to(dtype), or run under torch.autocast"
             raise argument_error(self._op(operation), f"x of dtype {x.dtype}", f"{dtype}", remedy)
 
-    def _placement(self) -> tuple[torch.device, torch.dtype]:
-        """Device and dtype of the activations: the narrowest of the parameters', some of which may stay wider."""
+    def _placement(self) -> tuple[torch.device, torch.dtype] | None:
+        """Device and dtype of the activations: the narrowest of the parameters', some of which may stay wider.
+
+        ``None`` without parameters of a floating point dtype (a quantised mixer).
+        """
         parameters = [p for p in self.parameters() if p.is_floating_point()]
+        if not parameters:
+            return None
         narrowest = parameters[0].dtype
         for parameter in parameters:  # compilers do not look through min(..., key=)
             narrowest = parameter.dtype if parameter.dtype.itemsize < narrowest.itemsize else narrowest

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .mixer import Mixer
+from .types import LayerContext
 
 MixerT = TypeVar("MixerT", bound=Mixer)
 
@@ -83,11 +84,11 @@ def mixer_config(name: str) -> type[Any]:
     3
     """
     parameters = list(inspect.signature(mixer_entry(name).mixer.__init__).parameters.values())[2:]
-    fields = [(p.name, p.annotation, dataclasses.field(default=p.default)) for p in parameters]
+    fields = [(p.name, p.annotation, dataclasses.field(default=p.default)) for p in parameters if p.name != "layer"]
     return dataclasses.make_dataclass(f"{name}_config", fields, frozen=True)
 
 
-def create_mixer(name: str, d_model: int, **options: Any) -> Mixer:
+def create_mixer(name: str, d_model: int, *, layer: LayerContext | None = None, **options: Any) -> Mixer:
     """Build a mixer by name.
 
     ``bidirectional=True`` reaches every mixer: those whose original has no such option are wrapped in
@@ -96,6 +97,8 @@ def create_mixer(name: str, d_model: int, **options: Any) -> Mixer:
     Args:
         name: one of :func:`list_mixers`.
         d_model: width of inputs and outputs.
+        layer: where the mixer is in a stack; only mixers whose initial values depend on it receive it, by a keyword
+            ``layer`` of their constructor, which is no option of :func:`mixer_config`.
         **options: as in :func:`mixer_config`.
 
     Raises:
@@ -105,6 +108,8 @@ def create_mixer(name: str, d_model: int, **options: Any) -> Mixer:
     check_mixer_options(name, options)
     own = {f.name for f in dataclasses.fields(mixer_config(name))}
     wrap = "bidirectional" not in own and options.pop("bidirectional", False)
+    if "layer" in inspect.signature(entry.mixer.__init__).parameters:
+        options["layer"] = layer
     if wrap:
         from .mixers.bidirectional import Bidirectional
 

@@ -21,7 +21,21 @@ A mask is ``Bool[Tensor, "batch length"]``, True at real tokens, one contiguous 
 (padding on the left, on the right, or both).
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 StateKind = Literal["constant", "window", "growing", "none"]
 """How a mixer's state scales: fixed size; bounded by a window; grows with the context; no state at all."""
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """Where a mixer is in a stack, for initialisations that depend on the depth.
+
+    Attributes:
+        index: number of its layer, from 0.
+        depth: layers of the stack.
+    """
+
+    index: int
+    depth: int

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
 
-from ..filters.base import accumulation_dtype
 from .pattern import View
 
 BIASES = ("simple", "rotary")

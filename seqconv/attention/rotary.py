@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..filters.base import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype
 
 
 def rotate(

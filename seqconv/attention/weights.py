@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..filters.base import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype
+
 from .bias import PositionBias
 from .pattern import View, visible
 

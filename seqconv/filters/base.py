@@ -1,8 +1,6 @@
 """What a filter is: an impulse response per channel and, where there is one, an exact recurrence for it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -10,9 +8,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..parameters import KeepFloat32
 from ..state import State
-
-KeepFloat32T = TypeVar("KeepFloat32T", bound="KeepFloat32")
 
 
 class Recurrence(State, ABC):
@@ -86,46 +83,5 @@ class Filter(nn.Module, ABC):
         """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
 
 
-class KeepFloat32(nn.Module):
-    """A module whose parameters stay in float32 at least, whatever the rest of the model is converted to.
-
-    Rounded to bfloat16, a network of fast sines (Hyena, ω = 14) is another filter: 37 % off in the l2 norm.
-    """
-
-    def _apply(self: KeepFloat32T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeepFloat32T:
-        def wide(t: Tensor) -> Tensor:
-            moved = fn(t)
-            narrowed = moved.is_floating_point() and moved.dtype.itemsize < torch.float32.itemsize
-            return t.to(moved.device, torch.promote_types(t.dtype, torch.float32)) if narrowed else moved
-
-        return cast(KeepFloat32T, super()._apply(wide, recurse))
-
-
 class WideFilter(KeepFloat32, Filter, ABC):
     """A :class:`KeepFloat32` filter."""
-
-
-def wide_default_dtype() -> torch.dtype:
-    """What a :class:`KeepFloat32` module is built in: the default dtype, float32 at least."""
-    return torch.promote_types(torch.get_default_dtype(), torch.float32)
-
-
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype to compute in: the widest of the inputs, float32 at least."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
-def register_tensor(
-    module: nn.Module, name: str, value: Tensor, *, lr: float | None = None, weight_decay: float | None = None
-) -> None:
-    """Enter a tensor as a parameter with its own optimiser options (``parameter._optim``), or as a buffer if lr = 0."""
-    if lr == 0:
-        module.register_buffer(name, value)
-        return
-    parameter = nn.Parameter(value)
-    options = {"lr": lr, "weight_decay": weight_decay}
-    parameter._optim = {k: v for k, v in options.items() if v is not None}  # type: ignore[attr-defined]
-    module.register_parameter(name, parameter)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from seqconv_kernels import vandermonde
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.precision import accumulation_dtype
 
-from .base import Filter, Recurrence, accumulation_dtype
+from .base import Filter, Recurrence
 from .diagonal import DiagonalSSM
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from .base import WideFilter, wide_default_dtype
+from ..parameters import wide_default_dtype
+from .base import WideFilter
 from .diagonal import DiagonalSSM, modal_response
 
 

@@ -24,8 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
 
-from .base import Recurrence, WideFilter, accumulation_dtype, register_tensor, wide_default_dtype
+from ..parameters import register_tensor, wide_default_dtype
+from .base import Recurrence, WideFilter
 
 
 class SGConvFilter(WideFilter):

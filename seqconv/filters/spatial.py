@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .base import KeepFloat32, register_tensor, wide_default_dtype
+from ..parameters import KeepFloat32, register_tensor, wide_default_dtype
 from .hyena import create_sine_network, decay_rates, positional_features, sine_network
 
 FORMS = ("product", "joint")

@@ -18,8 +18,10 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
 
-from .base import WideFilter, accumulation_dtype, register_tensor, wide_default_dtype
+from ..parameters import register_tensor, wide_default_dtype
+from .base import WideFilter
 from .ssm_init import DiagonalOptions, initial_ssm
 
 FilterT = TypeVar("FilterT", bound="StateSpaceFilter")

@@ -31,8 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
-
-from ..filters.base import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype
 
 
 class Norm(nn.Module, ABC):

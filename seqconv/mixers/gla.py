@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.precision import accumulation_dtype
 
-from ..filters.base import accumulation_dtype
 from ..layers.activations import activate, check_activation
 from ..layers.norms import RMSNorm
 from ..layers.short_convolution import ShortConvolution

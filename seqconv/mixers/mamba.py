@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels import selective_scan, selective_scan_step
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
 
-from ..filters.base import accumulation_dtype
 from ..layers.norms import RMSNorm
 from ..layers.short_convolution import ShortConvolution
 from ..layers.time_step import no_weight_decay, time_step_bias

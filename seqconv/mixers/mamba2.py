@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels import ssd, ssd_step
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.precision import accumulation_dtype
 
-from ..filters.base import accumulation_dtype
 from ..layers.short_convolution import ShortConvolution
 from ..layers.time_step import no_weight_decay, time_step_bias
 from ..mixer import Mixer

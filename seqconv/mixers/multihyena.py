@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.precision import accumulation_dtype
 
 from ..convolution.long_convolution import LongConvolution, convolve
-from ..filters.base import accumulation_dtype
 from ..filters.hyena import HyenaFilter
 from ..layers.short_convolution import ShortConvolution
 from ..mixer import Mixer

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from seqconv_kernels import dilated_conv, dilated_conv_step, unroll_rings
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
 from seqconv_kernels.dilated_conv import ACTIVATIONS
 
-from ..filters.base import accumulation_dtype
 from ..mixer import Mixer
 from ..registry import register
 from ..state import State, state_class

@@ -1,20 +1,26 @@
 """The contracts that no single mixer tests: states, registry, packing, filters, importers."""
 
+import copy
+from dataclasses import fields
 from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from seqconv import Mixer, State, list_mixers, mixer_config, register
+from seqconv import Mixer, State, create_mixer, list_mixers, mixer_config, register, registry
+from seqconv.backbone import build_backbone
 from seqconv.convolution.long_convolution import LongConvolution
 from seqconv.filters import DiagonalSSM, Filter, Recurrence
 from seqconv.interop import from_original, importer, list_originals
 from seqconv.interop.importer import Importer
 from seqconv.packing import pack, unpack
+from seqconv.parameters import KeepFloat32, parameter_groups, restore_optimizer_options, set_optimizer_options
 from seqconv.state import state_class
+from seqconv.types import LayerContext
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from small_mixers import CumulativeSum
 
 
 @state_class
@@ -75,6 +81,72 @@ def test_a_config_is_the_signature():
     config = mixer_config("hyena")
     assert config(order=3).order == 3
     assert list_mixers("s4*") == sorted(n for n in list_mixers() if n.startswith("s4"))
+
+
+class PartlyWide(KeepFloat32):
+    """One parameter and one buffer that stay in float32, one parameter that does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate, self.weight = nn.Parameter(torch.full((3,), 1 / 3)), nn.Parameter(torch.ones(3))
+        self.register_buffer("times", torch.full((2,), 1 / 3))
+        self.keep_float32("rate", "times")
+        set_optimizer_options(self, "rate", lr=1e-4, weight_decay=0.0)
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_marked_parameters_and_their_gradients_stay_in_float32(narrow):
+    module = PartlyWide()
+    (module.rate * module.weight).sum().backward()
+    gradient = module.rate.grad.clone()
+    module.to(narrow)
+    assert (module.rate.dtype, module.times.dtype, module.weight.dtype) == (torch.float32, torch.float32, narrow)
+    assert torch.equal(module.rate, torch.full((3,), 1 / 3))
+    assert torch.equal(module.rate.grad, gradient)
+    assert module.weight.grad.dtype == narrow
+    assert module.double().rate.dtype == torch.float64
+    assert module.to(narrow).rate.dtype == torch.float64, "never rounded"
+
+
+def test_parameters_built_in_half_precision_are_widened_where_they_are_marked():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        module = PartlyWide()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (module.rate.dtype, module.weight.dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_optimizer_options_survive_parameters_that_are_replaced():
+    module = copy.deepcopy(PartlyWide())
+    assert not hasattr(module.rate, "_optim"), "a copied parameter is a new one"
+    groups = {id(p): (g["lr"], g["weight_decay"]) for g in parameter_groups(module, lr=1e-2) for p in g["params"]}
+    assert groups == {id(module.rate): (1e-4, 0.0), id(module.weight): (1e-2, 0.0)}
+    module.rate = nn.Parameter(torch.ones(3, 3))
+    restore_optimizer_options(module)
+    assert module.rate._optim == {"lr": 1e-4, "weight_decay": 0.0}
+    assert module.rate._no_weight_decay
+    groups = parameter_groups(module, lr=1e-2, weight_decay=0.1)
+    assert [g["weight_decay"] for g in groups if any(p is module.rate for p in g["params"])] == [0.0]
+
+
+def test_only_mixers_that_ask_for_it_are_given_their_place_in_the_stack(monkeypatch):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+
+    @register("placed")
+    class Placed(CumulativeSum):
+        def __init__(self, d_model, *, gain: float = 1.0, layer: LayerContext | None = None):
+            super().__init__(d_model)
+            self.layer = layer
+
+    mixer_config.cache_clear()
+    backbone = build_backbone(4, 3, ["placed", "s4d"])
+    assert [backbone.blocks[i].mixer.layer for i in (0, 2)] == [LayerContext(0, 3), LayerContext(2, 3)]
+    assert create_mixer("placed", 4).layer is None
+    assert [f.name for f in fields(mixer_config("placed"))] == ["gain"]
+    both = create_mixer("placed", 4, bidirectional=True, layer=LayerContext(1, 2))
+    assert both.past.layer == both.future.layer == LayerContext(1, 2)
+    mixer_config.cache_clear()
 
 
 def test_unpack_and_pack_are_inverse():

@@ -1,0 +1,42 @@
+"""The smallest mixers with a state, for tests of what is around a mixer."""
+
+import torch
+from torch import nn
+
+from seqconv.mixer import Mixer
+from seqconv.state import State, state_class
+
+
+@state_class
+class SumState(State):
+    total: torch.Tensor
+
+
+class CumulativeSum(Mixer):
+    """``y_t = w ⊙ sum_{s<=t} x_s``: the smallest mixer with a state."""
+
+    name = "cumulative_sum"
+    state_kind = "constant"
+
+    def __init__(self, d_model, *, causal=True):
+        super().__init__(d_model, causal=causal)
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, d_model))
+
+    def _forward(self, x, mask):
+        return self.weight * (x.cumsum(1) if self.causal else x.sum(1, keepdim=True).expand_as(x))
+
+    def _init_state(self, batch_size, max_length, device, dtype):
+        return SumState(torch.zeros(batch_size, self.d_model, device=device, dtype=dtype))
+
+    def _prefill(self, x, state, mask):
+        total = state.total[:, None] + x.cumsum(1)
+        return self.weight * total, SumState(total[:, -1])
+
+    def _step(self, x_t, state):
+        return self.weight * (state.total + x_t), SumState(state.total + x_t)
+
+
+class GatedSum(CumulativeSum):
+    """The same for a mixer that holds its residual."""
+
+    residual_inside = True
