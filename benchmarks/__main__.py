@@ -91,14 +91,15 @@ def text_table(name: str, report: dict[str, Any]) -> str:
 
 def _line(row: dict[str, Any]) -> str:
     ms = dict(row["ms"])
-    ours = ms.pop("seqconv")
+    seqconv_ms = ms.pop("seqconv")
     others = ", ".join(f"{k} {v:.1f}" for k, v in ms.items()) or "–"
-    ratio = f"{min(ms.values()) / ours:.1f}" if ms else "–"
+    ratio = f"{min(ms.values()) / seqconv_ms:.1f}" if ms else "–"
     floor, share = "–", "–"
     if "floor" in row:
-        floor, share = f"{row['floor']['ms']:.2f} ({row['floor']['bound']})", f"{row['floor']['ms'] / ours:.0%}"
+        floor, share = f"{row['floor']['ms']:.2f} ({row['floor']['bound']})", f"{row['floor']['ms'] / seqconv_ms:.0%}"
     memory = ", ".join(f"{k} {v:.0f}" for k, v in row.get("mb", {}).items()) or "–"
-    return f"| {row['shape']} | {row['direction']} | {ours:.2f} | {others} | {ratio} | {floor} | {share} | {memory} |"
+    head = f"| {row['shape']} | {row['direction']} | {seqconv_ms:.2f}"
+    return f"{head} | {others} | {ratio} | {floor} | {share} | {memory} |"
 
 
 if __name__ == "__main__":

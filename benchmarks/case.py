@@ -23,7 +23,7 @@ class Case:
         shape: in words.
         length: along the sequence.
         inputs: keyword arguments that every contender takes; all tensors get a gradient.
-        contenders: by name; the first is ours.
+        contenders: by name; the first is seqconv.
         operations: floating-point operations of the forward pass, at least; an exponential counts as ten.
         forward_only: contenders whose backward pass is left out, and why is said where they are listed.
         layouts: for a contender that is used to another memory layout, what its inputs are put through beforehand.
@@ -69,11 +69,11 @@ def compare(
     for direction in DIRECTIONS:
         runs = case.calls(direction)
         results = {name: run() for name, run in runs.items()}
-        ours = next(iter(results.values()))
+        seqconv_results = next(iter(results.values()))
         for name, result in results.items():
-            for got, want in zip(result, ours, strict=True):
+            for got, want in zip(result, seqconv_results, strict=True):
                 check_close(f"{case.op}, {name}", got, want, case.tolerance)
-        del results, ours
+        del results, seqconv_results
         ms = interleaved(runs, seconds=seconds, clock=clock)
         row: dict[str, object] = {"shape": case.shape, "length": case.length, "direction": direction, "ms": ms}
         rows.append(row if ceilings is None else row | {"floor": ceilings.floor(*case.work(direction))})

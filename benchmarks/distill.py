@@ -1,10 +1,10 @@
 """Distillation against its targets, in one run: ``python -m benchmarks.distill --threads 2``.
 
 Before anything is timed, true recurrences must come back to 1e-10. Then, on filters of S4D, SGConv and Hyena as
-initialised: the cost of 256 channels at order 16; H-infinity errors over the AAK bound; l2 errors and cost beside 2,000
-steps of gradient descent; and predicted and measured divergences of a language model. Everything timed runs in turn,
-round after round, and medians are reported; processor time beside that of the wall, which means little on a shared
-machine. Writes ``benchmarks/results/distill.json`` and ``.md``.
+initialised: the cost of 256 channels at order 16; H-infinity errors over the AAK bound; l2 errors and cost against
+2,000 steps of gradient descent; and predicted and measured divergences of a language model. Everything timed
+runs in turn, round after round, and medians are reported; processor time next to wall time, which means little on a
+shared machine. Writes ``benchmarks/results/distill.json`` and ``.md``.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def nearness(channels: int, lengths: list[int]) -> list[Row]:
 
 
 def against_gradient(channels: int, rounds: int, length: int = 512, order: int = 16) -> list[Row]:
-    """Mean relative l2 error and processor time beside 2,000 steps of Adam."""
+    """Mean relative l2 error and processor time against 2,000 steps of Adam."""
     contenders: dict[str, dict[str, Any]] = {
         "default": {}, "for l2": {"norm": "l2"}, "gradient": {"method": "gradient"},
     }  # fmt: skip
@@ -118,7 +118,7 @@ def against_gradient(channels: int, rounds: int, length: int = 512, order: int =
             error[name] = float((certificate.l2 / certificate.norm_l2).mean())
             ms[name] = 1e3 * spent[kind, name]["cpu"] / channels
         rows.append({
-            "what": "beside gradient descent", "filter": kind, "length": length, "order": order, "channels": channels,
+            "what": "against gradient descent", "filter": kind, "length": length, "order": order, "channels": channels,
             **{f"relative l2, {name}": value for name, value in error.items()},
             **{f"CPU ms per channel, {name}": value for name, value in ms.items()},
             **{f"times cheaper, {name}": ms["gradient"] / ms[name] for name in ("default", "for l2")},

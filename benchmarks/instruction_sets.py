@@ -6,7 +6,7 @@ from typing import Any
 from seqconv_kernels._core import native
 
 from .case import Run, compare
-from .table import ours
+from .table import own_cases
 
 
 def measure(seconds: float) -> list[dict[str, object]]:
@@ -22,7 +22,7 @@ def measure(seconds: float) -> list[dict[str, object]]:
         return call
 
     rows = []
-    for case in ours():
+    for case in own_cases():
         run = case.contenders["seqconv"]
         contenders = {"seqconv": on(best, run)} | {isa: on(isa, run) for isa in others}
         rows += compare(replace(case, shape=f"{case.op}: {case.shape}", contenders=contenders), seconds)

@@ -32,13 +32,13 @@ def measure(seconds: float) -> list[dict[str, object]]:
         recipe = create_recipe("listops", "s4d").override(
             {"mixer.bidirectional": bidirectional, "n_layers": LAYERS, "batch_size": BATCH}
         )
-        ours, plain = build(recipe)
+        seqconv_model, plain = build(recipe)
         losses = {
-            "seqconv": lambda ours=ours: ours(ids, torch.ones_like(ids), labels=labels).loss,  # type: ignore[misc]
+            "seqconv": lambda seqconv_model=seqconv_model: seqconv_model(ids, torch.ones_like(ids), labels=labels).loss,  # type: ignore[misc]
             "plain PyTorch": lambda plain=plain: nn.functional.cross_entropy(plain(ids), labels),  # type: ignore[misc]
         }
-        check(ours, plain, losses)
-        models: dict[str, nn.Module] = {"seqconv": ours, "plain PyTorch": plain}
+        check(seqconv_model, plain, losses)
+        models: dict[str, nn.Module] = {"seqconv": seqconv_model, "plain PyTorch": plain}
         steps = {name: step(model, losses[name], recipe) for name, model in models.items()}
         ms = interleaved(steps, seconds=seconds)
         shape = f"S4D recipe, {LAYERS} layers of {recipe.d_model}, batch {BATCH}, {LENGTH} tokens"
@@ -52,19 +52,19 @@ def build(recipe: Recipe) -> tuple[SeqConvForSequenceClassification, PlainClassi
     """The recipe's model, and the plain one with its weights."""
     torch.manual_seed(0)
     data = TaskData({}, dict, "sequence", CLASSES, TOKENS, 0, 2, LENGTH, {}, "", "")
-    ours = SeqConvForSequenceClassification(build_config(recipe, data)).train()
+    seqconv_model = SeqConvForSequenceClassification(build_config(recipe, data)).train()
     pairs, bidirectional = recipe.mixer_options["d_state"] // 2, recipe.mixer_options["bidirectional"]
     plain = PlainClassifier(TOKENS, CLASSES, recipe.d_model, recipe.n_layers, pairs, bidirectional=bidirectional)
-    copy_weights(ours, plain)
-    return ours, plain
+    copy_weights(seqconv_model, plain)
+    return seqconv_model, plain
 
 
 @torch.no_grad()
-def copy_weights(ours: SeqConvForSequenceClassification, plain: PlainClassifier) -> None:
+def copy_weights(seqconv_model: SeqConvForSequenceClassification, plain: PlainClassifier) -> None:
     """Give the plain model our weights; it has no B, which therefore goes into C."""
-    plain.embedding.load_state_dict(ours.model.embed_tokens.state_dict())
-    plain.classifier.load_state_dict(ours.classifier.output.state_dict())
-    for block, layer, norm in zip(ours.model.backbone.layers, plain.layers, plain.norms, strict=True):
+    plain.embedding.load_state_dict(seqconv_model.model.embed_tokens.state_dict())
+    plain.classifier.load_state_dict(seqconv_model.classifier.output.state_dict())
+    for block, layer, norm in zip(seqconv_model.model.backbone.layers, plain.layers, plain.norms, strict=True):
         norm.load_state_dict(block.around_mixer.norm.tokens.state_dict())
         _copy_layer(block.mixer, layer)
 
@@ -85,15 +85,15 @@ def _copy_layer(mixer: Any, layer: Any) -> None:
 
 
 def check(
-    ours: SeqConvForSequenceClassification, plain: PlainClassifier, losses: dict[str, Callable[[], Tensor]]
+    seqconv_model: SeqConvForSequenceClassification, plain: PlainClassifier, losses: dict[str, Callable[[], Tensor]]
 ) -> None:
     """Stop unless the losses and the gradients of the embeddings and of the first time scales agree."""
-    (block, *_), (layer, *_) = ours.model.backbone.layers, plain.layers
-    mine = [ours.model.embed_tokens.weight, block.mixer.convolution.filter.inv_dt]
-    theirs = [plain.embedding.weight, layer.log_dt]
+    (block, *_), (layer, *_) = seqconv_model.model.backbone.layers, plain.layers
+    seqconv_weights = [seqconv_model.model.embed_tokens.weight, block.mixer.convolution.filter.inv_dt]
+    plain_weights = [plain.embedding.weight, layer.log_dt]
     got, want = losses["seqconv"](), losses["plain PyTorch"]()
     check_close("S4D classifier, loss", got.detach(), want.detach())
-    pairs = zip(torch.autograd.grad(got, mine), torch.autograd.grad(want, theirs), strict=True)
+    pairs = zip(torch.autograd.grad(got, seqconv_weights), torch.autograd.grad(want, plain_weights), strict=True)
     for name, (a, b) in zip(("embeddings", "time scales"), pairs, strict=True):
         check_close(f"S4D classifier, gradients of the {name}", a.view(b.shape), b, tolerance=2e-3)
 

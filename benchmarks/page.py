@@ -52,7 +52,7 @@ def _lines(op: str, report: Mapping[str, Any]) -> Iterator[list[str]]:
     machine = report["machine"]
     for row in report["rows"]:
         others = dict(row["ms"])
-        ours = others.pop("seqconv")
-        times = ", ".join(f"{name} {ms / ours:.1f}" for name, ms in others.items()) or "nobody else ran it"
+        seqconv_ms = others.pop("seqconv")
+        times = ", ".join(f"{name} {ms / seqconv_ms:.1f}" for name, ms in others.items()) or "no peer ran it"
         about = [str(machine["threads"]), machine["instruction_set"], str(machine["load"])]
-        yield [f"`{op}`", row["shape"], row["direction"], *about, f"{ours:.1f}", times]
+        yield [f"`{op}`", row["shape"], row["direction"], *about, f"{seqconv_ms:.1f}", times]

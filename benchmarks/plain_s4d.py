@@ -41,7 +41,7 @@ class PlainS4D(nn.Module):
 
 
 class PlainClassifier(nn.Module):
-    """Embedding, layers with residual connections and batch norms behind them, mean over the length, linear map."""
+    """Embedding, layers with residual connections and batch norms after them, mean over the length, linear map."""
 
     def __init__(
         self, tokens: int, classes: int, d_model: int, layers: int, pairs: int, *, bidirectional: bool

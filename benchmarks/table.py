@@ -19,7 +19,7 @@ def build(op: str, case: str) -> Case:
     return built
 
 
-def ours() -> Iterator[Case]:
+def own_cases() -> Iterator[Case]:
     """Every case of every op, for comparisons of seqconv with itself; large, so made one at a time."""
     for op in OPS:
         for name in import_module(f".{op}", __package__).NAMES:

@@ -1,4 +1,4 @@
-"""Every op on two threads beside one, float32, by the clock on the wall: only on a quiet machine is it telling.
+"""Every op on two threads against one, float32, by wall time: informative on a quiet machine only.
 
 The first rows are torch's: what two threads gain in a plain copy and in a matrix product, the most to be hoped for
 where memory or arithmetic bounds an op.
@@ -12,7 +12,7 @@ import torch
 
 from .case import Run, compare
 from .measure import COPIED, SQUARE, Ceilings, interleaved
-from .table import ours
+from .table import own_cases
 
 
 def measure(seconds: float) -> list[dict[str, object]]:
@@ -25,7 +25,7 @@ def measure(seconds: float) -> list[dict[str, object]]:
     for name, run in Ceilings.runs().items():
         ms = interleaved(_both(run), seconds=seconds, clock=time.perf_counter)
         rows.append({"shape": words[name], "direction": "torch", "ms": ms})
-    for case in ours():
+    for case in own_cases():
         torch.set_num_threads(2)
         contenders = _both(case.contenders["seqconv"])
         rows += compare(

@@ -4,7 +4,8 @@ python examples/hyena_distillation.py --out outputs/hyena
 
 Trains on the Python standard library, distils at several orders and within a state budget, compares perplexity and
 divergence, checks that exact online generation and recomputation write the same tokens, and times decoding at growing
-contexts beside GPT-2 of the same size with its key-value cache. Writes checkpoints, results.json, report.md, speed.png.
+contexts against GPT-2 of the same size with its key-value cache. Writes checkpoints,
+results.json, report.md, speed.png.
 """
 
 import json
@@ -58,7 +59,7 @@ def loss(model: torch.nn.Module, rows: Tensor) -> float:
 
 
 def distillations(model: SeqConvForCausalLM, held_out: Tensor, orders: list[int]) -> dict[str, DistilledModel]:
-    """Equal orders, a budget of the middle one, and an order behind an exact head."""
+    """Equal orders, a budget of the middle one, and an order after an exact head."""
     middle = orders[len(orders) // 2]
     channels = model.config.hidden_size * model.config.num_hidden_layers
     made = {f"order {d}": distill(model, d, calibration=held_out) for d in orders}
@@ -79,7 +80,7 @@ def same_tokens(model: SeqConvForCausalLM, prompt: Tensor, count: int) -> int:
 
 @torch.no_grad()
 def seconds_per_token(model: Any, context: int, tokens: int = 128) -> float:
-    """Mean time of a decoded token behind a prompt of ``context`` tokens; enough of them that some carry tiles."""
+    """Mean time of a decoded token after a prompt of ``context`` tokens; enough of them that some carry tiles."""
     ids = torch.randint(0, 256, (1, context), generator=torch.Generator().manual_seed(0))
     cache = model(input_ids=ids, use_cache=True).past_key_values
     start = time.perf_counter()

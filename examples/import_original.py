@@ -1,7 +1,7 @@
 """Import an original layer: the weights of a Mamba layer, as trained elsewhere, in a module with an exact state.
 
-The layer comes from transformers, whose parameters carry the names of the original project's. Its outputs and ours
-are compared, then ours continues the same sequence token by token.
+The layer comes from transformers, whose parameters carry the names of the original project's. Its outputs and
+those of the imported layer are compared, then the imported layer continues the same sequence token by token.
 
     python examples/import_original.py
 """
@@ -38,10 +38,10 @@ def main() -> None:
     """Import, compare, decode."""
     torch.manual_seed(0)
     original, x = original_layer(), torch.randn(2, LENGTH, WIDTH)
-    ours = from_original("state-spaces/mamba:Mamba", original.state_dict(), d_model=WIDTH, d_state=16, dt_rank=4)
-    assert isinstance(ours, Mixer)
+    imported = from_original("state-spaces/mamba:Mamba", original.state_dict(), d_model=WIDTH, d_state=16, dt_rank=4)
+    assert isinstance(imported, Mixer)
     want = original(x)
-    for name, got in {"forward": ours(x), "prefill and steps": decode(ours, x, LENGTH // 2)}.items():
+    for name, got in {"forward": imported(x), "prefill and steps": decode(imported, x, LENGTH // 2)}.items():
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
         print(f"{name}: largest difference {(got - want).abs().max():.1e} on a scale of {want.abs().max():.1e}")
 
