@@ -1,7 +1,8 @@
 """Names of mixers: ``register`` enters a class, ``create_mixer`` builds one, ``list_mixers`` shows them.
 
-The constructor of a mixer is the single place of its options: its signature gives the names, the defaults and
-the types, and ``mixer_config`` makes a dataclass of numbers from it.
+The constructor of a mixer is the single place of its options: its keyword parameters give the names, the defaults and
+the types (typed options that it hands on to a filter included, see :mod:`seqconv.options`), and ``mixer_config`` makes
+a dataclass of numbers from them.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .mixer import Mixer
+from .options import keyword_parameters
 from .types import LayerContext
 
 MixerT = TypeVar("MixerT", bound=Mixer)
@@ -83,7 +85,7 @@ def mixer_config(name: str) -> type[Any]:
     >>> mixer_config("hyena")(order=3).order
     3
     """
-    parameters = list(inspect.signature(mixer_entry(name).mixer.__init__).parameters.values())[2:]
+    parameters = keyword_parameters(mixer_entry(name).mixer.__init__)
     fields = [(p.name, p.annotation, dataclasses.field(default=p.default)) for p in parameters if p.name != "layer"]
     return dataclasses.make_dataclass(f"{name}_config", fields, frozen=True)
 
