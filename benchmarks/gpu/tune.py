@@ -88,11 +88,11 @@ def _points(table: str, points: int) -> Callable[[], Change]:
 def _scan() -> dict[str, Callable[[], Change]]:
     module = "selective_scan.triton"
     return {
-        **{f"pieces for {n} programs": _names(module, PROGRAMS=n) for n in (512, 1024, 4096, 8192)},
-        **{f"{n} states": _names(module, STATES=n) for n in (256, 1024)},
-        **{f"{n} states backwards": _names(module, STATES_BACKWARDS=n) for n in (128, 512)},
-        **{f"{n} steps at a time": _names(module, AHEAD=n) for n in (2, 8)},
-        "every 8th state kept": _names(module, KEPT=8),
+        **{f"chunks for {n} programs": _names(module, PROGRAMS=n) for n in (512, 1024, 4096, 8192)},
+        **{f"{n} states": _names(module, FORWARD_STATES=n) for n in (256, 1024)},
+        **{f"{n} states backwards": _names(module, BACKWARD_STATES=n) for n in (128, 512)},
+        **{f"{n} steps at a time": _names(module, PREFETCH=n) for n in (2, 8)},
+        "a checkpoint every 8 states": _names(module, CHECKPOINT=8),
     }
 
 
@@ -116,7 +116,7 @@ def _short_convolution() -> dict[str, Callable[[], Change]]:
 
 def _linear_scan() -> dict[str, Callable[[], Change]]:
     blocks = {f"{n} channels": _names("linear_scan.triton", BLOCK=n) for n in (64, 256)}
-    return blocks | {f"chunks of {n} at least": _names("linear_scan.triton", LEAST_CHUNK=n) for n in (128, 256)}
+    return blocks | {f"chunks of {n} at least": _names("linear_scan.triton", MIN_CHUNK=n) for n in (128, 256)}
 
 
 _OF_OPS = {
@@ -127,7 +127,7 @@ _OF_OPS = {
 def _linear_attention(vector: bool) -> dict[str, Callable[[], Change]]:
     keys = (16, 64) if vector else (32, 128)
     return {
-        **{f"chunks of {n}": _names("linear_attention.triton_blocks", CHUNK=n) for n in (32, 128)},
+        **{f"chunks of {n}": _names("_linear_attention.triton_blocks", CHUNK=n) for n in (32, 128)},
         **{f"walk: {n} values": _sizes("walk", BV=n) for n in (16, 32, 64, 128)},
         **{f"walk: {n} warps": _sizes("walk", num_warps=n) for n in (4, 8)},
         **{f"walk: {n} stages": _sizes("walk", num_stages=n) for n in (1, 3)},

@@ -75,5 +75,7 @@ def test_compiles_without_graph_breaks():
 def test_comes_first_and_says_what_it_refuses():
     inputs = device_and_layout(example_inputs(Shape(1, 5, 3, 4)))
     assert torch.equal(K.causal_conv1d(**inputs), K.causal_conv1d(**inputs, implementation="triton"))
-    with pytest.raises(ValueError, match=r"weight of dtype torch.float64 is wider than the sums, torch.float32"):
+    with pytest.raises(
+        ValueError, match=r"weight of dtype torch.float64 is wider than the accumulators, torch.float32"
+    ):
         K.causal_conv1d(**(inputs | {"weight": inputs["weight"].double()}), implementation="triton")

@@ -52,8 +52,8 @@ def test_every_option(shape, activation, past, layout):
     check(shape, activation, past, layout=layout)
 
 
-def test_levels_wider_than_a_grid_go_tap_by_tap(monkeypatch):
-    monkeypatch.setattr(implementation, "WIDEST", 7)
+def test_levels_wider_than_a_grid_take_the_reference(monkeypatch):
+    monkeypatch.setattr(implementation, "MAX_CHANNELS", 7)
     check(Shape(1, 20, 3, 3, 3, 3), "silu", True)
 
 
@@ -62,11 +62,11 @@ def test_levels_wider_than_a_grid_go_tap_by_tap(monkeypatch):
 def test_compiles_without_graph_breaks():
     inputs = device_and_layout(example_inputs(Shape(1, 9, 2, 3, 2, 2)))
 
-    def tree(x):
+    def conv(x):
         return dilated_conv(**(inputs | {"x": x}), implementation="triton")
 
-    compiled = torch.compile(tree, fullgraph=True, backend="aot_eager")
-    assert_near(compiled(inputs["x"]), tree(inputs["x"]))
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    assert_near(compiled(inputs["x"]), conv(inputs["x"]))
 
 
 def test_comes_first():

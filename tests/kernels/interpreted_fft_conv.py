@@ -126,7 +126,7 @@ def test_compiles_without_graph_breaks():
 def test_comes_first_and_says_what_it_refuses():
     inputs = device_and_layout(example_inputs(Shape(1, 5, 3, 4)))
     assert torch.equal(K.fft_conv(**inputs), K.fft_conv(**inputs, implementation="triton"))
-    with pytest.raises(ValueError, match=r"h of dtype torch.float64 is wider than the sums, torch.float32"):
+    with pytest.raises(ValueError, match=r"h of dtype torch.float64 is wider than the accumulators, torch.float32"):
         K.fft_conv(**(inputs | {"h": inputs["h"].double()}), implementation="triton")
     with pytest.raises(ValueError, match="u has no time steps"):
         K.fft_conv(**(inputs | {"u": inputs["u"][:, :0]}), implementation="triton")

@@ -170,14 +170,14 @@ def test_targets_are_answered_or_said_to_be_open():
 def _blocks():
     """All that a choice may change."""
     names = {
-        "selective_scan.triton": ("PROGRAMS", "STATES", "STATES_BACKWARDS", "AHEAD", "KEPT"),
+        "selective_scan.triton": ("PROGRAMS", "FORWARD_STATES", "BACKWARD_STATES", "PREFETCH", "CHECKPOINT"),
         "fft_conv.triton_passes": ("PROGRAMS", "LANES", "AHEAD", "HELD"),
         "causal_conv1d.triton": ("BLOCK_T", "BLOCK_C"),
-        "linear_scan.triton": ("BLOCK", "LEAST_CHUNK"),
-        "linear_attention.triton_blocks": ("CHUNK",),
+        "linear_scan.triton": ("BLOCK", "MIN_CHUNK"),
+        "_linear_attention.triton_blocks": ("CHUNK",),
     }
     found = [getattr(import_module(f"seqconv_kernels.{m}"), n) for m, wanted in names.items() for n in wanted]
-    plan, blocks = (import_module(f"seqconv_kernels.{m}") for m in ("fft_conv.plan", "linear_attention.triton_blocks"))
+    plan, blocks = (import_module(f"seqconv_kernels.{m}") for m in ("fft_conv.plan", "_linear_attention.triton_blocks"))
     points = [dict(table) for table in (plan.TILES, plan.LARGEST, plan.LARGEST_INNER)]
     sizes = [blocks.Sizes(128, 128, True, vector, delta) for vector in (False, True) for delta in (False, True)]
     return [*found, *points, *((s.products(), s.walk(96), s.gradients()) for s in sizes)]

@@ -167,7 +167,7 @@ def test_refusals_say_why():
     good = device_and_layout(given("delta_rule", "scalar", dtype=torch.float32))
     cases = {
         r"one beta per head, not per value channel": {"beta": good["v"]},
-        r"q of dtype torch.float64 is wider than the sums, torch.float32": {"q": good["q"].double()},
+        r"q of dtype torch.float64 is wider than the accumulators, torch.float32": {"q": good["q"].double()},
         r"d_k = 300, wanted at most 256": {k: good[k].new_zeros(1, 20, 1, 300) for k in ("q", "k")}
         | {"initial_state": None},
     }

@@ -60,14 +60,14 @@ def test_packed(state):
     check(inputs | {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32)})
 
 
-@pytest.mark.parametrize(("programs", "pieces"), [(1, 1), (2048, 3)])
-def test_whole_or_in_pieces(programs, pieces, monkeypatch):
+@pytest.mark.parametrize(("programs", "chunks"), [(1, 1), (2048, 3)])
+def test_whole_or_in_chunks(programs, chunks, monkeypatch):
     from seqconv_kernels.selective_scan import triton
 
     monkeypatch.setattr(triton, "PROGRAMS", programs)
     inputs = example_inputs(Shape(1, 70, 2, 2), dtype=torch.float64, initial_state=True)
     layout = triton._Layout(*(inputs[k] for k in ("u", "A", "B", "C")), None)
-    assert (len(layout.pieces.starts), layout.whole) == (pieces, pieces == 1)
+    assert (len(layout.chunks.starts), layout.whole) == (chunks, chunks == 1)
     check(inputs)
 
 
@@ -97,7 +97,7 @@ def test_compiles_without_graph_breaks():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="values are read on CPU only")
-def test_negative_time_steps_are_refused():
+def test_negative_time_steps_raise():
     inputs = example_inputs(Shape(1, 3, 2, 2)) | {"delta_softplus": False}
     with pytest.raises(ValueError, match="delta that is negative or NaN after bias and softplus"):
         K.selective_scan(**inputs, implementation="triton")

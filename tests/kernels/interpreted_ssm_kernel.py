@@ -39,6 +39,7 @@ def test_values_and_gradients(product, dtype, length):
 def test_more_tiles_poles_and_shares_than_one(product, monkeypatch):
     monkeypatch.setattr(implementation, "COARSE", 16)
     monkeypatch.setattr(implementation, "FINE", 16)
+    monkeypatch.setattr(implementation, "BACKWARD_FINE", 16)
     monkeypatch.setattr(implementation, "SHARE", 128)
     check(product, *example_poles(Shape(1, 2, 35, 700), dtype=torch.complex128), 700)
 
@@ -77,7 +78,7 @@ def test_comes_first(product):
     assert torch.equal(product(weights, poles, 9), product(weights, poles, 9, implementation="triton"))
 
 
-def test_says_what_it_refuses():
+def test_an_unsupported_dtype_raises():
     weights, poles = torch.zeros(1, 2, 3, dtype=torch.bfloat16), torch.zeros(2, 3, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"residues has dtype torch.bfloat16, wanted float32, float64, complex64"):
         vandermonde(weights.to(DEVICE), poles.to(DEVICE), 9, implementation="triton")

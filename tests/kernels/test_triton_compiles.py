@@ -1,4 +1,4 @@
-"""The Triton kernels compile for compute capability 9.0, at the sizes that a GPU would get, without having one.
+"""Every Triton kernel compiles for compute capability 9.0, at the sizes that a GPU would get, without having one.
 
 Products run on the matrix units, hardly anything spills, shared memory suffices. Triton brings the assembler.
 """
@@ -49,6 +49,21 @@ def spilled(kernel, folder):
     return int(re.search(r"STACK:(\d+)", report)[1])
 
 
+def meta(*shape, dtype=FLOAT):
+    """A tensor without memory: compiling looks at dtypes, strides and sizes only."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def check(kernels, names, folder, *, most_stack=64, products=False):
+    """The kernels by name, their resources, and whether products run on the matrix units."""
+    assert [kernel.name for kernel in kernels] == names
+    for kernel in kernels:
+        assert kernel.metadata.shared <= SHARED, kernel.name
+        assert spilled(kernel, folder) <= most_stack, kernel.name
+        if products:
+            assert "wgmma.mma_async" in kernel.asm["ptx"] or "mma.sync" in kernel.asm["ptx"], kernel.name
+
+
 @pytest.mark.parametrize(
     ("dtype", "width", "decay", "delta"),
     [
@@ -59,42 +74,70 @@ def spilled(kernel, folder):
 def test_linear_attention(compiled, tmp_path, dtype, width, decay, delta):
     from seqconv_kernels._linear_attention.triton import Inputs, _Launch
 
-    def tensor(*shape, dtype=dtype):
-        return torch.empty(shape, dtype=dtype, device="meta")
-
     tokens = (8, 4096, 16)
-    activation, strength = tensor(*tokens, width), tensor(*tokens, 1, dtype=FLOAT) if delta else None
-    fall = {"vector": width, "scalar": 1}.get(decay)
-    log_decay = tensor(*tokens, fall, dtype=FLOAT) if fall else None
-    state = tensor(8, 16, width, width, dtype=FLOAT)
+    activation, strength = meta(*tokens, width, dtype=dtype), meta(*tokens, 1) if delta else None
+    decay_width = {"vector": width, "scalar": 1}.get(decay)
+    log_decay, state = meta(*tokens, decay_width) if decay_width else None, meta(8, 16, width, width)
     launch = _Launch(Inputs(activation, activation, activation, log_decay, strength, state, None, 1.0, delta))
     launch.forward(launch.products(), activation, None, None)
     launch.backward(activation, state)
     names = ["products_kernel", "forward_kernel", "products_kernel", "forward_kernel"]
-    assert [kernel.name for kernel in compiled] == [*names, "returns_kernel", "gradients_kernel"]
-    for kernel in compiled:
-        assert kernel.metadata.shared <= SHARED, kernel.name
-        assert "wgmma.mma_async" in kernel.asm["ptx"] or "mma.sync" in kernel.asm["ptx"], kernel.name
-        assert spilled(kernel, tmp_path) <= 64, kernel.name
+    check(compiled, [*names, "returns_kernel", "gradients_kernel"], tmp_path, products=True)
 
 
-@pytest.mark.parametrize(("dtype", "batch", "walks"), [(BFLOAT, 8, 2), (FLOAT, 64, 1)])
-def test_selective_scan(compiled, tmp_path, dtype, batch, walks):
-    """Cut into pieces that are walked twice, or whole; an exponential is one instruction."""
+@pytest.mark.parametrize(("dtype", "batch", "chunked"), [(BFLOAT, 8, True), (FLOAT, 64, False)])
+def test_selective_scan(compiled, tmp_path, dtype, batch, chunked):
+    """In chunks that are scanned twice, or whole sequences at once; an exponential is one instruction."""
     from seqconv_kernels.selective_scan import triton as scan
 
-    def tensor(*shape, dtype=dtype):
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    u, B = tensor(batch, 2048, 1536), tensor(batch, 2048, 16)
-    A, D = tensor(1536, 16, dtype=FLOAT), tensor(1536, dtype=FLOAT)
-    _, _, kept = scan._forward.run(u, u, A, B, B, D, u, D, True, None, None, True)
-    scan._backward.run(u, u, A, B, B, D, u, D, True, None, kept, u, None)
-    twice = walks == 2
-    names = ["_ends_kernel", "_join_kernel"] * twice + ["_outputs_kernel"]
-    names += ["_returns_kernel", "_join_kernel"] * twice + ["_gradients_kernel"]
-    assert [kernel.name for kernel in compiled] == names
+    u, B = meta(batch, 2048, 1536, dtype=dtype), meta(batch, 2048, 16, dtype=dtype)
+    A, D = meta(1536, 16), meta(1536)
+    _, _, checkpoints = scan._forward.run(u, u, A, B, B, D, u, D, True, None, None, True)
+    scan._backward.run(u, u, A, B, B, D, u, D, True, None, checkpoints, u, None)
+    names = ["chunk_state_kernel", "_state_passing_kernel"] * chunked + ["chunk_scan_kernel"]
+    names += ["chunk_state_backward_kernel", "_state_passing_kernel"] * chunked + ["chunk_scan_backward_kernel"]
+    check(compiled, names, tmp_path)
     for kernel in compiled:
-        assert spilled(kernel, tmp_path) <= 64, kernel.name
         exponentials = re.findall(r"ex2\.approx\.(?:ftz\.)?f32", kernel.asm["ptx"])
-        assert kernel.name == "_join_kernel" or exponentials.count("ex2.approx.ftz.f32") > len(exponentials) / 2
+        fast = exponentials.count("ex2.approx.ftz.f32")
+        assert kernel.name == "_state_passing_kernel" or fast > len(exponentials) / 2, kernel.name
+
+
+@pytest.mark.parametrize("activation", ["silu", None])
+def test_causal_conv1d(compiled, tmp_path, activation):
+    from seqconv_kernels.causal_conv1d import triton as conv
+
+    x, weight, bias, state = meta(8, 2048, 1536, dtype=BFLOAT), meta(1536, 4), meta(1536), meta(8, 3, 1536)
+    arguments = (x, weight, bias, activation, state, None)
+    conv.causal_conv1d.run(*arguments)
+    conv._backward.run(*arguments, x)
+    backward = ["_weight_gradient_kernel", "_input_gradient_kernel", "_state_gradient_kernel"]
+    check(compiled, ["_forward_kernel", *backward], tmp_path)
+
+
+def test_linear_scan(compiled, tmp_path):
+    from seqconv_kernels.linear_scan import triton as scan
+
+    x = meta(8, 2048, 1536)
+    scan.linear_scan.run(x, x, meta(8, 1536))
+    scan._adjoint.run(x, x)
+    check(compiled, ["_chunk_state_kernel", "_state_passing_kernel", "_chunk_scan_kernel"] * 2, tmp_path)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_vandermonde(compiled, tmp_path, parts):
+    from seqconv_kernels.ssm_kernel import triton as products
+
+    residues, poles = meta(1, 256, 32, parts), meta(256, 32, parts)
+    taps = products._vandermonde.run(residues, poles, 16384)
+    products._vandermonde_backward.run(residues, poles, taps)
+    check(compiled, ["taps_kernel", "poles_kernel"], tmp_path, products=True)
+
+
+def test_cauchy(compiled, tmp_path):
+    from seqconv_kernels.ssm_kernel import triton as products
+
+    v, poles = meta(1, 256, 32, 2), meta(256, 32, 2)
+    r = products._cauchy.run(v, poles, 16384)
+    products._cauchy_backward.run(v, poles, 16384, r)
+    check(compiled, ["resolvents_kernel", "pairs_kernel"], tmp_path)

@@ -1,8 +1,8 @@
-"""What the Triton implementations share: the reasons for refusing a call, launching, cutting sequences into chunks.
+"""What the Triton implementations share on the host: when a call is unsupported, launching, splitting into chunks.
 
 Importing this module imports no Triton. The kernels run on a GPU, or on CPU tensors inside Triton's interpreter where
-``TRITON_INTERPRET=1`` was set before Triton was first imported. They load every dtype into float32 (or float64) at
-once: the interpreter's arithmetic in bfloat16 is wrong without a word.
+``TRITON_INTERPRET=1`` was set before Triton was first imported. They convert every dtype to float32 (or float64) right
+after loading it: the interpreter's arithmetic in bfloat16 is silently wrong.
 """
 
 import os
@@ -44,28 +44,28 @@ unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuse(call: Call, *, activation: str, parameters: Iterable[str] = ()) -> str | None:
-    """Why no Triton kernel serves the call, or ``None``.
+    """Why no Triton kernel supports the call, or ``None``.
 
     Args:
-        activation: name of the tensor whose dtype decides that of the sums: float64 for float64, else float32.
-        parameters: names of the tensors that enter the sums as they are, so must not be wider than them.
+        activation: name of the tensor whose dtype decides that of the accumulators: float64 for float64, else float32.
+        parameters: names of the tensors that enter the accumulators as they are, so must not be wider than them.
     """
     reason: str | None = unavailable(call.device_type)
     if reason is not None:
         return reason
     tensors = call.given()
-    sums = sums_dtype(tensors[activation])
+    accumulator = accumulator_dtype(tensors[activation])
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES and (tensor.is_floating_point() or tensor.is_complex()):
             return f"{name} has dtype {tensor.dtype}, wanted float32, float64, bfloat16 or float16"
-        if name in parameters and torch.promote_types(tensor.dtype, sums) != sums:
-            return f"{name} of dtype {tensor.dtype} is wider than the sums, {sums}"
+        if name in parameters and torch.promote_types(tensor.dtype, accumulator) != accumulator:
+            return f"{name} of dtype {tensor.dtype} is wider than the accumulators, {accumulator}"
     if not torch.compiler.is_compiling() and transformed():
         return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
     return None
 
 
-def sums_dtype(tensor: Tensor) -> torch.dtype:
+def accumulator_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype in which a kernel adds up what it loads from such a tensor."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
@@ -81,44 +81,47 @@ def count_segments(cu_seqlens: Tensor | None, batch: int | torch.SymInt) -> int 
 
 
 class Chunks(NamedTuple):
-    """Runs of positions that cross no bound; positions count on through the batch, packed or not.
+    """Chunks of consecutive tokens, none of which crosses from one segment (sequence) to the next.
 
-    A packed batch may end in empty chunks, so that their number follows from shapes alone.
+    A token counts on through the batch, packed or not. A packed batch may end in empty chunks, so that their number
+    follows from shapes alone and nothing waits for the GPU.
 
     Attributes:
-        starts: first position of each chunk.
-        stops: position after the last one of each chunk.
+        starts: first token of each chunk.
+        stops: token after the last one of each chunk.
         segments: segment of each chunk.
-        bounds: of the segments: where each starts, and the end.
-        first: the first chunk of each segment, and the end.
+        cu_seqlens: first token of each segment, and the end.
+        offsets: first chunk of each segment, and the end.
     """
 
     starts: Tensor
     stops: Tensor
     segments: Tensor
-    bounds: Tensor
-    first: Tensor
+    cu_seqlens: Tensor
+    offsets: Tensor
 
     @classmethod
-    def cut(cls, cu_seqlens: Tensor | None, x: Tensor, size: int) -> "Chunks":
-        """Cut the sequences of ``x`` (batch, length, ...) into chunks of at most ``size``."""
+    def split(cls, cu_seqlens: Tensor | None, x: Tensor, size: int) -> "Chunks":
+        """Split the sequences of ``x`` (batch, length, ...) into chunks of at most ``size`` tokens."""
         batch, length = x.shape[:2]
         if cu_seqlens is None:
-            return _even(batch, length, size, x.device)
-        return _cut(cu_seqlens.to(x.device, torch.int64), length // size + cu_seqlens.shape[0] - 1, size)
+            return _equal_lengths(batch, length, size, x.device)
+        # A segment of n tokens takes at most n // size + 1 chunks.
+        return _split(cu_seqlens.to(x.device, torch.int64), length // size + cu_seqlens.shape[0] - 1, size)
 
 
 @lru_cache(maxsize=64)
-def _even(batch: int, length: int, size: int, device: torch.device) -> Chunks:
-    """The chunks of a batch, which depend on its shape alone and are wanted at every step of a training."""
-    bounds = torch.arange(batch + 1, device=device) * length
-    return _cut(bounds, batch * -(-length // size), size)
+def _equal_lengths(batch: int, length: int, size: int, device: torch.device) -> Chunks:
+    """The chunks of a batch that is not packed: they depend on its shape alone and recur at every training step."""
+    cu_seqlens = torch.arange(batch + 1, device=device) * length
+    return _split(cu_seqlens, batch * -(-length // size), size)
 
 
-def _cut(bounds: Tensor, count: int, size: int) -> Chunks:
-    lengths = bounds.diff()
-    first = F.pad(((lengths + size - 1) // size).cumsum(0), (1, 0))
-    index = torch.arange(count, device=bounds.device)
-    segments = torch.searchsorted(first[1:], index, right=True).clamp(max=max(len(lengths) - 1, 0))
-    starts = bounds[segments] + (index - first[segments]) * size
-    return Chunks(starts, torch.minimum(starts + size, bounds[segments + 1]), segments, bounds, first)
+def _split(cu_seqlens: Tensor, count: int, size: int) -> Chunks:
+    lengths = cu_seqlens.diff()
+    offsets = F.pad(((lengths + size - 1) // size).cumsum(0), (1, 0))
+    index = torch.arange(count, device=cu_seqlens.device)
+    segments = torch.searchsorted(offsets[1:], index, right=True).clamp(max=max(len(lengths) - 1, 0))
+    starts = cu_seqlens[segments] + (index - offsets[segments]) * size
+    # A chunk after the last one of the last segment starts after its end: it is empty.
+    return Chunks(starts, torch.minimum(starts + size, cu_seqlens[segments + 1]), segments, cu_seqlens, offsets)

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from .._core.native import dense_rows
 from .._core.operators import operator
-from .._core.triton_support import Chunks, count_segments, on_device, sums_dtype
+from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
 from .triton_blocks import Sizes, numbers
 from .triton_kernels import View, forward_kernel, gradients_kernel, products_kernel, returns_kernel
 
@@ -98,12 +98,12 @@ class _Launch:
         q, k, v, log_decay, _ = inputs[:5]
         self.inputs, self.heads, self.segments = inputs, int(inputs.heads), int(inputs.segments)
         (batch, self.length, _, self.d_k), self.d_v = k.shape, v.shape[3]
-        self.tokens, self.sums, self.kept = batch * self.length, sums_dtype(q), q.dtype
+        self.tokens, self.sums, self.kept = batch * self.length, accumulator_dtype(q), q.dtype
         self.vector = log_decay is not None and log_decay.shape[3] > 1
         self.blocks = Sizes(self.d_k, self.d_v, q.dtype.itemsize == 2, self.vector, inputs.delta)
         self.chunk = self.blocks.chunk(self.length)
         self.levels = self.chunk.bit_length() - 1
-        self.cut = Chunks.cut(inputs.cu_seqlens, k, self.chunk)
+        self.cut = Chunks.split(inputs.cu_seqlens, k, self.chunk)
         self.chunks = len(self.cut.starts)
         self.views = [None if t is None else self.view(t) for t in inputs[:5]]
         self.numbers = numbers(q)
@@ -168,7 +168,7 @@ class _Launch:
         with on_device(final):
             forward_kernel[grid](
                 p.q, p.k, p.k_in, v, p.log_decay, p.beta, p.qk, p.mixing, p.total, initial, o, errors, states, final,
-                self.cut.bounds, self.cut.first, self.length, *self.sizes, *constants, **options,
+                self.cut.cu_seqlens, self.cut.offsets, self.length, *self.sizes, *constants, **options,
             )  # fmt: skip
         return final
 
@@ -191,7 +191,7 @@ class _Launch:
         with on_device(dq):
             returns_kernel[grid](
                 p.q, p.k, p.k_in, e, g, p.log_decay, beta, p.qk, p.mixing, p.total, dfinal, dv, dbeta,
-                leaving, dinitial, self.cut.bounds, self.cut.first, *sizes, *constants, **options,
+                leaving, dinitial, self.cut.cu_seqlens, self.cut.offsets, *sizes, *constants, **options,
             )  # fmt: skip
             gradients_kernel[(self.chunks, self.heads, rows)](
                 q, k, log_decay, beta, g, e, dv, states, leaving, dq, dk, ddecay, *self.cut[:2], *sizes,
@@ -216,7 +216,7 @@ class _Products(NamedTuple):
 def _outputs(inputs: Inputs) -> tuple[Tensor, Tensor]:
     (batch, length, _, d_v), q = inputs.v.shape, inputs.q
     state = (inputs.segments, inputs.heads, q.shape[3], d_v)
-    return q.new_empty(batch, length, inputs.heads, d_v), q.new_empty(state, dtype=sums_dtype(q))
+    return q.new_empty(batch, length, inputs.heads, d_v), q.new_empty(state, dtype=accumulator_dtype(q))
 
 
 @operator("linear_attention_triton", lambda *a: _outputs(Inputs(*a)))

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._core.triton_functions import TYPES
-from .._core.triton_support import interpreted, sums_dtype
+from .._core.triton_support import accumulator_dtype, interpreted
 
 CHUNK = 64
 MULTIPROCESSORS = 128  # programs that a large GPU wants at least
@@ -87,5 +87,5 @@ def numbers(q: Tensor) -> tuple[Any, ...]:
     The interpreter's arithmetic in bfloat16 is wrong.
     """
     narrow = {torch.float16: tl.float16, torch.bfloat16: tl.float32 if interpreted() else tl.bfloat16}
-    wide = TYPES[sums_dtype(q)]
+    wide = TYPES[accumulator_dtype(q)]
     return wide, narrow.get(q.dtype, wide), "tf32x3" if q.dtype == torch.float32 else "ieee"

@@ -1,7 +1,8 @@
-"""dilated_conv on the short convolution in Triton: a dilation is an axis.
+"""Stacked dilated convolutions in Triton: every level is a dense short convolution on a reshaped tensor.
 
-With ``t = r d + p`` a level of dilation d is a dense convolution along r, its phases p side by side with the channels;
-``(batch, length, channels)`` in memory is ``(batch, length / d, d channels)`` already. The same holds of the history.
+With ``t = r d + p`` a level of dilation d convolves along r alone; its d phases p are independent, like channels. In
+memory ``(batch, length, channels)`` is ``(batch, length / d, d channels)`` already, so the reshape copies nothing and
+:mod:`..causal_conv1d.triton` does the work, forward and backward. The same holds for the history of a level.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from .._core.precision import accumulation_dtype
 from ..causal_conv1d.triton import BLOCK_C, causal_conv1d
 from .reference import ACTIVATIONS, level
 
-WIDEST = 65535 * BLOCK_C
-"""Channels that fill the second axis of a grid."""
+MAX_CHANNELS = 65535 * BLOCK_C
+"""Channels that the second axis of a grid can hold: CUDA allows 65,535 blocks on it."""
 
 
 def dilated_conv(
@@ -26,34 +27,37 @@ def dilated_conv(
     history: Sequence[Tensor] | None,
     keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The output, and the histories after it if they are kept: level by level, a SiLU fused to the level before it."""
+    """The output, and the history after the call if ``keep``: level by level, each with its SiLU in the same kernel."""
     dtype = accumulation_dtype(x, weight)
     a, after = x.to(dtype), []
     for i, (taps, dilation) in enumerate(zip(weight.to(dtype), dilations, strict=True)):
         past = None if history is None else history[i].to(dtype)
         if keep:
-            after.append(_heard(a, past, (taps.shape[1] - 1) * dilation))
+            after.append(_next_history(a, past, (taps.shape[1] - 1) * dilation))
         between = activation if i + 1 < len(dilations) else None
-        if taps.shape[1] == 1 or dilation > a.shape[1] or dilation * a.shape[2] > WIDEST:
+        # One tap is a product, and a dilation beyond the length leaves one row: no convolution to run.
+        if taps.shape[1] == 1 or dilation > a.shape[1] or dilation * a.shape[2] > MAX_CHANNELS:
             a = level(a, taps, dilation, past)
         else:
-            a = _dense(a, taps, dilation, past, "silu" if between == "silu" else None)
+            a = _dense_level(a, taps, dilation, past, "silu" if between == "silu" else None)
             between = None if between == "silu" else between
         a = a if between is None else ACTIVATIONS[between](a)
     return a.to(x.dtype), tuple(after)
 
 
-def _dense(a: Tensor, taps: Tensor, dilation: int, past: Tensor | None, activation: str | None) -> Tensor:
+def _dense_level(a: Tensor, taps: Tensor, dilation: int, past: Tensor | None, activation: str | None) -> Tensor:
+    """One level as a convolution over ``length / dilation`` rows of ``dilation * channels`` channels."""
     batch, length, channels = a.shape
-    rows, wide = -(-length // dilation), dilation * channels
-    steps = F.pad(a, (0, 0, 0, rows * dilation - length)).reshape(batch, rows, wide)
-    state = None if past is None else past.reshape(batch, taps.shape[1] - 1, wide)
+    rows, width = -(-length // dilation), dilation * channels
+    steps = F.pad(a, (0, 0, 0, rows * dilation - length)).reshape(batch, rows, width)
+    state = None if past is None else past.reshape(batch, taps.shape[1] - 1, width)
+    # dilated_conv counts lags, causal_conv1d positions: the taps are reversed, and the same for all phases.
     y: Tensor = causal_conv1d(steps, taps.flip(1).repeat(dilation, 1), None, activation, state, None)
     return y.reshape(batch, rows * dilation, channels)[:, :length]
 
 
-def _heard(a: Tensor, past: Tensor | None, reach: int) -> Tensor:
-    """The last ``reach`` inputs of a level, its past (zeros if ``None``) in front; a copy, for steps write into it."""
+def _next_history(a: Tensor, past: Tensor | None, reach: int) -> Tensor:
+    """The last ``reach`` inputs of a level, after its past (zeros if ``None``); a copy, as steps write into it."""
     missing = reach - a.shape[1]
     if missing <= 0:
         return a[:, a.shape[1] - reach :].clone()

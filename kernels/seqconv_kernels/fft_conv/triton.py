@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.double_backward import composed_gradients, differentiate_again
 from .._core.operators import operator, typed_like
-from .._core.triton_support import on_device, sums_dtype
+from .._core.triton_support import accumulator_dtype, on_device
 from . import reference
 from .triton_passes import Convolution, Output, Signal
 
@@ -52,7 +52,7 @@ def fft_conv(
         return y
     convolution, past = _plan(u, h, history, frequency_limit)
     with on_device(u):
-        spectrum = convolution.spectrum(_filter(h, skip, convolution.heard, sums_dtype(u)))
+        spectrum = convolution.spectrum(_filter(h, skip, convolution.heard, accumulator_dtype(u)))
         convolution.run(spectrum, _signal(u, pre_gate, history), Output(y, post_gate, past))
     return y
 
@@ -79,7 +79,7 @@ def _backward(
     heard = _signal(u, pre_gate, history)
     dz = Signal(dy, post_gate, past)
     with on_device(u):
-        spectrum = convolution.spectrum(_filter(h, skip, convolution.heard, sums_dtype(u)))
+        spectrum = convolution.spectrum(_filter(h, skip, convolution.heard, accumulator_dtype(u)))
         if post_gate is not None:
             convolution.run(spectrum, heard, Output(dpost, dy, past))
         if history is None:
@@ -103,7 +103,7 @@ def _backward(
 def _gradients(
     u: Tensor, h: Tensor, skip: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, history: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dtype = sums_dtype(u)
+    dtype = accumulator_dtype(u)
     return (
         torch.empty_like(u),
         h.new_empty(h.shape, dtype=dtype),

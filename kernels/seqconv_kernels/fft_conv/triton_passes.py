@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._core.triton_functions import TYPES
-from .._core.triton_support import sums_dtype
+from .._core.triton_support import accumulator_dtype
 from .plan import TILES, Plan, forward_scale, inverse_scale, outer_tables, spectral_mask, tables
 from .triton_kernels import convolve_kernel, correlate_kernel, response_kernel, spectrum_kernel, turn_kernel
 from .triton_outer import outer_inverse_kernel, outer_kernel
@@ -72,7 +72,7 @@ class Convolution:
         self.grid = (triton.cdiv(self.series, self.lanes),)
         self.tile = (plan.rows, plan.columns, len(plan.kept))
         self.sizes = (*self.tile, self.lanes)
-        self.types = (TYPES[sums_dtype(u)], "tf32x3" if self.dtype == torch.float32 else "ieee")
+        self.types = (TYPES[accumulator_dtype(u)], "tf32x3" if self.dtype == torch.float32 else "ieee")
         self.tables = tables(plan, self.dtype, u.device)
         self.items = self.batch * plan.blocks
         self.parts = min(self.items, triton.cdiv(PROGRAMS, self.grid[0]))

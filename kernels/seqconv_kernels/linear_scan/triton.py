@@ -1,7 +1,22 @@
-"""The real diagonal scan in Triton: chunks side by side, the states between them, then the chunks again from these.
+"""The real diagonal scan in Triton, ``h[t] = a[t] h[t-1] + x[t]`` over (length, channels): a chunked scan.
 
-Backwards in time runs the adjoint, ``d[t] = g[t] + a[t+1] d[t+1]``; the gradient of either is made of the other.
-:func:`join`, the step between the chunks, serves every scan that is cut into chunks.
+Three kernels, as in every chunked scan (Mamba-2's ``chunk_state``, ``state_passing``, ``chunk_scan``):
+
+1. *chunk_state*: all chunks in parallel, each from a state of zero: its final state and its total decay, the product
+   of its factors;
+2. *state_passing*: sequential over the chunks of a segment, but only one multiply-add per chunk and channel:
+   ``S <- decay[c] S + state[c]``;
+3. *chunk_scan*: all chunks in parallel, each from the state that enters it; this writes the output.
+
+So a and x are read twice and h is written once, and nothing is divided by a decay: a factor of zero is a clean reset.
+
+The adjoint runs backwards in time: with ``g[t] = dL/dh[t]`` as the output receives it, and ``d[t]`` the gradient that
+reaches h[t] on all paths,
+
+    d[t] = g[t] + a[t+1] d[t+1],      dx[t] = d[t],      da[t] = d[t] h[t-1],      dstate = a[0] d[0]
+
+It is the same scan with the factors shifted by one step, so the same kernels run it (``BACKWARDS``), and the gradient
+of either scan is made of the other. :func:`state_passing` serves every op whose state decays by elementwise factors.
 """
 
 from typing import Any, no_type_check
@@ -15,133 +30,150 @@ from .._core.operators import operator
 from .._core.triton_support import Chunks, on_device
 
 BLOCK = 128
-LEAST_CHUNK = 32
-AHEAD = 8
+"""Channels of a program: one per thread of four warps, so that a row is read in full 512-byte lines (float32)."""
+MIN_CHUNK = 32
+"""Steps of the shortest chunk; a longer sequence takes about its square root, which balances kernels 2 and 3."""
+PREFETCH = 8
+"""Chunks whose states are loaded before any is used: state_passing would else wait for memory at every chunk."""
 
 
 @triton.jit
 @no_type_check
-def _factor(a, t, last, c, channels, BACKWARDS: tl.constexpr):
-    """The factor that leads to step t; backwards it is that of the step after, and none at the end of a segment."""
+def _load_factor(a, t, end, c, channels, BACKWARDS: tl.constexpr):
+    """The factor that leads to step t; backwards it is a[t+1], and zero at the last step of a segment."""
     if BACKWARDS:
-        return tl.load(a + (t + 1) * channels + c, mask=c < tl.where(t + 1 < last, channels, 0), other=0)
+        # One past the last step belongs to the next segment, whose gradient must not flow into this one.
+        return tl.load(a + (t + 1) * channels + c, mask=c < tl.where(t + 1 < end, channels, 0), other=0)
     return tl.load(a + t * channels + c, mask=c < channels, other=0)
 
 
 @triton.jit
 @no_type_check
-def _ends_kernel(
-    a, x, ends, decays, starts, stops, segments, bounds, channels, BACKWARDS: tl.constexpr, BLOCK: tl.constexpr
+def _chunk_state_kernel(
+    a, x, states, decays, starts, stops, segments, cu_seqlens, channels, BACKWARDS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """What each chunk makes of a state of zero, and its product of factors."""
+    """Final state of each chunk from an initial state of zero, and its total decay.
+
+    Grid (chunks, blocks of channels). A program owns one chunk of BLOCK channels, a thread one channel. It streams the
+    rows of ``a`` and ``x`` in (reversed) time order and accumulates both results in registers.
+    """
     chunk, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    start, stop, live = tl.load(starts + chunk), tl.load(stops + chunk), c < channels
-    last = tl.load(bounds + tl.load(segments + chunk) + 1)
-    h, decay = tl.zeros([BLOCK], ends.dtype.element_ty), tl.full([BLOCK], 1, ends.dtype.element_ty)
+    start, stop, valid = tl.load(starts + chunk), tl.load(stops + chunk), c < channels
+    end = tl.load(cu_seqlens + tl.load(segments + chunk) + 1)
+    h, decay = tl.zeros([BLOCK], states.dtype.element_ty), tl.full([BLOCK], 1, states.dtype.element_ty)
+    # Loads do not depend on h, so unrolling lets four steps' loads be in flight at once.
     for i in tl.range(0, stop - start, loop_unroll_factor=4):
         t = stop - 1 - i if BACKWARDS else start + i
-        factor = _factor(a, t, last, c, channels, BACKWARDS)
-        h = factor * h + tl.load(x + t * channels + c, mask=live, other=0)
+        factor = _load_factor(a, t, end, c, channels, BACKWARDS)
+        h = factor * h + tl.load(x + t * channels + c, mask=valid, other=0)
         decay *= factor
-    tl.store(ends + chunk * channels + c, h, mask=live)
-    tl.store(decays + chunk * channels + c, decay, mask=live)
+    tl.store(states + chunk * channels + c, h, mask=valid)
+    tl.store(decays + chunk * channels + c, decay, mask=valid)
 
 
 @triton.jit
 @no_type_check
-def _states_kernel(
-    a, x, entering, out, starts, stops, segments, bounds, channels, BACKWARDS: tl.constexpr, BLOCK: tl.constexpr
+def _chunk_scan_kernel(
+    a, x, entering, out, starts, stops, segments, cu_seqlens, channels, BACKWARDS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """All states of each chunk from the one that enters it."""
+    """All states of each chunk from the state that enters it. Grid and streams as in :func:`_chunk_state_kernel`."""
     chunk, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    start, stop, live = tl.load(starts + chunk), tl.load(stops + chunk), c < channels
-    last = tl.load(bounds + tl.load(segments + chunk) + 1)
-    h = tl.load(entering + chunk * channels + c, mask=live, other=0)
+    start, stop, valid = tl.load(starts + chunk), tl.load(stops + chunk), c < channels
+    end = tl.load(cu_seqlens + tl.load(segments + chunk) + 1)
+    h = tl.load(entering + chunk * channels + c, mask=valid, other=0)
     for i in tl.range(0, stop - start, loop_unroll_factor=4):
         t = stop - 1 - i if BACKWARDS else start + i
-        h = _factor(a, t, last, c, channels, BACKWARDS) * h
-        h += tl.load(x + t * channels + c, mask=live, other=0)
-        tl.store(out + t * channels + c, h, mask=live)
+        h = _load_factor(a, t, end, c, channels, BACKWARDS) * h
+        h += tl.load(x + t * channels + c, mask=valid, other=0)
+        tl.store(out + t * channels + c, h, mask=valid)
 
 
 @triton.jit
 @no_type_check
-def _join_kernel(
-    decays, ends, initial, final, first, width, inner,
-    BACKWARDS: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
+def _state_passing_kernel(
+    decays, states, initial, final, offsets, width, inner,
+    BACKWARDS: tl.constexpr, PREFETCH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """From chunk to chunk of a segment; AHEAD of them are loaded at a time, for the loads to overlap."""
+    """``S <- decay[c] S + states[c]`` over the chunks of a segment; states[c] becomes the state that enters chunk c.
+
+    Grid (segments, blocks of the state's elements). A program owns BLOCK elements of the state of one segment, keeps
+    them in registers, and streams ``decays`` and ``states`` chunk by chunk, PREFETCH of them ahead.
+    """
     segment, w = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    low, high, live = tl.load(first + segment), tl.load(first + segment + 1), w < width
-    h = tl.zeros([BLOCK], ends.dtype.element_ty)
+    low, high, valid = tl.load(offsets + segment), tl.load(offsets + segment + 1), w < width
+    h = tl.zeros([BLOCK], states.dtype.element_ty)
     if initial is not None:
-        h += tl.load(initial + segment * width + w, mask=live, other=0).to(ends.dtype.element_ty)
-    for i in tl.range(0, high - low, AHEAD):
-        near = high - 1 - i if BACKWARDS else low + i
+        h += tl.load(initial + segment * width + w, mask=valid, other=0).to(states.dtype.element_ty)
+    for i in tl.range(0, high - low, PREFETCH):
+        nearest = high - 1 - i if BACKWARDS else low + i
+        # First all loads of the group, then its chain of multiply-adds: the latency of memory is paid once per group.
         loaded = ()
-        for j in tl.static_range(AHEAD):
-            chunk = near - j if BACKWARDS else near + j
-            there = w < tl.where(high - low > i + j, width, 0)
-            decay = tl.load(decays + chunk * (width // inner) + w // inner, mask=there, other=1)
-            loaded += (decay, tl.load(ends + chunk * width + w, mask=there, other=0))
-        for j in tl.static_range(AHEAD):
-            chunk = near - j if BACKWARDS else near + j
-            tl.store(ends + chunk * width + w, h, mask=w < tl.where(high - low > i + j, width, 0))
+        for j in tl.static_range(PREFETCH):
+            chunk = nearest - j if BACKWARDS else nearest + j
+            exists = w < tl.where(high - low > i + j, width, 0)
+            decay = tl.load(decays + chunk * (width // inner) + w // inner, mask=exists, other=1)
+            loaded += (decay, tl.load(states + chunk * width + w, mask=exists, other=0))
+        for j in tl.static_range(PREFETCH):
+            chunk = nearest - j if BACKWARDS else nearest + j
+            # In place: what a chunk adds was loaded above, so its slot is free for the state that enters it.
+            tl.store(states + chunk * width + w, h, mask=w < tl.where(high - low > i + j, width, 0))
             h = loaded[2 * j] * h + loaded[2 * j + 1]
-    tl.store(final + segment * width + w, h, mask=live)
+    tl.store(final + segment * width + w, h, mask=valid)
 
 
-def join(
-    decays: Tensor, ends: Tensor, initial: Tensor | None, first: Tensor, *, backwards: bool = False, inner: int = 1
+def state_passing(
+    decays: Tensor, states: Tensor, initial: Tensor | None, offsets: Tensor, *, backwards: bool = False, inner: int = 1
 ) -> Tensor:
-    """Run ``S <- decays[c] S + ends[c]`` over the chunks of every segment; return the last states.
+    """Run ``S <- decays[c] S + states[c]`` over the chunks of every segment; return the final states.
 
     Args:
-        decays: (chunks, width / inner), each factor for ``inner`` neighbours of the state.
-        ends: (chunks, width); overwritten by the states that enter the chunks.
+        decays: (chunks, width / inner), each factor for ``inner`` neighbouring elements of the state.
+        states: (chunks, width), what each chunk adds; overwritten by the states that enter the chunks.
         initial: (segments, width), or ``None`` for zero.
-        first: the first chunk of each segment, and the end.
+        offsets: first chunk of each segment, and the end.
         backwards: from the last chunk of each segment to its first.
-        inner: neighbours that share a factor.
+        inner: neighbouring elements that share a factor.
     """
-    segments, width = len(first) - 1, ends.shape[1]
-    final = ends.new_empty(segments, width)
-    with on_device(ends):
-        _join_kernel[(segments, triton.cdiv(width, BLOCK))](
-            decays, ends, initial, final, first, width, inner, backwards, AHEAD, BLOCK
+    segments, width = len(offsets) - 1, states.shape[1]
+    final = states.new_empty(segments, width)
+    with on_device(states):
+        _state_passing_kernel[(segments, triton.cdiv(width, BLOCK))](
+            decays, states, initial, final, offsets, width, inner, backwards, PREFETCH, BLOCK
         )
     return final
 
 
-def _run(a: Tensor, x: Tensor, state: Tensor | None, backwards: bool) -> Tensor:
+def _scan(a: Tensor, x: Tensor, state: Tensor | None, backwards: bool) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
     a, x, channels = a.contiguous(), x.contiguous(), x[0, 0].numel()
-    size = max(LEAST_CHUNK, triton.next_power_of_2(int(x.shape[1] ** 0.5)))
-    cut = Chunks.cut(None, x, size)
-    ends, decays = x.new_empty(2, len(cut.starts), channels)
-    grid = (len(cut.starts), triton.cdiv(channels, BLOCK))
+    size = max(MIN_CHUNK, triton.next_power_of_2(int(x.shape[1] ** 0.5)))
+    chunks = Chunks.split(None, x, size)
+    states, decays = x.new_empty(2, len(chunks.starts), channels)
+    grid = (len(chunks.starts), triton.cdiv(channels, BLOCK))
     with on_device(x):
-        _ends_kernel[grid](a, x, ends, decays, *cut[:4], channels, backwards, BLOCK)
-        join(decays, ends, None if state is None else state.contiguous(), cut.first, backwards=backwards)
-        _states_kernel[grid](a, x, ends, out, *cut[:4], channels, backwards, BLOCK)
+        _chunk_state_kernel[grid](a, x, states, decays, *chunks[:4], channels, backwards, BLOCK)
+        initial = None if state is None else state.contiguous()
+        state_passing(decays, states, initial, chunks.offsets, backwards=backwards)
+        _chunk_scan_kernel[grid](a, x, states, out, *chunks[:4], channels, backwards, BLOCK)
     return out
 
 
 @operator("linear_scan_triton", lambda a, x, state: x.new_empty(x.shape))
 def linear_scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
     """h[t] = a[t] h[t-1] + x[t] along axis 1; all tensors of one real dtype."""
-    return _run(a, x, state, backwards=False)
+    return _scan(a, x, state, backwards=False)
 
 
 @operator("linear_scan_triton_adjoint", lambda a, g: g.new_empty(g.shape))
 def _adjoint(a: Tensor, g: Tensor) -> Tensor:
     """d[t] = g[t] + a[t+1] d[t+1] along axis 1."""
-    return _run(a, g, None, backwards=True)
+    return _scan(a, g, None, backwards=True)
 
 
-def _delayed(h: Tensor, first: Tensor) -> Tensor:
+def _shift(h: Tensor, first: Tensor) -> Tensor:
+    """``h[t-1]``, with ``first`` before the first step."""
     return torch.cat([first[:, None], h[:, :-1]], dim=1)
 
 
@@ -150,9 +182,10 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """da[t] = d[t] h[t-1], dx[t] = d[t], dstate = a[0] d[0]."""
     a, state, h = ctx.saved_tensors
     dx = _adjoint(a, grad)
-    return dx * _delayed(h, state), dx, dx[:, 0] * a[:, 0]
+    return dx * _shift(h, state), dx, dx[:, 0] * a[:, 0]
 
 
 def _save_adjoint(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -160,10 +193,11 @@ def _save_adjoint(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> No
 
 
 def _differentiate_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``d = adjoint(a, g)``: dg is the forward scan of the gradient, and ``da[t] = d[t] dg[t-1]``."""
     a, d = ctx.saved_tensors
-    nothing = torch.zeros_like(d[:, 0])
-    dg = linear_scan(a, grad, nothing)
-    return d * _delayed(dg, nothing), dg
+    zero = torch.zeros_like(d[:, 0])
+    dg = linear_scan(a, grad, zero)
+    return d * _shift(dg, zero), dg
 
 
 linear_scan.differentiate(_save, _differentiate)
