@@ -1,14 +1,17 @@
-"""seqconv: long-sequence models, every mixer behind one interface."""
+"""seqconv: long-sequence models, every mixer behind one interface.
 
+Importing the package registers its models with transformers' Auto classes and does nothing else: each name below is
+imported at its first use.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .hf import SeqConvConfig, load, register_auto_classes
-from .mixer import Mixer
-from .parameters import parameter_groups
-from .registry import create_mixer, list_mixers, mixer_config, register
-from .state import State
+from .hf import MODELS, SeqConvConfig, load, register_auto_classes
 
 if TYPE_CHECKING:
+    from ._create_mixer import create_mixer
+    from .distill import distill
     from .hf.classification import (
         SeqConvForAudioClassification,
         SeqConvForImageClassification,
@@ -17,6 +20,11 @@ if TYPE_CHECKING:
     )
     from .hf.language import SeqConvForCausalLM, SeqConvForMaskedLM
     from .hf.model import SeqConvModel
+    from .interop import from_original, list_checkpoints, list_originals, load_checkpoint
+    from .mixer import Mixer
+    from .parameters import parameter_groups
+    from .registry import list_mixers, mixer_config, register
+    from .state import State
 
 __all__ = [
     "Mixer",
@@ -30,15 +38,43 @@ __all__ = [
     "SeqConvModel",
     "State",
     "create_mixer",
+    "distill",
+    "from_original",
+    "list_checkpoints",
     "list_mixers",
+    "list_originals",
+    "load_checkpoint",
     "mixer_config",
     "parameter_groups",
     "register",
 ]
 
+_MODULES = {
+    "Mixer": "mixer",
+    "State": "state",
+    "create_mixer": "registry",
+    "from_original": "interop",
+    "list_checkpoints": "interop",
+    "list_mixers": "registry",
+    "list_originals": "interop",
+    "load_checkpoint": "interop",
+    "mixer_config": "registry",
+    "parameter_groups": "parameters",
+    "register": "registry",
+}
+"""The module of each name; model classes are those of :data:`seqconv.hf.MODELS`."""
+
 
 def __getattr__(name: str) -> Any:
-    return load(name)
+    if name == "distill":  # the package, which is called as its main function
+        return import_module(".distill", __name__)
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name) if name in _MODULES else load(name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *MODELS})
 
 
 register_auto_classes()

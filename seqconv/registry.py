@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
-from importlib import import_module
 from typing import Any, TypeVar
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
@@ -135,5 +134,7 @@ def check_mixer_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _entries() -> dict[str, MixerEntry]:
-    import_module("seqconv.mixers")
+    from .mixers import load_all
+
+    load_all()
     return _ENTRIES

@@ -9,6 +9,8 @@ from statistics import median
 
 import pytest
 
+from seqconv.hf import MODELS
+
 ROOT = Path(__file__).parents[1]
 PATHS = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'kernels')!r}]\n"
 
@@ -70,8 +72,68 @@ def test_import_loads_no_importer_of_an_original(needs_dispatcher):
     assert set(loaded) <= {"seqconv.interop.importer"}
 
 
-def test_few_names_at_the_front_door():
+def test_names_of_the_front_door():
+    """At most 25, each with what it is called in its own module; model classes not among them are found too."""
     import seqconv
 
-    assert len(seqconv.__all__) <= 15
-    assert all(hasattr(seqconv, name) for name in seqconv.__all__)
+    assert len(seqconv.__all__) <= 25
+    assert set(seqconv.__all__) <= set(dir(seqconv))
+    for name in {*seqconv.__all__, *MODELS} - {"distill"}:
+        assert getattr(seqconv, name).__name__ == name
+    with pytest.raises(AttributeError, match=r"'seqconv' has no attribute 'Nothing'"):
+        seqconv.Nothing  # noqa: B018
+
+
+LAZY = """
+import json
+import seqconv
+parts = ("mixers", "filters", "interop", "distill", "hf.model", "hf.language", "cli")
+early = [name for name in sys.modules if name.startswith(tuple(f"seqconv.{part}" for part in parts))]
+from seqconv.mixers import Mamba
+one = sorted(name for name in sys.modules if name.startswith("seqconv.mixers."))
+from seqconv.mixers import GatedLinearAttention, S4D, StripedHyena
+print(json.dumps([early, one, sorted(seqconv.list_mixers()), seqconv.create_mixer("mamba", 8).__class__ is Mamba]))
+"""
+
+
+def test_names_are_imported_at_their_first_use():
+    early, one, mixers, same = json.loads(python(LAZY).stdout)
+    assert early == []
+    assert one == ["seqconv.mixers.mamba"]
+    assert {"gla", "mamba", "tcnca"} <= set(mixers)
+    assert same
+
+
+def test_every_registered_class_is_a_name_of_the_package_of_mixers():
+    from seqconv import list_mixers, mixers
+    from seqconv.registry import mixer_entry
+
+    for name in list_mixers():
+        mixer = mixer_entry(name).mixer
+        if mixer.__module__.startswith("seqconv."):
+            assert getattr(mixers, mixer.__name__) is mixer
+    for name in ("Mambo", "Tensor", "_private"):
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'.*list_mixers"):
+            getattr(mixers, name)
+
+
+DISTILL = """
+from seqconv import create_mixer, distill
+import torch
+assert distill(create_mixer("hyena", 2, l_max=16), order=4).model.state_kind == "constant"
+from seqconv.distill import distill as function
+import seqconv.distill.certificate
+assert distill.distill is function and seqconv.distill is distill
+"""
+
+
+def test_distill_is_a_function_and_a_package():
+    """Python sets the name of a package to the module whenever one of its modules is imported."""
+    python(DISTILL)
+
+
+def test_the_stubs_hold_what_is_registered():
+    """Mend with ``python -m seqconv.cli.stub``."""
+    code = "from seqconv.cli.stub import stubs\n"
+    code += "print([str(p) for p, text in stubs().items() if p.read_text() != text])"
+    assert python(code).stdout.strip() == "[]"

@@ -1,4 +1,11 @@
-"""Distillation: long filters into small recurrences, with certificates."""
+"""Distillation: long filters into small recurrences, with certificates.
+
+The package is called as its main function too: after ``from seqconv import distill``, both ``distill(model, order=8)``
+and ``distill.distill_filter`` are what they say.
+"""
+
+import sys
+from types import ModuleType
 
 from .certificate import Certificate
 from .filter import distill_filter
@@ -6,3 +13,12 @@ from .model import DistilledModel, distill
 from .task import Distilled
 
 __all__ = ["Certificate", "Distilled", "DistilledModel", "distill", "distill_filter"]
+
+
+class _CallablePackage(ModuleType):
+    """A package and the function of the same name in one: importing a submodule always sets the package's name."""
+
+    __call__ = staticmethod(distill)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

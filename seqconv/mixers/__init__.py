@@ -1,10 +1,35 @@
-"""One file per mixer. Importing this package registers them all.
+"""One file per mixer: ``from seqconv.mixers import Mamba`` imports that of Mamba alone.
 
 To add a mixer: write ``seqconv/mixers/<name>.py`` with a class under ``@register``; nothing else is edited.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
 
-for _module in sorted(m.name for m in iter_modules(__path__)):
-    import_module(f"{__name__}.{_module}")
+from ..mixer import Mixer
+
+_NAMES = sorted(m.name for m in iter_modules(__path__))
+
+
+def load_all() -> list[ModuleType]:
+    """Import the file of every mixer, which registers it."""
+    return [import_module(f"{__name__}.{name}") for name in _NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    for module in _candidates(name):
+        value = getattr(module, name, None)
+        if isinstance(value, type) and issubclass(value, Mixer) and value.__module__ == module.__name__:
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; seqconv.list_mixers() names the mixers")
+
+
+def _candidates(name: str) -> list[ModuleType]:
+    """The module whose name the class bears, if there is one (``StripedHyena``, ``striped_hyena``), or all of them."""
+    if name.startswith("_"):
+        return []
+    named = [module for module in _NAMES if module.replace("_", "") == name.lower()]
+    return [import_module(f"{__name__}.{module}") for module in named] or load_all()
