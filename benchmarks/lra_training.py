@@ -78,8 +78,8 @@ def _copy_layer(mixer: Any, layer: Any) -> None:
         "frequency": space.A.imag,
         "C": torch.view_as_real(space.C * space.B),
         "D": mixer.D[0],
-        "output.weight": mixer.output_linear.weight[..., None],
-        "output.bias": mixer.output_linear.bias,
+        "output.weight": mixer.out_proj.weight[..., None],
+        "output.bias": mixer.out_proj.bias,
     }
     layer.load_state_dict(values)
 

@@ -18,7 +18,7 @@ from seqconv.convolution.long_convolution import LongConvolution, convolve
 from seqconv_kernels._core.errors import unknown_name
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "no mixing": {"bidirectional": False, "l_max": 1, "truncate": True},
+    "no mixing": {"bidirectional": False, "truncation": 1},
     "time step x 0.001": {"dt_min": 1e-6, "dt_max": 1e-4},
     "circular": {},
 }

@@ -13,11 +13,11 @@ from seqconv_kernels import vandermonde
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from .base import Filter, Recurrence
+from .base import Recurrence, WideFilter
 from .diagonal import DiagonalSSM
 
 
-class EMAFilter(Filter):
+class EMAFilter(WideFilter):
     """Sum of n damped exponentials per channel.
 
     Args:
@@ -38,11 +38,18 @@ class EMAFilter(Filter):
             got = f"channels={channels}, d_state={d_state}, truncation={truncation}"
             raise argument_error("EMAFilter", got, "sizes of at least 1 (or truncation=None)", "correct the sizes")
         super().__init__(channels, max_length=truncation, recurrent=truncation is None or untruncated_steps)
-        self.delta = nn.Parameter(0.2 * torch.randn(channels, d_state))
-        self.alpha = nn.Parameter(0.2 * torch.randn(channels, d_state))
-        sign = 1.0 - 2.0 * (torch.arange(d_state) % 2)
-        self.beta = nn.Parameter(sign + 0.02 * torch.randn(channels, d_state))
-        self.gamma = nn.Parameter(torch.randn(channels, d_state))
+        size = (channels, d_state)
+        self.delta, self.alpha, self.beta, self.gamma = (nn.Parameter(torch.empty(size)) for _ in range(4))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """δ, α ~ N(0, 0.2²), β = ±1 in turn + N(0, 0.02²), γ ~ N(0, 1), as in the original."""
+        self.delta.normal_(std=0.2)
+        self.alpha.normal_(std=0.2)
+        sign = 1.0 - 2.0 * (torch.arange(self.beta.shape[1], device=self.beta.device) % 2)
+        self.beta.normal_(std=0.02).add_(sign)
+        self.gamma.normal_()
 
     def forward(self, length: int) -> Float[Tensor, "channels length"]:
         log_poles, residues = self._modes()

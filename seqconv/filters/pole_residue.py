@@ -46,11 +46,19 @@ class PoleResidueFilter(WideFilter):
             raise argument_error(
                 "PoleResidueFilter", got, "0 <= r_min < r_max < 1", "order the radii inside the unit circle"
             )
-        shape, dtype = (systems, d_state), wide_default_dtype()
-        radius = torch.empty(shape, dtype=dtype).uniform_(r_min**2, r_max**2).sqrt()
-        poles = torch.polar(radius, torch.empty(shape, dtype=dtype).uniform_(0, 2 * math.pi))
-        gain = torch.randn(*shape, 2, dtype=dtype) * ((1 - radius.square()) / d_state).sqrt()[..., None]
-        self.poles, self.residues = nn.Parameter(torch.view_as_real(poles).clone()), nn.Parameter(gain)
+        self.r_min, self.r_max = r_min, r_max
+        self.poles, self.residues = (
+            nn.Parameter(torch.empty(systems, d_state, 2, dtype=wide_default_dtype())) for _ in range(2)
+        )
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Poles uniform over the ring, residues normal with the variance that gives an output of unit variance."""
+        radius = torch.empty_like(self.poles[..., 0]).uniform_(self.r_min**2, self.r_max**2).sqrt()
+        angle = torch.empty_like(radius).uniform_(0, 2 * math.pi)
+        self.poles.copy_(torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1))
+        self.residues.normal_().mul_(((1 - radius.square()) / self.poles.shape[1]).sqrt()[..., None])
 
     def forward(self, length: int) -> Float[Tensor, "channels length"]:
         with torch.autocast(self.poles.device.type, enabled=False):

@@ -8,7 +8,7 @@ given, so that no power of Ad is needed in training; longer responses take ``C~ 
 is the parameter, and powers of the dense Ad make the response; so does the zero-order hold ``Ad = exp(dt A)``.
 """
 
-from typing import Any
+from typing import Annotated, TypedDict, Unpack
 
 import torch
 from jaxtyping import Complex, Float
@@ -19,22 +19,41 @@ from seqconv_kernels._core.checks import readable
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels.ssm_kernel import half_angle_nodes
 
+from ..options import Default, select_options, with_defaults
 from .base import Recurrence
 from .dense import DenseSSM, apply_power, binary_powers, dense_response
-from .state_space import StateSpace, StateSpaceFilter
+from .state_space import StateSpace, StateSpaceFilter, StateSpaceOptions
 
 DISCRETISATIONS = ("bilinear", "zoh")
+
+
+class _LowRankOptions(TypedDict, total=False):
+    disc: Annotated[str, Default("bilinear")]
+    l_max: Annotated[int | None, Default(None)]
+    rank: Annotated[int, Default(1)]
+    P_scale: Annotated[float, Default(1.0)]
+
+
+class S4FilterOptions(_LowRankOptions, StateSpaceOptions, total=False):
+    """Options of :class:`S4Filter`.
+
+    Attributes:
+        disc: ``"bilinear"`` or ``"zoh"``.
+        l_max: length at rate 1 that the parameter C~ is tuned for (bilinear only); longer responses remain exact.
+            ``None``: C itself is the parameter.
+        rank: of the low-rank part, at least that of the measure (``legt`` needs 2).
+        P_scale: factor of a random low-rank part.
+        d_state ... B_clip: see :class:`~seqconv.filters.state_space.StateSpaceOptions`.
+    """
 
 
 class S4Filter(StateSpaceFilter):
     """Impulse response of a diagonal plus low-rank state space, with its recurrence.
 
     Args:
-        disc: ``"bilinear"`` or ``"zoh"``.
-        l_max: length at rate 1 that the parameter C~ is tuned for (bilinear only); longer responses remain exact.
-            ``None``: C itself is the parameter.
-        rank: of the low-rank part; ``None`` for that of the measure (``legt`` needs 2).
-        features, **options: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
+        features: independent inputs.
+        heads: outputs per input, which share A, B, P and dt and have a C each.
+        **options: see :class:`S4FilterOptions`.
 
     Attributes:
         l_kernel: the length that C~ belongs to, 0 where the parameter is C; saved with the parameters.
@@ -45,32 +64,30 @@ class S4Filter(StateSpaceFilter):
 
     l_kernel: Tensor
 
-    def __init__(
-        self,
-        features: int,
-        *,
-        disc: str = "bilinear",
-        l_max: int | None = None,
-        rank: int = 1,
-        **options: Any,
-    ) -> None:
+    def __init__(self, features: int, *, heads: int = 1, **options: Unpack[S4FilterOptions]) -> None:
+        o = with_defaults(S4FilterOptions, options, "S4Filter")
+        disc, l_max = o["disc"], o["l_max"]
         if disc not in DISCRETISATIONS:
             raise unknown_name("S4Filter", "disc", disc, DISCRETISATIONS)
         if l_max is not None and (l_max < 1 or disc == "zoh"):
             got = f"l_max={l_max} with disc={disc!r}"
             raise argument_error("S4Filter", got, "a positive length, for disc='bilinear'", "leave l_max out")
-        super().__init__(
-            features,
-            rank=rank,
-            **options,
-        )
-        self.disc = disc
+        shared = select_options(StateSpaceOptions, options)
+        super().__init__(features, heads=heads, rank=o["rank"], P_scale=o["P_scale"], **shared)
+        self.disc, self.l_max = disc, l_max
         self._tuned_length = l_max or 0
         self.register_buffer("l_kernel", torch.tensor(self._tuned_length))
         self.register_load_state_dict_post_hook(_read_length)
-        if l_max is not None:
-            with torch.no_grad():
-                self.C.copy_(truncated_C(self, l_max))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """As the base class; then C~ for the length to tune for."""
+        super().reset_parameters()
+        self._tuned_length = self.l_max or 0
+        self.l_kernel.fill_(self._tuned_length)
+        if self.l_max is not None and not self.C.is_meta:
+            self.C.copy_(truncated_C(self, self.l_max))
 
     @property
     def tuned_length(self) -> int:
@@ -199,6 +216,6 @@ def _untruncated(A: Tensor, rows: Tensor, length: int) -> Tensor:
 
 
 def _read_length(filter: S4Filter, _: object) -> None:
-    """After loading: the number that stands for the buffer where it cannot be read cheaply."""
+    """After loading: the number used in place of the buffer where reading it would synchronise."""
     if filter.l_kernel.device.type != "meta":
         filter._tuned_length = int(filter.l_kernel)

@@ -5,7 +5,7 @@
 ``dss`` divides the zero-order hold by the sum of its powers over the length instead, and has no factor 2.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Inexact
@@ -14,34 +14,47 @@ from torch import Tensor
 from seqconv_kernels import vandermonde
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ..options import Default, select_options, with_defaults
 from .base import Recurrence
 from .diagonal import DiagonalSSM
-from .state_space import StateSpace, StateSpaceFilter
+from .state_space import StateSpace, StateSpaceFilter, StateSpaceOptions
 
 DISCRETISATIONS = ("zoh", "bilinear", "dss")
+
+
+class _DiscretisationOptions(TypedDict, total=False):
+    disc: Annotated[str, Default("zoh")]
+    dss_length: Annotated[int, Default(0)]
+    is_real: Annotated[bool, Default(False)]
+
+
+class S4DFilterOptions(_DiscretisationOptions, StateSpaceOptions, total=False):
+    """Options of :class:`S4DFilter`.
+
+    Attributes:
+        disc: ``"zoh"``, ``"bilinear"`` or ``"dss"``.
+        dss_length: taps over which ``dss`` normalises. 0: those asked for, as in the original; the response then
+            depends on the length, and there is no recurrence.
+        is_real: real poles instead of conjugate pairs.
+        d_state ... B_clip: see :class:`~seqconv.filters.state_space.StateSpaceOptions`.
+    """
 
 
 class S4DFilter(StateSpaceFilter):
     """Impulse response of a diagonal state space, with its recurrence.
 
     Args:
-        disc: ``"zoh"``, ``"bilinear"`` or ``"dss"``.
-        dss_length: taps over which ``dss`` normalises. 0: those asked for, as in the original; the response then
-            depends on the length, and there is no recurrence.
-        features, **options: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
+        features: independent inputs.
+        heads: outputs per input, which share A, B and dt and have a C each.
+        **options: see :class:`S4DFilterOptions`.
 
     Raises:
         ValueError: unknown discretisation, or as the base class.
     """
 
-    def __init__(
-        self,
-        features: int,
-        *,
-        disc: str = "zoh",
-        dss_length: int = 0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, features: int, *, heads: int = 1, **options: Unpack[S4DFilterOptions]) -> None:
+        o = with_defaults(S4DFilterOptions, options, "S4DFilter")
+        disc, dss_length = o["disc"], o["dss_length"]
         if disc not in DISCRETISATIONS:
             raise unknown_name("S4DFilter", "disc", disc, DISCRETISATIONS)
         if dss_length < 0 or (dss_length and disc != "dss"):
@@ -49,10 +62,13 @@ class S4DFilter(StateSpaceFilter):
             raise argument_error("S4DFilter", got, "a number of taps, for disc='dss'", "drop dss_length")
         super().__init__(
             features,
-            **options,
+            heads=heads,
+            is_real=o["is_real"],
             recurrent=disc != "dss" or dss_length > 0,
+            **select_options(StateSpaceOptions, options),
         )
         self.disc, self.dss_length = disc, dss_length
+        self.reset_parameters()
 
     def forward(self, length: int) -> Float[Tensor, "channels length"]:
         log_poles, residues = self._modes(length)

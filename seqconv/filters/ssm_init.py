@@ -7,7 +7,7 @@ spread several over the copies.
 """
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Complex128
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ..options import Default
 from .hippo import CORRECTIONS, nplr
 
 COMBINATIONS = {
@@ -43,7 +44,7 @@ class SSMInit(NamedTuple):
     V: Complex128[Tensor, "n_ssm d_state pairs"]
 
 
-class DiagonalOptions(NamedTuple):
+class DiagonalOptions(TypedDict, total=False):
     """Options of the diagonal initialisations.
 
     Attributes:
@@ -51,23 +52,24 @@ class DiagonalOptions(NamedTuple):
         real_scale, imag_scale: factors of the real and imaginary parts.
         imag_random: draw the indices n from U(0, N/2) instead of counting.
         B_init: ``constant`` 1, ``random`` normal, ``alternating`` signs, ``unit-cw``/``unit-ccw`` on the unit circle.
-        B_scale, P_scale: factors of B and of the (random) low-rank part.
+        B_scale: factor of B.
         normalize: scale B so that a random C gives a response of unit variance to a constant.
         B_clip: bound on the imaginary part of the B of HiPPO measures.
     """
 
-    real_random: bool = False
-    real_scale: float = 1.0
-    imag_random: bool = False
-    imag_scale: float = 1.0
-    B_init: str = "constant"
-    B_scale: float = 1.0
-    P_scale: float = 1.0
-    normalize: bool = False
-    B_clip: float | None = 2.0
+    real_random: Annotated[bool, Default(False)]
+    real_scale: Annotated[float, Default(1.0)]
+    imag_random: Annotated[bool, Default(False)]
+    imag_scale: Annotated[float, Default(1.0)]
+    B_init: Annotated[str, Default("constant")]
+    B_scale: Annotated[float, Default(1.0)]
+    normalize: Annotated[bool, Default(False)]
+    B_clip: Annotated[float | None, Default(2.0)]
 
 
-def initial_ssm(init: str, d_state: int, rank: int | None, n_ssm: int, options: DiagonalOptions) -> SSMInit:
+def initial_ssm(
+    init: str, d_state: int, rank: int | None, n_ssm: int, options: DiagonalOptions, *, P_scale: float = 1.0
+) -> SSMInit:
     """``n_ssm`` state spaces of a named initialisation or combination.
 
     Args:
@@ -76,7 +78,8 @@ def initial_ssm(init: str, d_state: int, rank: int | None, n_ssm: int, options: 
         d_state: real size of the state, even.
         rank: rank of the low-rank part; ``None`` for none asked.
         n_ssm: copies.
-        options: see :class:`DiagonalOptions`.
+        options: all of :class:`DiagonalOptions`.
+        P_scale: factor of a random low-rank part.
 
     Raises:
         ValueError: unknown name; ``n_ssm`` not a multiple of the combined ones; odd ``d_state``.
@@ -89,44 +92,50 @@ def initial_ssm(init: str, d_state: int, rank: int | None, n_ssm: int, options: 
         raise argument_error(
             "initial_ssm", f"d_state={d_state}", "an even number of at least 2", "keep conjugate pairs whole"
         )
-    parts = [_single(name, d_state, rank, n_ssm // len(names), options) for name in names]
+    parts = [_single(name, d_state, rank, n_ssm // len(names), options, P_scale) for name in names]
     poles, P, B, V = zip(*parts, strict=True)
     return SSMInit(torch.cat(poles), torch.cat(P, dim=1), torch.cat(B), torch.cat(V))
 
 
-def _single(name: str, d_state: int, rank: int | None, copies: int, options: DiagonalOptions) -> SSMInit:
+def _single(
+    name: str, d_state: int, rank: int | None, copies: int, options: DiagonalOptions, P_scale: float
+) -> SSMInit:
     family, _, kind = name.rpartition("-")
     kind = _ALIASES.get(kind, kind)
     if family in ("diag", "dplr") and kind in DIAGONAL:
-        return _diagonal(kind, d_state, 1 if rank is None else rank, copies, options, low_rank=family == "dplr")
+        scale = P_scale if family == "dplr" else None
+        return _diagonal(kind, d_state, 1 if rank is None else rank, copies, options, scale)
     if family == "" and kind in CORRECTIONS:
-        form = nplr(kind, d_state, rank, B_clip=options.B_clip)
+        form = nplr(kind, d_state, rank, B_clip=options["B_clip"])
         return SSMInit(
             form.poles.repeat(copies, 1), form.P[:, None].repeat(1, copies, 1), form.B.repeat(copies, 1),
             form.V.repeat(copies, 1, 1),
         )  # fmt: skip
     if family == "" and kind in DIAGONAL:
-        return _diagonal(kind, d_state, 1 if rank is None else rank, copies, options, low_rank=False)
+        return _diagonal(kind, d_state, 1 if rank is None else rank, copies, options, None)
     known = {*CORRECTIONS, *DIAGONAL, *(f"diag-{k}" for k in DIAGONAL), *COMBINATIONS}
     raise unknown_name("initial_ssm", "init", name, known)
 
 
-def _diagonal(kind: str, d_state: int, rank: int, copies: int, options: DiagonalOptions, *, low_rank: bool) -> SSMInit:
+def _diagonal(
+    kind: str, d_state: int, rank: int, copies: int, options: DiagonalOptions, P_scale: float | None
+) -> SSMInit:
+    """A diagonal initialisation; a low-rank part of zeros where ``P_scale`` is ``None``."""
     pairs = d_state // 2
     real, imaginary = _parts(kind, d_state, copies, options)
-    poles = torch.complex(-options.real_scale * real, -options.imag_scale * imaginary)
-    form = nplr("legs", d_state) if kind == "legs" or options.B_init in ("legs", "hippo") else None
-    B = (
-        _input_weights(options.B_init, d_state, copies) if form is None else form.B.repeat(copies, 1)
-    ) * options.B_scale
-    if options.normalize:
+    poles = torch.complex(-options["real_scale"] * real, -options["imag_scale"] * imaginary)
+    form = nplr("legs", d_state) if kind == "legs" or options["B_init"] in ("legs", "hippo") else None
+    B = (_input_weights(options["B_init"], d_state, copies) if form is None else form.B.repeat(copies, 1)) * options[
+        "B_scale"
+    ]
+    if options["normalize"]:
         B = B / (2 * (B / poles).abs().square().sum(-1, keepdim=True)).sqrt()
-    if form is not None and options.B_init in ("legs", "hippo"):
+    if form is not None and options["B_init"] in ("legs", "hippo"):
         P = torch.cat([form.P, form.P.new_zeros(max(0, rank - 1), pairs)])[:, None].repeat(1, copies, 1)
     else:
-        P = torch.randn(rank, copies, pairs, dtype=torch.complex128) * options.P_scale
+        P = torch.randn(rank, copies, pairs, dtype=torch.complex128) * (1.0 if P_scale is None else P_scale)
     eye = torch.eye(d_state, dtype=torch.complex128)[:, :pairs].repeat(copies, 1, 1)
-    return SSMInit(poles, P if low_rank else torch.zeros_like(P), B, eye)
+    return SSMInit(poles, torch.zeros_like(P) if P_scale is None else P, B, eye)
 
 
 def _parts(kind: str, d_state: int, copies: int, options: DiagonalOptions) -> tuple[Tensor, Tensor]:
@@ -134,11 +143,11 @@ def _parts(kind: str, d_state: int, copies: int, options: DiagonalOptions) -> tu
     pairs = d_state // 2
     uniform = torch.rand(copies, pairs, dtype=torch.float64)
     n = torch.arange(pairs, dtype=torch.float64).expand(copies, pairs)
-    n = pairs * torch.rand(copies, pairs, dtype=torch.float64) if options.imag_random else n
+    n = pairs * torch.rand(copies, pairs, dtype=torch.float64) if options["imag_random"] else n
     if kind == "real":
         count = torch.arange(1, pairs + 1, dtype=torch.float64).expand(copies, pairs)
-        return (pairs * uniform if options.real_random else count), torch.zeros_like(uniform)
-    real = uniform if options.real_random else torch.full_like(uniform, 0.5)
+        return (pairs * uniform if options["real_random"] else count), torch.zeros_like(uniform)
+    real = uniform if options["real_random"] else torch.full_like(uniform, 0.5)
     imaginary = {
         "random": lambda: torch.randn(copies, pairs, dtype=torch.float64).exp(),
         "lin": lambda: math.pi * n,

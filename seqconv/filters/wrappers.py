@@ -12,16 +12,25 @@ from .base import Filter, Recurrence
 
 
 class TruncatedFilter(Filter):
-    """The first ``taps`` taps of a filter in ``forward``; its recurrence, where it has one, goes on beyond them.
+    """The first ``taps`` taps of a filter; every later one is zero.
 
-    This is what S4's original does with sequences longer than the length it was tuned for; up to ``taps`` tokens all
-    forms agree.
+    A truncated response has no recurrence: steps keep the inputs that its taps still reach.
+
+    Args:
+        inner: the filter.
+        taps: how many are kept.
+        untruncated_steps: give the recurrence of the whole response in spite of the truncation, as some originals do:
+            steps then differ from the parallel form beyond the truncation.
+
+    Raises:
+        ValueError: ``taps < 1``.
     """
 
-    def __init__(self, inner: Filter, taps: int) -> None:
+    def __init__(self, inner: Filter, taps: int, *, untruncated_steps: bool = False) -> None:
         if taps < 1:
             raise argument_error("TruncatedFilter", f"taps={taps}", "at least 1", "keep one tap or more")
-        super().__init__(inner.channels, max_length=None if inner.recurrent else taps, recurrent=inner.recurrent)
+        recurrent = untruncated_steps and inner.recurrent
+        super().__init__(inner.channels, max_length=None if recurrent else taps, recurrent=recurrent)
         self.inner, self.taps = inner, taps
 
     def forward(self, length: int) -> Float[Tensor, "channels length"]:
@@ -29,7 +38,7 @@ class TruncatedFilter(Filter):
         return F.pad(cast(Tensor, self.inner(kept)), (0, length - kept))
 
     def recurrence(self) -> Recurrence | None:
-        return self.inner.recurrence()
+        return self.inner.recurrence() if self.recurrent else None
 
 
 class TapDropout(Filter):

@@ -1,12 +1,11 @@
 """Layers of state-spaces/s4: S4Block, its two kernels, and the minimal S4D.
 
-Ours keep the original's parameters: ``inv_dt``, ``A_real``, ``A_imag``, ``B``, ``C``, ``P``. The original's C of S4 is
-replaced in its first forward by C~, the C of the response cut after ``l_kernel`` taps; a state dict from before
+The filters keep the original's parameters: ``inv_dt``, ``A_real``, ``A_imag``, ``B``, ``C``, ``P``. The original's C of
+S4 is replaced in its first forward by C~, the C of the response cut after ``l_kernel`` taps; a state dict from before
 (``l_kernel`` = 0) is transformed here, without gradient, as the original does.
 """
 
 from collections.abc import Callable, Mapping
-from inspect import signature
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from ..filters.state_space import StateSpaceFilter
 from ..mixers.s4 import S4
 from ..mixers.s4_layer import S4Layer
 from ..mixers.s4d import S4D
+from ..options import keyword_parameters
 from .importer import Weights, add_importer
 
 REPOSITORY = "state-spaces/s4"
@@ -30,20 +30,40 @@ IGNORED = frozenset(
 LOW_RANK_MODES, DIAGONAL_MODES = ("s4", "nplr", "dplr"), ("s4d", "diag")
 NOT_DIAGONAL = frozenset({"rank", "P_scale"})
 NOT_LOW_RANK = frozenset({"disc", "dss_length", "is_real"})
-LINEAR_MAPS = ("input_linear", "input_gate", "output_gate", "output_linear")
+PROJECTIONS = {
+    "input_linear": "in_proj",
+    "input_gate": "gate_proj",
+    "output_gate": "up_proj",
+    "output_linear": "out_proj",
+}
+"""The original's names of the linear layers, and seqconv's."""
+
+
+ALIASES = {
+    "measure": "init",
+    "postact": "final_activation",
+    "final_act": "final_activation",
+    "gate_act": "gate_activation",
+    "mult_act": "mult_activation",
+    "drop_kernel": "kernel_dropout",
+}
+"""The original's names of options, where seqconv's differ; ``measure`` and ``postact`` are its own older names."""
 
 
 def _options(target: Callable[..., Any], hyper: Mapping[str, Any], unused: frozenset[str]) -> dict[str, Any]:
     """The options of ``target`` among the hyper-parameters; without ``lr`` the optimiser's own is meant."""
-    aliases = {"measure": "init", "postact": "final_act"}
-    given = {k: v for k, v in hyper.items() if k not in IGNORED and not (k in aliases and v is None)}
-    own = signature(target).parameters
-    shared = signature(StateSpaceFilter).parameters if "options" in own else {}
-    known = ({*own, *shared} | unused | set(aliases)) - {"options", "max_length", "recurrent"}
+    given = {k: v for k, v in hyper.items() if k not in IGNORED and not (k in ("measure", "postact") and v is None)}
+    own = {parameter.name for parameter in keyword_parameters(target)} - {
+        "heads",
+        "truncation",
+        "recurrent_steps",
+        *ALIASES.values(),
+    }
+    known = own | unused | {"init", *ALIASES}
     for name in given:
         if name not in known:
             raise unknown_name(f"from_original({REPOSITORY!r})", "hyper-parameter", name, known)
-    return {"lr": None} | {aliases.get(k, k): v for k, v in given.items() if k not in unused}
+    return {"lr": None} | {ALIASES.get(k, k): v for k, v in given.items() if k not in unused}
 
 
 def tuned_length(hyper: Mapping[str, Any]) -> int | None:
@@ -76,12 +96,12 @@ def build_block(d_model: int, *, mode: str | None = None, kernel: str | None = N
     kind, modes = mode or kernel or "dplr", (*LOW_RANK_MODES, *DIAGONAL_MODES)
     if kind not in modes:
         raise unknown_name(f"from_original('{REPOSITORY}:S4Block')", "mode", kind, modes)
-    cut = hyper.get("l_max") is not None
-    if kind in DIAGONAL_MODES:
-        return S4D(d_model, truncate=cut, **_options(S4D, hyper, NOT_DIAGONAL))
+    taps = hyper.get("l_max")
     rest = {k: v for k, v in hyper.items() if k != "l_max"}
-    tuned = hyper.get("l_max") or hyper.get("L")
-    return S4(d_model, truncate=cut, l_max=tuned, **_options(S4, rest, NOT_LOW_RANK))
+    if kind in DIAGONAL_MODES:
+        return S4D(d_model, truncation=taps, recurrent_steps=True, **_options(S4D, rest, NOT_DIAGONAL))
+    tuned = taps or hyper.get("L")
+    return S4(d_model, truncation=taps, recurrent_steps=True, l_max=tuned, **_options(S4, rest, NOT_LOW_RANK))
 
 
 def _build_minimal(d_model: int, *, d_state: int = 64, **hyper: Any) -> S4D:
@@ -129,9 +149,9 @@ def _convert_low_rank_kernel(weights: Weights, hyper: Mapping[str, Any]) -> dict
 def convert_block(weights: Weights, block: S4Layer, prefix: str) -> dict[str, Tensor]:
     """The parameters of an S4Block whose names in the original start with ``prefix``."""
     ours = {"D": weights.take(f"{prefix}layer.D")}
-    for name in LINEAR_MAPS:
+    for original, name in PROJECTIONS.items():
         if getattr(block, name) is not None:
-            ours |= _convert_linear(weights, f"{prefix}{name}", name)
+            ours |= _convert_linear(weights, f"{prefix}{original}", name)
     (where, filter), *_ = ((n, m) for n, m in block.named_modules() if isinstance(m, StateSpaceFilter))
     kernel = _convert_kernel(weights, filter, f"{prefix}layer.kernel.")
     return ours | {f"{where}.{name}": tensor for name, tensor in kernel.items()}
@@ -164,8 +184,8 @@ def _convert_minimal(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Te
     ours = {f"convolution.filter.{name}": tensor for name, tensor in filter.items()}
     return ours | {
         "D": weights.take("D")[None],
-        "output_linear.weight": weights.take("output_linear.0.weight").squeeze(-1),
-        "output_linear.bias": weights.take("output_linear.0.bias"),
+        "out_proj.weight": weights.take("output_linear.0.weight").squeeze(-1),
+        "out_proj.bias": weights.take("output_linear.0.bias"),
     }
 
 

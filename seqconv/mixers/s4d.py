@@ -1,10 +1,15 @@
 """S4D: convolution with the impulse response of a diagonal state space (Gu et al., 2022, arXiv 2206.11893)."""
 
-from functools import partial
+from typing import Unpack
 
-from ..filters.s4d import S4DFilter
+from ..filters.s4d import S4DFilter, S4DFilterOptions
+from ..options import select_options, with_defaults
 from ..registry import register
-from .s4_layer import S4Layer
+from .s4_layer import S4Layer, S4LayerOptions
+
+
+class S4DOptions(S4DFilterOptions, S4LayerOptions, total=False):
+    """Options of the filter (:class:`~seqconv.filters.s4d.S4DFilterOptions`) and of the layer around it."""
 
 
 @register(
@@ -12,8 +17,16 @@ from .s4_layer import S4Layer
     examples=(
         {"bidirectional": True, "d_state": 8},
         {"channels": 2, "swap_channels": True, "disc": "bilinear", "init": "inv", "n_ssm": 2, "d_state": 6},
-        {"is_real": True, "init": "real", "d_state": 4, "gate": 2, "gate_act": "silu", "bottleneck": 2},
-        {"disc": "dss", "dss_length": 32, "d_state": 8, "activation": "glu", "final_act": "relu", "weight_norm": True},
+        {"is_real": True, "init": "real", "d_state": 4, "gate": 2, "gate_activation": "silu", "bottleneck": 2},
+        {
+            "disc": "dss",
+            "dss_length": 32,
+            "d_state": 8,
+            "activation": "glu",
+            "final_activation": "relu",
+            "weight_norm": True,
+        },
+        {"d_state": 4, "truncation": 9},
     ),
 )
 class S4D(S4Layer):
@@ -21,107 +34,14 @@ class S4D(S4Layer):
 
     Args:
         d_model: width.
-        disc, dss_length: see :class:`~seqconv.filters.s4d.S4DFilter`.
-        d_state ... wd: see :class:`~seqconv.filters.state_space.StateSpaceFilter`.
-        activation ... truncate: see :class:`~seqconv.mixers.s4_layer.S4Layer`; ``l_max`` matters to ``truncate`` only.
+        disc ... B_clip: options of the filter, see :class:`~seqconv.filters.s4d.S4DFilterOptions`.
+        activation ... truncation: options of the layer, see :class:`~seqconv.mixers.s4_layer.S4LayerOptions`.
 
     Raises:
         ValueError: as those classes.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        disc: str = "zoh",
-        dss_length: int = 0,
-        d_state: int = 64,
-        init: str = "legs",
-        n_ssm: int | None = None,
-        deterministic: bool = False,
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_tie: bool = True,
-        dt_transform: str = "exp",
-        dt_fast: bool = False,
-        real_transform: str = "exp",
-        imag_transform: str = "none",
-        is_real: bool = False,
-        bandlimit: float | None = None,
-        rate: float = 1.0,
-        real_random: bool = False,
-        real_scale: float = 1.0,
-        imag_random: bool = False,
-        imag_scale: float = 1.0,
-        B_init: str = "constant",
-        B_scale: float = 1.0,
-        normalize: bool = False,
-        B_clip: float | None = 2.0,
-        lr: float | dict[str, float] | None = 1e-3,
-        wd: float | dict[str, float] | None = 0.0,
-        activation: str | None = "gelu",
-        final_act: str | None = "glu",
-        bottleneck: int | None = None,
-        gate: int | None = None,
-        gate_act: str | None = None,
-        mult_act: str | None = None,
-        initializer: str | None = None,
-        weight_norm: bool = False,
-        dropout: float = 0.0,
-        tie_dropout: bool = False,
-        drop_kernel: float = 0.0,
-        channels: int = 1,
-        swap_channels: bool = False,
-        bidirectional: bool = False,
-        l_max: int | None = None,
-        truncate: bool = False,
-    ) -> None:
-        make_filter = partial(
-            S4DFilter,
-            disc=disc,
-            dss_length=dss_length,
-            d_state=d_state,
-            init=init,
-            n_ssm=n_ssm,
-            deterministic=deterministic,
-            dt_min=dt_min,
-            dt_max=dt_max,
-            dt_tie=dt_tie,
-            dt_transform=dt_transform,
-            dt_fast=dt_fast,
-            real_transform=real_transform,
-            imag_transform=imag_transform,
-            is_real=is_real,
-            bandlimit=bandlimit,
-            rate=rate,
-            real_random=real_random,
-            real_scale=real_scale,
-            imag_random=imag_random,
-            imag_scale=imag_scale,
-            B_init=B_init,
-            B_scale=B_scale,
-            normalize=normalize,
-            B_clip=B_clip,
-            lr=lr,
-            wd=wd,
-        )
-        super().__init__(
-            d_model,
-            lambda features, heads: make_filter(features, heads=heads),
-            activation=activation,
-            final_act=final_act,
-            bottleneck=bottleneck,
-            gate=gate,
-            gate_act=gate_act,
-            mult_act=mult_act,
-            initializer=initializer,
-            weight_norm=weight_norm,
-            dropout=dropout,
-            tie_dropout=tie_dropout,
-            drop_kernel=drop_kernel,
-            channels=channels,
-            swap_channels=swap_channels,
-            bidirectional=bidirectional,
-            l_max=l_max,
-            truncate=truncate,
-        )
+    def __init__(self, d_model: int, **options: Unpack[S4DOptions]) -> None:
+        o = with_defaults(S4DOptions, options, self.name)
+        filter, layer = select_options(S4DFilterOptions, o), select_options(S4LayerOptions, o)
+        super().__init__(d_model, lambda features, heads: S4DFilter(features, heads=heads, **filter), **layer)

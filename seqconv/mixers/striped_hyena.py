@@ -66,7 +66,8 @@ class GatedModalConvolution(nn.Module):
         self.heads = heads
         self.short = ShortConvolution(3 * channels, short_filter_order, activation=None)
         filter: Filter = PoleResidueFilter(channels, d_state=d_state, systems=systems)
-        self.convolution = LongConvolution(filter if l_max is None else TruncatedFilter(filter, l_max))
+        filter = filter if l_max is None else TruncatedFilter(filter, l_max, untruncated_steps=True)
+        self.convolution = LongConvolution(filter)
         self.skip = nn.Parameter(torch.zeros(channels))
 
     def forward(

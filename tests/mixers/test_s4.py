@@ -13,6 +13,7 @@ from seqconv.filters.s4 import S4Filter, real_columns, real_rows
 from seqconv.filters.s4d import S4DFilter
 from seqconv.filters.ssm_init import DiagonalOptions, initial_ssm
 from seqconv.filters.wrappers import TapDropout, TruncatedFilter
+from seqconv.options import with_defaults
 from tolerances import assert_near
 
 S4_OPTIONS = [
@@ -189,7 +190,7 @@ def test_deterministic_initialisation_reads_the_first_coordinate():
 @pytest.mark.parametrize("init", ["inv2", "quad", "random", "real", "linear", "diag", "diag-legs", "dplr-inv"])
 def test_every_initialisation_is_stable(init):
     torch.manual_seed(0)
-    options = DiagonalOptions(B_init="alternating", normalize=True)
+    options = with_defaults(DiagonalOptions, {"B_init": "alternating", "normalize": True}, "test")
     start = initial_ssm(init, 8, 1, 4, options)
     assert start.poles.shape == start.B.shape == (4, 4)
     assert (start.poles.real < 0).all()
@@ -201,7 +202,8 @@ def test_every_initialisation_is_stable(init):
 
 @pytest.mark.parametrize("b_init", ["unit-cw", "unit-ccw", "constant", "legs", "random"])
 def test_input_weights_and_scales(b_init):
-    options = DiagonalOptions(B_init=b_init, B_scale=2.0, real_random=True, imag_random=True, real_scale=3.0)
+    given = {"B_init": b_init, "B_scale": 2.0, "real_random": True, "imag_random": True, "real_scale": 3.0}
+    options = with_defaults(DiagonalOptions, given, "test")
     start = initial_ssm("diag-lin", 8, 1, 4, options)
     if b_init not in ("random", "legs"):
         torch.testing.assert_close(start.B.abs(), torch.full((4, 4), 2.0).double())
@@ -235,12 +237,29 @@ def test_truncated_and_dropped_taps():
     dropped = TapDropout(inner, 0.5)
     assert_near(dropped.eval()(9), inner(9))
     assert (dropped.train()(200) == 0).float().mean() > 0.3
-    assert cut.recurrence() is not None
-    mixer = create_mixer("s4d", 4, l_max=5, truncate=True, d_state=4, drop_kernel=0.1).double().eval()
+    assert cut.recurrence() is None
+    assert TruncatedFilter(inner, 5, untruncated_steps=True).recurrence() is not None
+    mixer = create_mixer("s4d", 4, truncation=5, d_state=4, kernel_dropout=0.1).double().eval()
     x = torch.zeros(1, 9, 4, dtype=torch.float64)
     x[:, 0] = 1
     silence = mixer(x)[:, 5:]
     assert_near(silence, mixer(torch.zeros_like(x))[:, 5:])
+
+
+@pytest.mark.parametrize("name", ["s4", "s4d"])
+def test_a_truncated_layer_decodes_what_forward_computes_or_raises(name):
+    torch.manual_seed(0)
+    mixer = create_mixer(name, 4, truncation=9, d_state=4).double().eval()
+    bounded = create_mixer(name, 4, truncation=9, d_state=4, recurrent_steps=True).double().eval()
+    bounded.load_state_dict(mixer.state_dict())
+    x = torch.randn(2, 30, 4, dtype=torch.float64)
+    assert_near(mixer.prefill(x)[0], mixer(x))
+    assert bounded.state_kind == "constant"
+    y, state = bounded.prefill(x[:, :9])
+    assert_near(y, mixer(x)[:, :9])
+    for use in (lambda: bounded.step(x[:, 9], state), lambda: bounded.prefill(x[:, :10])):
+        with pytest.raises(ValueError, match=r"10 tokens with truncation=9.*at most 9 tokens.*Remedy"):
+            use()
 
 
 def test_padding_behind_a_bottleneck_with_a_bias():
@@ -254,11 +273,11 @@ REFUSED = {
     r"state space: received features=4, heads=1, n_ssm=3; .*divisor": {"n_ssm": 3},
     r"state space: received dt_min=0.1, dt_max=0.01; .*change the range": {"dt_min": 0.1, "dt_max": 0.01},
     r"state space: received rate=0": {"rate": 0.0},
-    r"S4DFilter: received dt_transform 'expp'.*did you mean 'exp'": {"dt_transform": "expp"},
+    r"state space: received dt_transform 'expp'.*did you mean 'exp'": {"dt_transform": "expp"},
     r"S4DFilter: received disc 'bilinea'.*did you mean 'bilinear'": {"disc": "bilinea"},
     r"initial_ssm: received init 'lgs'.*did you mean 'legs'": {"init": "lgs"},
     r"initial_ssm: received B_init 'constnt'.*did you mean 'constant'": {"init": "lin", "B_init": "constnt"},
-    r"initial_ssm: received d_state=7; wanted an even": {"d_state": 7},
+    r"state space: received d_state=7; wanted an even": {"d_state": 7},
     r"initial_ssm: received n_ssm=1; wanted a multiple of 2": {"init": "diag", "n_ssm": 1},
     r"S4DFilter: received dss_length=3 with disc='zoh'": {"dss_length": 3},
     r"state space: received a bandlimit for real poles": {"is_real": True, "bandlimit": 0.5},
@@ -266,8 +285,8 @@ REFUSED = {
     r"s4d: received initializer 'xavir'.*did you mean 'xavier'": {"initializer": "xavir"},
     r"s4d: received bottleneck=3; wanted a divisor of d_model=4": {"bottleneck": 3},
     r"s4d: received channels=0, gate=None": {"channels": 0},
-    r"s4d: received outputs of width 8 without an output map": {"channels": 2, "final_act": None},
-    r"TruncatedFilter: received taps=-1": {"l_max": -1, "truncate": True},
+    r"s4d: received outputs of width 8 without an output projection": {"channels": 2, "final_activation": None},
+    r"TruncatedFilter: received taps=-1": {"truncation": -1},
 }
 
 

@@ -170,7 +170,7 @@ def test_layer_in_steps():
         outputs.append(y_t)
     assert_close(torch.stack(outputs, dim=-1), case.tensors["out.y_step"], RTOL, ATOL)
     pairs = layer.convolution.filter.inner.d_state // 2
-    hidden = torch.complex(*state.hidden.hidden.chunk(2, dim=-1))
+    hidden = torch.complex(*state.inner.hidden.hidden.chunk(2, dim=-1))
     assert_close(hidden, case.complex("out.final_state")[..., :pairs], RTOL, ATOL)
 
 
