@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lra.report.page import read_run
+from lra.report.runs import read_run
 
 RESULT = Path(__file__).parent / "results" / "lra_listops.json"
 HARDWARE = ("CPU", "threads", "accelerator", "python")

@@ -1,4 +1,4 @@
-"""What the data of a training step cost beside the step: rows drawn or read, tokenised, padded, against one pass.
+"""The cost of the data of a training step next to the step: rows drawn or read, tokenised, padded, against one pass.
 
 A step is forward, backward and AdamW of the task's S4D recipe: whole for companions and small ListOps, otherwise cut to
 one layer and a few sequences (which makes it cheaper than it is: the recipes have six to eight layers). Public texts

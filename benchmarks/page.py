@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lra.controls.table import put_into
-from lra.report.page import markdown_table
+from lra.report.markup import markdown_table, put_into
 
 from .table import OPS
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .recipes.options import split_overrides
+from .options import split_overrides
 from .tasks import TASKS, create_task
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def prepare(
     options: Annotated[list[str] | None, typer.Argument(help="Options of the task, name=value.")] = None,
     data: Data = None,
     workers: Annotated[int | None, typer.Option(help="Processes (default: the cores at hand).")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make it again, also in place of damaged data.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make the data again, also where it is damaged.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a task's data, or verify what is there."""
+    """Make a task's data, or verify the data that exists."""
     made = create_task(task, split_overrides(options or []))
     manifest = made.prepare(data, workers=workers, force=force, quiet=quiet)
     sizes = ", ".join(f"{split} {size:,}" for split, size in manifest.sizes.items())
@@ -82,8 +82,8 @@ def run_command(
     quiet: Quiet = False,
 ) -> None:
     """Prepare the data, train, evaluate, and write everything into one folder."""
-    from .recipes.budget import parse_budget, scaled
     from .recipes.catalog import create_recipe
+    from .training.budget import parse_budget, scaled
     from .training.distributed import is_first
     from .training.run import run_for
 
@@ -93,16 +93,16 @@ def run_command(
         if is_first():
             print(f"{recipe.steps:,} steps: {recipe.source}")
     folder = out or Path("runs") / f"{task}-{mixer}-{recipe.seed}"
-    _say(run_for(recipe, folder, _seconds(pause), data_root=data, quiet=quiet, track=track or ()))
+    _print_result(run_for(recipe, folder, _seconds(pause), data_root=data, quiet=quiet, track=track or ()))
 
 
 @app.command()
 def resume(folder: Path, data: Data = None, pause: Pause = None, track: Track = None, quiet: Quiet = False) -> None:
-    """Go on with an unfinished run, from its last checkpoint."""
+    """Continue an unfinished run from its last checkpoint."""
     from .training.run import read_recipe, run_for
 
     recipe = read_recipe(folder)
-    _say(run_for(recipe, folder, _seconds(pause), data_root=data, resume=True, quiet=quiet, track=track or ()))
+    _print_result(run_for(recipe, folder, _seconds(pause), data_root=data, resume=True, quiet=quiet, track=track or ()))
 
 
 @app.command()
@@ -124,7 +124,8 @@ def report(
     runs: Annotated[Path, typer.Argument(help="Folder with runs below it.")] = Path("runs"), out: Out = None
 ) -> None:
     """Write report.html and report.md over all runs below a folder."""
-    from .report.page import find_runs, write_report
+    from .report.page import write_report
+    from .report.runs import find_runs
 
     print(write_report(find_runs(runs), out or runs))
 
@@ -147,14 +148,15 @@ def small(
     mixer: Annotated[list[str] | None, typer.Option(help="Only this mixer; may be repeated.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder for the results (default: that of the runs).")] = None,
     page: Annotated[Path | None, typer.Option(help="Page with the marks that the tables go between.")] = None,
-    collect: Annotated[bool, typer.Option("--collect", help="Run nothing; gather what is finished.")] = False,
+    collect: Annotated[bool, typer.Option("--collect", help="Run nothing; collect the finished runs.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Two steps of tiny models: does everything work?")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """The reduced protocol: eight mixers on five tasks, known wrong variants beside them; goes on where it stopped."""
-    from .controls.protocol import run_cells, write_results
-    from .controls.reduced import MIXERS, cells
-    from .controls.reduced import TASKS as SMALL_TASKS
+    """The reduced protocol: eight mixers on five tasks, and negative controls; resumes where it stopped."""
+    from .controls.cells import MIXERS, cells
+    from .controls.cells import TASKS as SMALL_TASKS
+    from .controls.results import write_results
+    from .controls.runner import run_cells
 
     chosen, folder = cells(task or tuple(SMALL_TASKS), mixer or MIXERS, seeds), out or Path("runs") / "small"
     if not collect:
@@ -166,28 +168,28 @@ def small(
 
 
 def _seconds(pause: str | None) -> float | None:
-    from .recipes.budget import parse_budget
+    from .training.budget import parse_budget
 
     return None if pause is None else parse_budget(pause, "--pause")
 
 
-def _say(done: "Result | Paused") -> None:
+def _print_result(done: "Result | Paused") -> None:
     from .training.distributed import is_first
     from .training.run import Paused
 
     if not is_first():
         return
     if isinstance(done, Paused):
-        print(f"paused at step {done.step:,} of {done.steps:,}; go on with 'python -m lra resume {done.folder}'")
+        print(f"paused at step {done.step:,} of {done.steps:,}; continue with 'python -m lra resume {done.folder}'")
         return
-    for split, value in done.accuracy.items():
-        guesses = ", ".join(f"{name} {100 * guess:.1f} %" for name, guess in done.baselines.get(split, {}).items())
-        print(f"{split}: {100 * value:.2f} %  ({guesses})")
+    for split, accuracy in done.accuracy.items():
+        baselines = ", ".join(f"{name} {100 * value:.1f} %" for name, value in done.baselines.get(split, {}).items())
+        print(f"{split}: {100 * accuracy:.2f} %  ({baselines})")
     print(done.folder)
 
 
 def main() -> None:
-    """Entry point; refusals are printed without a traceback."""
+    """Entry point; errors in the input are printed without a traceback."""
     try:
         app()
     except ValueError as error:
@@ -195,7 +197,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit:
         if "WORLD_SIZE" in os.environ:
-            from .training.distributed import leave
+            from .training.distributed import leave_process_group
 
-            leave()
+            leave_process_group()
         raise

@@ -1,7 +1,7 @@
 """The demonstration: from nothing to a trained, saved, reloaded and reported model on small ListOps.
 
-It ends with an error if the S4-type model does not pass ``THRESHOLD``: guessing from the root operator reaches about
-25 %, and so does a model that mixes nothing.
+It ends with an error if the S4-type model does not pass ``THRESHOLD``: a guess from the root operator alone reaches
+about 25 %, and so does a model without sequence mixing.
 """
 
 import os
@@ -24,7 +24,8 @@ from seqconv_kernels._core.errors import argument_error
 
 from .data.parallel import in_order
 from .recipes.catalog import create_recipe
-from .report.page import read_run, write_report
+from .report.page import write_report
+from .report.runs import read_run
 from .tasks import Row, TaskData, create_task
 from .training.run import Result, run
 
@@ -51,13 +52,13 @@ def run_demo(folder: Path, data_root: Path | None = None, *, steps: int | None =
     """Generate, train two mixers, reload, compare, report.
 
     Args:
-        folder: for everything; what an earlier demonstration left there is replaced.
+        folder: for everything; files of an earlier demonstration are replaced.
         data_root: of the prepared data.
         steps: of each training, instead of the recipe's.
         quiet: no progress bars.
 
     Raises:
-        ValueError: a reloaded model answers otherwise, or the S4-type model does not pass the threshold.
+        ValueError: a reloaded model gives other logits, or the S4-type model does not pass the threshold.
     """
     create_task(TASK).prepare(data_root, quiet=quiet)
     for mixer in MIXERS:
@@ -65,7 +66,7 @@ def run_demo(folder: Path, data_root: Path | None = None, *, steps: int | None =
     # A second thread hardly helps models this small; a second core trains the second model.
     workers = min(len(MIXERS), len(os.sched_getaffinity(0)))
     tasks = [(mixer, folder / mixer, data_root, steps, quiet or workers > 1) for mixer in MIXERS]
-    with following([folder / mixer for mixer in MIXERS], disable=quiet or workers == 1):
+    with progress_of([folder / mixer for mixer in MIXERS], disable=quiet or workers == 1):
         results = dict(zip(MIXERS, in_order(train, tasks, workers), strict=True))
     for mixer, result in results.items():
         print(f"{mixer}: {result.folder / 'best'} reloaded, same logits")
@@ -73,14 +74,14 @@ def run_demo(folder: Path, data_root: Path | None = None, *, steps: int | None =
     notes = ["20,000 expressions of 17 to 95 tokens; each model is a few minutes' work on one processor core."]
     page = write_report([read_run(result.folder) for result in results.values()], folder, "Small ListOps", notes)
     print(f"report: {page}")
-    judge(results[MIXERS[0]].accuracy["val"])
+    check_accuracy(results[MIXERS[0]].accuracy["val"])
 
 
 def train(mixer: str, folder: Path, data_root: Path | None, steps: int | None, quiet: bool) -> Trained:
-    """Train one mixer on one thread, and check that what it saved is what it is.
+    """Train one mixer on one thread, and check that its checkpoint reloads to the same model.
 
     Raises:
-        ValueError: a reloaded model answers otherwise.
+        ValueError: a reloaded model gives other logits.
     """
     torch.set_num_threads(1)
     if quiet:
@@ -94,23 +95,23 @@ def train(mixer: str, folder: Path, data_root: Path | None, steps: int | None, q
 
 
 @contextmanager
-def following(folders: Sequence[Path], *, disable: bool) -> Iterator[None]:
-    """Show how far the runs in some folders have come, from their logs, while the block runs."""
+def progress_of(folders: Sequence[Path], *, disable: bool) -> Iterator[None]:
+    """Progress bars of the runs in some folders, read from their logs while the block runs."""
     done = Event()
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), disable=disable
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), disable=disable
     ) as bars:
-        rows = [bars.add_task(folder.name, said="starting", total=None) for folder in folders]
+        rows = [bars.add_task(folder.name, status="starting", total=None) for folder in folders]
 
-        def look() -> None:
+        def watch() -> None:
             while not done.wait(1.0):
                 for row, folder in zip(rows, folders, strict=True):
                     if (folder / "metrics.jsonl").exists():
                         seen = read_run(folder)
                         step, steps = max([0, *(line["step"] for line in seen.lines)]), seen.recipe["steps"]
-                        bars.update(row, completed=step, total=steps, said=f"step {step} of {steps}")
+                        bars.update(row, completed=step, total=steps, status=f"step {step} of {steps}")
 
-        watcher = Thread(target=look, daemon=True)
+        watcher = Thread(target=watch, daemon=True)
         watcher.start()
         try:
             yield
@@ -138,7 +139,7 @@ def check_reload(result: Result, data: TaskData) -> None:
 
 
 def accuracy_table(results: Mapping[str, Trained]) -> Table:
-    """Accuracies of the guessers, then of the models."""
+    """Accuracies of the baselines, then of the models."""
     table = Table("", "validation", "test", title=f"{TASK}: accuracy")
     baselines = next(iter(results.values())).baselines
     rows = {name: [baselines[split][name] for split in ("val", "test")] for name in baselines["val"]}
@@ -148,8 +149,8 @@ def accuracy_table(results: Mapping[str, Trained]) -> Table:
     return table
 
 
-def judge(accuracy: float) -> None:
-    """Refuse an accuracy that a model without working convolutions reaches too.
+def check_accuracy(accuracy: float) -> None:
+    """Reject an accuracy that a model without working convolutions also reaches.
 
     Raises:
         ValueError: at or below the threshold.

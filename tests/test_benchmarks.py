@@ -13,7 +13,7 @@ from benchmarks.memory import extra
 from benchmarks.page import PAGE, SECTION, ratios, update
 from benchmarks.plot import plot
 from benchmarks.table import OPS, build
-from lra.controls.table import marks
+from lra.report.markup import marks
 
 CEILINGS = Ceilings(copy=1e9, multiply=1e9)
 

@@ -1,8 +1,8 @@
-"""Known wrong variants of S4D, which a protocol worth its name must tell from the right one.
+"""Negative controls: incorrect variants of S4D, which a useful protocol must tell from the correct one.
 
 ``no mixing``: one tap of the past and none of the future, a network of single tokens. ``time step x 0.001``: taps that
-are flat over any sequence in sight. ``circular``: the convolution of a Fourier transform without zero padding, so that
-the end of a batch's longest sequence is heard before its beginning; a causal model then hears the future.
+are flat over any sequence of the protocol. ``circular``: a convolution by Fourier transform without zero padding, so
+that the first outputs of a row depend on its last inputs; a causal model then depends on the future.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,21 +22,21 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "time step x 0.001": {"dt_min": 1e-6, "dt_max": 1e-4},
     "circular": {},
 }
-"""Options of S4D that make the fault, as far as options can."""
+"""Options of S4D that make the variant, as far as options can."""
 
 
 @contextmanager
-def fault(name: str | None) -> Iterator[None]:
-    """Within it, models of this process have what options alone do not bring about: circular convolutions.
+def negative_control(name: str | None) -> Iterator[None]:
+    """Within it, models of this process have what options alone cannot give: circular convolutions.
 
     Args:
-        name: of :data:`OPTIONS`, or ``None`` for no fault.
+        name: of :data:`OPTIONS`, or ``None`` for the correct model.
 
     Raises:
         ValueError: unknown name; the nearest are named.
     """
     if name is not None and name not in OPTIONS:
-        raise unknown_name("fault", "fault", name, OPTIONS)
+        raise unknown_name("negative_control", "control", name, OPTIONS)
     if name != "circular":
         yield
         return
@@ -45,7 +45,7 @@ def fault(name: str | None) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-        # Left behind by torch, which then takes every module of the process for hooked.
+        # torch keeps this entry after the removal and then treats every module of the process as hooked.
         _global_forward_hooks_with_kwargs.pop(hook.id, None)
 
 
@@ -59,10 +59,10 @@ def circular(
     *,
     skip: Float[Tensor, " channels"] | None = None,
 ) -> Float[Tensor, "batch length channels"]:
-    """A convolution with one stage and one head over rows that are repeated without end, each without its padding.
+    """A convolution with one stage and one head over periodic rows, each without its padding.
 
-    On a circle of the padded length, zeros would stand between the end of a row and its beginning, and only the longest
-    rows of a batch would hear themselves.
+    With the padded length as the period, zeros would separate the end of a row from its beginning, and only the longest
+    rows of a batch would wrap around.
     """
     length, lengths = u.shape[1], true_lengths(u)[:, None]
     place = torch.arange(-length, 2 * length, device=u.device) % lengths

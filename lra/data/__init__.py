@@ -1,1 +1,1 @@
-"""Reading, storing and batching data sets."""
+"""Data sets: readers of public formats, verified folders of prepared data, batching."""

@@ -15,10 +15,10 @@ DICTIONARY = "dictionary.json"
 
 
 def check_convention(task: str, convention: str, binarised: bool) -> None:
-    """Refuse to read texts as MEGA's ids, or MEGA's ids as texts.
+    """Reject texts read as MEGA's ids, or MEGA's ids read as texts.
 
     Raises:
-        ValueError: they do not go together.
+        ValueError: convention and files do not match.
     """
     if binarised and convention != "mega":
         got = f"MEGA's binarised files with convention={convention!r}"
@@ -57,7 +57,7 @@ def write_binarised(
 
 
 def open_tokeniser(task: str, folder: Path, convention: str, max_length: int) -> Characters | Bytes | Stored:
-    """Token ids of prepared texts; behind MEGA's own symbols its code puts ``<CLS>``.
+    """Token ids of prepared texts; MEGA's code appends ``<CLS>`` to its own symbols.
 
     Raises:
         ValueError: they were prepared from another kind of files than the convention reads.

@@ -19,7 +19,7 @@ UNKNOWN, EOS, SPECIAL = 1, 2, 3
 
 
 def count_characters(texts: Sequences) -> Counter[str]:
-    """How often each character stands in the texts."""
+    """Number of occurrences of each character in the texts."""
     counts: Counter[str] = Counter()
     for index in range(len(texts.offsets) - 1):
         counts.update(texts[index].tobytes().decode())

@@ -59,7 +59,7 @@ def read_dictionary(path: Path) -> list[str]:
 
 
 def read_labels(folder: Path, split: str) -> list[int]:
-    """The whole number that each label's symbol says.
+    """The whole number that each label's symbol is.
 
     Raises:
         ValueError: missing or damaged files, or a symbol that is no number.
@@ -67,11 +67,11 @@ def read_labels(folder: Path, split: str) -> list[int]:
     symbols = read_dictionary(folder / "label-bin" / "dict.txt")
     labels = []
     for number, ids in enumerate(read_ids(folder / "label-bin" / SPLITS[split], len(symbols))):
-        said = [symbols[id] for id in ids.tolist() if id != EOS]
-        if len(said) != 1 or not said[0].isdecimal():
-            got = f"label {number}: {' '.join(said)!r}"
+        words = [symbols[id] for id in ids.tolist() if id != EOS]
+        if len(words) != 1 or not words[0].isdecimal():
+            got = f"label {number}: {' '.join(words)!r}"
             raise argument_error(f"read {folder / 'label-bin' / SPLITS[split]}", got, "one whole number", REMEDY)
-        labels.append(int(said[0]))
+        labels.append(int(words[0]))
     return labels
 
 

@@ -81,8 +81,8 @@ class Tokeniser:
     max_length: int
 
     def __call__(self, codes: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.int64]:
-        room = self.max_length - (self.eos_id is not None)
-        ids = np.asarray(self.ids, np.int64)[codes[:room]]
+        kept = self.max_length - (self.eos_id is not None)
+        ids = np.asarray(self.ids, np.int64)[codes[:kept]]
         return ids if self.eos_id is None else np.append(ids, self.eos_id)
 
 

@@ -60,10 +60,10 @@ def folder_name(task: str, parameters: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the block until it ends; those that ask for the same folder wait.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Exclude other processes from the block until it ends; those that ask for the same folder wait.
 
-    The lock is a file beside the folder, held by ``flock``: the system lets it go when the process dies.
+    The lock is a file next to the folder, held by ``flock``: the system releases it when the process dies.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f".{folder.name}.lock")
@@ -93,7 +93,7 @@ def _acquire(path: Path) -> int:
 
 @contextmanager
 def full_disk_named(operation: str, place: Path) -> Iterator[None]:
-    """Turn a full disk (or quota) in the block into a refusal.
+    """Turn a full disk (or quota) in the block into an error that names the place.
 
     Raises:
         ValueError: there was no space left.
@@ -105,7 +105,7 @@ def full_disk_named(operation: str, place: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not short:
             raise
         remedy = "free some space, or name another folder with --data; nothing half-written was left"
-        raise argument_error(operation, f"no space left at {place} ({error})", "room for all files", remedy) from error
+        raise argument_error(operation, f"no space left at {place} ({error})", "space for all files", remedy) from error
 
 
 def allocate(path: Path, kind: type[Scalar], shape: tuple[int, ...]) -> NDArray[Scalar]:
@@ -155,7 +155,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 def need_space(folder: Path, wanted: int) -> None:
-    """Refuse work that the disk has no room for.
+    """Raise before work that the free disk space is too small for.
 
     Args:
         folder: where the files will go.
@@ -177,7 +177,7 @@ def write_data(
     """Fill a folder and describe it.
 
     Args:
-        folder: its final name; what stood there is replaced.
+        folder: its final name; an existing folder is replaced.
         task: name of the task.
         parameters: everything the content depends on.
         fill: writes the data files into the folder it is given and returns the size of each split.
@@ -247,7 +247,7 @@ def _verify(path: Path, record: Mapping[str, Any], task: str, remedy: str) -> No
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left behind."""
+    """Remove the partial folders of killed processes."""
     for left in [*folder.parent.glob(f".{folder.name}.*.partial"), *folder.parent.glob(f".{folder.name}.*.old")]:
         try:
             os.kill(int(left.name.rsplit(".", 2)[1]), 0)

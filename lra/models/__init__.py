@@ -1,1 +1,1 @@
-"""Models that only these tasks need, and the model and optimiser groups of a recipe."""
+"""Models that only these tasks need; the model and the optimiser groups of a recipe."""

@@ -1,4 +1,4 @@
-"""Two towers: one backbone reads both texts of a pair, a small network compares what it made of them.
+"""Two towers: one backbone reads both texts of a pair, a small network compares their features.
 
 With ``a`` and ``b`` the pooled features of the texts, ``logits = W_n σ(… σ(W_1 f(a, b)))``:
 
@@ -78,7 +78,7 @@ class PairClassifier(SeqConvPreTrainedModel):
 
 
 def build_comparison(config: PairConfig) -> nn.Sequential:
-    """The network behind both towers."""
+    """The network after both towers."""
     width, labels = config.hidden_size, len(config.id2label or {})
     widths = {"s4": [4 * width, width], "mega": [2 * width, 2 * width], "jax": [2 * width, 2 * width, width]}
     sizes = widths[config.comparison]

@@ -1,1 +1,6 @@
-"""Everything that a run depends on: recipes by task and mixer, options, budgets, published results."""
+"""Recipes: everything that a run depends on, by task and mixer."""
+
+from .catalog import create_recipe, list_recipes
+from .recipe import Recipe
+
+__all__ = ["Recipe", "create_recipe", "list_recipes"]

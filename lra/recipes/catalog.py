@@ -18,7 +18,7 @@ S4_CURRENT = "state-spaces/s4, current configurations"
 S4_V3 = "state-spaces/s4, third version of the configurations"
 MEGA_README = "facebookresearch/mega, README and architecture defaults"
 LRA_JAX = "google-research/long-range-arena, configurations; AdamW and mean pooling are our reading"
-OURS = "no published setting; trained as S4D, options of the mixer our own"
+UNPUBLISHED = "no published setting; trained as S4D with seqconv's own mixer options"
 PROBE = "reduced protocol for two processor cores, our own"
 
 Options = dict[str, Any]
@@ -77,7 +77,7 @@ def attention(task: str) -> Recipe:
         "retrieval": {"d_model": 128, "heads": 4, "steps": 5_000, "warmup_steps": 8_000, "mlp_ratio": 4.0},
     }
     if task not in table:
-        return own_reading(task, "attention")
+        return unpublished(task, "attention")
     training = dict(table[task])
     options = {"n_heads": training.pop("heads"), "rotary": False, "bidirectional": True, "qkv_bias": True}
     training |= {"n_layers": 4, "norm": "layer", "norm_placement": "pre", "mlp": "gelu", "batch_size": 32}
@@ -86,14 +86,14 @@ def attention(task: str) -> Recipe:
     return Recipe(f"{task}/attention", task, "attention", mixer_options=options, source=LRA_JAX, **training)
 
 
-def own_reading(task: str, mixer: str) -> Recipe:
+def unpublished(task: str, mixer: str) -> Recipe:
     """A mixer without published settings, trained as S4D."""
     long: Mapping[str, Options] = {
         "sgconv": {"l_max": LENGTHS[task], "kernel_dim": 32},
         "hyena": {"l_max": LENGTHS[task]},
     }
     options = {"bidirectional": True, **long.get(mixer, {})}
-    return Recipe(f"{task}/{mixer}", task, mixer, mixer_options=options, source=OURS, **as_s4d(task))
+    return Recipe(f"{task}/{mixer}", task, mixer, mixer_options=options, source=UNPUBLISHED, **as_s4d(task))
 
 
 def as_s4d(task: str) -> Options:
@@ -179,7 +179,7 @@ def create_recipe(task: str, mixer: str) -> Recipe:
     if task in ALIKE:
         return _alike(task, mixer)
     if task in LENGTHS:
-        return PUBLISHED[mixer](task) if mixer in PUBLISHED else own_reading(task, mixer)
+        return PUBLISHED[mixer](task) if mixer in PUBLISHED else unpublished(task, mixer)
     return small(task, mixer) if task.endswith("-small") else companion(task, mixer)
 
 

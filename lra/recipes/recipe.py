@@ -8,8 +8,8 @@ from typing import Any
 from seqconv.registry import check_mixer_options, mixer_config
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ..options import convert, parse
 from ..tasks import create_task
-from .options import convert, parse
 
 _FIXED = ("name", "task", "mixer", "mixer_options", "task_options")
 _SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every")
@@ -29,7 +29,7 @@ class Recipe:
         mixer, mixer_options: as :func:`seqconv.create_mixer`.
         d_model, n_layers: width and number of blocks.
         norm, norm_placement: as :class:`seqconv.blocks.Block`.
-        mlp, mlp_ratio: per-token network beside the mixer, as :class:`seqconv.blocks.Block`.
+        mlp, mlp_ratio: per-token network after the mixer, as :class:`seqconv.blocks.Block`.
         dropout, tied_dropout: of the outputs of each block.
         position_embedding: ``none``, ``learned`` or ``sinusoidal``.
         patch_size: pixels a side of what an image's token is; 1 reads it pixel by pixel.

@@ -5,23 +5,23 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any
 
-from .artifacts import Arrays
+from ..training.artifacts import Arrays
 
 Lines = Sequence[Mapping[str, Any]]
 
 
-def learning_curves(runs: Sequence[tuple[str, Lines]], guessers: Mapping[str, float]) -> str:
-    """Validation accuracy, with the guessers as horizontal lines, and training loss, over the steps.
+def learning_curves(runs: Sequence[tuple[str, Lines]], baselines: Mapping[str, float]) -> str:
+    """Validation accuracy, with the baselines as horizontal lines, and training loss, over the steps.
 
     Args:
         runs: name and logged lines of each run.
-        guessers: accuracy by name, in [0, 1].
+        baselines: accuracy by name, in [0, 1].
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
-    for number, (name, value) in enumerate(guessers.items()):
+    for number, (name, value) in enumerate(baselines.items()):
         accuracy.axhline(100 * value, color="0.6", linewidth=0.8, linestyle=(0, (2 + 2 * number, 2)))
         place = {"xycoords": accuracy.get_yaxis_transform(), "textcoords": "offset points", "xytext": (2, 2)}
         accuracy.annotate(name, (0, 100 * value), fontsize=7, color="0.4", **place)
@@ -58,11 +58,11 @@ def confusion(name: str, counts: Sequence[Sequence[int]]) -> str:
     return _svg(figure)
 
 
-def impulse_responses(name: str, shown: Arrays) -> str:
+def impulse_responses(name: str, artifacts: Arrays) -> str:
     """Learned kernels of some channels, over the lag: positive for the past, negative for the future."""
     from matplotlib.figure import Figure
 
-    taps, lags, channels = shown["kernels"], shown["lags"], shown["channels"]
+    taps, lags, channels = artifacts["kernels"], artifacts["lags"], artifacts["channels"]
     figure = Figure(figsize=(10, 1 + 1.6 * math.ceil(len(taps) / 3)), layout="constrained")
     grid = list(figure.subplots(math.ceil(len(taps) / 3), 3, squeeze=False, sharex=True).flat)
     for axes, values, channel in zip(grid, taps, channels, strict=False):
@@ -78,19 +78,19 @@ def impulse_responses(name: str, shown: Arrays) -> str:
     return _svg(figure)
 
 
-def example_images(name: str, shown: Arrays) -> str:
+def example_images(name: str, artifacts: Arrays) -> str:
     """Images of the test split as the model reads them, with labels and answers."""
     from matplotlib.figure import Figure
 
-    images, labels, answers = shown["images"], shown["labels"], shown["answers"]
+    images, labels, answers = artifacts["images"], artifacts["labels"], artifacts["answers"]
     figure = Figure(figsize=(10, 2.9 * math.ceil(len(images) / 4)), layout="constrained")
     grid = list(figure.subplots(math.ceil(len(images) / 4), 4, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, image, label, answer in zip(grid, images, labels, answers, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
-        said = "right" if label == answer else f"answered {answer}"
-        axes.set_title(f"label {label}, {said}", fontsize=9, color="0.2" if label == answer else "C3")
+        verdict = "right" if label == answer else f"answered {answer}"
+        axes.set_title(f"label {label}, {verdict}", fontsize=9, color="0.2" if label == answer else "C3")
     figure.suptitle(f"{name}: first images of the test split", fontsize=10)
     return _svg(figure)
 

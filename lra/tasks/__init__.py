@@ -6,7 +6,7 @@ from typing import Any
 
 from seqconv_kernels._core.errors import unknown_name
 
-from ..recipes.options import convert
+from ..options import convert
 from .base import Kind, Row, Task, TaskData
 from .image import Image
 from .listops.task import ListOps

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..data.store import Manifest, alone, default_root, folder_name, need_space, open_data, write_data
+from ..data.store import Manifest, default_root, exclusive, folder_name, need_space, open_data, write_data
 
 Row = dict[str, Any]
 Collate = Callable[[list[Row]], dict[str, Tensor]]
@@ -34,11 +34,11 @@ class TaskData:
         vocab_size: number of token ids, padding included.
         pad_id, eos_id: token ids; ``None`` where there is none.
         max_length: longest input in tokens.
-        baselines: accuracies of guessers that read little or nothing, measured on each split.
+        baselines: accuracies of predictors that read little or nothing of the input, measured on each split.
         fingerprint: hash of the content.
         origin: one line on where the content comes from.
         facts: further options of the model's configuration.
-        score: what stands for accuracy: the share of right answers, or of the variance that is explained.
+        score: the metric: the share of right answers, or of the variance that is explained.
     """
 
     splits: Mapping[str, Dataset[Row]]
@@ -109,7 +109,7 @@ class Task(ABC):
         folder = self.folder(root)
         if folder.exists() and not force:
             return open_data(folder, self.name, self.parameters())
-        with alone(folder):
+        with exclusive(folder):
             if folder.exists() and not force:  # another process made it in the meantime
                 return open_data(folder, self.name, self.parameters())
             need_space(folder, self._bytes())
@@ -140,6 +140,6 @@ class Task(ABC):
 
 
 def one_of(task: str, option: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that is not among ``known``."""
+    """Reject a value that is not among ``known``."""
     if value not in known:
         raise argument_error(task, f"{option}={value!r}", f"one of {', '.join(known)}", "correct the option")

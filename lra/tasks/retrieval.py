@@ -32,7 +32,7 @@ LAYOUTS = ("", *unpacked("tsv_data"))
 HUB, COLUMNS = "hub:", ("label", "text1", "text2")
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 USUAL_BYTES = 4_000_000_000
-"""Room for the prepared texts of all 180,000 pairs."""
+"""Disk space of the prepared texts of all 180,000 pairs."""
 LENGTHS = {"s4": 4000, "jax": 4000, "mega": 4002}
 """Greatest length of a text by convention."""
 

@@ -1,1 +1,4 @@
-"""Runs: training, checkpoints, metrics, several processes."""
+"""Training: one run, its checkpoints, metrics and artifacts; time budgets, several processes, grids of runs.
+
+:mod:`lra.training.run` has the functions that start, resume and evaluate a run.
+"""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which of them are whole, whether there is room for the next, what to say when there is none.
+"""Checkpoints of a run: which of them are whole, whether the disk has space for the next, the error when it has not.
 
 A checkpoint is whole once :data:`WHOLE` lies in it, written after all its other files and by all processes: a run that
 was killed while it wrote one goes on from the one before.
@@ -38,7 +38,7 @@ class MarkWhole(TrainerCallback):
 
 
 class NeedSpace(TrainerCallback):
-    """Refuse to begin a checkpoint that the disk has no room for."""
+    """Raise before a checkpoint that the free disk space is too small for."""
 
     def on_step_end(
         self,
@@ -55,7 +55,7 @@ class NeedSpace(TrainerCallback):
         checkpoints.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(checkpoints).free
         if free < wanted:
-            raise no_room(checkpoints.parent, f"{free / 1e6:.1f} MB free, {wanted / 1e6:.1f} MB needed")
+            raise disk_full(checkpoints.parent, f"{free / 1e6:.1f} MB free, {wanted / 1e6:.1f} MB needed")
 
 
 class PauseAfter(TrainerCallback):
@@ -106,7 +106,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn the ways in which writers report a full disk into one refusal that says what is kept.
+    """Turn the ways in which writers report a full disk into one error that says what is kept.
 
     Raises:
         ValueError: the disk is full.
@@ -116,15 +116,15 @@ def explained(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _disk_is_full(error):
             raise
-        raise no_room(folder, str(error).splitlines()[0]) from error
+        raise disk_full(folder, str(error).splitlines()[0]) from error
 
 
-def no_room(folder: Path, got: str) -> ValueError:
-    """The refusal of a run whose checkpoint does not fit."""
+def disk_full(folder: Path, got: str) -> ValueError:
+    """The error of a run whose checkpoint does not fit."""
     last = last_checkpoint(folder)
     kept = "no checkpoint has been written yet" if last is None else f"{last.name} is intact"
-    remedy = f"{kept}; free some space, then go on with 'python -m lra resume {folder}'"
-    return argument_error("write a checkpoint", f"a full disk at {folder} ({got})", "room for it", remedy)
+    remedy = f"{kept}; free some space, then continue with 'python -m lra resume {folder}'"
+    return argument_error("write a checkpoint", f"a full disk at {folder} ({got})", "space for it", remedy)
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -17,16 +17,16 @@ TIMEOUT_S = 24 * 3600
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Number of processes of this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_processes(recipe: Recipe) -> None:
-    """Refuse what the processes at hand cannot do.
+    """Raise for a recipe that these processes cannot run.
 
     Raises:
         ValueError: a batch that cannot be divided evenly; FSDP with one process, or without an accelerator, where
-            accelerate would take DDP without a word.
+            accelerate would silently take DDP.
     """
     parts = processes() * recipe.accumulate
     if recipe.batch_size % parts:
@@ -51,14 +51,14 @@ def agree(value: T) -> T:
     """The first process's value, in every process."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
-    box: list[Any] = [value]
-    dist.broadcast_object_list(box)
-    agreed: T = box[0]
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values)
+    agreed: T = values[0]
     return agreed
 
 
-def together(quiet: bool = True) -> TrainingArguments:
-    """Join the other processes, if there are any.
+def join_process_group(quiet: bool = True) -> TrainingArguments:
+    """Start or join the process group, if there are several processes.
 
     The arguments of a Trainer are what starts the process group in transformers.
     """
@@ -70,7 +70,7 @@ def together(quiet: bool = True) -> TrainingArguments:
     )
 
 
-def leave() -> None:
-    """Part from the other processes."""
+def leave_process_group() -> None:
+    """Leave the process group."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

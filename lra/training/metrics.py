@@ -1,4 +1,4 @@
-"""What a run notes while it goes: JSON lines, one event each, and a stop when the loss is no number any more."""
+"""The log of a run as JSON lines, and a stop when the loss or a gradient is not finite."""
 
 import json
 import math
@@ -20,7 +20,7 @@ class JSONLines(TrainerCallback):
     """Append every log of the trainer to a file, with the wall-clock and CPU seconds that the run has taken so far.
 
     Args:
-        path: the file; lines behind the step that a run resumes from are dropped, and its clocks go on from there.
+        path: the file; lines after the step that a run resumes from are dropped, and its clocks continue from there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,7 @@ class JSONLines(TrainerCallback):
 
 
 class StopAtNaN(TrainerCallback):
-    """Refuse to go on when the loss or a gradient is not finite: before the step is taken or a checkpoint written."""
+    """Raise when the loss or a gradient is not finite: before the step is taken or a checkpoint written."""
 
     def on_pre_optimizer_step(
         self,

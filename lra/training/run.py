@@ -5,8 +5,8 @@
 ``metrics.jsonl``    one line per log: step, seconds, loss, learning rate, accuracies
 ``checkpoints/``     what a resumed run starts from
 ``best/``, ``last/`` models for ``AutoModelForSequenceClassification``
-``exhibits.npz``     kernels that it learned and images that it was asked about, for reports
-``result.json``      accuracies on every split beside the baselines, throughput; written at the end
+``artifacts.npz``    learned kernels and test images with the model's answers, for reports
+``result.json``      accuracies on every split and of the baselines, throughput; written at the end
 ===================  =====================================================================================
 
 Under ``torchrun`` every process calls the same functions; the first one makes the data and writes the files.
@@ -29,10 +29,10 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..data.store import atomic_write
 from ..models.build import MODELS, build_model
 from ..recipes.recipe import Recipe
-from ..report.artifacts import write_exhibits
 from ..tasks import TaskData, create_task
+from .artifacts import write_artifacts
 from .checkpoints import PauseAfter, explained, last_checkpoint, remove_torn
-from .distributed import check_processes, is_first, processes, together
+from .distributed import check_processes, is_first, join_process_group, processes
 from .metrics import read_lines
 from .trainer import confusion, make_trainer
 
@@ -45,7 +45,7 @@ class Result:
         folder: where everything about it lies.
         model: the best checkpoint, as it was in memory.
         accuracy: of the best checkpoint, by split.
-        baselines: accuracies of guessers, by split.
+        baselines: accuracies of the baselines, by split.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Paused:
-    """A run that stopped at a checkpoint because its time was up.
+    """A run that stopped at a checkpoint because its time limit was reached.
 
     Attributes:
         folder: of the run, to be resumed.
@@ -110,7 +110,7 @@ def run_for(
     check_folder(recipe, folder, resume)
     check_processes(recipe)
     task = create_task(recipe.task, recipe.task_options)
-    with together().main_process_first():
+    with join_process_group().main_process_first():
         task.prepare(data_root, quiet=quiet)
     data = task.load(data_root)
     set_seed(recipe.seed)
@@ -135,15 +135,15 @@ def read_recipe(folder: Path) -> Recipe:
     Raises:
         ValueError: it holds no run.
     """
-    noted = folder / "run.json"
-    if not noted.is_file():
+    path = folder / "run.json"
+    if not path.is_file():
         remedy = "start it with 'python -m lra run'"
         raise argument_error("resume", f"no run.json in {folder}", "the folder of a run", remedy)
-    return Recipe(**json.loads(noted.read_text())["recipe"])
+    return Recipe(**json.loads(path.read_text())["recipe"])
 
 
 def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """Refuse a folder that this recipe cannot start in, or resume in."""
+    """Raise for a folder that this recipe cannot start in, or resume in."""
     if not resume:
         if (folder / "run.json").exists():
             remedy = "resume it with 'python -m lra resume', or name another folder with --out"
@@ -194,7 +194,7 @@ def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Re
     model = trainer.model if recipe.parallel == "ddp" else MODELS[data.kind].from_pretrained(folder / "best")
     assert isinstance(model, PreTrainedModel)
     if is_first():
-        write_exhibits(folder, model, data.max_length, data.splits[split], answers)
+        write_artifacts(folder, model, data.max_length, data.splits[split], answers)
         _write_result(recipe, folder, found, data, table, trainer.state.best_metric)
     return Result(folder, model, found, data.baselines)
 
@@ -207,7 +207,7 @@ def _write_result(
     table: list[list[int]],
     best: float | None,
 ) -> None:
-    """Write ``result.json``; its times are those of training with its evaluations, over all pieces of the run."""
+    """Write ``result.json``; its times are those of training with its evaluations, summed over its interruptions."""
     end = read_lines(folder / "metrics.jsonl")[-1]
     spent = {"wall_s": end["wall_s"], "cpu_s": end["cpu_s"], "steps": recipe.steps, "processes": processes()}
     rate = recipe.batch_size * recipe.steps / max(end["wall_s"], 0.01)

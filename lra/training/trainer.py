@@ -48,7 +48,7 @@ def make_trainer(
 
 
 def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = ()) -> TrainingArguments:
-    """The recipe in the words of transformers; the processes share a batch."""
+    """The recipe in the words of transformers; a batch is divided among the processes."""
     every = min(recipe.eval_every, recipe.steps)
     rows = recipe.batch_size // (recipe.accumulate * processes())
     return TrainingArguments(
@@ -64,7 +64,7 @@ def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequenc
         bf16=recipe.precision == "bfloat16",
         fp16=recipe.precision == "float16",
         torch_compile=recipe.compile,
-        fsdp=True if recipe.parallel == "fsdp" else None,  # type: ignore[arg-type]  # declared as text, of old
+        fsdp=True if recipe.parallel == "fsdp" else None,  # type: ignore[arg-type]  # annotated as str
         ddp_find_unused_parameters=False,
         ddp_timeout=TIMEOUT_S,
         eval_strategy="steps",

@@ -11,7 +11,7 @@ import accelerate.state
 import torch
 from accelerate.utils import DistributedType
 
-from lra.training.distributed import is_first, leave, processes
+from lra.training.distributed import is_first, leave_process_group, processes
 from lra.training.run import evaluate, read_recipe, run, run_for
 from tiny_run import tiny
 
@@ -48,7 +48,7 @@ def main() -> None:
     found["fsdp-resumed"] = run(sharded, folder / "fsdp-paused", data_root=root, resume=True, quiet=True).accuracy
     if is_first():
         (folder / "found.json").write_text(json.dumps(found))
-    leave()
+    leave_process_group()
 
 
 def same(**changes):

@@ -22,7 +22,7 @@ def lra(monkeypatch, *arguments):
 def test_list_shows_every_task(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert lra(monkeypatch, "list") == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in (
         "listops-small",
         "MAD: compression into the last state",
@@ -32,7 +32,7 @@ def test_list_shows_every_task(monkeypatch, capsys):
         "80,000",
         "state-spaces/s4",
     ):
-        assert word in said
+        assert word in output
 
 
 def test_show_names_what_can_be_overridden(monkeypatch, capsys):
@@ -93,7 +93,7 @@ def test_mistakes_are_one_line_and_status_2(monkeypatch, capsys, tmp_path, argum
     assert message in error
 
 
-def test_small_runs_gathers_and_refuses(monkeypatch, capsys, tmp_path):
+def test_small_runs_collects_and_rejects(monkeypatch, capsys, tmp_path):
     here = ("--out", tmp_path / "runs", "--data", tmp_path / "data")
     some = ("--quick", "--seeds", 1, "--workers", 1, "--task", "induction", "--mixer", "hyena", "--quiet")
     assert lra(monkeypatch, "small", *some, *here) == 0

@@ -71,7 +71,7 @@ def evaluate(source: str) -> int:
 
     Args:
         source: fully bracketed as in the benchmark's files, or without any parentheses; ``]`` may be written ``X``.
-            Spaces, tabs and line ends may stand anywhere between symbols, and are needed only between words.
+            Spaces, tabs and line ends may be anywhere between symbols, and are needed only between words.
 
     Returns:
         0 to 9.
@@ -83,7 +83,7 @@ def evaluate(source: str) -> int:
 
 
 class _Frame(NamedTuple):
-    """An operator whose list is open: the parentheses that stood before it, and its arguments so far."""
+    """An operator whose list is open: the parentheses before it, and its arguments so far."""
 
     operator: str
     opened: int
@@ -112,7 +112,7 @@ class _Reader:
             elif len(symbol) == 1 and symbol in SYMBOLS[:CLASSES] and not opened:
                 value = int(symbol)
             else:
-                raise self._refuse(symbol, "a digit, an operator, or ] after an argument")
+                raise self._error(symbol, "a digit, an operator, or ] after an argument")
             if not frames:
                 return self._end(value)
             if self.bracketed:
@@ -127,30 +127,30 @@ class _Reader:
 
     def _next(self, wanted: str) -> str:
         if self.position >= len(self.symbols):
-            raise self._refuse("the end of the text", wanted)
+            raise self._error("the end of the text", wanted)
         self.position += 1
         return self.symbols[self.position - 1]
 
     def _expect(self, symbol: str, wanted: str) -> None:
         got = self._next(wanted)
         if got != symbol:
-            raise self._refuse(got, wanted)
+            raise self._error(got, wanted)
 
     def _close(self, frame: _Frame) -> int:
         if self.bracketed:
             self._expect(")", f"a parenthesis after the ] of {frame.operator}")
             if frame.opened != len(frame.arguments) + 1:
                 got = f"{frame.opened} parentheses before a {frame.operator} of {len(frame.arguments)} arguments"
-                raise self._refuse(got, f"{len(frame.arguments) + 1}")
+                raise self._error(got, f"{len(frame.arguments) + 1}")
         return apply(frame.operator, frame.arguments)
 
     def _end(self, value: int) -> int:
         if self.position < len(self.symbols):
             self.position += 1
-            raise self._refuse(self.symbols[self.position - 1], "nothing after a complete expression")
+            raise self._error(self.symbols[self.position - 1], "nothing after a complete expression")
         return value
 
-    def _refuse(self, got: str, wanted: str) -> ValueError:
+    def _error(self, got: str, wanted: str) -> ValueError:
         place = f"{got} at symbol {self.position - (self.position > 0 and got != 'the end of the text')}"
         return argument_error("listops.evaluate", place, wanted, "write it like ( ( ( [MAX 5 ) 8 ) ] )")
 

@@ -31,7 +31,7 @@ class Grammar:
     """Shape of the expressions.
 
     Attributes:
-        max_depth: depth at which only digits stand, the root being 1.
+        max_depth: depth at which only digits are drawn, the root being 1.
         max_args: greatest number of arguments.
         shorter_than, longer_than: both exclusive, in tokens.
     """

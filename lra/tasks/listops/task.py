@@ -136,7 +136,7 @@ def make_tokeniser(convention: str, counts: Mapping[str, int]) -> Tokeniser:
 
     Args:
         convention: ``s4``, ``jax`` or ``mega``.
-        counts: how often each symbol stands in the training split.
+        counts: occurrences of each symbol in the training split.
     """
     if convention == "jax":
         order = sorted(SYMBOLS)
@@ -152,7 +152,7 @@ def make_tokeniser(convention: str, counts: Mapping[str, int]) -> Tokeniser:
 
 
 def baselines(train: Sequences, split: Sequences) -> dict[str, float]:
-    """Accuracy of guessers: chance, the training majority, the best guess from the root, reading to depth k."""
+    """Accuracy of baselines: chance, the training majority, the best guess from the root, reading to depth k."""
     majority = np.bincount(train.labels, minlength=CLASSES).argmax()
     guess = best_guess(zip(train.codes[train.offsets[:-1]].tolist(), train.labels.tolist(), strict=True))
     guesses = np.array([guess.get(root, majority) for root in split.codes[split.offsets[:-1]].tolist()])

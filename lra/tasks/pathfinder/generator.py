@@ -6,7 +6,7 @@ towards the pivot and must not overlap what is already there. A dead end fails t
 succeeds at 128 pixels, so hundreds of attempts grow at once as rows of one array. Distractors fill up; two discs mark
 the ends that the question is about.
 
-A paddle is laid only when its successor stands, so that it cannot collide with it.
+A paddle is laid only when its successor has been placed, so that it cannot collide with it.
 """
 
 from dataclasses import dataclass
@@ -63,12 +63,12 @@ def extend(space: Space | Trails, rows: Ints, tips: Tips, stream: Generator) -> 
 
 
 def seed_pairs(shapes: Shapes, attempts: int, stream: Generator) -> list[Tips]:
-    """First paddles of both target snakes, for those attempts where the first one finds room."""
+    """First paddles of both target snakes, for those attempts where the first one has enough clearance."""
     size, band = shapes.variant.size, 2 * shapes.variant.seed_distance
     orientations = stream.integers(0, SEEDS, (attempts, 2))
-    room = shapes.room[orientations[:, 0]]
-    low = band - room[:, ::2]
-    width = size - band - room[:, 1::2] - low
+    clearance = shapes.clearance[orientations[:, 0]]
+    low = band - clearance[:, ::2]
+    width = size - band - clearance[:, 1::2] - low
     fits = (width > 0).all(1) & shapes.possible[orientations[:, 0]]
     orientations, low, width = orientations[fits], low[fits], width[fits]
     first = low + (stream.random(low.shape) * width).astype(np.int64)

@@ -18,7 +18,7 @@ DIFFICULTIES: Mapping[str, int] = {"curv_baseline": 6, "curv_contour_length_9": 
 """Paddles of a target snake; a distractor has a third of them."""
 DISTRACTOR_ATTEMPTS = 5
 FREE = 76
-"""0.3 in units of 255: what a first paddle may find where it needs room."""
+"""0.3 in units of 255: what a first paddle may find where it needs clearance."""
 FULL = 0.01
 """Share of free pixels below which no distractor is tried."""
 
@@ -100,7 +100,7 @@ def _mark(image: NDArray[np.float64], point: Ints, radius: float) -> None:
 
 
 def add_distractor(space: Space, paddles: int, stream: Generator) -> tuple[Ints, Paddles]:
-    """One more snake for every row that has room for it; the rows that got one, and the snakes."""
+    """One more snake for every row that has space for it; the rows that got one, and the snakes."""
     size, pad, stride = space.shapes.variant.size, space.shapes.pad, space.shapes.stride
     inner = space.taken.reshape(-1, stride, stride)[:, pad : pad + size, pad : pad + size]
     pending = np.flatnonzero((inner <= FREE).mean((1, 2)) >= FULL)
@@ -133,7 +133,7 @@ def _grow(space: Space, rows: Ints, paddles: int, stream: Generator) -> tuple[In
 
 
 def seed_distractors(space: Space, stream: Generator) -> tuple[NDArray[np.bool_], Tips]:
-    """A first paddle for every row, uniform over the places with room; whether there was one, and the ends."""
+    """A first paddle for every row, uniform over the places with clearance; whether there was one, and the ends."""
     shapes, size = space.shapes, space.shapes.variant.size
     count = len(space.taken)
     tails = np.zeros((count, 2), np.int64)
@@ -155,25 +155,25 @@ def seed_distractors(space: Space, stream: Generator) -> tuple[NDArray[np.bool_]
 
 
 def free_places(space: Space, rows: Ints, orientations: Ints, stream: Generator) -> tuple[Ints, NDArray[np.bool_]]:
-    """One pixel per row, uniform over those where a first paddle has room; whether there is one.
+    """One pixel per row, uniform over those where a first paddle has clearance; whether there is one.
 
     Random pixels are tried first; where none of them serves, all pixels are.
     """
     size = space.shapes.variant.size
     tried = stream.integers(0, size**2, (len(rows), 64))
-    serves = has_room(space, rows, tried, orientations)
+    serves = has_clearance(space, rows, tried, orientations)
     serves &= space.shapes.possible[orientations][:, None]
     there: NDArray[np.bool_] = np.asarray(serves.any(1))
     cells = tried[np.arange(len(rows)), serves.argmax(1)]
     for row in np.flatnonzero(~there & space.shapes.possible[orientations]):
         everywhere = np.arange(size**2)[None]
-        good = np.flatnonzero(has_room(space, rows[row : row + 1], everywhere, orientations[row : row + 1])[0])
+        good = np.flatnonzero(has_clearance(space, rows[row : row + 1], everywhere, orientations[row : row + 1])[0])
         if len(good):
             cells[row], there[row] = stream.choice(good), True
     return np.stack([cells // size, cells % size], 1), there
 
 
-def has_room(space: Space, rows: Ints, pixels: Ints, orientations: Ints) -> NDArray[np.bool_]:
+def has_clearance(space: Space, rows: Ints, pixels: Ints, orientations: Ints) -> NDArray[np.bool_]:
     """For each row and pixel, whether all that a first paddle needs is free."""
     size = space.shapes.variant.size
     starts = space.shapes.cells(np.stack([pixels // size, pixels % size], 2))

@@ -1,4 +1,4 @@
-"""Room in which snakes grow: how much of it is taken, kept as images, or as lists of paddles.
+"""Occupancy of the images in which snakes grow, kept as images, or as lists of paddles.
 
 The :class:`Space` of an image is two flat padded images of bytes: ``taken`` (how much a paddle may not enter) and
 ``near`` (``taken`` dilated by the margin). Nearly all attempts at a pair of targets fail after a few paddles, too early
@@ -73,7 +73,7 @@ class Trails:
 
     @staticmethod
     def empty(shapes: Shapes, rows: int, paddles: int) -> "Trails":
-        """No paddle yet, room for ``paddles``."""
+        """No paddle yet, allocated for ``paddles``."""
         downs, rights, orientations = np.zeros((3, rows, paddles), np.int64)
         return Trails(shapes, downs, rights, orientations)
 

@@ -105,7 +105,7 @@ def dilate(image: Bytes, radius: int) -> Bytes:
 
 
 def needed(blocks: Bytes, step: int) -> Bytes:
-    """Where a first paddle needs room: its fully blocked pixels, one pixel down and right of where they will lie.
+    """Where a first paddle needs clearance: its fully blocked pixels, one pixel down and right of where they will lie.
 
     The shift is the original's, whose structuring element is anchored one pixel off its middle.
     """
@@ -121,14 +121,14 @@ def needed(blocks: Bytes, step: int) -> Bytes:
 def possible(need: Bytes) -> bool:
     """Whether in every corner of an image a needed pixel lies inside.
 
-    Elsewhere the original's dilation finds nothing to take the maximum of, and it reports that there is no room.
+    Elsewhere the original's dilation finds nothing to take the maximum of, and it reports that there is no clearance.
     """
     middle = (need.shape[0] - 1) // 2
     down, up = need[middle:], need[: middle + 1]
     return all(half[:, side].any() for half in (down, up) for side in (slice(middle, None), slice(middle + 1)))
 
 
-def room(need: Bytes) -> Ints:
+def clearance(need: Bytes) -> Ints:
     """How far the needed pixels reach up, down, left and right."""
     rows, columns = np.nonzero(need)
     middle = (need.shape[0] - 1) // 2

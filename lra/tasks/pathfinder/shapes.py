@@ -18,6 +18,7 @@ from .paddle import (
     Ints,
     Stamp,
     Table,
+    clearance,
     dilate,
     displace,
     draw,
@@ -26,14 +27,13 @@ from .paddle import (
     pixels,
     possible,
     reverse,
-    room,
     stamp,
     table,
     whole,
 )
 
 SEEDS = 360
-"""Orientations of first paddles: -180 to 179 degrees. Later ones follow behind."""
+"""Orientations of first paddles: -180 to 179 degrees. Later ones follow."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Variant:
         seed_distance: between the tails of the two target snakes.
         marker_radius: of the discs at the two ends that the question is about.
         continuity: how strongly turns are avoided.
-        distractors: snakes beside the two targets.
+        distractors: snakes besides the two targets.
         target_contrast, distractor_contrast: brightness of the paddles; markers have 1.
     """
 
@@ -84,7 +84,7 @@ class Shapes:
         weights: ``(o, c)``, how willingly a snake of an orientation goes on to a candidate.
         advance: ``(o, 2)``, from a pivot to the next.
         head, pivot: ``(360, 2)``, from a first paddle's tail to its head, and to its pivot.
-        room: ``(360, 4)``, how far above, below, left and right of a tail the first paddle needs free pixels.
+        clearance: ``(360, 4)``, how far above, below, left and right of a tail the first paddle needs free pixels.
         possible: ``(360,)``, orientations that a first paddle may have at all, see :func:`possible`.
         need: pixels that must be free for a first paddle.
         block: pixels that a paddle keeps others out of.
@@ -107,7 +107,7 @@ class Shapes:
     advance: Ints
     head: Ints
     pivot: Ints
-    room: Ints
+    clearance: Ints
     possible: NDArray[np.bool_]
     need: Stamp
     block: Stamp
@@ -166,7 +166,7 @@ def make_shapes(variant: Variant, margin: int) -> Shapes:
         advance=displace(directions, variant.length + 2 * margin),
         head=head,
         pivot=head + displace(reverse(degrees), step),
-        room=np.stack([room(one) for one in need]),
+        clearance=np.stack([clearance(one) for one in need]),
         possible=np.array([possible(one) for one in need]),
         need=stamp(need, stride),
         block=stamp(blocks, stride),

@@ -2,8 +2,8 @@
 
 Row ``i`` of a split depends on the options, the seed, the split and ``i`` alone, so that any number of processes sees
 the same rows. Splits up to :data:`WRITTEN` bytes are drawn once, when the task is prepared; of larger ones no row is
-stored: their rows are so long that drawing them costs little beside a training step.
-A label stands at the token after which it is asked; -100 asks nothing.
+stored: their rows are so long that drawing them costs little compared with a training step.
+A label belongs to the token after which it is asked; -100 asks nothing.
 """
 
 from abc import abstractmethod
@@ -93,7 +93,7 @@ class Online(Task):
         self._check()
 
     def _check(self) -> None:
-        """Refuse options that no row can be drawn for."""
+        """Raise for options that no row can be drawn for."""
 
     @abstractmethod
     def draw(self, stream: Generator, training: bool) -> tuple[Numbers, Numbers]:
@@ -101,7 +101,7 @@ class Online(Task):
 
     @abstractmethod
     def _facts(self, labels: Mapping[str, Numbers]) -> dict[str, Any]:
-        """What the model must know, and what guessers reach on the labels of some rows of each split."""
+        """What the model must know, and what baselines reach on the labels of some rows of each split."""
 
     def rows(self, split: str) -> DrawnRows:
         """A split."""
@@ -192,6 +192,6 @@ def _baselines(known: Numbers, labels: Numbers) -> dict[str, float]:
 
 
 def require(task: Task, holds: bool, wanted: str) -> None:
-    """Refuse options unless ``holds``."""
+    """Raise unless ``holds``."""
     if not holds:
         raise argument_error(task.name, f"{task.options()}", wanted, "correct the options")

@@ -48,7 +48,7 @@ class SelectiveCopying(Synthetic):
     """Selective copying (Gu and Dao, 2023): as :class:`Copying`, the data at random places among the blanks.
 
     Attributes:
-        length: data and blanks together, before the markers.
+        length: data and blanks, before the markers.
         memory: data tokens.
         vocab: number of token ids.
     """

@@ -127,7 +127,7 @@ def _shift(tokens: Ids, asked: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], 
 class FuzzyRecall(Mad):
     """Fuzzy in-context recall: keys and values are words of one to three tokens, no token twice in a word.
 
-    Ids: keys, values, then the padding on the left. One pair, the probe, stands somewhere and is asked at the end.
+    Ids: keys, values, then the padding on the left. One pair, the probe, is placed at random and is asked at the end.
     Outside training every key has the greatest length. MAD-Lab leaves the probe out of a row whose context ends early;
     here its place is moved forward, so that every answer can be known.
 
@@ -191,7 +191,7 @@ class FuzzyRecall(Mad):
 
 @dataclass(frozen=True)
 class MadSelectiveCopying(Mad):
-    """Selective copying as MAD has it: blanks stand before data tokens, so that the last one abuts the copy token.
+    """Selective copying as MAD has it: blanks precede data tokens, so that the last one abuts the copy token.
 
     Ids: data, then the blank, then the copy token. After the copy token come ``copied`` blanks, where the data are
     asked in order.

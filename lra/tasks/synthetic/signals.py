@@ -25,9 +25,9 @@ def white_signal(stream: Generator, length: int, dt: float, freq: float) -> NDAr
     count = -(-length // 2)
     parts = stream.normal(0.0, RMS * 0.5**0.5, (2, count + 1))
     parts[1, -1] = 0
-    heard = np.fft.rfftfreq(2 * count, dt) <= freq
-    power = 1 - float(np.sum(~heard)) / count
-    coefficients = (parts[0] + 1j * parts[1]) * heard * (2 * count / power) ** 0.5
+    passed = np.fft.rfftfreq(2 * count, dt) <= freq
+    power = 1 - float(np.sum(~passed)) / count
+    coefficients = (parts[0] + 1j * parts[1]) * passed * (2 * count / power) ** 0.5
     coefficients[0] = 0
     signal: NDArray[np.float64] = np.fft.irfft(coefficients)[:length]
     signal -= signal[0]
@@ -56,7 +56,7 @@ class SignalTask(Online):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Numbers asked: 1 at every sample, or so many after the last."""
+        """Numbers asked: 1 at every sample, or n after the last."""
 
     def _check(self) -> None:
         fits = self.length >= 4 and self.dt > 0 and 1 / (self.length * self.dt) <= self.freq <= 0.5 / self.dt
@@ -65,7 +65,7 @@ class SignalTask(Online):
 
     @abstractmethod
     def _check_memory(self) -> None:
-        """Refuse what lies further back than the signal."""
+        """Raise if the memory is longer than the signal."""
 
     def _facts(self, labels: Mapping[str, Numbers]) -> dict[str, Any]:
         known = {"classes": self.outputs, "vocab_size": 1, "pad_id": None, "eos_id": None}

@@ -12,7 +12,7 @@ from ..base import one_of
 from .base import Ids, Synthetic, require
 
 GROUPS = ("s3", "s4", "s5", "a4", "a5")
-"""All, or the even, permutations of so many things."""
+"""All, or the even, permutations of n elements."""
 
 
 @dataclass(frozen=True)

@@ -1,89 +1,25 @@
-"""Running the reduced protocol: one process per core, one thread each, every training a run folder of its own.
-
-A cell that is finished is not run again, and one that was cut off goes on from its last checkpoint, so that the whole
-can be killed at any time and started again by the same command.
-"""
+"""Results of the reduced protocol: gathered from run folders as one record, and shown as Markdown tables."""
 
 import json
-import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..data.parallel import in_order
 from ..data.store import atomic_write
-from ..report.page import Run, read_run
+from ..report.markup import put_into
+from ..report.runs import Run, read_run
 from ..tasks import TaskData, create_task
 from ..training.metrics import read_lines
-from ..training.run import run
-from .negative_controls import fault
-from .reduced import Cell
-from .table import put_into, tables
+from .cells import Cell
+from .tables import SECTION, tables
 
 SAMPLED = 512
 """Rows that the mean length of a task is taken over."""
-
-
-def run_cells(
-    chosen: Sequence[Cell],
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    workers: int = 2,
-    quick: bool = False,
-    quiet: bool = False,
-) -> Iterator[Cell]:
-    """Run what is not finished yet, ``workers`` at a time; each cell is named when it is finished.
-
-    Args:
-        chosen: the cells, in the order to run them.
-        folder: of the run folders.
-        data_root: of the prepared data.
-        workers: processes.
-        quick: tiny models and data, for tests of the protocol.
-        quiet: no progress bars while data are prepared.
-
-    Raises:
-        ValueError: a folder holds the run of another recipe.
-    """
-    for recipe in {cell.task: cell.recipe(quick) for cell in chosen}.values():
-        create_task(recipe.task, recipe.task_options).prepare(data_root, workers=workers, quiet=quiet)
-    yield from in_order(_run_cell, ((cell, folder, data_root, quick) for cell in chosen), workers)
-
-
-def _run_cell(cell: Cell, folder: Path, data_root: Path | None, quick: bool) -> Cell:
-    """One cell, unless it is finished; in the process of a worker, which ends when its parent is killed."""
-    _end_with_parent()
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
-    place = folder / cell.folder
-    if not (place / "result.json").exists():
-        with fault(cell.fault), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            run(cell.recipe(quick), place, data_root=data_root, resume=(place / "run.json").exists(), quiet=True)
-    return cell
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is None or any(thread.name == "end with parent" for thread in threading.enumerate()):
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -103,7 +39,7 @@ def finished(chosen: Sequence[Cell], folder: Path) -> list[Finished]:
 
 
 def collect(chosen: Sequence[Cell], folder: Path, data_root: Path | None = None) -> dict[str, Any]:
-    """All results as one JSON-able record: a row per model and task, seeds together.
+    """All results as one JSON-able record: a row per model and task, all its seeds in it.
 
     ``val`` and ``test`` are means over the seeds; ``cpu_s`` is of one training with its evaluations; ``tokens_per_s``
     counts true tokens of the training per CPU second of the whole.
@@ -127,7 +63,7 @@ def collect(chosen: Sequence[Cell], folder: Path, data_root: Path | None = None)
         "missing": [cell.folder for cell in chosen if not (folder / cell.folder / "result.json").exists()],
         "machine": _about(done, "hardware", ("CPU", "threads", "accelerator", "python")),
         "versions": _about(done, "versions", ("seqconv", "torch", "transformers")),
-        "guessers": {one.cell.task: one.result["baselines"] for one in done},
+        "baselines": {one.cell.task: one.result["baselines"] for one in done},
         "rows": [_row(group, lengths[group[0].cell.task]) for group in groups.values()],
     }
 
@@ -147,14 +83,14 @@ def write_results(
     atomic_write(results / "lra_small.json", json.dumps(record, indent=1) + "\n")
     atomic_write(results / "lra_small.md", "# Reduced protocol\n\n" + tables(record))
     if page is not None:
-        put_into(page, tables(record))
+        put_into(page, tables(record), SECTION)
     return results / "lra_small.md"
 
 
 def _about(done: Sequence[Finished], part: str, names: Sequence[str]) -> dict[str, str]:
-    """What the runs note about the place they ran in; several values where they differ."""
-    noted = [one.run.about[part] for one in done]
-    found = {name: dict.fromkeys(about[name] for about in noted if name in about) for name in names}
+    """Machine or versions of the runs; several values where they differ."""
+    recorded = [one.run.about[part] for one in done]
+    found = {name: dict.fromkeys(about[name] for about in recorded if name in about) for name in names}
     return {name: " or ".join(values) for name, values in found.items() if values}
 
 
@@ -166,7 +102,7 @@ def _row(group: Sequence[Finished], length: float) -> dict[str, Any]:
     return {
         "task": group[0].cell.task,
         "model": group[0].cell.model,
-        "fault": group[0].cell.fault,
+        "negative_control": group[0].cell.control,
         "seeds": [one.cell.seed for one in group],
         **{split: float(np.mean(values)) for split, values in accuracy.items()},
         "by_seed": accuracy,

@@ -1,4 +1,4 @@
-"""The reduced protocol: its cells run, resume and are gathered; the committed results are what the pages show."""
+"""The reduced protocol: its cells run, resume and are collected; the committed results are what the pages show."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from benchmarks.lra_listops import record_of, sentence
-from lra.controls import protocol
-from lra.controls.negative_controls import OPTIONS, fault
-from lra.controls.protocol import collect, run_cells, write_results
-from lra.controls.reduced import COMPARED, FAULTY, FAULTY_TASK, MIXERS, TASKS, Cell, cells
-from lra.controls.table import SECTION, marks, put_into, tables
+from lra.controls.cells import COMPARED, CONTROLLED, CONTROLLED_TASK, MIXERS, TASKS, Cell, cells
+from lra.controls.negative_controls import OPTIONS, negative_control
+from lra.controls.results import collect, write_results
+from lra.controls.runner import run_cells
+from lra.controls.tables import SECTION, tables
 from lra.recipes.catalog import MIXERS as KNOWN
+from lra.report.markup import marks, put_into
+from lra.training import grid
 from seqconv import create_mixer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "results"
 OPENS, CLOSES = marks(SECTION)
 CHOSEN = [
@@ -45,25 +47,25 @@ def test_every_cell_has_a_recipe_and_a_folder_of_its_own():
         recipe = cell.recipe()
         assert recipe.reduced
         assert recipe.seed == cell.seed
-        assert (cell.fault or "our own") in recipe.source
+        assert (cell.control or "our own") in recipe.source
     assert set(MIXERS) <= set(KNOWN)
     assert all(cell.recipe().steps <= 600 for cell in everything if cell.task == "listops-small")
 
 
-def test_what_is_compared_with_wrong_variants_trains_from_as_many_seeds():
+def test_what_is_compared_with_controls_trains_from_as_many_seeds():
     everything = cells()
     assert len(everything) == len(MIXERS) * len(TASKS) + 2 * len(OPTIONS) + len(COMPARED)
     for cell in everything:
-        if cell.fault is not None:
+        if cell.control is not None:
             assert Cell(cell.task, cell.mixer, cell.seed) in everything
-    assert {cell.seed for cell in everything if cell.fault == "circular"} == {0, 1}
+    assert {cell.seed for cell in everything if cell.control == "circular"} == {0, 1}
     assert [cell.task for cell in cells(["recall"], ["s4d"])] == ["recall"]
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_circular_convolution_is_one(bidirectional):
     torch.manual_seed(0)
-    convolution = create_mixer(FAULTY, 4, d_state=4, bidirectional=bidirectional).double().convolution
+    convolution = create_mixer(CONTROLLED, 4, d_state=4, bidirectional=bidirectional).double().convolution
     u, skip = torch.randn(3, 11, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
     u[1, 7:] = 0  # padding
     (kernel,) = convolution.kernels(11)
@@ -74,16 +76,16 @@ def test_a_circular_convolution_is_one(bidirectional):
         if kernel.future is not None:
             expected[row, :length] += sum(kernel.future[:, s] * circle.roll(-s - kernel.lag, 0) for s in range(11))
     right = convolution(u, skip=skip)
-    with fault("circular"):
+    with negative_control("circular"):
         assert torch.allclose(convolution(u, skip=skip), expected, atol=1e-6)
     assert not torch.allclose(right, expected, atol=1e-2)
-    assert torch.equal(convolution(u, skip=skip), right), "the fault outlives its block"
+    assert torch.equal(convolution(u, skip=skip), right), "the control outlives its block"
     assert not torch.nn.modules.module._has_any_global_hook(), "a hook outlives its block"
 
 
-def test_without_mixing_tokens_do_not_hear_each_other():
+def test_without_mixing_tokens_do_not_depend_on_each_other():
     torch.manual_seed(0)
-    mixer = create_mixer(FAULTY, 8, **Cell("listops-small", FAULTY, 0, "no mixing").recipe().mixer_options)
+    mixer = create_mixer(CONTROLLED, 8, **Cell("listops-small", CONTROLLED, 0, "no mixing").recipe().mixer_options)
     x = torch.randn(1, 9, 8)
     changed = x.clone()
     changed[:, 4] += 1.0
@@ -93,13 +95,16 @@ def test_without_mixing_tokens_do_not_hear_each_other():
 
 
 def test_far_off_time_steps_make_flat_taps():
-    options = Cell("listops-small", FAULTY, 0, "time step x 0.001").recipe().mixer_options
-    taps = create_mixer(FAULTY, 8, **options).convolution.filter(96)
+    options = Cell("listops-small", CONTROLLED, 0, "time step x 0.001").recipe().mixer_options
+    taps = create_mixer(CONTROLLED, 8, **options).convolution.filter(96)
     assert ((taps[:, -1] - taps[:, 0]).abs() < 0.2 * taps[:, 0].abs() + 1e-5).all()
 
 
-def test_unknown_faults_are_refused():
-    with pytest.raises(ValueError, match=r"fault 'circle'; wanted .*did you mean 'circular'"), fault("circle"):
+def test_unknown_controls_are_rejected():
+    with (
+        pytest.raises(ValueError, match=r"control 'circle'; wanted .*did you mean 'circular'"),
+        negative_control("circle"),
+    ):
         pass
 
 
@@ -113,14 +118,14 @@ def test_finished_cells_are_not_run_again_and_others_go_on(folder, root, monkeyp
         again.append((place, options["resume"]))
         return run(recipe, place, **options)
 
-    run = protocol.run
-    monkeypatch.setattr(protocol, "run", note)
+    run = grid.run
+    monkeypatch.setattr(grid, "run", note)
     list(run_cells(CHOSEN, folder, data_root=root, workers=1, quick=True, quiet=True))
     assert again == [(folder / cut.folder, True)]
     assert (folder / cut.folder / "result.json").exists()
 
 
-def test_results_are_gathered_by_model_and_task(folder, root, tmp_path):
+def test_results_are_collected_by_model_and_task(folder, root, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{OPENS}old\n{CLOSES}\nafter\n")
     written = write_results([*CHOSEN, Cell("recall", "s4", 0)], folder, tmp_path, page, root)
@@ -131,21 +136,21 @@ def test_results_are_gathered_by_model_and_task(folder, root, tmp_path):
     assert first["test"] == pytest.approx(sum(first["by_seed"]["test"]) / 2)
     assert first["tokens_per_s"] > 0
     assert first["parameters"] > 0
-    assert [row["fault"] for row in record["rows"][:2]] == [None, "circular"]
-    assert record["guessers"]["pathfinder"]["test"]["chance"] == 0.5
+    assert [row["negative_control"] for row in record["rows"][:2]] == [None, "circular"]
+    assert record["baselines"]["pathfinder"]["test"]["chance"] == 0.5
     assert tables(record) in written.read_text()
     assert page.read_text() == f"before\n{OPENS}\n{tables(record)}\n{CLOSES}\nafter\n"
-    put_into(page, "new")
+    put_into(page, "new", SECTION)
     assert page.read_text() == f"before\n{OPENS}\nnew\n{CLOSES}\nafter\n"
 
 
-def test_mistakes_are_refused(root, tmp_path):
+def test_mistakes_are_rejected(root, tmp_path):
     with pytest.raises(ValueError, match=r"no finished run below .*run it without --collect"):
         write_results(CHOSEN, tmp_path, tmp_path, None, root)
     page = tmp_path / "page.md"
     page.write_text("nothing")
     with pytest.raises(ValueError, match=r"without the marks; wanted both marks"):
-        put_into(page, "text")
+        put_into(page, "text", SECTION)
     assert collect([], tmp_path)["rows"] == []
 
 
@@ -156,7 +161,7 @@ def test_the_committed_results_are_shown_and_tell_right_from_wrong():
     assert tables(record) in (ROOT / "docs" / "lra.md").read_text()
     found = {(row["task"], row["model"]): row["val"] for row in record["rows"]}
     assert min(found["listops-small", mixer] for mixer in ("s4", "s4d")) > 0.41
-    assert max(found[FAULTY_TASK, f"{FAULTY}, {name}"] for name in OPTIONS) < found[FAULTY_TASK, FAULTY]
+    assert max(found[CONTROLLED_TASK, f"{CONTROLLED}, {name}"] for name in OPTIONS) < found[CONTROLLED_TASK, CONTROLLED]
 
 
 @pytest.mark.skipif(not (RESULTS / "lra_listops.json").exists(), reason="measured results are not part of this copy")

@@ -1,6 +1,6 @@
-"""What a finished run shows of itself in a report: kernels it learned, images it was asked about.
+"""What a finished run stores for reports: learned kernels, and test images with the model's answers.
 
-``exhibits.npz`` holds, for models with long convolutions, the first layer's impulse responses of some channels
+``artifacts.npz`` holds, for models with long convolutions, the first layer's impulse responses of some channels
 (``kernels`` over ``lags``, negative ones of the future), and for tasks of images the first of the test split with
 their labels and the model's answers (``images``, ``labels``, ``answers``).
 """
@@ -21,13 +21,13 @@ from seqconv.convolution.replacement import long_convolutions
 from ..data.store import atomic_write
 from ..tasks import Row
 
-NAME = "exhibits.npz"
+NAME = "artifacts.npz"
 CHANNELS, LAGS, IMAGES = 6, 512, 8
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def write_exhibits(folder: Path, model: nn.Module, max_length: int, rows: Dataset[Row], answers: NDArray[Any]) -> None:
-    """Write ``exhibits.npz`` into a run's folder.
+def write_artifacts(folder: Path, model: nn.Module, max_length: int, rows: Dataset[Row], answers: NDArray[Any]) -> None:
+    """Write ``artifacts.npz`` into a run's folder.
 
     Args:
         folder: of the run.
@@ -36,14 +36,14 @@ def write_exhibits(folder: Path, model: nn.Module, max_length: int, rows: Datase
         rows: the split that was answered last.
         answers: to these rows.
     """
-    shown = {**kernels(model, min(LAGS, max_length)), **images(rows, answers)}
+    arrays = {**kernels(model, min(LAGS, max_length)), **images(rows, answers)}
     buffer = BytesIO()
-    np.savez_compressed(buffer, **shown)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     atomic_write(folder / NAME, buffer.getvalue())
 
 
-def read_exhibits(folder: Path) -> Arrays:
-    """The arrays of a run's ``exhibits.npz``; none without one."""
+def read_artifacts(folder: Path) -> Arrays:
+    """The arrays of a run's ``artifacts.npz``; none without one."""
     if not (folder / NAME).is_file():
         return {}
     with np.load(folder / NAME, allow_pickle=False) as arrays:

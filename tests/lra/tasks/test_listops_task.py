@@ -42,10 +42,10 @@ if __name__ == "__main__":
 """
 
 
-def test_content_depends_on_the_seed_alone(root, tmp_path):
+def test_content_depends_on_the_seed_exclusive(root, tmp_path):
     """Two processes and another hash seed give the same bytes; another seed gives others."""
     (tmp_path / "prepare.py").write_text(PREPARE)
-    paths = [str(Path(__file__).parents[2] / part) for part in ("", "kernels")]
+    paths = [str(Path(__file__).parents[3] / part) for part in ("", "kernels")]
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, str(tmp_path / "prepare.py"), str(tmp_path / "data")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -86,7 +86,7 @@ def flip(path: Path) -> None:
         (MANIFEST, lambda path: path.write_text("{}"), r"an unreadable .*manifest.json"),
     ],
 )
-def test_damaged_data_is_refused_and_repaired(damaged, name, damage, message):
+def test_damaged_data_is_rejected_and_repaired(damaged, name, damage, message):
     damage(TINY.folder(damaged) / name)
     with pytest.raises(ValueError, match=message + r".*rebuild it with 'python -m lra prepare listops-small --force'"):
         TINY.load(damaged)
@@ -96,7 +96,7 @@ def test_damaged_data_is_refused_and_repaired(damaged, name, damage, message):
     assert len(TINY.load(damaged).splits["train"]) == 600
 
 
-def test_data_made_for_other_options_is_refused(damaged):
+def test_data_made_for_other_options_is_rejected(damaged):
     manifest = TINY.folder(damaged) / MANIFEST
     manifest.write_text(manifest.read_text().replace('"seed": 3', '"seed": 5'))
     with pytest.raises(ValueError, match=r"made for listops-small with .*'seed': 5.*wanted .*'seed': 3"):
@@ -138,7 +138,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "page.md").read_text() == "first"
 
 
-def test_a_full_disk_is_refused_before_work(tmp_path):
+def test_a_full_disk_is_rejected_before_work(tmp_path):
     with pytest.raises(ValueError, match=r"prepare: received .* MB free at .*; wanted 10{15} MB.*--data"):
         need_space(tmp_path / "not" / "there", 10**21)
 
@@ -170,7 +170,7 @@ def test_the_benchmark_files_are_read_in_every_layout(root, tmp_path, layout):
         ("Source\tTarget\r\n( ( ( [MAX 5 ) 8 ) ]\t8\r\n", r"line 2: listops.evaluate: received the end of the text"),
     ],
 )
-def test_wrong_files_are_refused_with_the_line(tmp_path, content, message):
+def test_wrong_files_are_rejected_with_the_line(tmp_path, content, message):
     for split in ("train", "val", "test"):
         (tmp_path / f"basic_{split}.tsv").write_bytes(content.encode())
     with pytest.raises(ValueError, match=message):
@@ -191,7 +191,7 @@ def test_missing_files_are_named(tmp_path):
         ({"train": -1}, r"sizes -1, 0, 0; wanted 0 or more"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_wrong_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ListOps(**options)
 

@@ -11,14 +11,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 import lra.demo
-from lra.demo import check_reload, judge, run_demo
+from lra.demo import check_accuracy, check_reload, run_demo
 from lra.models.build import build_model, parameter_groups
 from lra.models.pairs import PairClassifier
-from lra.recipes.budget import fit, parse_budget, seconds_per_step
 from lra.recipes.catalog import create_recipe
 from lra.recipes.recipe import Recipe
 from lra.tasks import create_task
 from lra.tasks.retrieval import FILES
+from lra.training.budget import fit, parse_budget, seconds_per_step
 from lra.training.metrics import read_lines
 from lra.training.run import evaluate, run
 from tiny_run import SMALL, tiny
@@ -37,7 +37,7 @@ def test_a_run_notes_all_that_it_depends_on(finished, root):
     assert all(line["cpu_s"] >= 0 for line in lines)
 
 
-def test_the_result_holds_accuracies_beside_the_guessers(finished):
+def test_the_result_holds_accuracies_and_of_baselines(finished):
     result = json.loads((finished.folder / "result.json").read_text())
     assert result["accuracy"] == finished.accuracy
     assert set(result["accuracy"]) == {"val", "test"}
@@ -154,14 +154,14 @@ def test_a_compiled_run_is_loaded_without_compiling(root, tmp_path):
     The graphs are captured and differentiated as ever, and run without generated code, which takes minutes to make.
     """
     plain = run(tiny(steps=2), tmp_path / "plain", data_root=root, quiet=True)
-    arguments = [str(Path(__file__).parent), str(tmp_path / "run"), str(root)]
+    arguments = [str(Path(__file__).parents[1]), str(tmp_path / "run"), str(root)]
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", COMPILED, *arguments], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert losses(tmp_path / "run") == pytest.approx(losses(plain.folder), abs=1e-4)
     best = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "best")
-    for (name, ours), theirs in zip(best.state_dict().items(), plain.model.state_dict().values(), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-3), name
+    for (name, tensor), reference in zip(best.state_dict().items(), plain.model.state_dict().values(), strict=True):
+        assert torch.allclose(tensor, reference, atol=1e-3), name
     measured = json.loads((tmp_path / "run" / "result.json").read_text())["accuracy"]["val"]
     assert evaluate(tmp_path / "run", "val", data_root=root, quiet=True) == pytest.approx(measured, abs=0.02)
 
@@ -199,7 +199,7 @@ def test_budgets_are_read(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["10", "ten minutes", "0m", "-5m"])
-def test_wrong_budgets_are_refused(text):
+def test_wrong_budgets_are_rejected(text):
     with pytest.raises(ValueError, match=r"--budget: .* a time such as 90s, 10m or 1.5h"):
         parse_budget(text)
 
@@ -219,16 +219,16 @@ def test_steps_are_timed(root):
     assert 0 < seconds_per_step(tiny(), root) < 60
 
 
-def test_the_demonstration_runs_and_judges(root, tmp_path, monkeypatch, capsys):
+def test_the_demonstration_runs_and_checks(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lra.demo, "create_recipe", lambda task, mixer: tiny())
     monkeypatch.setattr(lra.demo, "create_task", lambda task: create_task(task, tiny().task_options))
     monkeypatch.setattr(lra.demo, "MIXERS", ("s4d",))
     with pytest.raises(ValueError, match=r"demo with s4d: received \d+\.\d % on validation; wanted more than 33 %"):
         run_demo(tmp_path, root, quiet=True)
     assert (tmp_path / "report.html").exists()
-    said = capsys.readouterr().out
-    assert "same logits" in said
-    assert "root operator" in said
-    judge(0.331)
+    output = capsys.readouterr().out
+    assert "same logits" in output
+    assert "root operator" in output
+    check_accuracy(0.331)
     with pytest.raises(ValueError, match="the convolution, its kernel or the optimiser groups are broken"):
-        judge(0.33)
+        check_accuracy(0.33)

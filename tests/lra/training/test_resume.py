@@ -65,7 +65,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, root, tmp_path, when, a
 
 def _killed(folder: Path, root: Path, when: str, accumulate: int) -> None:
     """Run until SIGKILL."""
-    arguments = [str(Path(__file__).parent), str(folder), str(root), when, str(accumulate)]
+    arguments = [str(Path(__file__).parents[1]), str(folder), str(root), when, str(accumulate)]
     environment = {
         "PYTHONPATH": ":".join(sys.path),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
@@ -77,10 +77,10 @@ def _killed(folder: Path, root: Path, when: str, accumulate: int) -> None:
 
 def _same(resumed, finished):
     assert resumed.accuracy == finished.accuracy
-    for (name, ours), theirs in zip(
+    for (name, tensor), reference in zip(
         resumed.model.state_dict().items(), finished.model.state_dict().values(), strict=True
     ):
-        assert torch.equal(ours, theirs), name
+        assert torch.equal(tensor, reference), name
     logged = [[line.get("loss") for line in read_lines(each.folder / "metrics.jsonl")] for each in (resumed, finished)]
     assert logged[0] == logged[1]
 
@@ -91,13 +91,13 @@ def test_a_run_pauses_when_its_time_is_up_and_goes_on(finished, root, tmp_path):
         pieces.append(run_for(tiny(), folder, 0.0, data_root=root, resume=bool(pieces), quiet=True))
     assert [(piece.step, piece.steps) for piece in pieces[:-1]] == [(1, 4), (2, 4), (3, 4)]
     assert pieces[-1].accuracy == finished.accuracy
-    for ours, theirs in zip(pieces[-1].model.parameters(), finished.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for found, reference in zip(pieces[-1].model.parameters(), finished.model.parameters(), strict=True):
+        assert torch.equal(found, reference)
     spent = [line["wall_s"] for line in read_lines(folder / "metrics.jsonl")]
     assert spent == sorted(spent)
 
 
-def test_resume_refuses_a_changed_recipe_and_an_empty_folder(finished, root, tmp_path):
+def test_resume_rejects_a_changed_recipe_and_an_empty_folder(finished, root, tmp_path):
     with pytest.raises(ValueError, match=r"a changed recipe: lr=0.5 \(was 0.004\).*start a new run with --out"):
         run(tiny(lr=0.5), finished.folder, data_root=root, resume=True)
     with pytest.raises(ValueError, match=r"resume: received no run.json in"):
@@ -105,7 +105,7 @@ def test_resume_refuses_a_changed_recipe_and_an_empty_folder(finished, root, tmp
 
 
 class PoisonWeights(lra.training.trainer.StopAtNaN):
-    """A parameter that is no number any more, behind step 3."""
+    """A parameter that is no number any more, after step 3."""
 
     def on_step_end(self, args, state, control, model=None, **_):
         if state.global_step == 3:
@@ -137,7 +137,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(root, 
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
-def test_a_checkpoint_begins_only_where_it_has_room(finished, root, tmp_path, monkeypatch):
+def test_a_checkpoint_begins_only_where_it_has_space(finished, root, tmp_path, monkeypatch):
     usage, folder = shutil.disk_usage, tmp_path / "run"
 
     def full(path):
@@ -145,7 +145,7 @@ def test_a_checkpoint_begins_only_where_it_has_room(finished, root, tmp_path, mo
         return usage(path)._replace(free=2000) if "checkpoints" in str(path) and written else usage(path)
 
     monkeypatch.setattr(shutil, "disk_usage", full)
-    message = r"write a checkpoint: received a full disk at .*\(0.0 MB free, .* needed\); wanted room for it.*"
+    message = r"write a checkpoint: received a full disk at .*\(0.0 MB free, .* needed\); wanted space for it.*"
     with pytest.raises(ValueError, match=message + r"checkpoint-2 is intact; free some space.*python -m lra resume"):
         run(tiny(), folder, data_root=root, quiet=True)
     monkeypatch.undo()
@@ -155,7 +155,7 @@ def test_a_checkpoint_begins_only_where_it_has_room(finished, root, tmp_path, mo
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full")
 @pytest.mark.parametrize("file", ["optimizer.pt", "trainer_state.json"])
 def test_a_disk_that_fills_up_while_writing_leaves_the_last_checkpoint(finished, root, tmp_path, file):
-    """The operating system itself refuses the writes of the second checkpoint."""
+    """The operating system itself rejects the writes of the second checkpoint."""
     folder = tmp_path / "run"
     begun = folder / "checkpoints" / "checkpoint-4"
 

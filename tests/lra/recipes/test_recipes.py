@@ -5,10 +5,10 @@ import json
 
 import pytest
 
+from lra.options import convert, split_overrides
 from lra.recipes.catalog import MIXERS, create_recipe, list_recipes
-from lra.recipes.options import convert, split_overrides
-from lra.recipes.published import ROWS, published_for
 from lra.recipes.recipe import Recipe
+from lra.report.published_results import ROWS, published_for
 from lra.tasks import TASKS, create_task
 from lra.tasks.synthetic.base import Online
 from seqconv import create_mixer
@@ -71,7 +71,7 @@ def test_overrides_reach_every_level():
         ({"task.seed": "x"}, r"task listops-small: received seed='x'; wanted int"),
     ],
 )
-def test_wrong_overrides_are_refused(changes, message):
+def test_wrong_overrides_are_rejected(changes, message):
     with pytest.raises(ValueError, match=message):
         create_recipe("listops-small", "s4d").override(changes)
 

@@ -181,6 +181,6 @@ def test_base_settings(name, shape, sizes):
         ("mad-memorization", {"length": 31}, r"an even length >= 2"),
     ],
 )
-def test_impossible_options_are_refused(name, options, message):
+def test_impossible_options_are_rejected(name, options, message):
     with pytest.raises(ValueError, match=message):
         create_task(name, options)

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from seqconv_kernels._core.errors import argument_error
 
 from ..models.build import build_model
+from ..recipes.recipe import Recipe
 from ..tasks import create_task
-from ..training.distributed import agree, processes, together
-from .recipe import Recipe
+from .distributed import agree, join_process_group, processes
 
 PROBE_STEPS = 5
 SHARE = 0.9
@@ -38,7 +38,7 @@ def scaled(recipe: Recipe, seconds: float, data_root: Path | None) -> Recipe:
     Raises:
         ValueError: as :func:`fit`.
     """
-    joined = together()
+    joined = join_process_group()
     with joined.main_process_first():
         create_task(recipe.task, recipe.task_options).prepare(data_root)
     return fit(recipe, seconds, agree(seconds_per_step(recipe, data_root)))

@@ -2,8 +2,8 @@
 
 Sizes and learning rates were chosen on validation splits. Nothing here may be compared with published numbers: small
 ListOps has expressions of 17 to 95 tokens, Pathfinder short curves read as 64 patches of 4 x 4 pixels, the synthetic
-tasks are short. Known wrong variants (:mod:`~lra.controls.negative_controls`) run on small ListOps
-beside the right one.
+tasks are short. Negative controls (:mod:`~lra.controls.negative_controls`) run on small ListOps next to the correct
+model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ from .negative_controls import OPTIONS
 Options = Mapping[str, Any]
 
 MIXERS = ("s4d", "mamba", "hyena", "gla", "attention", "s4", "sgconv", "mega")
-FAULTY, FAULTY_TASK = "s4d", "listops-small"
-"""The mixer whose wrong variants run, and where: rows there differ in length, so that a circle has no fixed length."""
+CONTROLLED, CONTROLLED_TASK = "s4d", "listops-small"
+"""The mixer that has negative controls, and their task, whose rows differ in length."""
 COMPARED, COMPARED_SEEDS = ("s4", "s4d"), 2
-"""Mixers that train from several seeds on that task, as the wrong variants do: how far apart are they, seed by seed?"""
+"""Mixers that train from several seeds on that task, as the negative controls do, to be compared seed by seed."""
 TASKS: Mapping[str, Options] = {
     "listops-small": {},
     "pathfinder": {
@@ -53,7 +53,7 @@ TASKS: Mapping[str, Options] = {
 }
 """What each task changes in the recipe of a mixer."""
 BIDIRECTIONAL = ("listops-small", "pathfinder")
-"""Tasks with one label for the whole sequence; on the others, models hear the past alone."""
+"""Tasks with one label for the whole sequence; on the others, models are causal."""
 SHORT = ("recall", "induction", "selective-copying")
 OWN: Mapping[tuple[str, str], Options] = {
     **{("pathfinder", mixer): {"lr": 1e-2} for mixer in ("s4", "s4d", "sgconv")},
@@ -75,18 +75,18 @@ class Cell:
     Attributes:
         task, mixer: as :func:`~lra.recipes.catalog.create_recipe`.
         seed: of the parameters and the order of the data.
-        fault: of :data:`~lra.controls.negative_controls.OPTIONS`, or ``None``.
+        control: of :data:`~lra.controls.negative_controls.OPTIONS`, or ``None``.
     """
 
     task: str
     mixer: str
     seed: int
-    fault: str | None = None
+    control: str | None = None
 
     @property
     def model(self) -> str:
         """Name in the tables."""
-        return self.mixer if self.fault is None else f"{self.mixer}, {self.fault}"
+        return self.mixer if self.control is None else f"{self.mixer}, {self.control}"
 
     @property
     def folder(self) -> str:
@@ -96,8 +96,8 @@ class Cell:
     def recipe(self, quick: bool = False) -> Recipe:
         """The recipe; with ``quick`` for tests of the protocol."""
         changes = {**TASKS[self.task], **OWN.get((self.task, self.mixer), {}), "seed": self.seed}
-        if self.fault is not None:
-            changes |= {f"mixer.{name}": value for name, value in OPTIONS[self.fault].items()}
+        if self.control is not None:
+            changes |= {f"mixer.{name}": value for name, value in OPTIONS[self.control].items()}
         if quick:
             changes |= {**QUICK, **QUICK_SIZES.get(self.task, FEW)}
         make = small if self.task in BIDIRECTIONAL else create_recipe
@@ -105,17 +105,17 @@ class Cell:
         return replace(recipe, name=f"{self.task}/{self.model}", reduced=True, source=self._source())
 
     def _source(self) -> str:
-        known = "" if self.fault is None else f"; wrong on purpose: {self.fault}"
+        known = "" if self.control is None else f"; negative control: {self.control}"
         return f"reduced protocol for two processor cores, our own{known}"
 
 
 def cells(tasks: Sequence[str] = tuple(TASKS), mixers: Sequence[str] = MIXERS, seeds: int = 1) -> list[Cell]:
-    """All trainings: seed by seed, on each seed task by task, the wrong variants behind the right ones.
+    """All trainings: seed by seed, on each seed task by task, the negative controls after the correct models.
 
     Args:
         tasks, mixers: which of the protocol's.
-        seeds: trainings of every model; those that are compared with wrong variants have :data:`COMPARED_SEEDS` at
-            least, as those variants do.
+        seeds: trainings of every model; those that are compared with negative controls have :data:`COMPARED_SEEDS` at
+            least, as the controls do.
 
     Raises:
         ValueError: a task or mixer that is not part of the protocol; the nearest are named.
@@ -127,8 +127,8 @@ def cells(tasks: Sequence[str] = tuple(TASKS), mixers: Sequence[str] = MIXERS, s
     found = []
     for seed in range(max(seeds, COMPARED_SEEDS)):
         for task in tasks:
-            compared = COMPARED if task == FAULTY_TASK else ()
+            compared = COMPARED if task == CONTROLLED_TASK else ()
             found += [Cell(task, mixer, seed) for mixer in mixers if seed < seeds or mixer in compared]
-            if task == FAULTY_TASK:
-                found += [Cell(task, FAULTY, seed, fault) for fault in OPTIONS]
+            if task == CONTROLLED_TASK:
+                found += [Cell(task, CONTROLLED, seed, control) for control in OPTIONS]
     return found

@@ -86,7 +86,7 @@ def test_bytes_are_padded_to_the_full_length(tmp_path):
     assert data.eos_id is None
 
 
-def test_missing_and_wrong_reviews_are_refused(tmp_path):
+def test_missing_and_wrong_reviews_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"no train/neg in .*aclImdb.*train\*.parquet"):
         load(Text(source=str(tmp_path)), tmp_path)
     make_parquet(tmp_path / "source")
@@ -100,7 +100,7 @@ def test_missing_and_wrong_reviews_are_refused(tmp_path):
         load(Text(source=str(tmp_path / "source")), tmp_path)
 
 
-def test_no_network_is_refused_with_the_way_out(monkeypatch):
+def test_no_network_is_rejected_with_the_way_out(monkeypatch):
     import datasets
 
     def offline(*_: object, **__: object) -> None:
@@ -195,7 +195,7 @@ def test_the_two_texts_of_a_pair_can_be_read_back(tmp_path):
         ("\n", r"line 3 of 1 columns"),
     ],
 )
-def test_wrong_pairs_are_refused_with_the_line(tmp_path, line, message):
+def test_wrong_pairs_are_rejected_with_the_line(tmp_path, line, message):
     make_pairs(tmp_path / "source")
     path = tmp_path / "source" / "tsv_data" / FILES["train"]
     path.write_text(path.read_text() + line)
@@ -203,7 +203,7 @@ def test_wrong_pairs_are_refused_with_the_line(tmp_path, line, message):
         load(Retrieval(source=str(tmp_path / "source")), tmp_path)
 
 
-def test_missing_pairs_are_refused(tmp_path):
+def test_missing_pairs_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"no new_aan_pairs.train.tsv in .*get lra_release"):
         load(Retrieval(source=str(tmp_path)), tmp_path)
 
@@ -303,7 +303,7 @@ class Bomb:
         ([1, 2], r"no batch of CIFAR-10"),
     ],
 )
-def test_pickles_with_anything_else_are_refused_and_run_nothing(tmp_path, capsys, content, message):
+def test_pickles_with_anything_else_are_rejected_and_run_nothing(tmp_path, capsys, content, message):
     path = tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ValueError, match=message):
@@ -314,7 +314,7 @@ def test_pickles_with_anything_else_are_refused_and_run_nothing(tmp_path, capsys
     assert capsys.readouterr().out == ""
 
 
-def test_missing_and_damaged_pictures_are_refused(tmp_path):
+def test_missing_and_damaged_pictures_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"no data_batch_1 in .*cifar-10-batches-py"):
         load(Image(source=str(tmp_path)), tmp_path)
     (tmp_path / "source").mkdir()
@@ -326,7 +326,7 @@ def test_missing_and_damaged_pictures_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["text", "retrieval", "image"])
-def test_unknown_conventions_are_refused(name):
+def test_unknown_conventions_are_rejected(name):
     with pytest.raises(ValueError, match=r"convention='tf'; wanted one of s4, "):
         create_task(name, {"convention": "tf"})
 

@@ -42,7 +42,7 @@ def test_pairs_are_compared_and_loaded(tmp_path, comparison):
         assert torch.equal(loaded(ids, mask).logits, logits)
 
 
-def test_the_auto_encoder_sees_the_last_state_alone(tmp_path):
+def test_the_auto_encoder_sees_the_last_state_exclusive(tmp_path):
     torch.manual_seed(0)
     model = AutoEncoder(AutoEncoderConfig(**SMALL | {"mixer_options": {"d_state": 4}}, vocab_size=20)).eval()
     ids = torch.randint(0, 20, (2, 7))
@@ -85,7 +85,7 @@ def test_a_fresh_process_loads_a_checkpoint_after_importing_lra(tmp_path):
     script = "import lra, sys\nassert 'lra.models.pairs' not in sys.modules\n"
     script += "from transformers import AutoModelForSequenceClassification as Auto\n"
     script += f"print(type(Auto.from_pretrained({str(tmp_path)!r})).__name__)"
-    paths = [str(Path(__file__).parents[2] / part) for part in ("", "kernels")]
+    paths = [str(Path(__file__).parents[3] / part) for part in ("", "kernels")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "PairClassifier"
@@ -101,7 +101,7 @@ def test_a_fresh_process_loads_a_checkpoint_after_importing_lra(tmp_path):
         (lambda: SignalRegressor(SignalConfig(**SMALL, modality="text")), r"modality='text'; wanted modality 'audio'"),
     ],
 )
-def test_impossible_models_are_refused(make, message):
+def test_impossible_models_are_rejected(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

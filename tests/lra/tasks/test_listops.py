@@ -16,7 +16,7 @@ from scipy import stats
 from lra.tasks.listops.expressions import CLASSES, CODES, END, SYMBOLS, bracketed, cut_value, evaluate, symbols_of
 from lra.tasks.listops.generator import FULL, SMALL, Grammar, draw_block, draw_examples, draw_expression, generate
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "lra"
+GOLDEN = Path(__file__).parents[2] / "golden" / "lra"
 STATS = json.loads((GOLDEN / "listops_stats.json").read_text())
 ORIGINAL_SEED = 20240501
 
@@ -116,7 +116,7 @@ def test_windows_are_strict_and_examples_differ():
         list(generate(401, tight, 0))
 
 
-def test_impossible_grammars_are_refused():
+def test_impossible_grammars_are_rejected():
     with pytest.raises(ValueError, match=r"listops grammar: received Grammar\(max_depth=1.*an open window"):
         Grammar(max_depth=1)
 
@@ -182,6 +182,6 @@ def test_values_by_hand(source, value):
         ("٣", r"received ٣ at symbol 0"),
     ],
 )
-def test_malformed_text_is_refused_with_its_place(source, message):
+def test_malformed_text_is_rejected_with_its_place(source, message):
     with pytest.raises(ValueError, match=message):
         evaluate(source)

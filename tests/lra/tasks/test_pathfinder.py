@@ -1,4 +1,4 @@
-"""Pathfinder: geometry of the tables, statistics of the images against the original's, folders, reading, refusals."""
+"""Pathfinder: geometry of the tables, statistics of the images against the original's, folders, reading, errors."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from lra.tasks.pathfinder.paddle import dilate
 from lra.tasks.pathfinder.shapes import SEEDS, VARIANTS, make_shapes
 from lra.tasks.pathfinder.task import Pathfinder, read_metadata, split_orders
 
-STATS = json.loads((Path(__file__).parents[1] / "golden" / "lra" / "pathfinder_stats.json").read_text())
+STATS = json.loads((Path(__file__).parents[2] / "golden" / "lra" / "pathfinder_stats.json").read_text())
 GOLDEN = {32: "pathfinder32_first1000", 128: "pathfinder128_curv_contour_length_14"}
 GOLDEN[256] = "pathfinder256_curv_contour_length_14"
 
@@ -42,10 +42,10 @@ def expand(histogram: dict[str, int]) -> list[int]:
 def test_components_follow_the_original_distribution(drawn):
     """Few merged components at 32 pixels, nearly as many as paddles at 128 and 256."""
     golden, pixels, _ = drawn
-    ours = [ndimage.label(image > 64, np.ones((3, 3)))[1] for image in pixels]
-    theirs = expand(golden["connected_components_8conn_gt64"]["hist"])
-    assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
-    assert abs(np.mean(ours) - np.mean(theirs)) < 0.2 * np.std(theirs) + 0.1
+    found = [ndimage.label(image > 64, np.ones((3, 3)))[1] for image in pixels]
+    reference = expand(golden["connected_components_8conn_gt64"]["hist"])
+    assert stats.ks_2samp(found, reference).pvalue > 1e-3
+    assert abs(np.mean(found) - np.mean(reference)) < 0.2 * np.std(reference) + 0.1
 
 
 def test_bright_pixels_follow_the_original_distribution(drawn):
@@ -106,8 +106,8 @@ def test_lists_of_paddles_answer_as_images_do(size, margin):
     for _ in range(6):
         points = stream.integers(0, min(size, 40), (len(rows), 2))
         orientations = stream.integers(0, len(shapes.drawings), len(rows))
-        for room in (space, trails):
-            room.enter(rows, points, orientations)
+        for occupancy in (space, trails):
+            occupancy.enter(rows, points, orientations)
         pivots = points[some] + stream.integers(-9, 10, (len(some), 2))
         turned = stream.integers(0, len(shapes.drawings), len(some))
         starts = pivots.clip(0, size - 1)
@@ -156,7 +156,7 @@ def test_dilation_is_a_maximum_over_a_disc():
 
 
 def test_path_x_takes_a_fiftieth_of_the_original_time():
-    """It needs 2,000 CPU ms for an image of 128 pixels where it is fastest; 40 leave room for a loaded machine."""
+    """It needs 2,000 CPU ms for an image of 128 pixels where it is fastest; 40 leave a margin for a loaded machine."""
     for margin in (2, 3):
         make_shapes(VARIANTS[128], margin)
     started = time.process_time()
@@ -164,7 +164,7 @@ def test_path_x_takes_a_fiftieth_of_the_original_time():
     assert (time.process_time() - started) / 50 < 0.04
 
 
-def test_blocks_depend_on_their_arguments_alone():
+def test_blocks_depend_on_their_arguments_exclusive():
     first, again, other = (draw_block(5, block, 32, 6, 12) for block in (0, 0, 1))
     assert np.array_equal(first.pixels, again.pixels)
     assert np.array_equal(first.labels, again.labels)
@@ -187,7 +187,7 @@ def test_generated_data_does_not_depend_on_the_processes(tmp_path):
     fingerprint = task.prepare(tmp_path / "one", workers=1, quiet=True).fingerprint
     (tmp_path / "prepare.py").write_text(PREPARE)
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / p) for p in ("", "kernels"))
+        "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[3] / p) for p in ("", "kernels"))
     }
     command = [sys.executable, str(tmp_path / "prepare.py"), str(tmp_path / "two")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -269,7 +269,7 @@ def test_mega_files_are_read_with_their_splits(tmp_path):
         ("label/test.label", "1\nx\n1\n", r"test.label: received a line that is no label"),
     ],
 )
-def test_damaged_mega_files_are_refused(tmp_path, name, content, message):
+def test_damaged_mega_files_are_rejected(tmp_path, name, content, message):
     make_mega(tmp_path / "source")
     (tmp_path / "source" / name).write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -291,7 +291,7 @@ def damage_label(folder: Path) -> None:
         (lambda f: [p.unlink() for p in (f / "metadata").iterdir()], r"no .npy file in .*metadata"),
     ],
 )
-def test_damaged_folders_are_refused(tmp_path, damage, message):
+def test_damaged_folders_are_rejected(tmp_path, damage, message):
     make_archive(tmp_path / "source", numpy_metadata=False)
     damage(tmp_path / "source")
     with pytest.raises(ValueError, match=message):
@@ -313,7 +313,7 @@ def test_batches_are_read_in_the_order_of_their_numbers(tmp_path):
         ({"images": 15}, r"images=15, seed=0; wanted a multiple of 10"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_wrong_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         Pathfinder(**options)
 

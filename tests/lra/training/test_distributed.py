@@ -24,7 +24,7 @@ def both(tmp_path_factory):
     """Runs of two processes, and the same run in this one; the data is made by the first of the two."""
     folder, data = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("data")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("distributed_worker.py")), str(folder), str(data)]
+    command += [str(Path(__file__).parents[1] / "distributed_worker.py"), str(folder), str(data)]
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-4000:]
@@ -39,21 +39,21 @@ def _losses(folder):
 
 @pytest.mark.parametrize("kind", ["ddp", "paused", "fsdp", "fsdp-paused"])
 def test_two_processes_train_as_one(both, kind):
-    alone, ours = load_file(both / "alone/last/model.safetensors"), load_file(both / kind / "last/model.safetensors")
+    alone, found = load_file(both / "alone/last/model.safetensors"), load_file(both / kind / "last/model.safetensors")
     for name, tensor in alone.items():
-        assert torch.allclose(ours[name], tensor, atol=1e-4), name
-    if "paused" not in kind:  # a log begins anew at a pause
+        assert torch.allclose(found[name], tensor, atol=1e-4), name
+    if "paused" not in kind:  # a log restarts at a pause
         assert _losses(both / kind) == [(step, pytest.approx(loss, abs=1e-4)) for step, loss in _losses(both / "alone")]
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_every_sample_is_counted_once(both, kind):
     """70 and 64 rows over two processes; the last batch is not full."""
-    alone, ours = (json.loads((both / name / "result.json").read_text()) for name in ("alone", kind))
-    assert sum(map(sum, ours["confusion"])) == 64
-    assert ours["confusion"] == alone["confusion"]
-    assert ours["accuracy"] == alone["accuracy"]
-    assert ours["spent"]["processes"] == 2
+    alone, found = (json.loads((both / name / "result.json").read_text()) for name in ("alone", kind))
+    assert sum(map(sum, found["confusion"])) == 64
+    assert found["confusion"] == alone["confusion"]
+    assert found["accuracy"] == alone["accuracy"]
+    assert found["spent"]["processes"] == 2
 
 
 @pytest.mark.parametrize("pair", [("ddp", "paused"), ("fsdp", "fsdp-paused")])
@@ -70,11 +70,11 @@ def test_one_process_writes(both):
     assert [line["step"] for line in read_lines(both / "ddp" / "metrics.jsonl") if "eval_accuracy" in line] == [2, 4]
     assert json.loads((both / "ddp" / "run.json").read_text())["hardware"]["processes"] == "2"
     assert {path.name for path in (both / "ddp").iterdir()} == {
-        "run.json", "metrics.jsonl", "result.json", "exhibits.npz", "checkpoints", "best", "last"
+        "run.json", "metrics.jsonl", "result.json", "artifacts.npz", "checkpoints", "best", "last"
     }  # fmt: skip
 
 
-def test_what_processes_cannot_share_is_refused(monkeypatch):
+def test_what_processes_cannot_share_is_rejected(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match=r"batch_size=16, accumulate=1 on 3 processes; wanted a batch_size that"):
         check_processes(tiny())

@@ -1,4 +1,4 @@
-"""Accuracies that papers report on the Long Range Arena, with their sources, to stand beside measured ones.
+"""Accuracies that papers report on the Long Range Arena, with their sources, for comparison with measured ones.
 
 Averages are the papers' plain means; a task that a model failed on ("-") counts as 50 where the paper counts it so.
 Text has no validation set: its published numbers are selected on the test set unless the paper says otherwise.
@@ -15,7 +15,7 @@ class Published:
 
     Attributes:
         model: name in the paper.
-        mixers: names of our mixers that it may stand beside.
+        mixers: names of the mixers of seqconv that it may be compared with.
         accuracies: in the order of :data:`TASKS`; ``None`` where it failed or was not run.
         source: paper and table.
     """

@@ -35,7 +35,7 @@ def write_plain(prefix: Path, sequences: list[list[int]]) -> None:
 
 
 def binarise(folder: Path, rows: dict[str, list[list[str]]], write=write_mapped) -> None:
-    """Write one part (``src-bin``, ``label-bin``) as fairseq does: ids by falling count, ``</s>`` behind each row."""
+    """Write one part (``src-bin``, ``label-bin``) as fairseq does: ids by falling count, ``</s>`` after each row."""
     folder.mkdir(parents=True)
     counts = Counter(symbol for row in rows["train"] for symbol in row)
     symbols = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
@@ -167,7 +167,7 @@ def cut(path: Path, count: int) -> None:
         ),
     ],
 )
-def test_damaged_files_are_refused(tmp_path, damage, message):
+def test_damaged_files_are_rejected(tmp_path, damage, message):
     make_listops(tmp_path / "source")
     damage(tmp_path / "source")
     with pytest.raises(ValueError, match=message):

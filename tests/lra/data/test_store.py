@@ -1,4 +1,4 @@
-"""Prepared folders: made once by whoever comes first, and whole or not at all on a full disk."""
+"""Prepared folders: made once by the first process, and whole or not at all on a full disk."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lra.data.store
-from lra.data.store import allocate, alone, atomic_write, write_data
+from lra.data.store import allocate, atomic_write, write_data
 from lra.tasks import create_task
 from lra.tasks.listops.task import ListOps
 from lra.tasks.pathfinder.task import Pathfinder
@@ -42,7 +42,7 @@ print(task.prepare(root, workers=1, quiet=True).fingerprint, len(task.load(root)
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     (tmp_path / "prepare.py").write_text(AT_ONCE)
-    paths = [str(Path(__file__).parents[2] / part) for part in ("", "kernels")]
+    paths = [str(Path(__file__).parents[3] / part) for part in ("", "kernels")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, str(tmp_path / "prepare.py"), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -51,20 +51,20 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_two_processes_at_once_make_the_data_once(tmp_path):
     log = tmp_path / "log"
     both = [start(tmp_path, str(tmp_path / "data"), str(log), name) for name in "ab"]
-    said = [process.communicate(timeout=600) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert said[0][0] == said[1][0]
-    assert said[0][0].endswith(" 400\n")
+    output = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], output
+    assert output[0][0] == output[1][0]
+    assert output[0][0].endswith(" 400\n")
     assert log.read_text() == "wrote\n"
-    assert sum("waiting for another process that prepares listops-small" in error for _, error in said) == 1
+    assert sum("waiting for another process that prepares listops-small" in error for _, error in output) == 1
     assert [path.name for path in (tmp_path / "data").iterdir()] == [TINY.folder(tmp_path).name]
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     folder = TINY.folder(tmp_path)
-    script = "import sys, time; from pathlib import Path; from lra.data.store import alone\n"
-    script += f"with alone(Path({str(folder)!r})): print('held', flush=True); time.sleep(60)"
-    paths = [str(Path(__file__).parents[2] / part) for part in ("", "kernels")]
+    script = "import sys, time; from pathlib import Path; from lra.data.store import exclusive\n"
+    script += f"with exclusive(Path({str(folder)!r})): print('held', flush=True); time.sleep(60)"
+    paths = [str(Path(__file__).parents[3] / part) for part in ("", "kernels")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -72,13 +72,13 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         assert folder.with_name(f".{folder.name}.lock").exists()
         holder.kill()
         holder.wait()
-    with alone(folder):
+    with exclusive(folder):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch):
-    """A waiter that gets the lock of a file that its holder removed must not let another process in beside it."""
+    """A waiter that gets the lock of a file that its holder removed must not let a second process in."""
     path = tmp_path / ".data.lock"
     flock, calls = lra.data.store.fcntl.flock, []
 
@@ -89,7 +89,7 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch):
         calls.append(lock)
 
     monkeypatch.setattr(lra.data.store.fcntl, "flock", remove_once)
-    with alone(tmp_path / "data"):
+    with exclusive(tmp_path / "data"):
         assert len(calls) == 2
         assert path.exists()
         with pytest.raises(BlockingIOError), path.open() as other:
@@ -97,7 +97,7 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-def test_a_full_disk_is_refused_and_leaves_what_was_there(tmp_path):
+def test_a_full_disk_is_rejected_and_leaves_what_was_there(tmp_path):
     """The system's own error, from a file that is always full, through NumPy and through plain writes."""
     TINY.prepare(tmp_path, workers=1, quiet=True)
     for write in (
@@ -121,7 +121,7 @@ def test_a_full_disk_is_refused_and_leaves_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("name", ["recall", "listops-small", "pathfinder"])
-def test_a_disk_that_fills_up_while_preparing_is_refused(tmp_path, monkeypatch, name, code):
+def test_a_disk_that_fills_up_while_preparing_is_rejected(tmp_path, monkeypatch, name, code):
     options = {"images": 20} if name == "pathfinder" else {"train": 20, "val": 10, "test": 10}
     owner, function = (os, "posix_fallocate") if name == "recall" else (np, "save")
     write, written = getattr(owner, function), []

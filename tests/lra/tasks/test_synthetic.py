@@ -23,7 +23,7 @@ def rows_of(task: Synthetic, split: str = "train", count: int = 50) -> list[tupl
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
-def test_rows_depend_on_seed_split_and_index_alone(name):
+def test_rows_depend_on_seed_split_and_index_exclusive(name):
     task = create_task(name, {"length": 512} if name == "selective-copying" else {})
     again = create_task(name, task.options())
     for split in ("train", "val"):
@@ -181,9 +181,9 @@ def test_signals_are_band_limited_and_start_at_0():
     signal = white_signal(np.random.default_rng(0), 4000, 1e-3, 50.0)
     power = np.abs(np.fft.rfft(signal)) ** 2
     assert signal[0] == 0
-    heard = np.fft.rfftfreq(4000, 1e-3) <= 50
-    assert power[~heard].sum() < 1e-20 * power.sum()
-    assert np.count_nonzero(power[heard] > 1e-9 * power.max()) > 190
+    passed = np.fft.rfftfreq(4000, 1e-3) <= 50
+    assert power[~passed].sum() < 1e-20 * power.sum()
+    assert np.count_nonzero(power[passed] > 1e-9 * power.max()) > 190
     assert np.std(signal) == pytest.approx(0.5, rel=0.15)
     assert len(white_signal(np.random.default_rng(0), 101, 1e-3, 100.0)) == 101
 
@@ -240,7 +240,7 @@ def test_explained_variance():
         ("parity", {"train": 0}, r"parity: received seed=0, sizes 0"),
     ],
 )
-def test_impossible_options_are_refused(name, options, message):
+def test_impossible_options_are_rejected(name, options, message):
     with pytest.raises(ValueError, match=message):
         create_task(name, options)
 

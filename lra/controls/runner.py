@@ -1,0 +1,44 @@
+"""Running the reduced protocol: its cells by several processes, resumable at any time."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..data.parallel import in_order
+from ..tasks import create_task
+from ..training.grid import end_with_parent, finish_run
+from .cells import Cell
+from .negative_controls import negative_control
+
+
+def run_cells(
+    chosen: Sequence[Cell],
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    workers: int = 2,
+    quick: bool = False,
+    quiet: bool = False,
+) -> Iterator[Cell]:
+    """Run what is not finished yet, ``workers`` at a time; each cell is named when it is finished.
+
+    Args:
+        chosen: the cells, in the order to run them.
+        folder: of the run folders.
+        data_root: of the prepared data.
+        workers: processes.
+        quick: tiny models and data, for tests of the protocol.
+        quiet: no progress bars while data are prepared.
+
+    Raises:
+        ValueError: a folder holds the run of another recipe.
+    """
+    for recipe in {cell.task: cell.recipe(quick) for cell in chosen}.values():
+        create_task(recipe.task, recipe.task_options).prepare(data_root, workers=workers, quiet=quiet)
+    yield from in_order(_run_cell, ((cell, folder, data_root, quick) for cell in chosen), workers)
+
+
+def _run_cell(cell: Cell, folder: Path, data_root: Path | None, quick: bool) -> Cell:
+    end_with_parent()
+    with negative_control(cell.control):
+        finish_run(cell.recipe(quick), folder / cell.folder, data_root)
+    return cell
