@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lra.data.store
-from lra.data.store import allocate, atomic_write, write_data
+from lra.data.store import allocate, atomic_write, exclusive, write_data
 from lra.tasks import create_task
 from lra.tasks.listops.task import ListOps
 from lra.tasks.pathfinder.task import Pathfinder
@@ -77,7 +77,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch):
+def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path, monkeypatch):
     """A waiter that gets the lock of a file that its holder removed must not let a second process in."""
     path = tmp_path / ".data.lock"
     flock, calls = lra.data.store.fcntl.flock, []

@@ -16,7 +16,7 @@ from scipy import ndimage, stats
 
 from lra.data.pixels import PixelCollate, PixelDataset
 from lra.tasks.pathfinder.generator import ATTEMPTS, grow_pairs, target_pairs
-from lra.tasks.pathfinder.images import draw_block, has_room
+from lra.tasks.pathfinder.images import draw_block, has_clearance
 from lra.tasks.pathfinder.occupancy import Space, Trails
 from lra.tasks.pathfinder.paddle import dilate
 from lra.tasks.pathfinder.shapes import SEEDS, VARIANTS, make_shapes
@@ -141,7 +141,7 @@ def test_room_is_what_every_pixel_says():
     space, _ = target_pairs(shapes, 6, 1, Generator(Philox(2)))
     taken = space.taken[0].reshape(shapes.stride, shapes.stride)
     for turned in np.flatnonzero(shapes.possible)[:3]:
-        found = has_room(space, np.array([0]), np.arange(32 * 32)[None], np.array([turned]))[0].reshape(32, 32)
+        found = has_clearance(space, np.array([0]), np.arange(32 * 32)[None], np.array([turned]))[0].reshape(32, 32)
         offsets = shapes.need.offsets[turned][shapes.need.values[turned] > 0]
         for row, column in ((0, 0), (16, 16), (9, 23), (31, 31)):
             start = (row + shapes.pad) * shapes.stride + column + shapes.pad
