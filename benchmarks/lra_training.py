@@ -65,7 +65,7 @@ def copy_weights(seqconv_model: SeqConvForSequenceClassification, plain: PlainCl
     plain.embedding.load_state_dict(seqconv_model.model.embed_tokens.state_dict())
     plain.classifier.load_state_dict(seqconv_model.classifier.output.state_dict())
     for block, layer, norm in zip(seqconv_model.model.backbone.layers, plain.layers, plain.norms, strict=True):
-        norm.load_state_dict(block.around_mixer.norm.tokens.state_dict())
+        norm.load_state_dict(block.mixer_norm.tokens.state_dict())
         _copy_layer(block.mixer, layer)
 
 

@@ -13,12 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .blocks import Block
+from .blocks import Block, BlockState
 from .layers.norms import create_norm
 from .layers.residual import Dropout
+from .mixer import SharedValues
 from .packing import zero_padding
 from .registry import create_mixer
-from .state import State, state_class
+from .state import InitialState, State, state_class
 from .types import LayerContext, StateKind
 
 LayerSpec = str | Sequence[Any] | Mapping[str, Any]
@@ -29,9 +30,9 @@ the per-token network alone."""
 
 @state_class
 class BackboneState(State):
-    """States of all layers, ``None`` for a layer without a mixer."""
+    """States of all blocks."""
 
-    layers: tuple[State | None, ...]
+    layers: tuple[BlockState, ...]
 
 
 class Backbone(nn.Module):
@@ -87,27 +88,45 @@ class Backbone(nn.Module):
         kinds: list[StateKind] = ["constant", "window", "growing"]
         return max((block.state_kind for block in self.layers), key=kinds.index)
 
+    @property
+    def shares_values(self) -> bool:
+        """Whether a layer reads or writes values shared between layers."""
+        return any(block.shares_values for block in self.layers)
+
     def forward(
         self,
-        x: Float[Tensor, "batch length d_model"],
+        x: Float[Tensor, "batch *length d_model"],
+        state: State | None = None,
         *,
         mask: Bool[Tensor, "batch length"] | None = None,
         cu_seqlens: Int[Tensor, " bounds"] | None = None,
-        hidden_states: list[Tensor] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """All tokens in parallel; arguments and errors as ``Mixer.forward``.
+        output_hidden_states: bool = False,
+    ) -> Any:
+        """All tokens in parallel, or any number of tokens or one from ``state``; arguments and errors as ``Mixer``.
 
         Args:
-            hidden_states: a list that receives the input of every block and the output.
+            output_hidden_states: also return the input of every block and the output.
+
+        Returns:
+            The outputs, followed by the new :class:`BackboneState` where a state was given and by a tuple of hidden
+            states where those were asked for.
         """
-        x = self.dropout(x)
-        for block in self.layers:
-            _note(hidden_states, x)
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(partial(block, mask=mask, cu_seqlens=cu_seqlens), x)
-            else:
-                x = block(x, mask=mask, cu_seqlens=cu_seqlens)
-        return self._finish(x, mask, hidden_states)
+        before = self._layer_states(state)
+        x, after, hidden_states = self.dropout(x), [], []
+        shared: SharedValues | None = {} if self.shares_values else None
+        for block, layer_state in zip(self.layers, before, strict=True):
+            if output_hidden_states:
+                hidden_states.append(x)
+            run = partial(block, state=layer_state, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
+            outputs = self._gradient_checkpointing_func(run, x) if self._checkpoints else run(x)
+            x, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
+            shared = None if shared is None else rest.pop()
+            after.extend(rest)
+        x = zero_padding(self.norm(x, mask), mask)
+        results: list[Any] = [x] if state is None else [x, BackboneState(tuple(after))]
+        if output_hidden_states:
+            results.append((*hidden_states, x))
+        return tuple(results) if len(results) > 1 else x
 
     def init_state(
         self,
@@ -128,36 +147,28 @@ class Backbone(nn.Module):
         state: State | None = None,
         *,
         mask: Bool[Tensor, "batch length"] | None = None,
-        hidden_states: list[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch length d_model"], BackboneState]:
-        """Any number of tokens from ``state``; arguments and errors as ``Mixer.prefill``."""
-        before = self._layer_states(state, x)
-        x, after = self.dropout(x), []
-        for block, layer_state in zip(self.layers, before, strict=True):
-            _note(hidden_states, x)
-            x, layer_state = block.prefill(x, layer_state, mask=mask)
-            after.append(layer_state)
-        return self._finish(x, mask, hidden_states), BackboneState(tuple(after))
+        """Any number of tokens from ``state``; as ``Mixer.prefill``."""
+        outputs: tuple[Tensor, BackboneState] = self(x, InitialState() if state is None else state, mask=mask)
+        return outputs
 
     def step(
-        self, x_t: Float[Tensor, "batch d_model"], state: State
+        self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch d_model"], BackboneState]:
-        """One token from ``state``; errors as ``Mixer.step``."""
-        before = self._layer_states(state, x_t)
-        x_t, after = self.dropout(x_t), []
-        for block, layer_state in zip(self.layers, before, strict=True):
-            x_t, layer_state = block.step(x_t, layer_state)
-            after.append(layer_state)
-        return self._finish(x_t, None, None), BackboneState(tuple(after))
+        """One token from ``state``; as ``Mixer.step``."""
+        outputs: tuple[Tensor, BackboneState] = self(x_t, InitialState() if state is None else state)
+        return outputs
 
-    def _finish(self, x: Tensor, mask: Tensor | None, hidden_states: list[Tensor] | None) -> Tensor:
-        x = zero_padding(self.norm(x, mask), mask)
-        _note(hidden_states, x)
-        return x
+    @property
+    def _checkpoints(self) -> bool:
+        return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
 
-    def _layer_states(self, state: State | None, x: Tensor) -> tuple[State | None, ...]:
+    def _layer_states(self, state: State | None) -> tuple[State | None, ...]:
         if state is None:
-            return self.init_state(x.shape[0], device=x.device, dtype=x.dtype).layers
+            return (None,) * len(self.blocks)
+        self._check_causal()
+        if isinstance(state, InitialState):
+            return (state,) * len(self.blocks)
         if not isinstance(state, BackboneState) or len(state.layers) != len(self.blocks):
             got = f"{len(state.layers)} layer states" if isinstance(state, BackboneState) else type(state).__name__
             remedy = "pass what this backbone's init_state, prefill or step returned"
@@ -254,8 +265,3 @@ def parse_layer(spec: LayerSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
         return spec[0], dict(spec[1]), {}
     wanted = "a mixer name, (name, options), or a mapping with 'mixer', 'options' and options of the block"
     raise argument_error("layer pattern", repr(spec), wanted, "write the layer in one of these forms")
-
-
-def _note(hidden_states: list[Tensor] | None, x: Tensor) -> None:
-    if hidden_states is not None:
-        hidden_states.append(x)

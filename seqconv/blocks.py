@@ -10,6 +10,7 @@ without a mixer is a per-token network alone, and one without an MLP a mixer alo
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,49 +20,19 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .layers.mlp import MLP
-from .layers.norms import create_norm
-from .layers.residual import Dropout, DropPath, create_residual
-from .mixer import Mixer
+from .layers.norms import Norm, create_norm
+from .layers.residual import Dropout, DropPath, Residual, create_residual
+from .mixer import Mixer, SharedValues
 from .packing import zero_padding
-from .state import State
+from .state import InitialState, State, state_class
 from .types import StateKind
 
-_NOTHING_AROUND: Mapping[str, Any] = {"norm": "none", "norm_options": {}, "residual": "none", "residual_options": {}}
 
+@state_class
+class BlockState(State):
+    """The state of a block's mixer, ``None`` without one."""
 
-class Sublayer(nn.Module):
-    """What stands around a function of the residual stream: norm before or after, dropout, residual connection."""
-
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        norm: str,
-        norm_options: Mapping[str, Any],
-        residual: str,
-        residual_options: Mapping[str, Any],
-        placement: str = "pre",
-        depth: int = 1,
-        dropout: float = 0.0,
-        tied_dropout: bool = False,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if placement not in ("pre", "post"):
-            raise unknown_name("Block", "norm_placement", placement, ["pre", "post"])
-        self.placement = placement
-        self.norm = create_norm(norm, d_model, **norm_options)
-        self.residual = create_residual(residual, d_model, depth=depth, **residual_options)
-        self.dropout, self.drop_path = Dropout(dropout, tied=tied_dropout), DropPath(drop_path)
-
-    def enter(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The input of the function."""
-        return cast(Tensor, self.norm(x, mask)) if self.placement == "pre" else x
-
-    def leave(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The residual stream behind the function, from the stream before it and its output."""
-        joined: Tensor = self.residual(x, self.drop_path(self.dropout(y)))
-        return joined if self.placement == "pre" else cast(Tensor, self.norm(joined, mask))
+    mixer: State | None
 
 
 class Block(nn.Module):
@@ -111,31 +82,28 @@ class Block(nn.Module):
         depth: int = 1,
     ) -> None:
         super().__init__()
-        self.d_model = _width(mixer, d_model, mlp)
+        if norm_placement not in ("pre", "post"):
+            raise unknown_name("Block", "norm_placement", norm_placement, ["pre", "post"])
+        self.d_model, self.norm_placement = _width(mixer, d_model, mlp), norm_placement
         self.mixer = mixer
-        own: dict[str, Any] = {"norm": norm, "norm_options": norm_options or {}}
-        around: dict[str, Any] = {
-            "residual": residual,
-            "residual_options": residual_options or {},
-            "placement": norm_placement,
-        }
-        around |= {"depth": depth, "dropout": dropout, "tied_dropout": tied_dropout, "drop_path": drop_path}
-        if mixer is not None:
-            around_mixer = _NOTHING_AROUND if mixer.residual_inside else own | around
-            self.around_mixer = Sublayer(self.d_model, **around_mixer)
+        join = partial(create_residual, residual, self.d_model, depth=depth, **(residual_options or {}))
+        if mixer is not None and not mixer.residual_inside:
+            self.mixer_norm = create_norm(norm, self.d_model, **(norm_options or {}))
+            self.mixer_residual = join()
         if mlp != "none":
-            its_norm = own if mlp_norm is None else {"norm": mlp_norm, "norm_options": mlp_norm_options or {}}
-            self.around_mlp = Sublayer(self.d_model, **its_norm, **around)
+            other, options = (norm, norm_options) if mlp_norm is None else (mlp_norm, mlp_norm_options)
+            self.mlp_norm = create_norm(other, self.d_model, **(options or {}))
             hidden = round(mlp_ratio * self.d_model) if mlp_hidden is None else mlp_hidden
             hyper: dict[str, Any] = {"hidden": hidden, "dropout": mlp_dropout, "bias": mlp_bias}
             self.mlp = MLP(self.d_model, kind=mlp, tied_dropout=tied_dropout, **hyper)
+            self.mlp_residual = join()
+        self.dropout, self.drop_path = Dropout(dropout, tied=tied_dropout), DropPath(drop_path)
         self.has_mlp = mlp != "none"
 
     @property
     def causal(self) -> bool:
         """Whether an output depends on no later input."""
-        sublayers = [m for m in self.children() if isinstance(m, Sublayer)]
-        return (self.mixer is None or self.mixer.causal) and all(s.norm.per_token for s in sublayers)
+        return (self.mixer is None or self.mixer.causal) and self._per_token_norms
 
     @property
     def state_kind(self) -> StateKind:
@@ -144,20 +112,33 @@ class Block(nn.Module):
             return "none"
         return "constant" if self.mixer is None else self.mixer.state_kind
 
+    @property
+    def shares_values(self) -> bool:
+        """Whether the mixer reads or writes values shared between layers."""
+        return self.mixer is not None and self.mixer.shares_values
+
     def forward(
         self,
-        x: Float[Tensor, "batch length d_model"],
+        x: Float[Tensor, "batch *length d_model"],
+        state: State | None = None,
         *,
         mask: Bool[Tensor, "batch length"] | None = None,
         cu_seqlens: Int[Tensor, " bounds"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """All tokens in parallel; arguments and errors as ``Mixer.forward``."""
+        shared: SharedValues | None = None,
+    ) -> Any:
+        """As ``Mixer.forward``: arguments, returned values and errors; the state is a :class:`BlockState`."""
         if cu_seqlens is not None:
             self._check_packing()
+        after = None if state is None else self._own_state(state)
         if self.mixer is not None:
-            y = self.mixer(self.around_mixer.enter(x, mask), mask=mask, cu_seqlens=cu_seqlens)
-            x = self.around_mixer.leave(x, y, mask)
-        return self._feed(x, mask)
+            y, mixed, shared = self._mix(x, None if after is None else after.mixer, mask, cu_seqlens, shared)
+            x = y if self.mixer.residual_inside else self._join(x, y, mask, self.mixer_residual, self.mixer_norm)
+            after = None if after is None else BlockState(mixed)
+        if self.has_mlp:
+            y = self.mlp(self._enter(x, mask, self.mlp_norm))
+            x = self._join(x, y, mask, self.mlp_residual, self.mlp_norm)
+        outputs = (zero_padding(x, mask), *([] if after is None else [after]), *([] if shared is None else [shared]))
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def init_state(
         self,
@@ -166,56 +147,87 @@ class Block(nn.Module):
         max_length: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> State | None:
-        """The state before the first token: the mixer's; ``None`` without a mixer.
+    ) -> BlockState:
+        """The state before the first token; arguments as ``Mixer.init_state``.
 
         Raises:
             ValueError: the mixer or a norm is not causal.
         """
-        if not self.causal and (self.mixer is None or self.mixer.causal):
-            remedy = "take norm='layer', 'rms', 'scale' or 'batch', or use forward on the whole sequence"
-            raise argument_error(
-                "Block.init_state", "a norm with statistics over the length", "norms of single tokens", remedy
-            )
+        self._check_causal()
         if self.mixer is None:
-            return None
-        return self.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype)
+            return BlockState(None)
+        return BlockState(self.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype))
 
     def prefill(
         self,
         x: Float[Tensor, "batch length d_model"],
-        state: State | None,
+        state: State | None = None,
         *,
         mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> tuple[Float[Tensor, "batch length d_model"], State | None]:
-        """Any number of tokens from ``state``; arguments and errors as ``Mixer.prefill``."""
-        if self.mixer is not None:
-            state = self.init_state(x.shape[0], device=x.device, dtype=x.dtype) if state is None else state
-            y, state = self.mixer.prefill(self.around_mixer.enter(x, mask), state, mask=mask)
-            x = self.around_mixer.leave(x, y, mask)
-        return self._feed(x, mask), state
+    ) -> tuple[Float[Tensor, "batch length d_model"], BlockState]:
+        """Any number of tokens from ``state``; as ``Mixer.prefill``."""
+        outputs: tuple[Tensor, BlockState] = self(x, InitialState() if state is None else state, mask=mask)
+        return outputs
 
     def step(
-        self, x_t: Float[Tensor, "batch d_model"], state: State | None
-    ) -> tuple[Float[Tensor, "batch d_model"], State | None]:
-        """One token from ``state``; errors as ``Mixer.step``."""
-        if self.mixer is not None:
-            y_t, state = self.mixer.step(self.around_mixer.enter(x_t), cast(State, state))
-            x_t = self.around_mixer.leave(x_t, y_t)
-        return self._feed(x_t, None), state
+        self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch d_model"], BlockState]:
+        """One token from ``state``; as ``Mixer.step``."""
+        outputs: tuple[Tensor, BlockState] = self(x_t, InitialState() if state is None else state)
+        return outputs
 
-    def _feed(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if not self.has_mlp:
-            return zero_padding(x, mask)
-        y = self.around_mlp.leave(x, self.mlp(self.around_mlp.enter(x, mask)), mask)
-        return zero_padding(y, mask)
+    def _mix(
+        self,
+        x: Tensor,
+        state: State | None,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        shared: SharedValues | None,
+    ) -> tuple[Tensor, State | None, SharedValues | None]:
+        """Outputs of the mixer, its new state and the shared values after it, where there are any."""
+        mixer = cast(Mixer, self.mixer)
+        x = x if mixer.residual_inside else self._enter(x, mask, self.mixer_norm)
+        handed = shared if mixer.shares_values else None
+        outputs = mixer(x, state, mask=mask, cu_seqlens=cu_seqlens, shared=handed)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        after = None if state is None else outputs[1]
+        return outputs[0], after, shared if handed is None else outputs[-1]
+
+    def _enter(self, x: Tensor, mask: Tensor | None, norm: Norm) -> Tensor:
+        """The input of the mixer or the MLP."""
+        return cast(Tensor, norm(x, mask)) if self.norm_placement == "pre" else x
+
+    def _join(self, x: Tensor, y: Tensor, mask: Tensor | None, residual: Residual, norm: Norm) -> Tensor:
+        """The residual stream after the mixer or the MLP, from the stream before it and its output."""
+        joined: Tensor = residual(x, self.drop_path(self.dropout(y)))
+        return joined if self.norm_placement == "pre" else cast(Tensor, norm(joined, mask))
+
+    def _own_state(self, state: State) -> BlockState:
+        self._check_causal()
+        if isinstance(state, InitialState):
+            return BlockState(None if self.mixer is None else state)
+        if not isinstance(state, BlockState):
+            remedy = "pass what this block's init_state, prefill or step returned"
+            raise argument_error("Block", f"a {type(state).__name__}", "a BlockState", remedy)
+        return state
+
+    def _check_causal(self) -> None:
+        if self._per_token_norms:
+            return
+        remedy = "take norm='layer', 'rms', 'scale' or 'batch', or use forward on the whole sequence"
+        wanted = "norms of single tokens"
+        raise argument_error("Block.init_state", "a norm with statistics over the length", wanted, remedy)
 
     def _check_packing(self) -> None:
-        if any(isinstance(m, Sublayer) and not m.norm.per_token for m in self.children()):
-            remedy = "take norm='layer', 'rms', 'scale' or 'batch', or pad with a mask"
-            raise argument_error(
-                "Block.forward", "cu_seqlens with a norm over the length", "norms of single tokens", remedy
-            )
+        if self._per_token_norms:
+            return
+        remedy = "take norm='layer', 'rms', 'scale' or 'batch', or pad with a mask"
+        wanted = "norms of single tokens"
+        raise argument_error("Block.forward", "cu_seqlens with a norm over the length", wanted, remedy)
+
+    @property
+    def _per_token_norms(self) -> bool:
+        return all(child.per_token for child in self.children() if isinstance(child, Norm))
 
 
 def _width(mixer: Mixer | None, d_model: int | None, mlp: str) -> int:

@@ -2,16 +2,17 @@
 
 A mixer maps ``(batch, length, d_model)`` to the same shape and computes one function in three forms:
 
-* ``forward``: all tokens in parallel;
-* ``prefill``: any number of tokens, from a state to a state;
-* ``step``: one token, from a state to a state.
+* ``mixer(x)``: all tokens in parallel;
+* ``mixer(x, state)`` or ``prefill``: any number of tokens, from a state to a state;
+* ``mixer(x_t, state)`` or ``step``: one token ``(batch, d_model)``, from a state to a state.
 
-``forward(x) == prefill(x)[0] ==`` the outputs of ``step`` over the tokens, for any split into pieces. The
-checks live here, once; a concrete mixer fills in the four methods with a leading underscore and is final.
+``mixer(x) == mixer.prefill(x)[0] ==`` the outputs of ``step`` over the tokens, for any split into chunks. All three
+go through ``nn.Module.__call__``, so that forward hooks, FSDP, offloading and adapters act in each of them. The
+checks are here, once; a concrete mixer fills in the four methods with a leading underscore and is final.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,26 +23,33 @@ from seqconv_kernels._core.errors import argument_error
 
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .parameters import KeepFloat32
-from .state import State
+from .state import InitialState, State
 from .types import StateKind
+
+SharedValues = dict[str, Tensor]
+"""Values that layers of a stack hand on for the tokens of one call, such as the first layer's values in RWKV-7."""
 
 
 class Mixer(KeepFloat32, ABC):
     """Base of all sequence mixers.
 
     Parameters that must not be rounded are kept in float32 by ``self.keep_float32("A_log", "D")`` in the constructor.
+    A mixer with ``shares_values`` takes a keyword ``shared`` in ``_forward``, ``_prefill`` and ``_step``: a dictionary
+    with what earlier layers of the stack have put there for the same tokens, into which it may put values itself.
 
     Attributes:
         d_model: width of inputs and outputs.
         causal: whether an output depends on no later input. Only causal mixers have a state.
         name: name in the registry, set by ``register``.
         residual_inside: whether the mixer holds its norm and residual connection itself; a block then adds neither.
+        shares_values: whether it reads or writes values shared between the layers of a stack.
     """
 
     d_model: int
     causal: bool
     name: ClassVar[str] = "mixer"
     residual_inside: ClassVar[bool] = False
+    shares_values: ClassVar[bool] = False
     float32_names: frozenset[str] | None = frozenset()
 
     def __init__(self, d_model: int, *, causal: bool = True) -> None:
@@ -77,33 +85,45 @@ class Mixer(KeepFloat32, ABC):
     @final  # type: ignore[misc]  # nn.Module types forward as a writable attribute
     def forward(
         self,
-        x: Float[Tensor, "batch length d_model"],
+        x: Float[Tensor, "batch *length d_model"],
+        state: State | None = None,
         *,
         mask: Bool[Tensor, "batch length"] | None = None,
         cu_seqlens: Int[Tensor, " bounds"] | None = None,
-    ) -> Float[Tensor, "batch length d_model"]:
-        """Mix all tokens in parallel.
+        shared: SharedValues | None = None,
+    ) -> Any:
+        """Mix tokens: all in parallel without a state, from the state to a new one with it.
+
+        The state that was passed in must not be used again (its memory may have been); ``state.clone()`` branches.
 
         Args:
-            x: inputs.
-            mask: True at real tokens; padding on the left or right changes no other output and yields zeros.
-            cu_seqlens: boundaries of sequences packed along the length of a batch of one.
+            x: inputs (batch, length, d_model), or (batch, d_model) for one token from a state.
+            state: state after the tokens before, or :class:`~seqconv.state.InitialState`.
+            mask: True at real tokens, (batch, length); padding changes no other output and yields zeros. Without a
+                state on the left or right; with one on the left only, before the first token of its row.
+            cu_seqlens: boundaries of sequences packed along the length of a batch of one; without a state only.
+            shared: values of earlier layers for the same tokens.
+
+        Returns:
+            The outputs ``y``, shaped as ``x``, followed by the new state where a state was given and by the shared
+            values where those were: ``y``, ``(y, state)``, ``(y, shared)`` or ``(y, state, shared)``.
 
         Raises:
-            ValueError: wrong rank, width, dtype, device or length; a mask with holes; boundaries that do not
-                increase to the length; both a mask and boundaries.
+            ValueError: wrong rank, width, dtype, device or length; a mask with holes or, with a state, with padding on
+                the right; boundaries that do not increase to the length; both a mask and boundaries; a state of
+                another mixer or batch size; a state for a mixer that is not causal.
         """
-        self._check_input("forward", x, rank=3)
-        if cu_seqlens is not None:
-            if mask is not None:
-                raise argument_error(self._op("forward"), "a mask and cu_seqlens", "one of them", "drop the mask")
-            check_cu_seqlens(self._op("forward"), cu_seqlens, x)
-            padded, mask = unpack(x, cu_seqlens)
-            return pack(self._forward(padded, mask), mask)
-        if mask is None:
-            return self._forward(x, None)
-        check_mask(self._op("forward"), mask, x)
-        return zero_padding(self._forward(zero_padding(x, mask), mask), mask)
+        values = {"shared": dict(shared or {})} if self.shares_values else {}
+        if state is None:
+            outputs: tuple[Any, ...] = (self._parallel(x, mask, cu_seqlens, values),)
+        elif cu_seqlens is not None:
+            wanted, remedy = "one of them: packed sequences start from the initial state", "drop the state"
+            raise argument_error(self._op("forward"), "a state and cu_seqlens", wanted, remedy)
+        else:
+            outputs = self._one_token(x, state, mask, values) if x.dim() == 2 else self._from(x, state, mask, values)
+        if shared is not None:
+            outputs = (*outputs, values.get("shared", shared))
+        return outputs if len(outputs) > 1 else outputs[0]
 
     @final
     def init_state(
@@ -118,7 +138,7 @@ class Mixer(KeepFloat32, ABC):
 
         Args:
             batch_size: rows.
-            max_length: longest context to come, where known; a growing state reserves room for it.
+            max_length: longest context to come, where known; a growing state allocates memory for it.
             device, dtype: of the activations; the parameters' own by default. States accumulate in float32 at least.
 
         Raises:
@@ -136,8 +156,11 @@ class Mixer(KeepFloat32, ABC):
             raise argument_error(
                 self._op("init_state"), got, "batch_size >= 0 and max_length >= 1", "correct the sizes"
             )
-        own_device, own_dtype = self._placement() or (torch.device("cpu"), torch.get_default_dtype())
-        return self._init_state(batch_size, max_length, torch.device(device or own_device), dtype or own_dtype)
+        if device is None or dtype is None:
+            found = self.activation_parameter()
+            like = torch.empty(0) if found is None else found[0]
+            device, dtype = device or like.device, dtype or like.dtype
+        return self._init_state(batch_size, max_length, torch.device(device), dtype)
 
     @final
     def prefill(
@@ -147,48 +170,74 @@ class Mixer(KeepFloat32, ABC):
         *,
         mask: Bool[Tensor, "batch length"] | None = None,
     ) -> tuple[Float[Tensor, "batch length d_model"], State]:
-        """Mix any number of tokens, continuing from ``state``; return the outputs and the state after the last one.
+        """Mix any number of tokens from ``state``, or from the initial one; return the outputs and the state after.
 
-        The state that was passed in must not be used again (its memory may have been); ``state.clone()`` branches.
-
-        Args:
-            x: inputs, at least one token.
-            state: state after the tokens before; ``None`` is the initial state.
-            mask: True at real tokens; padding on the left only, before the first token of its row.
-
-        Raises:
-            ValueError: as ``forward``; padding on the right; a state of another mixer or batch size.
+        The same as ``mixer(x, state, mask=mask)``, with its arguments and errors.
         """
-        self._check_input("prefill", x, rank=3)
-        state = self.init_state(x.shape[0], device=x.device, dtype=x.dtype) if state is None else state
-        self._check_state("prefill", state, x.shape[0])
-        if mask is None:
-            return self._prefill(x, state, None)
-        check_mask(self._op("prefill"), mask, x)
-        check_left_padding(self._op("prefill"), mask)
-        y, state = self._prefill(zero_padding(x, mask), state, mask)
-        return zero_padding(y, mask), state
+        self._check_shape("prefill", x, rank=3)
+        outputs: tuple[Tensor, State] = self(x, InitialState() if state is None else state, mask=mask)
+        return outputs
 
     @final
-    def step(self, x_t: Float[Tensor, "batch d_model"], state: State) -> tuple[Float[Tensor, "batch d_model"], State]:
-        """Mix one token, continuing from ``state``; the state that was passed in must not be used again.
+    def step(
+        self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch d_model"], State]:
+        """Mix one token from ``state``, or from the initial one; return the output and the state after.
 
-        Raises:
-            ValueError: wrong rank, width, dtype or device; a state of another mixer or batch size.
+        The same as ``mixer(x_t, state)``, with its errors.
         """
-        self._check_input("step", x_t, rank=2)
-        self._check_state("step", state, x_t.shape[0])
-        return self._step(x_t, state)
+        self._check_shape("step", x_t, rank=2)
+        outputs: tuple[Tensor, State] = self(x_t, InitialState() if state is None else state)
+        return outputs
 
     @final
     def forget_state_sizes(self) -> None:
-        """Measure the state anew at its next check; to be called when a filter inside was replaced by another."""
+        """Read the sizes of the state again at its next check; for code that replaced a filter inside the mixer."""
         self._state_like = None
+
+    def _parallel(
+        self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, values: dict[str, SharedValues]
+    ) -> Tensor:
+        self._check_shape("forward", x, rank=3)
+        self._check_placement("forward", x)
+        if cu_seqlens is not None:
+            if mask is not None:
+                raise argument_error(self._op("forward"), "a mask and cu_seqlens", "one of them", "drop the mask")
+            check_cu_seqlens(self._op("forward"), cu_seqlens, x)
+            padded, mask = unpack(x, cu_seqlens)
+            return pack(self._forward(padded, mask, **values), mask)
+        if mask is None:
+            return self._forward(x, None, **values)
+        check_mask(self._op("forward"), mask, x)
+        return zero_padding(self._forward(zero_padding(x, mask), mask, **values), mask)
+
+    def _from(
+        self, x: Tensor, state: State, mask: Tensor | None, values: dict[str, SharedValues]
+    ) -> tuple[Tensor, State]:
+        self._check_shape("prefill", x, rank=3)
+        self._check_placement("prefill", x)
+        state = self._own_state("prefill", state, x)
+        if mask is None:
+            return self._prefill(x, state, None, **values)
+        check_mask(self._op("prefill"), mask, x)
+        check_left_padding(self._op("prefill"), mask)
+        y, state = self._prefill(zero_padding(x, mask), state, mask, **values)
+        return zero_padding(y, mask), state
+
+    def _one_token(
+        self, x_t: Tensor, state: State, mask: Tensor | None, values: dict[str, SharedValues]
+    ) -> tuple[Tensor, State]:
+        self._check_shape("step", x_t, rank=2)
+        self._check_placement("step", x_t)
+        if mask is not None:
+            remedy = "pass the token as (batch, 1, d_model) with its mask"
+            raise argument_error(self._op("step"), "a mask for a single token", "no mask", remedy)
+        return self._step(x_t, self._own_state("step", state, x_t), **values)
 
     def _op(self, operation: str) -> str:
         return f"{self.name}.{operation}"
 
-    def _check_input(self, operation: str, x: Tensor, rank: int) -> None:
+    def _check_shape(self, operation: str, x: Tensor, rank: int) -> None:
         axes = "(batch, length, d_model)" if rank == 3 else "(batch, d_model)"
         if x.dim() != rank or x.shape[-1] != self.d_model:
             wanted = f"{axes} with d_model={self.d_model}"
@@ -199,34 +248,34 @@ class Mixer(KeepFloat32, ABC):
             raise argument_error(
                 self._op(operation), "a sequence of length 0", "at least one token", "leave empty inputs out"
             )
-        activations = self._placement()
-        if activations is None:
+
+    def _check_placement(self, operation: str, x: Tensor) -> None:
+        found = None if torch.compiler.is_compiling() else self.activation_parameter()
+        if found is None:
             return
-        device, dtype = activations
-        if x.device != device:
+        parameter, kept = found
+        if x.dtype == parameter.dtype and x.device == parameter.device:
+            return
+        device, dtype = parameter.device, parameter.dtype
+        if x.device != device and device.type != "meta":  # offloaded parameters arrive when their module is called
             raise argument_error(
                 self._op(operation), f"x on {x.device}", f"the mixer on {device}", "move one with .to()"
             )
-        if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
-            remedy = "convert one with .to(dtype), or run under torch.autocast"
-            raise argument_error(self._op(operation), f"x of dtype {x.dtype}", f"{dtype}", remedy)
+        narrower = kept and dtype == torch.float32 and x.dtype.itemsize <= dtype.itemsize
+        if x.dtype == dtype or (x.is_floating_point() and (narrower or torch.is_autocast_enabled(x.device.type))):
+            return
+        remedy = "convert one with .to(dtype), or run under torch.autocast"
+        raise argument_error(self._op(operation), f"x of dtype {x.dtype}", f"{dtype}", remedy)
 
-    def _placement(self) -> tuple[torch.device, torch.dtype] | None:
-        """Device and dtype of the activations: the narrowest of the parameters', some of which may stay wider.
-
-        ``None`` without parameters of a floating point dtype (a quantised mixer).
-        """
-        parameters = [p for p in self.parameters() if p.is_floating_point()]
-        if not parameters:
-            return None
-        narrowest = parameters[0].dtype
-        for parameter in parameters:  # compilers do not look through min(..., key=)
-            narrowest = parameter.dtype if parameter.dtype.itemsize < narrowest.itemsize else narrowest
-        return parameters[0].device, narrowest
+    def _own_state(self, operation: str, state: State, x: Tensor) -> State:
+        """The state to continue from: built now where it is the initial one, checked where it is not."""
+        if isinstance(state, InitialState):
+            return self.init_state(x.shape[0], max_length=state.max_length, device=x.device, dtype=x.dtype)
+        if not torch.compiler.is_compiling():
+            self._check_state(operation, state, x.shape[0])
+        return state
 
     def _check_state(self, operation: str, state: State, batch_size: int) -> None:
-        if torch.compiler.is_compiling():
-            return
         if self._state_like is None:
             with torch.no_grad():
                 like = self.init_state(1, max_length=1)

@@ -12,7 +12,8 @@ The module remembers the marks by name, for code that replaces a parameter by a 
 :func:`restore_optimizer_options` sets them again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 import torch
@@ -41,6 +42,7 @@ class KeepFloat32(nn.Module):
     """
 
     float32_names: frozenset[str] | None = None
+    _found: tuple[Callable[[Any], Any], bool] | None = None
 
     def keep_float32(self, *names: str) -> None:
         """Keep these parameters and buffers of the module in float32 at least from now on, and convert them now."""
@@ -48,6 +50,27 @@ class KeepFloat32(nn.Module):
         for name in names:
             tensor = cast(Tensor, getattr(self, name))
             tensor.data = tensor.data.to(accumulation_dtype(tensor))
+
+    def activation_parameter(self) -> tuple[Tensor, bool] | None:
+        """The parameter whose device and dtype are those of the activations: the first of the narrowest.
+
+        Returns:
+            It, and whether it stays in float32 (then activations may be narrower). ``None`` without parameters of a
+            floating point dtype, as in a quantised module.
+        """
+        if self._found is not None:  # every call of a mixer asks for it
+            try:
+                parameter = self._found[0](self)
+                if isinstance(parameter, Tensor):
+                    return parameter, self._found[1]
+            except AttributeError:  # the module that held it was replaced
+                pass
+        candidates = list(_floating_parameters(self, "", kept=False))
+        if not candidates:
+            return None
+        name, parameter, kept = min(candidates, key=lambda found: (found[2], found[1].dtype.itemsize))
+        self._found = (attrgetter(name), kept)
+        return parameter, kept
 
     def _apply(self: KeepFloat32T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeepFloat32T:
         kept = self._kept()
@@ -67,6 +90,18 @@ class KeepFloat32(nn.Module):
         own: dict[str, Tensor | None] = {**self._parameters, **self._buffers}
         kept = [own.get(name) for name in self.float32_names]
         return {id(t) for tensor in kept if tensor is not None for t in (tensor, tensor.grad)}
+
+
+def _floating_parameters(module: nn.Module, prefix: str, kept: bool) -> Iterator[tuple[str, Tensor, bool]]:
+    """Dotted names of all floating point parameters, and whether each stays in float32."""
+    names = module.float32_names if isinstance(module, KeepFloat32) else frozenset[str]()
+    kept = kept or names is None
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.is_floating_point():
+            yield prefix + name, parameter, kept or (names is not None and name in names)
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _floating_parameters(child, f"{prefix}{name}.", kept)
 
 
 def wide_default_dtype() -> torch.dtype:

@@ -109,3 +109,14 @@ def state_class(cls: type[StateT]) -> type[StateT]:
     made = dataclass(cls)
     pytree.register_dataclass(made)
     return made
+
+
+@state_class
+class InitialState(State):
+    """The state before the first token, of any mixer: each builds its own when it is called with it.
+
+    Attributes:
+        max_length: longest context to come, where known.
+    """
+
+    max_length: int | None = None

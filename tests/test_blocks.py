@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from seqconv.backbone import Backbone, build_backbone, build_block
-from seqconv.blocks import Block
+from seqconv.blocks import Block, BlockState
 from seqconv.layers.mlp import GATED, MLP, PLAIN
 from seqconv.layers.norms import NORMS, create_norm
 from seqconv.layers.residual import RESIDUALS, Dropout, DropPath, create_residual
@@ -113,7 +113,7 @@ def test_mlp_is_its_equation(kind):
 def test_block_is_its_equation(placement):
     x = tokens()
     block = Block(CumulativeSum(6), norm_placement=placement, mlp="gelu", norm="rms").double()
-    one, two = block.around_mixer.norm, block.around_mlp.norm
+    one, two = block.mixer_norm, block.mlp_norm
     if placement == "pre":
         h = x + block.mixer(one(x))
         want = h + block.mlp(two(h))
@@ -127,8 +127,8 @@ def test_mixer_with_its_own_residual():
     x = tokens()
     block = Block(GatedSum(6), norm="scale", mlp="relu", mlp_hidden=5, dropout=0.5).double().eval()
     y = block.mixer(x)
-    torch.testing.assert_close(block(x), y + block.mlp(block.around_mlp.norm(y)))
-    assert [n for n, _ in block.named_parameters() if n.startswith("around")] == ["around_mlp.norm.weight"]
+    torch.testing.assert_close(block(x), y + block.mlp(block.mlp_norm(y)))
+    assert [n for n, _ in block.named_parameters() if n.startswith(("mixer_", "mlp_"))] == ["mlp_norm.weight"]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,26 @@ def test_forward_prefill_and_steps_agree(options):
         outputs.append(y_t[:, None])
     torch.testing.assert_close(whole, want)
     torch.testing.assert_close(torch.cat(outputs, 1), want)
+
+
+def test_hooks_of_blocks_mixers_and_networks_fire_in_every_form():
+    model, x, fired = backbone(mlp="gelu").eval(), tokens(), []
+    parts = {"": model, "block": model.blocks[1], "mixer": model.blocks[1].mixer, "norm": model.blocks[1].mixer_norm}
+    for name, part in (parts | {"mlp": model.blocks[1].mlp}).items():
+        part.register_forward_hook(lambda module, args, output, name=name: fired.append(name))
+    inside = ["norm", "mixer", "mlp", "block", ""]
+    model(x)
+    _, state = model.prefill(x)
+    for t in range(2):
+        _, state = model.step(x[:, t], state)
+    assert fired == inside * 4
+
+
+def test_a_step_without_a_state_starts_from_the_initial_one():
+    model, x = backbone(mlp="gelu").eval(), tokens()
+    for part in (model, model.blocks[0]):
+        first, state = part.step(x[:, 0])
+        torch.testing.assert_close(torch.stack([first, part.step(x[:, 1], state)[0]], 1), part(x[:, :2]))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -182,8 +202,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
 
 def test_hidden_states_are_inputs_of_blocks_and_the_output():
     model, x = backbone().eval(), tokens()
-    seen: list[torch.Tensor] = []
-    y = model(x, hidden_states=seen)
+    y, seen = model(x, output_hidden_states=True)
     assert len(seen) == 4
     torch.testing.assert_close(seen[0], x)
     torch.testing.assert_close(seen[1], model.blocks[0](x))
@@ -202,14 +221,14 @@ def test_mlp_layers_alone_and_patterns():
     pattern = ["none", {"mixer": "none", "mlp": "relu", "mlp_hidden": 3, "norm": "rms"}]
     model = build_backbone(6, 3, pattern, mlp="gelu", drop_path=0.2)
     assert [b.mlp.kind for b in model.blocks] == ["gelu", "relu", "gelu"]
-    assert [b.around_mlp.drop_path.p for b in model.blocks] == pytest.approx([0, 0.1, 0.2])
+    assert [b.drop_path.p for b in model.blocks] == pytest.approx([0, 0.1, 0.2])
     assert model.blocks[1].mlp.up.out_features == 3
     x = tokens().float()
     y, state = model.eval().prefill(x[:, :5])
     torch.testing.assert_close(y, model(x)[:, :5])
-    assert state.layers == (None, None, None)
+    assert state.layers == (BlockState(None),) * 3
     constant = build_backbone(6, 2, ["none"], mlp="gelu", drop_path=0.2, drop_path_schedule="constant")
-    assert [b.around_mlp.drop_path.p for b in constant.blocks] == [0.2, 0.2]
+    assert [b.drop_path.p for b in constant.blocks] == [0.2, 0.2]
 
 
 def test_final_norm_follows_the_placement():

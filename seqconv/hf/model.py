@@ -11,6 +11,7 @@ from seqconv_kernels._core.errors import argument_error
 from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask
+from ..state import InitialState
 from .base import SeqConvPreTrainedModel, check_arguments, make_backbone, packed_bounds
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
@@ -118,37 +119,33 @@ class SeqConvModel(SeqConvPreTrainedModel):
             seen = 0 if cache is None else cache.get_seq_length()
             position_ids = positions_of(whole, bounds, x.shape[1], seen, x.device)
         x = self.embedding_norm(self.positions(x, position_ids), mask)
-        wants_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        hidden: list[Tensor] | None = [] if wants_hidden else None
+        wants_hidden = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         mask = mask if self.config.mask_padding == "everywhere" else None
         if cache is None:
-            y = self.backbone(x, mask=mask, cu_seqlens=bounds, hidden_states=hidden)
+            outputs = self.backbone(x, mask=mask, cu_seqlens=bounds, output_hidden_states=wants_hidden)
+            y, *hidden = outputs if wants_hidden else (outputs,)
         else:
-            y = self._continue(x, mask, cache, hidden)
+            y, *hidden = self._continue(x, mask, cache, wants_hidden)
         output = BaseModelOutputWithPast(
-            last_hidden_state=y, past_key_values=cache, hidden_states=None if hidden is None else tuple(hidden)
+            last_hidden_state=y, past_key_values=cache, hidden_states=hidden[0] if wants_hidden else None
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
-    def _continue(self, x: Tensor, mask: Tensor | None, cache: SeqConvCache, hidden: list[Tensor] | None) -> Tensor:
-        """Read tokens from the cache's state and leave the state behind them there."""
-        state = cache.take()
-        if x.shape[1] == 1 and state is not None and mask is None and hidden is None:
-            y, after = self.backbone.step(x[:, 0], state)
-            y = y[:, None]
-        else:
-            state = self._start(x, cache.max_length) if state is None else state
-            y, after = self.backbone.prefill(x, state, mask=mask, hidden_states=hidden)
+    def _continue(self, x: Tensor, mask: Tensor | None, cache: SeqConvCache, wants_hidden: bool) -> tuple[Any, ...]:
+        """Read tokens from the cache's state and leave the state after them there; outputs and hidden states."""
+        before = cache.take() or InitialState(cache.max_length)
+        alone = x.shape[1] == 1 and mask is None
+        y, after, *hidden = self.backbone(x[:, 0] if alone else x, before, mask=mask, output_hidden_states=wants_hidden)
+        if alone:
+            y, hidden = y[:, None], [tuple(h[:, None] for h in states) for states in hidden]
         cache.put(after, x, mask, lambda x, s, m: self._reread(x, s, m, cache.max_length))
-        return y
-
-    def _start(self, x: Tensor, max_length: int | None) -> BackboneState:
-        return self.backbone.init_state(x.shape[0], max_length=max_length, device=x.device, dtype=x.dtype)
+        return y, *hidden
 
     def _reread(
         self, x: Tensor, state: BackboneState | None, mask: Tensor | None, max_length: int | None
     ) -> BackboneState:
-        return self.backbone.prefill(x, state or self._start(x, max_length), mask=mask)[1]
+        after: BackboneState = self.backbone(x, state or InitialState(max_length), mask=mask)[1]
+        return after
 
     def _cache(
         self, cache: object, use_cache: bool | None, mask: Tensor | None, bounds: Tensor | None

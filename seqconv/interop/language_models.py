@@ -45,11 +45,11 @@ def read_mamba_ssm(config: Mapping[str, Any], weights: Weights) -> Read:
         part, block = weights.part(f"backbone.layers.{i}."), f"model.backbone.blocks.{i}"
         mixer, options, tensors = _mamba_ssm_mixer(config, part.part("mixer."), i)
         specs.append([mixer, options])
-        ours |= _norm(part, "norm", f"{block}.around_mixer.norm", affine)
+        ours |= _norm(part, "norm", f"{block}.mixer_norm", affine)
         ours |= {f"{block}.mixer.{name}": t for name, t in tensors.items()}
         if config.get("d_intermediate", 0):
             value, gate = part.take("mlp.fc1.weight").chunk(2)
-            ours |= _norm(part, "norm2", f"{block}.around_mlp.norm", affine)
+            ours |= _norm(part, "norm2", f"{block}.mlp_norm", affine)
             ours |= {f"{block}.mlp.up.weight": torch.cat([gate, value])}
             ours |= {f"{block}.mlp.down.weight": part.take("mlp.fc2.weight")}
     shape = {"hidden_size": config["d_model"], "norm": norm, "norm_options": {"eps": 1e-5}}
@@ -108,8 +108,8 @@ def read_gla(config: Mapping[str, Any], weights: Weights) -> Read:
     ours = _norm(weights, "model.norm", "model.backbone.norm", ["weight"])
     for i in range(config["num_hidden_layers"]):
         part, block = weights.part(f"model.layers.{i}."), f"model.backbone.blocks.{i}"
-        ours |= _norm(part, "attn_norm", f"{block}.around_mixer.norm", ["weight"])
-        ours |= _norm(part, "mlp_norm", f"{block}.around_mlp.norm", ["weight"])
+        ours |= _norm(part, "attn_norm", f"{block}.mixer_norm", ["weight"])
+        ours |= _norm(part, "mlp_norm", f"{block}.mlp_norm", ["weight"])
         ours |= {f"{block}.mixer.{name}": t for name, t in convert_gla(part.part("attn."), hyper).items()}
         gate, value = part.take("mlp.gate_proj.weight"), part.take("mlp.up_proj.weight")
         ours |= {f"{block}.mlp.up.weight": torch.cat([gate, value])}
@@ -143,7 +143,7 @@ def _transformers_mamba(config: Mapping[str, Any], weights: Weights, spec: list[
     ours = _norm(weights, "backbone.norm_f", "model.backbone.norm", ["weight"])
     for i in range(config["num_hidden_layers"]):
         part, block = weights.part(f"backbone.layers.{i}."), f"model.backbone.blocks.{i}"
-        ours |= _norm(part, "norm", f"{block}.around_mixer.norm", ["weight"])
+        ours |= _norm(part, "norm", f"{block}.mixer_norm", ["weight"])
         ours |= {f"{block}.mixer.{name}": t for name, t in convert(part.part("mixer.")).items()}
     options = spec[1]
     shape = {

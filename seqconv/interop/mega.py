@@ -120,7 +120,7 @@ def convert_layer(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
         for part in ("weight", "bias"):
             ours[f"{name}.{part}"] = weights.take(f"nffn.{theirs}.{part}")
     norm = _norm_weights(weights, "nffn.norm.norm.", o)
-    return ours | {f"around_mlp.norm.{name}": tensor for name, tensor in norm.items()}
+    return ours | {f"mlp_norm.{name}": tensor for name, tensor in norm.items()}
 
 
 def _block_options(original: str, hyper: Mapping[str, Any], known: Mapping[str, Any] = BLOCK_DEFAULTS) -> Any:

@@ -122,9 +122,8 @@ def _convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     for i, block in enumerate(backbone.layers):
         mixer = convert_block(weights, block.mixer, f"layers.{i}.layer.")  # type: ignore[arg-type]
         ours |= {f"blocks.{i}.mixer.{name}": tensor for name, tensor in mixer.items()}
-        around = f"blocks.{i}.around_mixer"
-        ours |= _convert_norm(weights, complete, f"layers.{i}.norm.norm", f"{around}.norm")
-        ours |= _convert_residual(weights, complete, f"layers.{i}.residual", f"{around}.residual")
+        ours |= _convert_norm(weights, complete, f"layers.{i}.norm.norm", f"blocks.{i}.mixer_norm")
+        ours |= _convert_residual(weights, complete, f"layers.{i}.residual", f"blocks.{i}.mixer_residual")
     if complete["prenorm"]:
         ours |= _convert_norm(weights, complete, "norm.norm", "norm")
     return ours

@@ -118,8 +118,8 @@ def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
         "mixer.output.weight": weights.take("out_filter_dense.weight"),
         "mixer.output.bias": weights.take("out_filter_dense.bias"),
         **{f"mixer.inner.{name}": tensor for name, tensor in inner.items()},
-        "around_mixer.norm.weight": weights.take("pre_norm.scale"),
-        "around_mlp.norm.weight": weights.take("post_norm.scale"),
+        "mixer_norm.weight": weights.take("pre_norm.scale"),
+        "mlp_norm.weight": weights.take("post_norm.scale"),
         "mlp.up.weight": torch.cat([weights.take("mlp.l1.weight"), weights.take("mlp.l2.weight")]),
         "mlp.down.weight": weights.take("mlp.l3.weight"),
     }

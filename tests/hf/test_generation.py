@@ -44,6 +44,16 @@ def test_logits_with_a_state_equal_those_without(mixer):
 
 
 @every_mixer
+def test_hooks_fire_at_every_token_that_is_generated(mixer):
+    model, fired = language_model(mixer, mlp="gelu"), []
+    block = model.model.backbone.blocks[1]
+    for name, part in {"block": block, "mixer": block.mixer, "mlp": block.mlp}.items():
+        part.register_forward_hook(lambda module, args, output, name=name: fired.append(name))
+    generate(model, prompts(), max_new_tokens=4)
+    assert fired == ["mixer", "mlp", "block"] * 4
+
+
+@every_mixer
 def test_padded_prompts_continue_as_they_do_alone(mixer):
     model = language_model(mixer)
     ids, mask = left_padded(7, 4, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqconv import Mixer, State, create_mixer, list_mixers
 from seqconv.registry import mixer_entry
+from seqconv.state import InitialState
 from tolerances import assert_near
 
 D_MODEL, BATCH, LENGTH = 8, 2, 37
@@ -178,6 +179,34 @@ def test_gradients_through_a_split_equal_those_of_the_whole(case):
         assert_near(got, want, what=f"gradient of {name}")
 
 
+@causal
+def test_forward_hooks_fire_in_every_form(case):
+    """Code that is hooked to a module (sharding, offloading, adapters, probes) sees training and decoding alike."""
+    mixer, x, seen = build(case), inputs(6), []
+    mixer.register_forward_pre_hook(lambda module, args: seen.append(("before", args[0].dim())))
+    mixer.register_forward_hook(lambda module, args, output: seen.append(("after", type(output))))
+    mixer(x)
+    _, state = mixer.prefill(x)
+    for t in range(3):
+        _, state = mixer.step(x[:, t], state)
+    step = [("before", 2), ("after", tuple)]
+    assert seen == [("before", 3), ("after", Tensor), ("before", 3), ("after", tuple), *step * 3]
+    mixer.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
+    doubled, _ = mixer.prefill(x)
+    assert_near(doubled, 2 * build(case)(x), what="a hook that changes outputs")
+
+
+@causal
+def test_a_step_without_a_state_starts_from_the_initial_one(case):
+    mixer, x = build(case), inputs(2)
+    first, state = mixer.step(x[:, 0])
+    second, _ = mixer.step(x[:, 1], state)
+    assert_near(torch.stack([first, second], 1), mixer(x))
+    first, state = mixer(x[:, :1], InitialState(max_length=2))
+    second, _ = mixer(x[:, 1], state)
+    assert_near(torch.stack([first[:, 0], second], 1), mixer(x))
+
+
 @every
 def test_every_parameter_is_trained(case):
     mixer = build(case)
@@ -295,6 +324,7 @@ def test_bad_input_is_refused_with_a_remedy(name, unannotated):
         r"cu_seqlens=\[0, 5, 5, 37\].*Remedy": lambda: mixer(x[:1], cu_seqlens=torch.tensor([0, 5, 5, 37])),
         r"cu_seqlens=\[0, 5\].*Remedy": lambda: mixer(x[:1], cu_seqlens=torch.tensor([0, 5])),
         r"batch of 2.*Remedy": lambda: mixer(x, cu_seqlens=torch.tensor([0, 37])),
+        r"a state and cu_seqlens.*Remedy": lambda: mixer(x[:1], InitialState(), cu_seqlens=torch.tensor([0, 37])),
     }
     for pattern, use in cases.items():
         with pytest.raises(ValueError, match=f"{name}.forward: received .*{pattern}"):
@@ -302,7 +332,7 @@ def test_bad_input_is_refused_with_a_remedy(name, unannotated):
 
 
 @causal
-def test_a_state_of_another_batch_or_mixer_is_refused(case):
+def test_a_state_of_another_batch_or_mixer_is_rejected(case, unannotated):
     mixer, x = build(case), inputs()
     _, state = mixer.prefill(x)
     with pytest.raises(ValueError, match=r"a state of 2 rows for 1 inputs.*select"):
@@ -312,6 +342,12 @@ def test_a_state_of_another_batch_or_mixer_is_refused(case):
         mixer.step(x[:, 0], other.init_state(BATCH))
     with pytest.raises(ValueError, match=r"padding on the right.*left"):
         mixer.prefill(x, mask=torch.tensor([[True] * 36 + [False]] * 2))
+    with pytest.raises(ValueError, match=r"step: received a mask for a single token.*Remedy"):
+        mixer(x[:, 0], InitialState(), mask=torch.ones(BATCH, 1).bool())
+    with pytest.raises(ValueError, match=r"prefill: received x of shape \(2, 8\).*Remedy"):
+        mixer.prefill(x[:, 0])
+    with pytest.raises(ValueError, match=r"step: received x of shape \(2, 37, 8\).*Remedy"):
+        mixer.step(x)
     with pytest.raises(ValueError, match=r"batch_size=-1.*Remedy"):
         mixer.init_state(-1)
 
