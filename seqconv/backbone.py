@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .blocks import Block, BlockState
+from .blocks import Block, BlockState, most_growing
 from .layers.norms import create_norm
 from .layers.residual import Dropout
 from .mixer import SharedValues
@@ -85,8 +85,7 @@ class Backbone(nn.Module):
         """The kind of the layer whose state grows most with the context."""
         if not self.causal:
             return "none"
-        kinds: list[StateKind] = ["constant", "window", "growing"]
-        return max((block.state_kind for block in self.layers), key=kinds.index)
+        return most_growing(block.state_kind for block in self.layers)
 
     @property
     def shares_values(self) -> bool:
@@ -216,9 +215,8 @@ def build_backbone(
     blocks = []
     for i, spec in enumerate(islice(cycle(pattern), n_layers)):
         share = 1.0 if drop_path_schedule == "constant" else i / max(1, n_layers - 1)
-        here = {**block_options, "drop_path": drop_path * share, "depth": i + 1}
-        layer = LayerContext(i, n_layers)
-        blocks.append(build_block(d_model, spec, layer=layer, mixer_defaults=mixer_defaults, **here))
+        here = {**block_options, "drop_path": drop_path * share, "layer": LayerContext(i, n_layers)}
+        blocks.append(build_block(d_model, spec, mixer_defaults=mixer_defaults, **here))
     placement = block_options.get("norm_placement", "pre")
     norm = {key: block_options[key] for key in ("norm", "norm_options") if key in block_options} or {"norm": "layer"}
     ends = final_norm if final_norm is not None else placement == "pre"
@@ -240,14 +238,14 @@ def build_block(
         ValueError: unknown mixer or option; the nearest are named.
     """
     name, options, own = parse_layer(spec)
-    known = set(signature(Block).parameters) - {"mixer", "d_model"}
+    known = set(signature(Block).parameters) - {"mixer", "d_model", "layer"}
     for option in (*block_options, *own):
         if option not in known:
             raise unknown_name("build_block", "option", option, known)
     mixer = (
         None if name == "none" else create_mixer(name, d_model, layer=layer, **{**(mixer_defaults or {}), **options})
     )
-    return Block(mixer, d_model=d_model, **{**block_options, **own})
+    return Block(mixer, d_model=d_model, layer=layer, **{**block_options, **own})
 
 
 def parse_layer(spec: LayerSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:

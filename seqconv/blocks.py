@@ -9,7 +9,7 @@ Mixers that hold their norm and residual themselves (``Mixer.residual_inside``: 
 without a mixer is a per-token network alone, and one without an MLP a mixer alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -19,20 +19,22 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from .layers.channel_mix import create_channel_mix
 from .layers.mlp import MLP
 from .layers.norms import Norm, create_norm
 from .layers.residual import Dropout, DropPath, Residual, create_residual
 from .mixer import Mixer, SharedValues
 from .packing import zero_padding
 from .state import InitialState, State, state_class
-from .types import StateKind
+from .types import LayerContext, StateKind
 
 
 @state_class
 class BlockState(State):
-    """The state of a block's mixer, ``None`` without one."""
+    """The states of a block's mixer and of its channel mix, ``None`` where there is none."""
 
-    mixer: State | None
+    mixer: State | None = None
+    mlp: State | None = None
 
 
 class Block(nn.Module):
@@ -44,16 +46,16 @@ class Block(nn.Module):
         norm, norm_options: as :func:`~seqconv.layers.norms.create_norm`.
         norm_placement: ``"pre"`` or ``"post"``.
         residual, residual_options: as :func:`~seqconv.layers.residual.create_residual`.
-        mlp: kind of :class:`~seqconv.layers.mlp.MLP`, or ``"none"``.
+        mlp: the channel mix: a kind of :func:`~seqconv.layers.channel_mix.create_channel_mix`, or ``"none"``.
         mlp_ratio: its hidden width over ``d_model``.
         mlp_hidden: its hidden width, instead of the ratio.
-        mlp_bias: whether its maps have biases.
+        mlp_bias: whether its projections have biases; ``None``: as in the original (all kinds of MLP have them).
         mlp_dropout: dropout of its hidden activations.
         mlp_norm, mlp_norm_options: norm of the MLP where it differs from the mixer's.
         dropout: dropout of the outputs of the mixer and the MLP.
         tied_dropout: drop a channel of a row at all tokens together.
         drop_path: probability of leaving out the mixer, or the MLP, for a row (stochastic depth).
-        depth: number of this layer, from 1; some residuals depend on it.
+        layer: place in the stack, on which some residuals and initial values depend; the first of one by default.
 
     Raises:
         ValueError: unknown names or options (the nearest are named), probabilities outside [0, 1).
@@ -72,50 +74,49 @@ class Block(nn.Module):
         mlp: str = "none",
         mlp_ratio: float = 4.0,
         mlp_hidden: int | None = None,
-        mlp_bias: bool = True,
+        mlp_bias: bool | None = None,
         mlp_dropout: float = 0.0,
         mlp_norm: str | None = None,
         mlp_norm_options: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
         tied_dropout: bool = False,
         drop_path: float = 0.0,
-        depth: int = 1,
+        layer: LayerContext | None = None,
     ) -> None:
         super().__init__()
         if norm_placement not in ("pre", "post"):
             raise unknown_name("Block", "norm_placement", norm_placement, ["pre", "post"])
         self.d_model, self.norm_placement = _width(mixer, d_model, mlp), norm_placement
         self.mixer = mixer
+        depth = 1 if layer is None else layer.index + 1
         join = partial(create_residual, residual, self.d_model, depth=depth, **(residual_options or {}))
         if mixer is not None and not mixer.residual_inside:
             self.mixer_norm = create_norm(norm, self.d_model, **(norm_options or {}))
             self.mixer_residual = join()
+        self.mlp: MLP | Mixer | None = None
         if mlp != "none":
             other, options = (norm, norm_options) if mlp_norm is None else (mlp_norm, mlp_norm_options)
             self.mlp_norm = create_norm(other, self.d_model, **(options or {}))
             hidden = round(mlp_ratio * self.d_model) if mlp_hidden is None else mlp_hidden
             hyper: dict[str, Any] = {"hidden": hidden, "dropout": mlp_dropout, "bias": mlp_bias}
-            self.mlp = MLP(self.d_model, kind=mlp, tied_dropout=tied_dropout, **hyper)
+            self.mlp = create_channel_mix(mlp, self.d_model, tied_dropout=tied_dropout, layer=layer, **hyper)
             self.mlp_residual = join()
         self.dropout, self.drop_path = Dropout(dropout, tied=tied_dropout), DropPath(drop_path)
-        self.has_mlp = mlp != "none"
 
     @property
     def causal(self) -> bool:
         """Whether an output depends on no later input."""
-        return (self.mixer is None or self.mixer.causal) and self._per_token_norms
+        return self._per_token_norms and all(mixer.causal for mixer in self._mixers)
 
     @property
     def state_kind(self) -> StateKind:
-        """How the state scales with the context, as for a mixer."""
-        if not self.causal:
-            return "none"
-        return "constant" if self.mixer is None else self.mixer.state_kind
+        """The kind of the mixer or channel mix whose state grows most with the context."""
+        return most_growing(mixer.state_kind for mixer in self._mixers) if self.causal else "none"
 
     @property
     def shares_values(self) -> bool:
-        """Whether the mixer reads or writes values shared between layers."""
-        return self.mixer is not None and self.mixer.shares_values
+        """Whether a mixer reads or writes values shared between layers."""
+        return any(mixer.shares_values for mixer in self._mixers)
 
     def forward(
         self,
@@ -129,15 +130,21 @@ class Block(nn.Module):
         """As ``Mixer.forward``: arguments, returned values and errors; the state is a :class:`BlockState`."""
         if cu_seqlens is not None:
             self._check_packing()
-        after = None if state is None else self._own_state(state)
+        before = BlockState() if state is None else self._own_state(state)
+        mixed = fed = None
         if self.mixer is not None:
-            y, mixed, shared = self._mix(x, None if after is None else after.mixer, mask, cu_seqlens, shared)
+            y = x if self.mixer.residual_inside else self._enter(x, mask, self.mixer_norm)
+            y, mixed, shared = _call(self.mixer, y, before.mixer, mask, cu_seqlens, shared)
             x = y if self.mixer.residual_inside else self._join(x, y, mask, self.mixer_residual, self.mixer_norm)
-            after = None if after is None else BlockState(mixed)
-        if self.has_mlp:
-            y = self.mlp(self._enter(x, mask, self.mlp_norm))
+        if self.mlp is not None:
+            y = self._enter(x, mask, self.mlp_norm)
+            if isinstance(self.mlp, Mixer):
+                y, fed, shared = _call(self.mlp, y, before.mlp, mask, cu_seqlens, shared)
+            else:
+                y = self.mlp(y)
             x = self._join(x, y, mask, self.mlp_residual, self.mlp_norm)
-        outputs = (zero_padding(x, mask), *([] if after is None else [after]), *([] if shared is None else [shared]))
+        after = [] if state is None else [BlockState(mixed, fed)]
+        outputs = (zero_padding(x, mask), *after, *([] if shared is None else [shared]))
         return outputs if len(outputs) > 1 else outputs[0]
 
     def init_state(
@@ -154,9 +161,9 @@ class Block(nn.Module):
             ValueError: the mixer or a norm is not causal.
         """
         self._check_causal()
-        if self.mixer is None:
-            return BlockState(None)
-        return BlockState(self.mixer.init_state(batch_size, max_length=max_length, device=device, dtype=dtype))
+        sizes: dict[str, Any] = {"max_length": max_length, "device": device, "dtype": dtype}
+        own = (m.init_state(batch_size, **sizes) if isinstance(m, Mixer) else None for m in (self.mixer, self.mlp))
+        return BlockState(*own)
 
     def prefill(
         self,
@@ -176,23 +183,6 @@ class Block(nn.Module):
         outputs: tuple[Tensor, BlockState] = self(x_t, InitialState() if state is None else state)
         return outputs
 
-    def _mix(
-        self,
-        x: Tensor,
-        state: State | None,
-        mask: Tensor | None,
-        cu_seqlens: Tensor | None,
-        shared: SharedValues | None,
-    ) -> tuple[Tensor, State | None, SharedValues | None]:
-        """Outputs of the mixer, its new state and the shared values after it, where there are any."""
-        mixer = cast(Mixer, self.mixer)
-        x = x if mixer.residual_inside else self._enter(x, mask, self.mixer_norm)
-        handed = shared if mixer.shares_values else None
-        outputs = mixer(x, state, mask=mask, cu_seqlens=cu_seqlens, shared=handed)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        after = None if state is None else outputs[1]
-        return outputs[0], after, shared if handed is None else outputs[-1]
-
     def _enter(self, x: Tensor, mask: Tensor | None, norm: Norm) -> Tensor:
         """The input of the mixer or the MLP."""
         return cast(Tensor, norm(x, mask)) if self.norm_placement == "pre" else x
@@ -205,7 +195,7 @@ class Block(nn.Module):
     def _own_state(self, state: State) -> BlockState:
         self._check_causal()
         if isinstance(state, InitialState):
-            return BlockState(None if self.mixer is None else state)
+            return BlockState(*(state if isinstance(m, Mixer) else None for m in (self.mixer, self.mlp)))
         if not isinstance(state, BlockState):
             remedy = "pass what this block's init_state, prefill or step returned"
             raise argument_error("Block", f"a {type(state).__name__}", "a BlockState", remedy)
@@ -226,8 +216,34 @@ class Block(nn.Module):
         raise argument_error("Block.forward", "cu_seqlens with a norm over the length", wanted, remedy)
 
     @property
+    def _mixers(self) -> list[Mixer]:
+        """The mixer and a channel mix with a state."""
+        return [m for m in (self.mixer, self.mlp) if isinstance(m, Mixer)]
+
+    @property
     def _per_token_norms(self) -> bool:
         return all(child.per_token for child in self.children() if isinstance(child, Norm))
+
+
+def _call(
+    mixer: Mixer,
+    x: Tensor,
+    state: State | None,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    shared: SharedValues | None,
+) -> tuple[Tensor, State | None, SharedValues | None]:
+    """Outputs of a mixer, its new state and the shared values after it, where there are any."""
+    handed = shared if mixer.shares_values else None
+    outputs = mixer(x, state, mask=mask, cu_seqlens=cu_seqlens, shared=handed)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return outputs[0], None if state is None else outputs[1], shared if handed is None else outputs[-1]
+
+
+def most_growing(kinds: Iterable[StateKind]) -> StateKind:
+    """The kind that grows most with the context, ``"constant"`` if there is none."""
+    order: list[StateKind] = ["constant", "window", "growing"]
+    return max(kinds, key=order.index, default="constant")
 
 
 def _width(mixer: Mixer | None, d_model: int | None, mlp: str) -> int:

@@ -40,3 +40,24 @@ class GatedSum(CumulativeSum):
     """The same for a mixer that holds its residual."""
 
     residual_inside = True
+
+
+class SharedValueSum(CumulativeSum):
+    """``y_t = sum_{s<=t} (v_s + f_s)`` with values ``v = w ⊙ x`` and ``f`` the values of the first such layer."""
+
+    shares_values = True
+
+    def _values(self, x, shared):
+        values = self.weight * x
+        return values + shared.setdefault("value", values)
+
+    def _forward(self, x, mask, *, shared):
+        return self._values(x, shared).cumsum(1)
+
+    def _prefill(self, x, state, mask, *, shared):
+        total = state.total[:, None] + self._values(x, shared).cumsum(1)
+        return total, SumState(total[:, -1])
+
+    def _step(self, x_t, state, *, shared):
+        total = state.total + self._values(x_t, shared)
+        return total, SumState(total)

@@ -6,10 +6,12 @@ from torch import nn
 
 from seqconv.backbone import Backbone, build_backbone, build_block
 from seqconv.blocks import Block, BlockState
+from seqconv.layers.channel_mix import CHANNEL_MIXES, create_channel_mix
 from seqconv.layers.mlp import GATED, MLP, PLAIN
 from seqconv.layers.norms import NORMS, create_norm
 from seqconv.layers.residual import RESIDUALS, Dropout, DropPath, create_residual
-from small_mixers import CumulativeSum, GatedSum, SumState
+from seqconv.types import LayerContext
+from small_mixers import CumulativeSum, GatedSum, SharedValueSum, SumState
 
 PER_TOKEN = ["layer", "layer_scalar", "rms", "scale", "batch", "none"]
 
@@ -21,7 +23,7 @@ def tokens(batch=2, length=9, d_model=6):
 
 def backbone(**options):
     torch.manual_seed(1)
-    blocks = [Block(CumulativeSum(6), depth=i + 1, **options) for i in range(3)]
+    blocks = [Block(CumulativeSum(6), layer=LayerContext(i, 3), **options) for i in range(3)]
     made = Backbone(blocks, norm="rms").double()
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -109,6 +111,124 @@ def test_mlp_is_its_equation(kind):
     torch.testing.assert_close(mlp(x), mlp.down(hidden))
 
 
+def channel_mix(kind="rwkv7", **options):
+    torch.manual_seed(2)
+    made = create_channel_mix(kind, 6, hidden=5, **options).double().eval()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return made
+
+
+def test_rwkv7_channel_mix_is_its_equation():
+    mix, x = channel_mix(), tokens()
+    before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+    k = torch.relu((x + mix.x_k * (before - x)) @ mix.key.weight.mT) ** 2
+    torch.testing.assert_close(mix(x), k @ mix.value.weight.mT)
+
+
+def test_rwkv7_channel_mix_starts_as_in_the_original():
+    for index, power in ((0, 1.0), (1, 0.5**4)):
+        mix = create_channel_mix("rwkv7", 6, hidden=5, layer=LayerContext(index, 2))
+        torch.testing.assert_close(mix.x_k.detach(), 1 - (torch.arange(6) / 6) ** power)
+        assert not mix.value.weight.any()
+        assert 0.15 < mix.key.weight.abs().max() < 0.5 * 6**-0.5
+        assert [name for name, _ in mix.named_parameters()] == ["x_k", "key.weight", "value.weight"]
+
+
+@pytest.mark.parametrize("kind", CHANNEL_MIXES)
+def test_a_channel_mix_with_a_state_keeps_the_contract_of_mixers(kind):
+    mix, x = channel_mix(kind), tokens(2, 9)
+    want = mix(x)
+    first, state = mix.prefill(x[:, :4])
+    outputs = [first]
+    for t in range(4, 9):
+        y_t, state = mix.step(x[:, t], state)
+        outputs.append(y_t[:, None])
+    torch.testing.assert_close(torch.cat(outputs, 1), want)
+    cu_seqlens = torch.tensor([0, 1, 9])
+    torch.testing.assert_close(mix(x[:1], cu_seqlens=cu_seqlens), torch.cat([mix(x[:1, :1]), mix(x[:1, 1:])], 1))
+    mask = torch.tensor([[False] * 3 + [True] * 6])
+    y, state = mix.prefill(x[:1].masked_fill(~mask[..., None], 7.0), mask=mask)
+    torch.testing.assert_close(y[:, 3:], mix(x[:1, 3:]))
+    torch.testing.assert_close(mix.step(x[:1, 0], state)[0], mix(torch.cat([x[:1, 3:], x[:1, :1]], 1))[:, -1])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", CHANNEL_MIXES)
+def test_padding_and_packing_of_a_backbone_with_stateful_channel_mixes(kind, side):
+    model, x = backbone(mlp=kind).eval(), tokens(1)
+    mask = torch.tensor([[False] * 3 + [True] * 9])
+    filler = torch.full((1, 3, 6), 7.0, dtype=x.dtype)
+    padded = torch.cat([filler, x], 1)
+    if side == "right":
+        mask, padded = mask.flip(1), torch.cat([x, filler], 1)
+    torch.testing.assert_close(model(padded, mask=mask)[mask][None], model(x))
+    packed = model(x, cu_seqlens=torch.tensor([0, 4, 9]))
+    torch.testing.assert_close(packed, torch.cat([model(x[:, :4]), model(x[:, 4:])], 1))
+
+
+def test_a_block_carries_both_states():
+    block, x = Block(CumulativeSum(6), mlp="rwkv7").double().eval(), tokens()
+    _, state = block.prefill(x)
+    assert (type(state.mixer).__name__, type(state.mlp).__name__) == ("SumState", "TokenShiftState")
+    assert (block.causal, block.state_kind) == (True, "constant")
+    assert type(block.init_state(2).mlp) is type(state.mlp)
+    alone = Block(None, d_model=6, mlp="rwkv7").double()
+    y, state = alone.prefill(x)
+    torch.testing.assert_close(y, alone(x))
+    assert state.mixer is None
+
+
+def sharing_backbone():
+    """A layer that shares nothing, two that share the first one's values, and the second again."""
+    torch.manual_seed(1)
+    mixers = [CumulativeSum(6), SharedValueSum(6), SharedValueSum(6), CumulativeSum(6), SharedValueSum(6)]
+    made = Backbone([Block(mixer, mlp="gelu") for mixer in mixers]).double()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return made.eval()
+
+
+def test_shared_values_are_those_of_the_first_layer_that_has_them():
+    model, x = sharing_backbone(), tokens()
+    assert model.shares_values
+    x = model.blocks[0](x)
+    shared = {}
+    y, shared = model.blocks[1](x, shared=shared)
+    first = model.blocks[1].mixer.weight * model.blocks[1].mixer_norm(x)
+    torch.testing.assert_close(shared["value"], first)
+    z, after = model.blocks[2](y, shared=shared)
+    assert after["value"] is shared["value"]
+    inner = model.blocks[2].mixer.weight * model.blocks[2].mixer_norm(y)
+    mixed = y + (inner + first).cumsum(1)
+    torch.testing.assert_close(z, mixed + model.blocks[2].mlp(model.blocks[2].mlp_norm(mixed)))
+
+
+def test_shared_values_agree_in_every_form():
+    model, x = sharing_backbone(), tokens()
+    want = model(x)
+    first, state = model.prefill(x[:, :4])
+    outputs = [first]
+    for t in range(4, 9):
+        y_t, state = model.step(x[:, t], state)
+        outputs.append(y_t[:, None])
+    torch.testing.assert_close(torch.cat(outputs, 1), want)
+    packed = model(x[:1], cu_seqlens=torch.tensor([0, 4, 9]))
+    torch.testing.assert_close(packed, torch.cat([model(x[:1, :4]), model(x[:1, 4:])], 1))
+    mask = torch.tensor([[False] * 3 + [True] * 9])
+    padded = torch.cat([torch.full((1, 3, 6), 7.0, dtype=x.dtype), x[:1]], 1)
+    torch.testing.assert_close(model(padded, mask=mask)[:, 3:], want[:1])
+    torch.testing.assert_close(model.prefill(padded, mask=mask)[0][:, 3:], want[:1])
+
+
+def test_gradients_of_shared_values_survive_checkpointing():
+    model, x = sharing_backbone().train(), tokens().requires_grad_()
+    want = torch.autograd.grad(model(x).square().sum(), [x, *model.parameters()])
+    model.gradient_checkpointing = True
+    got = torch.autograd.grad(model(x).square().sum(), [x, *model.parameters()])
+    torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_block_is_its_equation(placement):
     x = tokens()
@@ -134,7 +254,8 @@ def test_mixer_with_its_own_residual():
 @pytest.mark.parametrize(
     "options",
     [{"norm": n, "mlp": "swiglu", "norm_placement": p} for n in PER_TOKEN for p in ("pre", "post")]
-    + [{"residual": r, "mlp": "gelu"} for r in RESIDUALS],
+    + [{"residual": r, "mlp": "gelu"} for r in RESIDUALS]
+    + [{"mlp": kind, "mlp_bias": bias} for kind in CHANNEL_MIXES for bias in (None, True)],
     ids=lambda o: "-".join(map(str, o.values())),
 )
 def test_forward_prefill_and_steps_agree(options):
@@ -263,6 +384,8 @@ def test_norms_over_the_length_have_no_state():
         (lambda: DropPath(float("nan")), r"drop_path: received nan"),
         (lambda: MLP(6, kind="swigl", hidden=2), r"kind 'swigl'.*did you mean 'swiglu'"),
         (lambda: MLP(6, hidden=0), r"hidden=0; wanted at least 1"),
+        (lambda: create_channel_mix("rwk7", 6, hidden=2), r"mlp 'rwk7'.*did you mean 'rwkv7'"),
+        (lambda: create_channel_mix("rwkv7", 6, hidden=0), r"hidden=0; wanted at least 1"),
         (lambda: Block(None), r"no mixer, d_model=None and mlp='none'"),
         (lambda: Block(CumulativeSum(6), d_model=5), r"d_model=5 for a mixer of 6"),
         (lambda: Block(CumulativeSum(6), norm_placement="before"), r"norm_placement 'before'"),

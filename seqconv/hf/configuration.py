@@ -40,8 +40,8 @@ POSITIVE = (
     "max_position_embeddings",
 )
 PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
-BOOLEANS = ("bidirectional", "mlp_bias", "tied_dropout", "tie_word_embeddings", "use_cache", "embedding_norm")
-BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in ("mixer", "d_model", "drop_path", "depth"))
+BOOLEANS = ("bidirectional", "tied_dropout", "tie_word_embeddings", "use_cache", "embedding_norm")
+BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in ("mixer", "d_model", "drop_path", "layer"))
 
 
 @no_type_check  # a run-time checker would read only the annotated fields; wrong types are refused by check()
@@ -104,7 +104,7 @@ class SeqConvConfig(PreTrainedConfig):
     mlp: str = "none"
     mlp_ratio: float = 4.0
     mlp_hidden: int | None = None
-    mlp_bias: bool = True
+    mlp_bias: bool | None = None
     mlp_dropout: float = 0.0
     mlp_norm: str | None = None
     mlp_norm_options: dict[str, Any] | None = None
@@ -177,6 +177,7 @@ class SeqConvConfig(PreTrainedConfig):
             setattr(self, name, float(getattr(self, name)))
         for name in BOOLEANS:
             _require(name, getattr(self, name), lambda v: isinstance(v, bool), "True or False")
+        _require("mlp_bias", self.mlp_bias, lambda v: v is None or isinstance(v, bool), "None, True or False")
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known and not (name == "modality" and value is None):

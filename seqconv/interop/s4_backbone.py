@@ -9,6 +9,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..backbone import Backbone
 from ..blocks import Block
+from ..types import LayerContext
 from .importer import Weights, add_importer
 from .s4 import REPOSITORY, build_block, convert_block
 
@@ -111,7 +112,9 @@ def _build(d_model: int, **given: Any) -> Backbone:
         "dropout": hyper["dropout"],
         "tied_dropout": hyper["tie_dropout"],
     }
-    blocks = [Block(build_block(d_model, **o), depth=i + 1, **around) for i, o in enumerate(_layers(hyper))]
+    layers = _layers(hyper)
+    places = [LayerContext(i, len(layers)) for i in range(len(layers))]
+    blocks = [Block(build_block(d_model, **o), layer=at, **around) for at, o in zip(places, layers, strict=True)]
     last: dict[str, Any] = {"norm": norm, "norm_options": norm_options} if hyper["prenorm"] else {}
     return Backbone(blocks, input_dropout=hyper["dropinp"], tied_dropout=hyper["tie_dropout"], **last)
 

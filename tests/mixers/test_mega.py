@@ -189,7 +189,7 @@ def test_hyper_parameters_by_the_names_of_the_layer():
     assert_close(y, case.tensors["out.y"].transpose(0, 1), 1e-8, 1e-9)
     params = {k: v for k, v in case.group("param").items() if not k.startswith("nffn")}
     alone = from_original(case.meta["original"], params, **case.hyper | {"ffn_hidden_dim": None})
-    assert not alone.has_mlp
+    assert alone.mlp is None
 
 
 def test_refusals_say_what_to_do():

@@ -1,0 +1,137 @@
+"""Channel mixes: what a block applies after its mixer, by name.
+
+Without a state (:class:`~seqconv.layers.mlp.MLP`): one of ``PLAIN`` or ``GATED``. With one, a
+:class:`~seqconv.mixer.Mixer` in the block's second place:
+
+``rwkv7``   ``y_t = V relu(K (x_t + x_k ⊙ (x_{t-1} - x_t)))²``, ``x_{-1} = 0`` (token shift)
+
+Source: RWKV_CMix_x070 in RWKV-v7/train_temp/src/model.py of BlinkDL/RWKV-LM at d4a6c3b.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ..mixer import Mixer
+from ..packing import zero_padding
+from ..state import State, state_class
+from ..types import LayerContext, StateKind
+from .mlp import GATED, MLP, PLAIN
+from .residual import Dropout
+
+
+@state_class
+class TokenShiftState(State):
+    """The last input."""
+
+    last: Float[Tensor, "batch d_model"]
+
+
+class TokenShiftMLP(Mixer):
+    """RWKV-7's channel mix: two projections and a squared ReLU, on inputs that are mixed with the token before.
+
+    Args:
+        d_model: width of inputs and outputs.
+        hidden: width between the projections.
+        dropout: probability for the hidden activations.
+        bias: whether the projections have biases; the original has none.
+        tied_dropout: drop a channel at all tokens of a row together.
+        layer: place in the stack, on which the initial mixing weights depend; the first of one by default.
+
+    Raises:
+        ValueError: ``hidden < 1``.
+    """
+
+    name = "rwkv7 channel mix"
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        hidden: int,
+        dropout: float = 0.0,
+        bias: bool = False,
+        tied_dropout: bool = False,
+        layer: LayerContext | None = None,
+    ) -> None:
+        super().__init__(d_model)
+        if hidden < 1:
+            raise argument_error(self.name, f"hidden={hidden}", "at least 1", "raise mlp_ratio or the hidden width")
+        self.layer = layer or LayerContext(0, 1)
+        self.x_k = nn.Parameter(torch.empty(d_model))
+        self.key = nn.Linear(d_model, hidden, bias=bias)
+        self.dropout = Dropout(dropout, tied=tied_dropout)
+        self.value = nn.Linear(hidden, d_model, bias=bias)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values as in the original: later layers look at the token before less, outputs start at zero."""
+        power = (1 - self.layer.index / self.layer.depth) ** 4
+        channel = torch.arange(self.d_model, device=self.x_k.device) / self.d_model
+        self.x_k.copy_(1 - channel**power)
+        bound = 0.5 * self.d_model**-0.5
+        nn.init.uniform_(self.key.weight, -bound, bound)
+        nn.init.zeros_(self.value.weight)
+
+    @property
+    def state_kind(self) -> StateKind:
+        """The state is one token."""
+        return "constant"
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self._mix(x, F.pad(x, (0, 0, 1, -1)))
+
+    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
+        return TokenShiftState(torch.zeros(batch_size, self.d_model, device=device, dtype=dtype))
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        assert isinstance(state, TokenShiftState)
+        x = zero_padding(x, mask)
+        return self._mix(x, torch.cat([state.last[:, None], x[:, :-1]], dim=1)), TokenShiftState(x[:, -1])
+
+    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        assert isinstance(state, TokenShiftState)
+        return self._mix(x_t, state.last), TokenShiftState(x_t)
+
+    def _mix(self, x: Tensor, before: Tensor) -> Tensor:
+        y: Tensor = self.value(self.dropout(F.relu(self.key(torch.lerp(x, before, self.x_k))).square()))
+        return y
+
+
+CHANNEL_MIXES: Mapping[str, type[TokenShiftMLP]] = {"rwkv7": TokenShiftMLP}
+"""Channel mixes with a state, beside the kinds of :class:`~seqconv.layers.mlp.MLP`."""
+
+
+def create_channel_mix(
+    kind: str,
+    d_model: int,
+    *,
+    hidden: int,
+    dropout: float = 0.0,
+    bias: bool | None = None,
+    tied_dropout: bool = False,
+    layer: LayerContext | None = None,
+) -> MLP | Mixer:
+    """Build a channel mix by name.
+
+    Args:
+        kind: one of ``PLAIN``, ``GATED`` or ``CHANNEL_MIXES``.
+        d_model, hidden, dropout, tied_dropout: as :class:`~seqconv.layers.mlp.MLP`.
+        bias: whether the projections have biases; ``None``: as in the original.
+        layer: place in the stack, for kinds whose initial values depend on it.
+
+    Raises:
+        ValueError: unknown kind (the nearest are named), ``hidden < 1``.
+    """
+    if kind in CHANNEL_MIXES:
+        made = CHANNEL_MIXES[kind]
+        return made(d_model, hidden=hidden, dropout=dropout, bias=bool(bias), tied_dropout=tied_dropout, layer=layer)
+    if kind not in PLAIN and kind not in GATED:
+        raise unknown_name("create_channel_mix", "mlp", kind, [*PLAIN, *GATED, *CHANNEL_MIXES])
+    return MLP(d_model, kind=kind, hidden=hidden, dropout=dropout, bias=bias is not False, tied_dropout=tied_dropout)
