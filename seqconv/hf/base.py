@@ -1,6 +1,7 @@
 """What all seqconv models share: how weights start, how checkpoints are read, refused and written."""
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -61,7 +62,9 @@ class SeqConvPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but a checkpoint that does not fit is refused instead of half loaded.
+        """As in transformers, but a checkpoint that does not fit raises instead of being loaded in part.
+
+        Checkpoints of other projects (:func:`seqconv.list_checkpoints`) are converted on the way.
 
         A head may be new (fine-tuning another kind of model); everything below it must be there, in the right
         shapes. Pickled code is never run: ``.bin`` files are read with ``weights_only=True``.
@@ -74,12 +77,20 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             raise argument_error(
                 _reading(cls), "weights_only=False", "weights_only=True: pickled code is never run", remedy
             )
+        from ..interop.checkpoint import read_foreign
+
+        source = pretrained_model_name_or_path
         wants_info = kwargs.pop("output_loading_info", False)
         ignore = kwargs.pop("ignore_mismatched_sizes", False)
+        foreign = read_foreign(source, kwargs)
+        if foreign is not None:
+            source, kwargs = None, foreign
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}
-        with _damage_named(cls, pretrained_model_name_or_path):
-            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        with _damage_named(cls, source):
+            loaded: Any = super().from_pretrained(source, *args, **kwargs)
         model, info = loaded
+        if foreign is not None:
+            model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         _restore_marks(model)
         model._refuse_misfit(info, ignore)
         return (model, info) if wants_info else model
@@ -115,9 +126,10 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         extra = bad(ours, accept_head=not same)
         misshapen = {n: (tuple(a), tuple(b)) for n, a, b in info["mismatched_keys"]}
         wrong = bad(misshapen, accept_head=ignore_mismatched_sizes)
+        wrong = [n for n in wrong if not (ignore_mismatched_sizes and _is_other_vocabulary(n, *misshapen[n]))]
         found = [f"without {_some(missing)}"] if missing else []
         found += [f"with the extra tensors {_some(extra)}"] if extra else []
-        found += [f"with {n} of shape {misshapen[n][0]}, not {misshapen[n][1]}," for n in wrong[:4]]
+        found += [f"with {n} of shape {misshapen[n][0]}, not {misshapen[n][1]}" for n in wrong[:4]]
         if found:
             remedy = (
                 "check that config.json belongs to these weights and that all files were copied; save the model again "
@@ -208,6 +220,11 @@ def _damage_named(cls: type, path: Any) -> Iterator[None]:
         raise argument_error(
             _reading(cls), got, "whole safetensors files", "copy or download the checkpoint again"
         ) from error
+    except TypeError as error:
+        option = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if option is None:
+            raise
+        raise unknown_name(_reading(cls), "option", option[1], vars(SeqConvConfig())) from error
     except FileNotFoundError as error:
         got = f"a missing file in {str(path)!r} ({error})"
         raise argument_error(_reading(cls), got, "all files of a checkpoint", "copy or download them again") from error
@@ -215,6 +232,11 @@ def _damage_named(cls: type, path: Any) -> Iterator[None]:
         got = f"a pickled file in {str(path)!r} that holds more than tensors"
         remedy = "do not trust this file; ask for the checkpoint as safetensors"
         raise argument_error(_reading(cls), got, "tensors alone: pickled code is never run", remedy) from error
+
+
+def _is_other_vocabulary(name: str, saved: tuple[int, ...], built: tuple[int, ...]) -> bool:
+    """Whether embeddings, or the head that is tied to them, differ in the number of tokens alone."""
+    return name.endswith(("embed_tokens.weight", "lm_head.weight")) and saved[1:] == built[1:]
 
 
 def _reading(cls: type) -> str:

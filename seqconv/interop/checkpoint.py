@@ -1,31 +1,27 @@
-"""Whole checkpoints of other projects as models of ours: a folder with a configuration and weights.
+"""Whole checkpoints of other projects as seqconv models: a folder or a repository of the hub.
 
-Each kind of checkpoint has a reader: from the configuration and the tensors to the options of a ``SeqConvConfig``
-and our state dict, by differentiable operations.
+Each kind of checkpoint has a reader: from the configuration and the tensors to the options of a ``SeqConvConfig`` and
+the state dict of ``SeqConvForCausalLM``, by differentiable operations. ``from_pretrained`` of every seqconv model
+reads them; :func:`load_checkpoint` is its short form for causal language models.
 """
 
-import json
-import pickle
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source, check_index, read_tensors
 from .importer import Weights, load_importers
 
 if TYPE_CHECKING:
     from ..hf import SeqConvForCausalLM
 
 Reader = Callable[[Mapping[str, Any], Weights], tuple[dict[str, Any], dict[str, Tensor]]]
-"""From their configuration and tensors to options of ``SeqConvConfig`` and tensors of ``SeqConvForCausalLM``."""
+"""From an original's configuration and tensors to ``SeqConvConfig``'s options and ``SeqConvForCausalLM``'s tensors."""
 
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _READERS: dict[str, Reader] = {}
 
 
@@ -35,89 +31,128 @@ def add_checkpoint(kind: str, read: Reader) -> None:
 
 
 def list_checkpoints() -> list[str]:
-    """Kinds of checkpoints that :func:`load_checkpoint` reads."""
+    """Kinds of checkpoints of other projects that :func:`load_checkpoint` reads."""
     load_importers()
     return sorted(_READERS)
 
 
-def load_checkpoint(folder: str | Path) -> "SeqConvForCausalLM":
-    """A causal language model of another project as one of ours, in evaluation mode and in the dtype of its weights.
+def load_checkpoint(source: str | os.PathLike[str], **options: Any) -> "SeqConvForCausalLM":
+    """A causal language model of another project as a seqconv model, in evaluation mode and in its weights' dtype.
 
     Args:
-        folder: holds ``config.json`` and ``model.safetensors`` (or its shards) or ``pytorch_model.bin``, as
-            transformers, mamba_ssm and flash-linear-attention write them.
+        source: a folder or a repository of the hub, with ``config.json`` and ``model.safetensors`` or
+            ``pytorch_model.bin``, whole or in shards, as transformers, mamba_ssm and flash-linear-attention write them.
+        **options: as in ``from_pretrained`` of transformers: ``dtype``, ``device_map``, ``revision``, ``token``,
+            ``cache_dir``, ``local_files_only``, options of the configuration …
 
     Raises:
-        ValueError: a missing or damaged file, a pickle that holds more than tensors, an unknown kind of model or an
-            option of it that we cannot carry, missing, left-over or misshapen tensors.
+        ValueError: a repository that cannot be reached, a missing or damaged file, a pickle that holds more than
+            tensors, an unknown kind of model or an option of it that seqconv cannot carry, missing, left-over or
+            misshapen tensors.
     """
-    from ..hf import SeqConvConfig, SeqConvForCausalLM
+    from ..hf import SeqConvForCausalLM
 
-    config, tensors = read_folder(Path(folder))
-    options, ours = convert_checkpoint(config, Weights(str(folder), tensors))
-    model = SeqConvForCausalLM(SeqConvConfig(**options))
-    model.to(ours["model.embed_tokens.weight"].dtype)
-    try:
-        model.load_state_dict(ours)
-    except RuntimeError as error:
-        remedy = "check that config.json belongs to these weights"
-        raise argument_error("load_checkpoint", str(error), "tensors of the model's shapes", remedy) from error
-    model.tie_weights()
-    return model.eval()
+    model: SeqConvForCausalLM = SeqConvForCausalLM.from_pretrained(source, **options)
+    return model
+
+
+def read_foreign(source: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``from_pretrained`` of transformers takes instead of the name of another project's checkpoint.
+
+    Args:
+        source: a folder, a repository of the hub, or what else ``from_pretrained`` takes.
+        options: its keyword arguments.
+
+    Returns:
+        Its keyword arguments with ``config``, ``state_dict`` and ``generation_config`` in place of those that said
+        where the files are; ``None`` for a seqconv checkpoint, and where the caller gives the configuration.
+
+    Raises:
+        ValueError: as :func:`load_checkpoint`.
+    """
+    given = any(options.get(name) is not None for name in ("state_dict", "gguf_file", "config"))
+    if source is None or given:
+        return None
+    place = Source(os.fspath(source), {name: options[name] for name in HUB_OPTIONS if name in options})
+    config = place.configuration()
+    if config is None and place.find("adapter_config.json") is None:
+        wanted = f"a folder with config.json and one of {', '.join(WEIGHT_FILES)}"
+        raise argument_error("load_checkpoint", f"{place.name!r} without config.json", wanted, LAYERS)
+    if config is None or config.get("model_type") == "seqconv":
+        _check_own_index(place)
+        return None
+    tensors = read_tensors(place, variant=options.get("variant"), use_safetensors=options.get("use_safetensors"))
+    remedy = "check that config.json belongs to these weights"
+    converted = convert_checkpoint(config, Weights(place.name, tensors, operation="load_checkpoint", remedy=remedy))
+    return _arguments(place, *converted, options)
 
 
 def convert_checkpoint(config: Mapping[str, Any], weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Options of a ``SeqConvConfig`` and our state dict, for the configuration and the tensors of another project.
+    """Options of a ``SeqConvConfig`` and its state dict, for the configuration and the tensors of another project.
 
     Raises:
-        ValueError: an unknown kind of model, an option that we cannot carry, missing or left-over tensors.
+        ValueError: an unknown kind of model, an option that cannot be carried, missing or left-over tensors.
     """
-    kind = config.get("model_type") or ("mamba_ssm" if "ssm_cfg" in config else "unknown")
+    kind = config.get("model_type") or ("mamba_ssm" if {"d_model", "n_layer"} <= set(config) else None)
+    if kind is None:
+        wanted = f"a config.json with a model_type of {', '.join(list_checkpoints())}, or that of mamba_ssm"
+        raise argument_error("load_checkpoint", "a config.json without model_type", wanted, LAYERS)
     if kind not in list_checkpoints():
-        raise unknown_name("load_checkpoint", "kind of model", str(kind), _READERS)
-    options, ours = _READERS[kind](config, weights)
+        raise _unknown_kind(str(kind))
+    options, tensors = _READERS[kind](config, weights)
     if weights.left_over():
-        got = f"unexpected tensors {', '.join(weights.left_over())}"
-        raise argument_error(
-            "load_checkpoint", got, "only the model's own", "check that config.json belongs to these weights"
-        )
-    return options, ours
+        got = f"unexpected tensors {', '.join(weights.left_over()[:24])}"
+        raise argument_error("load_checkpoint", got, "only the model's own", weights.remedy)
+    return options, tensors
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the tensors of a checkpoint.
+def _unknown_kind(kind: str) -> ValueError:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    Raises:
-        ValueError: a missing or damaged file, a pickle that holds more than tensors.
-    """
-    config = folder / "config.json"
-    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if not config.is_file() or found is None:
-        wanted = f"a folder with config.json and one of {', '.join(WEIGHT_FILES)}"
-        raise argument_error(
-            "load_checkpoint", f"{str(folder)!r}", wanted, "download the checkpoint into one folder first"
-        )
+    if kind in CONFIG_MAPPING:
+        wanted = f"a seqconv checkpoint, or one of {', '.join(list_checkpoints())}"
+        remedy = "load it with transformers' own AutoModelForCausalLM.from_pretrained"
+        return argument_error("load_checkpoint", f"a checkpoint of model_type {kind!r}", wanted, remedy)
+    return unknown_name("load_checkpoint", "kind of model", kind, list_checkpoints())
+
+
+def _arguments(
+    place: Source, options: dict[str, Any], tensors: dict[str, Tensor], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    from ..hf import SeqConvConfig
+
+    loading = ("dtype", "torch_dtype", "attn_implementation", "quantization_config")
+    of_config = {k: v for k, v in given.items() if k not in loading and hasattr(SeqConvConfig, k)}
+    config = SeqConvConfig.from_dict({**options, "architectures": ["SeqConvForCausalLM"]}, **of_config)
+    if config.tie_word_embeddings:  # one tensor under one name, as save_pretrained writes it
+        tensors = {name: t for name, t in tensors.items() if name != "lm_head.weight"}
+    rest = {k: v for k, v in given.items() if k not in (*of_config, *HUB_OPTIONS, "variant", "use_safetensors")}
+    if rest.get("dtype") is None and rest.get("torch_dtype") is None:
+        rest["dtype"] = tensors["model.embed_tokens.weight"].dtype
+    if rest.get("generation_config") is None:
+        rest["generation_config"] = _generation_config(place)
+    return {**rest, "config": config, "state_dict": tensors}
+
+
+def _generation_config(place: Source) -> Any:
+    """How the original generates, if it says so."""
+    from transformers import GenerationConfig
+
+    if place.find("generation_config.json") is None:
+        return None
     try:
-        return json.loads(config.read_text(), object_hook=_number), _read_tensors(found)
-    except (SafetensorError, EOFError, RuntimeError, json.JSONDecodeError, FileNotFoundError) as error:
-        got = f"a damaged file in {str(folder)!r} ({error})"
-        raise argument_error("load_checkpoint", got, "whole files", "copy or download the checkpoint again") from error
-    except pickle.UnpicklingError as error:
-        got = f"a pickled file {str(found)!r} that holds more than tensors"
-        remedy = "do not trust this file; ask for the checkpoint as safetensors"
-        raise argument_error("load_checkpoint", got, "tensors alone: pickled code is never run", remedy) from error
+        return GenerationConfig.from_pretrained(place.name, **place.hub)
+    except (OSError, TypeError, ValueError) as error:
+        got = f"a damaged file generation_config.json in {place.name!r} ({' '.join(str(error).split())})"
+        remedy = "copy or download it again, or remove it"
+        raise argument_error("load_checkpoint", got, "a generation configuration of transformers", remedy) from error
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    if file.suffix == ".json":
-        shards = sorted(set(json.loads(file.read_text())["weight_map"].values()))
-        return {name: t for shard in shards for name, t in load_file(file.parent / shard).items()}
-    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return tensors
-
-
-def _number(value: dict[str, Any]) -> Any:
-    """Infinite numbers as transformers writes them."""
-    return float(value["__float__"]) if set(value) == {"__float__"} else value
+def _check_own_index(place: Source) -> None:
+    """Transformers reads whatever files an index names; those of a folder must lie in it."""
+    if not os.path.isdir(place.name):
+        return
+    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        path = place.find(name)
+        if path is not None:
+            check_index(path)

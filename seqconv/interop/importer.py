@@ -18,12 +18,24 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+REMEDY = "pass the layer's own state_dict(), without a prefix, and the hyper-parameters it was built with"
+
 
 class Weights:
-    """The original's tensors, which remembers what was taken so that missing and left-over keys are reported."""
+    """The original's tensors, which remembers what was taken so that missing and left-over keys are reported.
 
-    def __init__(self, original: str, tensors: Mapping[str, Tensor]) -> None:
-        self.original, self._tensors, self._taken, self._prefix = original, dict(tensors), set[str](), ""
+    Args:
+        original: what is imported, for messages.
+        tensors: its state dict.
+        operation: the function that imports it, for messages; ``from_original`` by default.
+        remedy: what to do about missing tensors and tensors of other shapes.
+    """
+
+    def __init__(
+        self, original: str, tensors: Mapping[str, Tensor], *, operation: str | None = None, remedy: str = REMEDY
+    ) -> None:
+        self.operation, self.remedy = operation or f"from_original({original!r})", remedy
+        self._tensors, self._taken, self._prefix = dict(tensors), set[str](), ""
 
     def part(self, prefix: str) -> "Weights":
         """The tensors whose names start with ``prefix``, named without it; what is taken there is taken here."""
@@ -39,11 +51,8 @@ class Weights:
         """
         name = self._prefix + name
         if name not in self._tensors:
-            missing = f"a state dict without {name!r} (it has {', '.join(sorted(self._tensors))})"
-            remedy = "pass the layer's own state_dict(), without a prefix, and the hyper-parameters it was built with"
-            raise argument_error(
-                f"from_original({self.original!r})", missing, "every parameter of the original", remedy
-            )
+            missing = f"a state dict without {name!r} (it has {_some(sorted(self._tensors))})"
+            raise argument_error(self.operation, missing, "every parameter of the original", self.remedy)
         self._taken.add(name)
         return self._tensors[name]
 
@@ -75,6 +84,10 @@ class Weights:
     def left_over(self) -> list[str]:
         """Names never taken nor ignored."""
         return sorted(set(self._tensors) - self._taken)
+
+
+def _some(names: list[str], limit: int = 24) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "nothing"
 
 
 def _infer_nothing(_: Weights) -> dict[str, Any]:

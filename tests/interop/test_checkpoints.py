@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from golden_cases import GOLDEN, assert_close, load_variant
 from seqconv.hf import SeqConvConfig, SeqConvForCausalLM
 from seqconv.interop import from_original, list_checkpoints, load_checkpoint
-from seqconv.interop.checkpoint import convert_checkpoint, read_folder
+from seqconv.interop.checkpoint import convert_checkpoint
+from seqconv.interop.files import Source, read_tensors
 from seqconv.interop.importer import Weights
 
 CASES = {
@@ -24,6 +25,14 @@ CASES = {
     "transformers, FalconMamba": ("scan/hf_falcon_mamba", "logits", "ckpt"),
     "fla, GLA": ("scan/fla_gla_checkpoint", "logits", "ckpt"),
 }
+
+
+def read_folder(folder):
+    """The configuration and the tensors of a folder."""
+    source = Source(str(folder), {})
+    return source.configuration(), read_tensors(source)
+
+
 every = pytest.mark.parametrize("name", CASES)
 MAMBA = GOLDEN / "scan/hf_mamba/ckpt"
 
@@ -112,7 +121,7 @@ def altered(tmp_path, **changes):
         ({"hidden_act": "relu"}, r"hidden_act='relu'.*'silu'"),
         ({"use_bias": True}, r"without 'backbone.layers.0.mixer.in_proj.bias'"),
         ({"num_hidden_layers": 1}, r"unexpected tensors backbone.layers.1.mixer.A_log.*config.json belongs"),
-        ({"state_size": 5}, r"size mismatch.*Remedy: check that config.json"),
+        ({"state_size": 5}, r"A_log of shape \(48, 4\), not \(48, 5\).*Remedy: check that config.json"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(tmp_path, changes, message):
@@ -162,3 +171,41 @@ def test_the_attention_layer_of_a_hybrid_is_read_on_its_own():
 def test_attention_that_we_do_not_have_is_refused(option):
     with pytest.raises(ValueError, match=r"heads alone, scaled by head_dim.*Remedy"):
         from_original("state-spaces/mamba:MHA", {}, **ATTENTION, **option)
+
+
+ODD = [
+    {"hidden_size": "sixteen"},
+    {"hidden_size": 16.5},
+    {"hidden_size": None},
+    {"hidden_size": 0},
+    {"num_hidden_layers": -1},
+    {"num_hidden_layers": True},
+    {"expand": -2},
+    {"state_size": [4]},
+    {"use_bias": "no"},
+    {"time_step_rank": "wide"},
+    {"layer_norm_epsilon": "small"},
+    {"eos_token_id": "</s>"},
+    {"tie_word_embeddings": None},
+    {"intermediate_size": 0},
+]
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_odd_configurations_are_one_clear_error(tmp_path, change):
+    with pytest.raises(ValueError, match=rf"{next(iter(change))}=.*Remedy"):
+        load_checkpoint(altered(tmp_path, **change))
+
+
+def test_options_that_were_not_checked_raise(tmp_path):
+    config, tensors = read_folder(GOLDEN / "scan/fla_gla_checkpoint/ckpt")
+    for change in ({"attnres_block_size": 1}, {"hidden_act": "powlu"}, {"hidden_act": "silu"}):
+        with pytest.raises(
+            ValueError, match=rf"{next(iter(change))}=.*Remedy: import the gated linear attention layers"
+        ):
+            convert_checkpoint({**config, **change}, Weights("gla", tensors))
+    config, tensors = read_folder(GOLDEN / "scan/mamba_ssm_checkpoints/ckpt_mamba1")
+    with pytest.raises(ValueError, match=r"option of mamba_ssm's configuration 'n_layers'.*did you mean 'n_layer'"):
+        convert_checkpoint({**config, "n_layers": 2}, Weights("mamba_ssm", tensors))
+    with pytest.raises(ValueError, match=r"ssm_cfg layer 'Mamba3'"):
+        convert_checkpoint({**config, "ssm_cfg": {"layer": "Mamba3"}}, Weights("mamba_ssm", tensors))
