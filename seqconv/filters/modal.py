@@ -1,9 +1,9 @@
-"""Modal filter: exact first taps, then a sum of damped oscillations; what distillation puts in a filter's place.
+"""Modal filter: exact first taps, then a sum of damped oscillations; distillation replaces other filters by it.
 
 ``h[t] = head[t]`` for ``t < F`` and ``h[t] = Re(sum_n residues_n poles_n^(t-F))`` from there on, with every
 ``|poles_n| < 1``. One pole stands for a conjugate pair when its imaginary part is not zero; its residue then
 carries the factor 2. The parameters hold ``poles - 1`` (see :mod:`~seqconv.filters.diagonal`).
-Source: Massaroli et al. 2023, arXiv 2310.18780 (modal form; the head is ours).
+Source: Massaroli et al. 2023, arXiv 2310.18780 (modal form; the exact first taps are added here).
 """
 
 import torch
@@ -41,12 +41,18 @@ class ModalFilter(WideFilter):
                 "ModalFilter", got, "equal channels, and as many residues as poles", "pass them together"
             )
         poles, residues = poles.resolve_conj(), residues.resolve_conj()
-        if bool((poles.abs() >= 1).any()):
+        if not poles.is_meta and bool((poles.abs() >= 1).any()):
             got = f"a pole of magnitude {poles.abs().max().item():.8g}"
             raise argument_error("ModalFilter", got, "magnitudes below 1", "reflect or clamp the poles first")
         self.offsets = nn.Parameter(torch.view_as_real(poles - 1).clone())
         self.residues = nn.Parameter(torch.view_as_real(residues).clone())
         self.head = nn.Parameter(head.clone())
+
+    def reset_parameters(self) -> None:
+        """Make it the zero filter: its values come from a fit or a checkpoint, not from options."""
+        for parameter, value in ((self.offsets, -1.0), (self.residues, 0.0), (self.head, 0.0)):
+            nn.init.constant_(parameter, value)
+        nn.init.zeros_(self.offsets[..., 1])
 
     @property
     def poles(self) -> Complex[Tensor, "channels modes"]:

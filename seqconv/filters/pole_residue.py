@@ -2,8 +2,9 @@
 
 ``h[t] = Re(sum_n residues_n poles_n^t)`` for t >= 0, without a factor 2: a pole stands for itself, not for a pair.
 Nothing holds the poles inside the unit circle. Channels that lie next to one another may share one system.
-Source: the code of togethercomputer/stripedhyena; the poles start as in Orvieto et al. 2023 (arXiv 2303.06349), on a
-ring, where a signal of unit variance gives every mode the same share of an output of unit variance.
+Source: ``ParallelHyenaFilter`` in stripedhyena/model.py of togethercomputer/stripedhyena (commit 7e13f618); the poles
+start as in Orvieto et al. 2023 (arXiv 2303.06349), on a ring, where a signal of unit variance gives every mode the same
+share of an output of unit variance.
 """
 
 import math
@@ -25,7 +26,7 @@ class PoleResidueFilter(WideFilter):
     Args:
         channels: number of impulse responses.
         d_state: poles of each system.
-        systems: systems of poles and residues, each for ``channels/systems`` channels; one per channel if ``None``.
+        n_ssm: systems of poles and residues, each for ``channels/n_ssm`` channels; one per channel if ``None``.
         r_min, r_max: magnitudes of the first poles.
 
     Raises:
@@ -33,13 +34,13 @@ class PoleResidueFilter(WideFilter):
     """
 
     def __init__(
-        self, channels: int, *, d_state: int = 8, systems: int | None = None, r_min: float = 0.8, r_max: float = 0.999
+        self, channels: int, *, d_state: int = 8, n_ssm: int | None = None, r_min: float = 0.8, r_max: float = 0.999
     ) -> None:
         super().__init__(channels, recurrent=True)
-        systems = channels if systems is None else systems
+        systems = channels if n_ssm is None else n_ssm
         if d_state < 1 or systems < 1 or channels % systems:
             wanted = f"at least one pole, and a divisor of {channels}"
-            got = f"d_state={d_state}, systems={systems}"
+            got = f"d_state={d_state}, n_ssm={n_ssm}"
             raise argument_error("PoleResidueFilter", got, wanted, "correct the sizes")
         if not 0 <= r_min < r_max < 1:
             got = f"r_min={r_min}, r_max={r_max}"

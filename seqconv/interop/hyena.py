@@ -1,9 +1,11 @@
 """The Hyena operators of HazyResearch: safari, its standalone file, and hyena-dna.
 
-They differ in how the outputs of the filter network are split over the orders (channel by channel in safari and
-hyena-dna, order by order in the standalone file and here), in where the filter is normalised, and in the
-bidirectional form of hyena-dna. ``num_heads`` and ``inner_factor`` above 1 stop in the originals' own forward, so
-there is nothing to read.
+Read in src/models/sequence/hyena.py and standalone_hyena.py of HazyResearch/safari (commit 02220c69) and in
+src/models/sequence/hyena.py of HazyResearch/hyena-dna (commit d553021b). They differ in how the outputs of the filter
+network are split over the orders (channel by channel in safari and hyena-dna, order by order in the standalone file
+and here) and in the bidirectional form of hyena-dna. With ``normalized`` safari and hyena-dna divide the filter by
+its l1 norm after the modulation; the standalone file takes the option and never reads it. ``num_heads`` and
+``inner_factor`` above 1 fail in the originals' own forward.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,6 +49,7 @@ OPERATOR = {
     "post_order_ffn": False,
     "short_filter_order": 3,
     "activation": "id",
+    "filter_cls": "hyena-filter",
 }
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     SAFARI: COMMON | OPERATOR,
@@ -55,7 +58,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 IGNORED = (
     "filter_dropout",
-    "filter_cls",
     "fused_bias_fc",
     "fused_fft_conv",
     "jit_filter",
@@ -68,11 +70,7 @@ def build(original: str, **hyper: Any) -> Hyena:
     """The mixer with the options of the original."""
     o = options(original, hyper, DEFAULTS[original], IGNORED)
     given = vars(o)
-    for name in ("num_heads", "inner_factor"):
-        if given.get(name, 1) != 1:
-            wanted = f"{name}=1 (the original fails in its forward otherwise)"
-            raise argument_error(f"from_original({original!r})", f"{name}={given[name]}", wanted, f"drop {name}")
-    place = {SAFARI: "before_window", DNA: "after_window", STANDALONE: "none"}[original]
+    _check(original, given)
     activation = given.get("activation", "id")
     return Hyena(
         o.d_model,
@@ -81,9 +79,9 @@ def build(original: str, **hyper: Any) -> Hyena:
         num_blocks=given.get("num_blocks", 1),
         outer_mixing=given.get("outer_mixing", False),
         post_order_ffn=given.get("post_order_ffn", False),
-        short_filter_order=given.get("short_filter_order", 3),
+        d_conv=given.get("short_filter_order", 3),
         activation=ALIASES.get(activation, activation),
-        bias=o.bias or original == STANDALONE,
+        skip=o.bias or original == STANDALONE,
         bidirectional=given.get("bidirectional", False),
         circular=True,
         dropout=float(o.dropout),
@@ -92,7 +90,7 @@ def build(original: str, **hyper: Any) -> Hyena:
         num_inner_mlps=o.num_inner_mlps,
         w=float(o.w),
         linear_filter=given.get("linear_mixer", False),
-        normalize=place if o.normalized else "none",
+        normalize=o.normalized and original != STANDALONE,
         modulate=o.modulate,
         fast_decay_pct=float(o.fast_decay_pct),
         slow_decay_pct=float(o.slow_decay_pct),
@@ -105,8 +103,24 @@ def build(original: str, **hyper: Any) -> Hyena:
     )
 
 
+def _check(original: str, given: Mapping[str, Any]) -> None:
+    """Raise for options with which the original fails, or whose effect is not that of the mixer."""
+    operation = f"from_original({original!r})"
+    for name in ("num_heads", "inner_factor"):
+        if given.get(name, 1) != 1:
+            wanted = f"{name}=1 (the original fails in its forward otherwise)"
+            raise argument_error(operation, f"{name}={given[name]}", wanted, f"drop {name}")
+    if given.get("filter_cls", "hyena-filter") != "hyena-filter":
+        got = f"filter_cls={given['filter_cls']!r}"
+        raise argument_error(operation, got, "'hyena-filter'", "import the filter that the operator uses by itself")
+    if given.get("outer_mixing") and given["dropout"] > 0:
+        got = "outer_mixing with dropout, which the original applies to the outer product before it sums"
+        remedy = "pass dropout=0.0, which gives the same outputs in evaluation"
+        raise argument_error(operation, got, "one of the two", remedy)
+
+
 def convert(weights: Weights, hyper: Mapping[str, Any], *, original: str) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The state dict of the mixer from that of the original."""
     o = options(original, hyper, DEFAULTS[original], IGNORED)
     stages = o.order - 1
 
@@ -114,47 +128,43 @@ def convert(weights: Weights, hyper: Mapping[str, Any], *, original: str) -> dic
         """The filter's channels, order by order."""
         return t if original == STANDALONE else t.unflatten(0, (-1, stages)).transpose(0, 1).flatten(0, 1)
 
-    ours = {
-        "input.weight": weights.take("in_proj.weight"),
-        "input.bias": weights.take("in_proj.bias"),
-        "output.weight": weights.take("out_proj.weight"),
-        "output.bias": weights.take("out_proj.bias"),
-        "short.weight": weights.take("short_filter.weight")[:, 0],
-        "short.bias": weights.take("short_filter.bias"),
-    }
+    names = ("in_proj.weight", "in_proj.bias", "out_proj.weight", "out_proj.bias")
+    converted = {name: weights.take(name) for name in names}
+    converted["short_conv.weight"] = weights.take("short_filter.weight")[:, 0]
+    converted["short_conv.bias"] = weights.take("short_filter.bias")
     skip = by_order(weights.take("filter_fn.bias")).unflatten(0, (stages, -1))
     if o.bias or original == STANDALONE:
-        ours["skip"] = skip
+        converted["D"] = skip
     if vars(o).get("post_order_ffn"):
-        ours["head_mixing"] = weights.take("ord_proj_w")[:stages]
+        converted["head_mixing"] = weights.take("ord_proj_w")[:stages]
     sines = 0 if vars(o).get("linear_mixer") else o.num_inner_mlps + 1
     filter = implicit_filter(weights, "filter_fn", sines, by_order)
-    return ours | {f"convolution.filter.{name}": tensor for name, tensor in filter.items()}
+    return converted | {f"convolution.filter.{name}": tensor for name, tensor in filter.items()}
 
 
 def implicit_filter(
     weights: Weights, prefix: str, sines: int, channels: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors of a ``HyenaFilter`` of the originals as those of ours.
+    """The state dict of a :class:`~seqconv.filters.hyena.HyenaFilter` from that of the original's ``HyenaFilter``.
 
     Args:
         prefix: name of the filter in the state dict.
         sines: number of its sine layers, all with the same frequencies.
         channels: reorders the first axis, that of the impulse responses.
     """
-    ours = {
+    converted = {
         "positions": weights.take(f"{prefix}.pos_emb.z")[0],
         "times": weights.take(f"{prefix}.pos_emb.t")[0, :, 0],
         "decays": channels(weights.take(f"{prefix}.modulation.deltas")[0, 0]),
     }
     for i in range(sines):
         for name in ("weight", "bias"):
-            ours[f"layers.{i}.{name}"] = weights.take(f"{prefix}.implicit_filter.{2 * i}.{name}")
+            converted[f"network.layers.{i}.{name}"] = weights.take(f"{prefix}.implicit_filter.{2 * i}.{name}")
         weights.ignore(f"{prefix}.implicit_filter.{2 * i + 1}.freq")
     if sines:
-        ours["frequency"] = weights.take(f"{prefix}.implicit_filter.1.freq")[0]
-    ours[f"layers.{sines}.weight"] = channels(weights.take(f"{prefix}.implicit_filter.{2 * sines}.weight"))
-    return ours
+        converted["frequency"] = weights.take(f"{prefix}.implicit_filter.1.freq")[0]
+    converted[f"network.layers.{sines}.weight"] = channels(weights.take(f"{prefix}.implicit_filter.{2 * sines}.weight"))
+    return converted
 
 
 for _original in DEFAULTS:

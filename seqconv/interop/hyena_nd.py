@@ -1,7 +1,8 @@
-"""Itamarzimm/HyenaND: the Hyena operator on maps.
+"""Itamarzimm/HyenaND: the Hyena operator over images.
 
-All sine layers of the original share one vector of frequencies, which its state dict lists once per layer. In product
-form ``sqrt_decay`` changes nothing there, and its symmetric window is refused.
+Read in pytorch-image-models/timm/models/layers/hyena2d.py at commit e8b875ea. All sine layers of the original share one
+vector of frequencies, which its state dict lists once per layer. Its ``HyenaFilter2d`` never reads ``bias`` and
+``normalized``, in product form not ``sqrt_decay`` either, and has no symmetric window in that form.
 """
 
 from collections.abc import Mapping
@@ -74,36 +75,37 @@ def build(**hyper: Any) -> Hyena2d:
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The state dict of the operator from that of the original."""
     o = _options(hyper)
-    ours = {
-        f"{mine}.{name}": weights.take(f"{theirs}.{name}")
-        for mine, theirs in (("input", "in_proj"), ("short", "short_filter"), ("output", "out_proj"))
+    modules = {"in_proj": "in_proj", "short_conv": "short_filter", "out_proj": "out_proj"}
+    converted = {
+        f"{module}.{name}": weights.take(f"{original}.{name}")
+        for module, original in modules.items()
         for name in ("weight", "bias")
     }
     if o.directional_mode in ("4dir", "4dirp"):
-        ours |= {f"mix.{name}": weights.take(f"linear_mix.{name}") for name in ("weight", "bias")}
+        converted |= {f"mix.{name}": weights.take(f"linear_mix.{name}") for name in ("weight", "bias")}
     if o.direct_paramtrization:  # one more than there are convolutions
         taps = weights.take("filter")[: o.order - 1].flatten(0, 1)
-        return ours | {"filter.taps": taps, "skip": weights.take("bias")[: o.order - 1]}
-    ours["skip"] = weights.take("filter_fn.bias").unflatten(0, (o.order - 1, -1))
+        return converted | {"filter.taps": taps, "D": weights.take("bias")[: o.order - 1]}
+    converted["D"] = weights.take("filter_fn.bias").unflatten(0, (o.order - 1, -1))
     filter = _filter(weights.part("filter_fn."), o)
-    return ours | {f"filter.{name}": tensor for name, tensor in filter.items()}
+    return converted | {f"filter.{name}": tensor for name, tensor in filter.items()}
 
 
 def _filter(weights: Weights, o: Any) -> dict[str, Tensor]:
     networks = ["implicit_filter"] if o.hyena2d_filter else ["Ximplicit_filter", "Yimplicit_filter"]
     sines = o.num_inner_mlps + 1
-    ours = {"positions": weights.take("pos_emb.z")[0], "times": weights.take("pos_emb.t")[0, :, 0]}
+    converted = {"positions": weights.take("pos_emb.z")[0], "times": weights.take("pos_emb.t")[0, :, 0]}
     # The module of the columns is made first, so that the one parameter of all sines goes by its name.
-    ours["frequency"] = weights.take(f"{networks[-1]}.1.freq")[0]
+    converted["frequency"] = weights.take(f"{networks[-1]}.1.freq")[0]
     for part, network in enumerate(networks):
         for layer in range(sines):
             weights.ignore(f"{network}.{2 * layer + 1}.freq")
             for name in ("weight", "bias"):
-                ours[f"networks.{part}.{layer}.{name}"] = weights.take(f"{network}.{2 * layer}.{name}")
-        ours[f"networks.{part}.{sines}.weight"] = weights.take(f"{network}.{2 * sines}.weight")
-    return ours | _window_tensors(weights, o)
+                converted[f"networks.{part}.layers.{layer}.{name}"] = weights.take(f"{network}.{2 * layer}.{name}")
+        converted[f"networks.{part}.layers.{sines}.weight"] = weights.take(f"{network}.{2 * sines}.weight")
+    return converted | _window_tensors(weights, o)
 
 
 def _window_tensors(weights: Weights, o: Any) -> dict[str, Tensor]:

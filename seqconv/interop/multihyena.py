@@ -1,9 +1,10 @@
 """athms/mad-lab: the layer ``MultiHeadHyenaOperator`` with implicit filters.
 
-What the original calls ``num_heads`` is the width of a head here, and the other way round: its outer products are
-``num_heads`` wide, and it has one filter for each of width/num_heads groups. Options of its filter stand in a
-configuration of their own, so they are read off the shapes of the tensors. Of its other options, ``num_blocks``,
-``outer_mixing``, ``post_order_ffn``, ``dropout`` and ``activation`` change nothing in its forward.
+Read in mad/model/layers/hyena.py and mad/model/layers/featurization/hyena_filter.py at commit 0f49a452. What the
+original calls ``num_heads`` is the width of a head here, and the other way round: its outer products are ``num_heads``
+wide, and it has one filter for each of width/num_heads groups. Options of its filter are in a configuration of their
+own, so they are read off the shapes of the tensors. Of its other options, ``num_blocks``, ``outer_mixing``,
+``post_order_ffn``, ``dropout`` and ``activation`` change nothing in its forward.
 """
 
 from collections.abc import Mapping
@@ -67,9 +68,9 @@ def build(**hyper: Any) -> MultiHyena:
         o.dim,
         l_max=o.max_length,
         num_heads=width // head_dim,
-        inner_factor=o.inner_factor,
+        expand=o.inner_factor,
         proj_groups=o.proj_groups,
-        short_filter_order=o.short_filter_order,
+        d_conv=o.short_filter_order,
         filter_order=o.filter_order,
         emb_dim=o.emb_dim,
         num_inner_mlps=o.depth_implicit,
@@ -80,17 +81,17 @@ def build(**hyper: Any) -> MultiHyena:
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The state dict of the mixer from that of the original."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
     filter = implicit_filter(weights, "long_conv.filter", o.depth_implicit + 1, lambda t: t)
     return {
-        "input.weight": weights.take("in_proj.weight"),
-        "input.bias": weights.take("in_proj.bias"),
-        "output.weight": weights.take("out_proj.weight"),
-        "output.bias": weights.take("out_proj.bias"),
-        "short.weight": weights.take("short_filter.weight")[:, 0],
-        "short.bias": weights.take("short_filter.bias"),
-        "skip": weights.take("long_conv.bias"),
+        "in_proj.weight": weights.take("in_proj.weight"),
+        "in_proj.bias": weights.take("in_proj.bias"),
+        "out_proj.weight": weights.take("out_proj.weight"),
+        "out_proj.bias": weights.take("out_proj.bias"),
+        "short_conv.weight": weights.take("short_filter.weight")[:, 0],
+        "short_conv.bias": weights.take("short_filter.bias"),
+        "D": weights.take("long_conv.bias"),
         **{f"convolution.filter.{name}": tensor for name, tensor in filter.items()},
     }
 

@@ -1,8 +1,10 @@
-"""ctlllll/SGConv: the layer ``GConv`` of gconv_standalone.py.
+"""ctlllll/SGConv: the layer ``GConv`` of gconv_standalone.py at commit 97862df5.
 
-The original measures the norm Z of its kernels in its first forward; a state dict saved before that is
-completed here by measuring it. Its ``mode`` is a text in which words are looked for; ``weight_norm`` is folded
-into the weight. With ``hyper_act`` the original stops at its own output map, so there is nothing to read.
+The original measures the norm Z of its kernels in its first forward; a state dict saved before that is completed here
+by measuring it. Its ``mode`` is a text that is searched for words; ``weight_norm`` is folded into the weight.
+``transposed`` layers drop whole channels (``nn.Dropout2d``) and normalise by a ``TransposedLN`` of one scale and one
+shift. ``d_state``, ``shift`` and ``verbose`` are never read, ``initializer`` only draws initial values. With
+``hyper_act`` the original fails at its own output layer.
 """
 
 from collections.abc import Mapping
@@ -57,8 +59,9 @@ def build(**hyper: Any) -> SGConv:
         bidirectional=o.bidirectional,
         activation=ALIASES.get(o.activation, o.activation),
         norm="none" if o.linear else norm,
-        output_activation=ALIASES.get(o.postact, o.postact),
+        final_act=ALIASES.get(o.postact, o.postact),
         dropout=float(o.dropout),
+        tie_dropout=o.transposed,
         linear=o.linear,
         kernel_dim=o.kernel_dim,
         decay_min=float(o.decay_min),
@@ -72,19 +75,22 @@ def build(**hyper: Any) -> SGConv:
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The state dict of the mixer from that of the original."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    ours = {"skip": weights.take("D").flatten()}
-    ours |= {f"convolution.filter.{name}": tensor for name, tensor in _filter(weights, hyper).items()}
+    converted = {"D": weights.take("D").flatten()}
+    converted |= {f"convolution.filter.{name}": tensor for name, tensor in _filter(weights, hyper).items()}
     if o.linear:
-        return ours
+        return converted
     prefix = "output_linear" if o.postact is None else "output_linear.0"
-    ours |= {"output.weight": _weight(weights, prefix, o.weight_norm), "output.bias": weights.take(f"{prefix}.bias")}
+    converted |= {
+        "out_proj.weight": _weight(weights, prefix, o.weight_norm),
+        "out_proj.bias": weights.take(f"{prefix}.bias"),
+    }
     if o.ln and o.transposed:
-        ours |= {"norm.shift": weights.take("norm.norm.m"), "norm.scale": weights.take("norm.norm.s")}
+        converted |= {"norm.shift": weights.take("norm.norm.m"), "norm.scale": weights.take("norm.norm.s")}
     elif o.ln:
-        ours |= {"norm.weight": weights.take("norm.norm.weight"), "norm.bias": weights.take("norm.norm.bias")}
-    return ours
+        converted |= {"norm.weight": weights.take("norm.norm.weight"), "norm.bias": weights.take("norm.norm.bias")}
+    return converted
 
 
 def _filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -93,15 +99,15 @@ def _filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     scales = len(template.kernels)
     kernels = torch.stack([weights.take(f"kernel_list.{i}").flatten(0, 1) for i in range(scales)])
     multiplier = weights.take("multiplier").flatten().expand(template.multiplier.shape)
-    ours = {"kernels": kernels, "multiplier": multiplier, "norm": kernels.new_ones(kernels.shape[1])}
+    converted = {"kernels": kernels, "multiplier": multiplier, "norm": kernels.new_ones(kernels.shape[1])}
     if template.power is not None:
-        ours["power"] = weights.take("decay")
+        converted["power"] = weights.take("decay")
     frozen = weights.take("kernel_norm")
     if bool(weights.take("kernel_norm_initialized")):
-        return ours | {"norm": frozen.flatten()}
+        return converted | {"norm": frozen.flatten()}
     with torch.no_grad():
-        h = torch.func.functional_call(template, ours, (template.max_length,))
-    return ours | {"norm": h.norm(dim=1)}
+        h = torch.func.functional_call(template, converted, (template.max_length,))
+    return converted | {"norm": h.norm(dim=1)}
 
 
 def _weight(weights: Weights, prefix: str, weight_norm: bool) -> Tensor:

@@ -1,12 +1,13 @@
-"""togethercomputer/stripedhyena: the block with a modal Hyena filter, and that filter between its projections alone.
+"""togethercomputer/stripedhyena: the block with a modal Hyena filter, and the filter alone, without the projections.
 
-With ``column_split_hyena`` the original lays its projections out head after head, ``[x2 | x1 | v]`` within each. The
-filter alone keeps that layout, which is that of its inputs; in the block the rows of the projection are reordered.
+Read in stripedhyena/model.py, engine.py and layers.py at commit 7e13f618. With ``column_split_hyena`` the original lays
+its projections out head after head, ``[x2 | x1 | v]`` within each. The filter alone keeps that layout, which is that
+of its inputs; in the block the rows of the projection are reordered.
 
 ``hyena_filter_groups = g`` makes ``hidden_size // g`` systems, which the original's forward can spread over the
-channels only if there is one, one per channel, or as many as each has channels; others are refused. How many there
-are is read off the poles where it is not said. ``prefill`` chooses between two ways to the same state, one of them
-defective: ours is exact in any case.
+channels only if there is one, one per channel, or as many as each has channels; others raise. Their number is read off
+the poles where it is not given. ``prefill`` chooses between two ways to compute the state, one of them defective; the
+imported mixer computes it exactly in any case.
 """
 
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ def infer(weights: Weights, *, prefix: str) -> dict[str, Any]:
 
 
 def build_filter(**hyper: Any) -> GatedModalConvolution:
-    """What stands between the projections."""
+    """The operator between the projections."""
     o = _options(FILTER, hyper)
     return GatedModalConvolution(o.hidden_size, heads=_heads(FILTER, o), **_sizes(FILTER, o))
 
@@ -90,19 +91,19 @@ def build_block(**hyper: Any) -> Block:
 
 
 def convert_filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The state dict of the module from that of the original."""
     modal = "convolution.filter" if _options(FILTER, hyper).long_fir_threshold is None else "convolution.filter.inner"
     return {
-        "short.weight": weights.take("short_filter_weight")[:, 0],
-        "short.bias": weights.take("short_filter_bias"),
-        "skip": weights.take("D"),
+        "short_conv.weight": weights.take("short_filter_weight")[:, 0],
+        "short_conv.bias": weights.take("short_filter_bias"),
+        "D": weights.take("D"),
         f"{modal}.poles": weights.take("poles")[:, :, 0],
         f"{modal}.residues": weights.take("residues")[:, :, 0],
     }
 
 
 def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The state dict of the module from that of the original."""
     heads = _heads(BLOCK, _options(BLOCK, hyper))
 
     def whole(rows: Tensor) -> Tensor:
@@ -111,13 +112,13 @@ def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
         return by_head.transpose(0, 1).flatten(0, 2)
 
     inner = convert_filter(weights.part("filter."), hyper)
-    inner |= {name: whole(inner[name]) for name in ("short.weight", "short.bias")}
+    inner |= {name: whole(inner[name]) for name in ("short_conv.weight", "short_conv.bias")}
     return {
-        "mixer.input.weight": whole(weights.take("projections.weight")),
-        "mixer.input.bias": whole(weights.take("projections.bias")),
-        "mixer.output.weight": weights.take("out_filter_dense.weight"),
-        "mixer.output.bias": weights.take("out_filter_dense.bias"),
-        **{f"mixer.inner.{name}": tensor for name, tensor in inner.items()},
+        "mixer.in_proj.weight": whole(weights.take("projections.weight")),
+        "mixer.in_proj.bias": whole(weights.take("projections.bias")),
+        "mixer.out_proj.weight": weights.take("out_filter_dense.weight"),
+        "mixer.out_proj.bias": weights.take("out_filter_dense.bias"),
+        **{f"mixer.gated_conv.{name}": tensor for name, tensor in inner.items()},
         "mixer_norm.weight": weights.take("pre_norm.scale"),
         "mlp_norm.weight": weights.take("post_norm.scale"),
         "mlp.up.weight": torch.cat([weights.take("mlp.l1.weight"), weights.take("mlp.l2.weight")]),
@@ -151,8 +152,8 @@ def _sizes(original: str, o: Any) -> dict[str, Any]:
         raise argument_error(f"from_original({original!r})", got, wanted, "correct the groups")
     return {
         "d_state": o.state_size,
-        "systems": systems,
-        "short_filter_order": o.short_filter_length,
+        "n_ssm": systems,
+        "d_conv": o.short_filter_length,
         "l_max": o.long_fir_threshold,
     }
 

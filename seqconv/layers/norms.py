@@ -43,6 +43,11 @@ class Norm(nn.Module, ABC):
 
     per_token: ClassVar[bool] = True
 
+    def reset_parameters(self) -> None:
+        """Set weights and scales to one, biases and shifts to zero."""
+        for name, parameter in self.named_parameters(recurse=False):
+            nn.init.constant_(parameter, 0.0 if name in ("bias", "shift") else 1.0)
+
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "*tokens d_model"], mask: Bool[Tensor, "*tokens"] | None = None

@@ -37,10 +37,18 @@ class ShortConvolution(nn.Module):
         if width < 1:
             raise argument_error("ShortConvolution", f"width={width}", "at least one tap", "raise the width")
         self.activation: Literal["silu"] | None = activation
-        bound = width**-0.5
-        taps = bound if init_range is None else init_range
-        self.weight = nn.Parameter(torch.empty(channels, width).uniform_(-taps, taps))
-        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound)) if bias else None
+        self.init_range = init_range
+        self.weight = nn.Parameter(torch.empty(channels, width))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw taps and bias uniformly, as a Conv1d does."""
+        bound = self.weight.shape[1] ** -0.5
+        taps = bound if self.init_range is None else self.init_range
+        nn.init.uniform_(self.weight, -taps, taps)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Zeros of (batch, width - 1, channels): the inputs before the first one, oldest first."""

@@ -2,16 +2,17 @@
 
 Equation, with N = ``order``: ``(x_0, ..., x_{N-1}, v) = shortconv(W_in u)`` and then, for n = N-1, ..., 1::
 
-    v ← h_{N-1-n} * (x_n ⊙ v) + b_{N-1-n} ⊙ (x_n ⊙ v)         and finally  y = W_out φ(x_0 ⊙ v)
+    v ← h_{N-1-n} * (x_n ⊙ v) + D_{N-1-n} ⊙ (x_n ⊙ v)         and finally  y = W_out φ(x_0 ⊙ v)
 
 so that order N has N - 1 long filters. All of them come from one network
 (:class:`~seqconv.filters.hyena.HyenaFilter`); heads share them.
 
-Source: Poli et al. 2023 (arXiv 2302.10866) and the code of HazyResearch/safari and hyena-dna. Two defects of that
-code, a bidirectional form that shifts the signal on a circle and blocks that wrap around, are behind ``circular``.
+Source: Poli et al. 2023 (arXiv 2302.10866); src/models/sequence/hyena.py of HazyResearch/safari (commit 02220c69) and
+of HazyResearch/hyena-dna (commit d553021b). Two defects of that code, a bidirectional form that shifts the signal on a
+circle and blocks that wrap around, are computed with ``circular=True``.
 """
 
-import math
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ..convolution.blockwise import convolve_blocks, convolve_circular
 from ..convolution.long_convolution import Kernel, LongConvolution, convolve
-from ..filters.hyena import HyenaFilter
+from ..filters.hyena import HyenaFilter, HyenaFilterOptions
 from ..layers.activations import activate, check_activation
 from ..layers.residual import Dropout
 from ..layers.short_convolution import ShortConvolution
@@ -42,10 +43,10 @@ class HyenaState(State):
 @register(
     "hyena",
     examples=(
-        {"order": 3, "l_max": 30, "filter_order": 8, "short_filter_order": 4, "w": 3.0, "emb_dim": 5},
-        {"order": 3, "num_heads": 2, "post_order_ffn": True, "outer_mixing": True, "inner_factor": 2, "l_max": 16},
-        {"bidirectional": True, "l_max": 40, "normalize": "before_window", "shift": 0.1},
-        {"num_blocks": 4, "l_max": 64, "activation": "silu", "bias": False},
+        {"order": 3, "l_max": 30, "filter_order": 8, "d_conv": 4, "w": 3.0, "emb_dim": 5},
+        {"order": 3, "num_heads": 2, "post_order_ffn": True, "outer_mixing": True, "expand": 2, "l_max": 16},
+        {"bidirectional": True, "l_max": 40, "normalize": True, "shift": 0.1},
+        {"num_blocks": 4, "l_max": 64, "activation": "silu", "skip": False},
     ),
 )
 class Hyena(Mixer):
@@ -53,24 +54,22 @@ class Hyena(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
-        l_max: taps of the long filters; longer sequences are heard through this window.
+        l_max: taps of the long filters; longer sequences are mixed within this window.
         order: number of gates, at least 2; one long convolution less.
-        num_heads: heads, each of d_model/num_heads channels, that share the filters.
-        inner_factor: width between the projections over d_model.
-        num_blocks: blocks of ``l_max/num_blocks`` tokens that do not hear each other; more than one are computed
+        num_heads: heads, each of expand·d_model/num_heads channels, that share the filters.
+        expand: width between the projections over d_model.
+        d_conv: taps of the short convolution, which is causal in every case.
+        num_blocks: blocks of ``l_max/num_blocks`` tokens that do not attend to each other; more than one are computed
             on whole sequences only.
         outer_mixing: multiply v by the sum of a gate over the channels of its head, instead of channel by channel.
         post_order_ffn: a learned mixing of the heads after every long convolution.
-        short_filter_order: taps of the short convolution, which is causal in every case.
         activation: φ.
-        bias: whether the skips b act.
-        projection_bias: whether W_in has a bias.
+        skip: whether the skips D act.
+        in_proj_bias: whether W_in has a bias.
         bidirectional: long filters that reach into the future too (lag 1 on), with taps of their own.
         circular: compute ``bidirectional`` and ``num_blocks`` on circles, as the originals do; changes nothing else.
         dropout: probability, after every gate but the last.
-        filter_order, emb_dim, num_inner_mlps, w, linear_filter, normalize, modulate, fast_decay_pct,
-            slow_decay_pct, target, shift, lr, wd, lr_pos_emb, modulation_lr: as in
-            :class:`~seqconv.filters.hyena.HyenaFilter`.
+        **filter: see :class:`~seqconv.filters.hyena.HyenaFilterOptions`.
 
     Raises:
         ValueError: ``order < 2``, heads or blocks that do not divide the width or ``l_max``, unknown words.
@@ -83,74 +82,47 @@ class Hyena(Mixer):
         l_max: int = 1024,
         order: int = 2,
         num_heads: int = 1,
-        inner_factor: int = 1,
+        expand: int = 1,
+        d_conv: int = 3,
         num_blocks: int = 1,
         outer_mixing: bool = False,
         post_order_ffn: bool = False,
-        short_filter_order: int = 3,
         activation: str = "identity",
-        bias: bool = True,
-        projection_bias: bool = True,
+        skip: bool = True,
+        in_proj_bias: bool = True,
         bidirectional: bool = False,
         circular: bool = False,
         dropout: float = 0.0,
-        filter_order: int = 64,
-        emb_dim: int = 3,
-        num_inner_mlps: int = 2,
-        w: float = 1.0,
-        linear_filter: bool = False,
-        normalize: str = "none",
-        modulate: bool = True,
-        fast_decay_pct: float = 0.3,
-        slow_decay_pct: float = 1.5,
-        target: float = 1e-2,
-        shift: float = 0.0,
-        lr: float | None = 1e-3,
-        wd: float | None = 0.0,
-        lr_pos_emb: float = 1e-5,
-        modulation_lr: float = 0.0,
+        **filter: Unpack[HyenaFilterOptions],
     ) -> None:
         super().__init__(d_model, causal=num_blocks == 1 and not bidirectional)
-        width = d_model * inner_factor
-        _check_sizes(order, width, num_heads, l_max, num_blocks, short_filter_order)
+        width, stages = d_model * expand, order - 1
+        _check_sizes(order, width, num_heads, l_max, num_blocks, d_conv)
         self.order, self.num_heads, self.outer_mixing = order, num_heads, outer_mixing
         self.num_blocks, self.block, self.l_max = num_blocks, l_max // num_blocks, l_max
         self.circular = circular and (bidirectional or num_blocks > 1)
-        self.bidirectional, self.bias = bidirectional, bias
+        self.bidirectional = bidirectional
         self.activation = check_activation("hyena mixer", activation)
-        self.input = nn.Linear(d_model, (order + 1) * width, bias=projection_bias)
-        self.short = ShortConvolution((order + 1) * width, short_filter_order, activation=None)
-        two_sided, stages = bidirectional and not circular, order - 1
+        self.in_proj = nn.Linear(d_model, (order + 1) * width, bias=in_proj_bias)
+        self.short_conv = ShortConvolution((order + 1) * width, d_conv, activation=None)
+        two_sided, head_dim = bidirectional and not circular, width // num_heads
         groups = 2 * stages if two_sided else stages
-        filter = HyenaFilter(
-            groups * (width // num_heads),
-            l_max=l_max,
-            groups=groups,
-            emb_dim=emb_dim,
-            filter_order=filter_order,
-            num_inner_mlps=num_inner_mlps,
-            w=w,
-            linear=linear_filter,
-            normalize=normalize,
-            modulate=modulate,
-            fast_decay_pct=fast_decay_pct,
-            slow_decay_pct=slow_decay_pct,
-            target=target,
-            shift=shift,
-            lr=lr,
-            wd=wd,
-            lr_pos_emb=lr_pos_emb,
-            modulation_lr=modulation_lr,
-        )
-        self.convolution = LongConvolution(filter, two_sided=two_sided, stages=stages, heads=num_heads)
-        if bias:
-            self.skip = nn.Parameter(torch.randn(stages, width // num_heads))
-        if post_order_ffn:
-            scale = math.sqrt(width // num_heads)
-            self.head_mixing = nn.Parameter(torch.randn(stages, num_heads, num_heads) / scale)
-        self.post_order_ffn = post_order_ffn
+        long_filter = HyenaFilter(groups * head_dim, l_max=l_max, groups=groups, **filter)
+        self.convolution = LongConvolution(long_filter, two_sided=two_sided, stages=stages, heads=num_heads)
+        self.D = nn.Parameter(torch.empty(stages, head_dim)) if skip else None
+        mixing = torch.empty(stages, num_heads, num_heads)
+        self.head_mixing = nn.Parameter(mixing) if post_order_ffn else None
         self.dropout = Dropout(dropout)
-        self.output = nn.Linear(width, d_model)
+        self.out_proj = nn.Linear(width, d_model)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the skips from N(0, 1) and the mixing of the heads from N(0, 1/head_dim)."""
+        if self.D is not None:
+            nn.init.normal_(self.D)
+        if self.head_mixing is not None:
+            head_dim = self.out_proj.in_features // self.num_heads
+            nn.init.normal_(self.head_mixing, std=head_dim**-0.5)
 
     @property
     def state_kind(self) -> StateKind:
@@ -168,7 +140,7 @@ class Hyena(Mixer):
         return self._finish(v, gates[0])
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
-        short = self.short.init_state(batch_size, device, dtype)
+        short = self.short_conv.init_state(batch_size, device, dtype)
         return HyenaState(short, self.convolution.init_states(batch_size, max_length))
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -183,7 +155,7 @@ class Hyena(Mixer):
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, HyenaState)
-        mixed, short = self.short.step(self.input(x_t), state.short)
+        mixed, short = self.short_conv.step(self.in_proj(x_t), state.short)
         *gates, v = mixed.chunk(self.order + 1, dim=-1)
         long = []
         for stage, before in enumerate(state.long):
@@ -196,7 +168,7 @@ class Hyena(Mixer):
         self, x: Tensor, mask: Tensor | None, short: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gates and v, zero at padding, and the last inputs of the short convolution."""
-        mixed, after = self.short(zero_padding(self.input(x), mask), short)
+        mixed, after = self.short_conv(zero_padding(self.in_proj(x), mask), short)
         *gates, v = zero_padding(mixed, mask).chunk(self.order + 1, dim=-1)
         return gates, v, after
 
@@ -216,18 +188,18 @@ class Hyena(Mixer):
         return convolve(v, kernel, skip=skip)
 
     def _skip(self, stage: int) -> Tensor | None:
-        if not self.bias:
+        if self.D is None:
             return None
-        return self.skip[stage] if self.num_heads == 1 else self.skip[stage].repeat(self.num_heads)
+        return self.D[stage] if self.num_heads == 1 else self.D[stage].repeat(self.num_heads)
 
     def _mix_heads(self, v: Tensor, stage: int) -> Tensor:
-        if not self.post_order_ffn:
+        if self.head_mixing is None:
             return v
         heads = v.unflatten(-1, (self.num_heads, -1))
         return torch.einsum("gh,...gc->...hc", self.head_mixing[stage], heads).flatten(-2)
 
     def _finish(self, v: Tensor, gate: Tensor) -> Tensor:
-        y: Tensor = self.output(activate(self.activation, v * gate))
+        y: Tensor = self.out_proj(activate(self.activation, v * gate))
         return y
 
     def _check_circle(self, length: int, mask: Tensor | None) -> None:
@@ -239,9 +211,9 @@ class Hyena(Mixer):
             )
 
 
-def _check_sizes(order: int, width: int, num_heads: int, l_max: int, num_blocks: int, short: int) -> None:
-    if order < 2 or width < 1 or short < 1:
-        got = f"order={order}, short_filter_order={short}, an inner width of {width}"
+def _check_sizes(order: int, width: int, num_heads: int, l_max: int, num_blocks: int, d_conv: int) -> None:
+    if order < 2 or width < 1 or d_conv < 1:
+        got = f"order={order}, d_conv={d_conv}, an inner width of {width}"
         raise argument_error("hyena mixer", got, "order >= 2 and sizes of at least 1", "correct the sizes")
     for name, parts, whole in (("num_heads", num_heads, width), ("num_blocks", num_blocks, l_max)):
         if parts < 1 or whole % parts:

@@ -2,15 +2,15 @@
 
 Equation: ``(q, v, k) = shortconv(W_in u)``, each cut into heads of n = width/num_heads channels; then per head h::
 
-    Z_t = k_t v_t^T  (n x n),   S = h_h * Z + b_h Z  along t,   y_t = S_t^T q_t,   out_t = W_out [y_t of all heads]
+    Z_t = k_t v_t^T  (n x n),   S = h_h * Z + D_h Z  along t,   y_t = S_t^T q_t,   out_t = W_out [y_t of all heads]
 
 so that only ``num_heads`` filters are there to be learned, and to be distilled. With n = 1 it is Hyena of order 2.
 
-Source: Massaroli et al. 2023, "Laughing Hyena Distillery" (arXiv 2310.18780), and the layer MultiHeadHyenaOperator
-of athms/mad-lab, whose n is called ``num_heads`` there.
+Source: Massaroli et al. 2023, "Laughing Hyena Distillery" (arXiv 2310.18780); MultiHeadHyenaOperator in
+mad/model/layers/hyena.py of athms/mad-lab (commit 0f49a452), where n is called ``num_heads``.
 """
 
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ..convolution.long_convolution import LongConvolution, convolve
-from ..filters.hyena import HyenaFilter
+from ..filters.hyena import HyenaFilter, HyenaFilterOptions
 from ..layers.short_convolution import ShortConvolution
 from ..mixer import Mixer
 from ..packing import zero_padding
@@ -40,7 +40,7 @@ class MultiHyenaState(State):
     "multihyena",
     examples=(
         {"num_heads": 2, "l_max": 16, "filter_order": 8},
-        {"num_heads": 4, "inner_factor": 2, "proj_groups": 3, "l_max": 50, "emb_dim": 5, "w": 3.0},
+        {"num_heads": 4, "expand": 2, "proj_groups": 3, "l_max": 50, "emb_dim": 5, "w": 3.0},
     ),
 )
 class MultiHyena(Mixer):
@@ -48,13 +48,12 @@ class MultiHyena(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
-        l_max: taps of the long filters; longer sequences are heard through this window.
+        l_max: taps of the long filters; longer sequences are mixed within this window.
         num_heads: heads, and filters.
-        inner_factor: width between the projections over d_model.
-        proj_groups: W_in gives 1/proj_groups of the channels, which repeat so many times.
-        short_filter_order: taps of the short convolution.
-        filter_order, emb_dim, num_inner_mlps, w, modulate, fast_decay_pct, slow_decay_pct, target, shift, lr, wd,
-            lr_pos_emb, modulation_lr: as in :class:`~seqconv.filters.hyena.HyenaFilter`.
+        expand: width between the projections over d_model.
+        d_conv: taps of the short convolution.
+        proj_groups: W_in gives 1/proj_groups of the channels, each used ``proj_groups`` times.
+        **filter: see :class:`~seqconv.filters.hyena.HyenaFilterOptions`.
 
     Raises:
         ValueError: heads or projection groups that do not divide the width.
@@ -66,51 +65,27 @@ class MultiHyena(Mixer):
         *,
         l_max: int = 1024,
         num_heads: int = 8,
-        inner_factor: int = 1,
+        expand: int = 1,
+        d_conv: int = 3,
         proj_groups: int = 1,
-        short_filter_order: int = 3,
-        filter_order: int = 64,
-        emb_dim: int = 3,
-        num_inner_mlps: int = 2,
-        w: float = 1.0,
-        modulate: bool = True,
-        fast_decay_pct: float = 0.3,
-        slow_decay_pct: float = 1.5,
-        target: float = 1e-2,
-        shift: float = 0.0,
-        lr: float | None = 1e-3,
-        wd: float | None = 0.0,
-        lr_pos_emb: float = 1e-5,
-        modulation_lr: float = 0.0,
+        **filter: Unpack[HyenaFilterOptions],
     ) -> None:
         super().__init__(d_model)
-        width = d_model * inner_factor
+        width = d_model * expand
         for name, parts, whole in (("num_heads", num_heads, width), ("proj_groups", proj_groups, 3 * width)):
             if parts < 1 or whole < 1 or whole % parts:
                 raise argument_error("multihyena mixer", f"{name}={parts}", f"a divisor of {whole}", f"change {name}")
         self.num_heads, self.head_dim, self.proj_groups = num_heads, width // num_heads, proj_groups
-        self.input = nn.Linear(d_model, 3 * width // proj_groups)
-        self.short = ShortConvolution(3 * width, short_filter_order, activation=None)
-        filter = HyenaFilter(
-            num_heads,
-            l_max=l_max,
-            filter_order=filter_order,
-            emb_dim=emb_dim,
-            num_inner_mlps=num_inner_mlps,
-            w=w,
-            modulate=modulate,
-            fast_decay_pct=fast_decay_pct,
-            slow_decay_pct=slow_decay_pct,
-            target=target,
-            shift=shift,
-            lr=lr,
-            wd=wd,
-            lr_pos_emb=lr_pos_emb,
-            modulation_lr=modulation_lr,
-        )
-        self.convolution = LongConvolution(filter, heads=self.head_dim**2)
-        self.skip = nn.Parameter(torch.randn(num_heads))
-        self.output = nn.Linear(width, d_model)
+        self.in_proj = nn.Linear(d_model, 3 * width // proj_groups)
+        self.short_conv = ShortConvolution(3 * width, d_conv, activation=None)
+        self.convolution = LongConvolution(HyenaFilter(num_heads, l_max=l_max, **filter), heads=self.head_dim**2)
+        self.D = nn.Parameter(torch.empty(num_heads))
+        self.out_proj = nn.Linear(width, d_model)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the skips from N(0, 1)."""
+        nn.init.normal_(self.D)
 
     @property
     def state_kind(self) -> StateKind:
@@ -118,23 +93,23 @@ class MultiHyena(Mixer):
         return self.convolution.state_kind
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        mixed, _ = self.short(zero_padding(self._project(x), mask))
+        mixed, _ = self.short_conv(zero_padding(self._project(x), mask))
         q, k, v = self._heads(zero_padding(mixed, mask))
         kernel = self.convolution.kernels(x.shape[1])[0]._replace(heads=self.head_dim)
-        skip = self.skip.repeat(self.head_dim)
+        skip = self.D.repeat(self.head_dim)
         y = torch.zeros_like(v, dtype=accumulation_dtype(v))
-        for i in range(self.head_dim):  # one row of Z at a time: all of them are head_dim times the activations
+        for i in range(self.head_dim):  # one row of Z at a time: the whole of Z is head_dim times the activations
             row = (k[..., i : i + 1, :] * v).flatten(-2)
             y = y + convolve(row, kernel, skip=skip).view(v.shape) * q[..., i : i + 1, :]
         return self._finish(y.to(v.dtype))
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
-        short = self.short.init_state(batch_size, device, dtype)
+        short = self.short_conv.init_state(batch_size, device, dtype)
         return MultiHyenaState(short, self.convolution.init_state(batch_size, max_length))
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         assert isinstance(state, MultiHyenaState)
-        mixed, short = self.short(zero_padding(self._project(x), mask), state.short)
+        mixed, short = self.short_conv(zero_padding(self._project(x), mask), state.short)
         q, k, v = self._heads(zero_padding(mixed, mask))
         z = self._outer(k, v)
         sums, long = self.convolution.prefill(z, state.long, skip=self._skip_all())
@@ -142,13 +117,13 @@ class MultiHyena(Mixer):
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MultiHyenaState)
-        mixed, short = self.short.step(self._project(x_t), state.short)
+        mixed, short = self.short_conv.step(self._project(x_t), state.short)
         q, k, v = self._heads(mixed)
         sums, long = self.convolution.step(self._outer(k, v), state.long, skip=self._skip_all())
         return self._finish(self._contract(q, sums)), MultiHyenaState(short, long)
 
     def _project(self, x: Tensor) -> Tensor:
-        projected: Tensor = self.input(x)
+        projected: Tensor = self.in_proj(x)
         return projected.repeat(*[1] * (x.dim() - 1), self.proj_groups)
 
     def _heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,8 +139,8 @@ class MultiHyena(Mixer):
         return (q[..., :, None, :] * rows).sum(-3)
 
     def _skip_all(self) -> Tensor:
-        return self.skip.repeat(self.head_dim**2)
+        return self.D.repeat(self.head_dim**2)
 
     def _finish(self, y: Tensor) -> Tensor:
-        out: Tensor = self.output(y.transpose(-1, -2).flatten(-2))
+        out: Tensor = self.out_proj(y.transpose(-1, -2).flatten(-2))
         return out

@@ -22,6 +22,7 @@ code divides its convolutions by twice the side of the map; ``divide_by_side`` d
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..convolution.spatial import convolve_2d
-from ..filters.spatial import DirectFilter2d, HyenaFilter2d
+from ..filters.spatial import DirectFilter2d, HyenaFilter2d, HyenaFilter2dOptions
 from ..layers.residual import Dropout
 
 DIRECTIONS = ("standard", "seq", "4dir", "4dirp", "parallel")
@@ -50,8 +51,7 @@ class Hyena2d(nn.Module):
             filter then mean nothing.
         divide_by_side: divide the convolutions, not the skips, by ``2 l_max``, as the original does.
         dropout: probability, after every gate but the last.
-        form, window, sqrt_window, emb_dim, filter_order, num_inner_mlps, w, fast_decay_pct, slow_decay_pct, target,
-            shift, lr, wd, lr_pos_emb, modulation_lr: as in :class:`~seqconv.filters.spatial.HyenaFilter2d`.
+        **filter: see :class:`~seqconv.filters.spatial.HyenaFilter2dOptions`.
 
     Raises:
         ValueError: ``order < 2``, sizes below 1, unknown words.
@@ -67,21 +67,7 @@ class Hyena2d(nn.Module):
         direct: bool = False,
         divide_by_side: bool = False,
         dropout: float = 0.0,
-        form: str = "product",
-        window: str = "fixed",
-        sqrt_window: bool = False,
-        emb_dim: int = 3,
-        filter_order: int = 64,
-        num_inner_mlps: int = 2,
-        w: float = 1.0,
-        fast_decay_pct: float = 0.3,
-        slow_decay_pct: float = 1.5,
-        target: float = 1e-2,
-        shift: float = 0.0,
-        lr: float | None = 1e-3,
-        wd: float | None = 0.0,
-        lr_pos_emb: float = 1e-5,
-        modulation_lr: float = 0.0,
+        **filter: Unpack[HyenaFilter2dOptions],
     ) -> None:
         super().__init__()
         if directions not in DIRECTIONS:
@@ -92,36 +78,21 @@ class Hyena2d(nn.Module):
         self.d_model, self.l_max, self.order, self.directions = d_model, l_max, order, directions
         self.divide_by_side, self.sets = divide_by_side, 4 if directions == "parallel" else 1
         inner, channels = (order + 1) * d_model, (order - 1) * d_model
-        self.input = nn.Linear(d_model, inner)
-        self.short = nn.Conv2d(inner, self.sets * inner, 3, padding=1, groups=inner)
-        self.filter: DirectFilter2d | HyenaFilter2d
-        if direct:
-            self.filter = DirectFilter2d(channels, l_max=l_max)
-        else:
-            self.filter = HyenaFilter2d(
-                channels,
-                l_max=l_max,
-                form=form,
-                window=window,
-                sqrt_window=sqrt_window,
-                emb_dim=emb_dim,
-                filter_order=filter_order,
-                num_inner_mlps=num_inner_mlps,
-                w=w,
-                fast_decay_pct=fast_decay_pct,
-                slow_decay_pct=slow_decay_pct,
-                target=target,
-                shift=shift,
-                lr=lr,
-                wd=wd,
-                lr_pos_emb=lr_pos_emb,
-                modulation_lr=modulation_lr,
-            )
-        self.skip = nn.Parameter(torch.randn(order - 1, d_model))
+        self.in_proj = nn.Linear(d_model, inner)
+        self.short_conv = nn.Conv2d(inner, self.sets * inner, 3, padding=1, groups=inner)
+        self.filter = (
+            DirectFilter2d(channels, l_max=l_max) if direct else HyenaFilter2d(channels, l_max=l_max, **filter)
+        )
+        self.D = nn.Parameter(torch.empty(order - 1, d_model))
         if directions in ("4dir", "4dirp"):
             self.mix = nn.Linear(4, 1) if directions == "4dir" else nn.Linear(4 * d_model, d_model)
         self.dropout = Dropout(dropout)
-        self.output = nn.Linear(self.sets * d_model, d_model)
+        self.out_proj = nn.Linear(self.sets * d_model, d_model)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the skips from N(0, 1)."""
+        nn.init.normal_(self.D)
 
     def forward(self, x: Float[Tensor, "batch *map d_model"]) -> Float[Tensor, "batch *map d_model"]:
         """Mix maps of (batch, height, width, d_model), or square ones of (batch, height · width, d_model).
@@ -130,8 +101,8 @@ class Hyena2d(nn.Module):
             ValueError: another shape or width.
         """
         height, width = self._map(x)
-        u = self.input(x.reshape(-1, height, width, self.d_model)).movedim(-1, 1)
-        u = self.short(u).unflatten(1, (self.sets, -1)).flatten(0, 1)
+        u = self.in_proj(x.reshape(-1, height, width, self.d_model)).movedim(-1, 1)
+        u = self.short_conv(u).unflatten(1, (self.sets, -1)).flatten(0, 1)
         *gates, v = u.chunk(self.order + 1, dim=1)
         taps = self.filter(height, width)
         taps = (taps / (2 * self.l_max) if self.divide_by_side else taps).chunk(self.order - 1)
@@ -139,7 +110,7 @@ class Hyena2d(nn.Module):
             y = self._merge(self._recur([_views(gate) for gate in gates], _views(v), taps))
         else:
             y = self._recur(gates, v, taps).unflatten(0, (-1, self.sets)).flatten(1, 2).movedim(1, -1)
-        mixed: Tensor = self.output(y)
+        mixed: Tensor = self.out_proj(y)
         return mixed.reshape(x.shape)
 
     def _recur(self, gates: Sequence[Tensor], v: Tensor, taps: Sequence[Tensor]) -> Tensor:
@@ -148,7 +119,7 @@ class Hyena2d(nn.Module):
             v = self.dropout(v * gate)
             lower_right = self.directions == "seq" and stage == 0
             v = v.flip(2, 3) if lower_right else v
-            v = convolve_2d(v, taps[stage], skip=self.skip[stage])
+            v = convolve_2d(v, taps[stage], skip=self.D[stage])
             v = v.flip(2, 3) if lower_right else v
         return v * gates[0]
 

@@ -92,17 +92,17 @@ def test_an_imported_causal_operator_has_no_circle_and_no_limits():
 
 def test_bidirectional_is_a_two_sided_filter():
     torch.manual_seed(0)
-    mixer = create_mixer("hyena", 4, l_max=20, bidirectional=True, projection_bias=False).double()
+    mixer = create_mixer("hyena", 4, l_max=20, bidirectional=True, in_proj_bias=False).double()
     x = random_signal(2, 13, 4)
     (gate, other), v, _ = mixer._project(x, None)
     v = v * other
     past, future = mixer.convolution.filter(13).chunk(2)
-    want = mixer.skip[0] * v
+    want = mixer.D[0] * v
     for t in range(13):
         for s in range(13):
             taps = past[:, t - s] if s <= t else future[:, s - t - 1]
             want[:, t] += taps * v[:, s]
-    assert_close(mixer(x), mixer.output(want * gate), RTOL, ATOL)
+    assert_close(mixer(x), mixer.out_proj(want * gate), RTOL, ATOL)
 
 
 def test_the_filter_is_its_equation():
@@ -114,33 +114,53 @@ def test_the_filter_is_its_equation():
     for t in range(9):
         angles = [2 * math.pi * t / 9 * f for f in (1e-4, 1.0)]
         e = torch.tensor([t / 8, *map(math.cos, angles), *(-math.sin(a) for a in angles)]).double()
-        for layer in filter.layers[:-1]:
+        for layer in filter.network.layers[:-1]:
             e = torch.sin(filter.frequency * (layer.weight @ e + layer.bias))
         rates = torch.tensor([math.log(0.01) / 1.5, math.log(0.01) / 0.3] * 2).double()
-        want = (filter.layers[-1].weight @ e) * (torch.exp(rates * t / 8) + 0.1)
+        want = (filter.network.layers[-1].weight @ e) * (torch.exp(rates * t / 8) + 0.1)
         assert_close(got[:, t], want, 1e-5, 1e-6, f"tap {t}")
 
 
-@pytest.mark.parametrize("place", ["before_window", "after_window"])
-def test_normalised_filters_have_l1_norm_one_over_the_channels(place):
-    torch.manual_seed(0)
-    filter = HyenaFilter(6, l_max=8, normalize=place).double()
-    window = torch.exp(-filter.times[:, None] * filter.decays.abs()).T
-    taps = filter(8) if place == "after_window" else filter(8) / window
-    assert_close(taps.abs().sum(0), torch.ones(8).double(), RTOL, ATOL)
+def original_filter(params, *, modulate, normalized):
+    """``HyenaFilter.filter`` in src/models/sequence/hyena.py of HazyResearch/safari at 02220c69 and of hyena-dna at
+    d553021b: the network, then ``modulation``, then ``h / torch.norm(h, dim=-1, p=1, keepdim=True)``.
+    """
+    network = {k.removeprefix("filter_fn.implicit_filter."): v for k, v in params.items() if "implicit_filter" in k}
+    h = params["filter_fn.pos_emb.z"][0]
+    for layer in range(0, 6, 2):
+        h = torch.sin(network["1.freq"] * (h @ network[f"{layer}.weight"].T + network[f"{layer}.bias"]))
+    h = h @ network["6.weight"].T
+    if modulate:
+        h = h * torch.exp(-params["filter_fn.pos_emb.t"][0] * params["filter_fn.modulation.deltas"][0].abs())
+    return (h / h.abs().sum(-1, keepdim=True) if normalized else h).T
+
+
+@pytest.mark.parametrize("original", ["HazyResearch/safari:HyenaOperator", "HazyResearch/hyena-dna:HyenaOperator"])
+@pytest.mark.parametrize("modulate", [True, False])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_originals_normalise_their_filters_after_the_modulation(original, modulate, normalized):
+    case = load_case("hyena_order2")
+    params = case.group("param")
+    mixer = from_original(original, params, **case.hyper, modulate=modulate, normalized=normalized)
+    want = original_filter(params, modulate=modulate, normalized=normalized)
+    assert_close(mixer.convolution.filter(32), want, RTOL, ATOL)
+
+
+def test_the_standalone_file_never_reads_its_option_to_normalise():
+    """standalone_hyena.py of HazyResearch/safari at 02220c69: ``HyenaFilter.filter`` ends with the modulation."""
+    case = load_case("hyena_order3_standalone")
+    plain, normalized = (
+        from_original(case.meta["original"], case.group("param"), **case.hyper, normalized=flag)
+        for flag in (False, True)
+    )
+    assert torch.equal(plain(case.tensors["in.u"]), normalized(case.tensors["in.u"]))
 
 
 def test_options_of_the_filter_reach_it_through_the_importer():
     case = load_case("hyena_order2")
-    options = {"normalized": True, "modulate": False, "bias": False}
-    got = from_original(case.meta["original"], case.group("param"), **case.hyper, **options)
-    assert got.convolution.filter.normalize == "before_window"
-    assert not got.convolution.filter.modulate
-    assert not got.bias
-    dna = from_original(
-        "HazyResearch/hyena-dna:HyenaOperator", case.group("param"), **case.hyper, **options, modulation_lr=1e-4
-    )
-    assert dna.convolution.filter.normalize == "after_window"
+    got = from_original(case.meta["original"], case.group("param"), **case.hyper, bias=False, modulation_lr=1e-4)
+    assert got.D is None
+    assert got.convolution.filter.decays._optim == {"lr": 1e-4, "weight_decay": 0.0}
     params = {k: v for k, v in case.group("param").items() if "implicit_filter" not in k}
     params["filter_fn.implicit_filter.0.weight"] = random_signal(6, 5)
     linear = from_original("HazyResearch/hyena-dna:HyenaOperator", params, **case.hyper, linear_mixer=True)
@@ -153,7 +173,7 @@ def test_learning_rates_travel_with_the_parameters():
     filter = HyenaFilter(2, l_max=8, lr=1e-3, lr_pos_emb=1e-5, modulation_lr=1e-4)
     assert filter.positions._optim == {"lr": 1e-5, "weight_decay": 0.0}
     assert filter.decays._optim == {"lr": 1e-4, "weight_decay": 0.0}
-    assert filter.layers[0].weight._optim == {"lr": 1e-3, "weight_decay": 0.0}
+    assert filter.network.layers[0].weight._optim == {"lr": 1e-3, "weight_decay": 0.0}
     assert not isinstance(HyenaFilter(2, l_max=8, lr_pos_emb=0.0).positions, torch.nn.Parameter)
 
 
@@ -175,7 +195,7 @@ def test_filters_stay_in_float32_when_the_mixer_is_converted():
     for dtype in (torch.bfloat16, torch.float16):
         half = copy.deepcopy(mixer).to(dtype)
         assert torch.equal(half.convolution.filter(256), want)
-        assert half.output.weight.dtype == dtype
+        assert half.out_proj.weight.dtype == dtype
         assert half(torch.randn(1, 9, 8, dtype=dtype)).dtype == dtype
     assert copy.deepcopy(mixer).double().convolution.filter(256).dtype == torch.float64
     torch.set_default_dtype(torch.bfloat16)
@@ -183,7 +203,7 @@ def test_filters_stay_in_float32_when_the_mixer_is_converted():
         built = create_mixer("hyena", 8, l_max=256, w=14.0, emb_dim=33)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert built.output.weight.dtype == torch.bfloat16
+    assert built.out_proj.weight.dtype == torch.bfloat16
     assert torch.equal(built.convolution.filter.positions, mixer.convolution.filter.positions)
 
 
@@ -199,7 +219,11 @@ def test_refusals_say_what_to_do():
         r"num_heads=3.*a divisor of 4.*Remedy": lambda: create_mixer("hyena", 4, num_heads=3),
         r"num_blocks=5.*a divisor of 12.*Remedy": lambda: create_mixer("hyena", 4, l_max=12, num_blocks=5),
         r"emb_dim=4.*odd.*Remedy": lambda: create_mixer("hyena", 4, emb_dim=4),
-        r"normalize 'before'.*did you mean 'before_window'": lambda: create_mixer("hyena", 4, normalize="before"),
+        r"option 'normalise'.*did you mean 'normalize'": lambda: create_mixer("hyena", 4, normalise=True),
+        r"filter_cls='other'.*'hyena-filter'": lambda: from_original(safari, params, **hyper, filter_cls="other"),
+        r"outer_mixing with dropout.*Remedy: pass dropout=0.0": lambda: from_original(
+            safari, params, **hyper, outer_mixing=True, dropout=0.1
+        ),
         r"10 tokens.*multiple of num_blocks=3.*circular=False": lambda: circle(x[:, :10]),
         r"12 tokens with padding.*unpadded": lambda: circle(x, mask=torch.ones(2, 12).bool()),
         r"num_heads=2.*the original fails": lambda: from_original(safari, params, **hyper, num_heads=2),

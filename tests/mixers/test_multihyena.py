@@ -42,7 +42,7 @@ def test_one_channel_per_head_is_hyena_of_order_two():
     multi = create_mixer("multihyena", 6, num_heads=6, l_max=20, filter_order=8).double()
     plain = create_mixer("hyena", 6, l_max=20, filter_order=8).double()
     ours = multi.state_dict()
-    plain.load_state_dict(ours | {"skip": ours["skip"][None]})
+    plain.load_state_dict(ours | {"D": ours["D"][None]})
     x = torch.randn(2, 25, 6, dtype=torch.float64)
     assert_close(multi(x), plain(x), RTOL, ATOL)
 
@@ -51,14 +51,14 @@ def test_outer_products_are_convolved_with_the_filter_of_their_head():
     torch.manual_seed(0)
     mixer = create_mixer("multihyena", 6, num_heads=2, l_max=9).double()
     x = torch.randn(1, 9, 6, dtype=torch.float64)
-    q, v, k = mixer.short(mixer.input(x))[0].unflatten(-1, (3, 2, 3)).unbind(2)
+    q, v, k = mixer.short_conv(mixer.in_proj(x))[0].unflatten(-1, (3, 2, 3)).unbind(2)
     taps, want = mixer.convolution.filter(9), torch.zeros(1, 9, 2, 3, dtype=torch.float64)
     for t in range(9):
-        sums = mixer.skip[:, None, None] * k[0, t, :, :, None] * v[0, t, :, None, :]
+        sums = mixer.D[:, None, None] * k[0, t, :, :, None] * v[0, t, :, None, :]
         for s in range(t + 1):
             sums = sums + taps[:, t - s, None, None] * k[0, s, :, :, None] * v[0, s, :, None, :]
         want[0, t] = torch.einsum("hi,hij->hj", q[0, t], sums)
-    assert_close(mixer(x), mixer.output(want.flatten(2)), RTOL, ATOL)
+    assert_close(mixer(x), mixer.out_proj(want.flatten(2)), RTOL, ATOL)
 
 
 def test_refusals_say_what_to_do():

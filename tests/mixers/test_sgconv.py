@@ -55,16 +55,16 @@ def naive_taps(filter: SGConvFilter, alpha: float) -> torch.Tensor:
     scales, dim = kernels.shape
     h, start = torch.zeros(total, dtype=kernels.dtype), 0
     for i in range(scales):
-        factor = 2 ** ((i if filter.combine == "sum" else max(0, i - 1)) + filter.init_scale)
+        factor = 2 ** ((i if filter.options["combine"] == "sum" else max(0, i - 1)) + filter.options["init_scale"])
         for t in range(dim * factor):
-            if filter.upsampling == "nearest":
+            if filter.options["upsampling"] == "nearest":
                 value = kernels[i, t // factor]
             else:
                 place = min(max((t + 0.5) / factor - 0.5, 0), dim - 1)
                 left, part = int(place), place - int(place)
                 value = (1 - part) * kernels[i, left] + part * kernels[i, min(left + 1, dim - 1)]
             h[start + t] += alpha ** (scales - 1 - i) * value
-        start += dim * factor if filter.combine == "cat" else 0
+        start += dim * factor if filter.options["combine"] == "cat" else 0
     return h
 
 
@@ -110,7 +110,7 @@ def test_kernels_and_their_norm_stay_in_float32_when_the_mixer_is_converted():
     mixer = create_mixer("sgconv", 8, l_max=32)
     want = mixer.convolution.filter(32)
     assert torch.equal(mixer.to(torch.bfloat16).convolution.filter(32), want)
-    assert mixer.output.weight.dtype == torch.bfloat16
+    assert mixer.out_proj.weight.dtype == torch.bfloat16
 
 
 def test_weight_norm_is_folded_into_the_weight():
@@ -137,7 +137,7 @@ def test_the_layer_norm_of_the_original(transposed):
     u = ours(case, case.tensors["in.u"])
     got = from_original(case.meta["original"], params, **hyper)(u)
     mixer = from_original(case.meta["original"], case.group("param"), **case.hyper)
-    v = F.gelu(mixer.convolution(u, skip=mixer.skip))
+    v = F.gelu(mixer.convolution(u, skip=mixer.D))
     standard = (v - v.mean(-1, keepdim=True)) / (
         v.var(-1, correction=0, keepdim=True) + (0 if transposed else 1e-5)
     ).sqrt()

@@ -18,7 +18,7 @@ SIZES = {"hidden_size": 6, "state_size": 3}
 
 
 def inner(module):
-    return module if isinstance(module, GatedModalConvolution) else module.mixer.inner
+    return module if isinstance(module, GatedModalConvolution) else module.mixer.gated_conv
 
 
 def first_state(module, batch, dtype=torch.float64):
@@ -189,7 +189,7 @@ def test_refusals_say_what_to_do():
         r"mlp_activation 'relu'": lambda: from_original(
             BLOCK, block.group("param"), **block.hyper | {"mlp_activation": "relu"}
         ),
-        r"systems=3.*divisor of 4.*Remedy": lambda: create_mixer("striped_hyena", 4, systems=3),
+        r"n_ssm=3.*divisor of 4.*Remedy": lambda: create_mixer("striped_hyena", 4, n_ssm=3),
         r"d_state=0.*Remedy": lambda: create_mixer("striped_hyena", 4, d_state=0),
         r"r_max=1\.0.*inside the unit circle": lambda: PoleResidueFilter(2, r_max=1.0),
         r"heads=3.*channels=4": lambda: GatedModalConvolution(4, heads=3),

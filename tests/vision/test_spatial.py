@@ -64,11 +64,11 @@ def test_the_scale_of_the_original_is_not_ours():
     v = random_signal(2, 4, 6, 6)
     gates, taps = [torch.ones_like(v)] * 2, ours.filter(6, 6)
     zero = torch.zeros(4, dtype=torch.float64)
-    skips = theirs.skip[0, :, None, None] * v
+    skips = theirs.D[0, :, None, None] * v
     assert_close(ours._recur(gates, v, [taps]) - skips, direct(v, taps, zero), RTOL, ATOL)
     x = random_signal(2, 6, 6, 4)
     with torch.no_grad():
-        theirs.filter.networks[0][-1].weight.mul_(12)
+        theirs.filter.networks[0].layers[-1].weight.mul_(12)
     assert_close(theirs(x), ours(x), RTOL, ATOL)
 
 
@@ -90,8 +90,8 @@ def test_gradients_of_the_convolution():
 def by_definition(module, x):
     """The whole operator in loops over directions and stages, from its docstring."""
     u = torch.nn.functional.conv2d(
-        module.input(x).permute(0, 3, 1, 2), module.short.weight, module.short.bias, padding=1, groups=len(
-            module.input.weight)
+        module.in_proj(x).permute(0, 3, 1, 2), module.short_conv.weight, module.short_conv.bias, padding=1, groups=len(
+            module.in_proj.weight)
     )  # fmt: skip
     height, width, d, order = *x.shape[1:], module.order
     taps = module.filter(height, width).reshape(order - 1, d, height, width)
@@ -103,21 +103,21 @@ def by_definition(module, x):
         *gates, v = (flipped(u[:, i * d : (i + 1) * d], axes) for i in range(order + 1))
         for stage, n in enumerate(range(order - 1, 0, -1)):
             around = ("height", "width") if module.directions == "seq" and stage == 0 else ()
-            v = flipped(direct(flipped(v * gates[n], around), taps[stage], module.skip[stage]), around)
+            v = flipped(direct(flipped(v * gates[n], around), taps[stage], module.D[stage]), around)
         return flipped(v * gates[0], axes).permute(0, 2, 3, 1)
 
     if module.directions in ("standard", "seq"):
-        return module.output(run(u, ()))
+        return module.out_proj(run(u, ()))
     if module.directions == "parallel":
         sets = u.shape[1] // 4
-        return module.output(torch.cat([run(u[:, i * sets : (i + 1) * sets], ()) for i in range(4)], -1))
+        return module.out_proj(torch.cat([run(u[:, i * sets : (i + 1) * sets], ()) for i in range(4)], -1))
     parts = [run(u, axes) for axes in ((), ("height", "width"), ("width",), ("height",))]
     if module.directions == "4dir":
         mixed = sum(w * part for w, part in zip(module.mix.weight[0], parts, strict=True)) + module.mix.bias
     else:
         weight = module.mix.weight.unflatten(1, (d, 4))
         mixed = sum(part @ weight[..., i].T for i, part in enumerate(parts)) + module.mix.bias
-    return module.output(mixed)
+    return module.out_proj(mixed)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -160,11 +160,11 @@ def test_filters_are_their_equations(form, window):
             if form == "product":
                 want = 1
                 for axis in range(2):
-                    want = want * network(filter.networks[axis], e[axis])
+                    want = want * network(filter.networks[axis].layers, e[axis])
                     if window != "none":
                         want = want * (torch.exp(-times[axis] * filter.decays[axis].abs()) + filter.shifts[axis])
             else:
-                want = network(filter.networks[0], torch.cat(e))
+                want = network(filter.networks[0].layers, torch.cat(e))
                 if window == "symmetric":
                     want = want * (torch.exp(-(i + j) * filter.decays[0].abs()).sqrt() + filter.shifts[0])
                 elif window != "none":

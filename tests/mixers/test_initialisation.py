@@ -1,0 +1,49 @@
+"""Modules of long convolutions built on the meta device: ``reset_parameters`` gives what the constructor gives."""
+
+import pytest
+import torch
+from torch import nn
+
+from seqconv import create_mixer
+from seqconv.filters.modal import ModalFilter
+from seqconv.filters.pole_residue import PoleResidueFilter
+from seqconv.filters.sgconv import SGConvFilter
+from seqconv.registry import mixer_entry
+from seqconv.vision import Hyena2d
+
+NAMES = ("hyena", "multihyena", "sgconv", "striped_hyena")
+MIXERS = {
+    f"{name}{i}": lambda name=name, options=options: create_mixer(name, 8, **options)
+    for name in NAMES
+    for i, options in enumerate(({}, *mixer_entry(name).examples))
+}
+MIXERS |= {
+    "hyena2d product": lambda: Hyena2d(3, l_max=5, directions="4dir", window="learned"),
+    "hyena2d joint": lambda: Hyena2d(3, l_max=5, form="joint", window="symmetric", directions="4dirp"),
+    "hyena2d direct": lambda: Hyena2d(3, l_max=5, direct=True, directions="parallel"),
+    "cosines": lambda: SGConvFilter(6, l_max=32, kernel_dim=8, init="cos", decay="fixed_power"),
+    "ring": lambda: PoleResidueFilter(4, n_ssm=2),
+    "zero modes": lambda: ModalFilter(torch.zeros(3, 2) + 0j, torch.zeros(3, 2) + 0j, torch.zeros(3, 1)),
+}
+
+
+def reset(module: nn.Module) -> None:
+    """Children before their parent, as constructors fill them in."""
+    for child in module.children():
+        reset(child)
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+
+
+@pytest.mark.parametrize("build", MIXERS.values(), ids=MIXERS)
+def test_a_module_built_on_meta_and_reset_equals_one_that_was_built(build):
+    torch.manual_seed(5)
+    want = build()
+    with torch.device("meta"):
+        module = build()
+    assert all(t.is_meta for t in [*module.parameters(), *module.buffers()])
+    torch.manual_seed(5)
+    reset(module.to_empty(device="cpu"))
+    got, wanted = (dict([*m.named_parameters(), *m.named_buffers()]) for m in (module, want))
+    assert got.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(got[name], wanted[name])] == []
