@@ -1,11 +1,80 @@
-// How views arrive from Python: tuples (address, dtype code, shape, strides), or () for an absent tensor.
+// From Python to the kernels: tensors as views, their checks, and the registration of an op's functions.
+//
+// A view is a tuple (address, dtype code, shape, strides in elements), as `_core/native.py` packs a tensor, or () for
+// an absent one. No torch header is included, so that one binary serves every version of torch; a wrong dtype or shape
+// would crash the process, so everything is checked again here.
 #pragma once
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "view.hpp"
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "arguments.hpp"
+
+namespace seqconv {
+
+struct View {
+  uintptr_t address = 0;
+  int dtype = -1;
+  std::vector<int64_t> shape, strides;
+
+  bool given() const { return dtype >= 0; }
+  bool empty() const {
+    for (int64_t size : shape)
+      if (size == 0) return true;
+    return false;
+  }
+  template <class T> T* data() const { return reinterpret_cast<T*>(address); }
+  int64_t stride(size_t axis) const { return strides[axis]; }
+
+  // Reject another dtype, rank or size (-1 stands for any), or a null address of a tensor that has elements.
+  void check(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
+  // Reject also anything but row-major order (an empty tensor has any order).
+  void check_contiguous(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
+  // Reject also a last axis that is not dense.
+  void check_dense_rows(const char* name, Dtype wanted, const std::vector<int64_t>& sizes) const;
+};
+
+// Checked pointers; an absent optional tensor gives null.
+Rows rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
+void* optional(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
+void* required(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
+// The sequences of a batch, packed where `bounds` is given.
+Segments segments(const View& bounds, int64_t batch, int64_t length);
+// The dtype of activations of three axes; rejects anything else, and an empty length.
+Dtype activation_dtype(const View& x, const char* name);
+// The status as a number; throws std::bad_alloc where memory was short.
+int finish(Status status);
+
+// Of functions called once per decoded token, which take bare addresses: packing views would take longer than the step.
+inline void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+inline bool is_floating(int dtype) { return dtype >= 0 && dtype <= int(Dtype::f16); }
+
+// Adds an op's functions to the module. Each bind.cpp holds one as a global object, so that the module lists no op:
+//   const Bindings bindings([](nanobind::module_& m) { m.def("op_forward", &forward); });
+// Construction runs when the extension is loaded, before the module is initialised.
+class Bindings {
+ public:
+  using Add = void (*)(nanobind::module_&);
+  explicit Bindings(Add add) : add_(add), next_(head()) { head() = this; }
+  Bindings(const Bindings&) = delete;
+  Bindings& operator=(const Bindings&) = delete;
+
+  static void add_all(nanobind::module_& m) {
+    for (const Bindings* b = head(); b; b = b->next_) b->add_(m);
+  }
+
+ private:
+  static const Bindings*& head();  // of the list of all; in module.cpp
+  Add add_;
+  const Bindings* next_;
+};
+
+}  // namespace seqconv
 
 namespace nanobind::detail {
 
@@ -33,28 +102,3 @@ template <> struct type_caster<seqconv::View> {
 };
 
 }  // namespace nanobind::detail
-
-namespace seqconv {
-
-// Checked pointers; an absent optional tensor gives null.
-Rows rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
-void* optional(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
-void* required(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
-// Bounds of packed segments, or null; `segments` is the batch or their number.
-const int64_t* segment_bounds(const View& bounds, int64_t batch, int64_t length, int64_t& segments);
-// The dtype of activations of three axes; refuses anything else, and an empty length.
-Dtype activation_dtype(const View& x, const char* name);
-int finish(Status status);
-
-void bind_ssm_kernel(nanobind::module_& m);
-void bind_linear_scan(nanobind::module_& m);
-void bind_selective_scan(nanobind::module_& m);
-void bind_causal_conv1d(nanobind::module_& m);
-void bind_fft_conv(nanobind::module_& m);
-void bind_linear_attention(nanobind::module_& m);
-void bind_diagonal_step(nanobind::module_& m);
-void bind_direct_conv(nanobind::module_& m);
-void bind_fft_tile(nanobind::module_& m);
-void bind_dilated_conv(nanobind::module_& m);
-
-}  // namespace seqconv

@@ -1,37 +1,26 @@
-// The right-angle transform, channels in the lanes: what the long convolutions share.
+// The right-angle transform of W channels at once, one per lane: what the long convolutions share.
 //
-// Multiplied by w^j with w = exp(i pi / 2N), a cyclic convolution of length N turns what wraps around by a right angle:
-// the real part of the result is the causal convolution, the imaginary part its tail. Forward transforms decimate in
-// frequency and inverse ones in time, so that nothing is ever reordered. The recursion goes depth first.
+//   X[k] = sum_j x[j] w^j exp(-2 pi i j k / N),   w = exp(i pi / 2N)
 //
-// Like vec.hpp, this is compiled once per instruction set and uses no standard-library template.
+// Multiplied by w^j (the twist), a cyclic convolution of length N turns what wraps around by w^N = i, a right angle: of
+// untwist(ifft(U K)) the real part is the causal convolution of u and k, and the imaginary part is its tail. So N
+// points serve N outputs, without zero padding.
+//
+// Layout: value j of a signal is one Complex<T>, W lanes of W neighbouring channels, so that a pass is plain vector
+// arithmetic with scalar twiddles that are the same for all channels, and no butterfly permutes lanes.
+// Order: forward transforms decimate in frequency and inverse ones in time, so that the digit-reversed order that the
+// one leaves is that which the other takes and nothing is ever reordered. The recursion goes depth first: a
+// subtransform that fits into the cache is taken down, multiplied by the filter's spectrum and brought back up before
+// the next one is touched. Passes have radix 4 (R = 3 or 5 for the first one of sizes with an odd factor): half the
+// passes over the data of radix 2 and 15 % fewer operations.
 #pragma once
 
+#include "complex.hpp"
 #include "fft_sizes.hpp"
-#include "vec.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 
-template <class T> struct Complex {
-  Vec<T> re, im;
-};
-template <class T> SEQCONV_INLINE Complex<T> operator+(Complex<T> a, Complex<T> b) { return {a.re + b.re, a.im + b.im}; }
-template <class T> SEQCONV_INLINE Complex<T> operator-(Complex<T> a, Complex<T> b) { return {a.re - b.re, a.im - b.im}; }
-template <class T> SEQCONV_INLINE Complex<T> times_i(Complex<T> a) { return {-a.im, a.re}; }
-template <class T> SEQCONV_INLINE Complex<T> turn(Complex<T> a, T re, T im) {
-  return {a.re * re - a.im * im, a.re * im + a.im * re};
-}
-template <class T> SEQCONV_INLINE Complex<T> turn_back(Complex<T> a, T re, T im) {
-  return {a.re * re + a.im * im, a.im * re - a.re * im};
-}
-template <class T> SEQCONV_INLINE Complex<T> times(Complex<T> a, Complex<T> b) {
-  return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
-}
-template <class T> SEQCONV_INLINE Complex<T> conj_times(Complex<T> a, Complex<T> b) {  // conj(a) b
-  return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re};
-}
-
-// Sines and cosines of the angles 2 pi m / R.
+// Sines and cosines of the angles 2 pi m / R, 0 < m <= R / 2.
 template <int R> struct Angles;
 template <> struct Angles<3> {
   static constexpr double cosine[1] = {-0.5}, sine[1] = {0.86602540378443864676};
@@ -41,9 +30,11 @@ template <> struct Angles<5> {
   static constexpr double sine[2] = {0.95105651629515357212, 0.58778525229247312917};
 };
 
-// Transforms of R values in registers: exp(-2 pi i / R) forward, its conjugate back; neither is scaled.
-// For odd R by the sums and differences of the values m and R - m.
-template <int R, bool Back, class T> SEQCONV_INLINE void odd_butterfly(Complex<T>* x) {
+// Transforms of R values in registers: exp(-2 pi i / R) forward, its conjugate for the inverse; neither is scaled.
+// An odd R pairs the values m and R - m: with s_m = x_m + x_{R-m} and d_m = i (x_m - x_{R-m})
+//     X_k = x_0 + sum_m cos(2 pi k m / R) s_m - sum_m sin(2 pi k m / R) d_m,   X_{R-k} the same with +,
+// multiplications by real numbers only.
+template <int R, bool Inverse, class T> SEQCONV_INLINE void odd_butterfly(Complex<T>* x) {
   constexpr int half = R / 2;
   using A = Angles<R>;
   Complex<T> sum[half], difference[half];
@@ -59,14 +50,14 @@ template <int R, bool Back, class T> SEQCONV_INLINE void odd_butterfly(Complex<T
 #pragma GCC unroll 2
     for (int m = 1; m <= half; ++m) {
       const int turns = k * m % R;
-      const bool lower = turns > half;  // the angle's mirror image: cosine the same, sine reversed
+      const bool lower = turns > half;  // the mirror image of an angle: same cosine, opposite sine
       const int i = (lower ? R - turns : turns) - 1;
       const T c = T(A::cosine[i]), s = lower ? -T(A::sine[i]) : T(A::sine[i]);
       even = {even.re + sum[m - 1].re * c, even.im + sum[m - 1].im * c};
       odd = {odd.re + difference[m - 1].re * s, odd.im + difference[m - 1].im * s};
     }
-    x[k] = Back ? even + odd : even - odd;
-    x[R - k] = Back ? even - odd : even + odd;
+    x[k] = Inverse ? even + odd : even - odd;
+    x[R - k] = Inverse ? even - odd : even + odd;
   }
 }
 template <int R, class T> SEQCONV_INLINE void butterfly(Complex<T>* x) {
@@ -84,7 +75,7 @@ template <int R, class T> SEQCONV_INLINE void butterfly(Complex<T>* x) {
     odd_butterfly<R, false>(x);
   }
 }
-template <int R, class T> SEQCONV_INLINE void butterfly_back(Complex<T>* x) {
+template <int R, class T> SEQCONV_INLINE void inverse_butterfly(Complex<T>* x) {
   if constexpr (R == 4) {
     const Complex<T> a = x[0] + x[2], b = x[0] - x[2], c = x[1] + x[3], d = times_i(x[1] - x[3]);
     x[0] = a + c;
@@ -98,9 +89,11 @@ template <int R, class T> SEQCONV_INLINE void butterfly_back(Complex<T>* x) {
   }
 }
 
+// Twiddle tables, as fft_sizes.hpp describes them.
 template <class T> struct Tables {
-  const T* level[40];  // by log2 of the size of the transform
-  const T* top;
+  static constexpr int kMaxLog2 = 40;
+  const T* level[kMaxLog2];  // by log2 of the points of a pass
+  const T* top;              // of the first pass
   Tables(const void* tables, int64_t size) : top((const T*)tables) {
     const T* p = top + 2 * size;
     for (int64_t n = size / first_radix(size); n > 4; n /= 4) {
@@ -111,114 +104,109 @@ template <class T> struct Tables {
   const T* of(int64_t n) const { return level[__builtin_ctzll(n)]; }
 };
 
-// Passes of radix 4 over n > 4 values, which take or leave the four subtransforms side by side: of the frequencies 4k,
-// 4k + 1, 4k + 2 and, for a factor that is the second one's conjugate, 4k - 1. Two values of j at once halve what the loop
-// itself costs.
-template <class T> void inner_down(int64_t n, const T* w, Complex<T>* at) {
+// Radix-4 passes over the n > 4 values of a subtransform. The forward one leaves four subtransforms of n / 4 values one
+// after the other, of the frequencies 4k, 4k + 1, 4k + 2 and 4k - 1: the last one's twiddle is the conjugate of the
+// second one's, so that a table row holds two numbers instead of three. The inverse one undoes it. Two values of j per
+// iteration halve the overhead of the loop.
+template <class T> void forward_pass(int64_t n, const T* w, Complex<T>* at) {
   const int64_t q = n / 4;
 #pragma GCC unroll 2
   for (int64_t j = 0; j < q; ++j, w += 4) {
     Complex<T> x[4] = {at[j], at[j + q], at[j + 2 * q], at[j + 3 * q]};
     butterfly<4>(x);
     at[j] = x[0];
-    at[j + q] = turn_back(x[1], w[0], w[1]);
-    at[j + 2 * q] = turn_back(x[2], w[2], w[3]);
-    at[j + 3 * q] = turn(x[3], w[0], w[1]);
+    at[j + q] = rotate_conj(x[1], w[0], w[1]);
+    at[j + 2 * q] = rotate_conj(x[2], w[2], w[3]);
+    at[j + 3 * q] = rotate(x[3], w[0], w[1]);
   }
 }
-template <class T> void inner_up(int64_t n, const T* w, Complex<T>* at) {
+template <class T> void inverse_pass(int64_t n, const T* w, Complex<T>* at) {
   const int64_t q = n / 4;
 #pragma GCC unroll 2
   for (int64_t j = 0; j < q; ++j, w += 4) {
-    Complex<T> x[4] = {at[j], turn(at[j + q], w[0], w[1]), turn(at[j + 2 * q], w[2], w[3]),
-                       turn_back(at[j + 3 * q], w[0], w[1])};
-    butterfly_back<4>(x);
+    Complex<T> x[4] = {at[j], rotate(at[j + q], w[0], w[1]), rotate(at[j + 2 * q], w[2], w[3]),
+                       rotate_conj(at[j + 3 * q], w[0], w[1])};
+    inverse_butterfly<4>(x);
 #pragma GCC unroll 4
     for (int m = 0; m < 4; ++m) at[j + m * q] = x[m];
   }
 }
 
-// What happens on the way down, at the bottom, and on the way up of the recursion.
+// Operations for `recurse`, all in place: `down` is called at a subtransform before its four parts, `leaf` at its end,
+// where R <= 4 values stay in registers, and `up` after its parts.
+
+// x becomes its spectrum times `scale`.
 template <class T> struct FilterSpectrum {
   const Tables<T>& tables;
   Complex<T>* k;
   T scale;
-  void down(int64_t at, int64_t n) const { inner_down<T>(n, tables.of(n), k + at); }
+  void down(int64_t at, int64_t n) const { forward_pass<T>(n, tables.of(n), k + at); }
   void up(int64_t, int64_t) const {}
-  template <int R> SEQCONV_INLINE void bottom(int64_t at) const {
+  template <int R> SEQCONV_INLINE void leaf(int64_t at) const {
     butterfly<R>(k + at);
     for (int i = 0; i < R; ++i) k[at + i] = {k[at + i].re * scale, k[at + i].im * scale};
   }
 };
-template <class T> struct Inverse {
+// A spectrum becomes a signal.
+template <class T> struct InverseTransform {
   const Tables<T>& tables;
   Complex<T>* x;
   void down(int64_t, int64_t) const {}
-  void up(int64_t at, int64_t n) const { inner_up<T>(n, tables.of(n), x + at); }
-  template <int R> SEQCONV_INLINE void bottom(int64_t at) const { butterfly_back<R>(x + at); }
+  void up(int64_t at, int64_t n) const { inverse_pass<T>(n, tables.of(n), x + at); }
+  template <int R> SEQCONV_INLINE void leaf(int64_t at) const { inverse_butterfly<R>(x + at); }
 };
+// The signal x becomes its convolution with the filter of spectrum k: the leaves of both transforms and the product
+// fuse.
 template <class T> struct Convolve {
   const Tables<T>& tables;
   Complex<T>* x;
   const Complex<T>* k;
-  void down(int64_t at, int64_t n) const { inner_down<T>(n, tables.of(n), x + at); }
-  void up(int64_t at, int64_t n) const { inner_up<T>(n, tables.of(n), x + at); }
-  template <int R> SEQCONV_INLINE void bottom(int64_t at) const {
+  void down(int64_t at, int64_t n) const { forward_pass<T>(n, tables.of(n), x + at); }
+  void up(int64_t at, int64_t n) const { inverse_pass<T>(n, tables.of(n), x + at); }
+  template <int R> SEQCONV_INLINE void leaf(int64_t at) const {
     Complex<T> v[R];
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) v[i] = x[at + i];
     butterfly<R>(v);
 #pragma GCC unroll 4
-    for (int i = 0; i < R; ++i) v[i] = times(v[i], k[at + i]);
-    butterfly_back<R>(v);
+    for (int i = 0; i < R; ++i) v[i] = v[i] * k[at + i];
+    inverse_butterfly<R>(v);
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) x[at + i] = v[i];
   }
 };
-template <int N, class Op> void walk_fixed(const Op& op, int64_t at) {
+
+// Depth-first recursion; sizes up to 256 (Complex<float> lanes of 16 channels: 32 KB, the first-level cache) are
+// unrolled at compile time, so that the compiler knows every trip count.
+template <int N, class Op> void recurse_fixed(const Op& op, int64_t at) {
   if constexpr (N <= 4) {
-    op.template bottom<N>(at);
+    op.template leaf<N>(at);
   } else {
     op.down(at, N);
-    for (int m = 0; m < 4; ++m) walk_fixed<N / 4>(op, at + m * (N / 4));
+    for (int m = 0; m < 4; ++m) recurse_fixed<N / 4>(op, at + m * (N / 4));
     op.up(at, N);
   }
 }
-template <class Op> void walk(const Op& op, int64_t at, int64_t n) {
+template <class Op> void recurse(const Op& op, int64_t at, int64_t n) {
   switch (n) {
-    case 1: return walk_fixed<1>(op, at);
-    case 2: return walk_fixed<2>(op, at);
-    case 4: return walk_fixed<4>(op, at);
-    case 8: return walk_fixed<8>(op, at);
-    case 16: return walk_fixed<16>(op, at);
-    case 32: return walk_fixed<32>(op, at);
-    case 64: return walk_fixed<64>(op, at);
-    case 128: return walk_fixed<128>(op, at);
-    case 256: return walk_fixed<256>(op, at);
+    case 1: return recurse_fixed<1>(op, at);
+    case 2: return recurse_fixed<2>(op, at);
+    case 4: return recurse_fixed<4>(op, at);
+    case 8: return recurse_fixed<8>(op, at);
+    case 16: return recurse_fixed<16>(op, at);
+    case 32: return recurse_fixed<32>(op, at);
+    case 64: return recurse_fixed<64>(op, at);
+    case 128: return recurse_fixed<128>(op, at);
+    case 256: return recurse_fixed<256>(op, at);
     default:
       op.down(at, n);
-      for (int m = 0; m < 4; ++m) walk(op, at + m * (n / 4), n / 4);
+      for (int m = 0; m < 4; ++m) recurse(op, at + m * (n / 4), n / 4);
       op.up(at, n);
   }
 }
 
-// W rows of W values to W vectors of W lanes.
-template <class T> SEQCONV_INLINE void transpose(Vec<T>* v) {
-  constexpr int W = Lanes<T>::count;
-#pragma GCC unroll 4
-  for (int stage = 1; stage < W; stage *= 2) {
-    Vec<T> z[W];
-#pragma GCC unroll 8
-    for (int i = 0; i < W / 2; ++i) {
-      z[2 * i] = zip_low(v[i], v[i + W / 2]);
-      z[2 * i + 1] = zip_high(v[i], v[i + W / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) v[i] = z[i];
-  }
-}
-
-// Taps of `live` channels, each a row `stride` numbers behind the last, as one vector per tap; zeros from `taps` on.
+// Filter taps to lanes: `live` channels, each a row of taps at distance `stride`, become one vector per tap by W x W
+// transposes; zeros from `taps` to `size`.
 template <class T>
 void taps_in_lanes(const T* rows, int64_t stride, int live, int64_t taps, int64_t size, Vec<T>* lanes) {
   constexpr int W = Lanes<T>::count;
@@ -233,8 +221,10 @@ void taps_in_lanes(const T* rows, int64_t stride, int live, int64_t taps, int64_
   }
 }
 
-// The first and the last pass of a transform of `size`, with the twist: that of the value j + m size/R is exp(i pi m / 2R)
-// times that of the value j, which the factors of the R subtransforms hold. Between them the subtransforms.
+// The first pass of a forward transform of `size` values and the last one of an inverse, of radix R, with the twist:
+// that of value j + m size/R is exp(i pi m / 2R), a constant, times that of value j, which the table's twiddles
+// contain. So twist and untwist cost no pass of their own. `value(j)` supplies the input (real or complex), `take(j,
+// y)` gets the real part.
 template <int R> struct Twist;  // cos(pi m / 2R), which is also the sine for R - m
 template <> struct Twist<3> { static constexpr double cosine[] = {1, 0.86602540378443864676, 0.5, 0}; };
 template <> struct Twist<4> {
@@ -244,56 +234,54 @@ template <> struct Twist<5> {
   static constexpr double cosine[] = {1, 0.95105651629515357212, 0.80901699437494742410, 0.58778525229247312917,
                                       0.30901699437494742410, 0};
 };
-template <class T> SEQCONV_INLINE Complex<T> turn(Vec<T> a, T re, T im) { return {a * re, a * im}; }
 
 template <int R, class T, class Value>
-SEQCONV_INLINE void enter_by(int64_t size, const T* w, Complex<T>* to, Value value) {
+SEQCONV_INLINE void first_pass(int64_t size, const T* w, Complex<T>* to, Value value) {
   const int64_t q = size / R;
 #pragma GCC unroll 2
   for (int64_t j = 0; j < q; ++j, w += 2 * R) {
     Complex<T> x[R];
 #pragma GCC unroll 5
-    for (int m = 0; m < R; ++m) x[m] = turn<T>(value(j + m * q), T(Twist<R>::cosine[m]), T(Twist<R>::cosine[R - m]));
+    for (int m = 0; m < R; ++m) x[m] = rotate<T>(value(j + m * q), T(Twist<R>::cosine[m]), T(Twist<R>::cosine[R - m]));
     butterfly<R>(x);
 #pragma GCC unroll 5
-    for (int m = 0; m < R; ++m) to[j + m * q] = turn_back(x[m], w[2 * m], w[2 * m + 1]);
+    for (int m = 0; m < R; ++m) to[j + m * q] = rotate_conj(x[m], w[2 * m], w[2 * m + 1]);
   }
 }
 template <int R, class T, class Take>
-SEQCONV_INLINE void leave_by(int64_t size, const T* w, const Complex<T>* from, Take take) {
+SEQCONV_INLINE void last_pass(int64_t size, const T* w, const Complex<T>* from, Take take) {
   const int64_t q = size / R;
 #pragma GCC unroll 2
   for (int64_t j = 0; j < q; ++j, w += 2 * R) {
     Complex<T> x[R];
 #pragma GCC unroll 5
-    for (int m = 0; m < R; ++m) x[m] = turn(from[j + m * q], w[2 * m], w[2 * m + 1]);
-    butterfly_back<R>(x);
+    for (int m = 0; m < R; ++m) x[m] = rotate(from[j + m * q], w[2 * m], w[2 * m + 1]);
+    inverse_butterfly<R>(x);
 #pragma GCC unroll 5
     for (int m = 0; m < R; ++m)
       take(j + m * q, x[m].re * T(Twist<R>::cosine[m]) + x[m].im * T(Twist<R>::cosine[R - m]));
   }
 }
-// `value(j)` is real or complex.
 template <class T, class Value>
-SEQCONV_INLINE void enter_transform(const Tables<T>& tables, int64_t size, Complex<T>* to, Value value) {
+SEQCONV_INLINE void forward_first_pass(const Tables<T>& tables, int64_t size, Complex<T>* to, Value value) {
   switch (first_radix(size)) {
-    case 3: return enter_by<3, T>(size, tables.top, to, value);
-    case 5: return enter_by<5, T>(size, tables.top, to, value);
-    default: return enter_by<4, T>(size, tables.top, to, value);
+    case 3: return first_pass<3, T>(size, tables.top, to, value);
+    case 5: return first_pass<5, T>(size, tables.top, to, value);
+    default: return first_pass<4, T>(size, tables.top, to, value);
   }
 }
-// `take(j, y)` gets the real part.
 template <class T, class Take>
-SEQCONV_INLINE void leave_real(const Tables<T>& tables, int64_t size, const Complex<T>* from, Take take) {
+SEQCONV_INLINE void inverse_last_pass(const Tables<T>& tables, int64_t size, const Complex<T>* from, Take take) {
   switch (first_radix(size)) {
-    case 3: return leave_by<3, T>(size, tables.top, from, take);
-    case 5: return leave_by<5, T>(size, tables.top, from, take);
-    default: return leave_by<4, T>(size, tables.top, from, take);
+    case 3: return last_pass<3, T>(size, tables.top, from, take);
+    case 5: return last_pass<5, T>(size, tables.top, from, take);
+    default: return last_pass<4, T>(size, tables.top, from, take);
   }
 }
-template <class Op> void walk_inside(const Op& op, int64_t size) {
+// The subtransforms between the first and the last pass.
+template <class Op> void recurse_inside(const Op& op, int64_t size) {
   const int64_t radix = first_radix(size), q = size / radix;
-  for (int64_t m = 0; m < radix; ++m) walk(op, m * q, q);
+  for (int64_t m = 0; m < radix; ++m) recurse(op, m * q, q);
 }
 
 }  // namespace seqconv::SEQCONV_ISA

@@ -1,12 +1,14 @@
-// A thin vector class: GCC/Clang vector types, loads and stores of every storage dtype, exp, log1p, lane sums.
+// The vector type of all kernels: GCC/Clang vector extensions; loads and stores of every storage dtype; exp, log1p,
+// tanh and the activations; permutations and sums of lanes.
 //
-// This header is compiled once per instruction set. Everything in it lives in a namespace named after that set,
-// and no standard-library template is used, so that the linker cannot pick AVX-512 code for the plain path.
+// A kernel is written once, over Vec<T> of W = Lanes<T>::count lanes, and compiled once per instruction set: 16 lanes
+// of float32 with AVX-512, 8 with AVX2, 4 with NEON and plain SSE2. Intrinsics are used where the compiler does not
+// find the instruction itself (conversions, roundscale, scalef, non-temporal stores).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
+#include <utility>  // std::index_sequence: a type, which leaves no code
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -14,25 +16,23 @@
 #include <arm_neon.h>
 #endif
 
+#include "base.hpp"
+
 #ifndef SEQCONV_ISA
 #define SEQCONV_ISA plain
 #endif
 
-#define SEQCONV_INLINE inline __attribute__((always_inline))
-#define SEQCONV_APART __attribute__((noinline))
-#define SEQCONV_LAMBDA __attribute__((always_inline))  // vectors passed between functions go through memory
-
 namespace seqconv::SEQCONV_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kBytes = 64;
+constexpr int kBytes = 64;  // of a vector
 #elif defined(__AVX2__)
 constexpr int kBytes = 32;
 #else
 constexpr int kBytes = 16;
 #endif
 
-// 32 vector registers instead of 16: blocks twice as large stay in them.
+// 32 vector registers instead of 16: register blocks can be twice as large.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr bool kManyRegisters = true;
 #else
@@ -83,7 +83,9 @@ template <> struct Memory<float, bf16> {
     __builtin_memcpy(&h, p, sizeof h);
     return (Vec<float>)(__builtin_convertvector(h, wide) << 16);
   }
-  static SEQCONV_INLINE void store(bf16* p, Vec<float> v) {  // round to nearest, ties to even; NaN stays NaN
+  // Rounds to nearest, ties to even: adds half a unit, less one bit where the kept bits are even. NaN becomes quiet
+  // NaN.
+  static SEQCONV_INLINE void store(bf16* p, Vec<float> v) {
     const wide u = (wide)v;
     const wide rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     const wide kept = (u >> 16) | 0x40u;
@@ -129,7 +131,7 @@ template <> struct Memory<float, f16> {
   static SEQCONV_INLINE float get(const f16* p) { return float(*p); }
 };
 
-// The first `count` lanes; the others are zero. No byte beyond them is touched.
+// The first `count` lanes, through a copy on the stack; the others are zero. No byte beyond them is touched.
 template <class T, class S> SEQCONV_INLINE Vec<T> load(const S* p, int count) {
   if (count >= Lanes<T>::count) return Memory<T, S>::load(p);
   S part[Lanes<T>::count] = {};
@@ -143,8 +145,8 @@ template <class T, class S> SEQCONV_INLINE void store(S* p, Vec<T> v, int count)
   for (int i = 0; i < count; ++i) p[i] = part[i];
 }
 
-// To an aligned address in memory without reading its line first, which the cache then does not hold; `streamed` makes
-// such stores visible before whatever follows.
+// Non-temporal store to an aligned address: the cache line is neither read first nor kept. `stream_fence` orders such
+// stores before whatever follows.
 SEQCONV_INLINE void store_past_cache(float* p, Vec<float> v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, (__m512)v);
@@ -155,16 +157,17 @@ SEQCONV_INLINE void store_past_cache(float* p, Vec<float> v) {
 #endif
 }
 SEQCONV_INLINE void store_past_cache(double* p, Vec<double> v) { store_past_cache((float*)p, (Vec<float>)v); }
-SEQCONV_INLINE void streamed() {
+SEQCONV_INLINE void stream_fence() {
 #if defined(__AVX2__)
   _mm_sfence();
 #endif
 }
 
-template <class T> SEQCONV_INLINE Vec<T> maximum(Vec<T> x, Vec<T> y) { return (x < y) ? y : x; }  // NaN in x stays
+template <class T> SEQCONV_INLINE Vec<T> maximum(Vec<T> x, Vec<T> y) { return (x < y) ? y : x; }  // a NaN in x is kept
 
-// 2^f for N values f in [-1/2, 1/2], relative error 1.6e-7. Exact at 0 with slope ln 2 (3e-7), so that slow decays do
-// not drift. The values take turns, so that none waits for its own last step.
+// 2^f for N values f in [-1/2, 1/2] by a minimax polynomial of degree 5, relative error 1.6e-7. It is constrained to be
+// exact at 0 with slope ln 2 (3e-7), so that slow decays (2^f near 1, multiplied thousands of times) do not drift. The
+// N Horner chains are interleaved to hide the latency of the multiply-adds.
 template <int N> SEQCONV_INLINE void exp2_fractions(const Vec<float>* f, Vec<float>* p) {
   constexpr float coefficients[] = {0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f, 1.0f};
 #pragma GCC unroll 4
@@ -180,7 +183,9 @@ SEQCONV_INLINE Vec<float> exp2_fraction(Vec<float> f) {
   return p;
 }
 
-// 2^x. Exact at integers, 0 at -inf, inf on overflow, NaN from NaN.
+// 2^x = 2^n 2^f with n = round(x). Exact at integers, 0 at -inf, inf on overflow, NaN from NaN. AVX-512 rounds and
+// scales in one instruction each; elsewhere x + 1.5 2^23 leaves n in the low bits of the sum, which are shifted into
+// the exponent.
 SEQCONV_INLINE Vec<float> exp2(Vec<float> x) {
 #if defined(__AVX512F__)
   const Vec<float> n = (Vec<float>)_mm512_roundscale_ps((__m512)x, 0x08);
@@ -196,11 +201,12 @@ SEQCONV_INLINE Vec<float> exp2(Vec<float> x) {
   x = (x < -127.0f) ? splat<float>(-127.0f) : x;
   x = (x > 128.0f) ? splat<float>(128.0f) : x;
 #endif
-  const Vec<float> shifted = x + 0x1.8p23f;  // rounds to an integer that stands in the low bits
+  const Vec<float> shifted = x + 0x1.8p23f;
   const Vec<float> p = exp2_fraction(x - (shifted - 0x1.8p23f));
   return (Vec<float>)((Mask<float>)p + ((Mask<float>)shifted << 23));
 #endif
 }
+// In double by the Taylor series of exp up to degree 13, whose error at |f ln 2| <= 0.35 is below the rounding.
 SEQCONV_INLINE Vec<double> exp2(Vec<double> x) {
 #if defined(__aarch64__)
   x = (Vec<double>)vminq_f64(vmaxq_f64((float64x2_t)x, vdupq_n_f64(-1023.0)), vdupq_n_f64(1024.0));
@@ -218,7 +224,9 @@ SEQCONV_INLINE Vec<double> exp2(Vec<double> x) {
   return (Vec<double>)((Mask<double>)p + ((Mask<double>)shifted << 52));
 }
 
-// 2^(a b) for N values b, where every product lies between -126 and 126: nothing to clamp, and one rounding less.
+// 2^(a b) for N values b, where every |a b| is below kExp2Bound: inside the range of normal exponents there is nothing
+// to clamp, and a b - n is one fused multiplication without the rounding of the product.
+constexpr float kExp2Bound = 126.0f;
 template <int N> SEQCONV_INLINE void exp2_products(Vec<float> a, const Vec<float>* b, Vec<float>* out) {
 #if defined(__AVX512F__)
 #pragma GCC unroll 4
@@ -239,17 +247,17 @@ template <int N> SEQCONV_INLINE void exp2_products(Vec<float> a, const Vec<float
 template <int N> SEQCONV_INLINE void exp2_products(Vec<double> a, const Vec<double>* b, Vec<double>* out) {
   for (int i = 0; i < N; ++i) out[i] = exp2(a * b[i]);
 }
-constexpr float kExp2Bound = 126.0f;
 
 template <class T> constexpr T kLog2e = T(1.44269504088896340736);
 template <class T> SEQCONV_INLINE Vec<T> exp(Vec<T> x) { return exp2(x * kLog2e<T>); }
 
+// -|x|, by setting the sign bit (all that -0 has).
 template <class T> SEQCONV_INLINE Vec<T> minus_magnitude(Vec<T> x) {
-  return (Vec<T>)((Mask<T>)x | (Mask<T>)-Vec<T>{});  // the sign of -0
+  return (Vec<T>)((Mask<T>)x | (Mask<T>)-Vec<T>{});
 }
 
-// log(1 + e) for e in [0, 1], in relative precision down to e = 0: by a polynomial whose even and odd terms do not wait
-// for each other (3e-7), in double by the series of 2 atanh(e / (2 + e)).
+// log(1 + e) for e in [0, 1], with a small relative error down to e = 0: a minimax polynomial of degree 10 (3e-7) whose
+// even and odd terms are two independent chains; in double the series of 2 atanh(e / (2 + e)).
 SEQCONV_INLINE Vec<float> log1p_unit(Vec<float> e) {
   constexpr float c[] = {1.0f,           -0x1.ffffbep-2f, 0x1.554c80p-2f, -0x1.ff0f88p-3f, 0x1.92f696p-3f,
                          -0x1.397562p-3f, 0x1.b25362p-4f, -0x1.d29ccep-5f, 0x1.453f12p-6f, -0x1.a9336cp-9f};
@@ -267,26 +275,34 @@ SEQCONV_INLINE Vec<double> log1p_unit(Vec<double> e) {
   return 2.0 * s * p;
 }
 
-// softplus(x) as PyTorch computes it: the identity above 20.
+// softplus(x) = log(1 + exp(x)) as PyTorch computes it: the identity above its default threshold.
+constexpr float kSoftplusLinear = 20.0f;
 template <class T> SEQCONV_INLINE Vec<T> softplus(Vec<T> x) {
   const Vec<T> sum = maximum<T>(x, Vec<T>{}) + log1p_unit(exp<T>(minus_magnitude<T>(x)));
-  if constexpr (sizeof(T) == 4) return sum;  // which above 20 is rounded to x
-  return (x > 20) ? x : sum;
+  if constexpr (sizeof(T) == 4) return sum;  // which in float32 is rounded to x above the threshold
+  return (x > T(kSoftplusLinear)) ? x : sum;
 }
 template <class T> SEQCONV_INLINE Vec<T> sigmoid(Vec<T> x) { return T(1) / (T(1) + exp<T>(-x)); }
 template <class T> SEQCONV_INLINE Vec<T> silu(Vec<T> x) { return x / (T(1) + exp<T>(-x)); }
 
-// Derivative of softplus, that of the identity above 20.
-template <class T> SEQCONV_INLINE Vec<T> softplus_slope(Vec<T> x) {
-  return (x > 20) ? splat<T>(T(1)) : sigmoid<T>(x);
+// The gradient at x, from `grad` at silu(x): silu'(x) = s (1 + x (1 - s)) with s = sigmoid(x).
+template <class T> SEQCONV_INLINE Vec<T> silu_backward(Vec<T> grad, Vec<T> x) {
+  const Vec<T> s = sigmoid<T>(x);
+  return grad * s * (T(1) + x * (T(1) - s));
 }
 
-// Near zero by the continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))), elsewhere by exp(-2 |x|).
+// softplus'(x) = sigmoid(x); above kSoftplusLinear that of the identity.
+template <class T> SEQCONV_INLINE Vec<T> softplus_slope(Vec<T> x) {
+  return (x > T(kSoftplusLinear)) ? splat<T>(T(1)) : sigmoid<T>(x);
+}
+
+// tanh(x) = (1 - e) / (1 + e) with e = exp(-2 |x|); near zero, where 1 - e cancels, by the continued fraction
+// x / (1 + x^2 / (3 + x^2 / (5 + ...))).
 template <class T> SEQCONV_INLINE Vec<T> tanh(Vec<T> x) {
   constexpr int terms = sizeof(T) == 4 ? 4 : 7;
   const Vec<T> s = x * x, e = exp<T>(minus_magnitude<T>(x) * T(2)), far = (T(1) - e) / (T(1) + e);
   Vec<T> over[2] = {Vec<T>{}, splat<T>(T(1))}, under[2] = {splat<T>(T(1)), splat<T>(T(1))};
-  for (int i = 1; i < terms; ++i) {  // the convergents of 1 / (1 + s / (3 + ...)), two at a time
+  for (int i = 1; i < terms; ++i) {  // numerators and denominators of its convergents
     const Vec<T> next_over = over[1] * T(2 * i + 1) + over[0] * s, next_under = under[1] * T(2 * i + 1) + under[0] * s;
     over[0] = over[1], over[1] = next_over;
     under[0] = under[1], under[1] = next_under;
@@ -294,6 +310,7 @@ template <class T> SEQCONV_INLINE Vec<T> tanh(Vec<T> x) {
   return (s < T(0.25)) ? x * over[1] / under[1] : ((x > 0) ? far : -far);
 }
 
+// Whether a lane of the mask is set.
 template <class T> SEQCONV_INLINE bool any(Mask<T> m) {
 #if defined(__aarch64__)
   return vmaxvq_u32((uint32x4_t)m) != 0;
@@ -305,72 +322,61 @@ template <class T> SEQCONV_INLINE bool any(Mask<T> m) {
 #endif
 }
 
+// Permutations of lanes. A permutation tells for lane i of n which lane of the concatenation of a and b it takes; the
+// compiler turns each into the one or two instructions that the processor has for it.
+struct ZipLow { static constexpr int lane(int i, int n) { return i / 2 + i % 2 * n; } };
+struct ZipHigh { static constexpr int lane(int i, int n) { return n / 2 + i / 2 + i % 2 * n; } };
+struct EvenLanes { static constexpr int lane(int i, int) { return 2 * i; } };
+struct OddLanes { static constexpr int lane(int i, int) { return 2 * i + 1; } };
+struct PairFirst { static constexpr int lane(int i, int) { return i / 2 * 2; } };
+struct PairSecond { static constexpr int lane(int i, int) { return i / 2 * 2 + 1; } };
+struct PairSwap { static constexpr int lane(int i, int) { return i ^ 1; } };
+
+template <class Permutation, class V, size_t... I>
+SEQCONV_INLINE V permute(V a, V b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, Permutation::lane(int(I), int(sizeof...(I)))...);
+}
+template <class Permutation, class V> SEQCONV_INLINE V permute(V a, V b) {
+  return permute<Permutation>(a, b, std::make_index_sequence<sizeof(V) / sizeof(a[0])>{});
+}
+
+// Lanes of a and b in turn: those of the lower halves, and those of the upper halves.
+template <class T> SEQCONV_INLINE Vec<T> zip_low(Vec<T> a, Vec<T> b) { return permute<ZipLow>(a, b); }
+template <class T> SEQCONV_INLINE Vec<T> zip_high(Vec<T> a, Vec<T> b) { return permute<ZipHigh>(a, b); }
+
+// Of every pair of neighbouring lanes (a complex number): the first one twice, the second one twice, both exchanged.
+template <class V> SEQCONV_INLINE V pair_first(V v) { return permute<PairFirst>(v, v); }
+template <class V> SEQCONV_INLINE V pair_second(V v) { return permute<PairSecond>(v, v); }
+template <class V> SEQCONV_INLINE V pair_swap(V v) { return permute<PairSwap>(v, v); }
+
 // Sums of neighbouring lanes: those of a in the lower half, those of b in the upper half.
-SEQCONV_INLINE Vec<float> pair_sums(Vec<float> a, Vec<float> b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
-         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#elif defined(__aarch64__)
-  return (Vec<float>)vpaddq_f32((float32x4_t)a, (float32x4_t)b);
+template <class T> SEQCONV_INLINE Vec<T> pair_sums(Vec<T> a, Vec<T> b) {
+#if defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)vpaddq_f32((float32x4_t)a, (float32x4_t)b);
+  else return (Vec<T>)vpaddq_f64((float64x2_t)a, (float64x2_t)b);
 #else
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
-#endif
-}
-SEQCONV_INLINE Vec<double> pair_sums(Vec<double> a, Vec<double> b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
-         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
-#elif defined(__aarch64__)
-  return (Vec<double>)vpaddq_f64((float64x2_t)a, (float64x2_t)b);
-#else
-  return __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
+  return permute<EvenLanes>(a, b) + permute<OddLanes>(a, b);
 #endif
 }
 
-// Lanes of a and b in turn: those of the lower, and those of the upper halves.
-SEQCONV_INLINE Vec<float> zip_low(Vec<float> a, Vec<float> b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-#else
-  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-#endif
-}
-SEQCONV_INLINE Vec<float> zip_high(Vec<float> a, Vec<float> b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#else
-  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#endif
-}
-SEQCONV_INLINE Vec<double> zip_low(Vec<double> a, Vec<double> b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
-#else
-  return __builtin_shufflevector(a, b, 0, 2);
-#endif
-}
-SEQCONV_INLINE Vec<double> zip_high(Vec<double> a, Vec<double> b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#else
-  return __builtin_shufflevector(a, b, 1, 3);
-#endif
+// W rows of W values to W vectors of W lanes (its own inverse): log2 W stages of zips.
+template <class T> SEQCONV_INLINE void transpose(Vec<T>* v) {
+  constexpr int W = Lanes<T>::count;
+#pragma GCC unroll 4
+  for (int stage = 1; stage < W; stage *= 2) {
+    Vec<T> z[W];
+#pragma GCC unroll 8
+    for (int i = 0; i < W / 2; ++i) {
+      z[2 * i] = zip_low<T>(v[i], v[i + W / 2]);
+      z[2 * i + 1] = zip_high<T>(v[i], v[i + W / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) v[i] = z[i];
+  }
 }
 
-// Lane sums of `rows` vectors (a multiple of the lane count), in place: out[r] = sum of rows[r].
+// out[r] = sum of the W lanes at rows + r W, for `count` rows (a multiple of W). W rows are reduced together by a tree
+// of pair sums: W - 1 additions for W sums, where one sum after the other would take log2 W of them each.
 template <class T> SEQCONV_INLINE void lane_sums(const T* rows, int count, T* out) {
   constexpr int W = Lanes<T>::count;
   for (int r = 0; r < count; r += W) {
@@ -379,18 +385,9 @@ template <class T> SEQCONV_INLINE void lane_sums(const T* rows, int count, T* ou
 #pragma GCC unroll 4
     for (int half = W / 2; half >= 1; half /= 2)
 #pragma GCC unroll 8
-      for (int i = 0; i < half; ++i) v[i] = pair_sums(v[2 * i], v[2 * i + 1]);
+      for (int i = 0; i < half; ++i) v[i] = pair_sums<T>(v[2 * i], v[2 * i + 1]);
     Memory<T, T>::store(out + r, v[0]);
   }
 }
-
-// Aligned scratch of one thread; null where memory is short.
-struct Scratch {
-  explicit Scratch(size_t bytes) : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
-  ~Scratch() { std::free(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void* data;
-};
 
 }  // namespace seqconv::SEQCONV_ISA

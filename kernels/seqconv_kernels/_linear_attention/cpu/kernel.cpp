@@ -1,36 +1,48 @@
-// Recurrences with a matrix state, token by token, in registers: linear attention with a decay, and the delta rule.
+// Linear attention with a decay, and the delta rule, token by token; the state S of a head is (d_k, d_v):
 //
-//   S'_t = diag(a_t) S_{t-1}      S_t = S'_t + k_t u_t^T      o_t = S_t^T q_t
+//   S'_t = diag(a_t) S_{t-1}      S_t = S'_t + k_t u_t^T      o_t = S_t^T q_t,      a_t = exp(log_decay_t)
 //
-// with u = v, or u = beta (v - S'^T k) for the delta rule. A chunked form costs as many operations at the usual sizes
-// of a head, and divides by decays or needs many small products to avoid it; here a decay is only ever a factor.
+// with u = v, or u = beta (v - S'^T k) for the delta rule, whose error e = v - S'^T k is kept for the backward pass. q
+// is scaled beforehand. A chunked form takes as many operations at the usual sizes of a head, and divides by decays or
+// needs many small products to avoid it; here a decay is only ever a factor.
 //
-// Outputs and gradients that sum over the rows of S (o, dv, dbeta) come from a pass with columns in the lanes, those
-// that sum over its columns (dq, dk, ddecay) from one with rows in the lanes, so that no lane is ever summed. With G
-// the gradient of S_t and w = beta G^T k (zero in linear attention, where dv = G^T k):
+// The adjoint, with G_t the gradient of S_t and w_t = beta_t G_t^T k_t (zero in linear attention, where dv = G^T k):
 //
-//   dS' = G_t - k_t w_t^T      G_{t-1} = diag(a_t) dS' + q_{t-1} do_{t-1}^T
-//   dq = S do      dk = G u - S' w      dlog a = sum over columns of dS' S'
+//   G_t = q_t do_t^T + diag(a_{t+1}) dS'_{t+1}      dS'_t = G_t - k_t w_t^T      (G_T: the final state's gradient)
+//   dv = w      dbeta = e G^T k      dq = S do      dk = G u - S' w      dlog a = sum over columns of dS' S'
 //
-// Both passes go through tiles of kTile tokens, copied to padded rows first and back from them: from one token of a head
-// to the next is far in memory. The last one recomputes the states of a tile from the state at its start, which a sweep
-// forward has left.
+// No lane is ever summed: what sums over the rows of S (o, dv, dbeta) comes from a pass with columns in the lanes, what
+// sums over its columns (dq, dk, dlog a) from one with rows in the lanes. An item is one head of one sequence.
+//
+// Columns in the lanes (forward, and backward_values on G in reversed time): time runs in chunks of kChunk tokens,
+// whose rows are copied to dense, zero-padded scratch first, since from one token of a head to the next is far in
+// memory.
+//   Linear attention: blocks of kRows rows by N vectors of columns of S stay in registers over the whole chunk, since
+//   tokens do not interact except through S; o accumulates over the blocks of rows.
+//   Delta rule: u of a token depends on all rows of S, so S is streamed through once per token, in the first-level
+//   cache; the update by the last token, the decay and both products with k and q share that one pass.
+// Rows in the lanes (backward_keys): first state_passing, which leaves S at the start of every chunk, then chunks from
+// the last one: chunk_scan recomputes a chunk's states and dq, chunk_backward runs the adjoint over it for dk and dlog
+// a.
 #include "kernel.hpp"
 
-#include "../../_cpp/vec.hpp"
+#include "../../_cpp/dispatch.hpp"
+#include "../../_cpp/parallel.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
-constexpr int kTile = 32, kAhead = 8;  // tokens whose rows are asked for before they are read
-constexpr int64_t kOperationsWorthThreads = 1 << 18;
+// Tokens of a chunk: the copies of its rows (8 arrays of 32 x 64 float32) and a state of 64 x 64 fit the second-level
+// cache.
+constexpr int kChunk = 32;
+constexpr int kPrefetchAhead = 8;  // tokens
+constexpr int64_t kOperationsWorthThreads = 1 << 18;  // updates of a number of a state
+// Register blocks. Linear attention: kRows x 2 vectors of S. Delta rule: kWide vectors of columns, which share each
+// broadcast of k, q and a. Rows in the lanes: kColumns columns.
 constexpr int kRows = kManyRegisters ? 8 : 4, kWide = kManyRegisters ? 4 : 2, kColumns = 8;
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t padded(int64_t size, int64_t a, int64_t b) {
-  const int64_t unit = a < b ? b : a;
-  return (size + unit - 1) / unit * unit;
-}
+// `size` filled up to whole vectors and whole register blocks.
+inline int64_t padded(int64_t size, int64_t lanes, int64_t block) { return round_up(size, max(lanes, block)); }
 
 inline float number(float x) { return x; }
 inline double number(double x) { return x; }
@@ -46,24 +58,20 @@ template <class T, class S> SEQCONV_INLINE void read_row(T* to, const S* from, i
   for (; i < count; ++i) to[i] = T(number(from[i]));
 }
 template <class T> void read_row(T* to, const void* from, Dtype dtype, int64_t count) {
-  switch (dtype) {
-    case Dtype::f64: return read_row(to, (const double*)from, count);
-    case Dtype::bf16: return read_row(to, (const bf16*)from, count);
-    case Dtype::f16: return read_row(to, (const f16*)from, count);
-    default: return read_row(to, (const float*)from, count);
-  }
+  dispatch(dtype, [&](auto, auto storage) { read_row(to, (const decltype(storage)*)from, count); });
 }
 template <class S> void write_row(S* to, const float* from, int64_t count) {
   constexpr int W = Lanes<float>::count;
   for (int64_t i = 0; i < count; i += W)
-    store<float, S>(to + i, load<float, float>(from + i, int(smaller(W, count - i))), int(smaller(W, count - i)));
+    store<float, S>(to + i, load<float, float>(from + i, int(min(W, count - i))), int(min(W, count - i)));
 }
 inline int64_t bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
-// A block of kRows rows and N vectors of columns over a tile: linear attention.
+// Linear attention: kRows rows by N vectors of columns of S, in registers over `steps` tokens. q, k, a are (token,
+// rows), v and o (token, columns); the first block of rows starts o, the others add to it.
 template <class T, int N, bool Decays>
-SEQCONV_INLINE void attend_block(T* S, int64_t columns, const T* q, const T* k, const T* a, int64_t rows, const T* v,
-                                 T* o, int steps, bool first) {
+SEQCONV_INLINE void attention_block(T* S, int64_t columns, const T* q, const T* k, const T* a, int64_t rows, const T* v,
+                                    T* o, int steps, bool first) {
   constexpr int W = Lanes<T>::count;
   using M = Memory<T, T>;
   Vec<T> s[kRows][N];
@@ -91,33 +99,37 @@ SEQCONV_INLINE void attend_block(T* S, int64_t columns, const T* q, const T* k, 
     for (int j = 0; j < N; ++j) M::store(S + r * columns + j * W, s[r][j]);
 }
 
-// The rows of one tile in the order of a pass, each padded with zeros.
-template <class T> struct Tile {
+// Copies of a chunk's rows, in the order in time of a pass, each padded with zeros: q, k, a (token, rows), the others
+// (token, columns); qk: q . k of each token; ones: a row of a for no decay.
+template <class T> struct Chunk {
   T *q, *k, *a, *v, *beta, *error, *out, *extra, *qk, *ones;
 };
 
-// All rows of N vectors of columns over a tile: the delta rule. What a token writes enters S with the next one.
-template <class T, int N> void correct_block(T* S, int64_t columns, int64_t rows, const Tile<T>& x, int64_t at, int n) {
+// Delta rule: all rows of N vectors of columns of S, from column `at` on, over n tokens. One pass over S per token: it
+// adds the last token's k u^T, multiplies by a, and sums S'^T k and S'^T q; o = S'^T q + u (q . k), since S = S' + k
+// u^T.
+template <class T, int N>
+void delta_rule_block(T* S, int64_t columns, int64_t rows, const Chunk<T>& x, int64_t at, int n) {
   constexpr int W = Lanes<T>::count;
   using M = Memory<T, T>;
   Vec<T> u[N] = {};
   const T* before = x.k;
   for (int t = 0; t < n; ++t) {
     const T *q = x.q + t * rows, *k = x.k + t * rows, *a = x.a + t * rows;
-    Vec<T> told[N] = {}, out[N] = {};
+    Vec<T> predicted[N] = {}, out[N] = {};
     for (int64_t i = 0; i < rows; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < N; ++j) {
         T* place = S + i * columns + j * W;
         const Vec<T> s = (M::load(place) + u[j] * before[i]) * a[i];
         M::store(place, s);
-        told[j] += s * k[i];
+        predicted[j] += s * k[i];
         out[j] += s * q[i];
       }
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) {
       const int64_t i = t * columns + at + j * W;
-      const Vec<T> error = M::load(x.v + i) - told[j];
+      const Vec<T> error = M::load(x.v + i) - predicted[j];
       u[j] = M::load(x.beta + i) * error;
       M::store(x.error + i, error);
       M::store(x.out + i, out[j] + u[j] * x.qk[t]);
@@ -131,8 +143,11 @@ template <class T, int N> void correct_block(T* S, int64_t columns, int64_t rows
     }
 }
 
-// The same backwards in time, on the gradient of the state: x.v holds do, x.out gets dv = w, x.extra gets dbeta.
-template <class T, int N> void uncorrect_block(T* G, int64_t columns, int64_t rows, const Tile<T>& x, int64_t at, int n) {
+// The adjoint on G, with the tokens of a chunk in reversed order: x.v is do, x.out becomes dv = w, x.extra dbeta
+// (before its sum over columns). One pass over G per token: it subtracts the later token's k w^T, multiplies by its a,
+// adds q do^T, and sums G^T k.
+template <class T, int N>
+void delta_rule_backward_block(T* G, int64_t columns, int64_t rows, const Chunk<T>& x, int64_t at, int n) {
   constexpr int W = Lanes<T>::count;
   using M = Memory<T, T>;
   Vec<T> w[N] = {};
@@ -167,86 +182,90 @@ template <class T, int N> void uncorrect_block(T* G, int64_t columns, int64_t ro
     }
 }
 
-// One head of one row of the batch.
+// One head of one sequence. S, G and chunks are padded to `rows` and `columns`.
 template <class T> struct Head {
   static constexpr int W = Lanes<T>::count;
   using M = Memory<T, T>;
   const LinearAttentionArgs& a;
   const int64_t rows, columns;
-  int64_t row = 0, head = 0, state = 0, begin = 0, end = 0, tiles = 0;  // tokens from `begin` to `end`
-  Tile<T> x{};
-  T *S = nullptr, *dq = nullptr, *dk = nullptr, *ddecay = nullptr;
-  Vec<T> *checkpoints = nullptr, *G = nullptr, *history = nullptr;  // W rows of a state, column by column
+  int64_t row = 0, head = 0, sequence = 0, begin = 0, end = 0, chunks = 0;  // tokens from `begin` to `end`
+  Chunk<T> x{};
+  T *S = nullptr, *dq = nullptr, *dk = nullptr, *dlog_decay = nullptr;
+  // With rows in the lanes, (block of W rows, column): S before every chunk, G; and S' of a block of columns per token.
+  Vec<T> *checkpoints = nullptr, *G = nullptr, *decayed_states = nullptr;
 
-  explicit Head(const LinearAttentionArgs& args)
+  explicit Head(const LinearAttentionArgs& args)  // of no item: for the size of its scratch
       : a(args), rows(padded(args.d_k, W, kRows)), columns(padded(args.d_v, W, kColumns)) {}
 
-  static int64_t tiles_of(int64_t length) { return (length + kTile - 1) / kTile; }
-  // One head of one segment.
-  void select(int64_t item) {
-    state = item / a.heads, head = item % a.heads;
-    row = a.bounds ? 0 : state;
-    begin = a.bounds ? a.bounds[state] : 0, end = a.bounds ? a.bounds[state + 1] : a.length;
-    tiles = tiles_of(end - begin);
+  Head(const LinearAttentionArgs& args, int64_t item, void* scratch) : Head(args) {
+    sequence = item / a.heads, head = item % a.heads;
+    row = a.segments.row(sequence), begin = a.segments.begin(sequence), end = a.segments.end(sequence);
+    chunks = ceil_div(end - begin, kChunk);
+    place(scratch);
   }
+  static size_t scratch_bytes(const LinearAttentionArgs& a) { return Head(a).place(nullptr); }
 
-  // Hands out the scratch of one thread, or with null only counts its bytes.
+  // Lays the arrays out in the scratch and returns its size in bytes; with null only that.
   size_t place(void* scratch) {
     char* free = (char*)scratch;
     const auto take = [&](auto*& pointer, int64_t count) {
       pointer = (decltype(+pointer))free;
-      free += (count * sizeof(*pointer) + 63) / 64 * 64;
+      free += round_up(count * int64_t(sizeof(*pointer)), kCacheLine);
     };
-    for (T** tile : {&x.q, &x.k, &x.a}) take(*tile, kTile * rows);
-    for (T** tile : {&x.v, &x.beta, &x.error, &x.out, &x.extra}) take(*tile, kTile * columns);
-    take(x.qk, kTile);
+    for (T** array : {&x.q, &x.k, &x.a}) take(*array, kChunk * rows);
+    for (T** array : {&x.v, &x.beta, &x.error, &x.out, &x.extra}) take(*array, kChunk * columns);
+    take(x.qk, kChunk);
     take(x.ones, rows);
     take(S, rows * columns);
     if (a.dq) {
-      for (T** tile : {&dq, &dk, &ddecay}) take(*tile, kTile * rows);
-      take(checkpoints, tiles_of(a.length) * rows / W * columns);
+      for (T** array : {&dq, &dk, &dlog_decay}) take(*array, kChunk * rows);
+      take(checkpoints, ceil_div(a.length, kChunk) * rows / W * columns);
       take(G, rows / W * columns);
-      take(history, kTile * kColumns);
+      take(decayed_states, kChunk * kColumns);
     }
     if (scratch)
       for (int64_t i = 0; i < rows; ++i) x.ones[i] = T(1);
     return size_t(free - (char*)scratch);
   }
 
-  bool corrects() const { return a.beta.width > 0; }
-  int steps(int64_t tile) const { return int(smaller(kTile, end - begin - tile * kTile)); }
-  int64_t time(int64_t tile, int i, bool reversed) const {
-    const int64_t t = tile * kTile + i;
+  bool delta_rule() const { return a.beta.width > 0; }
+  int steps(int64_t chunk) const { return int(min(kChunk, end - begin - chunk * kChunk)); }
+  int64_t time(int64_t chunk, int i, bool reversed) const {
+    const int64_t t = chunk * kChunk + i;
     return reversed ? end - 1 - t : begin + t;
   }
+  // This head's numbers of token t, from `first` on; one of them; and the same of a result, a state's gradient or a
+  // state.
   const void* at(const Heads& from, int64_t t, int64_t first = 0) const {
-    const int64_t place = row * from.batch + t * from.time + head / (a.heads / from.heads) * from.head + first;
-    return (const char*)from.data + bytes(from.dtype) * place;
+    const int64_t index = row * from.batch + t * from.time + head / (a.heads / from.heads) * from.head + first;
+    return (const char*)from.data + bytes(from.dtype) * index;
   }
   T value(const Heads& from, int64_t t, int64_t i) const {
     T x;
     read_row(&x, at(from, t, i), from.dtype, 1);
     return x;
   }
-  T* slot(void* to, int64_t t, int64_t width) const {
-    return (T*)to + ((row * a.length + t) * a.heads + head) * width;
+  template <class S> S* slot_of(S* to, int64_t t, int64_t width) const {
+    return to + ((row * a.length + t) * a.heads + head) * width;
   }
+  T* slot(void* to, int64_t t, int64_t width) const { return slot_of((T*)to, t, width); }
   T* matrix(const void* states) const {
-    return states ? (T*)states + (state * a.heads + head) * a.d_k * a.d_v : nullptr;
+    return states ? (T*)states + (sequence * a.heads + head) * a.d_k * a.d_v : nullptr;
   }
   const T* initial() const {
     if (!a.initial) return nullptr;
-    return (const T*)a.initial + (state * a.initial_heads + head / (a.heads / a.initial_heads)) * a.d_k * a.d_v;
+    return (const T*)a.initial + (sequence * a.initial_heads + head / (a.heads / a.initial_heads)) * a.d_k * a.d_v;
   }
 
-  // `shift` reads later tokens, zeros after the last. A width of one is repeated, an absent tensor reads as `fill`.
-  void pack(T* to, int64_t stride, int64_t width, const Heads& from, int64_t tile, bool reversed, int shift = 0,
+  // Copies a chunk's rows of an input to scratch, each padded to `stride` with zeros, in the order of the pass. With
+  // `shift` those of later tokens, zeros after the last. A width of 1 is repeated, an absent tensor reads as `fill`.
+  void pack(T* to, int64_t stride, int64_t width, const Heads& from, int64_t chunk, bool reversed, int shift = 0,
             T fill = T(0)) const {
-    for (int i = 0, n = steps(tile); i < n; ++i, to += stride) {
-      const int64_t t = time(tile, i, reversed) + shift;
+    for (int i = 0, n = steps(chunk); i < n; ++i, to += stride) {
+      const int64_t t = time(chunk, i, reversed) + shift;
       const bool given = from.width > 0 && t < end;
       if (given && from.width == width) {
-        fetch(from, time(tile, i + kAhead, reversed) + shift, 0, width);
+        prefetch(from, time(chunk, i + kPrefetchAhead, reversed) + shift, 0, width);
         read_row(to, at(from, t), from.dtype, width);
       } else {
         const T one = given ? value(from, t, 0) : fill;
@@ -255,44 +274,45 @@ template <class T> struct Head {
       for (int64_t j = width; j < stride; ++j) to[j] = T(0);
     }
   }
-  // Ask for a row that will be read soon.
-  SEQCONV_INLINE void fetch(const Heads& from, int64_t t, int64_t first, int64_t count) const {
+  SEQCONV_INLINE void prefetch(const Heads& from, int64_t t, int64_t first, int64_t count) const {
     if (t < begin || t >= end) return;
     const char* place = (const char*)at(from, t, first);
-    for (int64_t byte = 0; byte < bytes(from.dtype) * count; byte += 64) __builtin_prefetch(place + byte);
+    for (int64_t byte = 0; byte < bytes(from.dtype) * count; byte += kCacheLine) __builtin_prefetch(place + byte);
   }
-  void pack_query(T* q, int64_t tile, bool reversed) const {
-    pack(q, rows, a.d_k, a.q, tile, reversed);
-    for (int64_t i = 0, count = steps(tile) * rows; i < count; ++i) q[i] *= T(a.scale);
+  void pack_query(T* q, int64_t chunk, bool reversed) const {
+    pack(q, rows, a.d_k, a.q, chunk, reversed);
+    for (int64_t i = 0, count = steps(chunk) * rows; i < count; ++i) q[i] *= T(a.scale);
   }
-  void pack_key(T* k, int64_t tile, bool reversed, int shift) const {
-    pack(k, rows, a.d_k, a.k, tile, reversed);
-    if (!a.decay.width && !corrects()) return;
-    pack(x.a, rows, a.d_k, a.decay, tile, reversed, shift);
-    for (int64_t i = 0, count = steps(tile) * rows; i < count; i += W) M::store(x.a + i, exp<T>(M::load(x.a + i)));
+  void pack_key(T* k, int64_t chunk, bool reversed, int shift) const {
+    pack(k, rows, a.d_k, a.k, chunk, reversed);
+    if (!a.log_decay.width && !delta_rule()) return;
+    pack(x.a, rows, a.d_k, a.log_decay, chunk, reversed, shift);
+    for (int64_t i = 0, count = steps(chunk) * rows; i < count; i += W) M::store(x.a + i, exp<T>(M::load(x.a + i)));
   }
-  // For the rows and columns of a state; the other way around for its gradient.
-  void pack_keys(T* q, T* k, int64_t tile, bool reversed, int shift) const {
-    pack_query(q, tile, reversed);
-    pack_key(k, tile, reversed, shift);
+  // What S is read and written with: q and k, and for the gradient of linear attention k and q.
+  void pack_keys(T* q, T* k, int64_t chunk, bool reversed, int shift) const {
+    pack_query(q, chunk, reversed);
+    pack_key(k, chunk, reversed, shift);
   }
-  void unpack(void* to, const T* from, int64_t stride, int64_t width, int64_t tile, bool reversed) const {
-    for (int i = 0, n = steps(tile); i < n; ++i)
-      __builtin_memcpy(slot(to, time(tile, i, reversed), width), from + i * stride, width * sizeof(T));
+  // Copies a chunk's rows of a result from scratch.
+  void unpack(void* to, const T* from, int64_t stride, int64_t width, int64_t chunk, bool reversed) const {
+    for (int i = 0, n = steps(chunk); i < n; ++i)
+      __builtin_memcpy(slot(to, time(chunk, i, reversed), width), from + i * stride, width * sizeof(T));
   }
-  void unpack_values(void* to, const T* from, int64_t tile, bool reversed) const {
-    unpack(to, from, columns, a.d_v, tile, reversed);
+  void unpack_values(void* to, const T* from, int64_t chunk, bool reversed) const {
+    unpack(to, from, columns, a.d_v, chunk, reversed);
   }
-  template <class S> void unpack_narrow(S* to, int64_t tile) const {
-    for (int i = 0, n = steps(tile); i < n; ++i)
-      if constexpr (sizeof(T) == 4)
-        write_row(to + ((row * a.length + time(tile, i, false)) * a.heads + head) * a.d_v, x.out + i * columns, a.d_v);
-  }
-  void unpack_output(int64_t tile) const {
-    const bool narrow = a.dtype == Dtype::f32;
-    if (narrow && a.v.dtype == Dtype::bf16) unpack_narrow((bf16*)a.o, tile);
-    else if (narrow && a.v.dtype == Dtype::f16) unpack_narrow((f16*)a.o, tile);
-    else unpack_values(a.o, x.out, tile, false);
+  // The output, in the dtype of v where that is narrower than the sums.
+  void unpack_output(int64_t chunk) const {
+    dispatch(a.v.dtype, [&](auto, auto storage) {
+      using S = decltype(storage);
+      if constexpr (sizeof(T) == 4 && sizeof(S) == 2) {
+        for (int i = 0, n = steps(chunk); i < n; ++i)
+          write_row(slot_of((S*)a.o, time(chunk, i, false), a.d_v), x.out + i * columns, a.d_v);
+      } else {
+        unpack_values(a.o, x.out, chunk, false);
+      }
+    });
   }
   void load_state(const T* from) const {
     for (int64_t i = 0; i < rows * columns; ++i) S[i] = T(0);
@@ -303,46 +323,48 @@ template <class T> struct Head {
     for (int64_t i = 0; i < a.d_k; ++i) __builtin_memcpy(to + i * a.d_v, S + i * columns, a.d_v * sizeof(T));
   }
 
+  // A chunk of linear attention on S, in register blocks.
   template <bool Decays> void attend(int n) const {
     for (int64_t c = 0; c < columns;) {
-      const int wide = columns - c >= 2 * W ? 2 : 1;
+      const bool two = columns - c >= 2 * W;
       for (int64_t r = 0; r < rows; r += kRows) {
         T* block = S + r * columns + c;
-        if (wide == 2) attend_block<T, 2, Decays>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
-        else attend_block<T, 1, Decays>(block, columns, x.q + r, x.k + r, x.a + r, rows, x.v + c, x.out + c, n, r == 0);
+        const T *q = x.q + r, *k = x.k + r, *decay = x.a + r;
+        if (two) attention_block<T, 2, Decays>(block, columns, q, k, decay, rows, x.v + c, x.out + c, n, r == 0);
+        else attention_block<T, 1, Decays>(block, columns, q, k, decay, rows, x.v + c, x.out + c, n, r == 0);
       }
-      c += wide * W;
+      c += two ? 2 * W : W;
     }
   }
-  void attend(int n) const { a.decay.width ? attend<true>(n) : attend<false>(n); }
-  template <bool Reversed> void correct(int n) const {
+  void attend(int n) const { a.log_decay.width ? attend<true>(n) : attend<false>(n); }
+  // A chunk of the delta rule, or of its adjoint, on S, in column blocks.
+  template <bool Backward> void apply_delta_rule(int n) const {
     const auto block = [&](auto wide, int64_t c) {
       constexpr int N = decltype(wide)::value;
-      if (Reversed) uncorrect_block<T, N>(S + c, columns, rows, x, c, n);
-      else correct_block<T, N>(S + c, columns, rows, x, c, n);
+      if (Backward) delta_rule_backward_block<T, N>(S + c, columns, rows, x, c, n);
+      else delta_rule_block<T, N>(S + c, columns, rows, x, c, n);
     };
     int64_t c = 0;
-    for (; c + kWide * W <= columns; c += kWide * W) block(Count<kWide>{}, c);
-    for (; c + 2 * W <= columns; c += 2 * W) block(Count<2>{}, c);
-    for (; c < columns; c += W) block(Count<1>{}, c);
+    for (; c + kWide * W <= columns; c += kWide * W) block(Constant<kWide>{}, c);
+    for (; c + 2 * W <= columns; c += 2 * W) block(Constant<2>{}, c);
+    for (; c < columns; c += W) block(Constant<1>{}, c);
   }
-  template <int N> struct Count { static constexpr int value = N; };
 
   void forward() const {
     load_state(initial());
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int n = steps(tile);
-      pack_keys(x.q, x.k, tile, false, 0);
-      pack(x.v, columns, a.d_v, a.v, tile, false);
-      if (corrects()) {
-        pack(x.beta, columns, a.d_v, a.beta, tile, false);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int n = steps(chunk);
+      pack_keys(x.q, x.k, chunk, false, 0);
+      pack(x.v, columns, a.d_v, a.v, chunk, false);
+      if (delta_rule()) {
+        pack(x.beta, columns, a.d_v, a.beta, chunk, false);
         for (int t = 0; t < n; ++t) x.qk[t] = dot(x.q + t * rows, x.k + t * rows);
-        correct<false>(n);
-        if (a.error) unpack_values(a.error, x.error, tile, false);
+        apply_delta_rule<false>(n);
+        if (a.error) unpack_values(a.error, x.error, chunk, false);
       } else {
         attend(n);
       }
-      unpack_output(tile);
+      unpack_output(chunk);
     }
     store_state(matrix(a.final_state));
   }
@@ -357,89 +379,102 @@ template <class T> struct Head {
     return sum;
   }
 
-  // Backwards in time: dv, dbeta, dinitial. Linear attention is its own adjoint with q and k exchanged.
+  // Columns in the lanes, backwards in time, with G in the place of S: dv, dbeta, dinitial. Linear attention is its own
+  // adjoint in reversed time with q and k exchanged, do for v, and the decay of the later token (shift 1); the first
+  // token's decay is left for the end.
   void backward_values() const {
     load_state(matrix(a.dfinal));
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int n = steps(tile);
-      pack(x.v, columns, a.d_v, a.grad, tile, true);
-      if (corrects()) {
-        pack_keys(x.q, x.k, tile, true, 0);
-        pack(x.beta, columns, a.d_v, a.beta, tile, true);
-        pack(x.error, columns, a.d_v, a.seen, tile, true);
-        correct<true>(n);
-        unpack_strength(tile);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int n = steps(chunk);
+      pack(x.v, columns, a.d_v, a.grad, chunk, true);
+      if (delta_rule()) {
+        pack_keys(x.q, x.k, chunk, true, 0);
+        pack(x.beta, columns, a.d_v, a.beta, chunk, true);
+        pack(x.error, columns, a.d_v, a.forward_error, chunk, true);
+        apply_delta_rule<true>(n);
+        unpack_dbeta(chunk);
       } else {
-        pack_keys(x.k, x.q, tile, true, 1);
+        pack_keys(x.k, x.q, chunk, true, 1);
         attend(n);
       }
-      unpack_values(a.dv, x.out, tile, true);
+      unpack_values(a.dv, x.out, chunk, true);
     }
-    if (!corrects() && a.decay.width)
+    if (!delta_rule() && a.log_decay.width)
       for (int64_t i = 0; i < a.d_k; ++i) {
-        const T factor = exp<T>(splat<T>(value(a.decay, begin, a.decay.width == 1 ? 0 : i)))[0];
+        const T factor = exp<T>(splat<T>(value(a.log_decay, begin, a.log_decay.width == 1 ? 0 : i)))[0];
         for (int64_t j = 0; j < a.d_v; ++j) S[i * columns + j] *= factor;
       }
     store_state(matrix(a.dinitial));
   }
-  void unpack_strength(int64_t tile) const {
-    if (a.beta.width > 1 || a.d_v == 1) return unpack_values(a.dbeta, x.extra, tile, true);
-    for (int i = 0, n = steps(tile); i < n; ++i) {
+  void backward() const {
+    backward_values();
+    const bool decays = a.log_decay.width > 0;
+    if (delta_rule()) decays ? backward_keys<true, true>() : backward_keys<true, false>();
+    else decays ? backward_keys<false, true>() : backward_keys<false, false>();
+  }
+  void unpack_dbeta(int64_t chunk) const {
+    if (a.beta.width > 1 || a.d_v == 1) return unpack_values(a.dbeta, x.extra, chunk, true);
+    for (int i = 0, n = steps(chunk); i < n; ++i) {
       Vec<T> sum{};
       for (int64_t j = 0; j < columns; j += W) sum += M::load(x.extra + i * columns + j);
-      *slot(a.dbeta, time(tile, i, true), 1) = total(sum, W);
+      *slot(a.dbeta, time(chunk, i, true), 1) = total(sum, W);
     }
   }
 
-  // Rows in the lanes, a block of W at a time: dq, dk, ddecay.
-  template <bool Corrects, bool Decays> void backward_keys() const {
+  // Rows in the lanes, a block of W at a time: dq, dk, dlog_decay. One pass forward for the states, one backward.
+  template <bool DeltaRule, bool Decays> void backward_keys() const {
     const int64_t blocks = rows / W;
     for (int64_t block = 0; block < blocks; ++block)
       for (int64_t c = 0; c < columns; ++c) {
         checkpoints[block * columns + c] = lanes(initial(), block * W, c);
         G[block * columns + c] = lanes(matrix(a.dfinal), block * W, c);
       }
-    for (int64_t tile = 0; tile + 1 < tiles; ++tile) {
-      pack_key(x.k, tile, false, 0);
-      pack_written(x.v, tile);
-      Vec<T>* from = checkpoints + tile * blocks * columns;
+    state_passing<Decays>();
+    for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
+      pack_keys(x.q, x.k, chunk, false, 0);
+      pack_written(x.v, chunk);
+      pack(x.out, columns, a.d_v, a.grad, chunk, false);
+      if (DeltaRule) pack(x.extra, columns, a.d_v, gradient_of_values(), chunk, false);
       for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t c = 0; c < columns; c += kColumns, from += kColumns)
-          advance<Decays>(from, from + blocks * columns, block * W, c);
-    }
-    for (int64_t tile = tiles - 1; tile >= 0; --tile) {
-      pack_keys(x.q, x.k, tile, false, 0);
-      pack_written(x.v, tile);
-      pack(x.out, columns, a.d_v, a.grad, tile, false);
-      if (Corrects) pack(x.extra, columns, a.d_v, gradient_of_values(), tile, false);
-      for (int64_t block = 0; block < blocks; ++block)
-        differentiate_rows<Corrects, Decays>(checkpoints + (tile * blocks + block) * columns, block, steps(tile));
-      unpack(a.dq, dq, rows, a.d_k, tile, false);
-      unpack(a.dk, dk, rows, a.d_k, tile, false);
-      if (Decays) unpack_decay(tile);
+        differentiate_rows<DeltaRule, Decays>(checkpoints + (chunk * blocks + block) * columns, block, steps(chunk));
+      unpack(a.dq, dq, rows, a.d_k, chunk, false);
+      unpack(a.dk, dk, rows, a.d_k, chunk, false);
+      if (Decays) unpack_decay(chunk);
     }
   }
-  // A block of rows over a tile.
-  template <bool Corrects, bool Decays>
+  // S before every chunk, from that before the first one.
+  template <bool Decays> void state_passing() const {
+    const int64_t blocks = rows / W;
+    for (int64_t chunk = 0; chunk + 1 < chunks; ++chunk) {
+      pack_key(x.k, chunk, false, 0);
+      pack_written(x.v, chunk);
+      Vec<T>* from = checkpoints + chunk * blocks * columns;
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t c = 0; c < columns; c += kColumns, from += kColumns)
+          chunk_state<Decays>(from, from + blocks * columns, block * W, c);
+    }
+  }
+  // dq, dk and dlog_decay of a block of W rows over a chunk, summed over blocks of columns.
+  template <bool DeltaRule, bool Decays>
   void differentiate_rows(const Vec<T>* from, int64_t block, int n) const {
     Sums q{}, k{}, decay{};
     for (int64_t c = 0; c < columns; c += kColumns) {
-      recompute<Corrects, Decays>(from + c, block * W, c, n, q);
-      differentiate<Corrects, Decays>(G + block * columns + c, block * W, c, n, k, decay);
+      chunk_scan<DeltaRule, Decays>(from + c, block * W, c, n, q);
+      chunk_backward<DeltaRule, Decays>(G + block * columns + c, block * W, c, n, k, decay);
     }
     for (int t = 0; t < n; ++t) {
       const int64_t at = t * rows + block * W;
       M::store(dq + at, q.of[t] * T(a.scale));
       M::store(dk + at, k.of[t]);
-      M::store(ddecay + at, decay.of[t]);
+      M::store(dlog_decay + at, decay.of[t]);
     }
   }
-  void unpack_decay(int64_t tile) const {
-    if (a.decay.width == a.d_k) return unpack(a.ddecay, ddecay, rows, a.d_k, tile, false);
-    for (int t = 0, n = steps(tile); t < n; ++t) {
+  void unpack_decay(int64_t chunk) const {
+    if (a.log_decay.width == a.d_k) return unpack(a.dlog_decay, dlog_decay, rows, a.d_k, chunk, false);
+    for (int t = 0, n = steps(chunk); t < n; ++t) {
       Vec<T> sum{};
-      for (int64_t i = 0; i < rows; i += W) sum += M::load(ddecay + t * rows + i);
-      *slot(a.ddecay, time(tile, t, false), 1) = total(sum, W);
+      for (int64_t i = 0; i < rows; i += W) sum += M::load(dlog_decay + t * rows + i);
+      *slot(a.dlog_decay, time(chunk, t, false), 1) = total(sum, W);
     }
   }
   Vec<T> lanes(const T* state, int64_t first, int64_t c) const {
@@ -450,23 +485,23 @@ template <class T> struct Head {
   Heads gradient_of_values() const {
     return {a.dv, a.length * a.heads * a.d_v, a.heads * a.d_v, a.d_v, a.heads, a.d_v, a.dtype};
   }
-  // What the tokens wrote: u.
-  void pack_written(T* to, int64_t tile) const {
-    pack(to, columns, a.d_v, corrects() ? a.seen : a.v, tile, false);
-    if (!corrects()) return;
-    pack(x.beta, columns, a.d_v, a.beta, tile, false);
-    for (int64_t i = 0, count = steps(tile) * columns; i < count; ++i) to[i] *= x.beta[i];
+  // u, what the tokens wrote to S.
+  void pack_written(T* to, int64_t chunk) const {
+    pack(to, columns, a.d_v, delta_rule() ? a.forward_error : a.v, chunk, false);
+    if (!delta_rule()) return;
+    pack(x.beta, columns, a.d_v, a.beta, chunk, false);
+    for (int64_t i = 0, count = steps(chunk) * columns; i < count; ++i) to[i] *= x.beta[i];
   }
   struct Sums {
-    Vec<T> of[kTile];
+    Vec<T> of[kChunk];  // per token, of W rows
   };
-  // A block of rows and kColumns columns over a tile; every tile but the last one is full.
-  template <bool Decays> SEQCONV_INLINE void advance(const Vec<T>* from, Vec<T>* to, int64_t row, int64_t c) const {
+  // W rows and kColumns columns of S, in registers, through a chunk; every chunk but the last one is full.
+  template <bool Decays> SEQCONV_INLINE void chunk_state(const Vec<T>* from, Vec<T>* to, int64_t row, int64_t c) const {
     const T *k = x.k + row, *decay = x.a + row, *u = x.v + c;
     Vec<T> s[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) s[j] = from[j];
-    for (int t = 0; t < kTile; ++t, k += rows, decay += rows, u += columns) {
+    for (int t = 0; t < kChunk; ++t, k += rows, decay += rows, u += columns) {
       const Vec<T> key = M::load(k), kept = M::load(decay);
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) s[j] = (Decays ? s[j] * kept : s[j]) + key * u[j];
@@ -474,8 +509,9 @@ template <class T> struct Head {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) to[j] = s[j];
   }
-  template <bool Corrects, bool Decays>
-  SEQCONV_INLINE void recompute(const Vec<T>* from, int64_t row, int64_t c, int n, Sums& dq) const {
+  // The same with dq = S do on the way, and S' of every token kept for the adjoint.
+  template <bool DeltaRule, bool Decays>
+  SEQCONV_INLINE void chunk_scan(const Vec<T>* from, int64_t row, int64_t c, int n, Sums& dq) const {
     const T *k = x.k + row, *decay = x.a + row, *u = x.v + c, *grad = x.out + c;
     Vec<T> s[kColumns];
 #pragma GCC unroll 8
@@ -486,15 +522,16 @@ template <class T> struct Head {
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) {
         if (Decays) s[j] *= kept;
-        if (Corrects || Decays) history[t * kColumns + j] = s[j];
+        if (DeltaRule || Decays) decayed_states[t * kColumns + j] = s[j];
         s[j] += key * u[j];
         (j % 2 ? odd : even) += s[j] * grad[j];
       }
       dq.of[t] = even + odd;
     }
   }
-  template <bool Corrects, bool Decays>
-  SEQCONV_INLINE void differentiate(Vec<T>* later, int64_t row, int64_t c, int n, Sums& dk, Sums& ddecay) const {
+  // The adjoint over W rows and kColumns columns of a chunk, G in registers: dk = G u - S' w, dlog a = dS' S'.
+  template <bool DeltaRule, bool Decays>
+  SEQCONV_INLINE void chunk_backward(Vec<T>* later, int64_t row, int64_t c, int n, Sums& dk, Sums& dlog_decay) const {
     Vec<T> g[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) g[j] = later[j];
@@ -502,22 +539,22 @@ template <class T> struct Head {
       const int64_t line = t * rows + row, at = t * columns + c;
       const Vec<T> q = M::load(x.q + line), k = M::load(x.k + line), kept = M::load(x.a + line);
       const T *u = x.v + at, *grad = x.out + at, *dv = x.extra + at;
-      Vec<T> key = dk.of[t], own{}, forgotten = ddecay.of[t];
+      Vec<T> by_value = dk.of[t], by_error{}, decay_sum = dlog_decay.of[t];
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) {
         g[j] += q * grad[j];
-        key += g[j] * u[j];
-        if (Corrects) {
+        by_value += g[j] * u[j];
+        if (DeltaRule) {
           g[j] -= k * dv[j];
-          own -= history[t * kColumns + j] * dv[j];
+          by_error -= decayed_states[t * kColumns + j] * dv[j];
         }
         if (Decays) {
-          forgotten += g[j] * history[t * kColumns + j];
+          decay_sum += g[j] * decayed_states[t * kColumns + j];
           g[j] *= kept;
         }
       }
-      dk.of[t] = key + own;
-      ddecay.of[t] = forgotten;
+      dk.of[t] = by_value + by_error;
+      dlog_decay.of[t] = decay_sum;
     }
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) later[j] = g[j];
@@ -525,40 +562,22 @@ template <class T> struct Head {
 };
 
 template <class T, bool Backward> Status run(const LinearAttentionArgs& a) {
-  const int64_t items = a.segments * a.heads;
-  const bool small = a.batch * a.heads * a.length * a.d_k * a.d_v < kOperationsWorthThreads;
-  const int threads = small ? 1 : int(smaller(a.threads, items));
-  int short_of_memory = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
-  {
-    Head<T> head(a);
-    const Scratch scratch(head.place(nullptr));
-    if (scratch.data) head.place(scratch.data);
-    else short_of_memory = 1;
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < items; ++item) {
-      if (!scratch.data) continue;
-      head.select(item);
-      if constexpr (Backward) {
-        head.backward_values();
-        const bool decays = a.decay.width > 0;
-        if (head.corrects()) decays ? head.template backward_keys<true, true>() : head.template backward_keys<true, false>();
-        else decays ? head.template backward_keys<false, true>() : head.template backward_keys<false, false>();
-      } else {
-        head.forward();
-      }
-    }
-  }
-  return short_of_memory ? Status::no_memory : Status::done;
+  const int64_t items = a.segments.count * a.heads, updates = a.batch * a.heads * a.length * a.d_k * a.d_v;
+  const int threads = thread_count(a.threads, items, updates, kOperationsWorthThreads);
+  return for_each_item(items, threads, Head<T>::scratch_bytes(a), [&](int64_t item, void* scratch) {
+    const Head<T> head(a, item, scratch);
+    if constexpr (Backward) head.backward();
+    else head.forward();
+  });
 }
 
 }  // namespace
 
 Status linear_attention_forward(const LinearAttentionArgs& a) {
-  return a.dtype == Dtype::f64 ? run<double, false>(a) : run<float, false>(a);
+  return dispatch_accumulation(a.dtype, [&](auto acc) { return run<decltype(acc), false>(a); });
 }
 Status linear_attention_backward(const LinearAttentionArgs& a) {
-  return a.dtype == Dtype::f64 ? run<double, true>(a) : run<float, true>(a);
+  return dispatch_accumulation(a.dtype, [&](auto acc) { return run<decltype(acc), true>(a); });
 }
 
 }  // namespace seqconv::SEQCONV_ISA

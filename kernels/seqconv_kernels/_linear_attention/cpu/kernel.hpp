@@ -1,39 +1,39 @@
-// Arguments of the kernels for recurrences whose state is a matrix, checked by bind.cpp.
+// Arguments of the kernels of linear attention with a decay and of the delta rule, checked by bind.cpp.
 #pragma once
 
-#include "../../_cpp/view.hpp"
+#include "../../_cpp/arguments.hpp"
 
 namespace seqconv {
 
-// (batch, length, heads, width) with a dense width; fewer heads than the states have are shared by neighbours.
+// (batch, length, heads, width) with a dense width; where there are fewer heads than states, neighbouring states share
+// one.
 struct Heads {
   const void* data = nullptr;
   int64_t batch = 0, time = 0, head = 0, heads = 1, width = 0;
   Dtype dtype = Dtype::f32;
 };
 
-// Tensors of Heads have any floating dtype, and o has that of v, or double where the sums are; all others have the dtype of the sums, float32 or
-// float64. Those written are row-major, with one slice per head of the state.
+// Tensors of Heads have any floating dtype, and o has that of v, or double where the sums are in double; all others
+// have the dtype of the sums, float32 or float64. Results are row-major, with one slice per head of the state.
 struct LinearAttentionArgs {
   Dtype dtype;
   int64_t batch, length, heads, d_k, d_v;
-  int64_t segments;       // rows of the states
-  const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
+  Segments segments;
   double scale;
   Heads q, k, v;
-  Heads decay;  // its logarithm: width d_k, 1, or 0 for none
-  Heads beta;   // strength of the correction: width d_v, 1, or 0 for plain linear attention
+  Heads log_decay;  // width d_k, 1, or 0 for none
+  Heads beta;       // writing strength of the delta rule: width d_v, 1, or 0 for linear attention
   const void* initial;  // (segments, initial_heads, d_k, d_v), or null
   int64_t initial_heads;
   void* o;            // (batch, length, heads, d_v)
   void* final_state;  // (segments, heads, d_k, d_v)
-  void* error;        // (batch, length, heads, d_v): what the state did not predict of v; null where nobody asks
+  void* error;        // (batch, length, heads, d_v): v - S'^T k of the delta rule; null where no backward pass follows
   // Backward only.
-  Heads seen;  // the error of the forward pass
-  Heads grad;  // gradient of o
+  Heads forward_error;  // of the forward pass
+  Heads grad;           // gradient of o
   const void* dfinal;  // (segments, heads, d_k, d_v), or null
   void *dq, *dk, *dv;  // (batch, length, heads, d_k or d_v)
-  void *ddecay, *dbeta;  // (batch, length, heads, their width)
+  void *dlog_decay, *dbeta;  // (batch, length, heads, their width)
   void* dinitial;        // (segments, heads, d_k, d_v)
   int threads;
 };

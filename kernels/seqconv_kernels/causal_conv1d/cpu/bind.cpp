@@ -1,6 +1,4 @@
 // Checks of the short causal convolution's arguments on their way from Python to the kernels.
-#include <stdexcept>
-
 #include "../../_cpp/bind.hpp"
 #include "kernel.hpp"
 
@@ -18,10 +16,10 @@ ConvArgs arguments(const View& x, const View& weight, const View& bias, const Vi
   a.weight = required(weight, "weight", acc, {a.channels, -1});
   a.width = weight.shape[1];
   if (a.width < 1 || threads < 1) throw std::invalid_argument("causal_conv1d: no taps or no threads");
-  a.bounds = segment_bounds(bounds, a.batch, a.length, a.segments);
+  a.segments = segments(bounds, a.batch, a.length);
   a.x = rows(x, "x", a.dtype, {a.batch, a.length, a.channels});
   a.bias = optional(bias, "bias", acc, {a.channels});
-  a.initial = optional(initial, "initial_state", acc, {a.segments, a.width - 1, a.channels});
+  a.initial = optional(initial, "initial_state", acc, {a.segments.count, a.width - 1, a.channels});
   a.silu = silu;
   a.threads = threads;
   return a;
@@ -44,16 +42,15 @@ int backward(View x, View weight, View bias, View initial, View bounds, bool sil
   a.dx = required(dx, "dx", a.dtype, activation);
   a.dweight = required(dweight, "dweight", acc, {a.channels, a.width});
   a.dbias = optional(dbias, "dbias", acc, {a.channels});
-  a.dinitial = required(dinitial, "dinitial", acc, {a.segments, a.width - 1, a.channels});
+  a.dinitial = required(dinitial, "dinitial", acc, {a.segments.count, a.width - 1, a.channels});
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(conv_backward, a));
 }
 
-}  // namespace
-
-void bind_causal_conv1d(nb::module_& m) {
+const Bindings bindings([](nb::module_& m) {
   m.def("causal_conv1d_forward", &forward);
   m.def("causal_conv1d_backward", &backward);
-}
+});
 
+}  // namespace
 }  // namespace seqconv

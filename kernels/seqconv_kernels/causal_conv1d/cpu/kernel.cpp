@@ -1,304 +1,304 @@
-// Short causal convolution: channels in the lanes, channel-last inputs read in place.
+// Short causal depthwise convolution, optionally through SiLU; x, y (batch, length, channels), K = width taps:
 //
-// Time runs in chunks of a few rows, and within a chunk the blocks of W channels of a tile take turns, so that memory is
-// read and written along its rows. In the backward the gradients at the last width - 1 sums are kept per block: the
-// gradient of an input is written when all sums that it entered are known.
+//   s[t] = bias + sum_k w[k] x[t - K + 1 + k]        y[t] = silu(s[t]) or s[t]
+//
+// Inputs before the first one are the rows of the initial state, or zeros. The adjoint, with ds = dy silu'(s):
+//
+//   dx[t] = sum_k w[k] ds[t + K - 1 - k]      dw[k] = sum_t ds[t] x[t - K + 1 + k]      dbias = sum_t ds[t]
+//
+// and the gradient of the initial state is dx[t] for t < 0. s is recomputed from x: reading it back would cost more.
+//
+// Work: an item is a tile of up to 512 neighbouring channels of one row of the batch; a vector holds W neighbouring
+// channels, so inputs are read in place along their rows, and nothing is transposed or summed over lanes. Time runs in
+// chunks of kSteps rows, and within a chunk block after block of W channels, so that memory is read along its rows, and
+// each input is loaded once per chunk and used for all K taps from registers. The backward pass keeps the last K - 1
+// values of ds per block from chunk to chunk, and writes dx[t - K + 1] in the chunk in which ds[t] becomes known: one
+// pass over x and dy. dw and dbias accumulate in scratch per tile, and over the rows of the batch as partial sums.
 #include "kernel.hpp"
 
-#include "../../_cpp/parts.hpp"
+#include "../../_cpp/dispatch.hpp"
+#include "../../_cpp/parallel.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
-constexpr int kSteps = 4, kAhead = 4;
-constexpr int64_t kMaxTile = 512;  // channels; halved where there would be too little to share out
+// Rows of a chunk: K - 1 + kSteps inputs, kSteps sums and K taps of one block fit the 16 registers of AVX2 for K = 4.
+constexpr int kSteps = 4;
+constexpr int kPrefetchAhead = 4;  // rows, one chunk
 constexpr int64_t kInputsWorthThreads = 1 << 16;
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // A tile of neighbouring channels of one row of the batch.
 template <class T, class S> struct Tile {
   static constexpr int W = Lanes<T>::count;
   const ConvArgs& a;
-  const int64_t row, first, blocks, reach;
-  struct Kept {  // by one block, from chunk to chunk
-    Vec<T>*weight, *dweight, *sums;
+  const int64_t row, first_channel, blocks, state_len;  // state_len = width - 1: the inputs that a state holds
+  struct BlockState {  // of one block, kept from chunk to chunk
+    Vec<T>*weight, *dweight, *ds;  // width taps, their gradients, the last state_len gradients of sums
   };
-  Vec<T>*kept, *bias, *dbias, *window, *sums;
+  Vec<T>*block_states, *bias, *dbias, *x_window, *ds_window;
 
-  Tile(const ConvArgs& args, int64_t row_, int64_t first_, int64_t width, void* scratch)
-      : a(args), row(row_), first(first_), blocks((smaller(width, args.channels - first_) + W - 1) / W),
-        reach(args.width - 1) {
-    kept = (Vec<T>*)scratch;
-    bias = kept + kMaxTile / W * kept_per_block(a);
-    dbias = bias + kMaxTile / W;
-    window = dbias + kMaxTile / W;
-    sums = window + reach + kSteps;
+  Tile(const ConvArgs& args, int64_t row_, int64_t first, int64_t tile_width, void* scratch)
+      : a(args), row(row_), first_channel(first), blocks(ceil_div(min(tile_width, args.channels - first), W)),
+        state_len(args.width - 1) {
+    block_states = (Vec<T>*)scratch;
+    bias = block_states + kWidestTile / W * vectors_per_block(a);
+    dbias = bias + kWidestTile / W;
+    x_window = dbias + kWidestTile / W;
+    ds_window = x_window + state_len + kSteps;
     for (int64_t b = 0; b < blocks; ++b) {
-      bias[b] = a.bias ? get(a.bias, 0, b) : Vec<T>{};
-      for (int64_t k = 0; k < a.width; ++k) of(b).weight[k] = tap(k, b);
+      bias[b] = a.bias ? load_row(a.bias, 0, b) : Vec<T>{};
+      for (int64_t k = 0; k < a.width; ++k) block_state(b).weight[k] = load_tap(k, b);
     }
   }
-  static int64_t kept_per_block(const ConvArgs& a) { return 3 * a.width - 1; }
+  static int64_t vectors_per_block(const ConvArgs& a) { return 3 * a.width - 1; }
   static size_t scratch_bytes(const ConvArgs& a) {
-    return sizeof(Vec<T>) * (kMaxTile / W * (kept_per_block(a) + 2) + 2 * (a.width - 1 + kSteps));
+    return sizeof(Vec<T>) * (kWidestTile / W * (vectors_per_block(a) + 2) + 2 * (a.width - 1 + kSteps));
   }
 
-  Kept of(int64_t b) const {
-    Vec<T>* p = kept + b * kept_per_block(a);
+  BlockState block_state(int64_t b) const {
+    Vec<T>* p = block_states + b * vectors_per_block(a);
     return {p, p + a.width, p + 2 * a.width};
   }
-  int64_t channel(int64_t b) const { return first + b * W; }
-  int live(int64_t b) const { return int(smaller(W, a.channels - channel(b))); }
-  Vec<T> get(const void* matrix, int64_t r, int64_t b) const {
+  int64_t channel(int64_t b) const { return first_channel + b * W; }
+  int live(int64_t b) const { return int(min(W, a.channels - channel(b))); }
+  // A block's channels of row r of a dense matrix (rows, channels) in the dtype of the sums.
+  Vec<T> load_row(const void* matrix, int64_t r, int64_t b) const {
     return load<T, T>((const T*)matrix + r * a.channels + channel(b), live(b));
   }
-  void put(void* matrix, int64_t r, int64_t b, Vec<T> v) const {
+  void store_row(void* matrix, int64_t r, int64_t b, Vec<T> v) const {
     store<T, T>((T*)matrix + r * a.channels + channel(b), v, live(b));
   }
-  // Tap k of a block's channels, from and to rows of all taps of a channel.
-  Vec<T> tap(int64_t k, int64_t b) const {
+  // Tap k of a block's channels, from and to (channels, width): a strided access, once per tile.
+  Vec<T> load_tap(int64_t k, int64_t b) const {
     const T* from = (const T*)a.weight + channel(b) * a.width + k;
     Vec<T> taps{};
     for (int i = 0; i < live(b); ++i) taps[i] = from[i * a.width];
     return taps;
   }
-  void put_tap_gradient(int64_t k, int64_t b, Vec<T> dtaps) const {
+  void store_dtap(int64_t k, int64_t b, Vec<T> dtaps) const {
     T* to = (T*)a.dweight + (row * a.channels + channel(b)) * a.width + k;
     for (int i = 0; i < live(b); ++i) to[i * a.width] = dtaps[i];
   }
   const S* at(const Rows& x, int64_t t, int64_t b) const {
     return (const S*)x.data + row * x.batch + t * x.time + channel(b);
   }
-  SEQCONV_INLINE void write(void* to, int64_t t, int64_t b, Vec<T> v) const {
-    store<T, S>((S*)to + (row * a.length + t) * a.channels + channel(b), v, live(b));
+  SEQCONV_INLINE S* dense(void* to, int64_t t, int64_t b = 0) const {
+    return (S*)to + (row * a.length + t) * a.channels + channel(b);
   }
-  int64_t segments() const { return a.bounds ? a.segments : 1; }
-  int64_t segment_index(int64_t s) const { return a.bounds ? s : row; }
-  int64_t begin(int64_t s) const { return a.bounds ? a.bounds[s] : 0; }
-  int64_t end(int64_t s) const { return a.bounds ? a.bounds[s + 1] : a.length; }
 
-  // The input at time t, before the segment that of its initial state.
+  // The input at time t of sequence s; before its begin that of the initial state, whose last row is t = begin - 1.
   Vec<T> input(int64_t s, int64_t t, int64_t b) const {
-    if (t >= begin(s)) return load<T, S>(at(a.x, t, b), live(b));
-    return a.initial ? get(a.initial, segment_index(s) * reach + (t - begin(s) + reach), b) : Vec<T>{};
+    const int64_t begin = a.segments.begin(s);
+    if (t >= begin) return load<T, S>(at(a.x, t, b), live(b));
+    return a.initial ? load_row(a.initial, s * state_len + (t - begin + state_len), b) : Vec<T>{};
   }
 
-  // Where the rows of a chunk begin, and how far the next ones are.
+  // Where a chunk's rows are, of the tile's first block, and the distance from row to row.
   struct Place {
-    const S *x, *dy;  // x at the first row that the chunk hears
+    const S *x, *dy;  // x at the first row that the chunk depends on, state_len before its own
     S* out;
     int64_t x_step, dy_step, out_step;
   };
-  SEQCONV_INLINE S* dense(void* to, int64_t t) const { return (S*)to + (row * a.length + t) * a.channels + first; }
-
-  // The hardware does not look ahead over the gaps between the rows of a tile. Asking beyond the last row does nothing.
-  static SEQCONV_INLINE void look_ahead(const S* p, int64_t step) {
+  // A prefetch beyond the last row does no harm.
+  static SEQCONV_INLINE void prefetch_chunk(const S* p, int64_t step) {
 #pragma GCC unroll 4
     for (int i = 0; i < kSteps; ++i) __builtin_prefetch(p + i * step);
   }
 
-  // A block of a chunk of kSteps rows deep inside a segment, where the compiler knows all counts and the window is
-  // registers.
+  // y of one block over a chunk of kSteps rows, all whose inputs are in x: K is a constant, so the window of
+  // K - 1 + kSteps inputs is in registers and the kSteps sums are independent chains of multiply-adds.
   template <int K, bool Silu> SEQCONV_INLINE void forward_inner(const Place& at, int64_t b) const {
-    const Vec<T>* weight = of(b).weight;
+    const Vec<T>* weight = block_state(b).weight;
     const S* from = at.x + b * W;
     S* to = at.out + b * W;
-    look_ahead(from + (K - 1 + kAhead) * at.x_step, at.x_step);
-    Vec<T> x[K - 1 + kSteps], y[kSteps];
+    prefetch_chunk(from + (K - 1 + kPrefetchAhead) * at.x_step, at.x_step);
+    Vec<T> x[K - 1 + kSteps], sum[kSteps];
 #pragma GCC unroll 8
     for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(from + i * at.x_step);
 #pragma GCC unroll 4
-    for (int i = 0; i < kSteps; ++i) y[i] = bias[b];
+    for (int i = 0; i < kSteps; ++i) sum[i] = bias[b];
 #pragma GCC unroll 4
     for (int k = 0; k < K; ++k)
 #pragma GCC unroll 4
-      for (int i = 0; i < kSteps; ++i) y[i] += weight[k] * x[i + k];
+      for (int i = 0; i < kSteps; ++i) sum[i] += weight[k] * x[i + k];
 #pragma GCC unroll 4
-    for (int i = 0; i < kSteps; ++i) Memory<T, S>::store(to + i * at.out_step, Silu ? silu<T>(y[i]) : y[i]);
+    for (int i = 0; i < kSteps; ++i) Memory<T, S>::store(to + i * at.out_step, Silu ? silu<T>(sum[i]) : sum[i]);
   }
-  void forward_any(int64_t s, int64_t t, int steps, int64_t b) const {
-    const Vec<T>* weight = of(b).weight;
-    for (int64_t i = 0; i < reach + steps; ++i) window[i] = input(s, t - reach + i, b);
+  // The same for any width, for chunks at a sequence's begin or end, and for blocks with fewer than W channels.
+  void forward_edge(int64_t s, int64_t t, int steps, int64_t b) const {
+    const Vec<T>* weight = block_state(b).weight;
+    for (int64_t i = 0; i < state_len + steps; ++i) x_window[i] = input(s, t - state_len + i, b);
     for (int i = 0; i < steps; ++i) {
-      Vec<T> y = bias[b];
-      for (int64_t k = 0; k < a.width; ++k) y += weight[k] * window[i + k];
-      write(a.y, t + i, b, a.silu ? silu<T>(y) : y);
+      Vec<T> sum = bias[b];
+      for (int64_t k = 0; k < a.width; ++k) sum += weight[k] * x_window[i + k];
+      store<T, S>(dense(a.y, t + i, b), a.silu ? silu<T>(sum) : sum, live(b));
     }
   }
-  // Whole blocks of a chunk that need no care.
+  // How many blocks of a chunk the inner code serves: none at the edges of a sequence, and none for width K = 0 (any).
   template <int K> int64_t inner_blocks(int64_t s, int64_t t, int steps) const {
-    return K > 0 && steps == kSteps && t - reach >= begin(s) ? blocks - (live(blocks - 1) < W) : 0;
+    const bool inside = K > 0 && steps == kSteps && t - state_len >= a.segments.begin(s);
+    return inside ? blocks - (live(blocks - 1) < W) : 0;
   }
   template <int K, bool Silu> void forward() const {
-    for (int64_t s = 0; s < segments(); ++s)
-      for (int64_t t = begin(s); t < end(s); t += kSteps) {
-        const int steps = int(smaller(kSteps, end(s) - t));
+    for (int64_t s = a.segments.first_of(row); s < a.segments.last_of(row); ++s)
+      for (int64_t t = a.segments.begin(s), end = a.segments.end(s); t < end; t += kSteps) {
+        const int steps = int(min(kSteps, end - t));
         const int64_t inner = inner_blocks<K>(s, t, steps);
-        const Place place{at(a.x, t - reach, 0), nullptr, dense(a.y, t), a.x.time, 0, a.channels};
+        const Place place{at(a.x, t - state_len, 0), nullptr, dense(a.y, t), a.x.time, 0, a.channels};
         for (int64_t b = 0; b < inner; ++b) forward_inner<K ? K : 1, Silu>(place, b);
-        for (int64_t b = inner; b < blocks; ++b) forward_any(s, t, steps, b);
+        for (int64_t b = inner; b < blocks; ++b) forward_edge(s, t, steps, b);
       }
   }
 
   template <int K, bool Silu> void backward() {
     for (int64_t b = 0; b < blocks; ++b) {
       dbias[b] = Vec<T>{};
-      for (int64_t k = 0; k < a.width; ++k) of(b).dweight[k] = Vec<T>{};
+      for (int64_t k = 0; k < a.width; ++k) block_state(b).dweight[k] = Vec<T>{};
     }
-    for (int64_t s = 0; s < segments(); ++s) {
+    for (int64_t s = a.segments.first_of(row); s < a.segments.last_of(row); ++s) {
+      const int64_t end = a.segments.end(s);
       for (int64_t b = 0; b < blocks; ++b)
-        for (int64_t i = 0; i < reach; ++i) of(b).sums[i] = Vec<T>{};
-      for (int64_t t = begin(s); t < end(s); t += kSteps) {
-        const int steps = int(smaller(kSteps, end(s) - t));
+        for (int64_t i = 0; i < state_len; ++i) block_state(b).ds[i] = Vec<T>{};
+      for (int64_t t = a.segments.begin(s); t < end; t += kSteps) {
+        const int steps = int(min(kSteps, end - t));
         const int64_t inner = inner_blocks<K>(s, t, steps);
-        const Place place{at(a.x, t - reach, 0), at(a.dy, t, 0), dense(a.dx, t - reach),
+        const Place place{at(a.x, t - state_len, 0), at(a.dy, t, 0), dense(a.dx, t - state_len),
                           a.x.time, a.dy.time, a.channels};
         for (int64_t b = 0; b < inner; ++b) backward_inner<K ? K : 1, Silu>(place, b);
-        for (int64_t b = inner; b < blocks; ++b) backward_any(s, t, steps, b);
+        for (int64_t b = inner; b < blocks; ++b) backward_edge(s, t, steps, b);
       }
-      for (int64_t i = 0; i < reach; i += kSteps)  // the last inputs would have entered sums that do not exist
-        for (int64_t b = 0; b < blocks; ++b) {
-          const int steps = int(smaller(kSteps, reach - i));
-          for (int64_t j = 0; j < reach; ++j) sums[j] = of(b).sums[j];
-          for (int j = 0; j < steps; ++j) sums[reach + j] = Vec<T>{};
-          emit(s, end(s) + i, steps, b);
-        }
+      flush_dx(s, end);
     }
     for (int64_t b = 0; b < blocks; ++b) {
-      for (int64_t k = 0; k < a.width; ++k) put_tap_gradient(k, b, of(b).dweight[k]);
-      put(a.dbias, row, b, dbias[b]);
+      for (int64_t k = 0; k < a.width; ++k) store_dtap(k, b, block_state(b).dweight[k]);
+      store_row(a.dbias, row, b, dbias[b]);
     }
   }
-  // The gradient at the sum, from that at the output and the sum itself.
-  SEQCONV_INLINE Vec<T> through_activation(Vec<T> g, Vec<T> y) const {
-    const Vec<T> gate = sigmoid<T>(y);
-    return g * gate * (T(1) + y * (T(1) - gate));
+  // The last state_len inputs of a sequence: the sums after its end do not exist, their ds is zero.
+  void flush_dx(int64_t s, int64_t end) const {
+    for (int64_t i = 0; i < state_len; i += kSteps)
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int steps = int(min(kSteps, state_len - i));
+        for (int64_t j = 0; j < state_len; ++j) ds_window[j] = block_state(b).ds[j];
+        for (int j = 0; j < steps; ++j) ds_window[state_len + j] = Vec<T>{};
+        write_dx(s, end + i, steps, b);
+      }
   }
+  // One block over a chunk of kSteps rows from t on: ds of these rows, their part of dw and dbias, dx from t - K + 1
+  // on.
   template <int K, bool Silu> SEQCONV_INLINE void backward_inner(const Place& at, int64_t b) const {
-    const Kept own = of(b);
+    const BlockState own = block_state(b);
     const S *from = at.x + b * W, *dy = at.dy + b * W;
     S* to = at.out + b * W;
-    look_ahead(from + (K - 1 + kAhead) * at.x_step, at.x_step);
-    look_ahead(dy + kAhead * at.dy_step, at.dy_step);
-    Vec<T> x[K - 1 + kSteps], g[K - 1 + kSteps];
+    prefetch_chunk(from + (K - 1 + kPrefetchAhead) * at.x_step, at.x_step);
+    prefetch_chunk(dy + kPrefetchAhead * at.dy_step, at.dy_step);
+    Vec<T> x[K - 1 + kSteps], ds[K - 1 + kSteps];  // ds from t - K + 1 on, the first K - 1 from the last chunk
 #pragma GCC unroll 8
     for (int i = 0; i < K - 1 + kSteps; ++i) x[i] = Memory<T, S>::load(from + i * at.x_step);
 #pragma GCC unroll 8
-    for (int i = 0; i < K - 1; ++i) g[i] = own.sums[i];
-    Vec<T> through{};
+    for (int i = 0; i < K - 1; ++i) ds[i] = own.ds[i];
+    Vec<T> ds_total{};
 #pragma GCC unroll 4
     for (int i = 0; i < kSteps; ++i) {
-      Vec<T> ds = Memory<T, S>::load(dy + i * at.dy_step);
+      Vec<T> grad = Memory<T, S>::load(dy + i * at.dy_step);
       if (Silu) {
-        Vec<T> y = bias[b];
+        Vec<T> sum = bias[b];
 #pragma GCC unroll 4
-        for (int k = 0; k < K; ++k) y += own.weight[k] * x[i + k];
-        ds = through_activation(ds, y);
+        for (int k = 0; k < K; ++k) sum += own.weight[k] * x[i + k];
+        grad = silu_backward<T>(grad, sum);
       }
-      g[K - 1 + i] = ds;
-      through += ds;
+      ds[K - 1 + i] = grad;
+      ds_total += grad;
     }
-    dbias[b] += through;
+    dbias[b] += ds_total;
 #pragma GCC unroll 4
     for (int k = 0; k < K; ++k) {
-      Vec<T> sum = own.dweight[k];
+      Vec<T> dtap = own.dweight[k];
 #pragma GCC unroll 4
-      for (int i = 0; i < kSteps; ++i) sum += g[K - 1 + i] * x[i + k];
-      own.dweight[k] = sum;
+      for (int i = 0; i < kSteps; ++i) dtap += ds[K - 1 + i] * x[i + k];
+      own.dweight[k] = dtap;
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kSteps; ++i) {
       Vec<T> dx{};
 #pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) dx += own.weight[k] * g[i + K - 1 - k];
+      for (int k = 0; k < K; ++k) dx += own.weight[k] * ds[i + K - 1 - k];
       Memory<T, S>::store(to + i * at.out_step, dx);
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < K - 1; ++i) own.sums[i] = g[kSteps + i];
+    for (int i = 0; i < K - 1; ++i) own.ds[i] = ds[kSteps + i];
   }
-  void backward_any(int64_t s, int64_t t, int steps, int64_t b) const {
-    const Kept own = of(b);
-    for (int64_t i = 0; i < reach + steps; ++i) window[i] = input(s, t - reach + i, b);
-    for (int64_t i = 0; i < reach; ++i) sums[i] = own.sums[i];
+  void backward_edge(int64_t s, int64_t t, int steps, int64_t b) const {
+    const BlockState own = block_state(b);
+    for (int64_t i = 0; i < state_len + steps; ++i) x_window[i] = input(s, t - state_len + i, b);
+    for (int64_t i = 0; i < state_len; ++i) ds_window[i] = own.ds[i];
     for (int i = 0; i < steps; ++i) {
-      Vec<T> dy = load<T, S>(at(a.dy, t + i, b), live(b));
+      Vec<T> ds = load<T, S>(at(a.dy, t + i, b), live(b));
       if (a.silu) {
-        Vec<T> y = bias[b];
-        for (int64_t k = 0; k < a.width; ++k) y += own.weight[k] * window[i + k];
-        dy = through_activation(dy, y);
+        Vec<T> sum = bias[b];
+        for (int64_t k = 0; k < a.width; ++k) sum += own.weight[k] * x_window[i + k];
+        ds = silu_backward<T>(ds, sum);
       }
-      sums[reach + i] = dy;
-      dbias[b] += dy;
+      ds_window[state_len + i] = ds;
+      dbias[b] += ds;
     }
     for (int64_t k = 0; k < a.width; ++k)
-      for (int i = 0; i < steps; ++i) own.dweight[k] += sums[reach + i] * window[i + k];
-    emit(s, t, steps, b);
+      for (int i = 0; i < steps; ++i) own.dweight[k] += ds_window[state_len + i] * x_window[i + k];
+    write_dx(s, t, steps, b);
   }
-  // Gradients of the inputs at t - reach and on; those before the segment belong to its initial state.
-  void emit(int64_t s, int64_t t, int steps, int64_t b) const {
-    const Kept own = of(b);
+  // dx of the inputs at t - state_len and on, from ds in the window; those before the sequence belong to its initial
+  // state. The window's last state_len values are kept for the next chunk.
+  void write_dx(int64_t s, int64_t t, int steps, int64_t b) const {
+    const BlockState own = block_state(b);
+    const int64_t begin = a.segments.begin(s);
     for (int i = 0; i < steps; ++i) {
       Vec<T> dx{};
-      for (int64_t k = 0; k < a.width; ++k) dx += own.weight[k] * sums[i + reach - k];
-      const int64_t at_input = t + i - reach;
-      if (at_input >= begin(s)) write(a.dx, at_input, b, dx);
-      else put(a.dinitial, segment_index(s) * reach + (at_input - begin(s) + reach), b, dx);
+      for (int64_t k = 0; k < a.width; ++k) dx += own.weight[k] * ds_window[i + state_len - k];
+      const int64_t time = t + i - state_len;
+      if (time >= begin) store<T, S>(dense(a.dx, time, b), dx, live(b));
+      else store_row(a.dinitial, s * state_len + (time - begin + state_len), b, dx);
     }
-    for (int64_t i = 0; i < reach; ++i) own.sums[i] = sums[i + steps];
+    for (int64_t i = 0; i < state_len; ++i) own.ds[i] = ds_window[i + steps];
+  }
+
+  // The usual widths as constants.
+  template <bool Backward> void run() {
+    if (a.width == 4) run_width<4, Backward>();
+    else if (a.width == 3) run_width<3, Backward>();
+    else run_width<0, Backward>();
+  }
+  template <int K, bool Backward> SEQCONV_INLINE void run_width() {
+    if constexpr (Backward) a.silu ? backward<K, true>() : backward<K, false>();
+    else a.silu ? forward<K, true>() : forward<K, false>();
   }
 };
 
-template <int K, bool Backward, class Tile> SEQCONV_INLINE void run_tile(Tile& tile, bool silu) {
-  if constexpr (Backward) silu ? tile.template backward<K, true>() : tile.template backward<K, false>();
-  else silu ? tile.template forward<K, true>() : tile.template forward<K, false>();
-}
-
 template <class T, class S, bool Backward> Status run_tiles(const ConvArgs& a) {
-  int64_t width = kMaxTile;
-  while (width > 64 && a.batch * ((a.channels + width - 1) / width) < 6) width /= 2;
-  const int64_t tiles = (a.channels + width - 1) / width, items = a.batch * tiles;
-  const bool small = a.batch * a.length * a.channels < kInputsWorthThreads;
-  const int threads = small ? 1 : int(smaller(a.threads, items));
-  int short_of_memory = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
-  {
-    const Scratch scratch(Tile<T, S>::scratch_bytes(a));
-    if (!scratch.data) short_of_memory = 1;
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < items; ++item) {
-      if (!scratch.data) continue;
-      Tile<T, S> tile(a, item / tiles, item % tiles * width, width, scratch.data);
-      if (a.width == 4) run_tile<4, Backward>(tile, a.silu);
-      else if (a.width == 3) run_tile<3, Backward>(tile, a.silu);
-      else run_tile<0, Backward>(tile, a.silu);
-    }
-  }
-  return short_of_memory ? Status::no_memory : Status::done;
+  const int64_t width = tile_channels(a.channels, a.batch), tiles = ceil_div(a.channels, width);
+  const int64_t items = a.batch * tiles;
+  const int threads = thread_count(a.threads, items, a.batch * a.length * a.channels, kInputsWorthThreads);
+  return for_each_item(items, threads, Tile<T, S>::scratch_bytes(a), [&](int64_t item, void* scratch) {
+    Tile<T, S>(a, item / tiles, item % tiles * width, width, scratch).template run<Backward>();
+  });
 }
 
-template <class T, class S, bool Backward> Status run(ConvArgs a) {
-  if constexpr (!Backward) return run_tiles<T, S, false>(a);
-  const Parts<T> dweight(a.batch, a.width * a.channels, a.dweight), dbias(a.batch, a.channels, a.dbias);
+template <class T, class S> Status run_backward(ConvArgs a) {
+  const PartialSums<T> dweight(a.batch, a.width * a.channels, a.dweight), dbias(a.batch, a.channels, a.dbias);
   a.dweight = dweight.data(), a.dbias = dbias.data();
   if (!a.dweight || !a.dbias) return Status::no_memory;
   const Status status = run_tiles<T, S, true>(a);
-  dweight.add(a.threads), dbias.add(a.threads);
+  dweight.reduce(a.threads), dbias.reduce(a.threads);
   return status;
-}
-
-template <bool Backward> Status run_any(const ConvArgs& a) {
-  switch (a.dtype) {
-    case Dtype::f64: return run<double, double, Backward>(a);
-    case Dtype::bf16: return run<float, bf16, Backward>(a);
-    case Dtype::f16: return run<float, f16, Backward>(a);
-    default: return run<float, float, Backward>(a);
-  }
 }
 
 }  // namespace
 
-Status conv_forward(const ConvArgs& a) { return run_any<false>(a); }
-Status conv_backward(const ConvArgs& a) { return run_any<true>(a); }
+Status conv_forward(const ConvArgs& a) {
+  return dispatch(a.dtype,
+                  [&](auto acc, auto storage) { return run_tiles<decltype(acc), decltype(storage), false>(a); });
+}
+Status conv_backward(const ConvArgs& a) {
+  return dispatch(a.dtype, [&](auto acc, auto storage) { return run_backward<decltype(acc), decltype(storage)>(a); });
+}
 
 }  // namespace seqconv::SEQCONV_ISA

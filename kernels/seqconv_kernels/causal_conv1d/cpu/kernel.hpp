@@ -1,19 +1,19 @@
 // Arguments of the short causal convolution's kernels, checked by bind.cpp.
 #pragma once
 
-#include "../../_cpp/view.hpp"
+#include "../../_cpp/arguments.hpp"
 
 namespace seqconv {
 
 // "acc" = float for float32, bfloat16, float16; double for float64. Row-major.
 struct ConvArgs {
   Dtype dtype;
-  int64_t batch, length, channels, width, segments;
-  const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
+  int64_t batch, length, channels, width;
+  Segments segments;
   Rows x;
   const void* weight;   // acc (channels, width), the oldest tap first
   const void* bias;     // acc (channels), or null
-  const void* initial;  // acc (segments, width - 1, channels), or null
+  const void* initial;  // acc (segments, width - 1, channels), or null: the inputs before the first one
   bool silu;
   void* y;  // (batch, length, channels)
   // Backward only.

@@ -1,7 +1,7 @@
 // Arguments of the single step of diagonal state spaces, checked by bind.cpp.
 #pragma once
 
-#include "../../_cpp/view.hpp"
+#include "../../_cpp/arguments.hpp"
 
 namespace seqconv {
 
@@ -10,15 +10,15 @@ namespace seqconv {
 struct DiagonalStepArgs {
   Dtype dtype;  // of u and y
   bool complex;
-  int64_t batch, channels, modes, reach;
+  int64_t batch, channels, modes, head_len;  // head_len: lags that the head of exact taps covers
   const void* u;  // (batch, channels), rows `u_stride` apart
   int64_t u_stride;
   const void *offsets, *residues;  // acc (channels, modes)
-  const void* head;                // acc (channels, reach) of any strides, or null where reach is 0
+  const void* head;                // acc (channels, head_len) of any strides, or null where head_len is 0
   int64_t head_channel, head_lag;
   const void* skip;  // acc (channels), or null
   void* hidden;      // acc (batch, channels, modes), overwritten
-  void* past;        // acc (batch, reach, channels), overwritten
+  void* past;        // acc (batch, head_len, channels), overwritten
   void* y;           // (batch, channels)
   int threads;
 };

@@ -1,29 +1,35 @@
-// Direct sums of online convolutions, channels in the lanes.
+// Direct sums of online convolutions: one output per decoded token, and tiles of outputs with known inputs.
 //
-//   step: y = sums[r] + sum_{s < n} taps[s] past[r - s]      tile: out[i] += sum_j taps[lag + i - j] x[j]
+//   step: y = sums[r] + sum_{s < count} taps[s] past[r - s]      tile: out[i] += sum_j taps[lag + i - j] x[j]
 //
-// A step is as fast as its rows arrive: they are read once, in long pieces, with the sums in registers. A tile copies
-// one vector of channels out of its rows first (rows are far apart, and would compete for the same few lines of the
-// cache), and then works on squares of kSide outputs by kSide inputs, which need 2 kSide - 1 taps.
+// A vector holds W neighbouring channels; channels do not mix, so there is nothing to sum over lanes.
+//
+// Step: 2 count rows of channels are read once and never again, so it runs at the speed of memory. Rows are read in
+// runs of kStepVectors vectors whose sums stay in registers over all lags. `past` and `sums` are ring buffers over
+// time.
+//
+// Tile: an item is one vector of channels. Its rows are copied to dense scratch first: they are `width` numbers apart
+// in memory, and with a power of two would all fall into a few sets of the cache. Then squares of kSide outputs by
+// kSide inputs, which take 2 kSide - 1 taps, so that kSide^2 multiply-adds load 3 kSide - 1 vectors.
 #include "kernel.hpp"
 
-#include "../../_cpp/vec.hpp"
+#include "../../_cpp/dispatch.hpp"
+#include "../../_cpp/parallel.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
 constexpr int64_t kProductsWorthThreads = 1 << 21;
-constexpr int kPiece = kManyRegisters ? 16 : 8, kSide = kManyRegisters ? 8 : 4;
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+// Accumulators in registers: half of them for a step, 8 (or 4 of 16) sums beside the operands for a tile.
+constexpr int kStepVectors = kManyRegisters ? 16 : 8, kSide = kManyRegisters ? 8 : 4;
 
 template <class T, class S> struct Step {
   static constexpr int W = Lanes<T>::count;
   using M = Memory<T, T>;
   const DirectStepArgs& a;
 
-  // N whole vectors of channels, or one that ends early.
-  template <int N> SEQCONV_INLINE void piece(int64_t b, int64_t channel, int live) const {
+  // N whole vectors of channels from `channel` on; with N = 1 one of `live` channels.
+  template <int N> SEQCONV_INLINE void channels(int64_t b, int64_t channel, int live) const {
     T* past = (T*)a.past + b * a.ring * a.width + channel;
     T* sums = (T*)a.sums + (b * a.ring + a.row) * a.width + channel;
     const S* u = (const S*)a.u + b * a.u_stride + channel;
@@ -36,7 +42,7 @@ template <class T, class S> struct Step {
       y[i] = get<N>(sums + i * W, live) + in * get<N>(taps + i * W, live);
       put<N>(sums + i * W, Vec<T>{}, live);
     }
-    int64_t row = a.row;
+    int64_t row = a.row;  // of the ring, backwards in time
     for (int64_t s = 1; s < a.count; ++s) {
       row = row ? row - 1 : a.ring - 1;
       const T *x = past + row * a.width, *h = taps + s * a.width;
@@ -61,46 +67,47 @@ template <class T, class S> struct Step {
   void run() const {
     for (int64_t b = 0; b < a.batch; ++b) {
       int64_t channel = 0;
-      for (; channel + kPiece * W <= a.width; channel += kPiece * W) piece<kPiece>(b, channel, W);
-      for (; channel < a.width; channel += W) piece<1>(b, channel, int(smaller(W, a.width - channel)));
+      for (; channel + kStepVectors * W <= a.width; channel += kStepVectors * W) channels<kStepVectors>(b, channel, W);
+      for (; channel < a.width; channel += W) channels<1>(b, channel, int(min(W, a.width - channel)));
     }
   }
 };
 
-// One vector of channels of a tile.
-template <class T> struct Column {
+// A tile for one vector of channels.
+template <class T> struct ChannelTile {
   static constexpr int W = Lanes<T>::count;
   const DirectTileArgs& a;
   const int64_t channel;
   const int live;
-  Vec<T>*x, *taps;  // taps[k] has lag `lag - heard + 1 + k`
+  Vec<T>*x, *taps;  // dense copies; taps[k] has lag `lag - inputs + 1 + k`
 
-  static size_t room(const DirectTileArgs& a) { return sizeof(Vec<T>) * size_t(2 * a.heard + a.due); }
-  Column(const DirectTileArgs& args, int64_t item, void* data)
-      : a(args), channel(item * W), live(int(smaller(W, args.width - channel))), x((Vec<T>*)data),
-        taps((Vec<T>*)data + args.heard) {}
+  static size_t scratch_bytes(const DirectTileArgs& a) { return sizeof(Vec<T>) * size_t(2 * a.inputs + a.outputs); }
+  ChannelTile(const DirectTileArgs& args, int64_t item, void* data)
+      : a(args), channel(item * W), live(int(min(W, args.width - channel))), x((Vec<T>*)data),
+        taps((Vec<T>*)data + args.inputs) {}
 
   SEQCONV_INLINE T* out(int64_t b, int64_t i) const { return (T*)a.out + b * a.out_batch + i * a.out_time + channel; }
 
   void run() const {
-    const int64_t first = a.lag - a.heard + 1;
-    for (int64_t k = 0; k < a.heard + a.due - 1; ++k)
+    const int64_t first = a.lag - a.inputs + 1;
+    for (int64_t k = 0; k < a.inputs + a.outputs - 1; ++k)
       taps[k] = load<T, T>((const T*)a.taps + (first + k) * a.width + channel, live);
     for (int64_t b = 0; b < a.batch; ++b) {
-      for (int64_t j = 0; j < a.heard; ++j)
+      for (int64_t j = 0; j < a.inputs; ++j)
         x[j] = load<T, T>((const T*)a.x.data + b * a.x.batch + j * a.x.time + channel, live);
       int64_t i = 0;
-      for (; i + kSide <= a.due; i += kSide) outputs<kSide>(b, i);
-      for (; i < a.due; ++i) outputs<1>(b, i);
+      for (; i + kSide <= a.outputs; i += kSide) outputs<kSide>(b, i);
+      for (; i < a.outputs; ++i) outputs<1>(b, i);
     }
   }
+  // N outputs from i on, over all inputs in squares of N by N: output i + p and input j + q meet tap h[p - q].
   template <int N> SEQCONV_INLINE void outputs(int64_t b, int64_t i) const {
     Vec<T> sum[N];
 #pragma GCC unroll 8
     for (int p = 0; p < N; ++p) sum[p] = load<T, T>(out(b, i + p), live);
-    const Vec<T>* h = taps + a.heard - 1 + i;  // of output i and input 0
+    const Vec<T>* h = taps + a.inputs - 1 + i;  // the tap between output i and input j = 0
     int64_t j = 0;
-    for (; j + N <= a.heard; j += N, h -= N) {
+    for (; j + N <= a.inputs; j += N, h -= N) {
 #pragma GCC unroll 8
       for (int q = 0; q < N; ++q) {
         const Vec<T> in = x[j + q];
@@ -108,7 +115,7 @@ template <class T> struct Column {
         for (int p = 0; p < N; ++p) sum[p] += in * h[p - q];
       }
     }
-    for (; j < a.heard; ++j, --h)
+    for (; j < a.inputs; ++j, --h)
 #pragma GCC unroll 8
       for (int p = 0; p < N; ++p) sum[p] += x[j] * h[p];
 #pragma GCC unroll 8
@@ -117,39 +124,20 @@ template <class T> struct Column {
 };
 
 template <class T> Status run_tile(const DirectTileArgs& a) {
-  constexpr int W = Lanes<T>::count;
-  const int64_t items = (a.width + W - 1) / W;
-  const bool small = a.batch * a.width * a.heard * a.due < kProductsWorthThreads;
-  const int threads = small ? 1 : int(smaller(a.threads, items));
-  int short_of_memory = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
-  {
-    const Scratch scratch(Column<T>::room(a));
-    if (!scratch.data) short_of_memory = 1;
-#pragma omp for schedule(static)
-    for (int64_t item = 0; item < items; ++item)
-      if (scratch.data) Column<T>(a, item, scratch.data).run();
-  }
-  return short_of_memory ? Status::no_memory : Status::done;
-}
-
-template <class T, class S> Status run_step(const DirectStepArgs& a) {
-  Step<T, S>{a}.run();
-  return Status::done;
+  const int64_t items = ceil_div(a.width, Lanes<T>::count);
+  const int threads = thread_count(a.threads, items, a.batch * a.width * a.inputs * a.outputs, kProductsWorthThreads);
+  return for_each_item(items, threads, ChannelTile<T>::scratch_bytes(a),
+                       [&](int64_t item, void* scratch) { ChannelTile<T>(a, item, scratch).run(); });
 }
 
 }  // namespace
 
 Status direct_step(const DirectStepArgs& a) {
-  switch (a.dtype) {
-    case Dtype::f64: return run_step<double, double>(a);
-    case Dtype::bf16: return run_step<float, bf16>(a);
-    case Dtype::f16: return run_step<float, f16>(a);
-    default: return run_step<float, float>(a);
-  }
+  dispatch(a.dtype, [&](auto acc, auto storage) { Step<decltype(acc), decltype(storage)>{a}.run(); });
+  return Status::done;
 }
 Status direct_tile(const DirectTileArgs& a) {
-  return a.dtype == Dtype::f64 ? run_tile<double>(a) : run_tile<float>(a);
+  return dispatch_accumulation(a.dtype, [&](auto acc) { return run_tile<decltype(acc)>(a); });
 }
 
 }  // namespace seqconv::SEQCONV_ISA

@@ -1,6 +1,4 @@
 // Checks of the long convolution's arguments on their way from Python to the kernels.
-#include <stdexcept>
-
 #include "../../_cpp/bind.hpp"
 #include "kernel.hpp"
 
@@ -27,7 +25,7 @@ FftArgs arguments(const View& u, const View& filter, const View& skip, const Vie
   a.pre = rows(pre, "pre_gate", a.dtype, activation), a.post = rows(post, "post_gate", a.dtype, activation);
   a.history = rows(history, "history", acc, {a.batch, a.past, a.channels});
   a.skip = optional(skip, "skip", acc, {a.channels});
-  a.parts = fft_parts(a.batch, a.channels);
+  a.splits = fft_splits(a.batch, a.channels);
   a.threads = threads;
   return a;
 }
@@ -59,11 +57,10 @@ int backward(View u, View filter, View skip, View pre, View post, View history, 
   return finish(SEQCONV_CALL(fft_backward, a));
 }
 
-}  // namespace
-
-void bind_fft_conv(nb::module_& m) {
+const Bindings bindings([](nb::module_& m) {
   m.def("fft_conv_forward", &forward);
   m.def("fft_conv_backward", &backward);
-}
+});
 
+}  // namespace
 }  // namespace seqconv

@@ -1,8 +1,8 @@
 // Arguments of the long convolution's kernels, checked by bind.cpp.
 #pragma once
 
+#include "../../_cpp/arguments.hpp"
 #include "../../_cpp/fft_sizes.hpp"
-#include "../../_cpp/view.hpp"
 
 namespace seqconv {
 
@@ -10,14 +10,14 @@ namespace seqconv {
 struct FftArgs {
   Dtype dtype;
   int64_t batch, length, channels, past, taps;
-  int64_t size;         // of the transform: a power of two, at least 4 and past + length
-  const void* tables;   // acc, table_elements(size): twiddle factors of every level
+  int64_t size;         // of the transform: at least past + length, and serves_size()
+  const void* tables;   // acc, table_elements(size): twiddles of every pass
   Rows u, pre, post;    // gates may be null
   Rows history;         // acc (batch, past, channels), or null
   const void* filter;   // acc (channels, taps), row-major
   const void* skip;     // acc (channels), or null
   void* y;              // (batch, length, channels)
-  int64_t parts;        // of the batch, which share no sums: fft_parts()
+  int64_t splits;       // of the batch, each with partial sums of its own: fft_splits()
   // Backward only.
   Rows dy;
   void *du, *dpre, *dpost;  // (batch, length, channels); gates' may be null
@@ -27,12 +27,12 @@ struct FftArgs {
   int threads;
 };
 
-constexpr int64_t kFftBlock = 16;  // channels; the batch is cut into parts where there are few blocks
-
-inline int64_t fft_parts(int64_t batch, int64_t channels) {
-  const int64_t blocks = (channels + kFftBlock - 1) / kFftBlock;
-  const int64_t wanted = blocks > 0 ? (8 + blocks - 1) / blocks : 1;
-  return batch < 1 ? 1 : wanted < batch ? wanted : batch;
+// Items of work are a few channels of a split of the batch. Where there are few channels the batch is split, at most
+// into its rows, up to kFftItemsWanted items: by shape alone, so that sums do not depend on the number of threads.
+constexpr int64_t kFftItemChannels = 16, kFftItemsWanted = 8;
+SEQCONV_INLINE int64_t fft_splits(int64_t batch, int64_t channels) {
+  const int64_t items = ceil_div(channels, kFftItemChannels);
+  return max(1, min(batch, items > 0 ? ceil_div(kFftItemsWanted, items) : 1));
 }
 SEQCONV_DECLARE(Status fft_forward(const FftArgs&))
 SEQCONV_DECLARE(Status fft_backward(const FftArgs&))

@@ -1,6 +1,4 @@
 // Checks of the arguments of a tile by FFT, on their way from Python to the kernels.
-#include <stdexcept>
-
 #include "../../_cpp/bind.hpp"
 #include "../../_cpp/fft_sizes.hpp"
 #include "kernel.hpp"
@@ -16,7 +14,7 @@ FftTileArgs arguments(const View& spectrum, const View& tables, int threads) {
     throw std::invalid_argument("fft_tile: a spectrum is (2, size, channels) of float32 or float64");
   a.dtype = Dtype(spectrum.dtype);
   a.size = spectrum.shape[1], a.channels = spectrum.shape[2];
-  if (a.size < 4 || (a.size & (a.size - 1)) != 0 || threads < 1)
+  if (a.size < kLeastSize || odd_factor(a.size) != 1 || threads < 1)
     throw std::invalid_argument("fft_tile: the size must be a power of two, at least 4");
   a.spectrum = required(spectrum, "spectrum", a.dtype, {2, a.size, a.channels});
   a.tables = required(tables, "tables", a.dtype, {table_elements(a.size)});
@@ -47,11 +45,10 @@ int tile(View x, View spectrum, View tables, View sums, int threads) {
   return finish(SEQCONV_CALL(fft_tile, a));
 }
 
-}  // namespace
-
-void bind_fft_tile(nb::module_& m) {
+const Bindings bindings([](nb::module_& m) {
   m.def("fft_tile_spectrum", &spectrum);
   m.def("fft_tile", &tile);
-}
+});
 
+}  // namespace
 }  // namespace seqconv

@@ -1,7 +1,7 @@
 // Arguments of a tile of an online convolution by FFT, checked by bind.cpp.
 #pragma once
 
-#include "../../_cpp/view.hpp"
+#include "../../_cpp/arguments.hpp"
 
 namespace seqconv {
 
@@ -9,7 +9,7 @@ namespace seqconv {
 struct FftTileArgs {
   Dtype dtype;
   int64_t batch, size, heads, channels;  // size: a power of two, at least 4
-  const void* tables;                    // as of fft_conv
+  const void* tables;                    // of twiddles, table_elements(size)
   const void* taps;                      // (channels, tap_count), lag 0 first; for the spectrum only
   int64_t tap_count, taps_stride;        // at most 2 size
   void* spectrum;                        // (2, size, channels): real and imaginary parts

@@ -1,6 +1,4 @@
 // Checks of the diagonal scan's arguments on their way from Python to the kernels.
-#include <stdexcept>
-
 #include "../../_cpp/bind.hpp"
 #include "kernel.hpp"
 
@@ -18,8 +16,8 @@ LinearScanArgs arguments(const View& a, const View& x, const View& initial, cons
     throw std::invalid_argument("linear_scan: a is missing, or complex numbers are not pairs of float32 or float64");
   const std::vector<int64_t> sizes = {s.batch, s.length, s.channels};
   s.a = rows(a, "a", s.dtype, sizes), s.x = rows(x, "x", s.dtype, sizes);
-  s.bounds = segment_bounds(bounds, s.batch, s.length, s.segments);
-  s.initial = optional(initial, "state", accumulation(s.dtype), {s.segments, s.channels});
+  s.segments = segments(bounds, s.batch, s.length);
+  s.initial = optional(initial, "state", accumulation(s.dtype), {s.segments.count, s.channels});
   s.h = required(h, "h", s.dtype, sizes);
   s.complex = complex, s.threads = threads;
   return s;
@@ -27,7 +25,7 @@ LinearScanArgs arguments(const View& a, const View& x, const View& initial, cons
 
 int forward(View a, View x, View initial, View bounds, View h, View final_state, bool complex, int threads) {
   LinearScanArgs s = arguments(a, x, initial, bounds, h, complex, threads);
-  s.final_state = required(final_state, "final_state", accumulation(s.dtype), {s.segments, s.channels});
+  s.final_state = required(final_state, "final_state", accumulation(s.dtype), {s.segments.count, s.channels});
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(linear_scan_forward, s));
 }
@@ -35,7 +33,7 @@ int forward(View a, View x, View initial, View bounds, View h, View final_state,
 int backward(View a, View initial, View bounds, View h, View dh, View dfinal, View da, View dx, View dinitial,
              bool complex, int threads) {
   LinearScanArgs s = arguments(a, dh, initial, bounds, h, complex, threads);
-  const std::vector<int64_t> state = {s.segments, s.channels};
+  const std::vector<int64_t> state = {s.segments.count, s.channels};
   s.dh = s.x;
   s.dfinal = optional(dfinal, "dfinal", accumulation(s.dtype), state);
   s.da = required(da, "da", s.dtype, h.shape), s.dx = required(dx, "dx", s.dtype, h.shape);
@@ -44,11 +42,10 @@ int backward(View a, View initial, View bounds, View h, View dh, View dfinal, Vi
   return finish(SEQCONV_CALL(linear_scan_backward, s));
 }
 
-}  // namespace
-
-void bind_linear_scan(nb::module_& m) {
+const Bindings bindings([](nb::module_& m) {
   m.def("linear_scan_forward", &forward);
   m.def("linear_scan_backward", &backward);
-}
+});
 
+}  // namespace
 }  // namespace seqconv

@@ -1,16 +1,16 @@
 // Arguments of the diagonal scan's kernels, checked by bind.cpp.
 #pragma once
 
-#include "../../_cpp/view.hpp"
+#include "../../_cpp/arguments.hpp"
 
 namespace seqconv {
 
-// "acc" = float for float32, bfloat16, float16; double for float64. Complex numbers, of float32 or float64, are pairs of
-// neighbouring channels, so that `channels` is even.
+// "acc" = float for float32, bfloat16, float16; double for float64. Complex numbers, of float32 or float64, are pairs
+// of neighbouring channels, so that `channels` is even.
 struct LinearScanArgs {
   Dtype dtype;
-  int64_t batch, length, channels, segments;
-  const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
+  int64_t batch, length, channels;
+  Segments segments;
   bool complex;
   Rows a, x;
   const void* initial;  // acc (segments, channels), or null

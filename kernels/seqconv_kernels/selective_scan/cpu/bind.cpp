@@ -1,6 +1,4 @@
 // Checks of the selective scan's arguments on their way from Python to the kernels.
-#include <stdexcept>
-
 #include "../../_cpp/bind.hpp"
 #include "kernel.hpp"
 
@@ -25,12 +23,13 @@ ScanArgs arguments(const Inputs& in, bool softplus, int threads) {
   ScanArgs a{};
   a.dtype = activation_dtype(in.u, "u");
   const size_t axes = in.B.shape.size();
-  if (axes != 3 && axes != 4) throw std::invalid_argument("selective_scan: B must be (batch, length[, groups], d_state)");
+  if (axes != 3 && axes != 4)
+    throw std::invalid_argument("selective_scan: B must be (batch, length[, groups], d_state)");
   a.batch = in.u.shape[0], a.length = in.u.shape[1], a.channels = in.u.shape[2];
   a.groups = axes == 4 ? in.B.shape[2] : 1, a.d_state = in.B.shape[axes - 1];
   if (a.groups < 1 || a.d_state < 1 || a.channels % a.groups != 0 || threads < 1)
     throw std::invalid_argument("selective_scan: empty state or groups, or groups that do not divide channels");
-  a.bounds = segment_bounds(in.bounds, a.batch, a.length, a.segments);
+  a.segments = segments(in.bounds, a.batch, a.length);
   const Dtype acc = accumulation(a.dtype);
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
   a.u = rows(in.u, "u", a.dtype, activation), a.delta = rows(in.delta, "delta", a.dtype, activation);
@@ -39,7 +38,7 @@ ScanArgs arguments(const Inputs& in, bool softplus, int threads) {
   a.B = weights(in.B, "B", a), a.C = weights(in.C, "C", a);
   a.A = required(in.A, "A", acc, {a.channels, a.d_state});
   a.D = optional(in.D, "D", acc, {a.channels}), a.bias = optional(in.bias, "delta_bias", acc, {a.channels});
-  a.initial = optional(in.initial, "initial_state", acc, {a.segments, a.channels, a.d_state});
+  a.initial = optional(in.initial, "initial_state", acc, {a.segments.count, a.channels, a.d_state});
   a.softplus = softplus;
   a.threads = threads;
   return a;
@@ -50,7 +49,7 @@ int forward(View u, View delta, View A, View B, View C, View D, View z, View bia
   ScanArgs a = arguments({u, delta, A, B, C, D, z, bias, initial, bounds}, softplus, threads);
   const Dtype acc = accumulation(a.dtype);
   a.y = required(y, "y", a.dtype, {a.batch, a.length, a.channels});
-  a.final_state = required(final_state, "final_state", acc, {a.segments, a.channels, a.d_state});
+  a.final_state = required(final_state, "final_state", acc, {a.segments.count, a.channels, a.d_state});
   if (checkpoints.given())
     a.checkpoints = required(checkpoints, "checkpoints", acc, {ScanPlan(a).checkpoint_elements(a)});
   const nb::gil_scoped_release released;
@@ -63,7 +62,7 @@ int backward(View u, View delta, View A, View B, View C, View D, View z, View bi
   ScanArgs a = arguments({u, delta, A, B, C, D, z, bias, View{}, bounds}, softplus, threads);
   const Dtype acc = accumulation(a.dtype);
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
-  const std::vector<int64_t> state = {a.segments, a.channels, a.d_state};
+  const std::vector<int64_t> state = {a.segments.count, a.channels, a.d_state};
   a.checkpoints = required(checkpoints, "checkpoints", acc, {ScanPlan(a).checkpoint_elements(a)});
   a.dy = rows(dy, "dy", a.dtype, activation);
   a.dfinal = optional(dfinal, "dfinal", acc, state);
@@ -78,12 +77,10 @@ int backward(View u, View delta, View A, View B, View C, View D, View z, View bi
   return finish(SEQCONV_CALL(scan_backward, a));
 }
 
-}  // namespace
-
-void bind_selective_scan(nb::module_& m) {
-  m.attr("selective_scan_chunk") = kScanChunk;
+const Bindings bindings([](nb::module_& m) {
   m.def("selective_scan_forward", &forward);
   m.def("selective_scan_backward", &backward);
-}
+});
 
+}  // namespace
 }  // namespace seqconv

@@ -1,39 +1,58 @@
-// Selective scan: channels in the lanes, states in registers, channel-last inputs read in place.
+// Selective scan; u, delta, z, y (batch, length, channels), state h (channels, d_state), B and C shared by a group:
 //
-// A tile is a few blocks of `W` neighbouring channels of one group. Time runs in chunks of kScanChunk steps; within
-// a chunk the work that does not depend on the state (time steps, gates, conversions) is done first, then the states
-// go by in bands of NB, whose values stay in registers over the whole chunk. The backward recomputes a chunk from the
-// checkpoint at its start. Sums over channels (dB, dC) are kept lane by lane over a tile and folded once; those of the
-// tiles, and of the rows of the batch (dA, dD, dbias), are Parts.
+//   dt[t] = softplus(delta[t] + bias)      h[t] = exp(dt[t] A) h[t-1] + dt[t] u[t] B[t]
+//   y[t] = (C[t] . h[t] + D u[t]) silu(z[t])
 //
-// Half of the work is the exponentials. Where no product of a time step and A can leave the range of exponents in a
-// chunk ("near", which is nearly always), they need no clamps.
+// The adjoint, with g[t] = dy[t] silu(z[t]) and dh the gradient of the state, from the last step backwards:
+//
+//   dh[t] = g[t] C[t] + exp(dt[t+1] A) dh[t+1]          (plus the final state's gradient at the last step)
+//   e[t] = dh[t] exp(dt[t] A) h[t-1]                    the gradient of the exponent dt[t] A
+//   du[t] = D g[t] + dt[t] sum_n dh[t] B[t]             dB[t] = sum over channels of dt[t] u[t] dh[t]
+//   ddt[t] = u[t] sum_n dh[t] B[t] + sum_n e[t] A       dC[t] = sum over channels of g[t] h[t]
+//   dA = sum_t e[t] dt[t]    dD = sum_t g[t] u[t]       dz[t] = dy[t] (C[t] . h[t] + D u[t]) silu'(z[t])
+//
+// Work: an item is a tile of neighbouring channels of one group and one row of the batch. A vector holds W channels and
+// the d_state states of these channels are d_state vectors: so C . h is a sum of vectors, without sums over lanes, and
+// B and C are broadcast. Inputs are read in place along their rows.
+// Order: time runs in chunks of kScanChunk steps. Within a chunk, vector of channels by vector of channels, first what
+// does not depend on the state (time steps, dt u, D u), then the states in bands of kForwardBand, each of which stays
+// in registers over the whole chunk, so that the state is loaded and stored once per 16 steps. All operands of a chunk
+// (B, C, dt, dt u, y) are in the first-level cache.
+// Backward: the forward pass has left the state at the start of every chunk (checkpoints). Chunks are taken from the
+// last one; each recomputes the states and decays of a band from its checkpoint and then runs the adjoint over it. dB
+// and dC are kept lane by lane over the vectors of a tile and reduced over lanes once per chunk and band; over tiles
+// they are partial sums, as dA, dD and dbias are over the rows of the batch.
+// Half of the arithmetic is exponentials. exp(dt A) = 2^(dt A log2 e) with log2 e multiplied to A beforehand, and where
+// no exponent of a chunk can leave the range of float32 (checked once per chunk, nearly always so) without clamps.
 #include "kernel.hpp"
 
-#include "../../_cpp/parts.hpp"
+#include "../../_cpp/dispatch.hpp"
+#include "../../_cpp/parallel.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
 constexpr int kSteps = kScanChunk;
-constexpr int64_t kStatesWorthThreads = 1 << 19;
+constexpr int64_t kStatesWorthThreads = 1 << 19;  // updates of a state
 
+// States whose values stay in registers over a chunk: 16 of the 32 registers of AVX-512 (with 16 registers some spill,
+// but the usual d_state of 16 is one pass). Backward each has dh and dA in registers.
 constexpr int kForwardBand = 16, kBackwardBand = kManyRegisters ? 8 : 4;
+constexpr int kRestBand = 4;  // for what is left of d_state after bands of kForwardBand, then bands of 1
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// exp(dt A) of kTogether states; A holds log2(e) already.
-constexpr int kTogether = 2;
-template <bool Near, int N, class T> SEQCONV_INLINE void decays(Vec<T> step, const Vec<T>* A, Vec<T>* out) {
-  if constexpr (Near) return exp2_products<N>(step, A, out);
+// exp(dt A) of N states, interleaved; A is times log2(e). With `InRange` |dt A| < kExp2Bound holds for all of them.
+constexpr int kExponentials = 2;  // at once: two chains of multiply-adds hide the latency without spilling states
+template <bool InRange, int N, class T> SEQCONV_INLINE void decays(Vec<T> step, const Vec<T>* A, Vec<T>* out) {
+  if constexpr (InRange) return exp2_products<N>(step, A, out);
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i) out[i] = exp2(step * A[i]);
 }
 
-// Not inlined: next to the loops around it, the compiler would keep too little of a band in registers.
-template <class T, bool Near, int NB, class EachStep>
-SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, int64_t n,
+// NB states h of one vector of channels over a chunk; adds C . h to y. B and C have n values per step, each a full
+// vector. Two sums of C h alternate, so that their additions do not wait for each other. `each_step` prefetches.
+// Not inlined: next to the loops around it, the compiler would keep fewer states in registers.
+template <class T, bool InRange, int NB, class EachStep>
+SEQCONV_NOINLINE void scan_band(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, int64_t n,
                              const Vec<T>* dt, const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   Vec<T> state[NB];
 #pragma GCC unroll 16
@@ -41,12 +60,12 @@ SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const 
   for (int t = 0; t < steps; ++t, B += n, C += n) {
     const Vec<T> step = dt[t], in = dtu[t];
     each_step();
-    constexpr int N = NB < kTogether ? NB : kTogether;
+    constexpr int N = NB < kExponentials ? NB : kExponentials;
     Vec<T> sums[2] = {y[t]};
 #pragma GCC unroll 16
     for (int j = 0; j < NB; j += N) {
       Vec<T> decay[N];
-      decays<Near, N, T>(step, A + j, decay);
+      decays<InRange, N, T>(step, A + j, decay);
 #pragma GCC unroll 4
       for (int i = 0; i < N; ++i) state[j + i] = decay[i] * state[j + i] + in * B[j + i];
 #pragma GCC unroll 4
@@ -58,45 +77,49 @@ SEQCONV_APART void scan_band(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const 
   for (int j = 0; j < NB; ++j) h[j] = state[j];
 }
 
-// All states of one block over one chunk, in bands of falling size; `each_step` is called at every step of a full band.
-template <bool Near, class T, class EachStep>
+// All n states of one vector of channels over a chunk, in bands of falling size; `each_step` runs in the first full
+// band.
+template <bool InRange, class T, class EachStep>
 void scan_states(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, int64_t n, const Vec<T>* dt,
                  const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
   const auto nothing = [] {};
   int64_t j = 0;
   if (n >= kForwardBand) {
-    scan_band<T, Near, kForwardBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
+    scan_band<T, InRange, kForwardBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
     j = kForwardBand;
   }
   for (; j + kForwardBand <= n; j += kForwardBand)
-    scan_band<T, Near, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
-  for (; j + 4 <= n; j += 4) scan_band<T, Near, 4>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
-  for (; j < n; ++j) scan_band<T, Near, 1>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+    scan_band<T, InRange, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+  for (; j + kRestBand <= n; j += kRestBand)
+    scan_band<T, InRange, kRestBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
+  for (; j < n; ++j) scan_band<T, InRange, 1>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
 }
 
-// One tile of one row of the batch.
+// A tile of channels of one group and one row of the batch, in `count` vectors of W; arrays over its states are
+// (vector k, state j): [k n + j], with the last vector possibly narrower than W.
 template <class T, class S> struct Tile {
-  static constexpr int W = Lanes<T>::count, kMaxBlocks = kScanTile / W;
+  static constexpr int W = Lanes<T>::count, kMaxVectors = kScanTile / W;
   const ScanArgs& a;
   const ScanPlan& plan;
-  int64_t row, group, tile, first, count;  // first block of the group, blocks here
-  int64_t n;
-  bool bad = false;
+  int64_t row, group, tile, first, count;  // first: vector of the group that the tile begins with
+  int64_t n;                               // d_state
+  bool bad = false;                        // a time step was negative or NaN
 
   Tile(const ScanArgs& args, const ScanPlan& p, int64_t item) : a(args), plan(p), n(args.d_state) {
     tile = item % p.tiles;
     group = item / p.tiles % a.groups;
     row = item / (p.tiles * a.groups);
     first = tile * p.tile / W;
-    count = smaller(p.tile / W, ceil_div(p.width, W) - first);
+    count = min(p.tile / W, ceil_div(p.width, W) - first);
   }
 
   int64_t channel(int64_t k) const { return group * plan.width + (first + k) * W; }
-  int lanes(int64_t k) const { return int(smaller(W, plan.width - (first + k) * W)); }
+  int lanes(int64_t k) const { return int(min(W, plan.width - (first + k) * W)); }
   const S* at(const Rows& x, int64_t t, int64_t k) const {
     return (const S*)x.data + row * x.batch + t * x.time + channel(k);
   }
   int64_t dense(int64_t t, int64_t k) const { return (row * a.length + t) * a.channels + channel(k); }
+  // The state of vector k before a chunk: checkpoints are (row, chunk, group, padded channels / W, d_state, W).
   T* checkpoint(int64_t chunk, int64_t k) const {
     const int64_t group_of_chunk = (row * plan.chunks_per_row + chunk) * a.groups + group;
     return (T*)a.checkpoints + (group_of_chunk * plan.padded + (first + k) * W) * n;
@@ -105,10 +128,11 @@ template <class T, class S> struct Tile {
     return p ? load<T, T>((const T*)p + channel(k), lanes(k)) : Vec<T>{};
   }
 
-  // Rows of one tile lie far apart, where the hardware does not look ahead. One row per step: in a burst they stall.
-  // Asking beyond the last row does nothing. The number of rows is a constant, so that they stay in registers: for an
-  // absent tensor those of the first one are asked for twice.
-  template <int Reads, int Writes> struct Ahead {
+  // Prefetches the rows of the next chunk, one row of each tensor per step: the hardware does not prefetch over the
+  // gaps between the rows of a tile, and in a burst prefetches stall. Beyond the last row they do no harm. The number
+  // of rows is a constant, so that the addresses stay in registers: for an absent tensor the first one's rows are
+  // prefetched twice.
+  template <int Reads, int Writes> struct RowPrefetcher {
     const S* rows[Reads + Writes];
     int64_t steps[Reads + Writes];
     SEQCONV_INLINE void operator()() {
@@ -119,9 +143,9 @@ template <class T, class S> struct Tile {
     }
   };
   template <int Reads, int Writes>
-  Ahead<Reads, Writes> ahead(int64_t t, int64_t k, const Rows* const (&inputs)[Reads],
-                             void* const (&outputs)[Writes]) const {
-    Ahead<Reads, Writes> next;
+  RowPrefetcher<Reads, Writes> prefetcher(int64_t t, int64_t k, const Rows* const (&inputs)[Reads],
+                                          void* const (&outputs)[Writes]) const {
+    RowPrefetcher<Reads, Writes> next;
     int i = 0;
     for (const Rows* input : inputs) {
       const Rows& x = input->data ? *input : *inputs[0];
@@ -131,7 +155,7 @@ template <class T, class S> struct Tile {
     return next;
   }
 
-  // (segments, channels, d_state) to and from lanes of channels.
+  // States or A, (channels, d_state) of a segment, to and from lanes of channels: a strided access, once per segment.
   void read_state(const void* from, int64_t segment, Vec<T>* h, T scale = T(1)) const {
     for (int64_t k = 0; k < count; ++k)
       for (int64_t j = 0; j < n; ++j) {
@@ -148,151 +172,153 @@ template <class T, class S> struct Tile {
         for (int i = 0; i < lanes(k); ++i)
           ((T*)to)[(segment * a.channels + channel(k) + i) * n + j] = h[k * n + j][i];
   }
-  // The largest |A| of each lane of a block, over its states.
-  Vec<T> largest(const Vec<T>* A) const {
+  // The largest |A| of each channel over its states.
+  Vec<T> largest_magnitude(const Vec<T>* A) const {
     Vec<T> most{};
     for (int64_t j = 0; j < n; ++j) most = maximum<T>(most, maximum<T>(A[j], -A[j]));
     return most;
   }
-  // As numbers, or each in all lanes.
+  // B or C of a chunk, (steps, n), as numbers (Value = T) or broadcast to all lanes (Value = Vec<T>).
   template <class Value> void read_weights(const ScanWeights& w, int64_t t, int steps, Value* to) const {
     const S* from = (const S*)w.data + row * w.batch + t * w.time + group * w.group;
     for (int s = 0; s < steps; ++s, from += w.time)
       for (int64_t j = 0; j < n; ++j) to[s * n + j] = Value{} + Memory<T, S>::get(from + j * w.state);
   }
 
-  // Rows of one block, from a first one on.
-  struct Lines {
+  // Rows of an input and of a result from time t on, of vector k's channels.
+  struct RowReader {
     const S* first;
     int64_t step;
     int live;
     SEQCONV_INLINE Vec<T> operator[](int64_t s) const { return load<T, S>(first + s * step, live); }
   };
-  Lines lines(const Rows& x, int64_t t, int64_t k) const { return {at(x, t, k), x.time, lanes(k)}; }
-  struct Results {
+  RowReader read_rows(const Rows& x, int64_t t, int64_t k) const { return {at(x, t, k), x.time, lanes(k)}; }
+  struct RowWriter {
     S* first;
     int64_t step;
     int live;
     SEQCONV_INLINE void put(int64_t s, Vec<T> v) const { store<T, S>(first + s * step, v, live); }
   };
-  Results results(void* x, int64_t t, int64_t k) const { return {(S*)x + dense(t, k), a.channels, lanes(k)}; }
+  RowWriter write_rows(void* x, int64_t t, int64_t k) const { return {(S*)x + dense(t, k), a.channels, lanes(k)}; }
 
-  // What has to be told of all time steps of a block in a chunk: whether one is not a time step, whether one is too long.
-  struct Seen {
+  // What a chunk's time steps are checked for: none negative or NaN, and whether every exponent dt A is in range.
+  struct StepCheck {
     Vec<T> longest{};
     Mask<T> wrong{};
-    SEQCONV_INLINE void look(Vec<T> dt) {
+    SEQCONV_INLINE void add(Vec<T> dt) {
       wrong |= ~(Mask<T>)(dt >= T(0));
       longest = maximum<T>(dt, longest);
     }
-    bool far(Vec<T> most) const { return any<T>(~(Mask<T>)(longest * most < T(kExp2Bound))); }  // |A|
+    bool in_range(Vec<T> largest_A) const { return !any<T>(~(Mask<T>)(longest * largest_A < T(kExp2Bound))); }
   };
 
-  int64_t segments() const { return a.bounds ? a.segments : 1; }
-  int64_t segment_index(int64_t s) const { return a.bounds ? s : row; }
-  int64_t begin(int64_t s) const { return a.bounds ? a.bounds[s] : 0; }
-  int64_t end(int64_t s) const { return a.bounds ? a.bounds[s + 1] : a.length; }
-  // Chunks of the segments before s, each rounded up: one slot per segment is spare.
-  int64_t first_chunk(int64_t s) const { return a.bounds ? a.bounds[s] / kSteps + s : 0; }
+  // The first checkpoint slot of segment s: chunks of the segments before it, each rounded up, of which one slot per
+  // segment may be spare.
+  int64_t first_chunk(int64_t s) const { return a.segments.bounds ? a.segments.begin(s) / kSteps + s : 0; }
 
   static size_t forward_scratch(const ScanArgs& a) {
-    return sizeof(Vec<T>) * (2 * kMaxBlocks + 2 * kSteps) * a.d_state;
+    return sizeof(Vec<T>) * (2 * kMaxVectors + 2 * kSteps) * a.d_state;
   }
   void forward(void* scratch) {
     Vec<T>* h = (Vec<T>*)scratch;
-    Vec<T>*A = h + kMaxBlocks * n, *B = A + kMaxBlocks * n, *C = B + kSteps * n;
+    Vec<T>*A = h + kMaxVectors * n, *B = A + kMaxVectors * n, *C = B + kSteps * n;
     read_state(a.A, 0, A, kLog2e<T>);
-    for (int64_t s = 0; s < segments(); ++s) {
-      read_state(a.initial, segment_index(s), h);
+    for (int64_t s = a.segments.first_of(row); s < a.segments.last_of(row); ++s) {
+      read_state(a.initial, s, h);
       int64_t chunk = first_chunk(s);
-      for (int64_t t = begin(s); t < end(s); t += kSteps, ++chunk) {
-        const int steps = int(smaller(kSteps, end(s) - t));
+      for (int64_t t = a.segments.begin(s), end = a.segments.end(s); t < end; t += kSteps, ++chunk) {
+        const int steps = int(min(kSteps, end - t));
         read_weights(a.B, t, steps, B);
         read_weights(a.C, t, steps, C);
-        for (int64_t k = 0; k < count; ++k) forward_block(t, steps, k, chunk, h + k * n, A + k * n, B, C);
+        for (int64_t k = 0; k < count; ++k) chunk_scan(t, steps, k, chunk, h + k * n, A + k * n, B, C);
         if (a.checkpoints) clear_padding(chunk);
       }
-      for (; a.checkpoints && a.bounds && chunk < first_chunk(s + 1); ++chunk) {  // the spare slot
+      for (; a.checkpoints && a.segments.bounds && chunk < first_chunk(s + 1); ++chunk) {  // the spare slot
         __builtin_memset(checkpoint(chunk, 0), 0, sizeof(Vec<T>) * n * count);
         clear_padding(chunk);
       }
-      write_state(a.final_state, segment_index(s), h);
+      write_state(a.final_state, s, h);
     }
   }
-  // What the last tile of a group leaves of its padding: no value of a result may depend on what was there.
+  // The padding of the last tile of a group: checkpoints are a result, which must not contain uninitialised values.
   void clear_padding(int64_t chunk) {
     const int64_t spare = tile + 1 == plan.tiles ? plan.padded / W - first - count : 0;
     if (spare > 0) __builtin_memset(checkpoint(chunk, count), 0, sizeof(Vec<T>) * n * spare);
   }
+  // What does not depend on the state, of one vector of channels over a chunk; y starts as D u.
   struct Chunk {
     Vec<T> dt[kSteps], dtu[kSteps], y[kSteps];
   };
-  void forward_block(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const Vec<T>* B,
-                     const Vec<T>* C) {
+  // One vector of channels over a chunk: h goes in and out, y is written.
+  void chunk_scan(int64_t t0, int steps, int64_t k, int64_t chunk, Vec<T>* h, const Vec<T>* A, const Vec<T>* B,
+                  const Vec<T>* C) {
     Chunk c;
-    Seen seen;
-    if (a.softplus) enter_block<true>(c, seen, t0, steps, k);
-    else enter_block<false>(c, seen, t0, steps, k);
-    bad |= any<T>(seen.wrong);
+    StepCheck check;
+    if (a.softplus) prepare_chunk<true>(c, check, t0, steps, k);
+    else prepare_chunk<false>(c, check, t0, steps, k);
+    bad |= any<T>(check.wrong);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
     const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
     void* const outputs[] = {a.y};
-    const auto next = ahead(t0 + kSteps, k, inputs, outputs);
-    if (seen.far(largest(A))) scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
-    else scan_states<true, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
-    const Results y = results(a.y, t0, k);
+    const auto next = prefetcher(t0 + kSteps, k, inputs, outputs);
+    if (check.in_range(largest_magnitude(A))) scan_states<true, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
+    else scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
+    const RowWriter y = write_rows(a.y, t0, k);
     if (a.z.data) {
-      const Lines z = lines(a.z, t0, k);
+      const RowReader z = read_rows(a.z, t0, k);
       for (int s = 0; s < steps; ++s) y.put(s, c.y[s] * silu<T>(z[s]));
     } else {
       for (int s = 0; s < steps; ++s) y.put(s, c.y[s]);
     }
   }
-  template <bool Softplus> void enter_block(Chunk& c, Seen& seen, int64_t t0, int steps, int64_t k) const {
-    const Lines us = lines(a.u, t0, k), deltas = lines(a.delta, t0, k);
+  template <bool Softplus> void prepare_chunk(Chunk& c, StepCheck& check, int64_t t0, int steps, int64_t k) const {
+    const RowReader us = read_rows(a.u, t0, k), deltas = read_rows(a.delta, t0, k);
     const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
     for (int s = 0; s < steps; ++s) {
       const Vec<T> u = us[s], raw = deltas[s] + bias, dt = Softplus ? softplus<T>(raw) : raw;
       c.dt[s] = dt;
       c.dtu[s] = dt * u;
       c.y[s] = D * u;
-      seen.look(dt);
+      check.add(dt);
     }
   }
 
-  // What one block carries through the backward of one chunk.
-  struct Slab {
+  // Operands and sums of one vector of channels in the backward pass over a chunk. raw is delta + bias, gy is g of the
+  // formulas above, y is C . h + D u before the gate.
+  struct BackwardChunk {
     Vec<T> raw[kSteps], dt[kSteps], u[kSteps], dtu[kSteps], gy[kSteps], y[kSteps];
     Vec<T> by_input[kSteps], by_step[kSteps];  // sum_n dh B, and sum_n d(dt A) A
-    bool near;
+    bool in_range;
   };
+  // Scratch of the backward pass.
   struct Backward {
-    Vec<T>*h, *A, *dh, *dA;  // per block and state
-    Vec<T>*dD, *dbias;       // per block
-    Vec<T>*sumB, *sumC;      // per step and state of a band
-    Vec<T>*past, *decay;     // per step (and one more) and state of a band
-    Slab* slabs;
-    T *B, *C, *folded;
+    Vec<T>*h, *A, *dh, *dA;  // per vector of channels and state
+    Vec<T>*dD, *dbias;       // per vector of channels
+    Vec<T>*sumB, *sumC;      // dB and dC of a band by lanes, per step and state
+    Vec<T>*past, *decay;     // h[t-1], one step more for the last h, and exp(dt A) of a band, per step and state
+    BackwardChunk* chunks;
+    T *B, *C, *reduced;      // of a chunk; dB or dC of a band after the sums over lanes
   };
   static size_t backward_scratch(const ScanArgs& a) {
-    return sizeof(Vec<T>) * (4 * kMaxBlocks * a.d_state + 2 * kMaxBlocks + kBackwardBand * (4 * kSteps + 1)) +
-           sizeof(Slab) * kMaxBlocks + sizeof(T) * (2 * kSteps * a.d_state + kSteps * kBackwardBand) + 64;
+    return sizeof(Vec<T>) * (4 * kMaxVectors * a.d_state + 2 * kMaxVectors + kBackwardBand * (4 * kSteps + 1)) +
+           sizeof(BackwardChunk) * kMaxVectors + sizeof(T) * (2 * kSteps * a.d_state + kSteps * kBackwardBand) + 64;
   }
+  // Lays the arrays out in the scratch.
   Backward carve(void* scratch) const {
     Backward w;
     w.h = (Vec<T>*)scratch;
-    w.A = w.h + kMaxBlocks * n;
-    w.dh = w.A + kMaxBlocks * n;
-    w.dA = w.dh + kMaxBlocks * n;
-    w.dD = w.dA + kMaxBlocks * n;
-    w.dbias = w.dD + kMaxBlocks;
-    w.sumB = w.dbias + kMaxBlocks;
+    w.A = w.h + kMaxVectors * n;
+    w.dh = w.A + kMaxVectors * n;
+    w.dA = w.dh + kMaxVectors * n;
+    w.dD = w.dA + kMaxVectors * n;
+    w.dbias = w.dD + kMaxVectors;
+    w.sumB = w.dbias + kMaxVectors;
     w.sumC = w.sumB + kSteps * kBackwardBand;
     w.past = w.sumC + kSteps * kBackwardBand;
     w.decay = w.past + (kSteps + 1) * kBackwardBand;
-    w.slabs = (Slab*)(w.decay + kSteps * kBackwardBand);
-    w.folded = (T*)(w.slabs + kMaxBlocks);
-    w.B = w.folded + kSteps * kBackwardBand;
+    w.chunks = (BackwardChunk*)(w.decay + kSteps * kBackwardBand);
+    w.reduced = (T*)(w.chunks + kMaxVectors);
+    w.B = w.reduced + kSteps * kBackwardBand;
     w.C = w.B + kSteps * n;
     return w;
   }
@@ -300,16 +326,16 @@ template <class T, class S> struct Tile {
   void backward(void* scratch) {
     const Backward w = carve(scratch);
     read_state(a.A, 0, w.A, kLog2e<T>);
-    for (int64_t i = 0; i < kMaxBlocks * n; ++i) w.dA[i] = Vec<T>{};
-    for (int64_t k = 0; k < kMaxBlocks; ++k) w.dD[k] = w.dbias[k] = Vec<T>{};
-    for (int64_t s = 0; s < segments(); ++s) {
-      read_state(a.dfinal, segment_index(s), w.dh);
-      const int64_t chunks = ceil_div(end(s) - begin(s), kSteps);
-      for (int64_t c = chunks - 1; c >= 0; --c) {
-        const int64_t t = begin(s) + c * kSteps;
-        backward_chunk(w, t, int(smaller(kSteps, end(s) - t)), first_chunk(s) + c);
+    for (int64_t i = 0; i < kMaxVectors * n; ++i) w.dA[i] = Vec<T>{};
+    for (int64_t k = 0; k < kMaxVectors; ++k) w.dD[k] = w.dbias[k] = Vec<T>{};
+    for (int64_t s = a.segments.first_of(row); s < a.segments.last_of(row); ++s) {
+      read_state(a.dfinal, s, w.dh);
+      const int64_t begin = a.segments.begin(s), end = a.segments.end(s);
+      for (int64_t c = ceil_div(end - begin, kSteps) - 1; c >= 0; --c) {
+        const int64_t t = begin + c * kSteps;
+        backward_chunk(w, t, int(min(kSteps, end - t)), first_chunk(s) + c);
       }
-      if (a.dinitial) write_state(a.dinitial, segment_index(s), w.dh);
+      if (a.dinitial) write_state(a.dinitial, s, w.dh);
     }
     write_state(a.dA, row, w.dA);
     for (int64_t k = 0; k < count; ++k) {
@@ -330,61 +356,64 @@ template <class T, class S> struct Tile {
     for (int64_t k = 0; k < count; ++k) finish(w, t, steps, k);
   }
   template <bool Softplus> void prepare(const Backward& w, int64_t t0, int steps, int64_t k) {
-    Slab& slab = w.slabs[k];
-    const Lines us = lines(a.u, t0, k), deltas = lines(a.delta, t0, k), dys = lines(a.dy, t0, k);
+    BackwardChunk& c = w.chunks[k];
+    const RowReader us = read_rows(a.u, t0, k), deltas = read_rows(a.delta, t0, k), dys = read_rows(a.dy, t0, k);
     const Vec<T> bias = parameter(a.bias, k), D = parameter(a.D, k);
-    Seen seen;
+    StepCheck check;
     for (int s = 0; s < steps; ++s) {
       const Vec<T> u = us[s], raw = deltas[s] + bias, dt = Softplus ? softplus<T>(raw) : raw;
-      slab.raw[s] = raw;
-      slab.dt[s] = dt;
-      slab.u[s] = u;
-      slab.dtu[s] = dt * u;
-      slab.y[s] = D * u;
-      slab.gy[s] = dys[s];
-      slab.by_input[s] = slab.by_step[s] = Vec<T>{};
-      seen.look(dt);
+      c.raw[s] = raw;
+      c.dt[s] = dt;
+      c.u[s] = u;
+      c.dtu[s] = dt * u;
+      c.y[s] = D * u;
+      c.gy[s] = dys[s];
+      c.by_input[s] = c.by_step[s] = Vec<T>{};
+      check.add(dt);
     }
-    slab.near = !seen.far(largest(w.A + k * n));
+    c.in_range = check.in_range(largest_magnitude(w.A + k * n));
     if (!a.z.data) return;
-    const Lines z = lines(a.z, t0, k);
-    for (int s = 0; s < steps; ++s) slab.gy[s] *= silu<T>(z[s]);
+    const RowReader z = read_rows(a.z, t0, k);
+    for (int s = 0; s < steps; ++s) c.gy[s] *= silu<T>(z[s]);
   }
-  Ahead<4, 2> look_back(int64_t t, int64_t k) const {
+  RowPrefetcher<4, 2> backward_prefetcher(int64_t t, int64_t k) const {
     const Rows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
     void* const outputs[] = {a.du, a.ddelta};
-    return ahead(t, k, inputs, outputs);
+    return prefetcher(t, k, inputs, outputs);
   }
+  // NB states from j0 on of all vectors of the tile over a chunk.
   template <int NB> void band(const Backward& w, int64_t t0, int steps, int64_t j0) {
     for (int i = 0; i < kSteps * NB; ++i) w.sumB[i] = w.sumC[i] = Vec<T>{};
     for (int64_t k = 0; k < count; ++k) {
-      if (a.z.data) w.slabs[k].near ? recompute<NB, true, true>(w, t0, steps, k, j0)
-                                    : recompute<NB, true, false>(w, t0, steps, k, j0);
-      else w.slabs[k].near ? recompute<NB, false, true>(w, t0, steps, k, j0)
-                           : recompute<NB, false, false>(w, t0, steps, k, j0);
+      const bool in_range = w.chunks[k].in_range;
+      if (a.z.data && in_range) recompute<NB, true, true>(w, t0, steps, k, j0);
+      else if (a.z.data) recompute<NB, true, false>(w, t0, steps, k, j0);
+      else if (in_range) recompute<NB, false, true>(w, t0, steps, k, j0);
+      else recompute<NB, false, false>(w, t0, steps, k, j0);
       reverse<NB>(w, steps, k, j0);
     }
-    fold<NB>(w.sumB, (T*)a.dB, w.folded, t0, steps, j0);
-    fold<NB>(w.sumC, (T*)a.dC, w.folded, t0, steps, j0);
+    reduce_lanes<NB>(w.sumB, (T*)a.dB, w.reduced, t0, steps, j0);
+    reduce_lanes<NB>(w.sumC, (T*)a.dC, w.reduced, t0, steps, j0);
   }
-  // States and decays of a band; with a gate also the output before it, which the gradient of z needs.
-  template <int NB, bool Gated, bool Near>
-  SEQCONV_APART void recompute(const Backward& w, int64_t t0, int steps, int64_t k, int64_t j0) {
-    const bool asks = j0 == 0 && t0 >= kSteps;
-    auto next = look_back(asks ? t0 - kSteps : 0, k);
-    Slab& slab = w.slabs[k];
+  // Forward again from the checkpoint: states and decays of a band, and with a gate the output before it, which dz
+  // needs.
+  template <int NB, bool Gated, bool InRange>
+  SEQCONV_NOINLINE void recompute(const Backward& w, int64_t t0, int steps, int64_t k, int64_t j0) {
+    const bool prefetches = j0 == 0 && t0 >= kSteps;
+    auto next = backward_prefetcher(prefetches ? t0 - kSteps : 0, k);
+    BackwardChunk& c = w.chunks[k];
     const Vec<T>* A = w.A + k * n + j0;
     Vec<T> state[NB];
 #pragma GCC unroll 16
     for (int j = 0; j < NB; ++j) w.past[j] = state[j] = w.h[k * n + j0 + j];
     const T *B = w.B + j0, *C = w.C + j0;
     for (int s = 0; s < steps; ++s, B += n, C += n) {
-      const Vec<T> step = slab.dt[s], in = slab.dtu[s];
-      if (asks) next();
+      const Vec<T> step = c.dt[s], in = c.dtu[s];
+      if (prefetches) next();
       Vec<T> y{}, decay[NB];
-      constexpr int N = NB < kTogether ? NB : kTogether;
+      constexpr int N = NB < kExponentials ? NB : kExponentials;
 #pragma GCC unroll 16
-      for (int j = 0; j < NB; j += N) decays<Near, N, T>(step, A + j, decay + j);
+      for (int j = 0; j < NB; j += N) decays<InRange, N, T>(step, A + j, decay + j);
 #pragma GCC unroll 16
       for (int j = 0; j < NB; ++j) {
         state[j] = decay[j] * state[j] + in * B[j];
@@ -392,11 +421,12 @@ template <class T, class S> struct Tile {
         w.past[(s + 1) * NB + j] = state[j];
         if (Gated) y += state[j] * C[j];
       }
-      if (Gated) slab.y[s] += y;
+      if (Gated) c.y[s] += y;
     }
   }
-  template <int NB> SEQCONV_APART void reverse(const Backward& w, int steps, int64_t k, int64_t j0) {
-    Slab& slab = w.slabs[k];
+  // The adjoint recurrence over a band: dh and dA in registers, backwards in time.
+  template <int NB> SEQCONV_NOINLINE void reverse(const Backward& w, int steps, int64_t k, int64_t j0) {
+    BackwardChunk& c = w.chunks[k];
     const Vec<T>* A = w.A + k * n + j0;
     Vec<T> dh[NB], dA[NB];
 #pragma GCC unroll 16
@@ -406,8 +436,8 @@ template <class T, class S> struct Tile {
     }
     for (int s = steps - 1; s >= 0; --s) {
       const T *B = w.B + s * n + j0, *C = w.C + s * n + j0;
-      const Vec<T> gy = slab.gy[s], in = slab.dtu[s], step = slab.dt[s];
-      Vec<T> by_input = slab.by_input[s], by_step{};
+      const Vec<T> gy = c.gy[s], in = c.dtu[s], step = c.dt[s];
+      Vec<T> by_input = c.by_input[s], by_step{};
 #pragma GCC unroll 16
       for (int j = 0; j < NB; ++j) {
         const int i = s * NB + j;
@@ -415,13 +445,13 @@ template <class T, class S> struct Tile {
         dh[j] += gy * C[j];
         w.sumB[i] += in * dh[j];
         by_input += dh[j] * B[j];
-        dh[j] *= w.decay[i];
-        const Vec<T> drift = dh[j] * w.past[i];
-        by_step += drift * A[j];
-        dA[j] += drift * step;
+        dh[j] *= w.decay[i];  // now of h[t-1]
+        const Vec<T> e = dh[j] * w.past[i];  // gradient of dt A
+        by_step += e * A[j];
+        dA[j] += e * step;
       }
-      slab.by_input[s] = by_input;
-      slab.by_step[s] += by_step;
+      c.by_input[s] = by_input;
+      c.by_step[s] += by_step;
     }
 #pragma GCC unroll 16
     for (int j = 0; j < NB; ++j) {
@@ -429,36 +459,36 @@ template <class T, class S> struct Tile {
       w.dA[k * n + j0 + j] = dA[j];
     }
   }
+  // Sums over lanes of dB or dC of a band, to this tile's partial sum (batch, length, groups, d_state).
   template <int NB>
-  SEQCONV_INLINE void fold(const Vec<T>* sums, T* partial, T* folded, int64_t t0, int steps, int64_t j0) const {
-    lane_sums<T>((const T*)sums, kSteps * NB, folded);
+  SEQCONV_INLINE void reduce_lanes(const Vec<T>* sums, T* partial, T* reduced, int64_t t0, int steps,
+                                   int64_t j0) const {
+    lane_sums<T>((const T*)sums, kSteps * NB, reduced);
     T* to = partial + (((tile * a.batch + row) * a.length + t0) * a.groups + group) * n + j0;
     for (int s = 0; s < steps; ++s)
-      for (int j = 0; j < NB; ++j) to[s * a.groups * n + j] = folded[s * NB + j];
+      for (int j = 0; j < NB; ++j) to[s * a.groups * n + j] = reduced[s * NB + j];
   }
+  // du, ddelta, and the shares of dD and dbias, after all bands. by_step is sum_n e A with A times log2(e).
   void finish(const Backward& w, int64_t t0, int steps, int64_t k) {
-    const Slab& slab = w.slabs[k];
+    const BackwardChunk& c = w.chunks[k];
     const Vec<T> D = parameter(a.D, k);
-    const Results du = results(a.du, t0, k), ddelta = results(a.ddelta, t0, k);
+    const RowWriter du = write_rows(a.du, t0, k), ddelta = write_rows(a.ddelta, t0, k);
     Vec<T> dD = w.dD[k], dbias = w.dbias[k];
     for (int s = 0; s < steps; ++s) {
-      dD += slab.gy[s] * slab.u[s];
-      Vec<T> draw = slab.u[s] * slab.by_input[s] + slab.by_step[s] * (T(1) / kLog2e<T>);
-      if (a.softplus) draw *= softplus_slope<T>(slab.raw[s]);
+      dD += c.gy[s] * c.u[s];
+      Vec<T> draw = c.u[s] * c.by_input[s] + c.by_step[s] * (T(1) / kLog2e<T>);
+      if (a.softplus) draw *= softplus_slope<T>(c.raw[s]);
       dbias += draw;
-      du.put(s, D * slab.gy[s] + slab.dt[s] * slab.by_input[s]);
+      du.put(s, D * c.gy[s] + c.dt[s] * c.by_input[s]);
       ddelta.put(s, draw);
     }
     w.dD[k] = dD, w.dbias[k] = dbias;
-    if (a.z.data) finish_gate(slab, t0, steps, k);
+    if (a.z.data) finish_gate(c, t0, steps, k);
   }
-  void finish_gate(const Slab& slab, int64_t t0, int steps, int64_t k) {
-    const Lines zs = lines(a.z, t0, k), dys = lines(a.dy, t0, k);
-    const Results dz = results(a.dz, t0, k);
-    for (int s = 0; s < steps; ++s) {
-      const Vec<T> z = zs[s], g = sigmoid<T>(z);
-      dz.put(s, dys[s] * slab.y[s] * g * (T(1) + z * (T(1) - g)));
-    }
+  void finish_gate(const BackwardChunk& c, int64_t t0, int steps, int64_t k) {
+    const RowReader zs = read_rows(a.z, t0, k), dys = read_rows(a.dy, t0, k);
+    const RowWriter dz = write_rows(a.dz, t0, k);
+    for (int s = 0; s < steps; ++s) dz.put(s, silu_backward<T>(dys[s] * c.y[s], zs[s]));
   }
 };
 
@@ -466,51 +496,42 @@ template <class T, class S, bool Backward> Status run_tiles(const ScanArgs& a) {
   using Work = Tile<T, S>;
   const ScanPlan plan(a);
   const int64_t items = a.batch * a.groups * plan.tiles;
-  const bool small = a.batch * a.length * a.channels * a.d_state < kStatesWorthThreads;
-  const int threads = small ? 1 : int(smaller(a.threads, items));
+  const int threads =
+      thread_count(a.threads, items, a.batch * a.length * a.channels * a.d_state, kStatesWorthThreads);
   const size_t bytes = Backward ? Work::backward_scratch(a) : Work::forward_scratch(a);
-  int bad = 0, short_of_memory = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : bad, short_of_memory)
-  {
-    const Scratch scratch(bytes);
-    if (!scratch.data) short_of_memory = 1;
-#pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < items; ++item) {
-      if (!scratch.data) continue;
-      Work work(a, plan, item);
-      if constexpr (Backward) work.backward(scratch.data);
-      else work.forward(scratch.data);
-      bad |= work.bad;
+  int bad = 0;
+  const Status status = for_each_item(items, threads, bytes, [&](int64_t item, void* scratch) {
+    Work work(a, plan, item);
+    if constexpr (Backward) work.backward(scratch);
+    else work.forward(scratch);
+    if (work.bad) {
+#pragma omp atomic write
+      bad = 1;
     }
-  }
-  if (short_of_memory) return Status::no_memory;
-  return bad ? Status::bad_time_step : Status::done;
+  });
+  return status == Status::done && bad ? Status::bad_time_step : status;
 }
 
-template <class T, class S, bool Backward> Status run(ScanArgs a) {
-  if constexpr (!Backward) return run_tiles<T, S, false>(a);
+template <class T, class S> Status run_backward(ScanArgs a) {
   const int64_t rows = a.batch, tiles = ScanPlan(a).tiles, weights = a.batch * a.length * a.groups * a.d_state;
-  const Parts<T> dA(rows, a.channels * a.d_state, a.dA), dD(rows, a.channels, a.dD), dbias(rows, a.channels, a.dbias);
-  const Parts<T, S> dB(tiles, weights, a.dB), dC(tiles, weights, a.dC);
+  const PartialSums<T> dA(rows, a.channels * a.d_state, a.dA), dD(rows, a.channels, a.dD);
+  const PartialSums<T> dbias(rows, a.channels, a.dbias);
+  const PartialSums<T, S> dB(tiles, weights, a.dB), dC(tiles, weights, a.dC);
   a.dA = dA.data(), a.dD = dD.data(), a.dbias = dbias.data(), a.dB = dB.data(), a.dC = dC.data();
   if (!a.dA || !a.dD || !a.dbias || !a.dB || !a.dC) return Status::no_memory;
   const Status status = run_tiles<T, S, true>(a);
-  dA.add(a.threads), dD.add(a.threads), dbias.add(a.threads), dB.add(a.threads), dC.add(a.threads);
+  dA.reduce(a.threads), dD.reduce(a.threads), dbias.reduce(a.threads), dB.reduce(a.threads), dC.reduce(a.threads);
   return status;
-}
-
-template <bool Backward> Status run_any(const ScanArgs& a) {
-  switch (a.dtype) {
-    case Dtype::f64: return run<double, double, Backward>(a);
-    case Dtype::bf16: return run<float, bf16, Backward>(a);
-    case Dtype::f16: return run<float, f16, Backward>(a);
-    default: return run<float, float, Backward>(a);
-  }
 }
 
 }  // namespace
 
-Status scan_forward(const ScanArgs& a) { return run_any<false>(a); }
-Status scan_backward(const ScanArgs& a) { return run_any<true>(a); }
+Status scan_forward(const ScanArgs& a) {
+  return dispatch(a.dtype,
+                  [&](auto acc, auto storage) { return run_tiles<decltype(acc), decltype(storage), false>(a); });
+}
+Status scan_backward(const ScanArgs& a) {
+  return dispatch(a.dtype, [&](auto acc, auto storage) { return run_backward<decltype(acc), decltype(storage)>(a); });
+}
 
 }  // namespace seqconv::SEQCONV_ISA

@@ -1,12 +1,18 @@
 // Arguments of the selective scan's kernels, checked by bind.cpp.
 #pragma once
 
-#include "../../_cpp/view.hpp"
+#include "../../_cpp/arguments.hpp"
 
 namespace seqconv {
 
-constexpr int kScanChunk = 16;  // steps between checkpoints of the state
-constexpr int kScanTile = 128;  // channels
+// Steps between checkpoints of the state, which are also the chunks of the kernels: checkpoints cost d_state / 16 of
+// the memory of u, and a chunk's states and decays of a band (kernel.cpp) stay in the first-level cache.
+constexpr int kScanChunk = 16;
+// Channels of a tile at most: B and C of a chunk are read and broadcast once per tile, and 8 vectors of 16 channels
+// share them (one vector per tile is slower). At least that many where there are few channels to cut into items.
+constexpr int kScanTile = 128, kScanNarrowestTile = 32;
+constexpr int kScanItemsWanted = 8;
+constexpr int kScanPadding = 16;  // channels: checkpoints are filled up to a multiple of every lane count
 
 struct ScanWeights {  // (batch, length, groups, d_state)
   const void* data = nullptr;
@@ -16,8 +22,8 @@ struct ScanWeights {  // (batch, length, groups, d_state)
 // "acc" = float for float32, bfloat16, float16; double for float64. Contiguous unless strides are given.
 struct ScanArgs {
   Dtype dtype;
-  int64_t batch, length, channels, d_state, groups, segments;
-  const int64_t* bounds;  // of packed segments (batch is 1), or null: one segment per row
+  int64_t batch, length, channels, d_state, groups;
+  Segments segments;
   Rows u, delta, z;  // z may be null
   ScanWeights B, C;
   const void *A, *D, *bias, *initial;  // acc; all but A may be null
@@ -35,20 +41,20 @@ struct ScanArgs {
   int threads;
 };
 
-// How the work is cut: by shape alone, so that results do not depend on the number of threads.
+// How the work is cut into items: by shape alone, so that results do not depend on the number of threads.
 struct ScanPlan {
   int64_t width;           // channels of a group
-  int64_t padded;          // the same, filled up to 16 in the checkpoints
-  int64_t tile;            // channels that one thread works on at a time: at most kScanTile, a multiple of 16
+  int64_t padded;          // the same in the checkpoints
+  int64_t tile;            // channels of an item, a multiple of kScanPadding
   int64_t tiles;           // per group
   int64_t chunks_per_row;  // slots for checkpoints
-  explicit ScanPlan(const ScanArgs& a)
-      : width(a.channels / a.groups), padded((width + 15) / 16 * 16), tile(kScanTile) {
-    while (tile > 32 && a.batch * a.groups * ((width + tile - 1) / tile) < 8) tile /= 2;
-    tiles = (width + tile - 1) / tile;
-    chunks_per_row = a.bounds ? a.length / kScanChunk + a.segments : (a.length + kScanChunk - 1) / kScanChunk;
-  }
-  int64_t checkpoint_elements(const ScanArgs& a) const {
+  SEQCONV_INLINE explicit ScanPlan(const ScanArgs& a)
+      : width(a.channels / a.groups), padded(round_up(width, kScanPadding)),
+        tile(halved_until(kScanTile, kScanNarrowestTile,
+                          [&](int64_t n) { return a.batch * a.groups * ceil_div(width, n) >= kScanItemsWanted; })),
+        tiles(ceil_div(width, tile)),
+        chunks_per_row(a.segments.bounds ? a.length / kScanChunk + a.segments.count : ceil_div(a.length, kScanChunk)) {}
+  SEQCONV_INLINE int64_t checkpoint_elements(const ScanArgs& a) const {
     return a.batch * chunks_per_row * a.groups * padded * a.d_state;
   }
 };

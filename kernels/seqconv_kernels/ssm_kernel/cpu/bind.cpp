@@ -1,6 +1,4 @@
-// Checks of the arguments behind the impulse responses of state spaces on their way from Python to the kernels.
-#include <stdexcept>
-
+// Checks of the arguments of the Vandermonde and Cauchy products on their way from Python to the kernels.
 #include "../../_cpp/bind.hpp"
 #include "kernel.hpp"
 
@@ -9,11 +7,11 @@ namespace nb = nanobind;
 namespace seqconv {
 namespace {
 
-// The floating dtype of (heads, channels, d_state, parts).
+// The floating dtype of (heads, channels, d_state, components).
 Dtype numbers_dtype(const View& x, const char* name, int64_t length, int threads) {
   const bool floating = x.dtype == int(Dtype::f32) || x.dtype == int(Dtype::f64);
-  const bool parts = x.shape.size() == 4 && (x.shape[3] == 1 || x.shape[3] == 2);
-  if (!floating || !parts || length < 1 || threads < 1)
+  const bool numbers = x.shape.size() == 4 && (x.shape[3] == 1 || x.shape[3] == 2);
+  if (!floating || !numbers || length < 1 || threads < 1)
     throw std::invalid_argument(std::string(name) +
                                 " must be (heads, channels, d_state, 1 or 2) of float32 or float64, length at least 1");
   return Dtype(x.dtype);
@@ -23,9 +21,9 @@ VandermondeArgs vandermonde_arguments(const View& residues, const View& log_pole
   VandermondeArgs a{};
   a.dtype = numbers_dtype(residues, "residues", length, threads);
   a.heads = residues.shape[0], a.channels = residues.shape[1], a.d_state = residues.shape[2];
-  a.parts = residues.shape[3], a.length = length, a.threads = threads;
-  a.residues = required(residues, "residues", a.dtype, {a.heads, a.channels, a.d_state, a.parts});
-  a.log_poles = required(log_poles, "log_poles", a.dtype, {a.channels, a.d_state, a.parts});
+  a.components = residues.shape[3], a.length = length, a.threads = threads;
+  a.residues = required(residues, "residues", a.dtype, {a.heads, a.channels, a.d_state, a.components});
+  a.log_poles = required(log_poles, "log_poles", a.dtype, {a.channels, a.d_state, a.components});
   return a;
 }
 
@@ -52,7 +50,7 @@ CauchyArgs cauchy_arguments(const View& v, const View& poles, const View& nodes,
   a.dtype = numbers_dtype(v, "v", length, threads);
   a.heads = v.shape[0], a.channels = v.shape[1], a.d_state = v.shape[2];
   a.length = length, a.threads = threads;
-  a.padded = (a.regular() + kCauchyPadding - 1) / kCauchyPadding * kCauchyPadding;
+  a.padded = round_up(a.regular(), kCauchyPadding);
   a.v = required(v, "v", a.dtype, {a.heads, a.channels, a.d_state, 2});
   a.poles = required(poles, "poles", a.dtype, {a.channels, a.d_state, 2});
   a.nodes = required(nodes, "nodes", a.dtype, {kCauchyNodes, a.padded});
@@ -74,13 +72,12 @@ int cauchy_gradients(View v, View poles, View nodes, int64_t length, View dr, Vi
   return finish(SEQCONV_CALL(cauchy_backward, a));
 }
 
-}  // namespace
-
-void bind_ssm_kernel(nb::module_& m) {
+const Bindings bindings([](nb::module_& m) {
   m.def("vandermonde_forward", &vandermonde);
   m.def("vandermonde_backward", &vandermonde_gradients);
   m.def("cauchy_forward", &cauchy);
   m.def("cauchy_backward", &cauchy_gradients);
-}
+});
 
+}  // namespace
 }  // namespace seqconv

@@ -1,27 +1,44 @@
-// Cauchy product of conjugate pairs, frequencies in the lanes. With tau = 2 tan(pi f / L), pole = rho + i omega,
-//     v / (i tau - pole) + conj(v) / (i tau - conj(pole)) = (2i tau Re(v) - 2 Re(v conj(pole))) / (D - 2i tau rho),
-//     D = rho^2 - (tau - |omega|) (tau + |omega|),
-// one reciprocal of a real number, 1 / (D^2 + 4 rho^2 tau^2), per pair and frequency. The difference tau - |omega|
-// is taken with tau in two parts: near a resonance its rounding would be that of the result. The frequency without a
-// cosine (tau infinite) is the limit -i sum Re(v).
-#include "../../_cpp/vec.hpp"
+// Cauchy product of conjugate pairs: transfer functions of diagonal state spaces at the frequencies f of a real
+// transform,
+//
+//   r[f] = sum_n v_n / (i tau_f - pole_n) + conj(v_n) / (i tau_f - conj(pole_n)),   tau_f = 2 tan(pi f / L)
+//
+// per head and channel, times cos(pi f / L), which `nodes` contain. With pole = rho + i omega a pair is
+//
+//   (2i tau Re(v) - 2 Re(v conj(pole))) / (D - 2i tau rho),   D = rho^2 - (tau - |omega|) (tau + |omega|),
+//
+// one reciprocal of a real number, q = 1 / (D^2 + 4 rho^2 tau^2), per pair and frequency. With u = Re(v) and
+// w = Re(v conj(pole)) real and imaginary parts of r are factors of f times the four sums over pairs of
+//
+//   u D q      w D q      u rho q      w rho q
+//
+// The difference tau - |omega| is taken with tau in two parts: near a resonance its rounding would be that of the
+// result. The frequency without a cosine (tau infinite) is the limit -i sum Re(v).
+//
+// The adjoint: with g the gradients at the four sums, du = sum_f g_uD D q + rho g_uR q and so on, and for the pole
+// through D and through 4 rho^2 tau^2, whose gradients are
+//   by_D = q (m - 2 D (m D q + p q))      by_square = q (m D q + p q) tau^2
+// with m = sum over heads of g_uD u + g_wD w and p = sum of g_uR u rho + g_wR w rho.
+//
+// Work: an item is one channel. Frequencies are in the lanes. Forward: for each vector of frequencies all pairs, the
+// sums in registers, kHeads heads together, which share the reciprocals. Backward: for each pair a chunk of
+// frequencies, the sums in registers, and over chunks in double, lane by lane.
+#include "../../_cpp/dispatch.hpp"
+#include "../../_cpp/parallel.hpp"
 #include "kernel.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
-constexpr int64_t kTermsWorthThreads = 1 << 18;
-constexpr int64_t kChunk = 512;  // frequencies of a backward chunk
-constexpr int kHeads = kManyRegisters ? 2 : 1;  // that share the reciprocals
+constexpr int64_t kTermsWorthThreads = 1 << 18;  // pairs times frequencies
+constexpr int64_t kChunk = 512;  // frequencies of a backward chunk, whose gradients stay in the first-level cache
+constexpr int kHeads = kManyRegisters ? 2 : 1;  // 4 sums each, with the operands, fit the registers
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// What is broadcast: of a pole |omega|, rho^2 and 4 rho^2; of a pole and a head u = Re(v), w = Re(v conj(pole)), and
-// both times rho.
+// Numbers that are broadcast: of a pole |omega|, rho^2 and 4 rho^2; of a pole and a head u, w, and both times rho.
 enum { kOmega, kRho2, kRho4, kPoleNumbers };
 enum { kU, kW, kURho, kWRho, kHeadNumbers };
 
-// The resolvents of one pole at one vector of frequencies.
+// D and q of one pole at one vector of frequencies.
 template <class T> struct Resolvent {
   Vec<T> D, inverse;
   SEQCONV_INLINE Resolvent(const T* pole, Vec<T> high, Vec<T> low, Vec<T> square) {
@@ -30,6 +47,8 @@ template <class T> struct Resolvent {
   }
 };
 
+// The work on a channel: per pole kPoleNumbers numbers, per pole and head kHeadNumbers; weights are the gradients at
+// the four sums of every head over a chunk of frequencies.
 template <class T> struct Channel {
   static constexpr int W = Lanes<T>::count;
   const CauchyArgs& a;
@@ -74,6 +93,7 @@ template <class T> struct Channel {
     return (T*)r + (head * a.channels + c) * a.frequencies() * 2;
   }
 
+  // r of H heads.
   template <int H> void forward(int64_t c, int64_t head) const {
     read_heads<H>(c, head);
     for (int64_t f = 0; f < a.regular(); f += W) {
@@ -96,7 +116,7 @@ template <class T> struct Channel {
           s[h][kWRho] += number[kWRho] * x.inverse;
         }
       }
-      const int count = int(smaller(W, a.regular() - f));
+      const int count = int(min(W, a.regular() - f));
 #pragma GCC unroll 4
       for (int h = 0; h < H; ++h)
         write(result(a.r, head + h, c) + 2 * f, at(of_u_rho) * s[h][kURho] + at(of_w) * s[h][kW],
@@ -110,6 +130,7 @@ template <class T> struct Channel {
       last[0] = T(0), last[1] = T(-u);
     }
   }
+  // Interleaves real and imaginary parts.
   static SEQCONV_INLINE void write(T* to, Vec<T> re, Vec<T> im, int count) {
     T parts[2][W];
     Memory<T, T>::store(parts[0], re), Memory<T, T>::store(parts[1], im);
@@ -137,12 +158,13 @@ template <class T> struct Channel {
     read_heads<H>(c, head);
     __builtin_memset(sums, 0, sizeof(double) * n * kSums * W);
     for (int64_t f = 0; f < a.regular(); f += kChunk) {
-      const int64_t count = smaller(kChunk, a.regular() - f), filled = (count + W - 1) / W * W;
+      const int64_t count = min(kChunk, a.regular() - f), filled = round_up(count, W);
       weigh<H>(c, head, f, count, filled);
       for (int64_t i = 0; i < n; ++i) add_chunk<H>(i, f, filled);
     }
     finish<H>(c, head);
   }
+  // Adds a chunk of frequencies to the sums of pole i.
   template <int H> void add_chunk(int64_t i, int64_t first, int64_t count) const {
     const T *pole = poles + i * kPoleNumbers, *number = heads + i * H * kHeadNumbers;
     Vec<T> s[H][kHeadNumbers], by_D{}, by_square{};
@@ -183,6 +205,7 @@ template <class T> struct Channel {
       for (int k = 0; k < kHeadNumbers; ++k) add(s[h][k]);
     add(by_D), add(by_square);
   }
+  // dv and dpoles from the sums, in double.
   template <int H> void finish(int64_t c, int64_t head) const {
     const bool even = a.frequencies() != a.regular();
     for (int64_t i = 0; i < n; ++i) {
@@ -221,37 +244,24 @@ template <class T> struct Channel {
         if constexpr (Backward) backward<H>(c, head);
         else forward<H>(c, head);
     };
-    some(Count<kHeads>{}), some(Count<1>{});
+    some(Constant<kHeads>{}), some(Constant<1>{});
   }
-  template <int H> struct Count {
-    static constexpr int value = H;
-  };
 };
 
-template <class T, bool Backward> Status run(const CauchyArgs& a) {
-  const bool small = a.heads * a.channels * a.d_state * a.frequencies() < kTermsWorthThreads;
-  const int threads = small ? 1 : int(smaller(a.threads, a.channels));
-  const size_t bytes = Channel<T>::scratch_bytes(a);
-  int short_of_memory = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
-  {
-    const Scratch scratch(bytes);
-    if (!scratch.data) short_of_memory = 1;
-    const Channel<T> work(a, scratch.data);
-#pragma omp for schedule(dynamic)
-    for (int64_t c = 0; c < a.channels; ++c)
-      if (scratch.data) work.template all_heads<Backward>(c);
-  }
-  return short_of_memory ? Status::no_memory : Status::done;
+template <bool Backward> Status run(const CauchyArgs& a) {
+  return dispatch_accumulation(a.dtype, [&](auto acc) {
+    using Work = Channel<decltype(acc)>;
+    const int64_t terms = a.heads * a.channels * a.d_state * a.frequencies();
+    const int threads = thread_count(a.threads, a.channels, terms, kTermsWorthThreads);
+    return for_each_item(a.channels, threads, Work::scratch_bytes(a), [&](int64_t c, void* scratch) {
+      Work(a, scratch).template all_heads<Backward>(c);
+    });
+  });
 }
 
 }  // namespace
 
-Status cauchy_forward(const CauchyArgs& a) {
-  return a.dtype == Dtype::f64 ? run<double, false>(a) : run<float, false>(a);
-}
-Status cauchy_backward(const CauchyArgs& a) {
-  return a.dtype == Dtype::f64 ? run<double, true>(a) : run<float, true>(a);
-}
+Status cauchy_forward(const CauchyArgs& a) { return run<false>(a); }
+Status cauchy_backward(const CauchyArgs& a) { return run<true>(a); }
 
 }  // namespace seqconv::SEQCONV_ISA

@@ -1,17 +1,17 @@
 // Arguments of the kernels behind the impulse responses of state spaces, checked by bind.cpp.
 #pragma once
 
-#include "../../_cpp/view.hpp"
+#include "../../_cpp/arguments.hpp"
 
 namespace seqconv {
 
-// All row-major, float or double. The last axis of `residues` and `log_poles` holds the parts of a number: the real
-// one, or the real and the imaginary one.
+// All row-major, float or double. The last axis of `residues` and `log_poles` holds a number: its real
+// part, or its real and imaginary parts.
 struct VandermondeArgs {
   Dtype dtype;
-  int64_t heads, channels, d_state, parts, length;
-  const void* residues;   // (heads, channels, d_state, parts)
-  const void* log_poles;  // (channels, d_state, parts)
+  int64_t heads, channels, d_state, components, length;
+  const void* residues;   // (heads, channels, d_state, components)
+  const void* log_poles;  // (channels, d_state, components)
   void* taps;             // (heads, channels, length)
   // Backward only.
   const void* dtaps;  // (heads, channels, length)
@@ -22,8 +22,8 @@ struct VandermondeArgs {
 SEQCONV_DECLARE(Status vandermonde_forward(const VandermondeArgs&))
 SEQCONV_DECLARE(Status vandermonde_backward(const VandermondeArgs&))
 
-constexpr int kCauchyNodes = 7;      // rows: tau in two parts, tau^2, and the four factors of the sums (cpu.py)
-constexpr int kCauchyPadding = 16;   // frequencies are filled up to a multiple of it
+constexpr int kCauchyNodes = 7;     // rows: tau in two parts, tau^2, and the four factors of the sums (nodes.py)
+constexpr int kCauchyPadding = 16;  // frequencies are filled up to a multiple of every lane count
 
 struct CauchyArgs {
   Dtype dtype;
@@ -37,8 +37,8 @@ struct CauchyArgs {
   void *dv, *dpoles;
   int threads;
 
-  int64_t frequencies() const { return length / 2 + 1; }
-  int64_t regular() const { return (length + 1) / 2; }  // those whose cosine is not zero
+  SEQCONV_INLINE int64_t frequencies() const { return length / 2 + 1; }
+  SEQCONV_INLINE int64_t regular() const { return (length + 1) / 2; }  // frequencies whose cosine is not zero
 };
 
 SEQCONV_DECLARE(Status cauchy_forward(const CauchyArgs&))

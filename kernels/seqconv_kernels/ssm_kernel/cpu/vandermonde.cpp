@@ -1,24 +1,39 @@
-// Vandermonde product on two levels: with l = T i + j the powers factor, z^l = (z^T)^i z^j, and per channel all taps are
-// one small real matrix product
-//     k[T i + j] = sum_n Re(r_n z_n^(T i)) Re(z_n^j) - Im(r_n z_n^(T i)) Im(z_n^j),
-// two multiplications per pole and tap. The powers run in double and are rounded once, so that the phase of a long
-// response does not drift. The gradients are
-//     dr_n = conj(sum_l dk_l z_n^l),    dlog z_n = conj(r_n sum_l l dk_l z_n^l):
-// the inner sums over j are the same product with the powers z^j and j z^j, the outer ones over i run in double.
-#include "../../_cpp/vec.hpp"
+// Vandermonde product: impulse responses of diagonal state spaces,
+//
+//   k[l] = sum_n Re(r_n z_n^l),   z = exp(log_pole),   per head and channel, l < length
+//
+// on two levels: with l = F i + j (F taps of a fine row) the powers factor, z^l = (z^F)^i z^j, and per channel all taps
+// are one small real matrix product
+//
+//   k[F i + j] = sum_n Re(r_n z_n^(F i)) Re(z_n^j) - Im(r_n z_n^(F i)) Im(z_n^j),
+//
+// two multiplications per pole and tap, where every power by itself would take a complex one and drift. The powers run
+// in double and are rounded once, so the phase of a long response has no accumulated error. The adjoint:
+//
+//   dr_n = conj(sum_l dk_l z_n^l)      dlog z_n = conj(r_n sum_l l dk_l z_n^l)
+//
+// whose inner sums over j are the same product with the powers z^j and j z^j, and whose outer sums over i run in
+// double.
+//
+// Work: an item is one channel with all its heads. The table `right` of fine powers is written once per channel (lanes:
+// taps forward, poles backward); kRows coarse rows at a time are multiplied with it in register blocks of kRows by two
+// vectors. The fine rows are about as many as the coarse ones, so that both tables are small and in the cache.
+#include "../../_cpp/complex.hpp"
+#include "../../_cpp/dispatch.hpp"
+#include "../../_cpp/parallel.hpp"
 #include "kernel.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
-constexpr int64_t kTermsWorthThreads = 1 << 19;
+constexpr int64_t kTermsWorthThreads = 1 << 19;  // poles times taps
 constexpr int kWide = Lanes<double>::count;
-constexpr int kPad = 16;  // elements: a multiple of every lane count
-constexpr int kRows = kManyRegisters ? 8 : 4;
+constexpr int kPad = 16;                       // numbers: a multiple of every lane count
+constexpr int kRows = kManyRegisters ? 8 : 4;  // coarse rows of a product: kRows x 2 accumulators in registers
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t pad(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+inline int64_t pad(int64_t n) { return round_up(n, kPad); }
 
+// Stores W doubles rounded to T, and loads them.
 typedef float half __attribute__((vector_size(kBytes / 2)));
 SEQCONV_INLINE void narrow(float* p, Vec<double> v) {
   const half h = __builtin_convertvector(v, half);
@@ -32,22 +47,19 @@ SEQCONV_INLINE Vec<double> widen(const float* p) {
 }
 SEQCONV_INLINE Vec<double> widen(const double* p) { return Memory<double, double>::load(p); }
 
-struct Complex {
-  Vec<double> re, im;
-};
-SEQCONV_INLINE Complex operator*(Complex a, Complex b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
+using Number = Complex<double>;
 
 // One complex number per pole, in lanes of poles.
 struct Numbers {
   double *re, *im;
-  SEQCONV_INLINE Complex at(int64_t n) const { return {widen(re + n), widen(im + n)}; }
-  SEQCONV_INLINE void set(int64_t n, Complex z) const { narrow(re + n, z.re), narrow(im + n, z.im); }
+  SEQCONV_INLINE Number at(int64_t n) const { return {widen(re + n), widen(im + n)}; }
+  SEQCONV_INLINE void set(int64_t n, Number z) const { narrow(re + n, z.re), narrow(im + n, z.im); }
   void fill(int64_t count, double real) const {
     for (int64_t n = 0; n < count; ++n) re[n] = real, im[n] = 0;
   }
 };
 
-// Columns [c, c + V W) of R rows: sum_k left[r][k] right[k][c].
+// A register block of a product: columns of V vectors of R rows, sum_k left[r][k] right[k][c].
 template <class T, int R, int V, class Emit>
 SEQCONV_INLINE void tile(const T* left, int64_t left_row, const T* right, int64_t right_row, int64_t depth, Emit emit) {
   constexpr int W = Lanes<T>::count;
@@ -71,6 +83,7 @@ SEQCONV_INLINE void tile(const T* left, int64_t left_row, const T* right, int64_
     for (int v = 0; v < V; ++v) emit(r, v * W, sums[r][v]);
 }
 
+// R rows of a product, all columns.
 template <class T, int R, class Emit>
 void rows_of_product(const T* left, int64_t left_row, const T* right, int64_t right_row, int64_t depth, int64_t columns,
                      Emit emit) {
@@ -81,10 +94,6 @@ void rows_of_product(const T* left, int64_t left_row, const T* right, int64_t ri
   if (c < columns)
     tile<T, R, 1>(left, left_row, right + c, right_row, depth, [&](int r, int v, Vec<T> s) { emit(r, c + v, s); });
 }
-
-template <int R> struct Count {
-  static constexpr int value = R;
-};
 
 // left (rows <= kRows, depth) times right (depth, columns); columns is a multiple of the lanes.
 template <class T, class Emit>
@@ -97,34 +106,35 @@ void product(const T* left, int64_t left_row, int64_t rows, const T* right, int6
       rows_of_product<T, R>(left + first * left_row, left_row, right, right_row, depth, columns,
                             [&](int r, int64_t c, Vec<T> s) { emit(first + r, c, s); });
   };
-  some(Count<kRows>{}), some(Count<2>{}), some(Count<1>{});
+  some(Constant<kRows>{}), some(Constant<2>{}), some(Constant<1>{});
 }
 
-// Taps of a fine row, a multiple of kPad: about the square root of all, so that both tables of powers are small.
+// F, taps of a fine row: about the square root of all taps of a channel, which makes both tables equally small.
 int64_t fine_taps(const VandermondeArgs& a) {
   int64_t fine = kPad;
   while (fine * fine < a.heads * a.length) fine *= 2;
   return fine;
 }
 
-// The work on a channel, in zeroed scratch.
+// The work on a channel. Its scratch is zero at first: vectors reach past the last pole, and what is there must be
+// finite.
 template <class T> struct Channel {
   static constexpr int W = Lanes<T>::count;
   const VandermondeArgs& a;
   const int64_t n, depth, fine, coarse, columns, right_row;
-  Numbers step, leap, current, sum, moment;  // z, z^T, a running power, and the sums of dk z^l and l dk z^l
+  Numbers step, leap, current, sum, moment;  // z, z^F, a running power, and the sums of dk z^l and l dk z^l
   T *left, *right;
 
   static int64_t table_columns(const VandermondeArgs& a, bool backward) {
-    return backward ? pad(2 * a.parts * a.d_state) : fine_taps(a);
+    return backward ? pad(2 * a.components * a.d_state) : fine_taps(a);
   }
   static int64_t table_rows(const VandermondeArgs& a, bool backward) {
-    return backward ? fine_taps(a) : a.parts * a.d_state;
+    return backward ? fine_taps(a) : a.components * a.d_state;
   }
-  // A row more than the columns: rows at a distance of a power of two would share a few sets of the cache.
+  // Rows are padded: at a distance of a power of two they would share a few sets of the cache.
   static int64_t table_stride(const VandermondeArgs& a, bool backward) { return table_columns(a, backward) + kPad; }
   static int64_t left_elements(const VandermondeArgs& a, bool backward) {
-    return pad(kRows * (backward ? table_stride(a, true) : a.parts * a.d_state) + kPad);
+    return pad(kRows * (backward ? table_stride(a, true) : a.components * a.d_state) + kPad);
   }
   static size_t scratch_bytes(const VandermondeArgs& a, bool backward) {
     const int64_t table = table_rows(a, backward) * table_stride(a, backward) + kPad;
@@ -132,7 +142,7 @@ template <class T> struct Channel {
   }
 
   Channel(const VandermondeArgs& args, bool backward, void* scratch)
-      : a(args), n(args.d_state), depth(args.parts * args.d_state), fine(fine_taps(args)),
+      : a(args), n(args.d_state), depth(args.components * args.d_state), fine(fine_taps(args)),
         coarse((args.length + fine - 1) / fine), columns(table_columns(args, backward)),
         right_row(table_stride(args, backward)) {
     double* p = (double*)scratch;
@@ -145,9 +155,9 @@ template <class T> struct Channel {
   }
 
   void read_poles(int64_t c) const {
-    const T* log_pole = (const T*)a.log_poles + c * n * a.parts;
-    for (int64_t i = 0; i < n; ++i, log_pole += a.parts) {
-      const double re = log_pole[0], im = a.parts == 2 ? log_pole[1] : 0.0;
+    const T* log_pole = (const T*)a.log_poles + c * n * a.components;
+    for (int64_t i = 0; i < n; ++i, log_pole += a.components) {
+      const double re = log_pole[0], im = a.components == 2 ? log_pole[1] : 0.0;
       const double size = __builtin_exp(re), leap_size = __builtin_exp(re * double(fine));
       const double turn = im * double(fine);
       step.re[i] = size * __builtin_cos(im), step.im[i] = size * __builtin_sin(im);
@@ -162,22 +172,23 @@ template <class T> struct Channel {
   void write_fine_powers() const {
     for (int64_t i = 0; i < n; ++i) {
       double re = 1, im = 0, next;
-      Complex z;
+      Number z;
       for (int lane = 0; lane < kWide; ++lane) {
         z.re[lane] = re, z.im[lane] = im;
         next = re * step.re[i] - im * step.im[i], im = re * step.im[i] + im * step.re[i], re = next;
       }
-      const Complex jump = {splat(re), splat(im)};
+      const Number jump = {splat(re), splat(im)};
       T *real = right + i * right_row, *imaginary = right + (n + i) * right_row;
       for (int64_t j = 0; j < fine; j += kWide, z = z * jump) {
         narrow(real + j, z.re);
-        if (a.parts == 2) narrow(imaginary + j, z.im);
+        if (a.components == 2) narrow(imaginary + j, z.im);
       }
     }
   }
+  // current = r, which the coarse rows multiply by z^F each.
   void read_residues(const T* residues) const {
     for (int64_t i = 0; i < n; ++i)
-      current.re[i] = residues[i * a.parts], current.im[i] = a.parts == 2 ? residues[i * 2 + 1] : T(0);
+      current.re[i] = residues[i * a.components], current.im[i] = a.components == 2 ? residues[i * 2 + 1] : T(0);
   }
   void forward(int64_t c) const {
     read_poles(c);
@@ -186,17 +197,17 @@ template <class T> struct Channel {
       read_residues((const T*)a.residues + (h * a.channels + c) * depth);
       T* taps = (T*)a.taps + (h * a.channels + c) * a.length;
       for (int64_t i = 0; i < coarse; i += kRows) {
-        const int64_t rows = smaller(kRows, coarse - i);
-        // What a vector writes past the end of its part is overwritten by the next part.
+        const int64_t rows = min(kRows, coarse - i);
+        // What a vector writes past the last pole is overwritten by the imaginary parts or the next row.
         for (int64_t r = 0; r < rows; ++r, advance(leap)) {
           T* row = left + r * depth;
           for (int64_t k = 0; k < n; k += kWide) narrow(row + k, current.at(k).re);
-          if (a.parts == 1) continue;
+          if (a.components == 1) continue;
           for (int64_t k = 0; k < n; k += kWide) narrow(row + n + k, -current.at(k).im);
         }
         product<T>(left, depth, rows, right, right_row, depth, columns, [&](int64_t r, int64_t j, Vec<T> k) {
           const int64_t lag = (i + r) * fine + j;
-          if (lag < a.length) store<T, T>(taps + lag, k, int(smaller(W, a.length - lag)));
+          if (lag < a.length) store<T, T>(taps + lag, k, int(min(W, a.length - lag)));
         });
       }
     }
@@ -211,16 +222,17 @@ template <class T> struct Channel {
         const double factor = moment_order ? double(j) : 1.0;
         for (int64_t k = 0; k < n; k += kWide) narrow(row + k, factor * current.at(k).re);
         row += n;
-        if (a.parts == 1) continue;
+        if (a.components == 1) continue;
         for (int64_t k = 0; k < n; k += kWide) narrow(row + k, factor * current.at(k).im);
         row += n;
       }
     }
   }
-  Complex inner(const T* sums, int64_t k) const {
-    return {widen(sums + k), a.parts == 2 ? widen(sums + n + k) : Vec<double>{}};
+  Number inner(const T* sums, int64_t k) const {
+    return {widen(sums + k), a.components == 2 ? widen(sums + n + k) : Vec<double>{}};
   }
-  // Rows i .. i + rows of the taps, `taps_of_row` of each.
+  // Adds coarse rows i .. i + rows of dk, `taps_of_row` taps each: with p = (z^F)^i, `plain` and `weighted` the inner
+  // sums with z^j and j z^j, sum += p plain, and moment += p (F i plain + weighted), since l = F i + j.
   void add_rows(const T* dtaps, int64_t i, int64_t rows, int64_t taps_of_row) const {
     product<T>(dtaps + i * fine, fine, rows, right, right_row, taps_of_row, columns,
                [&](int64_t r, int64_t c, Vec<T> s) { Memory<T, T>::store(left + r * right_row + c, s); });
@@ -228,9 +240,9 @@ template <class T> struct Channel {
       const T* sums = left + r * right_row;
       const double lag = double((i + r) * fine);
       for (int64_t k = 0; k < n; k += kWide) {
-        const Complex power = current.at(k), plain = inner(sums, k);
-        const Complex weighted = inner(sums + depth, k);
-        const Complex s = power * plain, m = power * Complex{lag * plain.re + weighted.re, lag * plain.im + weighted.im};
+        const Number power = current.at(k), plain = inner(sums, k);
+        const Number weighted = inner(sums + depth, k);
+        const Number s = power * plain, m = power * Number{lag * plain.re + weighted.re, lag * plain.im + weighted.im};
         sum.set(k, {sum.at(k).re + s.re, sum.at(k).im + s.im});
         moment.set(k, {moment.at(k).re + m.re, moment.at(k).im + m.im});
       }
@@ -247,52 +259,42 @@ template <class T> struct Channel {
       const T* dtaps = (const T*)a.dtaps + at * a.length;
       current.fill(n, 1), sum.fill(n, 0), moment.fill(n, 0);
       const int64_t whole = a.length / fine;
-      for (int64_t i = 0; i < whole; i += kRows) add_rows(dtaps, i, smaller(kRows, whole - i), fine);
+      for (int64_t i = 0; i < whole; i += kRows) add_rows(dtaps, i, min(kRows, whole - i), fine);
       if (whole < coarse) add_rows(dtaps, whole, 1, a.length - whole * fine);
       finish((const T*)a.residues + at * depth, (T*)a.dresidues + at * depth, dlog_poles);
     }
   }
+  // dr and this head's share of dlog z.
   void finish(const T* residues, T* dresidues, T* dlog_poles) const {
     for (int64_t i = 0; i < n; ++i) {
       const double sr = sum.re[i], si = sum.im[i], mr = moment.re[i], mi = moment.im[i];
-      const double re = residues[i * a.parts], im = a.parts == 2 ? double(residues[i * 2 + 1]) : 0.0;
-      dresidues[i * a.parts] = T(sr);
-      dlog_poles[i * a.parts] += T(re * mr - im * mi);
-      if (a.parts == 1) continue;
+      const double re = residues[i * a.components], im = a.components == 2 ? double(residues[i * 2 + 1]) : 0.0;
+      dresidues[i * a.components] = T(sr);
+      dlog_poles[i * a.components] += T(re * mr - im * mi);
+      if (a.components == 1) continue;
       dresidues[i * 2 + 1] = T(-si);
       dlog_poles[i * 2 + 1] -= T(re * mi + im * mr);
     }
   }
 };
 
-template <class T> Status run(const VandermondeArgs& a, bool backward) {
-  const bool small = a.heads * a.channels * a.d_state * a.length < kTermsWorthThreads;
-  const int threads = small ? 1 : int(smaller(a.threads, a.channels));
-  const size_t bytes = Channel<T>::scratch_bytes(a, backward);
-  int short_of_memory = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : short_of_memory)
-  {
-    const Scratch scratch(bytes);
-    if (scratch.data) __builtin_memset(scratch.data, 0, bytes);
-    else short_of_memory = 1;
-    const Channel<T> work(a, backward, scratch.data);
-#pragma omp for schedule(dynamic)
-    for (int64_t c = 0; c < a.channels; ++c) {
-      if (!scratch.data) continue;
-      if (backward) work.backward(c);
-      else work.forward(c);
-    }
-  }
-  return short_of_memory ? Status::no_memory : Status::done;
-}
-
-Status run_any(const VandermondeArgs& a, bool backward) {
-  return a.dtype == Dtype::f64 ? run<double>(a, backward) : run<float>(a, backward);
+template <bool Backward> Status run(const VandermondeArgs& a) {
+  return dispatch_accumulation(a.dtype, [&](auto acc) {
+    using Work = Channel<decltype(acc)>;
+    const int64_t terms = a.heads * a.channels * a.d_state * a.length;
+    const int threads = thread_count(a.threads, a.channels, terms, kTermsWorthThreads);
+    const auto work = [&](int64_t c, void* scratch) {
+      const Work channel(a, Backward, scratch);
+      if constexpr (Backward) channel.backward(c);
+      else channel.forward(c);
+    };
+    return for_each_item(a.channels, threads, Work::scratch_bytes(a, Backward), work, /*zeroed=*/true);
+  });
 }
 
 }  // namespace
 
-Status vandermonde_forward(const VandermondeArgs& a) { return run_any(a, false); }
-Status vandermonde_backward(const VandermondeArgs& a) { return run_any(a, true); }
+Status vandermonde_forward(const VandermondeArgs& a) { return run<false>(a); }
+Status vandermonde_backward(const VandermondeArgs& a) { return run<true>(a); }
 
 }  // namespace seqconv::SEQCONV_ISA
