@@ -15,7 +15,7 @@ help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
 	@echo "make lra-small  eight mixers on five reduced tasks (under an hour on 2 cores; goes on if killed)"
 	@echo "make hyena   train a Hyena language model, distil it, compare and time its ways of writing (under 15 minutes)"
-	@echo "make bench   time the ops beside their peers, after a check of their results"
+	@echo "make bench   time the ops against their peers, after a check of their results"
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    all tests"
 	@echo "make sanitize the kernels' tests under the sanitizers of the compiler"
@@ -38,14 +38,14 @@ $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 demo: $(INSTALLED)
 	$(BIN)/python -m lra demo
 
-# Memory once taken is kept: taking it anew at every step costs page faults.
+# The allocator keeps memory: returning it to the system and taking it again at every step costs page faults.
 lra-small: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(MEMORY) $(BIN)/python -m lra small --results benchmarks/results --page docs/lra.md
 
 hyena: $(INSTALLED)
 	$(BIN)/python examples/hyena_distillation.py
 
-# The peers stay outside of .venv: what transformers finds installed beside it changes what it runs.
+# The peers stay outside of .venv: which packages transformers finds installed changes what it runs.
 outputs/peers: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ mambapy flash-linear-attention fla-core
 

@@ -1,6 +1,7 @@
-"""The compiled extension: how it is found, what it refuses, and that nothing of it is needed."""
+"""The compiled extension: how it is found, what it rejects, and that every op runs without it."""
 
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,27 @@ def test_the_extension_checks_what_it_is_told():
         scan(bounds=torch.tensor([0, 3, 9]))
     with pytest.raises(TypeError):
         native.library().selective_scan_forward((1, 2), *[none] * 9, False, none, none, none, 1)
+
+
+def test_the_module_and_the_build_name_no_op():
+    # Each op's bind.cpp registers its functions: adding an op touches its folder alone.
+    package = ROOT / "kernels" / "seqconv_kernels"
+    folders = {source.parents[1].name for source in package.glob("*/cpu/bind.cpp")}
+    assert len(folders) >= 10
+    for path in (package / "_cpp" / "module.cpp", package / "_cpp" / "bind.hpp", ROOT / "CMakeLists.txt"):
+        assert [name for name in folders if name.strip("_") in path.read_text()] == []
+
+
+@compiled
+def test_every_function_of_a_binding_is_registered():
+    defined = set()
+    for source in (ROOT / "kernels" / "seqconv_kernels").glob("*/cpu/bind.cpp"):
+        names = re.findall(r'm\.def\("(\w+)"', source.read_text())
+        assert names, f"{source} registers nothing"
+        assert not defined & set(names), f"{source} registers a function twice"
+        defined |= set(names)
+    public = {name for name in dir(native.library()) if not name.startswith("_")}
+    assert public - {"isa", "isas", "set_isa"} == defined
 
 
 def test_views():

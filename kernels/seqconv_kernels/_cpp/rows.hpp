@@ -14,7 +14,7 @@ namespace seqconv::SEQCONV_ISA {
 
 constexpr int64_t kPrefetchRows = 16;  // covers the latency of memory at the speed of a copy
 // Bytes of results from which on they are written past the cache: more than a core's share of the last-level cache, so
-// that nothing of them would be found there by whoever reads them next.
+// that the next reader would not find them there.
 constexpr int64_t kBeyondCache = 1 << 23;
 
 // A group of neighbouring channels in blocks of W, of which the last one may be narrower.

@@ -20,7 +20,7 @@ namespace seqconv::SEQCONV_ISA {
 namespace {
 
 constexpr int64_t kProductsWorthThreads = 1 << 21;
-// Accumulators in registers: half of them for a step, 8 (or 4 of 16) sums beside the operands for a tile.
+// Accumulators in registers: half of them for a step, 8 (or 4 of 16) sums with their operands for a tile.
 constexpr int kStepVectors = kManyRegisters ? 16 : 8, kSide = kManyRegisters ? 8 : 4;
 
 template <class T, class S> struct Step {

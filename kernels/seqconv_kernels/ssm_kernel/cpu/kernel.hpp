@@ -1,4 +1,4 @@
-// Arguments of the kernels behind the impulse responses of state spaces, checked by bind.cpp.
+// Arguments of the Vandermonde and Cauchy products, checked by bind.cpp.
 #pragma once
 
 #include "../../_cpp/arguments.hpp"
