@@ -4,6 +4,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,8 @@ from ..convolution.replacement import place_modal_filters
 from .atomic_save import written_whole
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
+from .model_card import write_model_card
+from .remote import register_for
 
 IGNORED = (
     "num_items_in_batch",
@@ -102,6 +105,15 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             return
         with written_whole(save_directory) as partial:
             super().save_pretrained(partial, *args, **kwargs)
+            write_model_card(self, partial, instead_of=Path(save_directory))
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """As in transformers; checkpoints of seqconv's own classes name them without a copy of their code."""
+        super().register_for_auto_class(auto_class)
+        if cls.__module__.startswith("seqconv."):
+            register_for(auto_class if isinstance(auto_class, str) else auto_class.__name__, cls.__name__)
+            cls._auto_class = None
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict if return_dict is None else return_dict)

@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..backbone import parse_layer
 from ..blocks import Block
 from ..registry import check_mixer_options
+from .remote import auto_map, write_module
 
 MODALITIES = ("text", "image", "audio")
 CHOICES: Mapping[str, Sequence[str]] = {
@@ -80,6 +81,7 @@ class SeqConvConfig(PreTrainedConfig):
         initializer_range: standard deviation of fresh token embeddings and heads. Mixers initialise themselves; maps of
             patches and frames keep the size of their inputs.
         use_cache: causal models return their state.
+        training_data: what the weights were trained on, in words, for the model card.
 
     Raises:
         ValueError: unknown mixer, option or choice (the nearest are named), a wrong type, NaN, sizes below 1.
@@ -134,6 +136,7 @@ class SeqConvConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     use_cache: bool = True
+    training_data: str | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -144,6 +147,7 @@ class SeqConvConfig(PreTrainedConfig):
                 setattr(self, name, kwargs.pop(alias))
         _check_spelling(kwargs, {f.name for f in fields(type(self))} | set(self.attribute_map))
         super().__post_init__(**kwargs)
+        self.auto_map = auto_map()
         self.check()
 
     @classmethod
@@ -158,6 +162,18 @@ class SeqConvConfig(PreTrainedConfig):
             remedy = "load it with transformers' AutoModel classes, or pass a seqconv checkpoint"
             raise argument_error("SeqConvConfig", f"model_type {kind!r}", f"{cls.model_type!r}", remedy)
         return super().from_dict(config_dict, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; the file of code that ``auto_map`` names is written too."""
+        write_module(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """As in transformers; seqconv's own class is named by every configuration, so that nothing is copied."""
+        super().register_for_auto_class(auto_class)
+        if cls.__module__.startswith("seqconv."):
+            cls._auto_class = None
 
     def check(self) -> None:
         """Refuse options that no model can be built from; called when the configuration and when a model is made.

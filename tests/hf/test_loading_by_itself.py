@@ -1,0 +1,150 @@
+"""Checkpoints in processes that never import seqconv, the code that is written for them, and model cards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import config, language_model, prompts
+from transformers import AutoModel, AutoModelForCausalLM
+
+from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForSequenceClassification, SeqConvModel
+from seqconv.hf.remote import SOURCE
+from seqconv.hf.tokenizer import byte_tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = tmp_path / "model"
+    language_model(dtype=torch.float32, vocab_size=len(byte_tokenizer())).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run code in a process of its own, where only ``path`` is added to what can be imported."""
+
+    def run(code, *path):
+        environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+        environment |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+
+    return run
+
+
+LOADS = """
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+options = {"trust_remote_code": True}
+assert AutoConfig.from_pretrained(FOLDER, **options).auto_map
+model = AutoModelForCausalLM.from_pretrained(FOLDER, **options)
+assert type(model).__module__ == "seqconv.hf.language"
+assert AutoModelForSequenceClassification.from_pretrained(FOLDER, num_labels=3, **options).num_labels == 3
+write = pipeline("text-generation", model=FOLDER, **options)
+print(repr(write("abc", max_new_tokens=4, do_sample=False, return_full_text=False)[0]["generated_text"]))
+model.save_pretrained("again")
+"""
+PIPELINE = """
+from transformers import pipeline
+write = pipeline("text-generation", model=FOLDER, trust_remote_code=True)
+print(repr(write("abc", max_new_tokens=4, do_sample=False, return_full_text=False)[0]["generated_text"]))
+"""
+
+
+@pytest.mark.parametrize("code", [LOADS, PIPELINE], ids=["Auto classes", "pipeline"])
+def test_a_checkpoint_loads_without_an_import_of_seqconv(saved, python, code, tmp_path):
+    done = python(f"FOLDER = {str(saved)!r}{code}", ROOT, ROOT / "kernels")
+    assert done.returncode == 0, done.stderr
+    model, tokenizer = SeqConvForCausalLM.from_pretrained(saved), byte_tokenizer()
+    ids = tokenizer("abc", return_tensors="pt").input_ids
+    written = model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+    assert done.stdout.strip() == repr(tokenizer.decode(written, skip_special_tokens=True))
+    if code is LOADS:
+        files = {path.name for path in (tmp_path / "again").iterdir()}
+        assert files == {
+            path.name for path in saved.iterdir() if "tokenizer" not in path.name and "jinja" not in path.name
+        }
+        assert (tmp_path / "again/modeling_seqconv.py").read_text() == SOURCE
+
+
+PLAIN = (
+    "from transformers import AutoModelForCausalLM\nAutoModelForCausalLM.from_pretrained({!r}, trust_remote_code={})"
+)
+
+HIDDEN = """
+import sys
+class NoSeqconv:
+    def find_spec(self, name, path=None, target=None):
+        if name == "seqconv":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, NoSeqconv())
+"""
+
+
+def test_without_the_flag_transformers_asks_for_it(saved, python):
+    done = python(PLAIN.format(str(saved), False), ROOT, ROOT / "kernels")
+    assert done.returncode != 0
+    assert "Please pass the argument `trust_remote_code=True`" in done.stderr
+    assert "out of date" not in done.stderr
+
+
+def test_without_the_package_the_error_says_how_to_install_it(saved, python, tmp_path):
+    """A finder that finds no seqconv makes the environment one without it, whatever is installed here."""
+    done = python(HIDDEN + PLAIN.format(str(saved), True), tmp_path)
+    assert done.returncode != 0
+    assert "Run `pip install seqconv`" in done.stderr
+
+
+def test_every_class_and_every_saved_configuration_is_named(tmp_path):
+    SeqConvConfig().save_pretrained(tmp_path)
+    names = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert names["AutoConfig"] == "modeling_seqconv.SeqConvConfig"
+    assert names["AutoModelForCausalLM"] == "modeling_seqconv.SeqConvForCausalLM"
+    space: dict = {}
+    exec((tmp_path / "modeling_seqconv.py").read_text(), space)
+    assert space["__getattr__"]("SeqConvModel") is SeqConvModel
+
+
+def test_a_class_of_seqconv_registered_again_is_named_and_not_copied(saved, tmp_path):
+    SeqConvForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+    SeqConvConfig.register_for_auto_class()
+    with pytest.raises(ValueError, match="not a valid auto class"):
+        SeqConvForCausalLM.register_for_auto_class("AutoModelForNothing")
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    model.save_pretrained(tmp_path / "again")
+    assert [path.name for path in (tmp_path / "again").glob("*.py")] == ["modeling_seqconv.py"]
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "again"), SeqConvModel)
+
+
+def test_the_model_card_describes_the_model(tmp_path):
+    options = {"layer_pattern": ["hyena", ["attention", {"window": 4}]], "training_data": "Letters drawn at random."}
+    model = SeqConvForSequenceClassification(config(num_hidden_layers=2, mixer="s4d", mixer_options=None, **options))
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for words in (
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "- hyena",
+        "`attention` in 1 of 2",
+    ):
+        assert words in card
+    parameters = sum(p.numel() for p in model.parameters())
+    for words in ("2 layers of width 8", f"{parameters:,} parameters", "Letters drawn"):
+        assert words in card
+    assert "Poli et al. 2023: https://arxiv.org/abs/2302.10866" in card
+    assert "from transformers import AutoModelForSequenceClassification" in card
+    assert str(tmp_path) not in card
+    language_model().save_pretrained(tmp_path)
+    assert "AutoModelForCausalLM" in (tmp_path / "README.md").read_text(), "an old card of another model"
+    (tmp_path / "README.md").write_text("My own words")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "My own words"
+    again = SeqConvForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(again(prompts()).logits, model.eval()(prompts()).logits)
