@@ -1,6 +1,7 @@
 """A backbone: a stack of blocks and a final norm; the layers may differ by a repeated pattern."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from itertools import cycle, islice
@@ -242,10 +243,13 @@ def build_block(
     for option in (*block_options, *own):
         if option not in known:
             raise unknown_name("build_block", "option", option, known)
+    block_options = {**block_options, **own}
+    if layer is not None:
+        layer = replace(layer, residuals=1 if block_options.get("mlp", "none") == "none" else 2)
     mixer = (
         None if name == "none" else create_mixer(name, d_model, layer=layer, **{**(mixer_defaults or {}), **options})
     )
-    return Block(mixer, d_model=d_model, layer=layer, **{**block_options, **own})
+    return Block(mixer, d_model=d_model, layer=layer, **block_options)
 
 
 def parse_layer(spec: LayerSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:

@@ -35,7 +35,9 @@ class LayerContext:
     Attributes:
         index: number of its layer, from 0.
         depth: layers of the stack.
+        residuals: what each layer adds to the residual stream: 1 for a mixer alone, 2 with an MLP.
     """
 
     index: int
     depth: int
+    residuals: int = 1

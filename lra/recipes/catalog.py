@@ -79,7 +79,7 @@ def attention(task: str) -> Recipe:
     if task not in table:
         return unpublished(task, "attention")
     training = dict(table[task])
-    options = {"n_heads": training.pop("heads"), "rotary": False, "bidirectional": True, "qkv_bias": True}
+    options = {"num_heads": training.pop("heads"), "rotary": False, "bidirectional": True, "qkv_bias": True}
     training |= {"n_layers": 4, "norm": "layer", "norm_placement": "pre", "mlp": "gelu", "batch_size": 32}
     training |= {"lr": 0.05 / training["warmup_steps"] ** 0.5, "weight_decay": 0.1, "schedule": "rsqrt"}
     training |= {"position_embedding": "sinusoidal"}

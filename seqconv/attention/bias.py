@@ -20,6 +20,9 @@ from .pattern import View
 
 BIASES = ("simple", "rotary")
 
+STANDARD_DEVIATION = 0.02
+"""Of the initial values."""
+
 
 class PositionBias(nn.Module, ABC):
     """Base of both."""
@@ -41,12 +44,18 @@ class SimpleBias(PositionBias):
         if max_positions < 1:
             raise argument_error("position bias", f"max_positions={max_positions}", "at least 1", "raise it")
         self.max_positions = max_positions
-        self.weight = nn.Parameter(0.02 * torch.randn(2 * max_positions - 1))
+        self.weight = nn.Parameter(torch.empty(2 * max_positions - 1))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Biases ~ N(0, 0.02²)."""
+        self.weight.normal_(std=STANDARD_DEVIATION)
 
     def forward(self, view: View) -> Tensor:
         last = self.max_positions - 1
         if view.reach > self.max_positions:
-            remedy = "raise max_positions, set chunk_size, or take position_bias='rotary', which has no end"
+            remedy = "raise max_positions, set attention_chunk_size, or take position_bias='rotary', which has no end"
             wanted = f"at most max_positions={self.max_positions}"
             raise argument_error("position bias", f"{view.reach} tokens that attend to each other", wanted, remedy)
         return self.weight[last + view.offset.clamp(-last, last)][None, None]
@@ -68,8 +77,14 @@ class RotaryBias(PositionBias):
                 "position bias", f"d_k={d_k} for rotary", "an even width", "change d_k or take 'simple'"
             )
         self.float32_table = float32_table
-        self.query = nn.Parameter(0.02 * torch.randn(d_k))
-        self.key = nn.Parameter(0.02 * torch.randn(d_k))
+        self.query, self.key = nn.Parameter(torch.empty(d_k)), nn.Parameter(torch.empty(d_k))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """a, b ~ N(0, 0.02²)."""
+        self.query.normal_(std=STANDARD_DEVIATION)
+        self.key.normal_(std=STANDARD_DEVIATION)
 
     def forward(self, view: View) -> Tensor:
         position, offset, dtype = view.position, view.offset, accumulation_dtype(self.query)

@@ -34,7 +34,7 @@ class Pattern:
     count_padding: bool = False
 
     def __post_init__(self) -> None:
-        got = f"window={self.window}, chunk_size={self.chunk}"
+        got = f"window={self.window}, attention_chunk_size={self.chunk}"
         if self.window is not None and self.chunk is not None:
             raise argument_error("attention", got, "a window or chunks", "set one of them to None")
         if self.size is not None and self.size < 1:

@@ -5,6 +5,8 @@ With ``p = σ(δ)`` and ``q = 1 - p σ(α)`` for each of n dimensions of a chann
 ``h[t] = √(1/n) sum_n γ_n p_n β_n q_n^t`` from lag 0 on. ``log q = log1p(-p σ(α))`` keeps slow decays exact.
 """
 
+from typing import Annotated, TypedDict, Unpack
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,8 +15,24 @@ from seqconv_kernels import vandermonde
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ..options import Default, with_defaults
 from .base import Recurrence, WideFilter
 from .diagonal import DiagonalSSM
+
+
+class EMAFilterOptions(TypedDict, total=False):
+    """Options of :class:`EMAFilter`.
+
+    Attributes:
+        d_state: exponentials per channel, n.
+        truncation: taps that are kept; the rest is zero. ``None``: all.
+        untruncated_steps: give the recurrence of the whole response in spite of a truncation, as the original
+            does: steps then differ from the parallel form beyond the truncation.
+    """
+
+    d_state: Annotated[int, Default(16)]
+    truncation: Annotated[int | None, Default(None)]
+    untruncated_steps: Annotated[bool, Default(False)]
 
 
 class EMAFilter(WideFilter):
@@ -22,22 +40,19 @@ class EMAFilter(WideFilter):
 
     Args:
         channels: number of impulse responses.
-        d_state: exponentials per channel, n.
-        truncation: taps that are kept; the rest is zero. ``None``: all.
-        untruncated_steps: give the recurrence of the whole response in spite of a truncation, as the original
-            does: steps then differ from the parallel form beyond the truncation.
+        **options: see :class:`EMAFilterOptions`.
 
     Raises:
         ValueError: sizes below 1.
     """
 
-    def __init__(
-        self, channels: int, *, d_state: int = 16, truncation: int | None = None, untruncated_steps: bool = False
-    ) -> None:
+    def __init__(self, channels: int, **options: Unpack[EMAFilterOptions]) -> None:
+        o = with_defaults(EMAFilterOptions, options, "EMAFilter")
+        d_state, truncation = o["d_state"], o["truncation"]
         if channels < 1 or d_state < 1 or (truncation is not None and truncation < 1):
             got = f"channels={channels}, d_state={d_state}, truncation={truncation}"
             raise argument_error("EMAFilter", got, "sizes of at least 1 (or truncation=None)", "correct the sizes")
-        super().__init__(channels, max_length=truncation, recurrent=truncation is None or untruncated_steps)
+        super().__init__(channels, max_length=truncation, recurrent=truncation is None or o["untruncated_steps"])
         size = (channels, d_state)
         self.delta, self.alpha, self.beta, self.gamma = (nn.Parameter(torch.empty(size)) for _ in range(4))
         self.reset_parameters()
@@ -62,7 +77,7 @@ class EMAFilter(WideFilter):
         return DiagonalSSM(torch.expm1(log_poles), residues)
 
     def entry(self) -> Float[Tensor, "channels d_state"]:
-        """``p ⊙ β``, by which the original multiplies what enters its state (here it stands in the residues)."""
+        """``p ⊙ β``, by which the original multiplies what enters its state (here it is part of the residues)."""
         dtype = accumulation_dtype(self.delta)
         return torch.sigmoid(self.delta.to(dtype)) * self.beta
 

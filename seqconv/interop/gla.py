@@ -38,43 +38,47 @@ DEFAULTS = {
 }
 IGNORED = ("mode", "layer_idx", "batch", "seqlen", "seed")
 
+RENAMED = {"hidden_size": "d_model", "gate_fn": "gate_activation", "elementwise_affine": "norm_affine"}
+"""The original's names of options, where seqconv's differ."""
+
 ACTIVATIONS = {"swish": "silu", "gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "sqrelu": "relu2", None: None}
-"""Their names of activations, where ours differ."""
+"""The original's names of activations, where seqconv's differ."""
 
 
 def gla_options(**hyper: Any) -> dict[str, Any]:
-    """Arguments of our module for theirs."""
+    """Arguments of the module for the original's."""
     o = vars(options(ORIGINAL, hyper, DEFAULTS, IGNORED))
     del o["fuse_norm"]
-    for name in ("feature_map", "gate_fn"):
+    taps = o.pop("conv_size")
+    o["d_conv"] = taps if o.pop("use_short_conv") else None
+    o = {RENAMED.get(name, name): value for name, value in o.items()}
+    for name in ("feature_map", "gate_activation"):
         o[name] = ACTIVATIONS.get(o[name], o[name])
     for name in ("norm_eps", "clamp_min"):
         o[name] = None if o[name] is None else float(o[name])
-    return {"d_model": o.pop("hidden_size"), **o}
+    return o
 
 
 def build(**hyper: Any) -> GatedLinearAttention:
-    """Our module for their arguments."""
+    """The module for the original's arguments."""
     return GatedLinearAttention(**gla_options(**hyper))
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours; the three short convolutions become one."""
+    """The original's tensors; the three short convolutions become one."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    ours = {f"{name}.weight": weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
-    ours["decay_down.weight"] = weights.take("gk_proj.0.weight")
-    ours["decay_up.weight"] = weights.take("gk_proj.1.weight")
-    ours["decay_up.bias"] = weights.take("gk_proj.1.bias")
-    if o.use_output_gate:
-        ours["gate_proj.weight"] = weights.take("g_proj.weight")
+    same = [*(f"{name}_proj.weight" for name in "qkvo"), "gk_proj.0.weight", "gk_proj.1.weight", "gk_proj.1.bias"]
+    same += ["g_proj.weight"] * o.use_output_gate
+    converted = {name: weights.take(name) for name in same}
     if o.elementwise_affine:
         fused = o.gate_fn == "swish" and o.fuse_norm and o.use_output_gate
-        ours["norm.weight"] = weights.take("g_norm_swish_gate.weight" if fused else "g_norm.weight")
+        converted["g_norm.weight"] = weights.take("g_norm_swish_gate.weight" if fused else "g_norm.weight")
     if o.use_short_conv:
-        ours["conv.weight"] = torch.cat([weights.take(f"{part}_conv1d.weight").squeeze(1) for part in "qkv"])
+        taps = [weights.take(f"{part}_conv1d.weight").squeeze(1) for part in "qkv"]
+        converted["conv1d.weight"] = torch.cat(taps)
         if o.conv_bias:
-            ours["conv.bias"] = torch.cat([weights.take(f"{part}_conv1d.bias") for part in "qkv"])
-    return ours
+            converted["conv1d.bias"] = torch.cat([weights.take(f"{part}_conv1d.bias") for part in "qkv"])
+    return converted
 
 
 add_importer(*NAMES, build=build, convert=convert)

@@ -61,31 +61,36 @@ DEFAULTS2 = {
     "conv_bias": True,
     "chunk_size": 256,
 }
+RENAMED2 = {"headdim": "head_dim", "ngroups": "num_groups", "D_has_hdim": "D_per_channel"}
+"""The original's names of options, where seqconv's differ."""
+
 IGNORED = ("layer", "layer_idx", "device", "dtype", "batch", "seqlen", "seed")
 IGNORED1 = (*IGNORED, "use_fast_path")
 IGNORED2 = (*IGNORED, "use_mem_eff_path", "process_group", "sequence_parallel")
 
 
 def mamba_options(**hyper: Any) -> dict[str, Any]:
-    """Arguments of our module for theirs."""
+    """Arguments of the module for the original's."""
     return _floats(vars(options(MAMBA, hyper, DEFAULTS, IGNORED1)))
 
 
 def build_mamba(**hyper: Any) -> Mamba:
-    """Our module for their arguments."""
+    """The module for the original's arguments."""
     return Mamba(**mamba_options(**hyper))
 
 
 def convert_mamba(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours: the same names, but for the convolution."""
+    """The original's tensors: the same names, but for the bias of the time step."""
     o = options(MAMBA, hyper, DEFAULTS, IGNORED1)
-    names = ["in_proj.weight", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log", "D", "out_proj.weight"]
-    return _take(weights, names + _biases(o.bias)) | convert_convolution(weights, o.conv_bias)
+    names = ["in_proj.weight", "x_proj.weight", "dt_proj.weight", "A_log", "D", "out_proj.weight"]
+    converted = {"dt_bias": weights.take("dt_proj.bias")} | _take(weights, names + _biases(o.bias))
+    return converted | convert_convolution(weights, o.conv_bias)
 
 
 def mamba2_options(**hyper: Any) -> dict[str, Any]:
-    """Arguments of our module for theirs; infinite limits of the time step become none."""
+    """Arguments of the module for the original's; infinite limits of the time step become none."""
     o = _floats(vars(options(MAMBA2, hyper, DEFAULTS2, IGNORED2)))
+    o = {RENAMED2.get(name, name): value for name, value in o.items()}
     least, largest = (float(limit) for limit in o["dt_limit"])
     unlimited = (least, largest) == (0.0, float("inf"))
     initial = tuple(float(bound) for bound in o["A_init_range"])
@@ -93,23 +98,23 @@ def mamba2_options(**hyper: Any) -> dict[str, Any]:
 
 
 def build_mamba2(**hyper: Any) -> Mamba2:
-    """Our module for their arguments."""
+    """The module for the original's arguments."""
     return Mamba2(**mamba2_options(**hyper))
 
 
 def convert_mamba2(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours: the same names, but for the convolution; a skip per channel is split into heads."""
+    """The original's tensors under the same names; a skip per channel is split into heads."""
     o = options(MAMBA2, hyper, DEFAULTS2, IGNORED2)
     names = ["in_proj.weight", "dt_bias", "A_log", "out_proj.weight", *["norm.weight"] * o.rmsnorm]
     skip = weights.take("D")
-    ours = {"D": skip.unflatten(0, (-1, o.headdim)) if o.D_has_hdim else skip}
-    return ours | _take(weights, names + _biases(o.bias)) | convert_convolution(weights, o.conv_bias)
+    per_head = {"D": skip.unflatten(0, (-1, o.headdim)) if o.D_has_hdim else skip}
+    return per_head | _take(weights, names + _biases(o.bias)) | convert_convolution(weights, o.conv_bias)
 
 
 def convert_convolution(weights: Weights, bias: bool) -> dict[str, Tensor]:
     """The short convolution: (channels, 1, width) to (channels, width)."""
-    ours = {"conv.weight": weights.take("conv1d.weight").squeeze(1)}
-    return ours | ({"conv.bias": weights.take("conv1d.bias")} if bias else {})
+    taps = {"conv1d.weight": weights.take("conv1d.weight").squeeze(1)}
+    return taps | ({"conv1d.bias": weights.take("conv1d.bias")} if bias else {})
 
 
 def _floats(o: dict[str, Any]) -> dict[str, Any]:

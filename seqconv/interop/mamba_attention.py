@@ -37,11 +37,11 @@ IGNORED = ("layer_idx", "device", "dtype")
 
 
 def attention_options(**hyper: Any) -> dict[str, Any]:
-    """Arguments of our module for theirs.
+    """Arguments of the module for the original's.
 
     Raises:
-        ValueError: an MLP beside the heads, a softmax scale of its own, interleaved rotary channels, or a short
-            convolution in a layer that hears the future.
+        ValueError: an MLP parallel to the heads, a softmax scale of its own, interleaved rotary channels, or a short
+            convolution in a bidirectional layer.
     """
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
     if o.mlp_dim or o.softmax_scale is not None or o.rotary_emb_interleaved or (o.d_conv and not o.causal):
@@ -50,35 +50,35 @@ def attention_options(**hyper: Any) -> dict[str, Any]:
         raise argument_error(f"from_original({ORIGINAL!r})", got, wanted, "this layer cannot be carried over")
     return {
         "d_model": o.embed_dim,
-        "n_heads": o.num_heads,
-        "n_kv_heads": o.num_heads_kv,
+        "num_heads": o.num_heads,
+        "num_kv_heads": o.num_heads_kv,
         "head_dim": o.head_dim,
         "rotary": o.rotary_emb_dim > 0,
         "rotary_base": float(o.rotary_emb_base),
         "rotary_dim": o.rotary_emb_dim or None,
-        "conv_size": o.d_conv or None,
+        "d_conv": o.d_conv or None,
         "qkv_bias": o.qkv_proj_bias,
-        "output_bias": o.out_proj_bias,
+        "o_bias": o.out_proj_bias,
         "bidirectional": not o.causal,
     }
 
 
 def build(**hyper: Any) -> Attention:
-    """Our module for their arguments."""
+    """The module for the original's arguments."""
     return Attention(**attention_options(**hyper))
 
 
 def convert_attention(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours: queries, keys and values stand side by side in both."""
+    """The original's tensors: queries, keys and values are concatenated in both."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    ours = {"project.weight": weights.take("in_proj.weight"), "output.weight": weights.take("out_proj.weight")}
+    converted = {"qkv_proj.weight": weights.take("in_proj.weight"), "o_proj.weight": weights.take("out_proj.weight")}
     if o.qkv_proj_bias:
-        ours["project.bias"] = weights.take("in_proj.bias")
+        converted["qkv_proj.bias"] = weights.take("in_proj.bias")
     if o.out_proj_bias:
-        ours["output.bias"] = weights.take("out_proj.bias")
+        converted["o_proj.bias"] = weights.take("out_proj.bias")
     if o.rotary_emb_dim:
         weights.ignore("rotary_emb.inv_freq")
-    return ours | (convert_convolution(weights, True) if o.d_conv else {})
+    return converted | (convert_convolution(weights, True) if o.d_conv else {})
 
 
 add_importer(*NAMES, build=build, convert=convert_attention)

@@ -154,7 +154,7 @@ def _mega(o: Any, original: str) -> Mega:
         attention=o.attention_activation,
         position_bias=o.rel_pos_bias,
         max_positions=o.max_positions,
-        chunk_size=_bound(o.chunk_size),
+        attention_chunk_size=_bound(o.chunk_size),
         activation=ALIASES.get(o.activation, o.activation),
         norm=_norm(o, original)[0],
         prenorm=o.prenorm,
@@ -162,7 +162,7 @@ def _mega(o: Any, original: str) -> Mega:
         dropout=float(o.dropout),
         attention_dropout=float(o.attention_dropout),
         hidden_dropout=float(o.hidden_dropout),
-        tied_dropout=o.feature_dropout,
+        tie_dropout=o.feature_dropout,
         count_padding=True,
         float32_table=True,
     )
@@ -182,22 +182,23 @@ def _norm(o: Any, original: str) -> tuple[str, dict[str, Any]]:
 
 
 def _gated(weights: Weights, prefix: str, o: Any) -> dict[str, Tensor]:
-    """The tensors of the gated attention and its moving average, under our names."""
-    ours = {"scale": weights.take(f"{prefix}gamma"), "shift": weights.take(f"{prefix}beta")}
-    for theirs, name in (("v_proj", "value"), ("mx_proj", "project"), ("h_proj", "output")):
+    """The tensors of the gated attention and its moving average, under seqconv's names."""
+    converted = {"qk_scale": weights.take(f"{prefix}gamma"), "qk_shift": weights.take(f"{prefix}beta")}
+    for name in ("v_proj", "mx_proj", "h_proj"):
         for part in ("weight", "bias"):
-            ours[f"{name}.{part}"] = weights.take(f"{prefix}{theirs}.{part}")
+            converted[f"{name}.{part}"] = weights.take(f"{prefix}{name}.{part}")
     bias = f"{prefix}rel_pos_bias."
     if o.rel_pos_bias == "simple":
-        ours["bias.weight"] = weights.take(f"{bias}rel_pos_bias")
+        converted["rel_pos_bias.weight"] = weights.take(f"{bias}rel_pos_bias")
     else:
         weights.ignore(f"{bias}_float_tensor")
-        ours |= {"bias.query": weights.take(f"{bias}alpha")[0], "bias.key": weights.take(f"{bias}beta")[0]}
+        for original, name in (("alpha", "query"), ("beta", "key")):
+            converted[f"rel_pos_bias.{name}"] = weights.take(f"{bias}{original}")[0]
     memory = _ema(weights, f"{prefix}move.", o.embed_dim, o.bidirectional)
-    ours |= {f"memory.{name}": tensor for name, tensor in memory.items()}
+    converted |= {f"memory.{name}": tensor for name, tensor in memory.items()}
     norm = _norm_weights(weights, f"{prefix}norm.norm.", o)
-    ours |= {f"norm.{name}": tensor for name, tensor in norm.items()}
-    return {f"gated.{name}": tensor for name, tensor in ours.items()}
+    converted |= {f"norm.{name}": tensor for name, tensor in norm.items()}
+    return converted
 
 
 def _norm_weights(weights: Weights, prefix: str, o: Any) -> dict[str, Tensor]:

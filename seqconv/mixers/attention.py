@@ -36,12 +36,12 @@ class ConvolvedState(State):
 @register(
     "attention",
     examples=(
-        {"n_heads": 4, "n_kv_heads": 2, "qkv_bias": True},
-        {"n_heads": 2, "window": 7},
-        {"n_heads": 2, "chunk_size": 5, "rotary": False},
-        {"n_heads": 2, "rotary_dim": 2, "conv_size": 3, "qkv_bias": True},
-        {"n_heads": 1, "bidirectional": True, "window": 6},
-        {"n_heads": 2, "bidirectional": True, "chunk_size": 10},
+        {"num_heads": 4, "num_kv_heads": 2, "qkv_bias": True},
+        {"num_heads": 2, "window": 7},
+        {"num_heads": 2, "attention_chunk_size": 5, "rotary": False},
+        {"num_heads": 2, "rotary_dim": 2, "d_conv": 3, "qkv_bias": True},
+        {"num_heads": 1, "bidirectional": True, "window": 6},
+        {"num_heads": 2, "bidirectional": True, "attention_chunk_size": 10},
     ),
 )
 class Attention(Mixer):
@@ -49,17 +49,17 @@ class Attention(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
-        n_heads: heads of queries.
-        n_kv_heads: heads of keys and values; as many as ``n_heads`` by default.
-        head_dim: width of a head; ``d_model / n_heads`` by default.
+        num_heads: heads of queries.
+        num_kv_heads: heads of keys and values; as many as ``num_heads`` by default.
+        head_dim: width of a head; ``d_model / num_heads`` by default.
         rotary: rotate queries and keys to their positions; without, order is known from causality alone.
         rotary_base: longest wavelength over 2π.
         rotary_dim: channels of a head that rotate, the first ones; all by default.
-        conv_size: taps of a causal convolution over queries, keys and values; none by default.
-        qkv_bias: biases of the maps to queries, keys and values.
-        output_bias: bias of the output map.
+        d_conv: taps of a causal convolution over queries, keys and values; none by default.
+        qkv_bias: biases of the projections to queries, keys and values.
+        o_bias: bias of the output projection.
         window: see only tokens fewer than ``window`` away.
-        chunk_size: see only tokens of the same chunk.
+        attention_chunk_size: see only tokens of the same chunk.
         bidirectional: see the future too.
         dropout: of the attention weights.
 
@@ -72,33 +72,33 @@ class Attention(Mixer):
         self,
         d_model: int,
         *,
-        n_heads: int = 4,
-        n_kv_heads: int | None = None,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
         head_dim: int | None = None,
         rotary: bool = True,
         rotary_base: float = 10000.0,
         rotary_dim: int | None = None,
-        conv_size: int | None = None,
+        d_conv: int | None = None,
         qkv_bias: bool = False,
-        output_bias: bool = False,
+        o_bias: bool = False,
         window: int | None = None,
-        chunk_size: int | None = None,
+        attention_chunk_size: int | None = None,
         bidirectional: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model, causal=not bidirectional)
-        groups = n_heads if n_kv_heads is None else n_kv_heads
-        _check_heads(d_model, n_heads, groups, head_dim)
+        groups = num_heads if num_kv_heads is None else num_kv_heads
+        _check_heads(d_model, num_heads, groups, head_dim)
         check_probability("attention dropout", dropout)
-        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, groups, head_dim or d_model // n_heads
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, groups, head_dim or d_model // num_heads
         self.rotary_dim = (rotary_dim or self.head_dim) if rotary else 0
         self.rotary_base, self.dropout = rotary_base, dropout
         _check_rotation(self.rotary_dim, self.head_dim, rotary_base)
-        self.pattern = Pattern(not bidirectional, window=window, chunk=chunk_size)
-        channels = (n_heads + 2 * groups) * self.head_dim
-        self.project = nn.Linear(d_model, channels, bias=qkv_bias)
-        self.conv = None if conv_size is None else ShortConvolution(channels, conv_size, activation=None)
-        self.output = nn.Linear(n_heads * self.head_dim, d_model, bias=output_bias)
+        self.pattern = Pattern(not bidirectional, window=window, chunk=attention_chunk_size)
+        channels = (num_heads + 2 * groups) * self.head_dim
+        self.qkv_proj = nn.Linear(d_model, channels, bias=qkv_bias)
+        self.conv1d = None if d_conv is None else ShortConvolution(channels, d_conv, activation=None)
+        self.o_proj = nn.Linear(num_heads * self.head_dim, d_model, bias=o_bias)
 
     @property
     def state_kind(self) -> StateKind:
@@ -114,9 +114,11 @@ class Attention(Mixer):
         return self._merge(attend_in_blocks(*self._heads(qkv, position), mask, self.pattern, self._attend))
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
-        sizes = (self.n_kv_heads, self.head_dim)
+        sizes = (self.num_kv_heads, self.head_dim)
         cache = init_cache(batch_size, sizes, sizes, device, dtype)
-        return cache if self.conv is None else ConvolvedState(cache, self.conv.init_state(batch_size, device, dtype))
+        return (
+            cache if self.conv1d is None else ConvolvedState(cache, self.conv1d.init_state(batch_size, device, dtype))
+        )
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         cache = state.cache if isinstance(state, ConvolvedState) else state
@@ -132,16 +134,16 @@ class Attention(Mixer):
 
     def _project(self, x: Tensor, mask: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Queries, keys and values side by side, and the last inputs of the convolution if there is one."""
-        qkv = self.project(x)
-        if self.conv is None:
+        qkv = self.qkv_proj(x)
+        if self.conv1d is None:
             return qkv, None
-        convolved: tuple[Tensor, Tensor] = self.conv(zero_padding(qkv, mask), past)
+        convolved: tuple[Tensor, Tensor] = self.conv1d(zero_padding(qkv, mask), past)
         return convolved
 
     def _heads(self, qkv: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (batch, length, heads, head_dim) each."""
         heads = qkv.unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split([self.n_heads, self.n_kv_heads, self.n_kv_heads], dim=2)
+        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
         return self._rotate(q, position), self._rotate(k, position), v
 
     def _rotate(self, heads: Tensor, position: Tensor) -> Tensor:
@@ -163,28 +165,28 @@ class Attention(Mixer):
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=plain and view.causal,
-            enable_gqa=self.n_kv_heads != self.n_heads,
+            enable_gqa=self.num_kv_heads != self.num_heads,
         )
         heads: Tensor = y.transpose(1, 2).unflatten(0, (batch, blocks))
         return heads
 
     def _merge(self, heads: Tensor) -> Tensor:
-        y: Tensor = self.output(heads.flatten(2))
+        y: Tensor = self.o_proj(heads.flatten(2))
         return y
 
 
-def _check_heads(d_model: int, n_heads: int, groups: int, head_dim: int | None) -> None:
-    if min(n_heads, groups, head_dim or 1) < 1 or (head_dim is None and d_model % n_heads) or n_heads % groups:
+def _check_heads(d_model: int, num_heads: int, groups: int, head_dim: int | None) -> None:
+    if min(num_heads, groups, head_dim or 1) < 1 or (head_dim is None and d_model % num_heads) or num_heads % groups:
         widths = f"d_model={d_model}" if head_dim is None else f"head_dim={head_dim}"
-        got = f"n_heads={n_heads}, n_kv_heads={groups} for {widths}"
-        wanted = "n_heads that divide d_model or a head_dim, n_kv_heads that divide n_heads"
+        got = f"num_heads={num_heads}, num_kv_heads={groups} for {widths}"
+        wanted = "num_heads that divide d_model or a head_dim, num_kv_heads that divide num_heads"
         raise argument_error("attention mixer", got, wanted, "change the heads or the width")
 
 
 def _check_rotation(rotary_dim: int, head_dim: int, base: float) -> None:
     if rotary_dim % 2 or rotary_dim > head_dim:
         got = f"{rotary_dim} rotary channels in heads of width {head_dim}"
-        remedy = "change n_heads or rotary_dim, or set rotary=False"
+        remedy = "change num_heads or rotary_dim, or set rotary=False"
         raise argument_error("attention mixer", got, "an even width, at most that of a head", remedy)
     if base <= 0:
         raise argument_error("attention mixer", f"rotary_base={base}", "a positive number", "take 10000.0")

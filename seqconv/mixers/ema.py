@@ -1,16 +1,18 @@
-"""The moving average of MEGA by itself: ``y = silu(h * x + ω ⊙ x)``, h of :class:`~seqconv.filters.ema.EMAFilter`.
+"""The moving average of MEGA alone: ``y = silu(h * x + ω ⊙ x)``, h of :class:`~seqconv.filters.ema.EMAFilter`.
 
-Bidirectional: ``y = silu(h * x + flip(h' * flip(x)) + ω ⊙ x)``; both directions hear lag 0.
+Bidirectional: ``y = silu(h * x + flip(h' * flip(x)) + ω ⊙ x)``; both directions include lag 0.
 
 Source: Ma et al. 2022 (arXiv 2209.10655), MultiHeadEMA of facebookresearch/mega.
 """
+
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..convolution.long_convolution import LongConvolution
-from ..filters.ema import EMAFilter
+from ..filters.ema import EMAFilter, EMAFilterOptions
 from ..mixer import Mixer
 from ..registry import register
 from ..state import State
@@ -23,31 +25,24 @@ class EMA(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
-        d_state: exponentials per channel.
-        bidirectional: hear the future too, through averages of its own.
-        truncation, untruncated_steps: as in :class:`~seqconv.filters.ema.EMAFilter`.
+        bidirectional: also average over the future, with parameters of its own.
+        d_state, truncation, untruncated_steps: see :class:`~seqconv.filters.ema.EMAFilterOptions`.
 
     Raises:
         ValueError: sizes below 1.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        d_state: int = 16,
-        bidirectional: bool = False,
-        truncation: int | None = None,
-        untruncated_steps: bool = False,
-    ) -> None:
+    def __init__(self, d_model: int, *, bidirectional: bool = False, **options: Unpack[EMAFilterOptions]) -> None:
         super().__init__(d_model, causal=not bidirectional)
+        backward = EMAFilter(d_model, **options) if bidirectional else None
+        self.convolution = LongConvolution(EMAFilter(d_model, **options), backward=backward, backward_lag=0)
+        self.skip = nn.Parameter(torch.empty(d_model))
+        self.reset_parameters()
 
-        def build_filter() -> EMAFilter:
-            return EMAFilter(d_model, d_state=d_state, truncation=truncation, untruncated_steps=untruncated_steps)
-
-        backward = build_filter() if bidirectional else None
-        self.convolution = LongConvolution(build_filter(), backward=backward, backward_lag=0)
-        self.skip = nn.Parameter(torch.randn(d_model))
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """ω ~ N(0, 1)."""
+        self.skip.normal_()
 
     @property
     def state_kind(self) -> StateKind:

@@ -42,15 +42,8 @@ class GatedLinearAttentionState(State):
     "gla",
     examples=(
         {"num_heads": 2, "expand_k": 1.0, "gate_logit_normalizer": 1, "feature_map": "relu"},
-        {
-            "num_heads": 4,
-            "num_kv_heads": 2,
-            "expand_v": 2.0,
-            "use_short_conv": True,
-            "conv_bias": True,
-            "clamp_min": -0.05,
-        },
-        {"num_heads": 2, "use_output_gate": False, "elementwise_affine": False, "gate_low_rank_dim": 3},
+        {"expand_v": 2.0, "num_heads": 4, "num_kv_heads": 2, "d_conv": 4, "conv_bias": True, "clamp_min": -0.05},
+        {"num_heads": 2, "use_output_gate": False, "norm_affine": False, "gate_low_rank_dim": 3},
     ),
 )
 class GatedLinearAttention(Mixer):
@@ -63,12 +56,11 @@ class GatedLinearAttention(Mixer):
         num_heads: query heads.
         num_kv_heads: key-value heads; ``num_heads`` if not given.
         feature_map: activation of queries and keys; none if not given.
-        use_short_conv: convolve queries, keys and values, with SiLU.
-        conv_size: taps of that convolution.
+        d_conv: taps of a short convolution over queries, keys and values, with SiLU; none if not given.
         conv_bias: whether it has a bias.
         use_output_gate: gate the normalised output.
-        gate_fn: activation of the output gate.
-        elementwise_affine: whether the norm has a weight.
+        gate_activation: activation of the output gate.
+        norm_affine: whether the norm has a weight.
         norm_eps: ε of the norm.
         gate_logit_normalizer: τ; the larger, the slower the initial decay.
         gate_low_rank_dim: width of the bottleneck in front of the decay.
@@ -87,12 +79,11 @@ class GatedLinearAttention(Mixer):
         num_heads: int = 4,
         num_kv_heads: int | None = None,
         feature_map: str | None = None,
-        use_short_conv: bool = False,
-        conv_size: int = 4,
+        d_conv: int | None = None,
         conv_bias: bool = False,
         use_output_gate: bool = True,
-        gate_fn: str = "silu",
-        elementwise_affine: bool = True,
+        gate_activation: str = "silu",
+        norm_affine: bool = True,
         norm_eps: float = 1e-5,
         gate_logit_normalizer: int | float = 16,
         gate_low_rank_dim: int = 16,
@@ -104,17 +95,18 @@ class GatedLinearAttention(Mixer):
         _check_heads(self.heads, self.kv_heads, d_key, d_value)
         self.d_k, self.d_v = d_key // num_heads, d_value // num_heads
         self.feature_map = "identity" if feature_map is None else check_activation("gla mixer", feature_map)
-        self.gate_fn = check_activation("gla mixer", gate_fn)
+        self.gate_activation = check_activation("gla mixer", gate_activation)
         self.gate_logit_normalizer, self.clamp_min = gate_logit_normalizer, clamp_min
         self.widths = [d_key, self.kv_heads * self.d_k, self.kv_heads * self.d_v]
         self.q_proj = nn.Linear(d_model, self.widths[0], bias=False)
         self.k_proj = nn.Linear(d_model, self.widths[1], bias=False)
         self.v_proj = nn.Linear(d_model, self.widths[2], bias=False)
-        self.conv = ShortConvolution(sum(self.widths), conv_size, bias=conv_bias) if use_short_conv else None
-        self.decay_down = nn.Linear(d_model, gate_low_rank_dim, bias=False)
-        self.decay_up = nn.Linear(gate_low_rank_dim, self.widths[1])
-        self.gate_proj = nn.Linear(d_model, d_value, bias=False) if use_output_gate else None
-        self.norm = RMSNorm(self.d_v, eps=norm_eps, affine=elementwise_affine)
+        self.conv1d = None if d_conv is None else ShortConvolution(sum(self.widths), d_conv, bias=conv_bias)
+        self.gk_proj = nn.Sequential(
+            nn.Linear(d_model, gate_low_rank_dim, bias=False), nn.Linear(gate_low_rank_dim, self.widths[1])
+        )
+        self.g_proj = nn.Linear(d_model, d_value, bias=False) if use_output_gate else None
+        self.g_norm = RMSNorm(self.d_v, eps=norm_eps, affine=norm_affine)
         self.o_proj = nn.Linear(d_value, d_model, bias=False)
 
     @property
@@ -129,7 +121,7 @@ class GatedLinearAttention(Mixer):
         wide = torch.promote_types(dtype, torch.float32)
         memory = torch.zeros(batch_size, self.kv_heads, self.d_k, self.d_v, device=device, dtype=wide)
         return GatedLinearAttentionState(
-            memory, None if self.conv is None else self.conv.init_state(batch_size, device, dtype)
+            memory, None if self.conv1d is None else self.conv1d.init_state(batch_size, device, dtype)
         )
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -139,17 +131,17 @@ class GatedLinearAttention(Mixer):
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, GatedLinearAttentionState)
         qkv, conv = self._project(x_t), None
-        if self.conv is not None:
+        if self.conv1d is not None:
             assert state.conv is not None
-            qkv, conv = self.conv.step(qkv, state.conv)
+            qkv, conv = self.conv1d.step(qkv, state.conv)
         q, k, v = self._heads(qkv)
         o, memory = gated_linear_attention_step(q, k, v, self._log_decay(x_t), state=state.memory)
         return self._output(o, x_t), GatedLinearAttentionState(memory, conv)
 
     def _attend(self, x: Tensor, state: GatedLinearAttentionState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         qkv, conv = self._project(x), None
-        if self.conv is not None:
-            qkv, conv = self.conv(qkv, None if state is None else state.conv)
+        if self.conv1d is not None:
+            qkv, conv = self.conv1d(qkv, None if state is None else state.conv)
         q, k, v = self._heads(qkv)
         pair = gated_linear_attention(
             q, zero_padding(k, mask), v, self._log_decay(x),
@@ -167,7 +159,7 @@ class GatedLinearAttention(Mixer):
         return q.unflatten(-1, (self.heads, -1)), *(t.unflatten(-1, (self.kv_heads, -1)) for t in (k, v))
 
     def _log_decay(self, x: Tensor) -> Tensor:
-        logits = self.decay_up(self.decay_down(x))
+        logits = self.gk_proj(x)
         log_decay = F.logsigmoid(logits.to(accumulation_dtype(logits))) / self.gate_logit_normalizer
         if self.clamp_min is not None:
             log_decay = log_decay.clamp(min=self.clamp_min)
@@ -175,9 +167,9 @@ class GatedLinearAttention(Mixer):
         return per_head
 
     def _output(self, o: Tensor, x: Tensor) -> Tensor:
-        o = self.norm(o).flatten(-2)
-        if self.gate_proj is not None:
-            o = o * activate(self.gate_fn, self.gate_proj(x))
+        o = self.g_norm(o).flatten(-2)
+        if self.g_proj is not None:
+            o = o * activate(self.gate_activation, self.g_proj(x))
         y: Tensor = self.o_proj(o)
         return y
 

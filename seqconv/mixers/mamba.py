@@ -7,15 +7,15 @@ Equation, with E inner channels and a state of N numbers for each::
     h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t   A = -exp(A_log), real, one row per channel
     y = W_out ((C_t h_t + D u_t) silu(z))
 
-Source: Gu and Dao 2023 (arXiv 2312.00752) and the code of state-spaces/mamba. Padding enters the state with a
-zero input, which leaves a zero state as it is.
+Source: Gu and Dao 2023 (arXiv 2312.00752) and the code of state-spaces/mamba. b_Δ is a parameter of the mixer
+(``dt_bias``) and not of the projection W_Δ: the scan adds it in float32, as a time step of 1e-3 needs. Padding enters
+the state with a zero input, which leaves a zero state as it is.
 """
 
 import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,14 +23,16 @@ from seqconv_kernels import selective_scan, selective_scan_step
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ..layers.initialisation import reset_residual_projection
 from ..layers.norms import RMSNorm
 from ..layers.short_convolution import ShortConvolution
-from ..layers.time_step import no_weight_decay, time_step_bias
+from ..layers.time_step import check_time_steps, reset_time_step_bias
 from ..mixer import Mixer
 from ..packing import zero_padding
+from ..parameters import set_optimizer_options
 from ..registry import register
 from ..state import State, state_class
-from ..types import StateKind
+from ..types import LayerContext, StateKind
 
 
 @state_class
@@ -63,13 +65,14 @@ class Mamba(Mixer):
         dt_scale: multiplies the size of the initial ``W_Δ``.
         dt_init_floor: least initial time step.
         conv_bias: whether the short convolution has a bias.
-        bias: whether the maps into and out of the mixer have biases.
+        bias: whether the projections into and out of the mixer have biases.
         parameter_norm: root-mean-square norm on δ, B and C: ``"none"``, ``"plain"`` (FalconMamba), or ``"weighted"``
             with learned weights (Jamba).
         parameter_norm_eps: ε of that norm.
+        layer: place in a stack; the initial output projection shrinks with its depth.
 
     Raises:
-        ValueError: an unknown word among the options, sizes below 1.
+        ValueError: an unknown name among the options, sizes below 1.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Mamba(Mixer):
         bias: bool = False,
         parameter_norm: str = "none",
         parameter_norm_eps: float = 1e-6,
+        layer: LayerContext | None = None,
     ) -> None:
         super().__init__(d_model)
         self.d_inner, self.d_state = int(expand * d_model), d_state
@@ -98,21 +102,36 @@ class Mamba(Mixer):
             raise argument_error("mamba mixer", got, "sizes of at least 1", "raise the sizes")
         if dt_init not in ("random", "constant"):
             raise unknown_name("mamba mixer", "dt_init", dt_init, ("random", "constant"))
+        check_time_steps(dt_min, dt_max, dt_init_floor)
+        self.dt_init, self.dt_scale, self.dt_range = dt_init, dt_scale, (dt_min, dt_max, dt_init_floor)
+        self.layer = layer
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
-        self.conv = ShortConvolution(self.d_inner, d_conv, bias=conv_bias)
+        self.conv1d = ShortConvolution(self.d_inner, d_conv, bias=conv_bias)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.norms = _norms(parameter_norm, (self.dt_rank, d_state, d_state), parameter_norm_eps)
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.d_inner, 1))
-        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.dt_norm, self.B_norm, self.C_norm = (
+            _create_norm(parameter_norm, width, parameter_norm_eps) for width in (self.dt_rank, d_state, d_state)
+        )
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, bias=False)
+        self.dt_bias = nn.Parameter(torch.empty(self.d_inner))
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
+        self.D = nn.Parameter(torch.empty(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
-        spread = dt_scale * self.dt_rank**-0.5
-        with torch.no_grad():
-            self.dt_proj.weight.uniform_(-spread, spread)
-            if dt_init == "constant":
-                self.dt_proj.weight.fill_(spread)
-            self.dt_proj.bias.copy_(time_step_bias(self.d_inner, dt_min, dt_max, dt_init_floor))
-        no_weight_decay(self.A_log, self.D, self.dt_proj.bias)
+        self.keep_float32("dt_bias", "A_log", "D")
+        set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A = -(1 .. d_state), D = 1, time steps log-uniform in their range, the output projection by the depth."""
+        bound = self.dt_scale * self.dt_rank**-0.5
+        if self.dt_init == "constant":
+            self.dt_proj.weight.fill_(bound)
+        else:
+            self.dt_proj.weight.uniform_(-bound, bound)
+        reset_time_step_bias(self.dt_bias, *self.dt_range)
+        self.A_log.copy_(torch.arange(1.0, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
+        self.D.fill_(1.0)
+        reset_residual_projection(self.out_proj, self.layer)
 
     @property
     def state_kind(self) -> StateKind:
@@ -125,7 +144,7 @@ class Mamba(Mixer):
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         ssm = torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=wide)
-        return MambaState(self.conv.init_state(batch_size, device, dtype), ssm)
+        return MambaState(self.conv1d.init_state(batch_size, device, dtype), ssm)
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         assert isinstance(state, MambaState)
@@ -134,21 +153,21 @@ class Mamba(Mixer):
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MambaState)
         u, z = self.in_proj(x_t).chunk(2, dim=-1)
-        u, conv = self.conv.step(u, state.conv)
+        u, conv = self.conv1d.step(u, state.conv)
         delta, B, C = self._selection(u)
         y, ssm = selective_scan_step(
-            u, delta, self._A(), B, C, self.D, z, state=state.ssm, delta_bias=self.dt_proj.bias, delta_softplus=True
+            u, delta, self._A(), B, C, self.D, z, state=state.ssm, delta_bias=self.dt_bias, delta_softplus=True
         )
         return self.out_proj(y), MambaState(conv, ssm)
 
     def _scan(self, x: Tensor, state: MambaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u, conv = self.conv(zero_padding(u, mask), None if state is None else state.conv)
+        u, conv = self.conv1d(zero_padding(u, mask), None if state is None else state.conv)
         u = zero_padding(u, mask)
         delta, B, C = self._selection(u)
         pair = selective_scan(
             u, delta, self._A(), B, C, self.D, z,
-            delta_bias=self.dt_proj.bias, delta_softplus=True,
+            delta_bias=self.dt_bias, delta_softplus=True,
             initial_state=None if state is None else state.ssm, return_final_state=True,
         )  # fmt: skip
         assert isinstance(pair, tuple)
@@ -159,14 +178,13 @@ class Mamba(Mixer):
 
     def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Time step before bias and softplus, input weights and output weights of every token."""
-        parts = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        low, B, C = (norm(part) for norm, part in zip(self.norms, parts, strict=True))
-        return F.linear(low, self.dt_proj.weight), B, C
+        low, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return self.dt_proj(self.dt_norm(low)), self.B_norm(B), self.C_norm(C)
 
 
-def _norms(kind: str, widths: tuple[int, ...], eps: float) -> nn.ModuleList:
+def _create_norm(kind: str, width: int, eps: float) -> nn.Module:
     if kind == "none":
-        return nn.ModuleList(nn.Identity() for _ in widths)
+        return nn.Identity()
     if kind not in ("plain", "weighted"):
         raise unknown_name("mamba mixer", "parameter_norm", kind, ("none", "plain", "weighted"))
-    return nn.ModuleList(RMSNorm(width, eps=eps, affine=kind == "weighted") for width in widths)
+    return RMSNorm(width, eps=eps, affine=kind == "weighted")

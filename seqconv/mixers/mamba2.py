@@ -25,13 +25,15 @@ from seqconv_kernels import ssd, ssd_step
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ..layers.initialisation import reset_residual_projection
 from ..layers.short_convolution import ShortConvolution
-from ..layers.time_step import no_weight_decay, time_step_bias
+from ..layers.time_step import check_time_steps, reset_time_step_bias
 from ..mixer import Mixer
 from ..packing import zero_padding
+from ..parameters import set_optimizer_options
 from ..registry import register
 from ..state import State, state_class
-from ..types import StateKind
+from ..types import LayerContext, StateKind
 
 
 class GatedRMSNorm(nn.Module):
@@ -52,7 +54,13 @@ class GatedRMSNorm(nn.Module):
                 "GatedRMSNorm", f"{channels} channels in {groups} groups", "groups that divide", remedy
             )
         self.groups, self.norm_before_gate, self.eps = groups, norm_before_gate, eps
-        self.weight = nn.Parameter(torch.ones(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Weights of one."""
+        self.weight.fill_(1.0)
 
     def forward(
         self, y: Float[Tensor, "*tokens channels"], z: Float[Tensor, "*tokens channels"]
@@ -77,10 +85,10 @@ class Mamba2State(State):
 @register(
     "mamba2",
     examples=(
-        {"d_state": 6, "headdim": 4, "ngroups": 2, "chunk_size": 8},
-        {"d_state": 5, "headdim": 8, "norm_before_gate": True, "bias": True},
-        {"d_state": 4, "headdim": 4, "rmsnorm": False, "expand": 1},
-        {"d_state": 4, "headdim": 4, "D_has_hdim": True, "dt_limit": (0.02, 0.5), "conv_bias": False, "d_conv": 3},
+        {"d_state": 6, "head_dim": 4, "num_groups": 2, "chunk_size": 8},
+        {"d_state": 5, "head_dim": 8, "norm_before_gate": True, "bias": True},
+        {"d_state": 4, "head_dim": 4, "rmsnorm": False, "expand": 1},
+        {"d_state": 4, "head_dim": 4, "D_per_channel": True, "dt_limit": (0.02, 0.5), "conv_bias": False, "d_conv": 3},
     ),
 )
 class Mamba2(Mixer):
@@ -92,21 +100,22 @@ class Mamba2(Mixer):
         d_conv: taps of the short convolution.
         conv_init: initial taps are drawn from ±``conv_init``; as in a Conv1d if not given.
         expand: inner channels per input channel.
-        headdim: channels per head; 64 if not given, or less where 64 does not divide ``d_ssm``.
+        head_dim: channels per head; 64 if not given, or less where 64 does not divide ``d_ssm``.
         d_ssm: inner channels that go through the scan, the others form a gated MLP; all if not given.
-        ngroups: groups of heads that share B and C.
+        num_groups: groups of heads that share B and C.
         A_init_range: initial ``-A`` are drawn between these.
-        D_has_hdim: one skip weight per channel instead of per head.
-        rmsnorm: normalise in front of the output map; else only gate.
+        D_per_channel: one skip weight per channel instead of per head.
+        rmsnorm: normalise in front of the output projection; else only gate.
         norm_before_gate: normalise first, then gate.
-        norm_groups: channels are normalised in this many groups; ``ngroups`` if not given.
+        norm_groups: channels are normalised in this many groups; ``num_groups`` if not given.
         norm_eps: ε of the norm.
         dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
         dt_init_floor: least initial time step.
         dt_limit: least and largest time step in use; none if not given.
-        bias: whether the maps into and out of the mixer have biases.
+        bias: whether the projections into and out of the mixer have biases.
         conv_bias: whether the short convolution has a bias.
         chunk_size: longest chunk that the scan may take; changes speed, not results.
+        layer: place in a stack; the initial output projection shrinks with its depth.
 
     Raises:
         ValueError: heads or groups that do not divide, sizes below 1.
@@ -120,11 +129,11 @@ class Mamba2(Mixer):
         d_conv: int = 4,
         conv_init: float | None = None,
         expand: int | float = 2,
-        headdim: int | None = None,
+        head_dim: int | None = None,
         d_ssm: int | None = None,
-        ngroups: int = 1,
+        num_groups: int = 1,
         A_init_range: Sequence[float] = (1.0, 16.0),
-        D_has_hdim: bool = False,
+        D_per_channel: bool = False,
         rmsnorm: bool = True,
         norm_before_gate: bool = False,
         norm_groups: int | None = None,
@@ -136,29 +145,43 @@ class Mamba2(Mixer):
         bias: bool = False,
         conv_bias: bool = True,
         chunk_size: int = 256,
+        layer: LayerContext | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.d_inner, self.d_state, self.ngroups = int(expand * d_model), d_state, ngroups
+        self.d_inner, self.d_state, self.num_groups = int(expand * d_model), d_state, num_groups
         self.d_ssm = self.d_inner if d_ssm is None else d_ssm
-        self.headdim = math.gcd(64, self.d_ssm) if headdim is None else headdim
+        self.head_dim = math.gcd(64, self.d_ssm) if head_dim is None else head_dim
         self.dt_limit, self.chunk_size = dt_limit, chunk_size
-        _check_sizes(self.d_inner, self.d_ssm, self.headdim, ngroups, d_state)
-        self.heads = self.d_ssm // self.headdim
-        self.conv_channels = self.d_ssm + 2 * ngroups * d_state
+        self.layer, self.dt_range = layer, (dt_min, dt_max, dt_init_floor)
+        self.A_init_range = tuple(A_init_range)
+        _check_sizes(self.d_inner, self.d_ssm, self.head_dim, num_groups, d_state)
+        check_time_steps(*self.dt_range)
+        self.heads = self.d_ssm // self.head_dim
+        self.conv_channels = self.d_ssm + 2 * num_groups * d_state
         d_mlp = self.d_inner - self.d_ssm
         self.parts = [d_mlp, d_mlp, self.d_ssm, self.conv_channels, self.heads]
         self.in_proj = nn.Linear(d_model, sum(self.parts), bias=bias)
-        self.conv = ShortConvolution(self.conv_channels, d_conv, bias=conv_bias, init_range=conv_init)
-        self.dt_bias = nn.Parameter(time_step_bias(self.heads, dt_min, dt_max, dt_init_floor))
-        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(*A_init_range).log())
-        self.D = nn.Parameter(torch.ones(self.heads, self.headdim) if D_has_hdim else torch.ones(self.heads))
+        self.conv1d = ShortConvolution(self.conv_channels, d_conv, bias=conv_bias, init_range=conv_init)
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.D = nn.Parameter(torch.empty(self.heads, self.head_dim) if D_per_channel else torch.empty(self.heads))
         self.norm = (
-            GatedRMSNorm(self.d_ssm, groups=norm_groups or ngroups, norm_before_gate=norm_before_gate, eps=norm_eps)
+            GatedRMSNorm(self.d_ssm, groups=norm_groups or num_groups, norm_before_gate=norm_before_gate, eps=norm_eps)
             if rmsnorm
             else None
         )
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
-        no_weight_decay(self.A_log, self.D, self.dt_bias)
+        self.keep_float32("dt_bias", "A_log", "D")
+        set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """-A uniform and time steps log-uniform in their ranges, D = 1, the output projection by the depth."""
+        reset_time_step_bias(self.dt_bias, *self.dt_range)
+        self.A_log.uniform_(*self.A_init_range).log_()
+        self.D.fill_(1.0)
+        reset_residual_projection(self.out_proj, self.layer)
 
     @property
     def state_kind(self) -> StateKind:
@@ -170,8 +193,8 @@ class Mamba2(Mixer):
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
-        ssm = torch.zeros(batch_size, self.heads, self.headdim, self.d_state, device=device, dtype=wide)
-        return Mamba2State(self.conv.init_state(batch_size, device, dtype), ssm)
+        ssm = torch.zeros(batch_size, self.heads, self.head_dim, self.d_state, device=device, dtype=wide)
+        return Mamba2State(self.conv1d.init_state(batch_size, device, dtype), ssm)
 
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         assert isinstance(state, Mamba2State)
@@ -180,7 +203,7 @@ class Mamba2(Mixer):
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, Mamba2State)
         z_mlp, x_mlp, z, inputs, dt = self.in_proj(x_t).split(self.parts, dim=-1)
-        inputs, conv = self.conv.step(inputs, state.conv)
+        inputs, conv = self.conv1d.step(inputs, state.conv)
         u, B, C = self._heads(inputs)
         y, ssm = ssd_step(
             u, dt, self._A(), B, C, self.D,
@@ -190,7 +213,7 @@ class Mamba2(Mixer):
 
     def _scan(self, x: Tensor, state: Mamba2State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         z_mlp, x_mlp, z, inputs, dt = self.in_proj(x).split(self.parts, dim=-1)
-        inputs, conv = self.conv(zero_padding(inputs, mask), None if state is None else state.conv)
+        inputs, conv = self.conv1d(zero_padding(inputs, mask), None if state is None else state.conv)
         u, B, C = self._heads(zero_padding(inputs, mask))
         pair = ssd(
             u, dt, self._A(), B, C, self.D,
@@ -205,10 +228,10 @@ class Mamba2(Mixer):
 
     def _heads(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Input per head, B and C per group."""
-        grouped = self.ngroups * self.d_state
+        grouped = self.num_groups * self.d_state
         u, B, C = inputs.split([self.d_ssm, grouped, grouped], dim=-1)
-        B, C = (t.unflatten(-1, (self.ngroups, self.d_state)) for t in (B, C))
-        return u.unflatten(-1, (self.heads, self.headdim)), B, C
+        B, C = (t.unflatten(-1, (self.num_groups, self.d_state)) for t in (B, C))
+        return u.unflatten(-1, (self.heads, self.head_dim)), B, C
 
     def _output(self, y: Tensor, z: Tensor, z_mlp: Tensor, x_mlp: Tensor) -> Tensor:
         y = y.flatten(-2)
@@ -217,10 +240,10 @@ class Mamba2(Mixer):
         return out
 
 
-def _check_sizes(d_inner: int, d_ssm: int, headdim: int, ngroups: int, d_state: int) -> None:
-    sizes = f"d_inner={d_inner}, d_ssm={d_ssm}, headdim={headdim}, ngroups={ngroups}, d_state={d_state}"
-    if min(d_ssm, headdim, ngroups, d_state) < 1 or d_ssm > d_inner:
+def _check_sizes(d_inner: int, d_ssm: int, head_dim: int, num_groups: int, d_state: int) -> None:
+    sizes = f"d_inner={d_inner}, d_ssm={d_ssm}, head_dim={head_dim}, num_groups={num_groups}, d_state={d_state}"
+    if min(d_ssm, head_dim, num_groups, d_state) < 1 or d_ssm > d_inner:
         raise argument_error("mamba2 mixer", sizes, "sizes of at least 1, d_ssm at most d_inner", "correct the sizes")
-    if d_ssm % headdim or (d_ssm // headdim) % ngroups:
-        wanted = "headdim that divides d_ssm, ngroups that divides the heads"
-        raise argument_error("mamba2 mixer", sizes, wanted, "change headdim or ngroups")
+    if d_ssm % head_dim or (d_ssm // head_dim) % num_groups:
+        wanted = "head_dim that divides d_ssm, num_groups that divides the heads"
+        raise argument_error("mamba2 mixer", sizes, wanted, "change head_dim or num_groups")

@@ -3,13 +3,15 @@
 A block is a stack of dilated causal depthwise convolutions, level i with dilation ``f^i`` and K taps
 (:mod:`seqconv_kernels.dilated_conv`); B blocks follow each other. Receptive field
 ``R = 1 + B (K - 1) (f^levels - 1) / (f - 1)``; with f = K and B = 1, ``R = K^levels`` and every input in it
-reaches the output by exactly one path. With f > K some inputs reach none, which is refused.
+reaches the output by exactly one path. With f > K some inputs reach none, which raises.
 
-Bidirectional: a second network hears the reversed sequence, and both are added.
+Bidirectional: a second network runs over the reversed sequence, and both are added.
 
-Source: Terzić et al. 2023 (arXiv 2312.05605) for the network as a whole and its free dilation factor; what is our
-reading stands in :mod:`seqconv.mixers.tcnca`.
+Source: Terzić et al. 2023 (arXiv 2312.05605) for the network as a whole and its free dilation factor; what is
+seqconv's own reading is listed in :mod:`seqconv.mixers.tcnca`.
 """
+
+from typing import Annotated, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from seqconv_kernels.dilated_conv import ACTIVATIONS
 
 from ..mixer import Mixer
+from ..options import Default, with_defaults
 from ..registry import register
 from ..state import State, state_class
 from ..types import StateKind
@@ -39,6 +42,26 @@ class TCNState(State):
     position: Tensor
 
 
+class TCNOptions(TypedDict, total=False):
+    """Options of :class:`TCN`.
+
+    Attributes:
+        kernel_size: taps of a level, K.
+        dilation: factor f from level to level; ``kernel_size`` by default.
+        levels: levels of a block.
+        blocks: blocks in series, B; from two on each is added to its input.
+        inner_activation: between the levels of a block: ``None``, ``"relu"``, ``"silu"`` or ``"tanh"``.
+        bidirectional: also convolve with the future, through a network of its own.
+    """
+
+    kernel_size: Annotated[int, Default(4)]
+    dilation: Annotated[int | None, Default(None)]
+    levels: Annotated[int, Default(5)]
+    blocks: Annotated[int, Default(1)]
+    inner_activation: Annotated[str | None, Default(None)]
+    bidirectional: Annotated[bool, Default(False)]
+
+
 @register(
     "tcn",
     examples=(
@@ -52,43 +75,38 @@ class TCN(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
-        kernel_size: taps of a level, K.
-        dilation: factor f from level to level; ``kernel_size`` by default.
-        levels: levels of a block.
-        blocks: blocks in series, B; from two on each is added to its input.
-        inner_activation: between the levels of a block: ``None``, ``"relu"``, ``"silu"`` or ``"tanh"``.
-        bidirectional: hear the future too, through a network of its own.
         plain: the convolutions alone, without skip and SiLU.
+        **options: see :class:`TCNOptions`.
 
     Raises:
-        ValueError: ``kernel_size < 2``, other sizes below 1, ``dilation > kernel_size`` (inputs that are never
-            heard), an unknown activation.
+        ValueError: ``kernel_size < 2``, other sizes below 1, ``dilation > kernel_size`` (inputs that reach no
+            output), an unknown activation.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        kernel_size: int = 4,
-        dilation: int | None = None,
-        levels: int = 5,
-        blocks: int = 1,
-        inner_activation: str | None = None,
-        bidirectional: bool = False,
-        plain: bool = False,
-    ) -> None:
-        super().__init__(d_model, causal=not bidirectional)
-        factor = kernel_size if dilation is None else dilation
+    def __init__(self, d_model: int, *, plain: bool = False, **options: Unpack[TCNOptions]) -> None:
+        o = with_defaults(TCNOptions, options, self.name)
+        super().__init__(d_model, causal=not o["bidirectional"])
+        kernel_size, levels, blocks, inner_activation = (
+            o["kernel_size"], o["levels"], o["blocks"], o["inner_activation"]
+        )  # fmt: skip
+        factor = kernel_size if o["dilation"] is None else o["dilation"]
         _check_sizes(kernel_size, factor, levels, blocks)
         if inner_activation is not None and inner_activation not in ACTIVATIONS:
             raise unknown_name("tcn mixer", "inner_activation", inner_activation, ACTIVATIONS)
         self.dilations = tuple(factor**i for i in range(levels))
         self.blocks, self.inner_activation = blocks, inner_activation
-        # Unit gain for white noise on every level, as for any linear map followed by none.
-        bound = (3 / kernel_size) ** 0.5
-        size = (1 + bidirectional, blocks, levels, d_model, kernel_size)
-        self.weight = nn.Parameter(torch.empty(size).uniform_(-bound, bound))
-        self.skip = None if plain else nn.Parameter(torch.randn(d_model))
+        size = (1 + o["bidirectional"], blocks, levels, d_model, kernel_size)
+        self.weight = nn.Parameter(torch.empty(size))
+        self.skip = None if plain else nn.Parameter(torch.empty(d_model))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Taps of unit gain for white noise on every level; ω ~ N(0, 1)."""
+        bound = (3 / self.weight.shape[-1]) ** 0.5
+        self.weight.uniform_(-bound, bound)
+        if self.skip is not None:
+            self.skip.normal_()
 
     @property
     def state_kind(self) -> StateKind:
@@ -97,7 +115,7 @@ class TCN(Mixer):
 
     @property
     def receptive_field(self) -> int:
-        """Tokens that an output hears, in one direction, itself included."""
+        """Tokens that an output depends on, in one direction, itself included."""
         reach: int = (self.weight.shape[-1] - 1) * sum(self.dilations)
         return 1 + self.blocks * reach
 
@@ -132,7 +150,7 @@ class TCN(Mixer):
     def _network(
         self, x: Tensor, direction: int, history: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """All blocks of one direction, behind their histories (zero if ``None``), and the histories after them."""
+        """All blocks of one direction, from their histories on (zero if ``None``), and the histories after them."""
         after: list[Tensor] = []
         u = x.to(accumulation_dtype(x))
         pasts = [None] * self.blocks if history is None else self._by_block(history)

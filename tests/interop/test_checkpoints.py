@@ -157,10 +157,10 @@ def test_the_attention_layer_of_a_hybrid_is_read_on_its_own():
     torch.manual_seed(0)
     weights = {"in_proj.weight": torch.randn(24, 8), "out_proj.weight": torch.randn(8, 8)}
     mixer = from_original("state-spaces/mamba:MHA", weights, **ATTENTION, rotary_emb_dim=2)
-    assert (mixer.rotary_dim, mixer.head_dim, mixer.conv) == (2, 4, None)
+    assert (mixer.rotary_dim, mixer.head_dim, mixer.conv1d) == (2, 4, None)
     x = torch.randn(1, 6, 8)
-    q, k, v = mixer._heads(mixer.project(x), torch.arange(6)[None])
-    plain, _, _ = mixer._heads(mixer.project(x), torch.zeros(1, 6, dtype=torch.int64))
+    q, k, v = mixer._heads(mixer.qkv_proj(x), torch.arange(6)[None])
+    plain, _, _ = mixer._heads(mixer.qkv_proj(x), torch.zeros(1, 6, dtype=torch.int64))
     assert torch.equal(q[..., 2:], plain[..., 2:])
     assert not torch.equal(q[:, 1:, :, :2], plain[:, 1:, :, :2])
     want = torch.nn.functional.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)

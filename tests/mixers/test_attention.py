@@ -9,27 +9,35 @@ from seqconv import create_mixer
 from seqconv.attention.rotary import rotate
 from tolerances import assert_near
 
-REACHES = [{}, {"window": 4}, {"chunk_size": 5}, {"window": 1}, {"chunk_size": 1}, {"window": 40}, {"chunk_size": 40}]
+REACHES = [
+    {},
+    {"window": 4},
+    {"attention_chunk_size": 5},
+    {"window": 1},
+    {"attention_chunk_size": 1},
+    {"window": 40},
+    {"attention_chunk_size": 40},
+]
 
 
 def build(**options):
     torch.manual_seed(0)
-    mixer = create_mixer("attention", 8, n_heads=4, n_kv_heads=2, qkv_bias=True, output_bias=True, **options)
+    mixer = create_mixer("attention", 8, num_heads=4, num_kv_heads=2, qkv_bias=True, o_bias=True, **options)
     return mixer.double().eval()
 
 
-def sees(t, s, window=None, chunk_size=None, bidirectional=False):
+def sees(t, s, window=None, attention_chunk_size=None, bidirectional=False):
     if s > t and not bidirectional:
         return False
     if window is not None and abs(t - s) >= window:
         return False
-    return chunk_size is None or t // chunk_size == s // chunk_size
+    return attention_chunk_size is None or t // attention_chunk_size == s // attention_chunk_size
 
 
 def by_definition(mixer, x, **reach):
     """Token by token and head by head."""
     (length, _), dim = x.shape, mixer.head_dim
-    q, k, v = (p.view(length, -1, dim) for p in mixer.project(x).split([4 * dim, 2 * dim, 2 * dim], dim=-1))
+    q, k, v = (p.view(length, -1, dim) for p in mixer.qkv_proj(x).split([4 * dim, 2 * dim, 2 * dim], dim=-1))
     rates = [10000 ** (-2 * i / dim) for i in range(dim // 2)]
 
     def turned(head, t):
@@ -45,7 +53,7 @@ def by_definition(mixer, x, **reach):
             weights = torch.stack(scores).softmax(0)
             heads.append(sum(w * v[s, h // 2] for w, s in zip(weights, seen, strict=True)))
         rows.append(torch.cat(heads))
-    return mixer.output(torch.stack(rows))
+    return mixer.o_proj(torch.stack(rows))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -62,7 +70,7 @@ def test_outputs_are_the_definition(reach, bidirectional):
 def test_the_cache_is_bounded_by_the_reach(reach):
     mixer = build(**reach)
     _, state = mixer.prefill(torch.randn(2, 30, 8, dtype=torch.float64))
-    size = reach.get("window", reach.get("chunk_size"))
+    size = reach.get("window", reach.get("attention_chunk_size"))
     assert state.key.shape[1] == (30 if size is None else min(30, size - 1))
     assert mixer.state_kind == ("growing" if size is None else "window")
 
@@ -91,7 +99,7 @@ def test_rows_of_padding_alone_make_no_nan(reach, bidirectional):
 
 
 def test_one_row_of_a_state_of_padding_alone_starts_afresh():
-    mixer = build(chunk_size=5)
+    mixer = build(attention_chunk_size=5)
     x = torch.randn(2, 20, 8, dtype=torch.float64)
     mask = torch.ones(2, 8, dtype=torch.bool)
     mask[0] = False
@@ -121,14 +129,14 @@ def test_dropout_acts_in_training_alone():
 
 def test_refusals_say_what_to_do():
     cases = {
-        r"n_heads=3, n_kv_heads=3 for d_model=8.*Remedy": {"n_heads": 3},
-        r"n_heads=4, n_kv_heads=3.*divide n_heads": {"n_heads": 4, "n_kv_heads": 3},
-        r"heads of width 1.*rotary=False": {"n_heads": 8},
-        r"window=3, chunk_size=4.*one of them": {"window": 3, "chunk_size": 4},
+        r"num_heads=3, num_kv_heads=3 for d_model=8.*Remedy": {"num_heads": 3},
+        r"num_heads=4, num_kv_heads=3.*divide num_heads": {"num_heads": 4, "num_kv_heads": 3},
+        r"heads of width 1.*rotary=False": {"num_heads": 8},
+        r"window=3, attention_chunk_size=4.*one of them": {"window": 3, "attention_chunk_size": 4},
         r"window=0.*at least 1": {"window": 0},
         r"rotary_base=0.*positive": {"rotary_base": 0.0},
         r"attention dropout: received 2": {"dropout": 2.0},
-        r"option 'n_head'.*did you mean 'n_heads'": {"n_head": 2},
+        r"option 'num_head'.*did you mean 'num_heads'": {"num_head": 2},
     }
     for pattern, options in cases.items():
         with pytest.raises(ValueError, match=pattern):

@@ -109,9 +109,9 @@ def test_query_heads_of_a_group_share_a_state():
     def repeat(weight):
         return weight.unflatten(0, (2, -1)).repeat_interleave(2, dim=0).flatten(0, 1)
 
-    ours = grouped.state_dict()
-    shared = ("k_proj.weight", "v_proj.weight", "decay_up.weight", "decay_up.bias")
-    full.load_state_dict({k: repeat(v) if k in shared else v for k, v in ours.items()})
+    weights = grouped.state_dict()
+    shared = ("k_proj.weight", "v_proj.weight", "gk_proj.1.weight", "gk_proj.1.bias")
+    full.load_state_dict({k: repeat(v) if k in shared else v for k, v in weights.items()})
     x = torch.randn(2, 9, 16, dtype=torch.float64)
     assert_near(grouped(x), full(x))
     assert grouped.init_state(1).memory.shape == (1, 2, 2, 4)
@@ -139,13 +139,13 @@ def test_the_decay_is_bounded_below():
     torch.manual_seed(0)
     mixer = create_mixer("gla", 8, gate_logit_normalizer=1, clamp_min=-0.25)
     with torch.no_grad():
-        mixer.decay_up.bias.fill_(-50.0)
+        mixer.gk_proj[1].bias.fill_(-50.0)
     assert (mixer._log_decay(torch.randn(1, 3, 8)) == -0.25).all()
 
 
 def test_a_feature_map_that_is_not_zero_at_zero_keeps_padding_out():
     torch.manual_seed(0)
-    mixer = create_mixer("gla", 8, feature_map="sigmoid", use_short_conv=True, conv_bias=True).double().eval()
+    mixer = create_mixer("gla", 8, feature_map="sigmoid", d_conv=4, conv_bias=True).double().eval()
     x = torch.randn(1, 9, 8, dtype=torch.float64)
     mask = torch.tensor([[False] * 4 + [True] * 5])
     assert_near(mixer(x, mask=mask)[:, 4:], mixer(x[:, 4:]))
@@ -157,7 +157,7 @@ def test_refusals_name_the_remedy():
     with pytest.raises(ValueError, match=r"4 key and 8 value channels for 3 heads.*Remedy"):
         create_mixer("gla", 8, num_heads=3)
     with pytest.raises(ValueError, match=r"activation 'slu'.*did you mean 'silu'"):
-        create_mixer("gla", 8, gate_fn="slu")
+        create_mixer("gla", 8, gate_activation="slu")
     source, _ = import_variant(ORIGINAL, FOLDER, "gla", "gla")
     with pytest.raises(ValueError, match=r"hyper-parameter 'n_heads'.*did you mean 'num_heads'"):
         from_original(ORIGINAL, source.group("param"), hidden_size=32, n_heads=4)

@@ -67,7 +67,7 @@ def test_the_parameter_norm_makes_the_dynamics_independent_of_scale(parameter_no
 def test_initial_time_steps_lie_in_their_range():
     torch.manual_seed(0)
     mixer = create_mixer("mamba", 64, dt_min=0.01, dt_max=0.05, dt_init_floor=0.02)
-    dt = torch.nn.functional.softplus(mixer.dt_proj.bias)
+    dt = torch.nn.functional.softplus(mixer.dt_bias)
     assert dt.min() >= 0.02 - 1e-6
     assert dt.max() <= 0.05 + 1e-6
     constant = create_mixer("mamba", 64, dt_init="constant", dt_scale=0.5)
@@ -77,10 +77,10 @@ def test_initial_time_steps_lie_in_their_range():
 
 def test_the_critical_parameters_are_marked():
     mixer = create_mixer("mamba", 8)
-    for parameter in (mixer.A_log, mixer.D, mixer.dt_proj.bias):
+    for parameter in (mixer.A_log, mixer.D, mixer.dt_bias):
         assert parameter._optim == {"weight_decay": 0.0}
-        assert parameter._no_reinit
-    assert not hasattr(mixer.in_proj.weight, "_no_reinit")
+        assert parameter._no_weight_decay
+    assert not hasattr(mixer.in_proj.weight, "_no_weight_decay")
 
 
 def test_float32_dynamics_inside_a_bfloat16_mixer():
@@ -89,8 +89,8 @@ def test_float32_dynamics_inside_a_bfloat16_mixer():
     x = torch.randn(2, 20, 8)
     want = mixer(x)
     mixer.bfloat16()
-    for parameter in (mixer.A_log, mixer.D, mixer.dt_proj.bias):
-        parameter.data = parameter.data.float()
+    for parameter in (mixer.A_log, mixer.D, mixer.dt_bias):
+        assert parameter.dtype == torch.float32
     got = mixer(x.bfloat16())
     assert got.dtype == torch.bfloat16
     assert_near(got, want)

@@ -70,7 +70,7 @@ def test_every_name_of_the_original_is_read(name):
 def test_channels_outside_the_scan_form_a_gated_mlp():
     """Identities that the registry's examples leave out: their state sizes must change with the width."""
     torch.manual_seed(0)
-    mixer = create_mixer("mamba2", 8, d_ssm=8, headdim=4, d_state=4).double().eval()
+    mixer = create_mixer("mamba2", 8, d_ssm=8, head_dim=4, d_state=4).double().eval()
     x = torch.randn(2, 9, 8, dtype=torch.float64)
     want = mixer(x)
     state, outputs = mixer.init_state(2), []
@@ -98,28 +98,28 @@ def test_limits_of_the_time_step_hold_in_every_form():
 
 def test_initial_values_lie_in_their_ranges():
     torch.manual_seed(0)
-    mixer = create_mixer("mamba2", 512, headdim=8, A_init_range=(2.0, 3.0), conv_init=0.01, dt_min=0.01, dt_max=0.05)
+    mixer = create_mixer("mamba2", 512, head_dim=8, A_init_range=(2.0, 3.0), conv_init=0.01, dt_min=0.01, dt_max=0.05)
     assert mixer.A_log.exp().min() >= 2
     assert mixer.A_log.exp().max() <= 3
-    assert mixer.conv.weight.abs().max() <= 0.01
+    assert mixer.conv1d.weight.abs().max() <= 0.01
     dt = torch.nn.functional.softplus(mixer.dt_bias)
     assert dt.min() >= 0.0099
     assert dt.max() <= 0.0501
-    assert create_mixer("mamba2", 48).headdim == 32
+    assert create_mixer("mamba2", 48).head_dim == 32
 
 
 def test_the_critical_parameters_are_marked():
     mixer = create_mixer("mamba2", 8)
     for parameter in (mixer.A_log, mixer.D, mixer.dt_bias):
         assert parameter._optim == {"weight_decay": 0.0}
-        assert parameter._no_reinit
+        assert parameter._no_weight_decay
 
 
 def test_refusals_name_the_remedy():
-    with pytest.raises(ValueError, match=r"headdim=3.*change headdim or ngroups"):
-        create_mixer("mamba2", 8, headdim=3)
-    with pytest.raises(ValueError, match=r"ngroups=3.*change headdim or ngroups"):
-        create_mixer("mamba2", 8, headdim=4, ngroups=3)
+    with pytest.raises(ValueError, match=r"head_dim=3.*change head_dim or num_groups"):
+        create_mixer("mamba2", 8, head_dim=3)
+    with pytest.raises(ValueError, match=r"num_groups=3.*change head_dim or num_groups"):
+        create_mixer("mamba2", 8, head_dim=4, num_groups=3)
     with pytest.raises(ValueError, match=r"d_ssm=32.*Remedy: correct the sizes"):
         create_mixer("mamba2", 8, d_ssm=32)
     with pytest.raises(ValueError, match=r"16 channels in 3 groups.*Remedy"):

@@ -77,11 +77,11 @@ def test_states_of_the_moving_average():
 def test_position_bias_of_the_original(name):
     case = load_case(name)
     module = from_original(case.meta["original"], case.group("param"), **case.hyper)
-    gated = (module if isinstance(module, Mega) else module.mixer).gated
+    mega = module if isinstance(module, Mega) else module.mixer
     want = case.tensors["out.rel_bias"]
     index = torch.arange(len(want))
     view = View(False, None, index[None, None], index - index[:, None], len(want))
-    assert_close(gated.bias(view)[0, 0], want, 1e-8, 1e-9, "bias")
+    assert_close(mega.rel_pos_bias(view)[0, 0], want, 1e-8, 1e-9, "bias")
 
 
 def truncated(**options):
@@ -116,11 +116,11 @@ def test_slow_decays_keep_their_digits_in_float32():
 def test_chunks_bound_what_attention_hears():
     """With an average that hears nothing, no output depends on another chunk."""
     torch.manual_seed(0)
-    mixer = create_mixer("mega", 4, chunk_size=5, d_state=2, bidirectional=True).double()
+    mixer = create_mixer("mega", 4, attention_chunk_size=5, d_state=2, bidirectional=True).double()
     with torch.no_grad():
-        for part in (mixer.gated.memory.convolution.filter, mixer.gated.memory.convolution.backward):
+        for part in (mixer.memory.convolution.filter, mixer.memory.convolution.backward):
             part.gamma.zero_()
-        for linear in (mixer.gated.value, mixer.gated.project, mixer.gated.output):
+        for linear in (mixer.v_proj, mixer.mx_proj, mixer.h_proj):
             linear.weight.mul_(30)
     x = torch.randn(1, 13, 4, dtype=torch.float64)
     changed = x.clone()
@@ -132,10 +132,10 @@ def test_chunks_bound_what_attention_hears():
 @pytest.mark.parametrize("attention", ["softmax", "laplace"])
 def test_counting_padding_moves_the_chunks_as_in_the_original(attention):
     torch.manual_seed(0)
-    options = {"chunk_size": 4, "d_state": 2, "attention": attention}
+    options = {"attention_chunk_size": 4, "d_state": 2, "attention": attention}
     plain, counting = (create_mixer("mega", 4, **options, count_padding=c).double() for c in (False, True))
     with torch.no_grad():
-        for linear in (plain.gated.value, plain.gated.project, plain.gated.output):
+        for linear in (plain.v_proj, plain.mx_proj, plain.h_proj):
             linear.weight.mul_(30)
     counting.load_state_dict(plain.state_dict())
     x = torch.randn(1, 11, 4, dtype=torch.float64)
@@ -150,7 +150,7 @@ def test_counting_padding_moves_the_chunks_as_in_the_original(attention):
 
 
 def test_the_cache_holds_no_more_than_a_chunk():
-    mixer = create_mixer("mega", 8, chunk_size=6)
+    mixer = create_mixer("mega", 8, attention_chunk_size=6)
     assert mixer.state_kind == "window"
     assert create_mixer("mega", 8).state_kind == "growing"
     _, state = mixer.prefill(torch.randn(2, 40, 8))
@@ -161,7 +161,9 @@ def test_the_cache_holds_no_more_than_a_chunk():
 @pytest.mark.parametrize("prenorm", [True, False])
 def test_every_norm_before_and_after(norm, prenorm):
     torch.manual_seed(0)
-    mixer = create_mixer("mega", 4, d_state=2, norm=norm, prenorm=prenorm, norm_affine=False, chunk_size=3).double()
+    mixer = create_mixer(
+        "mega", 4, d_state=2, norm=norm, prenorm=prenorm, norm_affine=False, attention_chunk_size=3
+    ).double()
     assert not [name for name in mixer.state_dict() if "norm" in name and "tokens" not in name]
     x = torch.randn(2, 8, 4, dtype=torch.float64)
     if not prenorm and norm in ("layer", "batch"):
@@ -173,7 +175,7 @@ def test_every_norm_before_and_after(norm, prenorm):
 
 def test_dropout_acts_in_training_alone():
     torch.manual_seed(0)
-    probabilities = {"dropout": 0.5, "attention_dropout": 0.5, "hidden_dropout": 0.5, "tied_dropout": True}
+    probabilities = {"dropout": 0.5, "attention_dropout": 0.5, "hidden_dropout": 0.5, "tie_dropout": True}
     mixer, x = create_mixer("mega", 8, **probabilities), torch.randn(2, 9, 8)
     assert not torch.equal(mixer(x), mixer(x))
     mixer.eval()
@@ -201,13 +203,15 @@ def test_refusals_say_what_to_do():
         r"position_bias 'rotry'.*did you mean 'rotary'": lambda: create_mixer("mega", 8, position_bias="rotry"),
         r"d_k=3 for rotary.*even": lambda: create_mixer("mega", 8, position_bias="rotary", d_k=3),
         r"d_k=0.*Remedy: correct the widths": lambda: create_mixer("mega", 8, d_k=0),
-        r"chunk_size=0.*Remedy: set it to None": lambda: create_mixer("mega", 8, chunk_size=0),
+        r"attention_chunk_size=0.*Remedy: set it to None": lambda: create_mixer("mega", 8, attention_chunk_size=0),
         r"truncation=0.*Remedy: correct the sizes": lambda: create_mixer("mega", 8, truncation=0),
-        r"norm='group', which hears the whole.*Remedy: take norm='layer'": lambda: create_mixer(
+        r"norm='group', which depends on the whole.*Remedy: take norm='layer'": lambda: create_mixer(
             "mega", 8, norm="group"
         ),
         r"attention_dropout: received 1.5": lambda: create_mixer("mega", 8, attention_dropout=1.5),
-        r"9 tokens that attend.*max_positions=8.*chunk_size": lambda: create_mixer("mega", 8, max_positions=8)(x),
+        r"9 tokens that attend.*max_positions=8.*attention_chunk_size": lambda: create_mixer(
+            "mega", 8, max_positions=8
+        )(x),
         r"norm_type 'layrnorm'.*did you mean 'layernorm'": lambda: from_original(
             original, {}, **sizes, norm_type="layrnorm"
         ),

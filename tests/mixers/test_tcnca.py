@@ -20,7 +20,7 @@ def build(name, **options):
 
 
 @pytest.mark.parametrize(("options", "reach"), SIZES.values(), ids=SIZES)
-def test_an_output_hears_its_receptive_field_and_nothing_else(options, reach):
+def test_an_output_depends_on_its_receptive_field_and_nothing_else(options, reach):
     mixer = build("tcn", **options)
     assert mixer.receptive_field == reach
     x = torch.randn(1, reach + 8, 4, dtype=torch.float64, requires_grad=True)
@@ -69,25 +69,25 @@ def test_bidirectional_is_one_network_for_each_direction():
 
 
 def test_the_network_alone_crosses_the_borders_of_chunks():
-    mixer = build("tcnca", kernel_size=2, levels=2, chunk_size=8)
+    mixer = build("tcnca", kernel_size=2, levels=2, attention_chunk_size=8)
     with torch.no_grad():
-        for linear in (mixer.gated.value, mixer.gated.project, mixer.gated.output):
+        for linear in (mixer.v_proj, mixer.mx_proj, mixer.h_proj):
             linear.weight.mul_(30)
     x = torch.randn(1, 24, 4, dtype=torch.float64)
     changed = x.clone()
     changed[:, 5, 0] += 1
-    differs = ((mixer(changed) - mixer(x)).abs().amax((0, 2)) > 1e-9).nonzero().flatten().tolist()
-    # Its own chunk hears it by attention; the tokens behind the border as far as the network reaches, and from there
+    differs = ((mixer(changed) - mixer(x)).abs().amax((0, 2)) > 0).nonzero().flatten().tolist()
+    # Its own chunk sees it by attention; the tokens after the border as far as the network reaches, and from there
     # on by attention to those.
     assert differs == list(range(5, 16))
 
 
 def test_the_stripped_variant_is_its_equation():
-    mixer = build("tcnca", kernel_size=3, levels=2, stripped=True, chunk_size=None, position_bias="rotary")
-    gated, x = mixer.gated, torch.randn(2, 15, 4, dtype=torch.float64)
+    mixer = build("tcnca", kernel_size=3, levels=2, stripped=True, attention_chunk_size=None, position_bias="rotary")
+    x = torch.randn(2, 15, 4, dtype=torch.float64)
     normed = torch.nn.functional.layer_norm(x, (4,))
-    z = gated.project(gated.memory(normed))
-    q, k = (z * gated.scale[i] + gated.shift[i] for i in range(2))
+    z = mixer.mx_proj(mixer.memory(normed))
+    q, k = (z * mixer.qk_scale[i] + mixer.qk_shift[i] for i in range(2))
     index = torch.arange(15)
     half = index[:, None] * 10000.0 ** -(torch.arange(1, dtype=torch.float64))
 
@@ -95,17 +95,17 @@ def test_the_stripped_variant_is_its_equation():
         first, second = vector.chunk(2)
         return torch.cat([first * half.cos() - second * half.sin(), second * half.cos() + first * half.sin()], dim=-1)
 
-    assert len(gated.bias.query) == 4 // 2
-    scores = q @ k.transpose(1, 2) / 2**0.5 + turned(gated.bias.query) @ turned(gated.bias.key).T
+    assert len(mixer.rel_pos_bias.query) == 4 // 2
+    scores = q @ k.transpose(1, 2) / 2**0.5 + turned(mixer.rel_pos_bias.query) @ turned(mixer.rel_pos_bias.key).T
     weights = scores.masked_fill(index > index[:, None], -torch.inf).softmax(-1)
-    assert_near(mixer(x), x + gated.output(weights @ gated.value(normed)))
-    assert gated.memory.skip is None
+    assert_near(mixer(x), x + mixer.h_proj(weights @ mixer.v_proj(normed)))
+    assert mixer.memory.skip is None
 
 
 def test_gates_and_attention_are_those_of_mega():
     torch.manual_seed(0)
-    tcnca = create_mixer("tcnca", 4, kernel_size=2, levels=1, chunk_size=5)
-    mega = create_mixer("mega", 4, d_state=1, chunk_size=5)
+    tcnca = create_mixer("tcnca", 4, kernel_size=2, levels=1, attention_chunk_size=5)
+    mega = create_mixer("mega", 4, d_state=1, attention_chunk_size=5)
     shared = [name for name in mega.state_dict() if "memory" not in name]
     assert shared == [name for name in tcnca.state_dict() if "memory" not in name]
 
