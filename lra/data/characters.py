@@ -18,11 +18,14 @@ from .sequences import Sequences
 UNKNOWN, EOS, SPECIAL = 1, 2, 3
 
 
-def count_characters(texts: Sequences) -> Counter[str]:
-    """Number of occurrences of each character in the texts."""
+def count_characters(texts: Sequences, length: int) -> Counter[str]:
+    """Number of occurrences of each character among the first ``length`` of each text.
+
+    S4 counts texts that are already cut (``src/dataloaders/lra.py`` at e757cef).
+    """
     counts: Counter[str] = Counter()
     for index in range(len(texts.offsets) - 1):
-        counts.update(texts[index].tobytes().decode())
+        counts.update(texts[index].tobytes().decode()[:length])
     return counts
 
 

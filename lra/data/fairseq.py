@@ -13,6 +13,7 @@ dictionary follow. Every sequence ends with ``</s>``. Two formats of the index a
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from numpy.typing import NDArray
 
 from seqconv_kernels._core.errors import argument_error
 
+from .files import FRESH, text_lines
+
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 PAD, EOS = 1, 2
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
 MAPPED, PLAIN = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00"
-REMEDY = "take a fresh copy of the files"
+REMEDY = FRESH
 LAYOUTS = ("", "lra", "data-bin")
 """Folders that the files may lie in, below the one that is given."""
 Ids = NDArray[np.integer[Any]]
@@ -50,7 +53,7 @@ def read_dictionary(path: Path) -> list[str]:
     if not path.is_file():
         raise argument_error(f"read {path}", "no such file", "a dictionary of fairseq", REMEDY)
     symbols = list(SPECIAL)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in text_lines(path):
         symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not count.isdecimal():
             raise argument_error(f"read {path}", f"line {number}: {line[:40]!r}", "a symbol and its count", REMEDY)
@@ -94,7 +97,8 @@ def read_ids(prefix: Path, vocabulary: int) -> Iterator[Ids]:
     """The sequences of ``prefix.idx`` and ``prefix.bin``.
 
     Raises:
-        ValueError: missing, truncated, of another format, or ids beyond the vocabulary.
+        ValueError: missing, truncated, of another format, sequences that do not follow one another, or ids beyond the
+            vocabulary.
     """
     index, content = prefix.with_name(prefix.name + ".idx"), prefix.with_name(prefix.name + ".bin")
     for path in (index, content):
@@ -102,35 +106,62 @@ def read_ids(prefix: Path, vocabulary: int) -> Iterator[Ids]:
             raise argument_error(f"read {path}", "no such file", "an index .idx and ids .bin", REMEDY)
     try:
         dtype, lengths, offsets, shift = _read_index(index.read_bytes())
+        starts = _starts(lengths, offsets, 1 if shift else dtype.itemsize)
     except (struct.error, ValueError, KeyError) as error:
         raise argument_error(f"read {index}", f"no whole index ({error})", "an index of fairseq", REMEDY) from error
-    held = content.stat().st_size
-    if len(lengths) and (offsets.min() < 0 or int((offsets + lengths * dtype.itemsize).max()) > held):
-        wanted = int((offsets + lengths * dtype.itemsize).max())
+    held, wanted = content.stat().st_size, starts[-1] * dtype.itemsize
+    if held != wanted:
         raise argument_error(f"read {content}", f"{held} bytes", f"{wanted} bytes, as the index says", REMEDY)
     ids = np.fromfile(content, dtype) if held else np.zeros(0, dtype)
     if len(ids) and not 0 <= int(ids.min()) - shift <= int(ids.max()) - shift < vocabulary:
         got = f"ids from {int(ids.min()) - shift} to {int(ids.max()) - shift}"
         raise argument_error(f"read {content}", got, f"0 to {vocabulary - 1}, as the dictionary says", REMEDY)
-    for start, length in zip((offsets // dtype.itemsize).tolist(), lengths.tolist(), strict=True):
-        yield ids[start : start + length] - shift
+    for start, end in pairwise(starts):
+        yield ids[start:end] - shift
+
+
+def _starts(lengths: NDArray[np.int64], offsets: NDArray[np.int64], unit: int) -> list[int]:
+    """The element that each sequence starts at, then the number of all: fairseq writes one sequence after the other.
+
+    Python integers, which do not overflow as the sums of a damaged index would.
+    """
+    starts = [0]
+    for number, (length, offset) in enumerate(zip(lengths.tolist(), offsets.tolist(), strict=True)):
+        if length < 0:
+            raise ValueError(f"sequence {number} has length {length}")
+        if offset != starts[-1] * unit:
+            raise ValueError(f"sequence {number} starts at {offset} instead of {starts[-1] * unit}")
+        starts.append(starts[-1] + length)
+    return starts
 
 
 def _read_index(data: bytes) -> tuple[np.dtype[Any], NDArray[np.int64], NDArray[np.int64], int]:
-    """Type, lengths and byte offsets of the sequences, and what is to be taken off their ids."""
+    """Type, lengths and offsets of the sequences, and the shift of their ids.
+
+    Offsets count bytes in the first format, whose shift is 0, and elements in the second, whose shift is 1.
+    """
     if data.startswith(MAPPED):
         version, code, count = struct.unpack_from("<QBQ", data, len(MAPPED))
         _require_version(version)
         start = len(MAPPED) + 17
+        _require_bytes(data, start + 12 * count)
         lengths = np.frombuffer(data, "<i4", count, start).astype(np.int64)
         return np.dtype(DTYPES[code]), lengths, np.frombuffer(data, "<i8", count, start + 4 * count), 0
     if data.startswith(PLAIN):
-        version, code, _, count, sizes = struct.unpack_from("<QQQQQ", data, len(PLAIN))
+        version, code, element, count, sizes = struct.unpack_from("<QQQQQ", data, len(PLAIN))
         _require_version(version)
-        numbers = np.frombuffer(data, "<i8", 2 * (count + 1) + sizes, len(PLAIN) + 40)
         dtype = np.dtype(DTYPES[code])
-        return dtype, numbers[2 * (count + 1) :], numbers[count + 1 : 2 * count + 1] * dtype.itemsize, 1
+        if element != dtype.itemsize or sizes != count:
+            raise ValueError(f"{sizes} lengths of {count} sequences, elements of {element} bytes")
+        _require_bytes(data, len(PLAIN) + 40 + 8 * (2 * (count + 1) + sizes))
+        numbers = np.frombuffer(data, "<i8", 2 * (count + 1) + sizes, len(PLAIN) + 40)
+        return dtype, numbers[2 * (count + 1) :], numbers[count + 1 : 2 * count + 1], 1
     raise ValueError(f"it starts with {data[:9]!r}")
+
+
+def _require_bytes(data: bytes, wanted: int) -> None:
+    if len(data) < wanted:
+        raise ValueError(f"{len(data)} bytes instead of {wanted}")
 
 
 def _require_version(version: int) -> None:

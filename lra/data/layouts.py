@@ -5,6 +5,12 @@ from pathlib import Path
 
 from seqconv_kernels._core.errors import argument_error
 
+MEGA_ARCHIVE = "MEGA's lra.zip (https://dl.fbaipublicfiles.com/mega/data/lra.zip)"
+RELEASE = f"lra_release.gz (https://storage.googleapis.com/long-range-arena/lra_release.gz) or {MEGA_ARCHIVE}"
+"""Where the benchmark's own files are; the first address no longer answers everywhere."""
+IMDB = "aclImdb_v1.tar.gz (https://ai.stanford.edu/~amaas/data/sentiment) or stanfordnlp/imdb of the hub"
+CIFAR = "cifar-10-python.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html) or uoft-cs/cifar10 of the hub"
+
 
 def find(task: str, source: Path, layouts: Iterable[str], name: str, remedy: str) -> Path:
     """The first ``source / layout / name`` that exists.

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from seqconv_kernels._core.errors import argument_error
 
+from .files import FRESH, read_text, text_lines
+
 Bytes = NDArray[np.uint8]
 
 SCALINGS: Mapping[str, tuple[float, float]] = {
@@ -24,7 +26,6 @@ SCALINGS: Mapping[str, tuple[float, float]] = {
 """Offset and divisor of pixels in [0, 1], by name."""
 
 
-FRESH = "take a fresh copy of the files"
 MEGA_SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
 
@@ -45,21 +46,20 @@ def mega_rows(source: Path, split: str, size: int) -> Iterator[tuple[Bytes, int]
         ValueError: a missing file, a line that is no image of that size, or another number of lines than of labels.
     """
     path, labels, number = source / "input" / f"{MEGA_SPLITS[split]}.src", _mega_labels(source, split), 0
-    with path.open() as file:
-        for number, line in enumerate(file, 1):
-            cells = line.split()
-            grey = len(cells) == size**2 and all(cell.isdecimal() and int(cell) < 256 for cell in cells)
-            if not grey or number > len(labels):
-                got = f"line {number} of {len(cells)} values, with {len(labels)} labels in all"
-                raise argument_error(f"read {path}", got, f"{size**2} values from 0 to 255, and a label", FRESH)
-            yield np.array(cells, np.uint8).reshape(size, size), labels[number - 1]
+    for number, line in text_lines(path):
+        cells = line.split()
+        grey = len(cells) == size**2 and all(cell.isascii() and cell.isdecimal() and int(cell) < 256 for cell in cells)
+        if not grey or number > len(labels):
+            got = f"line {number} of {len(cells)} values, with {len(labels)} labels in all"
+            raise argument_error(f"read {path}", got, f"{size**2} values from 0 to 255, and a label", FRESH)
+        yield np.array(cells, np.uint8).reshape(size, size), labels[number - 1]
     if number < len(labels):
         raise argument_error(f"read {path}", f"{number} lines", f"{len(labels)}, one for each label", FRESH)
 
 
 def _mega_labels(source: Path, split: str) -> list[int]:
     path = source / "label" / f"{MEGA_SPLITS[split]}.label"
-    text = path.read_text().split() if path.is_file() else ["nothing"]
+    text = read_text(path).split() if path.is_file() else ["nothing"]
     if not all(label.isdecimal() for label in text):
         raise argument_error(f"read {path}", "a line that is no label, or no file", "a whole number per line", FRESH)
     return [int(label) for label in text]

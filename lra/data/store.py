@@ -60,14 +60,22 @@ def folder_name(task: str, parameters: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Exclude other processes from the block until it ends; those that ask for the same folder wait.
+def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Exclude other processes from the block until it ends.
 
     The lock is a file next to the folder, held by ``flock``: the system releases it when the process dies.
+
+    Args:
+        folder: what must be used by one process at a time; need not exist.
+        wait: wait for the process that holds the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and ``wait`` is off.
     """
+    folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f".{folder.name}.lock")
-    lock = _acquire(path)
+    lock = _acquire(path, wait)
     try:
         yield
     finally:
@@ -75,12 +83,15 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, wait: bool) -> int:
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                os.close(lock)
+                raise
             logger.warning("waiting for another process that prepares %s", path.name[1:].removesuffix(".lock"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -154,6 +165,22 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_json(operation: str, path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: missing, or no JSON object; the message says what to do.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        got = f"no {path.name} in {path.parent}" if not path.exists() else f"an unreadable {path} ({error})"
+        raise argument_error(operation, got, "a JSON file", remedy) from error
+    if not isinstance(content, dict):
+        raise argument_error(operation, f"{path} with a {type(content).__name__}", "a JSON object", remedy)
+    return content
+
+
 def need_space(folder: Path, wanted: int) -> None:
     """Raise before work that the free disk space is too small for.
 
@@ -187,7 +214,7 @@ def write_data(
     """
     with full_disk_named(f"prepare {task}", folder.parent), atomic_folder(folder) as partial:
         sizes = dict(fill(partial))
-        files = {path.name: _describe(path) for path in sorted(partial.iterdir())}
+        files = {path.name: describe_file(path) for path in sorted(partial.iterdir())}
         manifest = Manifest(task, dict(parameters), sizes, files, _fingerprint(files))
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n")
     return manifest
@@ -228,7 +255,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, JSON-able."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 

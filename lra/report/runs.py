@@ -1,6 +1,5 @@
 """Run folders read back: recipe, metrics, result, and what a run's numbers may be compared with."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..data.store import read_json
 from ..recipes.catalog import create_recipe
 from ..training.metrics import read_lines
 
@@ -69,16 +69,12 @@ def read_run(folder: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        ValueError: it holds no run.
+        ValueError: it holds no run, or a damaged file.
     """
-    if not (folder / "run.json").is_file():
-        raise argument_error(
-            "report", f"no run.json in {folder}", "the folder of a run", "start one with 'python -m lra run'"
-        )
-    about = json.loads((folder / "run.json").read_text())
+    about = read_json("report", folder / "run.json", "start one with 'python -m lra run'")
     lines = read_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
-    finished = folder / "result.json"
-    return Run(folder, about, lines, json.loads(finished.read_text()) if finished.exists() else None)
+    path, remedy = folder / "result.json", "evaluate the run again with 'python -m lra resume'"
+    return Run(folder, about, lines, read_json("report", path, remedy) if path.exists() else None)
 
 
 def find_runs(root: Path) -> list[Run]:

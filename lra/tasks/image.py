@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..data.layouts import find
+from ..data.files import require_label
+from ..data.layouts import CIFAR, find
 from ..data.pixels import MEGA_SPLITS, PixelCollate, PixelDataset, in_mega_layout, mega_rows
 from ..data.store import Manifest
 from ..data.tables import hub_rows, parquet_files, parquet_rows
@@ -31,7 +32,7 @@ SIDE, CLASSES = 32, 10
 SCALING = {"s4": "cifar", "mega": "cifar-mega", "jax": "tokens"}
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 LAYOUTS = ("", "cifar-10-batches-py", "cifar-10-batches-py/cifar-10-batches-py")
-REMEDY = "give the folder that holds cifar-10-batches-py, or one with train*.parquet and test*.parquet"
+REMEDY = f"give the folder of cifar-10-batches-py, or of train*.parquet and test*.parquet; get them from {CIFAR}"
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -77,7 +78,7 @@ class Image(Task):
         sizes = {}
         own = bool(self.source) and in_mega_layout(Path(self.source))
         for split in MEGA_SPLITS if own else ("train", "test"):
-            rows = list(mega_rows(Path(self.source), split, SIDE) if own else self._rows(split))
+            rows = list(self._mega_rows(split) if own else self._rows(split))
             np.save(folder / f"{split}.pixels.npy", np.stack([pixels for pixels, _ in rows]), allow_pickle=False)
             np.save(folder / f"{split}.labels.npy", np.array([y for _, y in rows], np.int64), allow_pickle=False)
             sizes[split] = len(rows)
@@ -92,7 +93,12 @@ class Image(Task):
             return
         rows = parquet_rows(source, split, COLUMNS) if self.source else hub_rows(self.name, HUB, split, COLUMNS)
         for number, (image, label) in enumerate(rows):
-            yield grey(_decode(image, f"{split} row {number}")), int(label)
+            place = f"{split} row {number}"
+            yield grey(_decode(image, place)), require_label(label, CLASSES, place)
+
+    def _mega_rows(self, split: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        for number, (image, label) in enumerate(mega_rows(Path(self.source), split, SIDE), 1):
+            yield image, require_label(label, CLASSES, f"{self.source}, {split} label {number}")
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
         splits = self._splits(folder, manifest)
@@ -157,7 +163,8 @@ def read_batch(path: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
     if len(colours) != len(labels) or pixels.dtype != np.uint8:
         got = f"{pixels.dtype} data of {len(colours)} images with {len(labels)} labels"
         raise argument_error(f"read {path}", got, "bytes, and a label for each image", remedy)
-    yield from zip(grey(colours), labels, strict=True)
+    for number, (image, label) in enumerate(zip(grey(colours), labels, strict=True)):
+        yield image, require_label(label, CLASSES, f"{path}, image {number}")
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -21,7 +21,8 @@ from seqconv_kernels._core.errors import argument_error
 from ..data.binarised import check_convention, open_tokeniser, write_binarised
 from ..data.characters import collect_texts, count_characters, vocabulary
 from ..data.fairseq import find_binarised
-from ..data.layouts import find, unpacked
+from ..data.files import text_lines
+from ..data.layouts import RELEASE, find, unpacked
 from ..data.sequences import Encode, RightPadding, Sequences
 from ..data.store import Manifest
 from ..data.tables import hub_rows
@@ -96,7 +97,8 @@ class Retrieval(Task):
 
     def parameters(self) -> dict[str, Any]:
         hub = self.source.startswith(HUB)
-        return {"source": self.source if hub or not self.source else str(Path(self.source).resolve())}
+        counted = {"counted": self.longest} if self.convention == "s4" else {}  # S4 cuts the texts, then counts
+        return {"source": self.source if hub or not self.source else str(Path(self.source).resolve()), **counted}
 
     def total(self) -> int:
         return len(FILES)
@@ -121,7 +123,7 @@ class Retrieval(Task):
 
     def _binarised(self) -> Path | None:
         if not self.source:
-            remedy = "the texts may not be passed on: get lra_release and give its folder with source=FOLDER"
+            remedy = f"the texts may not be passed on: give their folder with source=FOLDER; get {RELEASE}"
             raise argument_error("prepare retrieval", "no source", "a folder, or hub:OWNER/NAME", remedy)
         hub = self.source.startswith(HUB)
         folder = None if hub else find_binarised(Path(self.source), self.name)
@@ -141,7 +143,7 @@ class Retrieval(Task):
             second.save(folder, f"{split}.second")
             sizes[split] = len(rows)
             if split == "train":
-                counts = count_characters(first) + count_characters(second)
+                counts = count_characters(first, self.longest - 1) + count_characters(second, self.longest - 1)
                 (folder / "vocabulary.json").write_text(json.dumps(vocabulary(counts, 1)))
             advance(1)
         return sizes
@@ -175,7 +177,7 @@ def find_pairs(source: Path, split: str) -> Path:
     Raises:
         ValueError: not there.
     """
-    remedy = "the texts may not be passed on: get lra_release and give its folder with source=FOLDER"
+    remedy = f"the texts may not be passed on: give their folder with source=FOLDER; get {RELEASE}"
     return find("retrieval", source, LAYOUTS, FILES[split], remedy)
 
 
@@ -185,11 +187,10 @@ def read_pairs(path: Path) -> Iterator[tuple[str, str, int]]:
     Raises:
         ValueError: a line without five columns, or a label that is neither 0 nor 1; the message names the line.
     """
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            columns = line.rstrip("\r\n").split("\t")
-            if len(columns) != 5 or columns[0] not in ("0", "1", "0.0", "1.0"):
-                got = f"line {number} of {len(columns)} columns, starting {line[:20]!r}"
-                wanted = "label 0.0 or 1.0, two ids and two texts between tabs"
-                raise argument_error(f"read {path}", got, wanted, "take a fresh copy of the file")
-            yield columns[3], columns[4], int(float(columns[0]))
+    for number, line in text_lines(path):
+        columns = line.split("\t")
+        if len(columns) != 5 or columns[0] not in ("0", "1", "0.0", "1.0"):
+            got = f"line {number} of {len(columns)} columns, starting {line[:20]!r}"
+            wanted = "label 0.0 or 1.0, two ids and two texts between tabs"
+            raise argument_error(f"read {path}", got, wanted, "take a fresh copy of the file")
+        yield columns[3], columns[4], int(float(columns[0]))

@@ -5,7 +5,7 @@ binarised files hold token ids and splits of their own; they are read with ``con
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,8 @@ from seqconv_kernels._core.errors import argument_error
 from ..data.binarised import check_convention, open_tokeniser, write_binarised
 from ..data.characters import collect_texts, count_characters, vocabulary
 from ..data.fairseq import find_binarised
-from ..data.layouts import find
+from ..data.files import FRESH, read_text, require_inside, require_label
+from ..data.layouts import IMDB, find
 from ..data.sequences import RightPadding, Sequences, TokenDataset
 from ..data.store import Manifest
 from ..data.tables import hub_rows, parquet_files, parquet_rows
@@ -63,7 +64,8 @@ class Text(Task):
         return self.max_length or LENGTHS[self.convention]
 
     def parameters(self) -> dict[str, Any]:
-        return {"source": str(Path(self.source).resolve()) if self.source else HUB}
+        counted = {"counted": self.longest} if self.convention == "s4" else {}  # S4 cuts the texts, then counts
+        return {"source": str(Path(self.source).resolve()) if self.source else HUB, **counted}
 
     def total(self) -> int:
         return 2
@@ -78,11 +80,11 @@ class Text(Task):
             return write_binarised(binarised, folder, {"": "src-bin"}, advance)
         sizes = {}
         for split in ("train", "test"):
-            texts = collect_texts(self._rows(split))
+            texts = collect_texts(_checked(self._rows(split), split))
             texts.save(folder, split)
             sizes[split] = len(texts)
             if split == "train":
-                known = vocabulary(count_characters(texts), LEAST)
+                known = vocabulary(count_characters(texts, self.longest - 1), LEAST)
                 (folder / "vocabulary.json").write_text(json.dumps(known))
             advance(1)
         return sizes
@@ -121,14 +123,21 @@ class Text(Task):
         )
 
 
+def _checked(rows: Iterable[tuple[Any, Any]], split: str) -> Iterator[tuple[str, int]]:
+    for number, (text, label) in enumerate(rows):
+        if not isinstance(text, str):
+            raise argument_error(f"read {split} row {number}", type(text).__name__, "a text", FRESH)
+        yield text, require_label(label, 2, f"{split} row {number}")
+
+
 def read_reviews(source: Path, split: str) -> Iterator[tuple[str, int]]:
     """Reviews of ``aclImdb``: one file each, in folders ``pos`` and ``neg``, negative ones first, by file name.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: no such folder, a file that is a link out of it, or that is not UTF-8.
     """
     for label, name in enumerate(("neg", "pos")):
-        remedy = "give the folder that holds aclImdb, or one with train*.parquet and test*.parquet"
+        remedy = f"give the folder of aclImdb, or of train*.parquet and test*.parquet; get them from {IMDB}"
         folder = find("text", source, ("", "aclImdb", "aclImdb/aclImdb"), f"{split}/{name}", remedy)
         for path in sorted(folder.glob("*.txt")):
-            yield path.read_bytes().decode(), label
+            yield read_text(require_inside(path, folder)), label

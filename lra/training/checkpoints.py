@@ -1,10 +1,13 @@
 """Checkpoints of a run: which of them are whole, whether the disk has space for the next, the error when it has not.
 
-A checkpoint is whole once :data:`WHOLE` lies in it, written after all its other files and by all processes: a run that
-was killed while it wrote one goes on from the one before.
+A checkpoint is complete once the list of its files, :data:`FILES`, has been written, after all of them and by all
+processes: a run that was killed while it wrote one continues from the one before. It is intact while every file has the
+size and hash that the list says: a damaged one is set aside and the one before is tried.
 """
 
 import errno
+import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,22 +22,35 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..data.store import atomic_write, describe_file, sha256
 from .distributed import agree
 
-WHOLE = "whole"
-"""Name of the empty file that marks a whole checkpoint."""
+FILES = "files.json"
+"""Name of the list of a checkpoint's files, each with its size and SHA-256; written last."""
+NEEDED = (("model", "pytorch_model"), ("optimizer",), ("scheduler",), ("rng_state",), ("trainer_state.json",))
+"""How the names of the files begin without which a run cannot be resumed; FSDP writes folders of some."""
 COPIES = 4
 """Of the parameters in a checkpoint: themselves, two moments of AdamW, and one to spare."""
+logger = logging.getLogger(__name__)
 
 
-class MarkWhole(TrainerCallback):
-    """Mark a checkpoint when every process has written its part."""
+class ListFiles(TrainerCallback):
+    """List the files of a checkpoint with their hashes when every process has written its part."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if dist.is_available() and dist.is_initialized():
             dist.barrier()
         if state.is_world_process_zero:
-            (checkpoints_of(args) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            checkpoint = checkpoints_of(args) / f"checkpoint-{state.global_step}"
+            list_files(checkpoint)
+
+
+class MoveBest(TrainerCallback):
+    """Look for the best checkpoint in the folder that the run is in now, which may have been moved or copied."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.best_model_checkpoint is not None:
+            state.best_model_checkpoint = str(checkpoints_of(args) / Path(state.best_model_checkpoint).name)
 
 
 class NeedSpace(TrainerCallback):
@@ -73,7 +89,7 @@ class PauseAfter(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step < state.max_steps and agree(time.monotonic() - self.start >= self.seconds):
-            control.should_save = control.should_training_stop = True
+            control.should_save = control.should_log = control.should_training_stop = True
 
 
 def checkpoints_of(args: TrainingArguments) -> Path:
@@ -82,26 +98,100 @@ def checkpoints_of(args: TrainingArguments) -> Path:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run; ``None`` if it has none."""
-    whole = [path for path in _checkpoints(folder) if _is_whole(path)]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest checkpoint of a run that was written to its end; ``None`` if it has none."""
+    return next(iter(_complete(folder)), None)
 
 
-def remove_torn(folder: Path) -> None:
-    """Remove what a killed run left of checkpoints."""
-    for path in _checkpoints(folder):
-        if not _is_whole(path):
+def resumable_checkpoint(folder: Path) -> Path | None:
+    """The newest intact checkpoint of a run; ``None`` if it never finished writing one.
+
+    Damaged ones are renamed to ``damaged-checkpoint-N`` and reported if an earlier one is intact: training writes them
+    again. What a killed run left of a checkpoint that it was writing is removed.
+
+    Raises:
+        ValueError: every checkpoint is damaged; none is touched.
+    """
+    damages: dict[Path, str] = {}
+    intact = None
+    for path in _complete(folder):
+        damage = damage_of(path)
+        if damage is None:
+            intact = path
+            break
+        damages[path] = damage
+    if damages and intact is None:
+        got = "; ".join(f"{path.name}: {damage}" for path, damage in damages.items())
+        remedy = "restore the files, or start the run again into another folder with --out"
+        raise argument_error(f"resume {folder}", got, "an intact checkpoint", remedy)
+    for path in set(checkpoints(folder)) - set(_complete(folder)):
+        if not (path / "trainer_state.json").exists():  # the trainer's last file: this one was never finished
             shutil.rmtree(path)
+        else:
+            damages[path] = f"no {FILES}"
+    for path, damage in damages.items():
+        _set_aside(path, damage)
+    return intact
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return list((folder / "checkpoints").glob("checkpoint-*"))
+def _set_aside(checkpoint: Path, damage: str) -> None:
+    logger.warning("%s is damaged (%s): resuming from an earlier one", checkpoint, damage)
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """By its mark; in a folder without any mark, from a run of before there were marks, by what is written last."""
-    marked = any(checkpoint.parent.glob(f"checkpoint-*/{WHOLE}"))
-    return (checkpoint / (WHOLE if marked else "trainer_state.json")).exists()
+def damage_of(checkpoint: Path) -> str | None:
+    """The first thing that is wrong with a checkpoint, or with the best one that it refers to; ``None`` if intact."""
+    damage = damaged_file(checkpoint) or _missing_part(checkpoint)
+    if damage is not None:
+        return damage
+    best = json.loads((checkpoint / "trainer_state.json").read_text())["best_model_checkpoint"]
+    if best is None or Path(best).name == checkpoint.name:
+        return None
+    damage = damaged_file(checkpoint.parent / Path(best).name)
+    return None if damage is None else f"its best checkpoint, {Path(best).name}: {damage}"
+
+
+def list_files(folder: Path) -> None:
+    """Write the sizes and hashes of all files of a folder into its :data:`FILES`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILES)
+    listed = {str(path.relative_to(folder)): describe_file(path) for path in files}
+    atomic_write(folder / FILES, json.dumps(listed, indent=1, sort_keys=True) + "\n")
+
+
+def damaged_file(folder: Path) -> str | None:
+    """The first difference between a folder and its :data:`FILES`; ``None`` if there is none."""
+    try:
+        for name, record in json.loads((folder / FILES).read_text()).items():
+            path = folder / name
+            if not path.is_file():
+                return f"no file {name}"
+            if path.stat().st_size != record["bytes"]:
+                return f"{name} of {path.stat().st_size} bytes instead of {record['bytes']}"
+            if sha256(path) != record["sha256"]:
+                return f"{name} with another SHA-256"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"an unreadable {FILES} ({type(error).__name__}: {error})"
+    return None
+
+
+def _missing_part(checkpoint: Path) -> str | None:
+    listed = json.loads((checkpoint / FILES).read_text())
+    for prefixes in NEEDED:
+        if not any(name.startswith(prefixes) for name in listed):
+            return f"a {FILES} without {prefixes[0]}"
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a run, the newest first."""
+    found = [p for p in (folder / "checkpoints").glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal()]
+    return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Those that were written to their end, the newest first."""
+    return [path for path in checkpoints(folder) if (path / FILES).exists()]
 
 
 @contextmanager

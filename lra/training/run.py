@@ -13,7 +13,8 @@ Under ``torchrun`` every process calls the same functions; the first one makes t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,13 +27,21 @@ from transformers import PreTrainedModel, Trainer, set_seed
 from seqconv.cli.doctor import machine, versions
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..data.store import atomic_write
+from ..data.store import atomic_write, exclusive, read_json
 from ..models.build import MODELS, build_model
 from ..recipes.recipe import Recipe
 from ..tasks import TaskData, create_task
 from .artifacts import write_artifacts
-from .checkpoints import PauseAfter, explained, last_checkpoint, remove_torn
-from .distributed import check_processes, is_first, join_process_group, processes
+from .checkpoints import (
+    PauseAfter,
+    checkpoints,
+    damaged_file,
+    explained,
+    last_checkpoint,
+    list_files,
+    resumable_checkpoint,
+)
+from .distributed import agree, check_processes, is_first, join_process_group, processes
 from .metrics import read_lines
 from .trainer import confusion, make_trainer
 
@@ -104,48 +113,65 @@ def run_for(
         track: trackers of transformers that also get the metrics, such as ``tensorboard``.
 
     Raises:
-        ValueError: the folder holds a run and ``resume`` is off; it holds another recipe's; the recipe cannot run on
-            these processes; the loss is not finite; the disk is full.
+        ValueError: the folder holds a run and ``resume`` is off; it holds another recipe's; another process trains in
+            it; its checkpoints are all damaged; the recipe cannot run on these processes; the loss is not finite; the
+            disk is full.
     """
-    check_folder(recipe, folder, resume)
-    check_processes(recipe)
-    task = create_task(recipe.task, recipe.task_options)
-    with join_process_group().main_process_first():
-        task.prepare(data_root, quiet=quiet)
-    data = task.load(data_root)
-    set_seed(recipe.seed)
-    model = build_model(recipe, data)
-    pause = [] if seconds is None else [PauseAfter(seconds)]
-    trainer = make_trainer(recipe, model, data, folder, quiet=quiet, track=track, callbacks=pause)
-    with explained(folder):
+    with _locked(folder), explained(folder):
+        check_folder(recipe, folder, resume)
+        check_processes(recipe)
+        task = create_task(recipe.task, recipe.task_options)
+        with join_process_group().main_process_first():
+            task.prepare(data_root, quiet=quiet)
+        data = task.load(data_root)
+        set_seed(recipe.seed)
+        model = build_model(recipe, data)
+        pause = [] if seconds is None else [PauseAfter(seconds)]
+        trainer = make_trainer(recipe, model, data, folder, quiet=quiet, track=track, callbacks=pause)
+        last = agree(resumable_checkpoint(folder) if resume and is_first() else None)
         if is_first():
-            remove_torn(folder)
             atomic_write(folder / "run.json", json.dumps(describe(recipe, model, data), indent=2) + "\n")
         trainer.accelerator.wait_for_everyone()
-        last = last_checkpoint(folder) if resume else None
         step = trainer.train(resume_from_checkpoint=None if last is None else str(last)).global_step
-        if step < recipe.steps:
-            return Paused(folder, step, recipe.steps)
-        return finish(recipe, trainer, data, folder)
+        return Paused(folder, step, recipe.steps) if step < recipe.steps else finish(recipe, trainer, data, folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; under ``torchrun`` the first process holds the lock for all."""
+    if not is_first():
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder, wait=False))
+        except BlockingIOError as error:
+            got, remedy = f"{folder}, which another process trains in", "wait until it ends, or end it"
+            raise argument_error("run", got, "a folder that no process uses", remedy) from error
+        yield
 
 
 def read_recipe(folder: Path) -> Recipe:
     """The recipe that a run's folder was made with.
 
     Raises:
-        ValueError: it holds no run.
+        ValueError: it holds no run, or its ``run.json`` is damaged or of another version.
     """
-    path = folder / "run.json"
-    if not path.is_file():
-        remedy = "start it with 'python -m lra run'"
-        raise argument_error("resume", f"no run.json in {folder}", "the folder of a run", remedy)
-    return Recipe(**json.loads(path.read_text())["recipe"])
+    path, remedy = folder / "run.json", "start it with 'python -m lra run'"
+    recipe = read_json("resume", path, remedy).get("recipe")
+    try:
+        return Recipe(**recipe)  # type: ignore[arg-type]  # what it holds is checked here
+    except TypeError as error:
+        remedy = "restore the file, or start the run again into another folder with --out"
+        raise argument_error(
+            "resume", f"{path} without a recipe ({error})", "the fields of a recipe", remedy
+        ) from error
 
 
 def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
     """Raise for a folder that this recipe cannot start in, or resume in."""
     if not resume:
-        if (folder / "run.json").exists():
+        if (folder / "run.json").exists() or checkpoints(folder):
             remedy = "resume it with 'python -m lra resume', or name another folder with --out"
             raise argument_error("run", f"a run in {folder}", "a new folder", remedy)
         return
@@ -164,13 +190,17 @@ def evaluate(
     """Accuracy of a run's checkpoint, read back from its folder, on the whole of a split.
 
     Raises:
-        ValueError: no run there, or an unknown split or checkpoint.
+        ValueError: no run there, an unknown split or checkpoint, or a checkpoint that is missing or damaged.
     """
     recipe = replace(read_recipe(folder), parallel="ddp", compile=False)
     data = create_task(recipe.task, recipe.task_options).load(data_root)
     for name, value, known in (("split", split, list(data.splits)), ("checkpoint", checkpoint, ["best", "last"])):
         if value not in known:
             raise unknown_name("evaluate", name, value, known)
+    damage = damaged_file(folder / checkpoint)
+    if damage is not None:
+        remedy = "take a finished run, or finish this one with 'python -m lra resume'"
+        raise argument_error("evaluate", f"{folder / checkpoint}: {damage}", "an intact checkpoint", remedy)
     model = MODELS[data.kind].from_pretrained(folder / checkpoint)
     with TemporaryDirectory() as scratch:
         trainer = make_trainer(recipe, model, data, Path(scratch), quiet=quiet)
@@ -183,6 +213,8 @@ def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Re
     last = last_checkpoint(folder)
     if is_first() and last is not None:
         MODELS[data.kind].from_pretrained(last).save_pretrained(folder / "last")
+        for name in ("best", "last"):
+            list_files(folder / name)
     trainer.accelerator.wait_for_everyone()
     found, table = {}, []
     for split in ("val", "test"):

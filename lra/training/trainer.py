@@ -12,7 +12,7 @@ from ..models.build import parameter_groups
 from ..recipes.recipe import SCHEDULES, Recipe
 from ..tasks import TaskData
 from ..tasks.synthetic.signals import explained as explained_variance
-from .checkpoints import MarkWhole, NeedSpace
+from .checkpoints import ListFiles, MoveBest, NeedSpace
 from .distributed import TIMEOUT_S, processes
 from .metrics import JSONLines, StopAtNaN
 
@@ -41,7 +41,7 @@ def make_trainer(
             torch.optim.AdamW,
             {"params": groups, "lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2)},
         ),
-        callbacks=[StopAtNaN(), NeedSpace(), MarkWhole(), JSONLines(folder / "metrics.jsonl"), *callbacks],
+        callbacks=[StopAtNaN(), NeedSpace(), ListFiles(), MoveBest(), JSONLines(folder / "metrics.jsonl"), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # what it prints where there are no bars is in metrics.jsonl
     return trainer

@@ -24,7 +24,8 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...data import fairseq
 from ...data.fairseq import find_binarised
-from ...data.layouts import find, unpacked
+from ...data.files import text_lines
+from ...data.layouts import RELEASE, find, unpacked
 from ...data.sequences import RightPadding, Sequences, TokenDataset, Tokeniser
 from ...data.store import Manifest
 from ..base import Task, TaskData, one_of
@@ -174,7 +175,7 @@ def find_tsv(source: Path, split: str) -> Path:
     Raises:
         ValueError: not there.
     """
-    remedy = f"give the folder that holds {FILES[split]} or lra_release"
+    remedy = f"give the folder that holds {FILES[split]} or lra_release; get {RELEASE}, or generate it without source="
     return find("listops", source, LAYOUTS, FILES[split], remedy)
 
 
@@ -186,19 +187,18 @@ def read_tsv(path: Path) -> Iterator[Example]:
             the message names the line.
     """
     remedy = "take a fresh copy of the file"
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file, delimiter="\t")
-        header = next(rows, [])
-        if header != ["Source", "Target"]:
-            raise argument_error(f"read {path}", f"the first line {header}", "Source<TAB>Target", remedy)
-        for number, row in enumerate(rows, 2):
-            if len(row) != 2 or row[1].strip() not in SYMBOLS[:CLASSES]:
-                got = f"line {number} of {len(row)} columns ending in {row[-1][-20:] if row else ''!r}"
-                raise argument_error(f"read {path}", got, "an expression, a tab and a digit", remedy)
-            value = _checked_value(path, number, row[0])
-            if value != int(row[1]):
-                raise argument_error(f"read {path}", f"line {number} with label {row[1]}", f"its value {value}", remedy)
-            yield bytes(CODES[symbol] for symbol in symbols_of(row[0])), value
+    rows = csv.reader((line for _, line in text_lines(path)), delimiter="\t")
+    header = next(rows, [])
+    if header != ["Source", "Target"]:
+        raise argument_error(f"read {path}", f"the first line {header}", "Source<TAB>Target", remedy)
+    for number, row in enumerate(rows, 2):
+        if len(row) != 2 or row[1].strip() not in SYMBOLS[:CLASSES]:
+            got = f"line {number} of {len(row)} columns ending in {row[-1][-20:] if row else ''!r}"
+            raise argument_error(f"read {path}", got, "an expression, a tab and a digit", remedy)
+        value = _checked_value(path, number, row[0])
+        if value != int(row[1]):
+            raise argument_error(f"read {path}", f"line {number} with label {row[1]}", f"its value {value}", remedy)
+        yield bytes(CODES[symbol] for symbol in symbols_of(row[0])), value
 
 
 def read_binarised(folder: Path, split: str) -> Iterator[Example]:

@@ -65,7 +65,7 @@ def test_reviews_are_read_untouched(tmp_path, make):
 
 
 def test_characters_are_numbered_by_how_often_they_were_seen():
-    counts = count_characters(collect_texts([("aaab電", 0), ("bba電", 1)]))
+    counts = count_characters(collect_texts([("aaab電zz", 0), ("bba電", 1)]), 5)
     assert counts == {"a": 4, "b": 3, "電": 2}
     known = vocabulary(counts, 3)
     assert known == "ab"

@@ -19,8 +19,9 @@ from lra.tasks.pathfinder.generator import ATTEMPTS, grow_pairs, target_pairs
 from lra.tasks.pathfinder.images import draw_block, has_clearance
 from lra.tasks.pathfinder.occupancy import Space, Trails
 from lra.tasks.pathfinder.paddle import dilate
+from lra.tasks.pathfinder.released import read_metadata
 from lra.tasks.pathfinder.shapes import SEEDS, VARIANTS, make_shapes
-from lra.tasks.pathfinder.task import Pathfinder, read_metadata, split_orders
+from lra.tasks.pathfinder.task import Pathfinder, split_orders
 
 STATS = json.loads((Path(__file__).parents[2] / "golden" / "lra" / "pathfinder_stats.json").read_text())
 GOLDEN = {32: "pathfinder32_first1000", 128: "pathfinder128_curv_contour_length_14"}
@@ -319,7 +320,9 @@ def test_wrong_options_are_rejected(options, message):
 
 
 def test_missing_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no metadata in .*pathfinder32/curv_contour_length_14"):
+    with pytest.raises(
+        ValueError, match=r"no metadata of 32 pixels in .*pathfinder32/curv_contour_length_14.*lra_release.gz \(https"
+    ):
         Pathfinder(source=str(tmp_path)).prepare(tmp_path / "data", quiet=True)
 
 

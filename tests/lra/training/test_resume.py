@@ -14,7 +14,7 @@ import lra.training.trainer
 from lra.training.checkpoints import last_checkpoint
 from lra.training.metrics import read_lines
 from lra.training.run import Paused, read_recipe, run, run_for
-from tiny_run import tiny
+from tiny_run import assert_same, tiny
 
 KILLED = """
 import os, signal, sys
@@ -60,7 +60,7 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, root, tmp_path, when, a
     with pytest.raises(ValueError, match=r"run: received a run in .*; wanted a new folder.*python -m lra resume"):
         run(tiny(), folder, data_root=root, quiet=True)
     resumed = run(read_recipe(folder), folder, data_root=root, resume=True, quiet=True)
-    _same(resumed, finished)
+    assert_same(resumed, finished)
 
 
 def _killed(folder: Path, root: Path, when: str, accumulate: int) -> None:
@@ -73,16 +73,6 @@ def _killed(folder: Path, root: Path, when: str, accumulate: int) -> None:
     }
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()
-
-
-def _same(resumed, finished):
-    assert resumed.accuracy == finished.accuracy
-    for (name, tensor), reference in zip(
-        resumed.model.state_dict().items(), finished.model.state_dict().values(), strict=True
-    ):
-        assert torch.equal(tensor, reference), name
-    logged = [[line.get("loss") for line in read_lines(each.folder / "metrics.jsonl")] for each in (resumed, finished)]
-    assert logged[0] == logged[1]
 
 
 def test_a_run_pauses_when_its_time_is_up_and_goes_on(finished, root, tmp_path):
@@ -149,7 +139,7 @@ def test_a_checkpoint_begins_only_where_it_has_space(finished, root, tmp_path, m
     with pytest.raises(ValueError, match=message + r"checkpoint-2 is intact; free some space.*python -m lra resume"):
         run(tiny(), folder, data_root=root, quiet=True)
     monkeypatch.undo()
-    _same(run(tiny(), folder, data_root=root, resume=True, quiet=True), finished)
+    assert_same(run(tiny(), folder, data_root=root, resume=True, quiet=True), finished)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full")
@@ -169,4 +159,24 @@ def test_a_disk_that_fills_up_while_writing_leaves_the_last_checkpoint(finished,
         patch.setattr(lra.training.trainer, "StopAtNaN", Fill)
         with pytest.raises(ValueError, match=r"write a checkpoint: received a full disk at .*checkpoint-2 is intact"):
             run(tiny(), folder, data_root=root, quiet=True)
-    _same(run(tiny(), folder, data_root=root, resume=True, quiet=True), finished)
+    assert_same(run(tiny(), folder, data_root=root, resume=True, quiet=True), finished)
+
+
+def test_the_log_of_a_resumed_run_is_that_of_a_whole_one(root, tmp_path):
+    """Checkpoints at steps 11 and 14, logs every second step: a mean loss never spans a checkpoint."""
+    recipe = tiny(steps=14, eval_every=11)
+    whole = run(recipe, tmp_path / "whole", data_root=root, quiet=True)
+    shutil.copytree(whole.folder, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoints/checkpoint-14")
+    run(recipe, tmp_path / "cut", data_root=root, resume=True, quiet=True)
+    logged = []
+    for name in ("whole", "cut"):
+        lines = read_lines(tmp_path / name / "metrics.jsonl")
+        logged.append(
+            [{k: v for k, v in line.items() if not k.endswith(("_s", "_per_second", "time"))} for line in lines]
+        )
+    assert logged[0] == logged[1]
+    losses = [line["loss"] for line in logged[0] if "loss" in line]
+    assert [line["step"] for line in logged[0] if "loss" in line] == [2, 4, 6, 8, 10, 11, 12, 14]
+    steps = [2, 2, 2, 2, 2, 1, 1, 2]
+    assert logged[0][-1]["train_loss"] == pytest.approx(sum(map(float.__mul__, losses, map(float, steps))) / 14)
