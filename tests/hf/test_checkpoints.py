@@ -171,9 +171,11 @@ def test_saving_again_mixes_no_shards(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     small.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "modeling_seqconv.py",
         "tokenizer.json",
     }
     torch.testing.assert_close(SeqConvForCausalLM.from_pretrained(tmp_path)(prompts()).logits, small(prompts()).logits)

@@ -66,7 +66,7 @@ def test_refusals(options, message):
 def test_options_of_blocks_are_refused_when_the_model_is_made():
     for options, message in (
         ({"norm": "layr"}, r"norm 'layr'.*did you mean 'layer'"),
-        ({"mlp": "swiglue"}, r"kind 'swiglue'.*did you mean 'swiglu'"),
+        ({"mlp": "swiglue"}, r"mlp 'swiglue'.*did you mean 'swiglu'"),
         ({"residual": "som"}, r"residual 'som'.*did you mean 'sum'"),
     ):
         with pytest.raises(ValueError, match=message):
