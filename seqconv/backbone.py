@@ -20,7 +20,7 @@ from .layers.residual import Dropout
 from .mixer import SharedValues
 from .packing import zero_padding
 from .registry import create_mixer
-from .state import InitialState, State, state_class
+from .state import InitialState, State, call_with_state, carries_state, state_class
 from .types import LayerContext, StateKind
 
 LayerSpec = str | Sequence[Any] | Mapping[str, Any]
@@ -93,6 +93,7 @@ class Backbone(nn.Module):
         """Whether a layer reads or writes values shared between layers."""
         return any(block.shares_values for block in self.layers)
 
+    @carries_state
     def forward(
         self,
         x: Float[Tensor, "batch *length d_model"],
@@ -117,7 +118,8 @@ class Backbone(nn.Module):
         for block, layer_state in zip(self.layers, before, strict=True):
             if output_hidden_states:
                 hidden_states.append(x)
-            run = partial(block, state=layer_state, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
+            call = block if layer_state is None else partial(call_with_state, block, state=layer_state)
+            run = partial(call, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
             outputs = self._gradient_checkpointing_func(run, x) if self._checkpoints else run(x)
             x, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
             shared = None if shared is None else rest.pop()
@@ -149,14 +151,14 @@ class Backbone(nn.Module):
         mask: Bool[Tensor, "batch length"] | None = None,
     ) -> tuple[Float[Tensor, "batch length d_model"], BackboneState]:
         """Any number of tokens from ``state``; as ``Mixer.prefill``."""
-        outputs: tuple[Tensor, BackboneState] = self(x, InitialState() if state is None else state, mask=mask)
+        outputs: tuple[Tensor, BackboneState] = call_with_state(self, x, state, mask=mask)
         return outputs
 
     def step(
         self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch d_model"], BackboneState]:
         """One token from ``state``; as ``Mixer.step``."""
-        outputs: tuple[Tensor, BackboneState] = self(x_t, InitialState() if state is None else state)
+        outputs: tuple[Tensor, BackboneState] = call_with_state(self, x_t, state)
         return outputs
 
     @property

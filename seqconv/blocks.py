@@ -25,7 +25,7 @@ from .layers.norms import Norm, create_norm
 from .layers.residual import Dropout, DropPath, Residual, create_residual
 from .mixer import Mixer, SharedValues
 from .packing import zero_padding
-from .state import InitialState, State, state_class
+from .state import InitialState, State, call_with_state, carries_state, state_class
 from .types import LayerContext, StateKind
 
 
@@ -118,6 +118,7 @@ class Block(nn.Module):
         """Whether a mixer reads or writes values shared between layers."""
         return any(mixer.shares_values for mixer in self._mixers)
 
+    @carries_state
     def forward(
         self,
         x: Float[Tensor, "batch *length d_model"],
@@ -173,14 +174,14 @@ class Block(nn.Module):
         mask: Bool[Tensor, "batch length"] | None = None,
     ) -> tuple[Float[Tensor, "batch length d_model"], BlockState]:
         """Any number of tokens from ``state``; as ``Mixer.prefill``."""
-        outputs: tuple[Tensor, BlockState] = self(x, InitialState() if state is None else state, mask=mask)
+        outputs: tuple[Tensor, BlockState] = call_with_state(self, x, state, mask=mask)
         return outputs
 
     def step(
         self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch d_model"], BlockState]:
         """One token from ``state``; as ``Mixer.step``."""
-        outputs: tuple[Tensor, BlockState] = self(x_t, InitialState() if state is None else state)
+        outputs: tuple[Tensor, BlockState] = call_with_state(self, x_t, state)
         return outputs
 
     def _enter(self, x: Tensor, mask: Tensor | None, norm: Norm) -> Tensor:
@@ -234,10 +235,10 @@ def _call(
     shared: SharedValues | None,
 ) -> tuple[Tensor, State | None, SharedValues | None]:
     """Outputs of a mixer, its new state and the shared values after it, where there are any."""
-    handed = shared if mixer.shares_values else None
-    outputs = mixer(x, state, mask=mask, cu_seqlens=cu_seqlens, shared=handed)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return outputs[0], None if state is None else outputs[1], shared if handed is None else outputs[-1]
+    options = {"mask": mask, "cu_seqlens": cu_seqlens, "shared": shared if mixer.shares_values else None}
+    outputs = mixer(x, **options) if state is None else call_with_state(mixer, x, state, **options)
+    y, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
+    return y, None if state is None else rest[0], rest[-1] if mixer.shares_values and shared is not None else shared
 
 
 def most_growing(kinds: Iterable[StateKind]) -> StateKind:

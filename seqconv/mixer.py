@@ -23,7 +23,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .parameters import KeepFloat32
-from .state import InitialState, State
+from .state import InitialState, State, call_with_state, carries_state
 from .types import StateKind
 
 SharedValues = dict[str, Tensor]
@@ -83,6 +83,7 @@ class Mixer(KeepFloat32, ABC):
         """One token from ``state``."""
 
     @final  # type: ignore[misc]  # nn.Module types forward as a writable attribute
+    @carries_state
     def forward(
         self,
         x: Float[Tensor, "batch *length d_model"],
@@ -175,7 +176,7 @@ class Mixer(KeepFloat32, ABC):
         The same as ``mixer(x, state, mask=mask)``, with its arguments and errors.
         """
         self._check_shape("prefill", x, rank=3)
-        outputs: tuple[Tensor, State] = self(x, InitialState() if state is None else state, mask=mask)
+        outputs: tuple[Tensor, State] = call_with_state(self, x, state, mask=mask)
         return outputs
 
     @final
@@ -187,7 +188,7 @@ class Mixer(KeepFloat32, ABC):
         The same as ``mixer(x_t, state)``, with its errors.
         """
         self._check_shape("step", x_t, rank=2)
-        outputs: tuple[Tensor, State] = self(x_t, InitialState() if state is None else state)
+        outputs: tuple[Tensor, State] = call_with_state(self, x_t, state)
         return outputs
 
     @final

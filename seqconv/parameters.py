@@ -12,7 +12,8 @@ The module remembers the marks by name, for code that replaces a parameter by a 
 :func:`restore_optimizer_options` sets them again.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 
@@ -24,6 +25,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 __all__ = [
     "KeepFloat32",
+    "kept_parameters",
     "parameter_groups",
     "register_tensor",
     "restore_optimizer_options",
@@ -72,6 +74,14 @@ class KeepFloat32(nn.Module):
         self._found = (attrgetter(name), kept)
         return parameter, kept
 
+    def children(self) -> Iterator[nn.Module]:
+        """As in ``nn.Module``; FSDP calls it before it groups parameters, and is then told which are apart."""
+        if "torch.distributed.fsdp" in sys.modules:
+            from .fsdp import keep_float32_groups
+
+            keep_float32_groups()
+        return super().children()
+
     def _apply(self: KeepFloat32T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeepFloat32T:
         kept = self._kept()
 
@@ -90,6 +100,11 @@ class KeepFloat32(nn.Module):
         own: dict[str, Tensor | None] = {**self._parameters, **self._buffers}
         kept = [own.get(name) for name in self.float32_names]
         return {id(t) for tensor in kept if tensor is not None for t in (tensor, tensor.grad)}
+
+
+def kept_parameters(modules: Iterable[nn.Module]) -> set[int]:
+    """Identities of the parameters inside ``modules`` that stay in float32."""
+    return {id(p) for module in modules for _, p, kept in _floating_parameters(module, "", kept=False) if kept}
 
 
 def _floating_parameters(module: nn.Module, prefix: str, kept: bool) -> Iterator[tuple[str, Tensor, bool]]:

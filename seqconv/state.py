@@ -6,6 +6,7 @@ integers or ``None``. Every tensor has the batch as its first axis, except those
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 from torch import Tensor
@@ -120,3 +121,40 @@ class InitialState(State):
     """
 
     max_length: int | None = None
+
+
+class CarriedState:
+    """A state on its way into a module and out of it.
+
+    Code around a call may convert the tensors among its arguments, in dataclasses too: FSDP's mixed precision would
+    round a state that accumulates in float32. It leaves objects that it does not know alone. A ``forward`` under
+    :func:`carries_state` takes it instead of the state and returns the new one in the same way.
+    """
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def to(self, *args: Any, **kwargs: Any) -> "CarriedState":
+        """Move the state, as accelerate does with arguments."""
+        return CarriedState(self.state.to(*args, **kwargs))
+
+
+def carries_state(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ``forward(self, x, state=None, ...)``, which returns ``(y, state, ...)``, take a :class:`CarriedState`."""
+
+    @wraps(forward)
+    def unwrap(self: Any, x: Tensor, state: Any = None, **options: Any) -> Any:
+        if not isinstance(state, CarriedState):
+            return forward(self, x, state, **options)
+        y, after, *rest = forward(self, x, state.state, **options)
+        return y, CarriedState(after), *rest
+
+    return unwrap
+
+
+def call_with_state(module: Callable[..., Any], x: Tensor, state: State | None, **options: Any) -> Any:
+    """``module(x, state, **options)`` with a state that nothing around the call converts; ``None``: the initial one."""
+    y, after, *rest = module(x, CarriedState(InitialState() if state is None else state), **options)
+    return y, after.state, *rest

@@ -11,7 +11,7 @@ from seqconv_kernels._core.errors import argument_error
 from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask
-from ..state import InitialState
+from ..state import InitialState, call_with_state
 from .base import SeqConvPreTrainedModel, check_arguments, make_backbone, packed_bounds
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
@@ -144,7 +144,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
     def _reread(
         self, x: Tensor, state: BackboneState | None, mask: Tensor | None, max_length: int | None
     ) -> BackboneState:
-        after: BackboneState = self.backbone(x, state or InitialState(max_length), mask=mask)[1]
+        after: BackboneState = call_with_state(self.backbone, x, state or InitialState(max_length), mask=mask)[1]
         return after
 
     def _cache(

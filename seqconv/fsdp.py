@@ -1,0 +1,60 @@
+"""FSDP2 and parameters that stay in float32.
+
+``torch.distributed.fsdp.fully_shard(module, mp_policy=...)`` puts all parameters of a module into one group, casts them
+to ``param_dtype`` when it gathers them, and wants one dtype for all. Parameters of a
+:class:`~seqconv.parameters.KeepFloat32` module therefore get a group of their own, in the same FSDP unit, which is
+gathered and reduced in float32. ``fully_shard`` has no argument for that, but it makes its groups by a function of
+its own module, which :func:`keep_float32_groups` wraps; a ``KeepFloat32`` module asks for it when ``fully_shard``
+visits it, so that nothing has to be called before.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from .parameters import kept_parameters
+
+GROUPING = "_init_param_group"
+CALLERS = ("torch.distributed.fsdp._fully_shard._fully_shard", "torch.distributed._composable.replicate_with_fsdp")
+"""Modules of torch that make groups of parameters by the function ``GROUPING`` in their namespace."""
+
+
+def keep_float32_groups() -> None:
+    """Let ``fully_shard`` gather parameters that stay in float32 apart from the others; again does nothing more."""
+    for name in CALLERS:
+        caller = sys.modules.get(name)
+        grouping = getattr(caller, GROUPING, None)
+        if grouping is not None and not hasattr(grouping, "__wrapped__"):
+            setattr(caller, GROUPING, _apart(grouping))
+
+
+def _apart(grouping: Callable[..., None]) -> Callable[..., None]:
+    @wraps(grouping)
+    def init_param_groups(
+        state: Any,
+        params: list[nn.Parameter],
+        modules: Iterable[nn.Module],
+        mesh_info: Any,
+        post_forward_mesh_info: Any,
+        device: torch.device,
+        shard_placement_fn: Any,
+        mp_policy: Any,
+        *rest: Any,
+        **options: Any,
+    ) -> None:
+        def group(chosen: list[nn.Parameter], policy: Any) -> None:
+            where = (mesh_info, post_forward_mesh_info, device, shard_placement_fn)
+            grouping(state, chosen, modules, *where, policy, *rest, **options)
+
+        kept = kept_parameters(modules)
+        if mp_policy.param_dtype is None and len({p.dtype for p in params}) < 2:
+            kept = set()
+        group([p for p in params if id(p) not in kept], mp_policy)
+        group([p for p in params if id(p) in kept], replace(mp_policy, param_dtype=None, reduce_dtype=None))
+
+    return init_param_groups
