@@ -56,12 +56,13 @@ def load_checkpoint(source: str | os.PathLike[str], **options: Any) -> "SeqConvF
     return model
 
 
-def read_foreign(source: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
+def read_foreign(source: Any, options: Mapping[str, Any], own: str = "seqconv") -> dict[str, Any] | None:
     """What ``from_pretrained`` of transformers takes instead of the name of another project's checkpoint.
 
     Args:
         source: a folder, a repository of the hub, or what else ``from_pretrained`` takes.
         options: its keyword arguments.
+        own: the model type of the class that loads, which a package may have added to seqconv's.
 
     Returns:
         Its keyword arguments with ``config``, ``state_dict`` and ``generation_config`` in place of those that said
@@ -78,7 +79,7 @@ def read_foreign(source: Any, options: Mapping[str, Any]) -> dict[str, Any] | No
     if config is None and place.find("adapter_config.json") is None:
         wanted = f"a folder with config.json and one of {', '.join(WEIGHT_FILES)}"
         raise argument_error("load_checkpoint", f"{place.name!r} without config.json", wanted, LAYERS)
-    if config is None or config.get("model_type") == "seqconv":
+    if config is None or config.get("model_type") in ("seqconv", own):
         _check_own_index(place)
         return None
     tensors = read_tensors(place, variant=options.get("variant"), use_safetensors=options.get("use_safetensors"))
