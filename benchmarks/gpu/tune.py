@@ -7,6 +7,7 @@ for as long as it is tried. What is best goes into the code by hand.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -126,17 +127,18 @@ _OF_OPS = {
 
 def _linear_attention(vector: bool) -> dict[str, Callable[[], Change]]:
     keys = (16, 64) if vector else (32, 128)
+    passing, backward = partial(_sizes, "state_passing"), partial(_sizes, "intra_chunk_backward")
     return {
         **{f"chunks of {n}": _names("_linear_attention.triton_blocks", CHUNK=n) for n in (32, 128)},
-        **{f"walk: {n} values": _sizes("walk", BV=n) for n in (16, 32, 64, 128)},
-        **{f"walk: {n} warps": _sizes("walk", num_warps=n) for n in (4, 8)},
-        **{f"walk: {n} stages": _sizes("walk", num_stages=n) for n in (1, 3)},
-        **{f"products: {n} keys": _sizes("products", BK=n) for n in keys},
-        **{f"products: {n} warps": _sizes("products", num_warps=n) for n in (4, 8)},
-        "products: any registers": _sizes("products", maxnreg=None),
-        **{f"gradients: {k} keys, {v} values": _sizes("gradients", BK=k, BV=v) for k in (32, 64) for v in (32, 64)},
-        "gradients: 4 warps": _sizes("gradients", num_warps=4, maxnreg=None),
-        "gradients: any registers": _sizes("gradients", maxnreg=None),
+        **{f"state passing: {n} values": passing(BV=n) for n in (16, 32, 64, 128)},
+        **{f"state passing: {n} warps": passing(num_warps=n) for n in (4, 8)},
+        **{f"state passing: {n} stages": passing(num_stages=n) for n in (1, 3)},
+        **{f"within chunks: {n} keys": _sizes("intra_chunk", BK=n) for n in keys},
+        **{f"within chunks: {n} warps": _sizes("intra_chunk", num_warps=n) for n in (4, 8)},
+        "within chunks: any registers": _sizes("intra_chunk", maxnreg=None),
+        **{f"gradients: {k} keys, {v} values": backward(BK=k, BV=v) for k in (32, 64) for v in (32, 64)},
+        "gradients: 4 warps": backward(num_warps=4, maxnreg=None),
+        "gradients: any registers": backward(maxnreg=None),
     }
 
 
@@ -147,8 +149,8 @@ def _sizes(kernel: str, **wanted: int | None) -> Callable[[], Change]:
         sizes = import_module("seqconv_kernels._linear_attention.triton_blocks").Sizes
         answer = getattr(sizes, kernel)
 
-        def changed(self: Any, *walkers: int) -> Any:
-            blocks = answer(self, *walkers)
+        def changed(self: Any, *states: int) -> Any:
+            blocks = answer(self, *states)
             cut = {n: wanted[n] for n in ("BK", "BV") if wanted.get(n)}
             options = blocks.options | {n: v for n, v in wanted.items() if n not in ("BK", "BV")}
             return blocks._replace(**cut, options={n: v for n, v in options.items() if v is not None})

@@ -180,7 +180,7 @@ def _blocks():
     plan, blocks = (import_module(f"seqconv_kernels.{m}") for m in ("fft_conv.plan", "_linear_attention.triton_blocks"))
     points = [dict(table) for table in (plan.TILES, plan.LARGEST, plan.LARGEST_INNER)]
     sizes = [blocks.Sizes(128, 128, True, vector, delta) for vector in (False, True) for delta in (False, True)]
-    return [*found, *points, *((s.products(), s.walk(96), s.gradients()) for s in sizes)]
+    return [*found, *points, *((s.intra_chunk(), s.state_passing(96), s.intra_chunk_backward()) for s in sizes)]
 
 
 def _serves(name):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from scan_cases import values_and_gradients
-from triton_cases import check_operator, device_and_layout
+from triton_cases import check_operator, device_and_layout, round_as_a_gpu
 
 import seqconv_kernels as K
 from seqconv_kernels._linear_attention import triton_blocks
@@ -67,6 +67,24 @@ def test_every_dtype(op, decay, dtype):
     check(op, given(op, decay, dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@each_kind
+def test_half_precision_keeps_the_state_in_float32(op, decay, dtype, monkeypatch):
+    """Root mean square errors: the state has 16 bits at least, outputs and gradients those of their dtype.
+
+    The last is what fla's tests allow half precision (0.005 for all but the delta rules, 0.008 and more for these). A
+    gradient of A is one number per head, the sum of all tokens' with both signs.
+    """
+    monkeypatch.setattr(triton_blocks, "CHUNK", 64)
+    if not torch.cuda.is_available():
+        round_as_a_gpu(monkeypatch)
+    inputs = given(op, decay, length=150, d_k=32, d_v=32, dtype=dtype)
+    got = values_and_gradients(run(op, "triton"), device_and_layout(inputs))
+    for name, wanted in values_and_gradients(run(op, "reference"), wide(inputs)).items():
+        error = ((got[name].double().cpu() - wanted).norm() / wanted.norm()).item()
+        assert error < {"output 1": 1e-5, "gradient of A": 1e-2}.get(name, 5e-3), f"{name}: {error:.1e}"
+
+
 @pytest.mark.parametrize(("d_k", "d_v", "length"), [(33, 17, 3), (1, 1, 1)])
 @pytest.mark.parametrize(("op", "decay"), [KINDS[0], KINDS[4]])
 def test_widths_and_lengths_that_fill_no_block(op, decay, d_k, d_v, length):
@@ -112,7 +130,7 @@ def test_a_strength_of_two_on_repeated_keys_stays_accurate_in_float32():
     check("delta_rule", inputs)
 
 
-def test_chunks_of_the_length_that_a_gpu_takes(monkeypatch):
+def test_chunks_of_the_length_on_a_gpu(monkeypatch):
     monkeypatch.setattr(triton_blocks, "CHUNK", 64)
     check("delta_rule", given("delta_rule", "vector", length=70, dtype=torch.float16))
 
@@ -163,7 +181,7 @@ def test_autocast_does_not_reach_the_sums():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals_say_why():
+def test_errors_say_what_is_unsupported():
     good = device_and_layout(given("delta_rule", "scalar", dtype=torch.float32))
     cases = {
         r"one beta per head, not per value channel": {"beta": good["v"]},

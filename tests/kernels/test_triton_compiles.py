@@ -68,21 +68,26 @@ def check(kernels, names, folder, *, most_stack=64, products=False):
     ("dtype", "width", "decay", "delta"),
     [
         (BFLOAT, 64, "vector", True),
+        (BFLOAT, 128, "vector", True),
         (HALF, 128, "scalar", False),
     ],
 )
 def test_linear_attention(compiled, tmp_path, dtype, width, decay, delta):
-    from seqconv_kernels._linear_attention.triton import Inputs, _Launch
+    from seqconv_kernels._linear_attention.triton_launch import Inputs, Launch
 
     tokens = (8, 4096, 16)
     activation, strength = meta(*tokens, width, dtype=dtype), meta(*tokens, 1) if delta else None
     decay_width = {"vector": width, "scalar": 1}.get(decay)
     log_decay, state = meta(*tokens, decay_width) if decay_width else None, meta(8, 16, width, width)
-    launch = _Launch(Inputs(activation, activation, activation, log_decay, strength, state, None, 1.0, delta))
-    launch.forward(launch.products(), activation, None, None)
+    launch = Launch(Inputs(activation, activation, activation, log_decay, strength, state, None, 1.0, delta))
+    launch.forward(launch.intra_chunk(), activation, None, None)
     launch.backward(activation, state)
-    names = ["products_kernel", "forward_kernel", "products_kernel", "forward_kernel"]
-    check(compiled, [*names, "returns_kernel", "gradients_kernel"], tmp_path, products=True)
+    forward = ["intra_chunk_kernel", "state_passing_kernel"]
+    backward = [*forward, "state_passing_backward_kernel", "intra_chunk_backward_kernel"]
+    check(compiled, [*forward, *backward], tmp_path, products=True)
+    if delta:  # two programs share a multiprocessor, whose 228 KB also hold 1 KB for each
+        shared = [kernel.metadata.shared for kernel in compiled if kernel.name.startswith("state_passing")]
+        assert max(shared) <= 113 * 1024
 
 
 @pytest.mark.parametrize(("dtype", "batch", "chunked"), [(BFLOAT, 8, True), (FLOAT, 64, False)])
