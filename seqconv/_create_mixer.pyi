@@ -33,6 +33,25 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["deltanet"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    use_output_gate: bool = False,
+    num_heads: int = 4,
+    num_v_heads: int | None = None,
+    head_dim: int | None = None,
+    head_v_dim: int | None = None,
+    d_conv: int | None = 4,
+    conv_bias: bool = False,
+    allow_neg_eigval: bool = False,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with the delta rule and no decay."""
+
+@overload
+def create_mixer(
     name: Literal["ema"],
     d_model: int,
     *,
@@ -43,6 +62,28 @@ def create_mixer(
     untruncated_steps: bool = False,
 ) -> Mixer:
     """Damped multi-dimensional exponential moving average, a skip and SiLU."""
+
+@overload
+def create_mixer(
+    name: Literal["gated_deltanet"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    use_output_gate: bool = True,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    num_heads: int = 4,
+    num_v_heads: int | None = None,
+    head_dim: int | None = None,
+    head_v_dim: int | None = None,
+    d_conv: int | None = 4,
+    conv_bias: bool = False,
+    allow_neg_eigval: bool = False,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with the delta rule and a scalar decay per head."""
 
 @overload
 def create_mixer(
@@ -105,6 +146,30 @@ def create_mixer(
     modulate: bool = True,
 ) -> Mixer:
     """Gated long convolutions with implicit filters."""
+
+@overload
+def create_mixer(
+    name: Literal["kda"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    gate_low_rank_dim: int | None = None,
+    gate_bias: bool = True,
+    decay_lower_bound: float | None = None,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    num_heads: int = 4,
+    num_v_heads: int | None = None,
+    head_dim: int | None = None,
+    head_v_dim: int | None = None,
+    d_conv: int | None = 4,
+    conv_bias: bool = False,
+    allow_neg_eigval: bool = False,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with the delta rule and a decay per key channel."""
 
 @overload
 def create_mixer(

@@ -4,9 +4,12 @@ from types import ModuleType
 
 from .attention import Attention as Attention
 from .bidirectional import Bidirectional as Bidirectional
+from .deltanet import DeltaNet as DeltaNet
 from .ema import EMA as EMA
+from .gated_deltanet import GatedDeltaNet as GatedDeltaNet
 from .gla import GatedLinearAttention as GatedLinearAttention
 from .hyena import Hyena as Hyena
+from .kda import KimiDeltaAttention as KimiDeltaAttention
 from .mamba import Mamba as Mamba
 from .mamba2 import Mamba2 as Mamba2
 from .mega import Mega as Mega
