@@ -34,8 +34,9 @@ class EMA(Mixer):
 
     def __init__(self, d_model: int, *, bidirectional: bool = False, **options: Unpack[EMAFilterOptions]) -> None:
         super().__init__(d_model, causal=not bidirectional)
+        filter = EMAFilter(d_model, **options)
         backward = EMAFilter(d_model, **options) if bidirectional else None
-        self.convolution = LongConvolution(EMAFilter(d_model, **options), backward=backward, backward_lag=0)
+        self.convolution = LongConvolution(filter, backward=backward, backward_lag=0)
         self.skip = nn.Parameter(torch.empty(d_model))
         self.reset_parameters()
 

@@ -1,20 +1,19 @@
-"""Modules of long convolutions built on the meta device: ``reset_parameters`` gives what the constructor gives."""
+"""Every mixer built on the meta device: ``reset_parameters`` gives what the constructor gives."""
 
 import pytest
 import torch
 from torch import nn
 
-from seqconv import create_mixer
+from seqconv import create_mixer, list_mixers
 from seqconv.filters.modal import ModalFilter
 from seqconv.filters.pole_residue import PoleResidueFilter
 from seqconv.filters.sgconv import SGConvFilter
 from seqconv.registry import mixer_entry
 from seqconv.vision import Hyena2d
 
-NAMES = ("hyena", "multihyena", "sgconv", "striped_hyena")
 MIXERS = {
     f"{name}{i}": lambda name=name, options=options: create_mixer(name, 8, **options)
-    for name in NAMES
+    for name in list_mixers()
     for i, options in enumerate(({}, *mixer_entry(name).examples))
 }
 MIXERS |= {

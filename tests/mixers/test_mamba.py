@@ -6,6 +6,7 @@ import torch
 from golden_cases import assert_close
 from scan_modules import ATOL, RTOL, check_layer, import_variant, prefill_then_step
 from seqconv import create_mixer
+from seqconv.backbone import build_backbone
 from seqconv.interop import from_original
 from seqconv.interop.mamba import MAMBA, MAMBA_NAMES
 from tolerances import assert_near
@@ -81,6 +82,20 @@ def test_the_critical_parameters_are_marked():
         assert parameter._optim == {"weight_decay": 0.0}
         assert parameter._no_weight_decay
     assert not hasattr(mixer.in_proj.weight, "_no_weight_decay")
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_output_projections_shrink_with_the_depth_of_the_stack(name):
+    """``rescale_prenorm_residual`` of state-spaces/mamba: by the root of what is added to the stream in all."""
+
+    def bound(**options):
+        backbone = build_backbone(64, 6, [name], **options)
+        return max(block.mixer.out_proj.weight.abs().max().item() for block in backbone.layers)
+
+    torch.manual_seed(0)
+    alone = create_mixer(name, 64).out_proj.weight.abs().max().item()
+    assert bound() == pytest.approx(alone / 6**0.5, rel=0.01)
+    assert bound(mlp="gelu") == pytest.approx(alone / 12**0.5, rel=0.01)
 
 
 def test_float32_dynamics_inside_a_bfloat16_mixer():

@@ -1,65 +1,28 @@
 """What holds for every registered mixer: a new mixer is tested by registering it."""
 
 import copy
-import zlib
-from itertools import pairwise
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seqconv import Mixer, State, create_mixer, list_mixers
-from seqconv.registry import mixer_entry
+from mixer_cases import (
+    BATCH,
+    BIDIRECTIONAL,
+    D_MODEL,
+    LENGTH,
+    build,
+    causal,
+    each_name,
+    every,
+    inputs,
+    label,
+    run_in_pieces,
+)
+from seqconv import create_mixer
 from seqconv.state import InitialState
 from tolerances import assert_near
-
-D_MODEL, BATCH, LENGTH = 8, 2, 37
-
-
-def _label(case) -> str:
-    name, options = case
-    return name + ("[" + ",".join(f"{k}={v}" for k, v in options.items()) + "]" if options else "")
-
-
-ALL = [(name, dict(options)) for name in list_mixers() for options in ({}, *mixer_entry(name).examples)]
-ALL = [case for i, case in enumerate(ALL) if case not in ALL[:i]]
-CAUSAL = [case for case in ALL if create_mixer(case[0], D_MODEL, **case[1]).causal]
-BIDIRECTIONAL = [(name, {"bidirectional": True}) for name in list_mixers()]
-
-every = pytest.mark.parametrize("case", ALL, ids=_label)
-causal = pytest.mark.parametrize("case", CAUSAL, ids=_label)
-each_name = pytest.mark.parametrize("name", list_mixers())
-
-
-def build(case, dtype=torch.float64) -> Mixer:
-    """The mixer of a case with every parameter moved off its initial value (biases off zero, gates off symmetry)."""
-    name, options = case
-    torch.manual_seed(zlib.crc32(_label(case).encode()))
-    mixer = create_mixer(name, D_MODEL, **options).eval()
-    with torch.no_grad():
-        for parameter in mixer.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return mixer.to(dtype)
-
-
-def inputs(length: int = LENGTH, batch: int = BATCH, dtype=torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(length)
-    return torch.randn(batch, length, D_MODEL, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def run_in_pieces(mixer: Mixer, x: Tensor, cuts: list[int]) -> tuple[Tensor, State | None]:
-    """Prefill the pieces between the cuts; a piece of one token goes through ``step``."""
-    state, pieces = None, []
-    bounds = [0, *cuts, x.shape[1]]
-    for start, end in pairwise(bounds):
-        if end - start == 1 and state is not None:
-            y, state = mixer.step(x[:, start], state)
-            pieces.append(y[:, None])
-        else:
-            y, state = mixer.prefill(x[:, start:end], state)
-            pieces.append(y)
-    return torch.cat(pieces, dim=1), state
 
 
 @every
@@ -289,7 +252,7 @@ def test_a_known_longest_context_changes_nothing(case):
     assert_near(y, mixer(x))
 
 
-@pytest.mark.parametrize("case", BIDIRECTIONAL, ids=_label)
+@pytest.mark.parametrize("case", BIDIRECTIONAL, ids=label)
 def test_bidirectional_hears_both_sides_and_has_no_state(case):
     mixer, x = build(case), inputs()
     assert not mixer.causal
