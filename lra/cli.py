@@ -44,13 +44,15 @@ def list_command() -> None:
 @app.command()
 def show(task: str, mixer: str, overrides: Overrides = None) -> None:
     """Show a recipe: every value that can be overridden, and its type."""
-    from .recipes.catalog import create_recipe
+    from .recipes.catalog import create_recipe, differences
 
     recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
     table = Table("override", "value", "type", title=f"{recipe.name}: {recipe.source}")
     for name, (value, kind) in recipe.overridable().items():
         table.add_row(name, escape(str(value)), escape(kind))
     Console().print(table)
+    for name, reason in differences(create_recipe(task, mixer)).items():
+        Console().print(f"differs from its source: {escape(name)}: {escape(reason)}", highlight=False)
 
 
 @app.command()

@@ -55,6 +55,8 @@ class Block(nn.Module):
         dropout: dropout of the outputs of the mixer and the MLP.
         tied_dropout: drop a channel of a row at all tokens together.
         drop_path: probability of leaving out the mixer, or the MLP, for a row (stochastic depth).
+        mask_mixer_inputs: use the mask of a call only to zero what enters the mixer at padding; norms, residual and the
+            mixer itself take padding for tokens (as S4 does where it knows the lengths).
         layer: place in the stack, on which some residuals and initial values depend; the first of one by default.
 
     Raises:
@@ -81,13 +83,14 @@ class Block(nn.Module):
         dropout: float = 0.0,
         tied_dropout: bool = False,
         drop_path: float = 0.0,
+        mask_mixer_inputs: bool = False,
         layer: LayerContext | None = None,
     ) -> None:
         super().__init__()
         if norm_placement not in ("pre", "post"):
             raise unknown_name("Block", "norm_placement", norm_placement, ["pre", "post"])
         self.d_model, self.norm_placement = _width(mixer, d_model, mlp), norm_placement
-        self.mixer = mixer
+        self.mixer, self.mask_mixer_inputs = mixer, mask_mixer_inputs
         depth = 1 if layer is None else layer.index + 1
         join = partial(create_residual, residual, self.d_model, depth=depth, **(residual_options or {}))
         if mixer is not None and not mixer.residual_inside:
@@ -132,9 +135,11 @@ class Block(nn.Module):
         if cu_seqlens is not None:
             self._check_packing()
         before = BlockState() if state is None else self._own_state(state)
+        inputs_mask, mask = (mask, None) if self.mask_mixer_inputs else (None, mask)
         mixed = fed = None
         if self.mixer is not None:
             y = x if self.mixer.residual_inside else self._enter(x, mask, self.mixer_norm)
+            y = zero_padding(y, inputs_mask)
             y, mixed, shared = _call(self.mixer, y, before.mixer, mask, cu_seqlens, shared)
             x = y if self.mixer.residual_inside else self._join(x, y, mask, self.mixer_residual, self.mixer_norm)
         if self.mlp is not None:

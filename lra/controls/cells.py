@@ -12,8 +12,9 @@ from typing import Any
 
 from seqconv_kernels._core.errors import unknown_name
 
-from ..recipes.catalog import create_recipe, small
+from ..recipes.catalog import create_recipe
 from ..recipes.recipe import Recipe
+from ..recipes.reduced import small
 from .negative_controls import OPTIONS
 
 Options = Mapping[str, Any]

@@ -48,10 +48,14 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
         mlp_ratio=recipe.mlp_ratio,
         dropout=recipe.dropout,
         tied_dropout=recipe.tied_dropout,
+        input_dropout=recipe.input_dropout,
+        mlp_dropout=recipe.mlp_dropout,
         position_embedding=recipe.position_embedding,
         max_position_embeddings=data.max_length,
         pooling=recipe.pooling,
         mask_padding=recipe.mask_padding,
+        classifier_hidden=recipe.classifier_hidden or None,
+        classifier_dropout=recipe.classifier_dropout,
         pad_token_id=data.pad_id,
         eos_token_id=data.eos_id,
         **head,
@@ -64,9 +68,14 @@ def build_model(recipe: Recipe, data: TaskData) -> PreTrainedModel:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups: the rates that mixers bring, at most ``special_lr``; the recipe's for all other parameters."""
+    """Optimiser groups: the rates that mixers bring, at most ``special_lr``; the recipe's for all other parameters.
+
+    With ``decay_all`` every parameter has the recipe's weight decay.
+    """
     groups = groups_of(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
     for group in groups:
         if group.get("lr", recipe.lr) != recipe.lr:
             group["lr"] = min(group["lr"], recipe.special_lr)
+        if recipe.decay_all:
+            group["weight_decay"] = recipe.weight_decay
     return groups

@@ -4,9 +4,11 @@ With ``a`` and ``b`` the pooled features of the texts, ``logits = W_n σ(… σ(
 
 ========  ====================  ==========================================================
 ``s4``    ``a, b, a-b, a⊙b``    one hidden layer of the model's width, GELU (S4's code)
-``mega``  ``b, a``              one hidden layer of twice the width, GELU (MEGA's code)
-``jax``   ``a, b``              two hidden layers, twice the width and the width, ReLU (the benchmark's transformer)
+``mega``  ``b, a``              one hidden layer of ``classifier_hidden``, GELU (MEGA's code)
+``jax``   ``a, b``              two hidden layers, ``classifier_hidden`` and half of it, ReLU (the benchmark)
 ========  ====================  ==========================================================
+
+``classifier_hidden`` is twice the model's width by default.
 """
 
 from itertools import pairwise
@@ -80,7 +82,8 @@ class PairClassifier(SeqConvPreTrainedModel):
 def build_comparison(config: PairConfig) -> nn.Sequential:
     """The network after both towers."""
     width, labels = config.hidden_size, len(config.id2label or {})
-    widths = {"s4": [4 * width, width], "mega": [2 * width, 2 * width], "jax": [2 * width, 2 * width, width]}
+    hidden = config.classifier_hidden or 2 * width
+    widths = {"s4": [4 * width, width], "mega": [2 * width, hidden], "jax": [2 * width, hidden, hidden // 2]}
     sizes = widths[config.comparison]
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):

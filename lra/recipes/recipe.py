@@ -11,9 +11,10 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..options import convert, parse
 from ..tasks import create_task
 
+Options = dict[str, Any]
 _FIXED = ("name", "task", "mixer", "mixer_options", "task_options")
-_SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every")
-_RATES = ("warmup_steps", "lr", "weight_decay", "special_lr", "max_grad_norm")
+_SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every", "warmup_power")
+_RATES = ("warmup_steps", "lr", "weight_decay", "special_lr", "max_grad_norm", "classifier_hidden")
 PARALLEL = ("ddp", "fsdp")
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "rsqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
 _NAMES = {"schedule": tuple(SCHEDULES), "precision": ("float32", "bfloat16", "float16"), "parallel": PARALLEL}
@@ -30,19 +31,25 @@ class Recipe:
         d_model, n_layers: width and number of blocks.
         norm, norm_placement: as :class:`seqconv.blocks.Block`.
         mlp, mlp_ratio: per-token network after the mixer, as :class:`seqconv.blocks.Block`.
-        dropout, tied_dropout: of the outputs of each block.
+        dropout, tied_dropout: of the outputs of each block; tied: whole channels of a row.
+        input_dropout: of the embeddings.
+        mlp_dropout: of the hidden activations of the per-token network.
         position_embedding: ``none``, ``learned`` or ``sinusoidal``.
         patch_size: pixels a side of what an image's token is; 1 reads it pixel by pixel.
         pooling: from token features to the sequence's, over true tokens.
-        mask_padding: ``everywhere``, or ``pooling``: mixers and norms take padding for tokens, as S4 does.
+        mask_padding: ``everywhere``, ``mixer_inputs`` (zeroed at padding; norms take padding for tokens, as in S4), or
+            ``pooling`` (mixers and norms take padding for tokens).
+        classifier_hidden: width of the classifier's hidden layer; 0 for a linear classifier.
+        classifier_dropout: before the classifier.
         batch_size: sequences per optimiser step.
         accumulate: forward passes that an optimiser step is split into.
         steps: optimiser steps.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
+        warmup_steps, warmup_power: the learning rate rises from 0 as ``(step / warmup_steps) ** warmup_power``.
         lr, weight_decay: AdamW; a mixer's own parameters may bring their own.
+        decay_all: decay biases, norms and a mixer's own parameters too, as optimisers without groups do.
         special_lr: upper bound of the learning rates that mixers bring for their own parameters.
         schedule: ``cosine`` or ``linear`` to 0, ``rsqrt``, ``constant``; after the warm-up.
-        beta1, beta2: AdamW.
+        beta1, beta2, eps: AdamW.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.
         eval_every: steps between evaluations (and checkpoints).
         precision: ``float32``, ``bfloat16`` or ``float16`` under autocast.
@@ -66,20 +73,27 @@ class Recipe:
     mlp_ratio: float = 2.0
     dropout: float = 0.0
     tied_dropout: bool = False
+    input_dropout: float = 0.0
+    mlp_dropout: float = 0.0
     position_embedding: str = "none"
     patch_size: int = 1
     pooling: str = "mean"
     mask_padding: str = "everywhere"
+    classifier_hidden: int = 0
+    classifier_dropout: float = 0.0
     batch_size: int = 32
     accumulate: int = 1
     steps: int = 100_000
     warmup_steps: int = 1000
+    warmup_power: int = 1
     lr: float = 1e-2
     weight_decay: float = 0.05
+    decay_all: bool = False
     special_lr: float = 1e-3
     schedule: str = "cosine"
     beta1: float = 0.9
     beta2: float = 0.999
+    eps: float = 1e-8
     max_grad_norm: float = 0.0
     eval_every: int = 1000
     precision: str = "float32"

@@ -13,7 +13,7 @@ from ..training.artifacts import read_artifacts
 from .figures import confusion, example_images, impulse_responses, learning_curves
 from .markup import html_table, markdown_table
 from .runs import Run, task_baselines, unique_names
-from .tables import accuracy_table, cost_table, provenance_table, published_table
+from .tables import accuracy_table, cost_table, differences_table, provenance_table, published_table
 
 
 def write_report(runs: Sequence[Run], folder: Path, title: str = "Long Range Arena", notes: Iterable[str] = ()) -> Path:
@@ -33,6 +33,7 @@ def write_report(runs: Sequence[Run], folder: Path, title: str = "Long Range Are
 
 def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], markdown: list[str]) -> None:
     tables = {"Accuracy": accuracy_table(runs), "Published": published_table(task, runs), "Cost": cost_table(runs)}
+    tables["Differences from the published settings"] = differences_table(runs)
     html.append(f"<h2>{escape(task)}</h2>")
     markdown.append(f"## {task}")
     for name, table in tables.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..recipes.catalog import create_recipe, differences
 from .markup import Table
 from .published_results import published_for
 from .runs import Run, task_baselines, unique_names
@@ -27,6 +28,14 @@ def published_table(task: str, runs: Sequence[Run]) -> Table:
         ["model", "test", "source"],
         *([model, f"{value:.2f} %", source] for model, value, source in dict.fromkeys(rows)),
     ]
+
+
+def differences_table(runs: Sequence[Run]) -> Table:
+    """In what the recipes of the runs depart from the sources that they name, and why."""
+    table = [["recipe", "what", "difference"]]
+    for task, mixer in dict.fromkeys((run.recipe["task"], run.recipe["mixer"]) for run in runs):
+        table += [[f"{task}/{mixer}", name, reason] for name, reason in differences(create_recipe(task, mixer)).items()]
+    return table
 
 
 def cost_table(runs: Sequence[Run]) -> Table:

@@ -1,11 +1,15 @@
 """The Trainer of a recipe: its optimiser, its arguments in the words of transformers, its metric."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..models.build import parameter_groups
@@ -29,7 +33,8 @@ def make_trainer(
 ) -> Trainer:
     """The Trainer of a recipe; its optimiser is built by the Trainer, as FSDP asks for."""
     groups = parameter_groups(model, recipe)
-    trainer = Trainer(
+    trainer = RecipeTrainer(
+        recipe,
         model=model,
         args=training_arguments(recipe, folder, quiet, track),
         data_collator=data.collate,
@@ -39,12 +44,32 @@ def make_trainer(
         preprocess_logits_for_metrics=_decide,
         optimizer_cls_and_kwargs=(
             torch.optim.AdamW,
-            {"params": groups, "lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2)},
+            {"params": groups, "lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2), "eps": recipe.eps},
         ),
         callbacks=[StopAtNaN(), NeedSpace(), ListFiles(), MoveBest(), JSONLines(folder / "metrics.jsonl"), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # what it prints where there are no bars is in metrics.jsonl
     return trainer
+
+
+class RecipeTrainer(Trainer):
+    """A Trainer whose learning rate may rise with a power of the step."""
+
+    def __init__(self, recipe: Recipe, **options: Any) -> None:
+        super().__init__(**options)
+        self.recipe = recipe
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        scheduler = cast(LambdaLR, super().create_scheduler(num_training_steps, optimizer))
+        warmup, power = self.recipe.warmup_steps, self.recipe.warmup_power
+        if power != 1:
+            factors = scheduler.lr_lambdas
+            scheduler.lr_lambdas = [partial(_powered_warmup, factor, warmup, power) for factor in factors]
+        return scheduler
+
+
+def _powered_warmup(factor: Callable[[int], float], warmup: int, power: int, step: int) -> float:
+    return (step / warmup) ** power if step < warmup else factor(step)
 
 
 def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = ()) -> TrainingArguments:

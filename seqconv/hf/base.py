@@ -172,6 +172,7 @@ def make_backbone(config: SeqConvConfig) -> Backbone:
                 input_dropout=config.input_dropout,
                 drop_path=config.drop_path,
                 drop_path_schedule=config.drop_path_schedule,
+                mask_mixer_inputs=config.mask_padding == "mixer_inputs",
                 **config.block_options,
             )
             place_modal_filters(backbone, config.modal_filters or {})

@@ -23,7 +23,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "norm_placement": ("pre", "post"),
     "pooling": ("mean", "last", "first", "max", "cls"),
     "cls_position": ("first", "middle", "last"),
-    "mask_padding": ("everywhere", "pooling"),
+    "mask_padding": ("everywhere", "mixer_inputs", "pooling"),
     "position_embedding": ("none", "learned", "sinusoidal"),
     "drop_path_schedule": ("linear", "constant"),
     "audio_input": ("waveform", "features"),
@@ -42,7 +42,8 @@ POSITIVE = (
 )
 PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
 BOOLEANS = ("bidirectional", "tied_dropout", "tie_word_embeddings", "use_cache", "embedding_norm")
-BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in ("mixer", "d_model", "drop_path", "layer"))
+_NO_OPTIONS = ("mixer", "d_model", "drop_path", "mask_mixer_inputs", "layer")
+BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in _NO_OPTIONS)
 
 
 @no_type_check  # a run-time checker would read only the annotated fields; wrong types are refused by check()
@@ -71,7 +72,8 @@ class SeqConvConfig(PreTrainedConfig):
             ``frame_stride``; ``"features"`` takes ``(batch, frames, num_audio_features)``.
         pooling: how a classifier sums up a sequence: ``"mean"``, ``"last"``, ``"first"``, ``"max"`` over the real
             tokens, or ``"cls"``: a learned token put at ``cls_position`` (``"first"``, ``"middle"``, ``"last"``).
-        mask_padding: ``"everywhere"``, or ``"pooling"``: mixers and norms take padding for tokens (S4 on LRA).
+        mask_padding: ``"everywhere"``; ``"pooling"``: mixers and norms take padding for tokens; ``"mixer_inputs"``: they
+            do, but what enters mixers is zero at padding (S4 on the text tasks of LRA).
         classifier_hidden: width of a hidden layer of the classifier; ``None`` for a linear one.
         classifier_dropout: dropout before the classifier.
         num_labels, problem_type, id2label, label2id: as in every transformers configuration.

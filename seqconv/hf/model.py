@@ -120,7 +120,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
             position_ids = positions_of(whole, bounds, x.shape[1], seen, x.device)
         x = self.embedding_norm(self.positions(x, position_ids), mask)
         wants_hidden = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        mask = mask if self.config.mask_padding == "everywhere" else None
+        mask = mask if self.config.mask_padding != "pooling" else None
         if cache is None:
             outputs = self.backbone(x, mask=mask, cu_seqlens=bounds, output_hidden_states=wants_hidden)
             y, *hidden = outputs if wants_hidden else (outputs,)

@@ -30,17 +30,6 @@ def test_every_mixer_of_a_recipe_can_be_built(mixer):
     assert not create_mixer(mixer, 16, **recipe.mixer_options).causal
 
 
-def test_the_published_listops_settings():
-    s4, s4d = create_recipe("listops", "s4"), create_recipe("listops", "s4d")
-    assert (s4.n_layers, s4.d_model, s4.batch_size, s4.steps, s4.warmup_steps) == (6, 256, 32, 120_000, 12_000)
-    assert s4.mixer_options["d_state"] == 4
-    assert (s4d.n_layers, s4d.d_model, s4d.batch_size, s4d.steps, s4d.warmup_steps) == (8, 128, 50, 80_000, 1000)
-    assert s4d.mixer_options["d_state"] == 64
-    for recipe in (s4, s4d):
-        assert (recipe.lr, recipe.weight_decay, recipe.norm, recipe.norm_placement) == (1e-2, 0.05, "batch", "post")
-        assert recipe.mask_padding == "pooling"
-
-
 def test_overrides_reach_every_level():
     changes = split_overrides(
         ["lr=0.002", "steps=7", "mixer.d_state=8", "mixer.lr=null", "task.convention=jax", "compile=true"]
