@@ -72,7 +72,7 @@ class SeqConvConfig(PreTrainedConfig):
             ``frame_stride``; ``"features"`` takes ``(batch, frames, num_audio_features)``.
         pooling: how a classifier sums up a sequence: ``"mean"``, ``"last"``, ``"first"``, ``"max"`` over the real
             tokens, or ``"cls"``: a learned token put at ``cls_position`` (``"first"``, ``"middle"``, ``"last"``).
-        mask_padding: ``"everywhere"``; ``"pooling"``: mixers and norms take padding for tokens; ``"mixer_inputs"``: they
+        mask_padding: ``"everywhere"``; ``"pooling"``: mixers and norms see padding as tokens; ``"mixer_inputs"``: they
             do, but what enters mixers is zero at padding (S4 on the text tasks of LRA).
         classifier_hidden: width of a hidden layer of the classifier; ``None`` for a linear one.
         classifier_dropout: dropout before the classifier.
