@@ -20,12 +20,31 @@ from .distill import distill_command
 if TYPE_CHECKING:
     from .doctor import OpChoice
 
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"seqconv {version('seqconv')}")
+        raise typer.Exit
+    return wanted
+
+
 app = typer.Typer(
-    help="Long-sequence models from the command line.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
+
+
+@app.callback()
+def seqconv_(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Long-sequence models from the command line."""
 
 
 app.command("distill")(distill_command)
@@ -37,11 +56,20 @@ def main() -> None:
 
 
 @app.command("list")
-def list_(mixer: Annotated[str, typer.Argument(help="A name, or a shell pattern such as 'mamba*'.")] = "*") -> None:
+def list_(
+    mixer: Annotated[str, typer.Argument(help="A name, or a shell pattern such as 'mamba*'.")] = "*",
+    originals: Annotated[bool, typer.Option(help="Show the layers of other projects that can be imported.")] = False,
+    checkpoints: Annotated[bool, typer.Option(help="Show the kinds of checkpoints that can be imported.")] = False,
+) -> None:
     """Show the mixers, or the options of one."""
+    from ..interop import list_checkpoints, list_originals
     from ..registry import list_mixers, mixer_entry
 
     with clear_errors():
+        if originals or checkpoints:
+            names = [*(list_originals() if originals else []), *(list_checkpoints() if checkpoints else [])]
+            typer.echo("\n".join(names))
+            return
         names = list_mixers(mixer)
         if names == [mixer] or not names:
             _show_options(mixer_entry(mixer).name)
@@ -51,11 +79,13 @@ def list_(mixer: Annotated[str, typer.Argument(help="A name, or a shell pattern 
 
 @app.command()
 def doctor(
-    device: Annotated[str | None, typer.Option(help="Device of the example calls [cuda if there, else cpu].")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device of the example calls; cuda if there is one, else cpu.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Dtype of the example calls.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Show versions, the machine, and which implementation each op takes and why the others were refused."""
+    """Show versions, the machine, and which implementation each op takes and why the others are unsupported."""
     import torch
 
     from . import doctor as facts
@@ -79,7 +109,7 @@ def generate(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this much of the probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="Dtype of the weights [as saved].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Dtype of the weights; by default as they were saved.")] = None,
 ) -> None:
     """Continue a prompt with a causal language model, printing the text as it comes."""
     import torch
@@ -140,13 +170,11 @@ def clear_errors() -> Iterator[None]:
 
 
 def _show_mixers(names: list[str]) -> None:
-    from ..registry import create_mixer, mixer_config, mixer_entry
+    from ..registry import create_mixer, mixer_entry
 
-    table = Table("mixer", "state", "summary", "options", title="mixers")
+    table = Table("mixer", "state", "summary", title="mixers", caption="seqconv list NAME shows the options of one")
     for name in names:
-        options = ", ".join(field.name for field in dataclasses.fields(mixer_config(name)))
-        state = create_mixer(name, 8).state_kind
-        table.add_row(name, state, escape(mixer_entry(name).summary), escape(options))
+        table.add_row(name, create_mixer(name, 8).state_kind, escape(mixer_entry(name).summary))
     _print(table)
 
 
@@ -168,9 +196,9 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
 
 
 def _op_table(choices: "list[OpChoice]", title: str) -> Table:
-    table = Table("op", "takes", "refused", title=title)
+    table = Table("op", "takes", "unsupported", title=title)
     for choice in choices:
-        reasons = "\n".join(f"{name}: {why}" for name, why in choice.refused.items())
+        reasons = "\n".join(f"{name}: {why}" for name, why in choice.unsupported.items())
         table.add_row(choice.op, choice.taken, escape(reasons) or "-")
     return table
 

@@ -16,14 +16,16 @@ def distill_command(
     state_budget: Annotated[int | None, typer.Option(help="Real states of all recurrences together.")] = None,
     calibrate: Annotated[Path | None, typer.Option(help="Text file to predict and measure the KL on.")] = None,
     calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens taken from it.")] = 4096,
-    fir_head: Annotated[int | None, typer.Option(min=1, help="Leading taps kept exactly [1; more if needed].")] = None,
+    fir_head: Annotated[
+        int | None, typer.Option(min=1, help="Leading taps kept exactly; 1, or more if needed.")
+    ] = None,
     plots: Annotated[bool, typer.Option(help="Draw the worst channel of every filter.")] = True,
 ) -> None:
     """Distil the long convolutions of a language model into recurrences with proven errors."""
     from rich.progress import track
 
     from ..distill import distill
-    from ..distill.checkpoint import save_distilled
+    from ..distill.checkpoint import TABLE, save_distilled
     from .app import clear_errors, load_language_model
 
     with clear_errors():
@@ -42,8 +44,21 @@ def distill_command(
         save_distilled(distilled, output, tokenizer=tokenizer)
         if plots:
             _plot(model, distilled, output)
-    typer.echo(str(distilled))
-    typer.echo(f"written to {output}")
+    print_summary(distilled)
+    typer.echo(f"written to {output}; every channel is in {output / TABLE}")
+
+
+def print_summary(distilled: Any) -> None:
+    """A line per filter: what became of it, the states of its channels, and the worst error of one."""
+    for name, c in distilled.certificates.items():
+        error = f"worst relative error {float((c.hinf_bound / c.norm_hinf).max()):.2g}"
+        within = "" if c.tolerance is None else f", {int(c.met.sum())} of {len(c.met)} channels within {c.tolerance:g}"
+        states = f"{int(c.order.sum())} states, {int(c.order.min())} to {int(c.order.max())} a channel"
+        fate = "kept exact" if name in distilled.kept else states
+        typer.echo(f"{name or 'the module itself'}: {fate}, {error}{within}")
+    if distilled.predicted_kl is not None:
+        kl = f"predicted {distilled.predicted_kl:.3g} nats, measured {distilled.measured_kl:.3g} nats"
+        typer.echo(f"KL per token: {kl}")
 
 
 def _plot(model: Any, distilled: Any, output: Path) -> None:

@@ -30,12 +30,12 @@ class OpChoice:
     Attributes:
         op: its name.
         taken: the implementation that ``implementation=None`` takes.
-        refused: the implementations that cannot serve the call, and why.
+        unsupported: the implementations that cannot serve the call, and why.
     """
 
     op: str
     taken: str
-    refused: dict[str, str]
+    unsupported: dict[str, str]
 
 
 def machine() -> dict[str, str]:

@@ -82,6 +82,7 @@ def read_foreign(source: Any, options: Mapping[str, Any], own: str = "seqconv") 
     if config is None or config.get("model_type") in ("seqconv", own):
         _check_own_index(place)
         return None
+    _reader(config)
     tensors = read_tensors(place, variant=options.get("variant"), use_safetensors=options.get("use_safetensors"))
     remedy = "check that config.json belongs to these weights"
     converted = convert_checkpoint(config, Weights(place.name, tensors, operation="load_checkpoint", remedy=remedy))
@@ -94,17 +95,21 @@ def convert_checkpoint(config: Mapping[str, Any], weights: Weights) -> tuple[dic
     Raises:
         ValueError: an unknown kind of model, an option that cannot be carried, missing or left-over tensors.
     """
+    options, tensors = _reader(config)(config, weights)
+    if weights.left_over():
+        got = f"unexpected tensors {', '.join(weights.left_over()[:24])}"
+        raise argument_error("load_checkpoint", got, "only the model's own", weights.remedy)
+    return options, tensors
+
+
+def _reader(config: Mapping[str, Any]) -> Reader:
     kind = config.get("model_type") or ("mamba_ssm" if {"d_model", "n_layer"} <= set(config) else None)
     if kind is None:
         wanted = f"a config.json with a model_type of {', '.join(list_checkpoints())}, or that of mamba_ssm"
         raise argument_error("load_checkpoint", "a config.json without model_type", wanted, LAYERS)
     if kind not in list_checkpoints():
         raise _unknown_kind(str(kind))
-    options, tensors = _READERS[kind](config, weights)
-    if weights.left_over():
-        got = f"unexpected tensors {', '.join(weights.left_over()[:24])}"
-        raise argument_error("load_checkpoint", got, "only the model's own", weights.remedy)
-    return options, tensors
+    return _READERS[kind]
 
 
 def _unknown_kind(kind: str) -> ValueError:

@@ -1,13 +1,14 @@
-"""From an original layer's state dict to a module of ours.
+"""From an original layer's state dict to a seqconv module.
 
-Each original has an :class:`Importer`: ``build`` makes our module from the original's hyper-parameters, and
-``convert`` maps the original's tensors to our state dict by differentiable operations, so that gradients can be
+Each original has an :class:`Importer`: ``build`` makes the module from the original's hyper-parameters, and
+``convert`` makes its state dict from the original's tensors by differentiable operations, so that gradients can be
 compared name by name too. One file per family holds them; none is imported before it is asked for.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from importlib import import_module
 from pkgutil import iter_modules
 from types import SimpleNamespace
@@ -75,7 +76,7 @@ class Weights:
         return torch.view_as_complex(tensor.clone(memory_format=torch.contiguous_format))
 
     def ignore(self, *names: str) -> None:
-        """Mark tensors that our module derives by itself; they need not be there."""
+        """Mark tensors that the module derives by itself; they need not be there."""
         self._taken.update(self._prefix + name for name in names)
 
     def __contains__(self, name: str) -> bool:
@@ -96,12 +97,12 @@ def _infer_nothing(_: Weights) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Importer:
-    """How one original layer becomes ours.
+    """How one original layer is imported.
 
     Attributes:
         build: hyper-parameters of the original (shapes of test inputs such as ``L`` and ``B`` among them are
-            accepted) to a module of ours, freshly initialised.
-        convert: tensors of the original and its hyper-parameters to our complete state dict.
+            accepted) to a seqconv module, freshly initialised.
+        convert: tensors of the original and its hyper-parameters to the module's complete state dict.
         infer: hyper-parameters that only the shapes of the tensors tell, where the original takes them from a
             configuration of its own; those given by the caller come first.
     """
@@ -112,6 +113,7 @@ class Importer:
 
 
 _IMPORTERS: dict[str, Importer] = {}
+_ALIASES: dict[str, str] = {}
 
 
 def options(original: str, hyper: Mapping[str, Any], known: Mapping[str, Any], ignored: Iterable[str] = ()) -> Any:
@@ -139,19 +141,20 @@ def options(original: str, hyper: Mapping[str, Any], known: Mapping[str, Any], i
 
 
 def add_importer(
-    *originals: str,
+    original: str,
+    *aliases: str,
     build: Callable[..., nn.Module],
     convert: Callable[..., dict[str, Tensor]],
     infer: Callable[[Weights], dict[str, Any]] = _infer_nothing,
 ) -> None:
-    """Enter an importer under the names of the originals it reads."""
-    for original in originals:
-        _IMPORTERS[original] = Importer(build, convert, infer)
+    """Enter an importer under the name of the original that it reads; ``aliases`` are other spellings of the name."""
+    _IMPORTERS[original] = Importer(build, convert, infer)
+    _ALIASES.update(dict.fromkeys(aliases, original))
 
 
-def list_originals() -> list[str]:
-    """Names of the original layers that :func:`from_original` reads."""
-    return sorted(_importers())
+def list_originals(pattern: str = "*") -> list[str]:
+    """Names of the original layers that :func:`from_original` reads and that match a shell pattern, sorted."""
+    return sorted(name for name in _importers() if fnmatch(name, pattern))
 
 
 def get_importer(original: str) -> Importer:
@@ -161,13 +164,14 @@ def get_importer(original: str) -> Importer:
         ValueError: unknown original; the nearest are named.
     """
     importers = _importers()
+    original = _ALIASES.get(original, original)
     if original not in importers:
         raise unknown_name("from_original", "original", original, importers)
     return importers[original]
 
 
 def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any) -> nn.Module:
-    """Our module in our layout (batch, length, channels), carrying an original layer's weights.
+    """A seqconv module, of layout (batch, length, channels), with an original layer's weights.
 
     Args:
         original: ``"owner/repository:Class"``, one of :func:`list_originals`.
@@ -185,15 +189,15 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
     hyper = importer.infer(weights) | hyper
     module = importer.build(**hyper)
     with torch.no_grad():
-        ours = importer.convert(weights, hyper)
+        converted = importer.convert(weights, hyper)
     if weights.left_over():
         remedy = "pass the state dict of this layer alone, and the hyper-parameters it was built with"
         got = f"unexpected tensors {', '.join(weights.left_over())}"
         raise argument_error(f"from_original({original!r})", got, "only the layer's own", remedy)
-    dtypes = [t.real.dtype for t in ours.values() if t.is_floating_point() or t.is_complex()]
+    dtypes = [t.real.dtype for t in converted.values() if t.is_floating_point() or t.is_complex()]
     module = module.to(dtypes[0]) if dtypes else module
     try:
-        module.load_state_dict(ours)
+        module.load_state_dict(converted)
     except RuntimeError as error:
         remedy = "check the hyper-parameters against those the layer was built with"
         raise argument_error(

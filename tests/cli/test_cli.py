@@ -1,14 +1,24 @@
 """The seqconv command, through typer's runner."""
 
+import inspect
 import json
 import shutil
 from importlib import import_module
+from importlib.metadata import version
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer, list_mixers, mixer_config
+from seqconv import (
+    SeqConvConfig,
+    SeqConvForCausalLM,
+    create_mixer,
+    list_checkpoints,
+    list_mixers,
+    list_originals,
+    mixer_config,
+)
 from seqconv.cli.app import app
 from seqconv.cli.doctor import example_arguments, example_call, ops
 from seqconv.hf.tokenizer import byte_tokenizer
@@ -43,6 +53,25 @@ def test_list_of_one_mixer_shows_options_with_types_and_defaults(run):
         assert repr(option.default) in row
 
 
+def test_list_shows_what_can_be_imported(run):
+    assert run("list", "--originals").stdout.split("\n")[:-1] == list_originals()
+    assert run("list", "--checkpoints").stdout.split() == list_checkpoints()
+
+
+def test_version(run):
+    assert run("--version").stdout.strip() == f"seqconv {version('seqconv')}"
+
+
+@pytest.mark.parametrize("command", ["list", "doctor", "generate", "distill"])
+def test_help_texts_lose_no_words(run, command):
+    """Typer reads brackets as markup where it can: every help text is printed as it is written."""
+    shown = " ".join(run(command, "--help").stdout.split())
+    [entry] = [c for c in app.registered_commands if c.name == command or c.callback.__name__ == command]
+    for parameter in inspect.signature(entry.callback).parameters.values():
+        [info] = parameter.annotation.__metadata__
+        assert " ".join(info.help.split()) in shown
+
+
 def test_list_of_a_misspelt_mixer_names_the_nearest(run):
     result = run("list", "hyenna")
     assert result.exit_code == 1
@@ -58,8 +87,8 @@ def test_doctor_covers_every_op(run):
     for choice in report["ops"]:
         names = [i.name for i in ops()[choice["op"]][1].implementations]
         assert choice["taken"] in names
-        assert all(choice["refused"].values()), "a refusal without a reason"
-        assert {choice["taken"], *choice["refused"]} <= set(names)
+        assert all(choice["unsupported"].values()), "unsupported without a reason"
+        assert {choice["taken"], *choice["unsupported"]} <= set(names)
 
 
 def test_doctor_prints_tables(run):
@@ -116,7 +145,7 @@ def test_generate_samples_by_the_seed(run, checkpoint):
     assert sample(1) != sample(2)
 
 
-def test_generate_refuses_an_empty_prompt(run, checkpoint):
+def test_generate_rejects_an_empty_prompt(run, checkpoint):
     result = run("generate", checkpoint, "--prompt", "")
     assert result.exit_code == 1
     assert "an empty prompt" in result.stderr
@@ -132,7 +161,7 @@ def test_generate_says_what_is_wrong_with_damaged_weights(run, checkpoint, tmp_p
     assert result.stdout == ""
 
 
-def test_generate_refuses_a_folder_without_a_checkpoint(run, tmp_path):
+def test_generate_rejects_a_folder_without_a_checkpoint(run, tmp_path):
     result = run("generate", tmp_path / "nowhere", "--prompt", "a")
     assert result.exit_code == 1
     assert "without config.json" in result.stderr

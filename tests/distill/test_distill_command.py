@@ -36,6 +36,8 @@ def test_a_distilled_checkpoint_loads_through_the_auto_class(checkpoint, tmp_pat
     result = run(checkpoint, "-o", out, "--order", 8, "--calibrate", text)
     assert result.exit_code == 0, result.output
     assert "KL per token: predicted" in result.output
+    rows = [line for line in result.output.splitlines() if "mixer" in line]
+    assert len(rows) == 2, "a row for each filter, not for each channel"
     assert {"certificates.safetensors", "distillation.json", "distillation.txt"} <= {p.name for p in out.iterdir()}
     assert len(list((out / "plots").iterdir())) == 2
     original = AutoModelForCausalLM.from_pretrained(checkpoint)

@@ -82,7 +82,7 @@ def test_a_value_changed_afterwards_is_checked_too():
 
 def test_configuration_of_another_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 8}')
-    with pytest.raises(ValueError, match=r"model_type 'bert'; wanted 'seqconv'.*Remedy: .*AutoModel"):
+    with pytest.raises(ValueError, match=r"model_type 'bert'; wanted a seqconv checkpoint.*Remedy: .*AutoModel"):
         SeqConvModel.from_pretrained(tmp_path)
 
 
