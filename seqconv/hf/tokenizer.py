@@ -6,10 +6,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def byte_tokenizer() -> "PreTrainedTokenizerFast":
-    """A tokenizer whose token ids are the UTF-8 bytes, with ``<eos>`` = 256 and ``<pad>`` = 257, padding on the left.
+CHAT = """\
+{% for message in messages %}
+{{ message['role'] + ': ' }}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}
+{{- message['content'] + eos_token }}
+{%- endgeneration %}
+{%- else %}
+{{- message['content'] }}
+{%- endif %}
+{{- '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- 'assistant: ' }}
+{%- endif %}
+"""
+"""A line ``role: content`` for each message; those of the assistant end with ``<eos>`` and can be trained on alone."""
 
-    It is saved and loaded like any other one of transformers.
+
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
+    """A tokenizer whose token ids are the UTF-8 bytes; ``<eos>`` = 256, ``<pad>`` = 257, ``<mask>`` = 258.
+
+    It pads on the left, has a chat template, and is saved and loaded like any other one of transformers.
 
     >>> tokenizer = byte_tokenizer()
     >>> tokenizer("né").input_ids
@@ -27,6 +46,8 @@ def byte_tokenizer() -> "PreTrainedTokenizerFast":
         tokenizer_object=core,
         eos_token="<eos>",
         pad_token="<pad>",
+        mask_token="<mask>",
+        chat_template=CHAT,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
