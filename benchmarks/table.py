@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from seqconv_kernels._core.registry import ops
 
 from .case import Case
 
-OPS = (
-    "selective_scan", "causal_conv1d", "fft_conv", "linear_scan", "ssm_kernel", "gated_linear_attention", "ssd",
-    "delta_rule", "dilated_conv",
-)  # fmt: skip
+FOLDERS = {entry.folder.rpartition(".")[2] for entry in ops().values()}
+OPS = tuple(sorted(folder for folder in FOLDERS if Path(__file__).with_name(f"{folder}.py").exists()))
 
 
 def build(op: str, case: str) -> Case:

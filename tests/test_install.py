@@ -24,14 +24,13 @@ print(json.dumps({"seqconv": seqconv.__file__, "kernels": seqconv_kernels.__file
 """
 
 EVERYTHING_RUNS = """
-from importlib import import_module
 import torch
 from seqconv import create_mixer, list_mixers
 from seqconv.cli.doctor import choices, example_arguments, ops
 
 torch.manual_seed(0)
-for name, (package, op) in ops().items():
-    function, arguments = getattr(import_module(package), name), example_arguments(name, "cpu", torch.float64)
+for name, (_, function, _) in ops().items():
+    arguments = example_arguments(name, "cpu", torch.float64)
     want = function(**arguments, implementation="reference")
     torch.testing.assert_close(function(**arguments), want, rtol=1e-8, atol=1e-8)
 for name in list_mixers():

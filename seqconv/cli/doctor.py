@@ -6,19 +6,15 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pkgutil import iter_modules
 from typing import Any
 
 import torch
-from torch import Tensor
 
-import seqconv_kernels
-from seqconv_kernels._core import native
-from seqconv_kernels._core.dispatch import Call, Op
+from seqconv_kernels._core import native, registry
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.registry import Entry
 
 PACKAGES = ("seqconv", "torch", "transformers", "triton", "mamba-ssm", "causal-conv1d", "flash-linear-attention")
 
@@ -55,13 +51,10 @@ def versions() -> dict[str, str]:
     return {name: _version(name) for name in PACKAGES}
 
 
-def ops() -> dict[str, tuple[str, Op]]:
-    """Every op by name, with the package below ``seqconv_kernels`` that holds it; what only decoding needs left out."""
-    folders = [f"seqconv_kernels.{m.name}" for m in iter_modules(seqconv_kernels.__path__) if m.ispkg]
-    packages = [folder for folder in folders if find_spec(f"{folder}.cases")]  # parts of decoding have none
-    held = [(package, value) for package in packages for value in vars(import_module(package)).values()]
-    found = {op.name: (package, op) for package, op in held if isinstance(op, Op) and not op.name.endswith("_step")}
-    return dict(sorted(found.items()))
+def ops() -> dict[str, Entry]:
+    """Every op by name; what only decoding needs (steps, parts without example inputs) is left out."""
+    entries = sorted(registry.ops().items())
+    return {n: e for n, e in entries if not n.endswith("_step") and find_spec(f"{e.folder}.cases") is not None}
 
 
 def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
@@ -77,28 +70,27 @@ def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
             "doctor", f"device {device!r} ({error})", "a device of this machine", "leave it out"
         ) from error
     found = []
-    for name, (_, op) in ops().items():
-        report = op.report(example_call(name, device, dtype))
+    for name, entry in ops().items():
+        report = entry.op.report(example_inputs(name, device, dtype))
         taken = next(implementation for implementation, why in report.items() if why is None)
         found.append(OpChoice(name, taken, {i: why for i, why in report.items() if why is not None}))
     return found
 
 
-def example_call(op: str, device: str, dtype: torch.dtype) -> Call:
-    """A small call of the op, as its implementations see it: the first shape in its package's ``shapes.py``."""
-    package = import_module(ops()[op][0])
-    given = example_arguments(op, device, dtype)
-    bound = inspect.signature(getattr(package, op)).bind(**given)
+def example_inputs(op: str, device: str, dtype: torch.dtype) -> Any:
+    """A small call of the op, as its implementations see it: the first shape of its ``cases.py``."""
+    entry = ops()[op]
+    bound = inspect.signature(entry.function).bind(**example_arguments(op, device, dtype))
     bound.apply_defaults()
-    tensors = {k: v for k, v in bound.arguments.items() if v is None or isinstance(v, Tensor)}
-    return Call(tensors, {k: v for k, v in bound.arguments.items() if not isinstance(v, Tensor)})
+    inputs: Any = entry.op.inputs
+    return inputs(*(bound.arguments[name] for name in inputs._fields))
 
 
 def example_arguments(op: str, device: str, dtype: torch.dtype) -> Mapping[str, Any]:
     """Keyword arguments of that call, from ``example_inputs``, or ``<op>_inputs`` where a package holds several ops."""
-    shapes = import_module(f"{ops()[op][0]}.cases")
-    make = getattr(shapes, f"{op}_inputs", None) or shapes.example_inputs
-    return dict(make(next(iter(shapes.SHAPES.values())), dtype=dtype, device=device))
+    cases = ops()[op].module("cases")
+    make = getattr(cases, f"{op}_inputs", None) or cases.example_inputs
+    return dict(make(next(iter(cases.SHAPES.values())), dtype=dtype, device=device))
 
 
 def _version(package: str) -> str:

@@ -3,7 +3,6 @@
 import inspect
 import json
 import shutil
-from importlib import import_module
 from importlib.metadata import version
 
 import pytest
@@ -20,7 +19,7 @@ from seqconv import (
     mixer_config,
 )
 from seqconv.cli.app import app
-from seqconv.cli.doctor import example_arguments, example_call, ops
+from seqconv.cli.doctor import example_arguments, example_inputs, ops
 from seqconv.hf.tokenizer import byte_tokenizer
 
 
@@ -85,7 +84,7 @@ def test_doctor_covers_every_op(run):
     assert report["versions"]["torch"] == torch.__version__
     assert [choice["op"] for choice in report["ops"]] == sorted(ops())
     for choice in report["ops"]:
-        names = [i.name for i in ops()[choice["op"]][1].implementations]
+        names = [i.name for i in ops()[choice["op"]].op.implementations]
         assert choice["taken"] in names
         assert all(choice["unsupported"].values()), "unsupported without a reason"
         assert {choice["taken"], *choice["unsupported"]} <= set(names)
@@ -109,10 +108,10 @@ def test_doctor_says_why_a_device_or_dtype_is_impossible(run):
 
 
 @pytest.mark.parametrize("name", sorted(ops()))
-def test_the_example_call_is_one_that_the_op_serves(name):
-    package, op = ops()[name]
-    assert op.report(example_call(name, "cpu", torch.float32))["reference"] is None
-    getattr(import_module(package), name)(**example_arguments(name, "cpu", torch.float32))
+def test_the_example_call_is_one_that_the_op_supports(name):
+    entry = ops()[name]
+    assert entry.op.report(example_inputs(name, "cpu", torch.float32))["reference"] is None
+    entry.function(**example_arguments(name, "cpu", torch.float32))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from benchmarks.gpu.report import empty, markdown
 from benchmarks.gpu.targets import Target
 from benchmarks.gpu.timed import timed
 from benchmarks.gpu.workers import Item, Job, rows_of, serve, work
+from seqconv_kernels._core.registry import ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAME = {"op": "planted", "case": "five numbers", "dtype": "float32"}
@@ -184,8 +185,6 @@ def _blocks():
 
 
 def _serves(name):
-    """Whether a whole-sequence op has a Triton kernel: its table of implementations is OP, or has its own name."""
-    package = import_module(getattr(K, name).__module__)
-    own = package.__name__.endswith(f".{name}")
-    table = getattr(package, name.upper(), None) or (getattr(package, "OP", None) if own else None)
-    return table is not None and "triton" in {i.name for i in table.implementations}
+    """Whether a whole-sequence op has a Triton kernel."""
+    entry = ops().get(name)
+    return entry is not None and "triton" in {i.name for i in entry.op.implementations}

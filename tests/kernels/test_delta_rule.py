@@ -155,7 +155,7 @@ def test_refusals_name_the_remedy():
         r"q of shape \(2, 4, 2, 6\).*\(2, 5, 2, 6\).*Remedy": {"q": good["q"][:, :4]},
         r"beta of shape \(2, 5, 3\).*one per value channel": {"beta": good["beta"][..., :3]},
         r"log_decay of shape \(2, 5, 3\).*one per channel of its key": {"log_decay": good["log_decay"][..., :3]},
-        r"the state of shape \(1, 4, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"initial_state of shape \(1, 4, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
         r"v of dtype torch.int64.*Remedy": {"v": good["v"].long()},
         r"implementation='chunked'.*one beta per head.*or one of .*'reference'": {
             "implementation": "chunked",
@@ -167,5 +167,5 @@ def test_refusals_name_the_remedy():
         with pytest.raises(ValueError, match=f"delta_rule: received {pattern}"):
             delta_rule(**{**good, **change})
     tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
-    with pytest.raises(ValueError, match=r"the state of shape \(1, 4, 6, 5\).*Remedy"):
+    with pytest.raises(ValueError, match=r"initial_state of shape \(1, 4, 6, 5\).*Remedy"):
         delta_rule_step(**tokens, state=good["initial_state"][:1])

@@ -1,4 +1,4 @@
-"""Kernels of other projects: stand-ins with their documented interfaces, and what is refused."""
+"""Kernels of other projects: stand-ins with their documented interfaces, and what is not supported."""
 
 import sys
 from types import ModuleType
@@ -9,13 +9,18 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import seqconv_kernels as K
-from seqconv_kernels._core.dispatch import Call
-from seqconv_kernels.causal_conv1d import OP as CONV
+from seqconv_kernels._core import external
 from seqconv_kernels.causal_conv1d import cases as conv_shapes
-from seqconv_kernels.selective_scan import OP as SCAN
+from seqconv_kernels.causal_conv1d.spec import CONV
 from seqconv_kernels.selective_scan import cases as scan_shapes
-from seqconv_kernels.ssd import OP as SSD
+from seqconv_kernels.selective_scan.spec import SCAN
 from seqconv_kernels.ssd import cases as ssd_shapes
+from seqconv_kernels.ssd.spec import SCAN as SSD
+
+
+def inputs_of(op, **arguments):
+    """The inputs of an op from those of its arguments that are given."""
+    return op.inputs(**dict.fromkeys(op.inputs._fields) | arguments)
 
 
 def stand_in(monkeypatch, path, **functions):
@@ -89,9 +94,8 @@ def test_selective_scan_of_mamba_ssm(monkeypatch, groups, gate):
     from seqconv_kernels.selective_scan.mamba_ssm import selective_scan
 
     inputs = scan_shapes.example_inputs(scan_shapes.Shape(2, 9, 6, 3, groups), gate=gate)
-    order = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus")
-    leaves = [name for name in order[:-1] if name in inputs]
-    got = results(lambda: selective_scan(*(inputs.get(name) for name in order), None, None), inputs, *leaves)
+    leaves = [name for name in inputs if name != "delta_softplus"]
+    got = results(lambda: selective_scan(inputs_of(SCAN, **inputs)), inputs, *leaves)
     want = results(lambda: K.selective_scan(**inputs, return_final_state=True), inputs, *leaves)
     for a, b in zip(got, want, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -103,9 +107,8 @@ def test_causal_conv1d_of_causal_conv1d(monkeypatch, state):
     from seqconv_kernels.causal_conv1d.causal_conv1d_cuda import causal_conv1d
 
     inputs = conv_shapes.example_inputs(conv_shapes.Shape(2, 9, 6, 4), initial_state=state)
-    order = ("x", "weight", "bias", "activation", "initial_state")
-    leaves = [name for name in order if name in inputs and name != "activation"]
-    got = results(lambda: causal_conv1d(*(inputs.get(name) for name in order), None), inputs, *leaves)
+    leaves = [name for name in inputs if name != "activation"]
+    got = results(lambda: causal_conv1d(inputs_of(CONV, **inputs)), inputs, *leaves)
     want = results(lambda: K.causal_conv1d(**inputs), inputs, *leaves)
     for a, b in zip(got, want, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -122,7 +125,7 @@ def test_ssd_of_mamba_ssm(monkeypatch, state):
     kept["dt"] = F.softplus(kept["dt"])
     leaves = [name for name, t in kept.items() if t is not None]
     kept = {name: t if t is None else t.detach() for name, t in kept.items()}
-    got = results(lambda: ssd(*kept.values(), None), kept, *leaves)
+    got = results(lambda: ssd(inputs_of(SSD, **kept)), kept, *leaves)
     want = results(lambda: K.ssd(**kept, return_final_state=True), kept, *leaves)
     for a, b in zip(got, want, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -130,9 +133,9 @@ def test_ssd_of_mamba_ssm(monkeypatch, state):
 
 @pytest.mark.parametrize(("op", "name"), [(SCAN, "mamba-ssm"), (CONV, "causal-conv1d"), (SSD, "mamba-ssm")])
 def test_on_cpu_they_say_where_they_run(op, name):
-    call = Call({"x": torch.zeros(1, 2, 3), "weight": torch.zeros(3, 4)})
-    reason = next(i for i in op.implementations if i.name == name).refuse(call)
-    assert reason == f"{name} runs on NVIDIA GPUs, the tensors are on cpu"
+    inputs = inputs_of(op, **dict.fromkeys(op.inputs._fields[:2], torch.zeros(3, 4)))
+    external_one = next(i for i in op.implementations if i.name == name)
+    assert external_one.unsupported_reason(inputs) == f"{name} runs on NVIDIA GPUs, the tensors are on cpu"
 
 
 def test_asked_for_by_name_they_do_not_fall_back():
@@ -142,28 +145,23 @@ def test_asked_for_by_name_they_do_not_fall_back():
 
 
 def test_widths_they_do_not_take_are_named():
-    call = Call({"x": torch.zeros(1, 2, 3), "weight": torch.zeros(3, 5)})
-    assert CONV.report(call)["causal-conv1d"] == "a filter of width 5, causal-conv1d takes 2, 3 and 4"
+    inputs = inputs_of(CONV, x=torch.zeros(1, 2, 3), weight=torch.zeros(3, 5))
+    assert CONV.report(inputs)["causal-conv1d"] == "a filter of width 5, causal-conv1d takes 2, 3 and 4"
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
-    from seqconv_kernels._core import external as installed
-
-    monkeypatch.setattr(Call, "device_type", "cuda")
-    monkeypatch.setattr(installed, "_found", lambda module: False)
-    call = Call({"u": torch.zeros(1, 2, 3)})
-    assert _refusal(call) == "mamba-ssm is not installed; install seqconv[cuda]"
+    monkeypatch.setattr(external, "device_type", lambda inputs: "cuda")
+    monkeypatch.setattr(external, "_found", lambda module: False)
+    assert _reason(u=torch.zeros(1, 2, 3)) == "mamba-ssm is not installed; install seqconv[cuda]"
 
 
 @pytest.mark.parametrize("name", ["initial_state", "cu_seqlens"])
 def test_what_their_functions_lack_is_named(monkeypatch, name):
-    from seqconv_kernels._core import external as installed
-
-    monkeypatch.setattr(Call, "device_type", "cuda")
-    monkeypatch.setattr(installed, "_found", lambda module: True)
-    call = Call({"u": torch.zeros(1, 2, 3), name: torch.zeros(2)})
-    assert _refusal(call) == f"mamba-ssm takes no {name}"
+    monkeypatch.setattr(external, "device_type", lambda inputs: "cuda")
+    monkeypatch.setattr(external, "_found", lambda module: True)
+    assert _reason(u=torch.zeros(1, 2, 3), **{name: torch.zeros(2)}) == f"mamba-ssm takes no {name}"
 
 
-def _refusal(call):
-    return next(i for i in SCAN.implementations if i.name == "mamba-ssm").refuse(call)
+def _reason(**tensors):
+    mamba = next(i for i in SCAN.implementations if i.name == "mamba-ssm")
+    return mamba.unsupported_reason(inputs_of(SCAN, **tensors))

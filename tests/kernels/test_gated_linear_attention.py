@@ -176,7 +176,7 @@ def test_refusals_name_the_remedy():
         r"3 heads of q for 2 of k.*Remedy": {"q": good["q"][:, :, :3]},
         r"v of shape \(2, 4, 2, 5\).*\(2, 5, 2, 5\).*Remedy": {"v": good["v"][:, :4]},
         r"log_decay of shape \(2, 5, 1\).*one per head": {"log_decay": good["log_decay"][..., :1, 0]},
-        r"the state of shape \(1, 2, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
+        r"initial_state of shape \(1, 2, 6, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
         r"v of dtype torch.int64.*Remedy": {"v": good["v"].long()},
         r"implementation 'chunkd'.*did you mean 'chunked'": {"implementation": "chunkd"},
         r"cu_seqlens with a batch of 2.*Remedy": {"cu_seqlens": torch.tensor([0, 5])},
@@ -185,7 +185,7 @@ def test_refusals_name_the_remedy():
         with pytest.raises(ValueError, match=f"gated_linear_attention: received {pattern}"):
             gated_linear_attention(**{**good, **change})
     tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
-    with pytest.raises(ValueError, match=r"the state of shape \(1, 2, 6, 5\).*Remedy"):
+    with pytest.raises(ValueError, match=r"initial_state of shape \(1, 2, 6, 5\).*Remedy"):
         gated_linear_attention_step(**tokens, state=good["initial_state"][:1])
 
 

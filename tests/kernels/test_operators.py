@@ -108,7 +108,7 @@ def square(calls):
     def gradients(ctx, dy):
         return 2 * ctx.saved_tensors[0] * dy
 
-    operator = Operator("test_square", "(Tensor x) -> Tensor", run, torch.empty_like)
+    operator = Operator("test_square", run, torch.empty_like)
     operator.differentiate(lambda ctx, inputs, output: ctx.save_for_backward(*inputs), gradients)
     return operator
 
@@ -136,7 +136,10 @@ def test_subclasses_go_through_the_dispatcher(square, monkeypatch):
 
 
 def test_without_a_gradient_there_is_none():
-    operator = Operator("test_flat", "(Tensor x) -> Tensor", lambda x: 2 * x.detach(), torch.empty_like)
+    def run(x: Tensor) -> Tensor:
+        return 2 * x.detach()
+
+    operator = Operator("test_flat", run, torch.empty_like)
     x = torch.ones(2, requires_grad=True)
     assert operator(x.detach()).tolist() == [2.0, 2.0]
     with pytest.raises(ValueError, match=r"seqconv::test_flat: .*it has no gradient.*implementation='reference'"):

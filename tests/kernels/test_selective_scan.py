@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 import seqconv_kernels as K
 from seqconv_kernels._core import native
-from seqconv_kernels.selective_scan import OP
 from seqconv_kernels.selective_scan.cases import SHAPES, Shape, example_inputs
+from seqconv_kernels.selective_scan.spec import SCAN
 from tolerances import assert_near
 
 ISAS = native.library().isas() if native.unavailable() is None else []
@@ -359,4 +359,4 @@ def test_shapes_are_named_and_make_inputs():
     assert all(name and shape.channels % max(shape.groups, 1) == 0 for name, shape in SHAPES.items())
     first, second = (example_inputs(SHAPES["tiny"], seed=3) for _ in range(2))
     assert all(torch.equal(first[k], second[k]) for k in floats(first))
-    assert OP.implementations[-1].name == "reference"
+    assert SCAN.implementations[-1].name == "reference"

@@ -1,8 +1,9 @@
-"""The checks that ops share; each refuses before any work is done."""
+"""The checks that ops share; each raises before any work is done."""
 
 from collections.abc import Collection, Mapping
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def may_be_overwritten(state: Tensor, *tensors: Tensor | None) -> bool:
 
 
 def check_shape(operation: str, name: str, tensor: Tensor | None, axes: str, wanted: tuple[int, ...]) -> None:
-    """Refuse a tensor of another shape than ``wanted``, whose axes are called ``axes``; ``None`` passes.
+    """Require the shape ``wanted``, whose axes are called ``axes``; ``None`` passes.
 
     Raises:
         ValueError: the shapes differ.
@@ -41,7 +42,7 @@ def check_shape(operation: str, name: str, tensor: Tensor | None, axes: str, wan
 def check_shape_among(
     operation: str, name: str, tensor: Tensor | None, wanted: Collection[tuple[int, ...]], remedy: str
 ) -> None:
-    """Refuse a tensor that has none of the shapes ``wanted``; ``None`` passes.
+    """Require one of the shapes ``wanted``; ``None`` passes.
 
     Raises:
         ValueError: the shape is another one.
@@ -53,7 +54,7 @@ def check_shape_among(
 
 
 def check_floating(operation: str, tensors: Mapping[str, Tensor | None], device: torch.device) -> None:
-    """Refuse tensors on another device or without a real floating dtype; ``None`` passes.
+    """Require real floating dtypes on one device; ``None`` passes.
 
     Raises:
         ValueError: the first tensor that does not fit.
@@ -65,7 +66,7 @@ def check_floating(operation: str, tensors: Mapping[str, Tensor | None], device:
 
 
 def check_same_dtype(operation: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """Refuse tensors of different dtypes; ``None`` passes.
+    """Require one dtype; ``None`` passes.
 
     Raises:
         ValueError: the first tensor whose dtype is not that of the first one.
@@ -79,17 +80,19 @@ def check_same_dtype(operation: str, tensors: Mapping[str, Tensor | None]) -> No
             )
 
 
-def widest_under_autocast(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+def widest_under_autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Under autocast, which mixes dtypes, the floating tensors in the widest dtype among them; else as they are."""
-    given = [t for t in tensors.values() if t is not None]
+    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
+        return tensors
+    given = [t for t in tensors if t is not None]
     if given[0].is_meta or not torch.is_autocast_enabled(given[0].device.type):  # the meta device knows no autocast
-        return dict(tensors)
+        return tensors
     widest = reduce(torch.promote_types, (t.dtype for t in given))
-    return {name: None if t is None else t.to(widest) for name, t in tensors.items()}
+    return tuple(None if t is None else t.to(widest) for t in tensors)
 
 
 def check_cu_seqlens(operation: str, cu_seqlens: Tensor, x: Tensor) -> None:
-    """Refuse boundaries that do not increase from 0 to the total length of a batch of one.
+    """Require bounds that increase from 0 to the total length of a batch of one.
 
     The values are not read while compiling, nor on the meta device.
 

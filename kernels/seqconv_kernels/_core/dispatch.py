@@ -1,127 +1,199 @@
-"""Choose the implementation of an op, and say why the others were refused.
+"""Choose the implementation of an op, and say why the others do not support the call.
 
-An op lists its implementations fastest first. ``implementation=None`` takes the first that serves the
-inputs; the reference closes the list and refuses nothing. A named implementation runs or raises: nothing
-falls back silently from what was asked for by name.
+An op lists its implementations fastest first. ``implementation=None`` takes the first that supports the
+inputs; the reference closes the list and supports all. A named implementation runs or raises: there is no silent
+fallback from what was asked for by name.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, no_type_check
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from .errors import argument_error, unknown_name
+from .inputs import given_tensors
+from .native import PLAIN, transformed
+from .operators import is_observed
 
-P = ParamSpec("P")
+I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
+SIGNATURES = 1024
+"""Signatures of calls that an op remembers before it starts again."""
 
-@no_type_check  # its methods run under torch.compile, which cannot trace checks of annotations at run time
-class Call(NamedTuple):
-    """The inputs of one call, as an implementation sees them when it decides whether it can serve.
 
-    Attributes:
-        tensors: every tensor argument by name; an optional one that was not given is ``None``.
-        options: every other argument by name.
+class Imported:
+    """A function named by its path, ``"module:function"`` below this package.
+
+    It is imported at the first use, never at import of the package, and once: an import takes as long as a kernel.
     """
 
-    tensors: Mapping[str, Tensor | None]
-    options: Mapping[str, object] = MappingProxyType({})
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.function: Any = None
+        _IMPORTED.setdefault(path, []).append(self)
 
-    @property
-    def device_type(self) -> str:
-        """Device type of the first tensor given."""
-        return next(t.device.type for t in self.tensors.values() if t is not None)
-
-    def given(self) -> dict[str, Tensor]:
-        """The tensors that were given."""
-        return {name: t for name, t in self.tensors.items() if t is not None}
+    def resolve(self) -> Any:
+        """The function."""
+        # A compiler may not see the attribute change, so it is set before the compiler reads it first.
+        if torch.compiler.is_compiling() or self.function is None:
+            _import(self.path)
+        return self.function
 
 
-@dataclass(frozen=True)
+_IMPORTED: dict[str, list[Imported]] = {}
+
+
+def _import(path: str) -> None:
+    module, name = path.split(":")
+    function = getattr(import_module(f"{__package__.rpartition('.')[0]}.{module}"), name)
+    for imported in _IMPORTED[path]:
+        imported.function = function
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import the whole compiler here.
+_import._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 class Implementation:
     """One way to compute an op.
 
-    Attributes:
+    Args:
         name: ``"reference"``, ``"chunked"``, ``"cpu"``, ``"triton"`` …
-        load: returns the function; imports happen here, at the first use, never at import of the package.
-        refuse: returns why this implementation cannot serve the call, or ``None`` if it can.
+        path: of the function, as of :class:`Imported`; it takes the inputs of the op.
+        unsupported_reason: path of a function of the inputs that returns why this implementation cannot
+            serve them, or ``None`` if it can; without it every call is supported. In an op that remembers it depends on
+            nothing but what :func:`signature` holds.
     """
 
-    name: str
-    load: Callable[[], Callable[..., Any]]
-    refuse: Callable[[Call], str | None]
-
-
-def lazy(load: Callable[[], Callable[P, R]]) -> Callable[P, R]:
-    """The function that ``load`` imports, at the first call: an import statement takes as long as a small kernel."""
-    loaded: Callable[P, R] | None = None
-
-    def call(*arguments: P.args, **options: P.kwargs) -> R:
-        nonlocal loaded
-        if loaded is None:
-            loaded = load()
-        return loaded(*arguments, **options)
-
-    return call
-
-
-def serves_all(_: Call) -> None:
-    """The refusal function of an implementation that serves every call."""
-
-
-class Op:
-    """The implementations of one op, fastest first, the reference last."""
-
-    def __init__(self, name: str, *implementations: Implementation) -> None:
+    def __init__(self, name: str, path: str, unsupported_reason: str | None = None) -> None:
         self.name = name
+        self.run = Imported(path)
+        self._reason = None if unsupported_reason is None else Imported(unsupported_reason)
+
+    def unsupported_reason(self, inputs: tuple[Any, ...]) -> str | None:
+        """Why this implementation does not support the inputs, or ``None``."""
+        if self._reason is None:
+            return None
+        reason: str | None = self._reason.resolve()(inputs)
+        return reason
+
+
+class Op(Generic[I, R]):
+    """The implementations of one op.
+
+    Args:
+        name: of the op.
+        inputs: their class, a ``NamedTuple``.
+        implementations: fastest first, the reference last.
+        remember: check and choose once per :func:`signature`; not for ops whose options change at every call, or whose
+            choice depends on memory layouts.
+    """
+
+    def __init__(
+        self, name: str, inputs: Callable[..., I], *implementations: Implementation, remember: bool = True
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
         self.implementations = implementations
-        self._loaded: dict[str, Callable[..., Any]] = {}
+        self._remember = remember
+        self._chosen: dict[tuple[Any, ...], Callable[[I], R]] = {}
         self._warned = False
 
-    def choose(self, implementation: str | None, call: Call) -> Callable[..., Any]:
+    def __call__(self, inputs: I, check: Callable[[str, I], None], implementation: str | None = None) -> R:
+        """Check the inputs, choose an implementation and run it.
+
+        Args:
+            inputs: of the call.
+            check: ``check(name, inputs)`` raises where they do not fit; it does not look at values, except at those
+                of ``cu_seqlens``. It is left out where inputs with the same :func:`signature` passed before.
+            implementation: a name, or ``None`` for the fastest that supports the inputs.
+
+        Raises:
+            ValueError: from the check; ``implementation`` is unknown, or does not support the call.
+        """
+        key = signature(inputs) if self._remember and implementation is None else None
+        if key is None:
+            check(self.name, inputs)
+            return self.choose(inputs, implementation)(inputs)
+        run = self._chosen.get(key)
+        if run is None:
+            check(self.name, inputs)
+            if len(self._chosen) >= SIGNATURES:
+                self._chosen.clear()
+            run = self._chosen[key] = self.choose(inputs)
+        return run(inputs)
+
+    def choose(self, inputs: I, implementation: str | None = None) -> Callable[[I], R]:
         """Return the function that computes this call.
 
         Raises:
-            ValueError: ``implementation`` is unknown, or cannot serve the call; the reason is given.
+            ValueError: ``implementation`` is unknown, or does not support the call; the reason is given.
         """
         if implementation is not None:
-            return self._named(implementation, call)
+            named: Callable[[I], R] = self._named(implementation, inputs).run.resolve()
+            return named
         for chosen in self.implementations:
-            if chosen.refuse(call) is None:
+            if chosen.unsupported_reason(inputs) is None:
                 break
-        if chosen.name == "reference" and call.device_type != "cpu" and not self._warned:
+        if chosen.name == "reference" and not self._warned and (device := device_type(inputs)) != "cpu":
             self._warned = True
-            logger.warning("%s: %s tensors run on the reference: %s", self.name, call.device_type, self.report(call))
-        return self._load(chosen)
-
-    def _load(self, implementation: Implementation) -> Callable[..., Any]:
-        """The function, imported once: an import statement takes as long as a small kernel."""
-        function = self._loaded.get(implementation.name)
-        if function is None:
-            function = self._loaded[implementation.name] = implementation.load()
+            logger.warning("%s: %s tensors run on the reference: %s", self.name, device, self.report(inputs))
+        function: Callable[[I], R] = chosen.run.resolve()
         return function
 
-    def report(self, call: Call) -> dict[str, str | None]:
-        """For each implementation the reason of its refusal of this call, or ``None`` if it serves it."""
-        return {i.name: i.refuse(call) for i in self.implementations}
+    def report(self, inputs: I) -> dict[str, str | None]:
+        """For each implementation the reason why it does not support this call, or ``None`` if it does."""
+        return {i.name: i.unsupported_reason(inputs) for i in self.implementations}
 
-    def _named(self, name: str, call: Call) -> Callable[..., Any]:
+    def _named(self, name: str, inputs: I) -> Implementation:
         known = {i.name: i for i in self.implementations}
         if name not in known:
             raise unknown_name(self.name, "implementation", name, known)
-        reason = known[name].refuse(call)
+        reason = known[name].unsupported_reason(inputs)
         if reason is not None:
-            able = [n for n, why in self.report(call).items() if why is None]
+            able = [n for n, why in self.report(inputs).items() if why is None]
             raise argument_error(
                 self.name,
                 f"implementation={name!r}",
-                f"inputs that it serves ({reason})",
+                f"inputs that it supports ({reason})",
                 f"take implementation=None or one of {', '.join(map(repr, able))}",
             )
-        return self._load(known[name])
+        return known[name]
+
+
+def device_type(inputs: tuple[Any, ...]) -> str:
+    """Device type of the first tensor given."""
+    return next(iter(given_tensors(inputs).values())).device.type
+
+
+def signature(inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """What checks and choices depend on, for plain calls in eager mode on CPU; ``None`` for all others.
+
+    Those are dense tensors whose memory holds their values, none of them bounds of packed sequences, which are checked
+    at every call; no compiler, transform or mode is active. Two calls of one signature differ in the values and
+    memory layouts of their tensors only.
+    """
+    if torch.compiler.is_compiling() or is_observed() or transformed():
+        return None
+    recorded = torch.is_grad_enabled()
+    key: list[Any] = [recorded]
+    for value in inputs:
+        if type(value) in PLAIN:
+            dtype = value.dtype
+            if not value.is_cpu or not dtype.is_floating_point or value.is_neg() or value._is_zerotensor():
+                return None
+            key.append(value.shape)
+            key.append(dtype)
+            if recorded:
+                key.append(value.requires_grad)
+        elif isinstance(value, Tensor | list):
+            return None
+        else:
+            key.append(value)
+    return tuple(key)

@@ -1,12 +1,13 @@
 """Gradients of gradients for operators that have a kernel for their own backward pass, and no more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import argument_error
+from .inputs import flatten, save_inputs
 from .operators import Operator
 
 
@@ -17,11 +18,11 @@ def differentiate_again(operator: Operator, form: Callable[..., tuple[Tensor, ..
         operator: of tensors and other values, returns tensors.
         form: the same function, composed of differentiable operations; slower, and only run for second orders.
     """
-    operator.differentiate(_keep, _through(operator.qualified, form))
+    operator.differentiate(_save, _through(operator, form))
 
 
 def composed_gradients(
-    outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], inputs: Sequence[Tensor | None]
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], inputs: Collection[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """Gradients of composed ``outputs`` for every input, differentiable again; an empty one where none was given."""
     ys, weights = zip(
@@ -32,27 +33,30 @@ def composed_gradients(
     return tuple(ys[0].new_empty(0) if x is None else next(found) for x in inputs)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.options = [None if isinstance(value, Tensor) else value for value in inputs]
-    ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs))
+def _save(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
+    save_inputs(ctx, tuple(flatten(arguments)))
 
 
-def _through(operator: str, form: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+def _through(operator: Operator, form: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise argument_error(
-                operator, "a third gradient", "at most second gradients", "compute with implementation='reference'"
+                operator.qualified,
+                "a third gradient",
+                "at most second gradients",
+                "compute with implementation='reference'",
             )
-        with torch.enable_grad():  # detached: what one input owes to another is not the derivative of this operator
-            inputs = [
+        with torch.enable_grad():
+            # Detached: if one saved tensor was computed from another, that is not part of this operator's derivative.
+            flat = [
                 option if tensor is None else tensor.detach().requires_grad_(tensor.is_floating_point())
                 for tensor, option in zip(ctx.saved_tensors, ctx.options, strict=True)
             ]
-            pairs = zip(form(*inputs), gradients, strict=True)
+            pairs = zip(form(*operator.pack(flat)), gradients, strict=True)
             given = [(y, g.to(y.dtype)) for y, g in pairs if g is not None and y.requires_grad]
             outputs, weights = zip(*given, strict=True)
-            found = iter(torch.autograd.grad(outputs, list(filter(_is_leaf, inputs)), weights, allow_unused=True))
-        return tuple(next(found) if _is_leaf(value) else None for value in inputs)
+            found = iter(torch.autograd.grad(outputs, list(filter(_is_leaf, flat)), weights, allow_unused=True))
+        return tuple(next(found) if _is_leaf(value) else None for value in flat)
 
     return backward
 

@@ -1,4 +1,4 @@
-"""One shape for every refusal: what was asked, what came, what was wanted, what to do."""
+"""One form for every error about arguments: what was asked, what came, what was wanted, what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,15 +1,17 @@
-"""Other projects' kernels as further implementations, where they are installed: the common reasons for refusing.
+"""Other projects' kernels as further implementations, where they are installed: when they do not support a call.
 
 They are compiled for NVIDIA GPUs by their own installers (``pip install seqconv[cuda]``). Nothing of them is imported
-before the first call that they serve.
+before the first call that they support.
 """
 
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
-from .dispatch import Call
+from .dispatch import device_type
+from .inputs import given_tensors
 from .native import transformed
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -24,19 +26,19 @@ def _found(module: str) -> bool:
 _found._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def refuse(call: Call, module: str, *, without: tuple[str, ...] = ()) -> str | None:
-    """Why ``module`` can't serve the call, or ``None``.
+def unsupported_reason(inputs: tuple[Any, ...], module: str, *, without: tuple[str, ...] = ()) -> str | None:
+    """Why ``module`` does not support the inputs, or ``None``.
 
     Args:
         module: top-level module of the package.
         without: names of the tensors that its functions don't take.
     """
     package = module.replace("_", "-")
-    if call.device_type != "cuda":
-        return f"{package} runs on NVIDIA GPUs, the tensors are on {call.device_type}"
+    if (device := device_type(inputs)) != "cuda":
+        return f"{package} runs on NVIDIA GPUs, the tensors are on {device}"
     if not _found(module):
         return f"{package} is not installed; install seqconv[cuda]"
-    tensors = call.given()
+    tensors = given_tensors(inputs)
     for name in without:
         if name in tensors:
             return f"{package} takes no {name}"

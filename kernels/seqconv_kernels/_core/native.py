@@ -4,12 +4,15 @@ The extension includes no torch header. It gets addresses, dtypes, shapes and st
 every version of torch, and it checks them again on its side.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .inputs import given_tensors
 
 View = tuple[int, int, tuple[int, ...], tuple[int, ...]] | tuple[()]
 
@@ -62,13 +65,13 @@ def view(tensor: Tensor | None) -> View:
 def holds_values(tensor: Tensor) -> bool:
     """Whether the kernels find the tensor's values in its memory: no subclass, nothing left to negate or conjugate.
 
-    Operators of the dispatcher get other tensors with their values; what is called straight has to refuse them.
+    The dispatcher resolves all others before it calls an operator; a direct call must not receive them.
     """
     lazy = tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
     return type(tensor) in PLAIN and not lazy
 
 
-def refuse_memory(name: str, tensor: Tensor) -> str | None:
+def memory_reason(name: str, tensor: Tensor) -> str | None:
     """Why the kernels do not find a tensor's values in its memory, or ``None``."""
     if type(tensor) not in PLAIN:
         return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
@@ -85,16 +88,40 @@ def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
 
 
-def refuse_call(tensors: dict[str, Tensor]) -> str | None:
-    """Why no native kernel serves these tensors, whatever the op, or ``None``."""
+def unsupported_reason(
+    inputs: tuple[Any, ...], *, activation: str | None = None, parameters: Iterable[str] = ()
+) -> str | None:
+    """Why no native kernel serves these inputs, whatever the op, or ``None``.
+
+    Args:
+        inputs: of the op.
+        activation: name of the tensor whose dtype decides that of the sums: float64 for float64, else float32.
+        parameters: names of the tensors that enter the sums as they are, so must not be wider than them.
+    """
+    tensors = given_tensors(inputs)
     for name, tensor in tensors.items():
         if tensor.device.type != "cpu":
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
         if tensor.dtype not in _CODES and tensor.is_floating_point():
             return f"{name} has dtype {tensor.dtype}, wanted float32, float64, bfloat16 or float16"
+    if activation is not None:
+        sums = accumulator_dtype(tensors[activation])
+        for name in parameters:
+            if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
+                return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
     if not torch.compiler.is_compiling() and transformed():
         return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
     return unavailable()
+
+
+def accumulator_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which a kernel adds up what it loads from such a tensor."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def bounds_on_cpu(cu_seqlens: Tensor | None) -> Tensor | None:
+    """Bounds of packed sequences as the extension reads them."""
+    return None if cu_seqlens is None else cu_seqlens.to("cpu", torch.int64).contiguous()
 
 
 def transformed() -> bool:

@@ -1,11 +1,15 @@
 """Packed sequences inside an op: each segment becomes a row of a batch, padded on the right, and back."""
 
 from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .checks import check_cu_seqlens
+
+I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 
 
 def count_rows(operation: str, cu_seqlens: Tensor | None, x: Tensor) -> int:
@@ -20,18 +24,39 @@ def count_rows(operation: str, cu_seqlens: Tensor | None, x: Tensor) -> int:
     return len(cu_seqlens) - 1
 
 
-def over_segments(
-    run: Callable[..., tuple[Tensor, Tensor]], cu_seqlens: Tensor | None, *packed: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Outputs and final states of ``run(*packed)``, which takes a batch, for packed sequences with checked bounds.
+def segment_count(cu_seqlens: Tensor | None, x: Tensor) -> int | torch.SymInt:
+    """The same for checked bounds (a symbol while the compiler keeps shapes open)."""
+    return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
-    The rows that fill a segment up are zeros, which must change no state.
+
+def padded(
+    *tokens: str, **fills: float
+) -> Callable[[Callable[[I], tuple[Tensor, Tensor]]], Callable[[I], tuple[Tensor, Tensor]]]:
+    """Let an implementation that takes a batch take packed sequences (a field ``cu_seqlens`` of its inputs) too.
+
+    Each segment becomes a row that ends in padding, which must change no state.
+
+    Args:
+        tokens: names of the inputs with a time axis, padded with zeros.
+        fills: names of further ones, with what pads them.
     """
-    if cu_seqlens is None:
-        return run(*packed)
-    segments = Segments(cu_seqlens, cu_seqlens.device if packed[0] is None else packed[0].device)
-    padded, final_state = run(*(None if t is None else segments.unpack(t) for t in packed))
-    return segments.pack(padded), final_state
+    values = dict.fromkeys(tokens, 0.0) | fills
+
+    def decorate(run: Callable[[I], tuple[Tensor, Tensor]]) -> Callable[[I], tuple[Tensor, Tensor]]:
+        @wraps(run)
+        def with_segments(inputs: I) -> tuple[Tensor, Tensor]:
+            packed: Any = inputs
+            if packed.cu_seqlens is None:
+                return run(inputs)
+            given = {name: t for name in values if (t := getattr(packed, name)) is not None}
+            segments = Segments(packed.cu_seqlens, next(iter(given.values())).device)
+            rows = {name: segments.unpack(t, values[name]) for name, t in given.items()}
+            y, final_state = run(packed._replace(cu_seqlens=None, **rows))
+            return segments.pack(y), final_state
+
+        return with_segments
+
+    return decorate
 
 
 class Segments:

@@ -20,11 +20,14 @@ def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep matrix products inside ``function`` in the dtypes that it chose; its first argument is a tensor."""
+    """Keep matrix products inside ``function`` in the dtypes that it chose.
+
+    Its first argument is a tensor, or the inputs of an op, of which the first is a tensor.
+    """
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0]
+        first = args[0][0] if isinstance(args[0], tuple) else args[0]
         assert isinstance(first, Tensor)
         with torch.autocast(first.device.type, enabled=False):
             return function(*args, **kwargs)

@@ -10,14 +10,15 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatch import Call
-from .native import transformed
+from .dispatch import device_type
+from .inputs import given_tensors
+from .native import accumulator_dtype, transformed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -43,17 +44,18 @@ def unavailable(device_type: str) -> str | None:
 unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def refuse(call: Call, *, activation: str, parameters: Iterable[str] = ()) -> str | None:
-    """Why no Triton kernel supports the call, or ``None``.
+def unsupported_reason(inputs: tuple[Any, ...], *, activation: str, parameters: Iterable[str] = ()) -> str | None:
+    """Why no Triton kernel supports the inputs, or ``None``.
 
     Args:
+        inputs: of the op.
         activation: name of the tensor whose dtype decides that of the accumulators: float64 for float64, else float32.
         parameters: names of the tensors that enter the accumulators as they are, so must not be wider than them.
     """
-    reason: str | None = unavailable(call.device_type)
+    reason: str | None = unavailable(device_type(inputs))
     if reason is not None:
         return reason
-    tensors = call.given()
+    tensors = given_tensors(inputs)
     accumulator = accumulator_dtype(tensors[activation])
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES and (tensor.is_floating_point() or tensor.is_complex()):
@@ -63,11 +65,6 @@ def refuse(call: Call, *, activation: str, parameters: Iterable[str] = ()) -> st
     if not torch.compiler.is_compiling() and transformed():
         return "under torch.func or forward-mode differentiation, which the operators of the kernels have no rule for"
     return None
-
-
-def accumulator_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype in which a kernel adds up what it loads from such a tensor."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:

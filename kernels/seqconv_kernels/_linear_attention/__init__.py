@@ -7,20 +7,24 @@ Equation, per head, with a state ``S`` of (d_k, d_v)::
     o[t] = scale * S[t]^T q[t]
 """
 
+from typing import Any
+
 from .._core import triton_support
-from .._core.dispatch import Call
+from .._core.inputs import fields
 
 WIDEST_KEY = 256
 
 
-def refuse_triton(call: Call, *, key: str, activation: str) -> str | None:
-    """Why the kernels in Triton do not serve the call, or ``None``.
+def unsupported_reason(inputs: tuple[Any, ...], *, key: str, activation: str) -> str | None:
+    """Why the kernels in Triton do not support the inputs of one of these ops, or ``None``.
 
     Args:
+        inputs: of the op.
         key: name of the keys, whose width a program holds at once.
         activation: name of the tensor whose dtype decides that of the sums.
     """
-    d_k = call.given()[key].shape[-1]
+    d_k = getattr(inputs, key).shape[-1]
     if d_k > WIDEST_KEY:
         return f"d_k = {d_k}, wanted at most {WIDEST_KEY}"
-    return triton_support.refuse(call, activation=activation, parameters=set(call.tensors) - {activation})
+    parameters = set(fields(type(inputs)).differentiable) - {activation}
+    return triton_support.unsupported_reason(inputs, activation=activation, parameters=parameters)

@@ -2,35 +2,28 @@
 
 from torch import Tensor
 
-from .._core.dispatch import Call
-from .._core.external import refuse as refuse_package
+from .._core import external
+from .spec import Inputs
 
 WIDTHS = (2, 3, 4)
 
 
-def refuse(call: Call) -> str | None:
-    """Why causal-conv1d can't serve the call, or ``None``: widths 2 to 4, no packed sequences."""
-    width = call.given()["weight"].shape[1]
+def unsupported_reason(inputs: Inputs) -> str | None:
+    """Why causal-conv1d does not support the inputs, or ``None``: widths 2 to 4, no packed sequences."""
+    width = inputs.weight.shape[1]
     if width not in WIDTHS:
         return f"a filter of width {width}, causal-conv1d takes 2, 3 and 4"
-    return refuse_package(call, "causal_conv1d", without=("cu_seqlens",))
+    return external.unsupported_reason(inputs, "causal_conv1d", without=("cu_seqlens",))
 
 
-def causal_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> Tensor:
+def causal_conv1d(inputs: Inputs) -> Tensor:
     """The output; the kernel reads the channel-last memory as it is, and wants weights of the dtype of ``x``."""
     from causal_conv1d import causal_conv1d_fn
 
-    assert cu_seqlens is None
-    past = None if initial_state is None else initial_state.to(x.dtype).contiguous().mT
-    bias = None if bias is None else bias.to(x.dtype)
+    x, state = inputs.x, inputs.initial_state
+    past = None if state is None else state.to(x.dtype).contiguous().mT
+    bias = None if inputs.bias is None else inputs.bias.to(x.dtype)
     y: Tensor = causal_conv1d_fn(
-        x.contiguous().mT, weight.to(x.dtype), bias, initial_states=past, activation=activation
+        x.contiguous().mT, inputs.weight.to(x.dtype), bias, initial_states=past, activation=inputs.activation
     )
     return y.mT

@@ -1,105 +1,86 @@
-"""The short causal convolution in C++ as a PyTorch operator: forward, backward, and their shapes for the compiler."""
+"""The short causal convolution in C++ as a PyTorch operator: forward, backward, and their shapes for the compiler.
 
-from typing import Any, NamedTuple
+Backward, with ``g = dy act'(conv)``::
+
+    dx[s, c]      = sum_k weight[c, k] g[s + K-1 - k, c]
+    dweight[c, k] = sum_t g[t, c] x[t - (K-1) + k, c],     dbias[c] = sum_t g[t, c]
+
+The initial state is the inputs at ``s < 0``, so its gradient is ``dx`` there.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.checks import may_be_overwritten
-from .._core.dispatch import Call
 from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.operators import Operator, room, typed_like
+from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operators import Operator, empty_like
+from .._core.packing import segment_count
+from .._core.steps import in_place_unsupported_reason, overwritten, state_to_overwrite
 from . import reference
+from .spec import PARAMETERS, Inputs
 
 
-class Inputs(NamedTuple):
-    """The arguments of an implementation, in order."""
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    activation: str | None
-    initial_state: Tensor | None
-    cu_seqlens: Tensor | None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the sums."""
-        return torch.float64 if self.x.dtype == torch.float64 else torch.float32
+def unsupported_reason(inputs: Inputs) -> str | None:
+    """Why this implementation does not support the inputs, or ``None``."""
+    return native.unsupported_reason(inputs, activation="x", parameters=PARAMETERS)
 
 
-_ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? initial_state, Tensor? cu_seqlens"
+def step_unsupported_reason(inputs: Inputs) -> str | None:
+    """The same for a single step."""
+    return in_place_unsupported_reason(inputs) or unsupported_reason(inputs)
 
 
-def refuse(call: Call) -> str | None:
-    """Why this implementation cannot serve the call, or ``None``."""
-    tensors = call.given()
-    sums = torch.float64 if tensors["x"].dtype == torch.float64 else torch.float32
-    for name in ("weight", "bias", "initial_state", "state"):
-        if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
-            return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
-    return native.refuse_call(tensors)
-
-
-def refuse_step(call: Call) -> str | None:
-    """Why this implementation cannot serve the call of a single step, or ``None``."""
-    tensors = call.given()
-    if not may_be_overwritten(tensors["state"], *tensors.values()):
-        return "it writes the next state over the last one, which somebody may still need, or which is not contiguous"
-    return refuse(call)
-
-
-def causal_conv1d(*arguments: Any) -> Tensor:
+def causal_conv1d(inputs: Inputs) -> Tensor:
     """The output."""
-    y: Tensor = _OPERATOR(*arguments)
+    y: Tensor = _OPERATOR(inputs)
     return y
 
 
-def causal_conv1d_step(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One step behind the inputs in ``state``, which is overwritten."""
-    y = _convolved(Inputs(x[:, None], weight, bias, activation, state, None))[:, 0]
+def causal_conv1d_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """One step after the inputs in the state, which is overwritten."""
+    x = inputs.x[:, None]
+    state = state_to_overwrite(inputs.initial_state, inputs.x.dtype)
+    y = _forward(inputs._replace(x=x, initial_state=state))[:, 0]
     if state.shape[1]:
-        state.copy_(torch.cat([state[:, 1:], x[:, None]], dim=1))
+        state.copy_(torch.cat([state[:, 1:], x], dim=1))
+        overwritten(state)
     return y, state
 
 
-def _gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of x, weight, bias and the initial state."""
-    x, (channels, width), sums = inputs.x, inputs.weight.shape, inputs.dtype
-    segments = x.shape[0] if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
+def _gradients(inputs: Inputs, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Buffers for the gradients of x, weight, bias and the initial state."""
+    x, (channels, width), sums = inputs.x, inputs.weight.shape, native.accumulator_dtype(inputs.x)
     return (
-        room(x, x, x.dtype),
-        room(x, inputs.weight, sums),
-        room(x, inputs.bias, sums),
-        x.new_empty(segments, width - 1, channels, dtype=sums),
+        empty_like(x, x, x.dtype),
+        empty_like(x, inputs.weight, sums),
+        empty_like(x, inputs.bias, sums),
+        x.new_empty(segment_count(inputs.cu_seqlens, x), width - 1, channels, dtype=sums),
     )
 
 
 def _prepare(inputs: Inputs) -> list[Tensor | None]:
     """The inputs in the layouts of the extension."""
+    sums = native.accumulator_dtype(inputs.x)
 
     def wide(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else native.dense(tensor, inputs.dtype)
+        return None if tensor is None else native.dense(tensor, sums)
 
-    bounds = None if inputs.cu_seqlens is None else inputs.cu_seqlens.to("cpu", torch.int64).contiguous()
-    x = native.dense_rows(inputs.x)
-    return [x, wide(inputs.weight), wide(inputs.bias), wide(inputs.initial_state), bounds]
+    bounds = native.bounds_on_cpu(inputs.cu_seqlens)
+    return [native.dense_rows(inputs.x), wide(inputs.weight), wide(inputs.bias), wide(inputs.initial_state), bounds]
 
 
-def _convolved(inputs: Inputs) -> Tensor:
-    prepared, y = _prepare(inputs), room(inputs.x, inputs.x, inputs.x.dtype)
+def _forward(inputs: Inputs) -> Tensor:
+    prepared, y = _prepare(inputs), empty_like(inputs.x, inputs.x, inputs.x.dtype)
     native.library().causal_conv1d_forward(
         *map(native.view, prepared), inputs.activation == "silu", native.view(y), torch.get_num_threads()
     )
     return y
 
 
-def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *given, dy = arguments
-    inputs = Inputs(*given)
+def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     prepared, dy = _prepare(inputs), native.dense_rows(dy)
     gradients = dx, dweight, dbias, dinitial = _gradients(inputs)
     native.library().causal_conv1d_backward(
@@ -111,36 +92,20 @@ def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return gradients
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.activation, initial_state, cu_seqlens = inputs
-    ctx.save_for_backward(x, weight, bias, initial_state, cu_seqlens)
+def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
+    save_inputs(ctx, arguments[0])
 
 
-def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, initial_state, cu_seqlens = ctx.saved_tensors
-    arguments = (x, weight, bias, ctx.activation, initial_state, cu_seqlens)
-    gradients = _BACKWARD(*arguments, dy)
-    cast = typed_like((x, weight, bias, initial_state), gradients)
-    return (*cast[:3], None, cast[3], None)
+def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
+    inputs, _ = saved_inputs(ctx, Inputs)
+    return gradients_by_name(inputs, _BACKWARD(inputs, dy))
 
 
-def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    *given, dy = arguments
-    x, weight, bias, _, initial_state, _ = given
-    return composed_gradients([reference.causal_conv1d(*given)], [dy], [x, weight, bias, initial_state])
+def _composed_gradients(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
+    return composed_gradients([reference.causal_conv1d(inputs)], [dy], differentiable(inputs).values())
 
 
-_OPERATOR = Operator(
-    "causal_conv1d",
-    f"({_ARGUMENTS}) -> Tensor",
-    lambda *a: _convolved(Inputs(*a)),
-    lambda *a: a[0].new_empty(a[0].shape),
-)
-_BACKWARD = Operator(
-    "causal_conv1d_backward",
-    f"({_ARGUMENTS}, Tensor dy) -> (Tensor, Tensor, Tensor, Tensor)",
-    _backward,
-    lambda *a: _gradients(Inputs(*a[:-1])),
-)
+_OPERATOR = Operator("causal_conv1d", _forward, lambda inputs: inputs.x.new_empty(inputs.x.shape))
+_BACKWARD = Operator("causal_conv1d_backward", _backward, _gradients)
 _OPERATOR.differentiate(_setup_context, _differentiate)
 differentiate_again(_BACKWARD, _composed_gradients)

@@ -4,40 +4,33 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from .._core.precision import accumulation_dtype
+from .spec import Inputs
 
-def causal_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> Tensor:
+
+def causal_conv1d(inputs: Inputs) -> Tensor:
     """y_t = act(sum_k w_k x_{t-(K-1)+k} + b), segment by segment."""
-    reach = weight.shape[1] - 1
+    x, weight, bias, activation, state, cu_seqlens = inputs
+    dtype, reach = accumulation_dtype(x, weight, state), weight.shape[1] - 1
     lengths = [x.shape[1]] if cu_seqlens is None else cu_seqlens.diff().tolist()
     segments = x.shape[0] if cu_seqlens is None else len(lengths)
-    state = x.new_zeros(segments, reach, x.shape[2]) if initial_state is None else initial_state
+    state = x.new_zeros(segments, reach, x.shape[2]) if state is None else state
     starts = [state] if cu_seqlens is None else list(state.split(1))
-    dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    dtype = torch.promote_types(dtype, state.dtype)
     ys = []
     for past, new in zip(starts, x.split(lengths, dim=1), strict=True):
-        heard = torch.cat([past.to(dtype), new.to(dtype)], dim=1)
-        y = heard.new_zeros(new.shape)
+        extended = torch.cat([past.to(dtype), new.to(dtype)], dim=1)
+        y = extended.new_zeros(new.shape)
         for k in range(weight.shape[1]):
-            y = y + weight[:, k] * heard[:, k : k + new.shape[1]]
+            y = y + weight[:, k] * extended[:, k : k + new.shape[1]]
         y = y if bias is None else y + bias
         ys.append(silu(y) if activation == "silu" else y)
     return torch.cat(ys, dim=1).to(x.dtype)
 
 
-def causal_conv1d_step(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def causal_conv1d_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One step: the state moves on by one input."""
-    y = causal_conv1d(x[:, None], weight, bias, activation, state, None)
-    return y[:, 0], last_inputs(x[:, None], state, None, weight.shape[1] - 1)
+    x, reach = inputs.x[:, None], inputs.weight.shape[1] - 1
+    return causal_conv1d(inputs._replace(x=x))[:, 0], last_inputs(x, inputs.initial_state, None, reach)
 
 
 def last_inputs(x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reach: int) -> Tensor:

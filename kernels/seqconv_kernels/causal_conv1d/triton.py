@@ -25,6 +25,7 @@ from torch import Tensor
 from .._core.operators import operator, typed_like
 from .._core.triton_functions import TYPES, address, sigmoid, silu_slope, store_tile, view
 from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
+from .spec import Inputs
 
 BLOCK_T = 32
 """Steps of a tile: the K-1 steps that it reads of its neighbour are then a tenth of its own for the usual width 4."""
@@ -183,8 +184,14 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def causal_conv1d(inputs: Inputs) -> Tensor:
+    """The output."""
+    y: Tensor = _forward(*inputs)
+    return y
+
+
 @operator("causal_conv1d_triton", lambda x, *_: x.new_empty(x.shape))
-def causal_conv1d(
+def _forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -272,4 +279,4 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return (*cast[:3], None, cast[3], None)
 
 
-causal_conv1d.differentiate(_setup_context, _differentiate)
+_forward.differentiate(_setup_context, _differentiate)

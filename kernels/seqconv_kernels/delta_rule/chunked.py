@@ -13,15 +13,17 @@ the decayed products within the chunk (:func:`~seqconv_kernels._linear_attention
 import torch
 from torch import Tensor
 
+from .._core.packing import padded
 from .._core.precision import accumulation_dtype, without_autocast
 from .._linear_attention.chunks import chunk_length, decayed, split
+from .spec import Inputs
 
 
+@padded("q", "k", "v", "beta", "log_decay")
 @without_autocast
-def delta_rule(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, scale: float, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def delta_rule(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Heads are groups; the value heads that share one are its repeats."""
+    q, k, v, beta, log_decay, scale, state, _ = inputs
     dtype = accumulation_dtype(q, k, v, beta, log_decay, state)
     length, heads, chunk = k.shape[1], k.shape[2], chunk_length(k.shape[1])
 
@@ -33,8 +35,7 @@ def delta_rule(
         decay = torch.ones_like(strength)
     else:
         decay = chunks((log_decay if log_decay.dim() == 4 else log_decay[..., None]).to(dtype).exp(), 1.0)
-    if state is None:
-        state = k.new_zeros(v.shape[0], v.shape[2], k.shape[3], v.shape[3])
+    state = k.new_zeros(v.shape[0], v.shape[2], k.shape[3], v.shape[3]) if state is None else state
     o, last = _attend(queries, keys, values, strength, decay, state.to(dtype).unflatten(1, (heads, -1)))
     return o.flatten(3, 4)[:, :, :, :length].movedim(3, 1).flatten(2, 3).to(v.dtype), last.flatten(1, 2)
 

@@ -3,17 +3,10 @@
 from torch import Tensor
 
 from .._linear_attention.triton import linear_attention
+from .spec import Inputs
 
 
-def delta_rule(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    log_decay: Tensor | None,
-    scale: float,
-    state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def delta_rule(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Value heads of a group share queries and keys."""
+    q, k, v, beta, log_decay, scale, state, cu_seqlens = inputs
     return linear_attention(q, k, v, log_decay, beta, scale, state, cu_seqlens, delta=True)

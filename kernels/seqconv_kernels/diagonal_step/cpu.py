@@ -4,16 +4,16 @@ What is called for every token and layer must not cost more than its work, so in
 directly; only under the compiler the operator is, which copies the states. Neither has gradients.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._core import native
-from .._core.dispatch import Call
 from .._core.errors import argument_error
 from .._core.operators import Operator
+from .spec import Inputs
 
 _SUMS = {
     torch.float32: (torch.float32, torch.complex64),
@@ -21,20 +21,29 @@ _SUMS = {
     torch.float16: (torch.float32, torch.complex64),
     torch.float64: (torch.float64, torch.complex128),
 }
-_ARGUMENTS = "Tensor u, Tensor offsets, Tensor residues, Tensor? head, Tensor? skip, Tensor hidden, Tensor? past"
 
 
-def refuse(call: Call) -> str | None:
-    """Why this implementation cannot serve the call, or ``None``."""
-    tensors, compiling = call.tensors, torch.compiler.is_compiling()
-    u, hidden = tensors["u"], tensors["hidden"]
-    assert u is not None
-    assert hidden is not None
+class Reals(NamedTuple):
+    """The inputs as the operator takes them: complex numbers of the modes as pairs of neighbours."""
+
+    u: Tensor
+    offsets: Tensor
+    residues: Tensor
+    head: Tensor | None
+    skip: Tensor | None
+    hidden: Tensor
+    past: Tensor | None
+    complex: bool
+
+
+def unsupported_reason(inputs: Inputs) -> str | None:
+    """Why this implementation does not support the inputs, or ``None``."""
+    compiling, u, hidden = torch.compiler.is_compiling(), inputs.u, inputs.hidden
     real, complex = _SUMS.get(u.dtype, (None, None))
     if hidden.dtype is not real and hidden.dtype is not complex:
         return f"hidden of dtype {hidden.dtype} is not that of the sums for u of dtype {u.dtype}"
     learning = torch.is_grad_enabled()
-    for name, tensor in tensors.items():
+    for name, tensor in zip(inputs._fields, inputs, strict=True):
         if tensor is None:
             continue
         if not compiling and tensor.is_neg():
@@ -47,8 +56,7 @@ def refuse(call: Call) -> str | None:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
         if type(tensor) not in native.PLAIN and not compiling:
             return f"{name} is a {type(tensor).__name__}, whose memory the native kernels cannot see"
-    for name in ("head", "past", "skip"):
-        tensor = tensors[name]
+    for name, tensor in (("head", inputs.head), ("past", inputs.past), ("skip", inputs.skip)):
         if tensor is not None and tensor.dtype is not real:
             return f"{name} has dtype {tensor.dtype}, the sums have {real}"
     if not compiling and native.transformed():
@@ -56,24 +64,18 @@ def refuse(call: Call) -> str | None:
     return native.unavailable()
 
 
-def diagonal_step(
-    u: Tensor,
-    offsets: Tensor,
-    residues: Tensor,
-    head: Tensor | None,
-    skip: Tensor | None,
-    hidden: Tensor,
-    past: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def diagonal_step(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
     """The output, and the states, overwritten."""
+    u, offsets, residues, head, skip, hidden, past = inputs
+    complex = hidden.is_complex()
     if torch.compiler.is_compiling():
         y, after, later = _OPERATOR(
-            u, _reals(offsets), _reals(residues), head, skip, _reals(hidden), past, hidden.is_complex()
+            Reals(u, _reals(offsets), _reals(residues), head, skip, _reals(hidden), past, complex)
         )
-        shaped = torch.view_as_complex(after.view(*hidden.shape, 2)) if hidden.is_complex() else after
+        shaped = torch.view_as_complex(after.view(*hidden.shape, 2)) if complex else after
         return y, shaped, None if past is None else later
     hidden, past = _own(hidden), None if past is None else _own(past)
-    y = _run(u, offsets, residues, head, skip, hidden, past, hidden.is_complex())
+    y = _run(Reals(u, offsets, residues, head, skip, hidden, past, complex))
     for state in (hidden,) if past is None else (hidden, past):
         if not state.is_inference():
             increment_version(state)
@@ -126,7 +128,8 @@ class Prepared:
             return None
         if native.transformed() or (inference and not torch.is_inference_mode_enabled()):
             return None
-        y = _run(u, *self.modes, self.head, skip, hidden, past if self.reach else None, hidden.is_complex())
+        recent = past if self.reach else None
+        y = _run(Reals(u, *self.modes, self.head, skip, hidden, recent, hidden.is_complex()))
         if not inference:
             increment_version((hidden, past))
         return y
@@ -144,17 +147,9 @@ def _reals(numbers: Tensor) -> Tensor:
     return torch.view_as_real(numbers.resolve_conj()).flatten(-2) if numbers.is_complex() else numbers
 
 
-def _run(
-    u: Tensor,
-    offsets: Tensor,
-    residues: Tensor,
-    head: Tensor | None,
-    skip: Tensor | None,
-    hidden: Tensor,
-    past: Tensor | None,
-    complex: bool,
-) -> Tensor:
+def _run(inputs: Reals) -> Tensor:
     """The output; the states are overwritten. Numbers of the modes are complex, or real with pairs as neighbours."""
+    u, offsets, residues, head, skip, hidden, past, complex = inputs
     u, offsets, residues = native.dense_rows(u), _plain(offsets), _plain(residues)
     skip = None if skip is None else skip.contiguous()
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
@@ -181,8 +176,13 @@ def _states(hidden: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
     return hidden.new_empty(hidden.shape), hidden.new_empty(0 if past is None else past.shape)
 
 
-def _step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    u, offsets, residues, head, skip, hidden, past, complex = arguments
+def _outputs(inputs: Reals) -> tuple[Tensor, Tensor, Tensor]:
+    return inputs.u.new_empty(inputs.u.shape), *_states(inputs.hidden, inputs.past)
+
+
+def _step(inputs: Reals) -> tuple[Tensor, Tensor, Tensor]:
+    """The output and the next states, in new memory."""
+    u, offsets, residues, hidden, past = inputs.u, inputs.offsets, inputs.residues, inputs.hidden, inputs.past
     if not (offsets.shape == residues.shape == hidden.shape[1:] and u.shape == hidden.shape[:2]):
         got = f"offsets {tuple(offsets.shape)}, residues {tuple(residues.shape)}, hidden {tuple(hidden.shape)}"
         raise argument_error("seqconv::diagonal_step", got, "matching shapes", "call seqconv_kernels.diagonal_step")
@@ -190,13 +190,8 @@ def _step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     after.copy_(hidden)
     if past is not None:
         later.copy_(past)
-    y = _run(u, offsets, residues, head, skip, after, None if past is None else later, complex)
+    y = _run(inputs._replace(hidden=after, past=None if past is None else later))
     return y, after, later
 
 
-_OPERATOR = Operator(
-    "diagonal_step",
-    f"({_ARGUMENTS}, bool complex) -> (Tensor, Tensor, Tensor)",
-    _step,
-    lambda *a: (a[0].new_empty(a[0].shape), *_states(*a[5:7])),
-)
+_OPERATOR = Operator("diagonal_step", _step, _outputs)

@@ -6,58 +6,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._core.precision import accumulation_dtype
+from .spec import Inputs, StepInputs
+
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 
 
-def dilated_conv(
-    x: Tensor,
-    weight: Tensor,
-    dilations: Sequence[int],
-    activation: str | None,
-    history: Sequence[Tensor] | None,
-    keep: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """a_{i+1} = act(sum_k w_{ik} a_i[t - k d_i]), each level behind its own history; what they heard if it is kept."""
-    dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+def dilated_conv(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """a_{i+1} = act(sum_k w_{ik} a_i[t - k d_i]), each level after its own history; their inputs if kept."""
+    x, dtype = inputs.x, accumulation_dtype(inputs.x, inputs.weight)
     a, after = x.to(dtype), []
-    for i, (taps, dilation) in enumerate(zip(weight.to(dtype), dilations, strict=True)):
-        a = _between(a, i, activation)
-        past = None if history is None else history[i].to(dtype)
-        if keep:
-            after.append(_behind(past, a, (taps.shape[1] - 1) * dilation)[:, a.shape[1] :])
+    levels = zip(inputs.weight.to(dtype), inputs.dilations, inputs.histories(), strict=True)
+    for i, (taps, dilation, past) in enumerate(levels):
+        a = _between(a, i, inputs.activation)
+        if inputs.return_history:
+            after.append(_extended(past, a, (taps.shape[1] - 1) * dilation)[:, a.shape[1] :])
         a = level(a, taps, dilation, past)
-    return a.to(x.dtype), tuple(after)
+    return a.to(x.dtype), torch.cat(after, dim=1) if inputs.return_history else a.new_empty(0)
 
 
 def level(a: Tensor, taps: Tensor, dilation: int, past: Tensor | None) -> Tensor:
-    """sum_k w_k a[t - k d] behind the level's own history, zero if ``None``."""
+    """sum_k w_k a[t - k d] after the level's own history, zero if ``None``."""
     length, reach = a.shape[1], taps.shape[1] - 1
-    heard = _behind(past, a, reach * dilation)
+    extended = _extended(past, a, reach * dilation)
     y = taps[:, 0] * a
     for k in range(1, reach + 1):
         start = (reach - k) * dilation
-        y = y + taps[:, k] * heard[:, start : start + length]
+        y = y + taps[:, k] * extended[:, start : start + length]
     return y
 
 
-def dilated_conv_step(
-    x: Tensor,
-    weight: Tensor,
-    dilations: Sequence[int],
-    activation: str | None,
-    rings: Sequence[Tensor],
-    position: Tensor,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same for one input; tap k of level i stands k d_i behind the position in its ring."""
-    dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+def dilated_conv_step(inputs: StepInputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same for one input; tap k of level i is k d_i before the position in its ring."""
+    x, weight, dilations, activation, rings, position = inputs
+    dtype = accumulation_dtype(x, weight)
     a, after = x.to(dtype), []
     for i, (taps, dilation, ring) in enumerate(zip(weight.to(dtype), dilations, rings, strict=True)):
         a = _between(a, i, activation)
         new, a = a, taps[:, 0] * a
         if ring.shape[1]:
             lags = torch.arange(1, taps.shape[1], device=x.device) * dilation
-            heard = ring.gather(1, _index(position[:, None] - lags, ring))
-            a = a + (taps[:, 1:].T * heard.to(dtype)).sum(1)
+            before = ring.gather(1, _index(position[:, None] - lags, ring))
+            a = a + (taps[:, 1:].T * before.to(dtype)).sum(1)
             ring = _write(ring, new, position)
         after.append(ring)
     return a.to(x.dtype), tuple(after)
@@ -73,7 +63,7 @@ def unroll_rings(rings: Sequence[Tensor], position: Tensor) -> tuple[Tensor, ...
     )
 
 
-def _behind(past: Tensor | None, a: Tensor, reach: int) -> Tensor:
+def _extended(past: Tensor | None, a: Tensor, reach: int) -> Tensor:
     past = a.new_zeros(a.shape[0], reach, a.shape[2]) if past is None else past
     return torch.cat([past, a], dim=1)
 

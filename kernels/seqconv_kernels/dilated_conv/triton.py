@@ -5,36 +5,29 @@ memory ``(batch, length, channels)`` is ``(batch, length / d, d channels)`` alre
 :mod:`..causal_conv1d.triton` does the work, forward and backward. The same holds for the history of a level.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._core.precision import accumulation_dtype
+from ..causal_conv1d.spec import Inputs as ConvInputs
 from ..causal_conv1d.triton import BLOCK_C, causal_conv1d
 from .reference import ACTIVATIONS, level
+from .spec import Inputs
 
 MAX_CHANNELS = 65535 * BLOCK_C
 """Channels that the second axis of a grid can hold: CUDA allows 65,535 blocks on it."""
 
 
-def dilated_conv(
-    x: Tensor,
-    weight: Tensor,
-    dilations: Sequence[int],
-    activation: str | None,
-    history: Sequence[Tensor] | None,
-    keep: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The output, and the history after the call if ``keep``: level by level, each with its SiLU in the same kernel."""
-    dtype = accumulation_dtype(x, weight)
-    a, after = x.to(dtype), []
-    for i, (taps, dilation) in enumerate(zip(weight.to(dtype), dilations, strict=True)):
-        past = None if history is None else history[i].to(dtype)
-        if keep:
+def dilated_conv(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The output, and the history after it if wanted: level by level, each with its SiLU in the same kernel."""
+    x, activation, dtype = inputs.x, inputs.activation, accumulation_dtype(inputs.x, inputs.weight)
+    a, after, last = x.to(dtype), [], len(inputs.dilations) - 1
+    levels = zip(inputs.weight.to(dtype), inputs.dilations, inputs.histories(), strict=True)
+    for i, (taps, dilation, past) in enumerate(levels):
+        if inputs.return_history:
             after.append(_next_history(a, past, (taps.shape[1] - 1) * dilation))
-        between = activation if i + 1 < len(dilations) else None
+        between = activation if i < last else None
         # One tap is a product, and a dilation beyond the length leaves one row: no convolution to run.
         if taps.shape[1] == 1 or dilation > a.shape[1] or dilation * a.shape[2] > MAX_CHANNELS:
             a = level(a, taps, dilation, past)
@@ -42,7 +35,7 @@ def dilated_conv(
             a = _dense_level(a, taps, dilation, past, "silu" if between == "silu" else None)
             between = None if between == "silu" else between
         a = a if between is None else ACTIVATIONS[between](a)
-    return a.to(x.dtype), tuple(after)
+    return a.to(x.dtype), torch.cat(after, dim=1) if inputs.return_history else a.new_empty(0)
 
 
 def _dense_level(a: Tensor, taps: Tensor, dilation: int, past: Tensor | None, activation: str | None) -> Tensor:
@@ -52,12 +45,12 @@ def _dense_level(a: Tensor, taps: Tensor, dilation: int, past: Tensor | None, ac
     steps = F.pad(a, (0, 0, 0, rows * dilation - length)).reshape(batch, rows, width)
     state = None if past is None else past.reshape(batch, taps.shape[1] - 1, width)
     # dilated_conv counts lags, causal_conv1d positions: the taps are reversed, and the same for all phases.
-    y: Tensor = causal_conv1d(steps, taps.flip(1).repeat(dilation, 1), None, activation, state, None)
+    y: Tensor = causal_conv1d(ConvInputs(steps, taps.flip(1).repeat(dilation, 1), None, activation, state))
     return y.reshape(batch, rows * dilation, channels)[:, :length]
 
 
 def _next_history(a: Tensor, past: Tensor | None, reach: int) -> Tensor:
-    """The last ``reach`` inputs of a level, after its past (zeros if ``None``); a copy, as steps write into it."""
+    """The last ``reach`` inputs of a level, after its past (zeros if ``None``)."""
     missing = reach - a.shape[1]
     if missing <= 0:
         return a[:, a.shape[1] - reach :].clone()

@@ -5,27 +5,28 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._core import native
-from .._core.dispatch import Call
+from .._core.inputs import given_tensors
+from .spec import StepInputs, TileInputs
 
 _SUMS = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), torch.float32) | {torch.float64: torch.float64}
 _WRITTEN = ("past", "sums")
 
 
-def refuse(call: Call) -> str | None:
-    """Why this implementation cannot serve the call, or ``None``."""
+def unsupported_reason(inputs: StepInputs | TileInputs) -> str | None:
+    """Why this implementation does not support the inputs, or ``None``."""
     if torch.compiler.is_compiling() or native.transformed():
         return "under the compiler, torch.func or forward-mode differentiation, which must see what is written"
-    tensors, learning, inference = call.given(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    tensors, learning, inference = given_tensors(inputs), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     taps = tensors["taps"]
     dtype = _SUMS.get(taps.dtype)
     for name, tensor in tensors.items():
         if (_SUMS.get(tensor.dtype) if name == "u" else tensor.dtype) is not dtype:
-            return f"{name} has dtype {tensor.dtype} beside taps of dtype {taps.dtype}; sums are float32 or float64"
+            return f"{name} has dtype {tensor.dtype} and taps have {taps.dtype}; sums are float32 or float64"
         if tensor.requires_grad and (learning or name in _WRITTEN):
             return f"{name} needs a gradient, which only the reference gives"
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
-        reason = native.refuse_memory(name, tensor)
+        reason = native.memory_reason(name, tensor)
         if reason is not None:
             return reason
     for name in _WRITTEN:
@@ -39,8 +40,9 @@ def refuse(call: Call) -> str | None:
     return native.unavailable()
 
 
-def direct_conv_step(u: Tensor, taps: Tensor, past: Tensor, sums: Tensor, row: int, count: int) -> Tensor:
+def direct_conv_step(inputs: StepInputs) -> Tensor:
     """The output; rows of the rings are overwritten."""
+    u, taps, past, sums, row, count = inputs
     u, taps = native.dense_rows(u), taps.contiguous()
     batch, ring, width = past.shape
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
@@ -52,8 +54,9 @@ def direct_conv_step(u: Tensor, taps: Tensor, past: Tensor, sums: Tensor, row: i
     return y
 
 
-def direct_conv_tile(x: Tensor, taps: Tensor, sums: Tensor, lag: int) -> None:
+def direct_conv_tile(inputs: TileInputs) -> None:
     """Adds to the sums."""
+    x, taps, sums, lag = inputs
     x, taps, view = native.dense_rows(x), taps.contiguous(), native.view
     native.library().direct_conv_tile(view(x), view(taps), lag, view(sums), torch.get_num_threads())
     _written(sums)

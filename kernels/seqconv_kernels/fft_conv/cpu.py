@@ -1,17 +1,25 @@
-"""The long convolution in C++ as a PyTorch operator: forward, backward, and their shapes for the compiler."""
+"""The long convolution in C++ as a PyTorch operator: forward, backward, and their shapes for the compiler.
+
+Backward, a correlation for each factor: with ``g = post_gate dy`` and ``v = pre_gate u`` after the history::
+
+    dv[t] = sum_s h[s] g[t+s] + skip g[t],    dh[s] = sum_t g[t] v[t-s],    dskip = sum_t g[t] v[t]
+
+so that both are the convolution's own transforms with one spectrum conjugated.
+"""
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.dispatch import Call
 from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.operators import Operator, room, typed_like
+from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operators import Operator, empty_like
 from . import reference
+from .spec import PARAMETERS, Inputs
 
 SMALLEST = 4
 """Size of the smallest transform."""
@@ -19,54 +27,29 @@ LEAST_ODD = 16
 """Least size of a transform with an odd factor."""
 
 
-class Inputs(NamedTuple):
-    """The arguments of an implementation, in order."""
-
-    u: Tensor
-    h: Tensor
-    skip: Tensor | None
-    pre_gate: Tensor | None
-    post_gate: Tensor | None
-    history: Tensor | None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the sums."""
-        return torch.float64 if self.u.dtype == torch.float64 else torch.float32
-
-
-_ARGUMENTS = "Tensor u, Tensor h, Tensor? skip, Tensor? pre_gate, Tensor? post_gate, Tensor? history"
-
-
-def refuse(call: Call) -> str | None:
-    """Why this implementation cannot serve the call, or ``None``."""
-    tensors = call.given()
-    u = tensors["u"]
+def unsupported_reason(inputs: Inputs) -> str | None:
+    """Why this implementation does not support the inputs, or ``None``."""
+    u = inputs.u
     if u.shape[1] == 0:
         return "u has no time steps"
-    if call.options["frequency_limit"] is not None:
+    if inputs.frequency_limit is not None:
         return "frequency_limit is not None, and this kernel multiplies whole spectra"
-    sums = torch.float64 if u.dtype == torch.float64 else torch.float32
-    for name in ("h", "skip", "history"):
-        if name in tensors and torch.promote_types(tensors[name].dtype, sums) != sums:
-            return f"{name} of dtype {tensors[name].dtype} is wider than the sums, {sums}"
-    for name in ("pre_gate", "post_gate"):
-        if name in tensors and tensors[name].dtype != u.dtype:
-            return f"{name} has dtype {tensors[name].dtype}, u has {u.dtype}"
-    return native.refuse_call(tensors)
+    for name, gate in (("pre_gate", inputs.pre_gate), ("post_gate", inputs.post_gate)):
+        if gate is not None and gate.dtype != u.dtype:
+            return f"{name} has dtype {gate.dtype}, u has {u.dtype}"
+    return native.unsupported_reason(inputs, activation="u", parameters=PARAMETERS)
 
 
-def fft_conv(*arguments: Any) -> Tensor:
+def fft_conv(inputs: Inputs) -> Tensor:
     """The output."""
-    *tensors, _ = arguments
-    y: Tensor = _OPERATOR(*tensors)
+    y: Tensor = _OPERATOR(inputs)
     return y
 
 
-def transform_size(heard: int) -> int:
+def transform_size(length: int) -> int:
     """Points of the transform for a signal of that length: 2^k, 3 2^k or 5 2^k, the odd ones from 16 on."""
-    power = 1 << (heard - 1).bit_length()
-    odd = [n for n in (power * 5 // 8, power * 3 // 4) if n >= max(heard, LEAST_ODD)]
+    power = 1 << (length - 1).bit_length()
+    odd = [n for n in (power * 5 // 8, power * 3 // 4) if n >= max(length, LEAST_ODD)]
     return max(SMALLEST, min([power, *odd]))
 
 
@@ -97,68 +80,59 @@ def _angles(n: int, radix: int, turns: Tensor) -> Tensor:
 
 def _prepare(inputs: Inputs) -> tuple[list[Tensor | None], int]:
     """The inputs in the layouts of the extension, with the tables; and the size of the transform."""
+    sums, history = native.accumulator_dtype(inputs.u), inputs.history
 
     def wide(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else native.dense(tensor, inputs.dtype)
+        return None if tensor is None else native.dense(tensor, sums)
 
     def rows(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else native.dense_rows(tensor)
 
-    past = None if inputs.history is None else native.dense_rows(inputs.history.to(inputs.dtype))
-    heard = inputs.u.shape[1] + (0 if past is None else past.shape[1])
-    size = transform_size(heard)
+    past = None if history is None else native.dense_rows(history.to(sums))
+    size = transform_size(inputs.u.shape[1] + (0 if past is None else past.shape[1]))
     gates = (rows(inputs.pre_gate), rows(inputs.post_gate))
-    return [rows(inputs.u), wide(inputs.h), wide(inputs.skip), *gates, past, tables(size, inputs.dtype)], size
+    return [rows(inputs.u), wide(inputs.h), wide(inputs.skip), *gates, past, tables(size, sums)], size
 
 
-def _gradients(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Room for the gradients, in the order of the inputs; empty for those that were not given."""
-    u, stored, sums = inputs.u, inputs.u.dtype, inputs.dtype
-    return tuple(room(u, t, dtype) for t, dtype in zip(inputs, (stored, sums, sums, stored, stored, sums), strict=True))
+def _gradients(inputs: Inputs, *_: Any) -> tuple[Tensor, ...]:
+    """Buffers for the gradients, in the order of the inputs; empty for those that were not given."""
+    u, sums = inputs.u, native.accumulator_dtype(inputs.u)
+    dtypes = {name: sums if name in PARAMETERS else u.dtype for name in Inputs._fields}
+    return tuple(empty_like(u, tensor, dtypes[name]) for name, tensor in differentiable(inputs).items())
 
 
-def _forward(*arguments: Any) -> Tensor:
-    inputs = Inputs(*arguments)
+def _forward(inputs: Inputs) -> Tensor:
     prepared, size = _prepare(inputs)
-    y = room(inputs.u, inputs.u, inputs.u.dtype)
+    y = empty_like(inputs.u, inputs.u, inputs.u.dtype)
     native.library().fft_conv_forward(*map(native.view, prepared), size, native.view(y), torch.get_num_threads())
     return y
 
 
-def _backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *given, dy = arguments
-    inputs = Inputs(*given)
+def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
     prepared, size = _prepare(inputs)
-    dy = native.dense_rows(dy)
-    gradients = _gradients(inputs)
-    wanted = [None if t is None else g for t, g in zip(inputs, gradients, strict=True)]
+    dy, gradients = native.dense_rows(dy), _gradients(inputs)
+    given = differentiable(inputs).values()
+    wanted = [None if t is None else g for t, g in zip(given, gradients, strict=True)]
     native.library().fft_conv_backward(
         *map(native.view, prepared), size, *map(native.view, (dy, *wanted)), torch.get_num_threads()
     )
     return gradients
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
+    save_inputs(ctx, arguments[0])
 
 
-def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = ctx.saved_tensors
-    gradients = _BACKWARD(*inputs, dy)
-    return tuple(typed_like(inputs, gradients))
+def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
+    inputs, _ = saved_inputs(ctx, Inputs)
+    return gradients_by_name(inputs, _BACKWARD(inputs, dy))
 
 
-def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    *given, dy = arguments
-    return composed_gradients([reference.fft_conv(*Inputs(*given), None)], [dy], given)
+def _composed_gradients(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
+    return composed_gradients([reference.fft_conv(inputs)], [dy], differentiable(inputs).values())
 
 
-_OPERATOR = Operator("fft_conv", f"({_ARGUMENTS}) -> Tensor", _forward, lambda *a: a[0].new_empty(a[0].shape))
-_BACKWARD = Operator(
-    "fft_conv_backward",
-    f"({_ARGUMENTS}, Tensor dy) -> ({', '.join(['Tensor'] * 6)})",
-    _backward,
-    lambda *a: _gradients(Inputs(*a[:-1])),
-)
+_OPERATOR = Operator("fft_conv", _forward, lambda inputs: inputs.u.new_empty(inputs.u.shape))
+_BACKWARD = Operator("fft_conv_backward", _backward, _gradients, results=6)
 _OPERATOR.differentiate(_setup_context, _differentiate)
 differentiate_again(_BACKWARD, _composed_gradients)

@@ -2,7 +2,7 @@
 
 Right-angle convolution: with ``w = exp(i pi / 2M)`` the real sequences ``v_n w^n`` and ``h_n w^n`` convolve circularly
 over M complex points, and the real part of the result over ``w^n`` is the causal convolution: what wraps around is
-multiplied by ``w^M = i``. So M points serve M inputs, without zeros behind them, at the frequencies
+multiplied by ``w^M = i``. So M points serve M inputs, without zero padding, at the frequencies
 ``2 pi (k - 1/4) / M``.
 
 Monarch decomposition of the transform (Dao et al., 2022; Fu et al., 2023): with ``n = n1 N2 + n2`` and
@@ -35,9 +35,9 @@ OPERATIONS_PER_BYTE = 200
 """Operations of the matrix units in the time of a byte from memory, to weigh one against the other."""
 
 
-def grid_size(heard: int) -> int:
-    """Points of the transform over ``heard`` inputs as a whole."""
-    return max(SMALLEST, 1 << (heard - 1).bit_length())
+def grid_size(length: int) -> int:
+    """Points of the transform over ``length`` inputs as a whole."""
+    return max(SMALLEST, 1 << (length - 1).bit_length())
 
 
 class Plan(NamedTuple):
@@ -72,14 +72,14 @@ class Plan(NamedTuple):
         return self.size - self.overlap
 
     @classmethod
-    def make(cls, heard: int, taps: int, dtype: torch.dtype, frequency_limit: float | None) -> "Plan":
+    def make(cls, length: int, taps: int, dtype: torch.dtype, frequency_limit: float | None) -> "Plan":
         """The cheapest: one transform over all inputs, or shorter ones over blocks that overlap by the filter."""
-        whole = cls._of(grid_size(heard), 0, 1, dtype, frequency_limit)
+        whole = cls._of(grid_size(length), 0, 1, dtype, frequency_limit)
         if frequency_limit is not None:
             return whole
         sizes = [SMALLEST << i for i in range((LARGEST[dtype] // SMALLEST).bit_length())]
         steps = [(size, size - taps + 1) for size in sizes if taps <= size < whole.size]
-        partial = [cls._of(size, taps - 1, -(-heard // step), dtype, None) for size, step in steps]
+        partial = [cls._of(size, taps - 1, -(-length // step), dtype, None) for size, step in steps]
         return min([whole, *partial], key=Plan._work)
 
     @classmethod
@@ -101,7 +101,7 @@ class Plan(NamedTuple):
 def kept_frequencies(size: int, limit: float) -> Tensor:
     """Which of the M frequencies lie below ``limit`` of the Nyquist frequency, with half a bin to spare.
 
-    The k-th one stands at ``|4 k - 1| / 2M`` of it for k < M/2, and the others at those of k - M.
+    The k-th one is at ``|4 k - 1| / 2M`` of it for k < M/2, and the others at those of k - M.
     """
     k = torch.arange(size)
     k = torch.where(k < size // 2, k, k - size)

@@ -5,29 +5,24 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.precision import accumulation_dtype
 from .plan import grid_size, kept_frequencies
+from .spec import Inputs
 
 
-def fft_conv(
-    u: Tensor,
-    h: Tensor,
-    skip: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    history: Tensor | None,
-    frequency_limit: float | None,
-) -> Tensor:
-    """y_t = post_t * (sum_s h[s] v_{t-s} + skip * v_t), with v = pre * u behind the ``history``."""
-    dtype = torch.promote_types(torch.promote_types(u.dtype, h.dtype), torch.float32)
+def fft_conv(inputs: Inputs) -> Tensor:
+    """y_t = post_t * (sum_s h[s] v_{t-s} + skip * v_t), with v = pre * u after the ``history``."""
+    u, h, skip, pre_gate, post_gate, history, limit = inputs
+    dtype = accumulation_dtype(u, h)
     v = u.to(dtype) if pre_gate is None else u.to(dtype) * pre_gate
-    heard = v if history is None else torch.cat([history.to(dtype), v], dim=1)
-    taps = h[:, : heard.shape[1]].to(dtype)
-    if frequency_limit is None:
-        y = _convolve(heard, taps)
+    extended = v if history is None else torch.cat([history.to(dtype), v], dim=1)
+    taps = h[:, : extended.shape[1]].to(dtype)
+    if limit is None:
+        y = _convolve(extended, taps)
     else:
-        y = _convolve_low(heard, taps if skip is None else _with_skip(taps, skip), frequency_limit)
-    y = y[:, heard.shape[1] - v.shape[1] :]
-    if skip is not None and frequency_limit is None:
+        y = _convolve_low(extended, taps if skip is None else _with_skip(taps, skip), limit)
+    y = y[:, extended.shape[1] - v.shape[1] :]
+    if skip is not None and limit is None:
         y = y + skip * v
     return (y if post_gate is None else y * post_gate).to(u.dtype)
 

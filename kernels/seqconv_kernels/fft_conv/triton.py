@@ -13,6 +13,7 @@ from .._core.double_backward import composed_gradients, differentiate_again
 from .._core.operators import operator, typed_like
 from .._core.triton_support import accumulator_dtype, on_device
 from . import reference
+from .spec import Inputs
 from .triton_passes import Convolution, Output, Signal
 
 
@@ -36,8 +37,14 @@ def _plan(u: Tensor, h: Tensor, history: Tensor | None, frequency_limit: float |
     return Convolution(u, heard, min(heard, h.shape[1]), frequency_limit), past
 
 
+def fft_conv(inputs: Inputs) -> Tensor:
+    """The output."""
+    y: Tensor = _forward(*inputs)
+    return y
+
+
 @operator("fft_conv_triton", lambda u, *_: torch.empty_like(u))
-def fft_conv(
+def _forward(
     u: Tensor,
     h: Tensor,
     skip: Tensor | None,
@@ -127,8 +134,8 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     *given, dy = arguments
-    return composed_gradients([reference.fft_conv(*given)], [dy], given[:-1])
+    return composed_gradients([reference.fft_conv(Inputs(*given))], [dy], given[:-1])
 
 
-fft_conv.differentiate(_setup_context, _differentiate)
+_forward.differentiate(_setup_context, _differentiate)
 differentiate_again(_backward, _composed_gradients)

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 
 from .._core.precision import accumulation_dtype
+from .spec import Inputs
 
 
-def fft_conv2d(u: Tensor, h: Tensor, skip: Tensor | None) -> Tensor:
+def fft_conv2d(inputs: Inputs) -> Tensor:
     """On a torus that is large enough for nothing to wrap around."""
+    u, h, skip = inputs.u, inputs.taps_inside(), inputs.skip
     dtype = accumulation_dtype(u, h)
     if u.numel() == 0:
         return u * h.sum((1, 2)).to(u.dtype)  # empty too, and differentiable

@@ -1,24 +1,25 @@
-"""The convolution of maps as one long convolution: rows behind each other, with room between them for what leaves one.
+"""The two-dimensional convolution as one long convolution of the rows one after another, with zeros between them.
 
-With rows of ``P >= width + columns - 1`` values, zero behind the map and the filter, lag (a, b) is lag ``a P + b``, and
-nothing of a row reaches the next one.
+With rows of ``P >= width + columns - 1`` values, zeros at the end of those of the feature map and the filter, lag
+(a, b) is lag ``a P + b``, and nothing of a row reaches the next one.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.dispatch import Call
 from ..fft_conv import fft_conv
+from .spec import Inputs
 
 
-def refuse(call: Call) -> str | None:
-    """Why this implementation cannot serve the call, or ``None``."""
-    return "the maps are empty" if 0 in call.given()["u"].shape else None
+def unsupported_reason(inputs: Inputs) -> str | None:
+    """Why this implementation does not support the inputs, or ``None``."""
+    return "the feature maps are empty" if 0 in inputs.u.shape else None
 
 
-def fft_conv2d(u: Tensor, h: Tensor, skip: Tensor | None) -> Tensor:
+def fft_conv2d(inputs: Inputs) -> Tensor:
     """``y = fft_conv(rows of u, rows of h)``."""
-    (batch, height, width, channels), columns = u.shape, h.shape[2]
+    u, h = inputs.u, inputs.taps_inside()
+    (batch, height, width, _), columns = u.shape, h.shape[2]
     spaced = F.pad(u, (0, 0, 0, columns - 1)).flatten(1, 2)
     taps = F.pad(h, (0, width - 1)).flatten(1)
-    return fft_conv(spaced, taps, skip=skip).view(batch, height, -1, channels)[:, :, :width]
+    return fft_conv(spaced, taps, skip=inputs.skip).view(batch, height, -1, u.shape[3])[:, :, :width]

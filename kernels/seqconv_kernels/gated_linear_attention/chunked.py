@@ -4,23 +4,25 @@ With the decays of a chunk multiplied up as in :func:`~seqconv_kernels._linear_a
 
     o = scores V + q' S,   S <- total S + k'^T V
 
-where ``scores`` holds what tokens of the chunk see of each other, ``q'`` what they see of the state ``S`` that
-enters, ``k'`` what they leave in it. A scalar decay takes its triangle of factors from the same construction with
+where ``scores`` holds what tokens of the chunk see of each other, ``q'`` what they read from the state ``S`` that
+enters, ``k'`` what they add to it. A scalar decay takes its triangle of factors from the same construction with
 queries and keys of one.
 """
 
 import torch
 from torch import Tensor
 
+from .._core.packing import padded
 from .._core.precision import accumulation_dtype, without_autocast
 from .._linear_attention.chunks import carry, chunk_length, decayed, split
+from .spec import Inputs
 
 
+@padded("q", "k", "v", "log_decay")
 @without_autocast
-def gated_linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, scale: float, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def gated_linear_attention(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Key-value heads are groups; the query heads that share one are its repeats."""
+    q, k, v, log_decay, scale, state, _ = inputs
     dtype = accumulation_dtype(q, k, v, log_decay, state)
     heads = k.shape[2]
     queries = scale * q.to(dtype).unflatten(2, (heads, -1)).movedim(1, 3)

@@ -3,17 +3,11 @@
 from torch import Tensor
 
 from .._linear_attention.triton import linear_attention
+from .spec import Inputs
 
 
-def gated_linear_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    scale: float,
-    state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Query heads that share a key-value head each walk with its state; one of them hands it on."""
+def gated_linear_attention(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Query heads that share a key-value head each go through its state; the first of them returns it."""
+    q, k, v, log_decay, scale, state, cu_seqlens = inputs
     o, last = linear_attention(q, k, v, log_decay, None, scale, state, cu_seqlens, delta=False)
-    return o, last[:, :: q.shape[2] // k.shape[2]]
+    return o, last[:, :: q.shape[2] // k.shape[2]].contiguous()

@@ -1,4 +1,4 @@
-"""Two-level form of :func:`seqconv_kernels.linear_scan`: all chunks side by side, then the states between them.
+"""Two-level form of :func:`seqconv_kernels.linear_scan`: all chunks in parallel, then the states between them.
 
 Within every chunk the scan from a zero state and the running product of the factors go row by row; a loop over the
 chunks joins them: ``h[c, i] = local[c, i] + product[c, i] h[c-1, last]``. With chunks of about the square root of
@@ -11,9 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .reference import scan_batch
+from .spec import Inputs
+
+
+def linear_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The states and the final ones."""
+    return scan_batch(scan, inputs)
+
 
 @torch.library.custom_op("seqconv_kernels::linear_scan", mutates_args=())
-def linear_scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
+def scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
     """Scan along axis 1; all tensors of one dtype."""
     length = x.shape[1]
     rows = 1 << (length.bit_length() // 2)
@@ -31,7 +39,7 @@ def linear_scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
     return h.flatten(1, 2)[:, :length].contiguous()
 
 
-@linear_scan.register_fake
+@scan.register_fake
 def _(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -44,19 +52,19 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     a, state, h = ctx.saved_tensors
     later = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], dim=1).conj().resolve_conj()
-    dx = linear_scan(later.flip(1), grad.flip(1), torch.zeros_like(state)).flip(1)
+    dx = scan(later.flip(1), grad.flip(1), torch.zeros_like(state)).flip(1)
     before = torch.cat([state[:, None], h[:, :-1]], dim=1)
     return dx * before.conj(), dx, dx[:, 0] * a[:, 0].conj()
 
 
-linear_scan.register_autograd(_backward, setup_context=_save)
+scan.register_autograd(_backward, setup_context=_save)
 
 
-@linear_scan.register_vmap
+@scan.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
     """An axis of any position becomes one more axis of channels."""
     moved = [
         t.unsqueeze(-1).expand(*t.shape, info.batch_size) if axis is None else t.movedim(axis, -1)
         for t, axis in zip(tensors, in_dims, strict=True)
     ]
-    return linear_scan(*moved), moved[1].dim() - 1
+    return scan(*moved), moved[1].dim() - 1

@@ -28,6 +28,8 @@ from torch import Tensor
 
 from .._core.operators import operator
 from .._core.triton_support import Chunks, on_device
+from .reference import scan_batch
+from .spec import Inputs
 
 BLOCK = 128
 """Channels of a program: one per thread of four warps, so that a row is read in full 512-byte lines (float32)."""
@@ -160,8 +162,13 @@ def _scan(a: Tensor, x: Tensor, state: Tensor | None, backwards: bool) -> Tensor
     return out
 
 
+def linear_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The states and the final ones."""
+    return scan_batch(_forward, inputs)
+
+
 @operator("linear_scan_triton", lambda a, x, state: x.new_empty(x.shape))
-def linear_scan(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
+def _forward(a: Tensor, x: Tensor, state: Tensor) -> Tensor:
     """h[t] = a[t] h[t-1] + x[t] along axis 1; all tensors of one real dtype."""
     return _scan(a, x, state, backwards=False)
 
@@ -200,5 +207,5 @@ def _differentiate_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     return d * _shift(dg, zero), dg
 
 
-linear_scan.differentiate(_save, _differentiate)
+_forward.differentiate(_save, _differentiate)
 _adjoint.differentiate(_save_adjoint, _differentiate_adjoint)

@@ -9,27 +9,18 @@ from torch import Tensor
 
 from ..linear_scan import linear_scan
 from .reference import gated_output, state_dtype, time_step
+from .spec import Inputs
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
-    dt = time_step(delta, delta_bias, delta_softplus, state_dtype(u, A, initial_state))[..., None]
-    decay, inflow = torch.exp(dt * A), dt * u[..., None] * _per_channel(B, u)
-    states = linear_scan(decay, inflow, initial_state=initial_state, return_final_state=True, cu_seqlens=cu_seqlens)
-    h, final_state = states
-    return gated_output((h * _per_channel(C, u)).sum(-1), u, D, z), final_state
+    u, A, cu_seqlens = inputs.u, inputs.A, inputs.cu_seqlens
+    dt = time_step(inputs, state_dtype(inputs))[..., None]
+    decay, inflow = torch.exp(dt * A), dt * u[..., None] * _per_channel(inputs.B, u)
+    h, final_state = linear_scan(
+        decay, inflow, initial_state=inputs.initial_state, return_final_state=True, cu_seqlens=cu_seqlens
+    )
+    return gated_output((h * _per_channel(inputs.C, u)).sum(-1), inputs), final_state
 
 
 def _per_channel(weights: Tensor, u: Tensor) -> Tensor:

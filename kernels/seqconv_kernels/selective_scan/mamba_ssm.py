@@ -2,36 +2,23 @@
 
 from torch import Tensor
 
-from .._core.dispatch import Call
-from .._core.external import refuse as refuse_package
+from .._core import external
+from .spec import Inputs
 
 
-def refuse(call: Call) -> str | None:
-    """Why mamba-ssm can't serve the call, or ``None``: it takes no state and no packed sequences."""
-    return refuse_package(call, "mamba_ssm", without=("initial_state", "cu_seqlens"))
+def unsupported_reason(inputs: Inputs) -> str | None:
+    """Why mamba-ssm does not support the inputs, or ``None``: it takes no state and no packed sequences."""
+    return external.unsupported_reason(inputs, "mamba_ssm", without=("initial_state", "cu_seqlens"))
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the state after the last input; parameters are float32 there."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    assert initial_state is None
-    assert cu_seqlens is None
-    float32 = [None if t is None else t.float() for t in (D, delta_bias)]
-    B, C = (t.movedim(1, -1) for t in (B, C))  # (batch, [groups,] d_state, length)
+    u, delta, z = (None if t is None else t.mT for t in (inputs.u, inputs.delta, inputs.z))
+    B, C = (t.movedim(1, -1) for t in (inputs.B, inputs.C))  # (batch, [groups,] d_state, length)
+    D, delta_bias = (None if t is None else t.float() for t in (inputs.D, inputs.delta_bias))
     y, final_state = selective_scan_fn(
-        u.mT, delta.mT, A.float(), B, C, float32[0], None if z is None else z.mT, float32[1], delta_softplus, True
+        u, delta, inputs.A.float(), B, C, D, z, delta_bias, inputs.delta_softplus, return_last_state=True
     )
     return y.mT, final_state

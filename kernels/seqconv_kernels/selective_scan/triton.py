@@ -31,11 +31,13 @@ import triton
 from torch import Tensor
 
 from .._core.checks import readable
+from .._core.inputs import needs_gradient
 from .._core.operators import operator, typed_like
 from .._core.triton_functions import TYPES, View, view
 from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
 from ..linear_scan.triton import state_passing
 from .reference import time_step
+from .spec import Inputs
 from .triton_kernels import (
     chunk_scan_backward_kernel,
     chunk_scan_kernel,
@@ -112,13 +114,11 @@ def _flat(state: Tensor, dtype: torch.dtype) -> Tensor:
     return state.to(dtype).mT.flatten(1).contiguous()
 
 
-def selective_scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
-    _, delta, *_, delta_bias, delta_softplus, _, _ = arguments
-    if readable(delta):
-        time_step(delta, delta_bias, delta_softplus, accumulator_dtype(delta))
-    learning = torch.is_grad_enabled() and any(t.requires_grad for t in arguments if isinstance(t, Tensor))
-    y, final_state, _ = _forward(*arguments, learning)
+    if readable(inputs.delta):
+        time_step(inputs, accumulator_dtype(inputs.delta))
+    y, final_state, _ = _forward(*inputs, needs_gradient(inputs))
     return y, final_state
 
 

@@ -1,24 +1,22 @@
 """The state-space dual scan in Triton: linear attention with a scalar decay (:mod:`.._linear_attention.triton`).
 
-Query C, key B, value x, strength dt, decay ``exp(dt A)``; the heads of a group share B and C.
+Query C, key B, value x, strength dt, decay ``exp(dt A)``; the heads of a group share B and C. The chunk size, which
+changes no result, changes nothing here.
 """
 
 from torch import Tensor
 
 from .._linear_attention.triton import linear_attention
+from .reference import discretised
+from .spec import Inputs
 
 
-def ssd(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    state: Tensor | None,
-    chunk_size: int | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The chunk size, which changes no result, changes nothing here."""
+@discretised
+def ssd(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The output and the final state."""
+    dt, state = inputs.dt, inputs.initial_state
     first = None if state is None else state.mT
-    y, last = linear_attention(C, B, x, dt * A, dt, 1.0, first, cu_seqlens, delta=False)
+    y, last = linear_attention(
+        inputs.C, inputs.B, inputs.x, dt * inputs.A, dt, 1.0, first, inputs.cu_seqlens, delta=False
+    )  # fmt: skip
     return y, last.mT

@@ -3,7 +3,7 @@
 Vandermonde: with ``l = T i + j`` the powers factor, ``z^l = (z^T)^i z^j``; two tables of about sqrt(length)
 powers and one real matrix product per channel give all taps.
 
-Cauchy: blocks of frequencies, whose matrices are made anew in the backward pass. The operator
+Cauchy: blocks of frequencies, whose matrices are computed again in the backward pass. The operator
 takes real tensors: lazy conjugates are lost inside an operator that is called from a compiled graph.
 """
 
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from .nodes import half_angle_nodes
+from .spec import CauchyInputs, VandermondeInputs
 
 BLOCK = 1 << 20
-"""Entries of the Cauchy matrices that stand in memory at once."""
+"""Entries of the Cauchy matrices that are in memory at once."""
 
 
-def vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
+def vandermonde(inputs: VandermondeInputs) -> Tensor:
     """k[T i + j] = Re(sum_n (residues_n z_n^(T i)) z_n^j)."""
+    residues, log_poles, length = inputs
     heads, channels, d_state = residues.shape
     fine = 1 << (math.isqrt(heads * length - 1) + 1 if heads * length > 1 else 1).bit_length() - 1
     fine = min(fine, length)
@@ -47,11 +49,12 @@ def _real_product(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.mT
 
 
-def cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
+def cauchy(inputs: CauchyInputs) -> Tensor:
     """Both terms of a pair over their common denominator::
 
     W = 1 / (c^2 |pole|^2 - 4 s^2 - 4i s c Re pole),    r = sum_n (4i s Re(v) - 2 c Re(v conj(pole))) W
     """
+    v, poles, length = inputs
     rows = torch.cat([v.real, v.real * poles.real + v.imag * poles.imag]).transpose(0, 1)
     squares = poles.real.square() + poles.imag.square()
     with torch.autocast(v.device.type, enabled=False):

@@ -1,6 +1,10 @@
 """The Vandermonde and Cauchy products in C++ as PyTorch operators: forward, backward, their shapes for the compiler.
 
-The operators take the parts of numbers, see :mod:`.parts`.
+The operators take the parts of numbers, see :mod:`.parts`. Backward, with ``g`` the gradient of the result:
+
+Vandermonde, ``z = exp(log_pole)``: ``dresidue = sum_l g[l] conj(z)^l``, and ``dlog_pole = conj(residue) sum_l l g[l]
+conj(z)^l``. Cauchy, ``q = 1 / (2i s - c pole)``: ``dv = sum_f conj(q[f]) g[f]`` and ``dpole = sum_f conj(c[f] v q[f]^2)
+g[f]``, and the same through the conjugate of each pair.
 """
 
 from typing import Any
@@ -9,51 +13,41 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.dispatch import Call
 from .._core.double_backward import differentiate_again
 from .._core.operators import Operator
-from .parts import (  # fmt: skip
-    SERVED,
+from .parts import (
     cauchy_gradients,
-    gradients_room,
+    empty_gradients,
+    empty_resolvents,
+    empty_taps,
     keep,
-    resolvents_room,
-    taps_room,
     to_parts,
     vandermonde_gradients,
 )
+from .spec import CauchyInputs, VandermondeInputs
 
 CAUCHY_PADDING = 16
 
 
-def refuse(call: Call) -> str | None:
-    """Why this implementation cannot serve the call, or ``None``."""
-    tensors = call.given()
-    for name, tensor in tensors.items():
-        if tensor.dtype not in SERVED:
-            return f"{name} has dtype {tensor.dtype}, wanted float32, float64, complex64 or complex128"
-    return native.refuse_call(tensors)
-
-
-def vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
+def vandermonde(inputs: VandermondeInputs) -> Tensor:
     """k[l] = Re(sum_n residues_n exp(log_poles_n l))."""
-    taps: Tensor = _VANDERMONDE(to_parts(residues), to_parts(log_poles), length)
+    taps: Tensor = _VANDERMONDE(to_parts(inputs.residues), to_parts(inputs.log_poles), inputs.length)
     return taps
 
 
-def cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
+def cauchy(inputs: CauchyInputs) -> Tensor:
     """The resolvent at the roots of unity."""
-    return torch.view_as_complex(_CAUCHY(to_parts(v), to_parts(poles), length))
+    return torch.view_as_complex(_CAUCHY(to_parts(inputs.v), to_parts(inputs.poles), inputs.length))
 
 
 def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
-    given, taps = [residues.contiguous(), log_poles.contiguous()], taps_room(residues, log_poles, length)
+    given, taps = [residues.contiguous(), log_poles.contiguous()], empty_taps(residues, log_poles, length)
     native.library().vandermonde_forward(*map(native.view, (*given, taps)), torch.get_num_threads())
     return taps
 
 
 def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) -> tuple[Tensor, Tensor]:
-    given, gradients = [t.contiguous() for t in (residues, log_poles, dtaps)], gradients_room(residues, log_poles)
+    given, gradients = [t.contiguous() for t in (residues, log_poles, dtaps)], empty_gradients(residues, log_poles)
     native.library().vandermonde_backward(*map(native.view, (*given, *gradients)), torch.get_num_threads())
     return gradients
 
@@ -75,13 +69,13 @@ def _nodes(length: int, like: Tensor) -> Tensor:
 
 
 def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    given, r = [v.contiguous(), poles.contiguous(), _nodes(length, v)], resolvents_room(v, poles, length)
+    given, r = [v.contiguous(), poles.contiguous(), _nodes(length, v)], empty_resolvents(v, poles, length)
     native.library().cauchy_forward(*map(native.view, given), length, native.view(r), torch.get_num_threads())
     return r
 
 
 def _cauchy_backward(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple[Tensor, Tensor]:
-    given, gradients = [v.contiguous(), poles.contiguous(), _nodes(length, v)], gradients_room(v, poles)
+    given, gradients = [v.contiguous(), poles.contiguous(), _nodes(length, v)], empty_gradients(v, poles)
     dr = dr.contiguous()
     results = map(native.view, (dr, *gradients))
     native.library().cauchy_backward(*map(native.view, given), length, *results, torch.get_num_threads())
@@ -96,22 +90,10 @@ def _differentiate_cauchy(ctx: Any, dr: Tensor) -> tuple[Tensor, Tensor, None]:
     return *_CAUCHY_BACKWARD(*ctx.saved_tensors, ctx.length, dr), None
 
 
-_VANDERMONDE = Operator(
-    "vandermonde", "(Tensor residues, Tensor log_poles, SymInt length) -> Tensor", _vandermonde, taps_room
-)
-_VANDERMONDE_BACKWARD = Operator(
-    "vandermonde_backward",
-    "(Tensor residues, Tensor log_poles, Tensor dtaps) -> (Tensor, Tensor)",
-    _vandermonde_backward,
-    gradients_room,
-)
-_CAUCHY = Operator("cauchy_pairs", "(Tensor v, Tensor poles, SymInt length) -> Tensor", _cauchy, resolvents_room)
-_CAUCHY_BACKWARD = Operator(
-    "cauchy_pairs_backward",
-    "(Tensor v, Tensor poles, SymInt length, Tensor dr) -> (Tensor, Tensor)",
-    _cauchy_backward,
-    gradients_room,
-)
+_VANDERMONDE = Operator("vandermonde", _vandermonde, empty_taps)
+_VANDERMONDE_BACKWARD = Operator("vandermonde_backward", _vandermonde_backward, empty_gradients)
+_CAUCHY = Operator("cauchy_pairs", _cauchy, empty_resolvents)
+_CAUCHY_BACKWARD = Operator("cauchy_pairs_backward", _cauchy_backward, empty_gradients)
 _VANDERMONDE.differentiate(keep, _differentiate_vandermonde)
 _CAUCHY.differentiate(keep, _differentiate_cauchy)
 differentiate_again(_VANDERMONDE_BACKWARD, vandermonde_gradients)

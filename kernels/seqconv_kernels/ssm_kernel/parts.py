@@ -1,4 +1,4 @@
-"""What the operators of this op share: real tensors whose last axis holds the parts of a number, room for results.
+"""What the operators of this op share: real tensors whose last axis holds the parts of a number, and buffers.
 
 The operators take parts (one if real, two if complex), because lazy conjugates are lost inside an operator that is
 called from a compiled graph.
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from . import chunked, reference
-
-SERVED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+from .spec import CauchyInputs, VandermondeInputs
 
 
 def to_parts(numbers: Tensor) -> Tensor:
@@ -24,18 +23,18 @@ def to_numbers(parts: Tensor) -> Tensor:
     return torch.view_as_complex(parts.contiguous()) if parts.shape[-1] == 2 else parts.squeeze(-1)
 
 
-def taps_room(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
-    """Room for the impulse responses."""
+def empty_taps(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
+    """A buffer for the impulse responses."""
     return residues.new_empty(*residues.shape[:2], length)
 
 
-def resolvents_room(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    """Room for the resolvents."""
+def empty_resolvents(v: Tensor, poles: Tensor, length: int) -> Tensor:
+    """A buffer for the resolvents."""
     return v.new_empty(*v.shape[:2], length // 2 + 1, 2)
 
 
-def gradients_room(weights: Tensor, poles: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    """Room for the gradients of the weights and of the poles."""
+def empty_gradients(weights: Tensor, poles: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """Buffers for the gradients of the weights and of the poles."""
     return weights.new_empty(weights.shape), poles.new_empty(poles.shape)
 
 
@@ -47,11 +46,11 @@ def keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
 
 def vandermonde_gradients(residues: Tensor, log_poles: Tensor, dtaps: Tensor) -> tuple[Tensor, ...]:
     """Differentiable form of the backward of the Vandermonde product."""
-    taps = chunked.vandermonde(to_numbers(residues), to_numbers(log_poles), dtaps.shape[-1])
+    taps = chunked.vandermonde(VandermondeInputs(to_numbers(residues), to_numbers(log_poles), dtaps.shape[-1]))
     return torch.autograd.grad(taps, (residues, log_poles), dtaps, create_graph=True)
 
 
 def cauchy_gradients(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple[Tensor, ...]:
     """Differentiable form of the backward of the Cauchy product."""
-    r = torch.view_as_real(reference.cauchy(to_numbers(v), to_numbers(poles), length))
+    r = torch.view_as_real(reference.cauchy(CauchyInputs(to_numbers(v), to_numbers(poles), length)))
     return torch.autograd.grad(r, (v, poles), dr, create_graph=True)

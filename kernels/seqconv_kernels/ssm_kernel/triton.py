@@ -33,14 +33,15 @@ from .._core.triton_support import on_device
 from .nodes import half_angle_nodes
 from .parts import (  # fmt: skip
     cauchy_gradients,
-    gradients_room,
+    empty_gradients,
+    empty_resolvents,
+    empty_taps,
     keep,
-    resolvents_room,
-    taps_room,
     to_numbers,
     to_parts,
     vandermonde_gradients,
 )
+from .spec import CauchyInputs, VandermondeInputs
 from .triton_kernels import pairs_kernel, poles_kernel, resolvents_kernel, taps_kernel
 
 FINE, COARSE = 64, 64
@@ -55,15 +56,15 @@ SHARE = 2048
 """Frequencies that one program of the backward sums over, FREQUENCIES at a time: enough to pay for its final sum."""
 
 
-def vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
+def vandermonde(inputs: VandermondeInputs) -> Tensor:
     """k[l] = Re(sum_n residues_n exp(log_poles_n l))."""
-    taps: Tensor = _vandermonde(to_parts(residues), to_parts(log_poles), length)
+    taps: Tensor = _vandermonde(to_parts(inputs.residues), to_parts(inputs.log_poles), inputs.length)
     return taps
 
 
-def cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
+def cauchy(inputs: CauchyInputs) -> Tensor:
     """The resolvent at the roots of unity."""
-    return to_numbers(_cauchy(to_parts(v), to_parts(poles), length))
+    return to_numbers(_cauchy(to_parts(inputs.v), to_parts(inputs.poles), inputs.length))
 
 
 def _types(x: Tensor) -> tuple[tl.dtype, str]:
@@ -74,9 +75,9 @@ def _nodes(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return half_angle_nodes(length, like.new_empty(0, dtype=torch.float64))
 
 
-@operator("vandermonde_triton", taps_room)
+@operator("vandermonde_triton", empty_taps)
 def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
-    taps = taps_room(residues, log_poles, length)
+    taps = empty_taps(residues, log_poles, length)
     heads, channels, poles, parts = residues.shape
     if residues.numel() == 0:
         return taps.zero_()
@@ -89,7 +90,7 @@ def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
     return taps
 
 
-@operator("vandermonde_triton_backward", gradients_room)
+@operator("vandermonde_triton_backward", empty_gradients)
 def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) -> tuple[Tensor, Tensor]:
     heads, channels, poles, parts = residues.shape
     if residues.numel() == 0:
@@ -104,9 +105,9 @@ def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) ->
     return dresidues.sum(0), dpoles.sum((0, 1))
 
 
-@operator("cauchy_triton", resolvents_room)
+@operator("cauchy_triton", empty_resolvents)
 def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
-    r = resolvents_room(v, poles, length)
+    r = empty_resolvents(v, poles, length)
     heads, channels, pairs, _ = v.shape
     if v.numel() == 0:
         return r.zero_()
@@ -119,7 +120,7 @@ def _cauchy(v: Tensor, poles: Tensor, length: int) -> Tensor:
     return r
 
 
-@operator("cauchy_triton_backward", gradients_room)
+@operator("cauchy_triton_backward", empty_gradients)
 def _cauchy_backward(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple[Tensor, Tensor]:
     heads, channels, pairs, _ = v.shape
     if v.numel() == 0:

@@ -1,0 +1,65 @@
+"""The inputs of dilated convolutions in series and their implementations, fastest first."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .._core.dispatch import Implementation, Op
+from .._core.triton_support import unsupported_reason
+
+ACTIVATIONS = ("relu", "silu", "tanh")
+"""Those that keep zeros zero, so that padding stays zero on every level."""
+
+
+class Inputs(NamedTuple):
+    """What an implementation receives; shapes as in :func:`.api.dilated_conv`.
+
+    Attributes:
+        history: those of the levels one after another along time.
+        return_history: the history after the inputs is wanted too, in the same form.
+    """
+
+    x: Tensor
+    weight: Tensor
+    dilations: Sequence[int]
+    activation: str | None
+    history: Tensor | None
+    return_history: bool
+
+    @property
+    def reaches(self) -> list[int]:
+        """Rows of the history of each level."""
+        return [(self.weight.shape[2] - 1) * d for d in self.dilations]
+
+    def histories(self) -> Sequence[Tensor | None]:
+        """The history of each level."""
+        return [None] * len(self.dilations) if self.history is None else self.history.split(self.reaches, dim=1)
+
+
+class StepInputs(NamedTuple):
+    """What an implementation of a step receives; shapes as in :func:`.api.dilated_conv_step`."""
+
+    x: Tensor
+    weight: Tensor
+    dilations: Sequence[int]
+    activation: str | None
+    rings: Sequence[Tensor]
+    position: Tensor
+
+
+CONV: Op[Inputs, tuple[Tensor, Tensor]] = Op(
+    "dilated_conv",
+    Inputs,
+    Implementation("triton", "dilated_conv.triton:dilated_conv", "dilated_conv.spec:triton_unsupported_reason"),
+    Implementation("cpu", "dilated_conv.cpu:dilated_conv", "_core.native:unsupported_reason"),
+    Implementation("reference", "dilated_conv.reference:dilated_conv"),
+)
+STEP: Op[StepInputs, tuple[Tensor, tuple[Tensor, ...]]] = Op(
+    "dilated_conv_step", StepInputs, Implementation("reference", "dilated_conv.reference:dilated_conv_step")
+)
+
+
+def triton_unsupported_reason(inputs: Inputs) -> str | None:
+    """Why the kernels in Triton do not support the inputs, or ``None``."""
+    return unsupported_reason(inputs, activation="x")

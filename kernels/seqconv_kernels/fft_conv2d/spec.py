@@ -1,0 +1,27 @@
+"""The inputs of the two-dimensional long convolution and its implementations, fastest first."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .._core.dispatch import Implementation, Op
+
+
+class Inputs(NamedTuple):
+    """What an implementation receives; shapes as in :func:`.api.fft_conv2d`."""
+
+    u: Tensor
+    h: Tensor
+    skip: Tensor | None
+
+    def taps_inside(self) -> Tensor:
+        """The taps that reach an input: no more rows and columns than the feature maps have."""
+        return self.h[:, : self.u.shape[1], : self.u.shape[2]]
+
+
+CONV: Op[Inputs, Tensor] = Op(
+    "fft_conv2d",
+    Inputs,
+    Implementation("rows", "fft_conv2d.rows:fft_conv2d", "fft_conv2d.rows:unsupported_reason"),
+    Implementation("reference", "fft_conv2d.reference:fft_conv2d"),
+)

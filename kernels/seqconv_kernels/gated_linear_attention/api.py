@@ -1,0 +1,111 @@
+"""Linear attention with a decaying state: gated linear attention, its scalar form, retention, no decay.
+
+Equation, per head, with a state ``S`` of (d_k, d_v)::
+
+    S[t] = diag(exp(log_decay[t])) S[t-1] + k[t] v[t]^T
+    o[t] = scale * S[t]^T q[t]
+
+The decay is a vector over d_k (Yang et al., 2024, *Gated Linear Attention Transformers*), a scalar per head
+(simple GLA, Mamba-2, RetNet), or absent. ``log_decay = -inf`` resets the state.
+"""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .._core.checks import check_floating, check_shape, check_shape_among
+from .._core.errors import argument_error
+from .._core.inputs import given_tensors
+from .._core.packing import count_rows
+from .spec import ATTENTION, STEP, Inputs
+
+
+def gated_linear_attention(
+    q: Float[Tensor, "batch length heads d_k"],
+    k: Float[Tensor, "batch length kv_heads d_k"],
+    v: Float[Tensor, "batch length kv_heads d_v"],
+    log_decay: Float[Tensor, "batch length kv_heads *d_k"] | None = None,
+    *,
+    scale: float | None = None,
+    initial_state: Float[Tensor, "segments kv_heads d_k d_v"] | None = None,
+    return_final_state: bool = False,
+    cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    implementation: str | None = None,
+) -> Float[Tensor, "batch length heads d_v"] | tuple[Tensor, Tensor]:
+    """Attend over whole sequences; differentiable in every tensor.
+
+    Args:
+        q: queries; head h reads the state of key-value head ``h // (heads / kv_heads)``.
+        k: keys.
+        v: values.
+        log_decay: logarithm of the decay, per channel of the key or per head; ``None`` for no decay.
+        scale: of the queries; ``d_k ** -0.5`` if not given.
+        initial_state: state before the first token (``segments`` = batch, or that of each packed sequence); zero if
+            not given.
+        return_final_state: also return the state after the last token.
+        cu_seqlens: bounds of sequences packed into a batch of one; the state starts again at each.
+        implementation: a name, or ``None`` for the fastest that serves.
+
+    Returns:
+        o typed like ``v``, or ``(o, final_state)``; the state is float32 at least, like the sums inside.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not match; bounds that do not increase to the length.
+    """
+    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    inputs = Inputs(q, k, v, log_decay, scale, initial_state, cu_seqlens)
+    o, final_state = ATTENTION(inputs, _check, implementation)
+    return (o, final_state) if return_final_state else o
+
+
+def gated_linear_attention_step(
+    q: Float[Tensor, "batch heads d_k"],
+    k: Float[Tensor, "batch kv_heads d_k"],
+    v: Float[Tensor, "batch kv_heads d_v"],
+    log_decay: Float[Tensor, "batch kv_heads *d_k"] | None = None,
+    *,
+    state: Float[Tensor, "batch kv_heads d_k d_v"],
+    scale: float | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Tensor, "batch heads d_v"], Float[Tensor, "batch kv_heads d_k d_v"]]:
+    """One token of :func:`gated_linear_attention`, from ``state``: the output and the next state.
+
+    On CPU the next state is written over the last one where no gradient is needed.
+
+    Raises:
+        ValueError: as for :func:`gated_linear_attention`.
+    """
+    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    return STEP(Inputs(q, k, v, log_decay, scale, state), _check_step, implementation)
+
+
+def _check(operation: str, inputs: Inputs) -> None:
+    _check_shapes(operation, inputs, "batch, length", 4)
+    _check_state(operation, inputs, "initial_state", count_rows(operation, inputs.cu_seqlens, inputs.k))
+
+
+def _check_step(operation: str, inputs: Inputs) -> None:
+    _check_shapes(operation, inputs, "batch", 3)
+    _check_state(operation, inputs, "state", inputs.k.shape[0])
+
+
+def _check_shapes(operation: str, inputs: Inputs, leading: str, rank: int) -> None:
+    q, k, v = inputs.q, inputs.k, inputs.v
+    if q.dim() != rank or k.dim() != rank or 0 in k.shape[1:]:
+        got = f"q of shape {tuple(q.shape)} and k of shape {tuple(k.shape)}"
+        raise argument_error(operation, got, f"({leading}, heads, d_k) without empty axes", "put heads before d_k")
+    heads, kv_heads, d_k = q.shape[-2], *k.shape[-2:]
+    if heads % kv_heads:
+        got = f"{heads} heads of q for {kv_heads} of k"
+        raise argument_error(operation, got, "a multiple", "give every key-value head as many query heads")
+    check_shape(operation, "q", q, f"{leading}, heads, d_k", (*k.shape[:-2], heads, d_k))
+    check_shape(operation, "v", v, f"{leading}, heads of k, d_v", (*k.shape[:-1], v.shape[-1]))
+    wanted = (tuple(k.shape), tuple(k.shape[:-1]))
+    remedy = "give one decay per channel of k, or one per head"
+    check_shape_among(operation, "log_decay", inputs.log_decay, wanted, remedy)
+    check_floating(operation, given_tensors(inputs._replace(cu_seqlens=None)), q.device)
+
+
+def _check_state(operation: str, inputs: Inputs, name: str, rows: int) -> None:
+    k, v = inputs.k, inputs.v
+    wanted = (rows, k.shape[-2], k.shape[-1], v.shape[-1])
+    check_shape(operation, name, inputs.initial_state, "batch or segments, heads of k, d_k, d_v", wanted)
