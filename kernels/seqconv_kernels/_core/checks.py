@@ -9,23 +9,13 @@ import torch
 from torch import Tensor
 
 from .errors import argument_error
-from .native import PLAIN, holds_values
-from .precision import accumulation_dtype
+from .native import PLAIN
 
 
 def readable(tensor: Tensor) -> bool:
     """Whether values may be looked at: cheaply, and not while compiling, tracing or transforming."""
     transformed = torch._C._functorch.peek_interpreter_stack() is not None
     return type(tensor) in PLAIN and tensor.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed)
-
-
-def may_be_overwritten(state: Tensor, *tensors: Tensor | None) -> bool:
-    """Whether a step may write the next state over the last one: on CPU, as wide as the sums, no gradient in sight."""
-    given = [state, *(t for t in tensors if t is not None)]
-    learning = state.requires_grad or (torch.is_grad_enabled() and any(t.requires_grad for t in given))
-    wide = state.dtype == accumulation_dtype(*given)
-    plain = all(readable(tensor) and holds_values(tensor) for tensor in given)
-    return wide and not learning and plain and state.is_contiguous()
 
 
 def check_shape(operation: str, name: str, tensor: Tensor | None, axes: str, wanted: tuple[int, ...]) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .dispatch import device_type
 from .inputs import given_tensors
-from .native import accumulator_dtype, transformed
+from .native import accumulator_dtype as accumulator_dtype
+from .native import transformed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

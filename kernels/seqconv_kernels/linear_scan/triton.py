@@ -203,7 +203,7 @@ def _differentiate_adjoint(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Of ``d = adjoint(a, g)``: dg is the forward scan of the gradient, and ``da[t] = d[t] dg[t-1]``."""
     a, d = ctx.saved_tensors
     zero = torch.zeros_like(d[:, 0])
-    dg = linear_scan(a, grad, zero)
+    dg = _forward(a, grad, zero)
     return d * _shift(dg, zero), dg
 
 
