@@ -10,7 +10,6 @@ Equation, per head, with a state ``S`` of (d_k, d_v)::
 from typing import Any
 
 from .._core import triton_support
-from .._core.inputs import fields
 
 WIDEST_KEY = 256
 
@@ -26,5 +25,5 @@ def unsupported_reason(inputs: tuple[Any, ...], *, key: str, activation: str) ->
     d_k = getattr(inputs, key).shape[-1]
     if d_k > WIDEST_KEY:
         return f"d_k = {d_k}, wanted at most {WIDEST_KEY}"
-    parameters = set(fields(type(inputs)).differentiable) - {activation}
+    parameters = set(inputs._fields) - {activation}  # type: ignore[attr-defined]
     return triton_support.unsupported_reason(inputs, activation=activation, parameters=parameters)

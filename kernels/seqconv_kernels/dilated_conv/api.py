@@ -15,7 +15,7 @@ from .._core.checks import check_floating, check_shape
 from .._core.errors import argument_error, unknown_name
 from .._core.precision import accumulation_dtype
 from . import reference
-from .spec import ACTIVATIONS, CONV, STEP, Inputs, StepInputs
+from .spec import ACTIVATIONS, CONV, STEP, Inputs, StepInputs, reaches
 
 
 def dilated_conv(
@@ -51,7 +51,7 @@ def dilated_conv(
     inputs = Inputs(x, weight, tuple(dilations), activation, past, return_history)
     y, after = CONV(inputs, _check, implementation)
     # Copies: a step writes into each of them.
-    return (y, tuple(level.clone() for level in after.split(inputs.reaches, dim=1))) if return_history else y
+    return (y, tuple(level.clone() for level in after.split(reaches(inputs), dim=1))) if return_history else y
 
 
 def dilated_conv_step(

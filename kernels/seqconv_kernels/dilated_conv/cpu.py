@@ -18,7 +18,7 @@ from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved
 from .._core.operators import Operator
 from .._core.precision import accumulation_dtype
 from . import reference
-from .spec import Inputs
+from .spec import Inputs, reaches
 
 _CODES = {None: 0, "relu": 1, "silu": 2, "tanh": 3}
 
@@ -46,7 +46,7 @@ def _call(function: Any, prepared: list[Any], *others: Tensor | None) -> None:
 
 def _outputs(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Buffers for the output, and for the history after it, empty if it is not kept."""
-    x, rows = inputs.x, sum(inputs.reaches) if inputs.return_history else 0
+    x, rows = inputs.x, sum(reaches(inputs)) if inputs.return_history else 0
     return x.new_empty(x.shape), inputs.weight.new_empty(x.shape[0], rows, x.shape[2])
 
 

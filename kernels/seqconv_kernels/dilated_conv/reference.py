@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._core.precision import accumulation_dtype
-from .spec import Inputs, StepInputs
+from .spec import Inputs, StepInputs, histories
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 
@@ -16,7 +16,7 @@ def dilated_conv(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """a_{i+1} = act(sum_k w_{ik} a_i[t - k d_i]), each level after its own history; their inputs if kept."""
     x, dtype = inputs.x, accumulation_dtype(inputs.x, inputs.weight)
     a, after = x.to(dtype), []
-    levels = zip(inputs.weight.to(dtype), inputs.dilations, inputs.histories(), strict=True)
+    levels = zip(inputs.weight.to(dtype), inputs.dilations, histories(inputs), strict=True)
     for i, (taps, dilation, past) in enumerate(levels):
         a = _between(a, i, inputs.activation)
         if inputs.return_history:

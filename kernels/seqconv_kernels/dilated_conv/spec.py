@@ -27,15 +27,6 @@ class Inputs(NamedTuple):
     history: Tensor | None
     return_history: bool
 
-    @property
-    def reaches(self) -> list[int]:
-        """Rows of the history of each level."""
-        return [(self.weight.shape[2] - 1) * d for d in self.dilations]
-
-    def histories(self) -> Sequence[Tensor | None]:
-        """The history of each level."""
-        return [None] * len(self.dilations) if self.history is None else self.history.split(self.reaches, dim=1)
-
 
 class StepInputs(NamedTuple):
     """What an implementation of a step receives; shapes as in :func:`.api.dilated_conv_step`."""
@@ -63,3 +54,14 @@ STEP: Op[StepInputs, tuple[Tensor, tuple[Tensor, ...]]] = Op(
 def triton_unsupported_reason(inputs: Inputs) -> str | None:
     """Why the kernels in Triton do not support the inputs, or ``None``."""
     return unsupported_reason(inputs, activation="x")
+
+
+def reaches(inputs: Inputs) -> list[int]:
+    """Rows of the history of each level."""
+    return [(inputs.weight.shape[2] - 1) * d for d in inputs.dilations]
+
+
+def histories(inputs: Inputs) -> Sequence[Tensor | None]:
+    """The history of each level."""
+    past = inputs.history
+    return [None] * len(inputs.dilations) if past is None else past.split(reaches(inputs), dim=1)

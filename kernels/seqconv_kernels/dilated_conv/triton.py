@@ -13,7 +13,7 @@ from .._core.precision import accumulation_dtype
 from ..causal_conv1d.spec import Inputs as ConvInputs
 from ..causal_conv1d.triton import BLOCK_C, causal_conv1d
 from .reference import ACTIVATIONS, level
-from .spec import Inputs
+from .spec import Inputs, histories
 
 MAX_CHANNELS = 65535 * BLOCK_C
 """Channels that the second axis of a grid can hold: CUDA allows 65,535 blocks on it."""
@@ -23,7 +23,7 @@ def dilated_conv(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output, and the history after it if wanted: level by level, each with its SiLU in the same kernel."""
     x, activation, dtype = inputs.x, inputs.activation, accumulation_dtype(inputs.x, inputs.weight)
     a, after, last = x.to(dtype), [], len(inputs.dilations) - 1
-    levels = zip(inputs.weight.to(dtype), inputs.dilations, inputs.histories(), strict=True)
+    levels = zip(inputs.weight.to(dtype), inputs.dilations, histories(inputs), strict=True)
     for i, (taps, dilation, past) in enumerate(levels):
         if inputs.return_history:
             after.append(_next_history(a, past, (taps.shape[1] - 1) * dilation))

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from .._core.precision import accumulation_dtype
-from .spec import Inputs
+from .spec import Inputs, taps_inside
 
 
 def fft_conv2d(inputs: Inputs) -> Tensor:
     """On a torus that is large enough for nothing to wrap around."""
-    u, h, skip = inputs.u, inputs.taps_inside(), inputs.skip
+    u, h, skip = inputs.u, taps_inside(inputs), inputs.skip
     dtype = accumulation_dtype(u, h)
     if u.numel() == 0:
         return u * h.sum((1, 2)).to(u.dtype)  # empty too, and differentiable

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..fft_conv import fft_conv
-from .spec import Inputs
+from .spec import Inputs, taps_inside
 
 
 def unsupported_reason(inputs: Inputs) -> str | None:
@@ -18,7 +18,7 @@ def unsupported_reason(inputs: Inputs) -> str | None:
 
 def fft_conv2d(inputs: Inputs) -> Tensor:
     """``y = fft_conv(rows of u, rows of h)``."""
-    u, h = inputs.u, inputs.taps_inside()
+    u, h = inputs.u, taps_inside(inputs)
     (batch, height, width, _), columns = u.shape, h.shape[2]
     spaced = F.pad(u, (0, 0, 0, columns - 1)).flatten(1, 2)
     taps = F.pad(h, (0, width - 1)).flatten(1)

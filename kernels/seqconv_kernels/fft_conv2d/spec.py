@@ -14,10 +14,6 @@ class Inputs(NamedTuple):
     h: Tensor
     skip: Tensor | None
 
-    def taps_inside(self) -> Tensor:
-        """The taps that reach an input: no more rows and columns than the feature maps have."""
-        return self.h[:, : self.u.shape[1], : self.u.shape[2]]
-
 
 CONV: Op[Inputs, Tensor] = Op(
     "fft_conv2d",
@@ -25,3 +21,8 @@ CONV: Op[Inputs, Tensor] = Op(
     Implementation("rows", "fft_conv2d.rows:fft_conv2d", "fft_conv2d.rows:unsupported_reason"),
     Implementation("reference", "fft_conv2d.reference:fft_conv2d"),
 )
+
+
+def taps_inside(inputs: Inputs) -> Tensor:
+    """The taps that reach an input: no more rows and columns than the feature maps have."""
+    return inputs.h[:, : inputs.u.shape[1], : inputs.u.shape[2]]
