@@ -1,10 +1,15 @@
-"""Reading the gated linear attention layer of fla-org/flash-linear-attention."""
+"""Reading the gated linear attention layer of fla-org/flash-linear-attention.
+
+Every option was read in the original at bc3b101: ``fla/layers/gla.py``, ``ACT2FN`` of ``fla/modules/activations.py``.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from seqconv_kernels._core.errors import unknown_name
 
 from ..mixers.gla import GatedLinearAttention
 from .importer import Weights, add_importer, options
@@ -41,8 +46,16 @@ IGNORED = ("mode", "layer_idx", "batch", "seqlen", "seed")
 RENAMED = {"hidden_size": "d_model", "gate_fn": "gate_activation", "elementwise_affine": "norm_affine"}
 """The original's names of options, where seqconv's differ."""
 
-ACTIVATIONS = {"swish": "silu", "gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "sqrelu": "relu2", None: None}
-"""The original's names of activations, where seqconv's differ."""
+ACTIVATIONS = {
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "logsigmoid": "logsigmoid",
+    "silu": "silu",
+    "swish": "silu",
+    "sqrelu": "relu2",
+    "gelu": "gelu_tanh",
+}
+"""The original's names of activations (``ACT2FN`` without ``bias_gelu``, which takes two arguments), and seqconv's."""
 
 
 def gla_options(**hyper: Any) -> dict[str, Any]:
@@ -53,7 +66,11 @@ def gla_options(**hyper: Any) -> dict[str, Any]:
     o["d_conv"] = taps if o.pop("use_short_conv") else None
     o = {RENAMED.get(name, name): value for name, value in o.items()}
     for name in ("feature_map", "gate_activation"):
-        o[name] = ACTIVATIONS.get(o[name], o[name])
+        if o[name] is None and name == "feature_map":
+            continue
+        if o[name] not in ACTIVATIONS:
+            raise unknown_name(f"from_original({ORIGINAL!r})", name, str(o[name]), ACTIVATIONS)
+        o[name] = ACTIVATIONS[o[name]]
     for name in ("norm_eps", "clamp_min"):
         o[name] = None if o[name] is None else float(o[name])
     return o

@@ -1,9 +1,15 @@
-"""Reading the layers of state-spaces/mamba: Mamba and Mamba2."""
+"""Reading the layers of state-spaces/mamba: Mamba and Mamba2.
+
+Every option was read in the original at e9594ce: ``mamba_ssm/modules/mamba_simple.py`` and ``mamba2.py``. Layers that a
+process group splits hold a part of the weights and are unsupported.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error
 
 from ..mixers.mamba import Mamba
 from ..mixers.mamba2 import Mamba2
@@ -67,10 +73,22 @@ RENAMED2 = {"headdim": "head_dim", "ngroups": "num_groups", "D_has_hdim": "D_per
 IGNORED = ("layer", "layer_idx", "device", "dtype", "batch", "seqlen", "seed")
 IGNORED1 = (*IGNORED, "use_fast_path")
 IGNORED2 = (*IGNORED, "use_mem_eff_path", "process_group", "sequence_parallel")
+LAYERS = {MAMBA: (None, "Mamba1"), MAMBA2: (None, "Mamba2")}
+"""Values of ``layer`` in a model's ``ssm_cfg`` that mean the layer."""
+
+
+def _check(original: str, hyper: Mapping[str, Any]) -> None:
+    """Raise for another layer's configuration, and for a part of a layer."""
+    layer, group = hyper.get("layer"), hyper.get("process_group")
+    if layer not in LAYERS[original] or group is not None:
+        got = f"layer={layer!r}, process_group={group}"
+        wanted = f"layer {LAYERS[original][1]!r}, whole (process_group=None)"
+        raise argument_error(f"from_original({original!r})", got, wanted, "gather the weights, or name the other layer")
 
 
 def mamba_options(**hyper: Any) -> dict[str, Any]:
     """Arguments of the module for the original's."""
+    _check(MAMBA, hyper)
     return _floats(vars(options(MAMBA, hyper, DEFAULTS, IGNORED1)))
 
 
@@ -89,6 +107,7 @@ def convert_mamba(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
 
 def mamba2_options(**hyper: Any) -> dict[str, Any]:
     """Arguments of the module for the original's; infinite limits of the time step become none."""
+    _check(MAMBA2, hyper)
     o = _floats(vars(options(MAMBA2, hyper, DEFAULTS2, IGNORED2)))
     o = {RENAMED2.get(name, name): value for name, value in o.items()}
     least, largest = (float(limit) for limit in o["dt_limit"])

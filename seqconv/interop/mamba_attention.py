@@ -1,4 +1,8 @@
-"""Reading the attention layer of state-spaces/mamba, the other half of its hybrids."""
+"""Reading the attention layer of state-spaces/mamba, the other half of its hybrids.
+
+Every option was read in the original at e9594ce, ``mamba_ssm/modules/mha.py``. Its decoding after a prompt with a short
+convolution is not reproduced: it stores the convolution's outputs where it reads inputs.
+"""
 
 from collections.abc import Mapping
 from typing import Any

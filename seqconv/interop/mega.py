@@ -1,8 +1,13 @@
 """facebookresearch/mega: the moving average, the gated attention block, and the encoder layer around it.
 
 Which of the two attention masks the original is called with is not part of its constructor: ``causal`` says so
-here, and means one direction for the moving average too, unless ``bidirectional`` is given instead. The original
-counts padding as tokens, takes rotary tables in float32 and steps without the truncation; so does what is imported.
+here, and means one direction for the moving average too, unless ``bidirectional`` is given instead (the original's
+encoder and decoder layers know no other combination). The original counts padding as tokens, takes rotary tables in
+float32 and steps without the truncation; so does what is imported.
+
+Every option was read in the original at aeaa4b4, in ``fairseq/modules``: ``exponential_moving_average.py``,
+``moving_average_gated_attention.py``, ``mega_sentence_encoder_layer.py``, ``normalized_feedforward_network.py``,
+``sequence_norm.py``, ``relative_positional_bias.py``; the activations in ``get_activation_fn`` of ``fairseq/utils.py``.
 """
 
 from collections.abc import Mapping
@@ -13,7 +18,6 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..blocks import Block
-from ..layers.activations import ALIASES
 from ..mixers.ema import EMA
 from ..mixers.mega import Mega
 from .importer import Weights, add_importer, options
@@ -44,7 +48,7 @@ BLOCK_DEFAULTS = {
     "rel_pos_bias": "simple",
     "max_positions": 1024,
 }
-LAYER_DEFAULTS = BLOCK_DEFAULTS | {
+LAYER_DEFAULTS = {k: v for k, v in BLOCK_DEFAULTS.items() if k != "norm_affine"} | {
     "embed_dim": 512,
     "zdim": 128,
     "hdim": 1024,
@@ -62,6 +66,14 @@ NORMS = {
     "batchnorm": "batch",
     "syncbatchnorm": "batch",
 }
+ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "silu": "silu",
+    "linear": "identity",
+}
 IGNORED = ("export",)
 
 
@@ -72,13 +84,13 @@ def build_ema(**hyper: Any) -> EMA:
         o.embed_dim,
         d_state=o.ndim,
         bidirectional=o.bidirectional,
-        truncation=_bound(o.truncation),
+        truncation=o.truncation,
         untruncated_steps=True,
     )
 
 
 def convert_ema(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours; both directions stand in one tensor there."""
+    """The original's tensors; it concatenates both directions."""
     o = options(EMA_ORIGINAL, hyper, EMA_DEFAULTS)
     return _ema(weights, "", o.embed_dim, o.bidirectional)
 
@@ -89,7 +101,7 @@ def build_block(**hyper: Any) -> Mega:
 
 
 def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The original's tensors under seqconv's names."""
     return _gated(weights, "", _block_options(BLOCK_ORIGINAL, hyper))
 
 
@@ -99,7 +111,7 @@ def build_layer(**hyper: Any) -> Block:
     norm, options_ = _norm(o, LAYER_ORIGINAL)
     return Block(
         _mega(o, LAYER_ORIGINAL),
-        mlp=ALIASES.get(o.activation, o.activation) if o.ffn_hidden_dim else "none",
+        mlp=_activation(o, LAYER_ORIGINAL) if o.ffn_hidden_dim else "none",
         mlp_hidden=o.ffn_hidden_dim,
         norm=norm,
         norm_options=options_,
@@ -111,16 +123,16 @@ def build_layer(**hyper: Any) -> Block:
 
 
 def convert_layer(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Their tensors as ours."""
+    """The original's tensors under seqconv's names."""
     o = _layer_options(hyper)
-    ours = {f"mixer.{name}": tensor for name, tensor in _gated(weights, "mega_layer.", o).items()}
+    converted = {f"mixer.{name}": tensor for name, tensor in _gated(weights, "mega_layer.", o).items()}
     if not o.ffn_hidden_dim:
-        return ours
-    for theirs, name in (("fc1", "mlp.up"), ("fc2", "mlp.down")):
+        return converted
+    for original, name in (("fc1", "mlp.up"), ("fc2", "mlp.down")):
         for part in ("weight", "bias"):
-            ours[f"{name}.{part}"] = weights.take(f"nffn.{theirs}.{part}")
+            converted[f"{name}.{part}"] = weights.take(f"nffn.{original}.{part}")
     norm = _norm_weights(weights, "nffn.norm.norm.", o)
-    return ours | {f"mlp_norm.{name}": tensor for name, tensor in norm.items()}
+    return converted | {f"mlp_norm.{name}": tensor for name, tensor in norm.items()}
 
 
 def _block_options(original: str, hyper: Mapping[str, Any], known: Mapping[str, Any] = BLOCK_DEFAULTS) -> Any:
@@ -138,6 +150,7 @@ def _block_options(original: str, hyper: Mapping[str, Any], known: Mapping[str, 
 def _layer_options(hyper: Mapping[str, Any]) -> Any:
     named = {RENAMED.get(name, name): value for name, value in hyper.items()}
     o = _block_options(LAYER_ORIGINAL, named, LAYER_DEFAULTS)
+    o.norm_affine = True
     o.ffn_hidden_dim = _bound(o.ffn_hidden_dim)
     return o
 
@@ -149,13 +162,13 @@ def _mega(o: Any, original: str) -> Mega:
         d_v=o.hdim,
         d_state=o.ndim,
         bidirectional=o.bidirectional,
-        truncation=_bound(o.truncation),
+        truncation=o.truncation,
         untruncated_steps=True,
         attention=o.attention_activation,
         position_bias=o.rel_pos_bias,
         max_positions=o.max_positions,
         attention_chunk_size=_bound(o.chunk_size),
-        activation=ALIASES.get(o.activation, o.activation),
+        activation=_activation(o, original),
         norm=_norm(o, original)[0],
         prenorm=o.prenorm,
         norm_affine=o.norm_affine,
@@ -168,8 +181,14 @@ def _mega(o: Any, original: str) -> Mega:
     )
 
 
+def _activation(o: Any, original: str) -> str:
+    if o.activation not in ACTIVATIONS:
+        raise unknown_name(f"from_original({original!r})", "activation", o.activation, ACTIVATIONS)
+    return ACTIVATIONS[o.activation]
+
+
 def _bound(size: int | None) -> int | None:
-    """Sizes that are not positive mean none there."""
+    """Sizes that are not positive mean none in the original."""
     return size if size is not None and size > 0 else None
 
 
@@ -207,7 +226,7 @@ def _norm_weights(weights: Weights, prefix: str, o: Any) -> dict[str, Tensor]:
         "scalenorm": {"scalar": "weight"},
         "rmsnorm": {"weight": "weight"},
     }.get(o.norm_type, {"weight": "tokens.weight", "bias": "tokens.bias"})
-    taken = {ours: weights.take(prefix + theirs) for theirs, ours in names.items()} if o.norm_affine else {}
+    taken = {name: weights.take(prefix + original) for original, name in names.items()} if o.norm_affine else {}
     if NORMS[o.norm_type] == "batch":
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             taken[f"tokens.{name}"] = weights.take(prefix + name).detach()
@@ -215,14 +234,14 @@ def _norm_weights(weights: Weights, prefix: str, o: Any) -> dict[str, Tensor]:
 
 
 def _ema(weights: Weights, prefix: str, d_model: int, bidirectional: bool) -> dict[str, Tensor]:
-    ours = {"skip": weights.take(f"{prefix}omega")}
+    converted = {"skip": weights.take(f"{prefix}omega")}
     for name in ("delta", "alpha", "beta", "gamma"):
         both = weights.take(prefix + name)
         both = both if name == "gamma" else both.squeeze(-1)
-        ours[f"convolution.filter.{name}"] = both[:d_model]
+        converted[f"convolution.filter.{name}"] = both[:d_model]
         if bidirectional:
-            ours[f"convolution.backward.{name}"] = both[d_model:]
-    return ours
+            converted[f"convolution.backward.{name}"] = both[d_model:]
+    return converted
 
 
 add_importer(EMA_ORIGINAL, build=build_ema, convert=convert_ema)

@@ -2,7 +2,12 @@
 
 The filters keep the original's parameters: ``inv_dt``, ``A_real``, ``A_imag``, ``B``, ``C``, ``P``. The original's C of
 S4 is replaced in its first forward by C~, the C of the response cut after ``l_kernel`` taps; a state dict from before
-(``l_kernel`` = 0) is transformed here, without gradient, as the original does.
+(``l_kernel`` = 0) is transformed here, without gradient, as the original does. Steps follow the untruncated recurrence,
+as there, but raise beyond ``l_max`` tokens, where the original's steps and its forward pass are two functions.
+
+Every option was read in the original at e757cef: ``models/s4/s4.py`` (S4Block, FFTConv and the kernels) and
+``models/s4/s4d.py``. Two of them fail there and are unsupported here: ``gate`` (its constructor reads ``self.layer``
+before it exists) and ``bottleneck`` above 1 (the input projection has the width of its output).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqconv_kernels._core.errors import unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..filters.s4 import S4Filter, truncated_C
 from ..filters.s4d import S4DFilter
 from ..filters.state_space import StateSpaceFilter
+from ..layers.residual import Dropout
 from ..mixers.s4 import S4
 from ..mixers.s4_layer import S4Layer
 from ..mixers.s4d import S4D
@@ -50,6 +56,18 @@ ALIASES = {
 """The original's names of options, where seqconv's differ; ``measure`` and ``postact`` are its own older names."""
 
 
+LR_GROUPS = ("A", "B", "C", "dt")
+"""Parameters that a single learning rate covers in the original, C among them; P follows A."""
+
+
+def _by_group(given: float | Mapping[str, float] | None) -> dict[str, float] | None:
+    """The original's learning rate or weight decay, one number or some by name, for every group of parameters."""
+    if given is None:
+        return None
+    rates = dict(given) if isinstance(given, Mapping) else dict.fromkeys(LR_GROUPS, float(given))
+    return rates | ({"P": rates["A"]} if "A" in rates else {})
+
+
 def _options(target: Callable[..., Any], hyper: Mapping[str, Any], unused: frozenset[str]) -> dict[str, Any]:
     """The options of ``target`` among the hyper-parameters; without ``lr`` the optimiser's own is meant."""
     given = {k: v for k, v in hyper.items() if k not in IGNORED and not (k in ("measure", "postact") and v is None)}
@@ -63,7 +81,9 @@ def _options(target: Callable[..., Any], hyper: Mapping[str, Any], unused: froze
     for name in given:
         if name not in known:
             raise unknown_name(f"from_original({REPOSITORY!r})", "hyper-parameter", name, known)
-    return {"lr": None} | {ALIASES.get(k, k): v for k, v in given.items() if k not in unused}
+    renamed = {ALIASES.get(k, k): v for k, v in given.items() if k not in unused}
+    rates, decays = _by_group(given.get("lr")), _by_group(given.get("wd", 0.0))
+    return renamed | {"lr": rates, "wd": decays and {k: v for k, v in decays.items() if k != "C"}}
 
 
 def tuned_length(hyper: Mapping[str, Any]) -> int | None:
@@ -83,7 +103,7 @@ def _build_kernel(filter: Callable[..., StateSpaceFilter], hyper: Mapping[str, A
 
 
 def _build_diagonal_kernel(**hyper: Any) -> StateSpaceFilter:
-    """Rows (channel, feature) of our filter are the original's (channels, H, L)."""
+    """Rows (channel, feature) of the filter are the original's (channels, H, L)."""
     return _build_kernel(S4DFilter, hyper)
 
 
@@ -92,15 +112,23 @@ def _build_low_rank_kernel(**hyper: Any) -> StateSpaceFilter:
 
 
 def build_block(d_model: int, *, mode: str | None = None, kernel: str | None = None, **hyper: Any) -> S4Layer:
-    """Our layer for an S4Block of these hyper-parameters."""
+    """The layer for an S4Block of these hyper-parameters.
+
+    Raises:
+        ValueError: an unknown mode or hyper-parameter, or one with which the original fails.
+    """
     kind, modes = mode or kernel or "dplr", (*LOW_RANK_MODES, *DIAGONAL_MODES)
     if kind not in modes:
         raise unknown_name(f"from_original('{REPOSITORY}:S4Block')", "mode", kind, modes)
-    taps = hyper.get("l_max")
+    bottleneck, gate = hyper.get("bottleneck"), hyper.get("gate")
+    if gate is not None or bottleneck not in (None, 1):
+        got, wanted = f"bottleneck={bottleneck}, gate={gate}", "neither: the original fails with them"
+        raise argument_error(f"from_original('{REPOSITORY}:S4Block')", got, wanted, "build seqconv's own s4 layer")
+    taps = None if hyper.get("l_max") is None else round(hyper["l_max"] / hyper.get("rate", 1.0))
     rest = {k: v for k, v in hyper.items() if k != "l_max"}
     if kind in DIAGONAL_MODES:
         return S4D(d_model, truncation=taps, recurrent_steps=True, **_options(S4D, rest, NOT_DIAGONAL))
-    tuned = taps or hyper.get("L")
+    tuned = hyper.get("l_max") or hyper.get("L")
     return S4(d_model, truncation=taps, recurrent_steps=True, l_max=tuned, **_options(S4, rest, NOT_LOW_RANK))
 
 
@@ -111,29 +139,32 @@ def _build_minimal(d_model: int, *, d_state: int = 64, **hyper: Any) -> S4D:
             raise unknown_name(f"from_original('{REPOSITORY}:S4D')", "hyper-parameter", name, known | {"d_state"})
     lr = hyper.get("lr")
     rates = {"B": 0.0} if lr is None else {"A": lr, "dt": lr, "B": 0.0}
-    options = {k: hyper[k] for k in ("dt_min", "dt_max") if k in hyper}
-    dropout = hyper.get("dropout", 0.0)
-    return S4D(d_model, d_state=d_state, init="diag-lin", lr=rates, dropout=dropout, tie_dropout=True, **options)
+    options = {k: hyper[k] for k in ("dt_min", "dt_max", "dropout") if k in hyper}
+    layer = S4D(d_model, d_state=d_state, init="diag-lin", lr=rates, tie_dropout=True, **options)
+    layer.conv_dropout = Dropout(0.0)  # the minimal layer drops once, after the activation
+    return layer
 
 
 def _convert_kernel(weights: Weights, filter: StateSpaceFilter, prefix: str) -> dict[str, Tensor]:
-    """The parameters of a kernel, whose names are ours; B has one axis less."""
+    """The parameters of a kernel, under the same names; B has one axis less."""
     names = [name for name, _ in (*filter.named_parameters(), *filter.named_buffers()) if name != "l_kernel"]
-    ours = {name: weights.take(prefix + name) for name in names}
-    ours["B"] = ours["B"].squeeze(0)
+    converted = {name: weights.take(prefix + name) for name in names}
+    converted["B"] = converted["B"].squeeze(0)
     if not isinstance(filter, S4Filter):
         weights.ignore(prefix + "P")
-        return ours
+        return converted
     l_kernel, tuned = weights.take(prefix + "l_kernel"), filter.tuned_length
     if int(l_kernel) == 0 and tuned:
-        ours["C"] = ours["C"] + (_transformed_C(filter, ours, tuned) - ours["C"]).detach()
+        converted["C"] = converted["C"] + (_transformed_C(filter, converted, tuned) - converted["C"]).detach()
         l_kernel = torch.full_like(l_kernel, tuned)
-    return ours | {"l_kernel": l_kernel}
+    return converted | {"l_kernel": l_kernel}
 
 
-def _transformed_C(source: S4Filter, ours: Mapping[str, Tensor], length: int) -> Tensor:
+def _transformed_C(source: S4Filter, converted: Mapping[str, Tensor], length: int) -> Tensor:
     """C~ of a length for parameters whose C is not transformed yet; ``source`` is overwritten with them."""
-    source.to(ours["C"].dtype).load_state_dict({k: v.detach() for k, v in ours.items()} | {"l_kernel": torch.tensor(0)})
+    source.to(converted["C"].dtype).load_state_dict(
+        {k: v.detach() for k, v in converted.items()} | {"l_kernel": torch.tensor(0)}
+    )
     with torch.no_grad():
         return truncated_C(source, length)
 
@@ -148,23 +179,23 @@ def _convert_low_rank_kernel(weights: Weights, hyper: Mapping[str, Any]) -> dict
 
 def convert_block(weights: Weights, block: S4Layer, prefix: str) -> dict[str, Tensor]:
     """The parameters of an S4Block whose names in the original start with ``prefix``."""
-    ours = {"D": weights.take(f"{prefix}layer.D")}
+    converted = {"D": weights.take(f"{prefix}layer.D")}
     for original, name in PROJECTIONS.items():
         if getattr(block, name) is not None:
-            ours |= _convert_linear(weights, f"{prefix}{original}", name)
+            converted |= _convert_linear(weights, f"{prefix}{original}", name)
     (where, filter), *_ = ((n, m) for n, m in block.named_modules() if isinstance(m, StateSpaceFilter))
     kernel = _convert_kernel(weights, filter, f"{prefix}layer.kernel.")
-    return ours | {f"{where}.{name}": tensor for name, tensor in kernel.items()}
+    return converted | {f"{where}.{name}": tensor for name, tensor in kernel.items()}
 
 
 def _convert_linear(weights: Weights, original: str, name: str) -> dict[str, Tensor]:
     """A linear map, which the original puts first in a sequence where an activation follows it."""
     inside = f"{original}.0" if f"{original}.0.bias" in weights else original
-    ours = {f"{name}.bias": weights.take(f"{inside}.bias")}
+    converted = {f"{name}.bias": weights.take(f"{inside}.bias")}
     if f"{inside}.weight_g" not in weights:
-        return ours | {f"{name}.weight": weights.take(f"{inside}.weight")}
+        return converted | {f"{name}.weight": weights.take(f"{inside}.weight")}
     parts = {"original0": "weight_g", "original1": "weight_v"}
-    return ours | {f"{name}.parametrizations.weight.{k}": weights.take(f"{inside}.{v}") for k, v in parts.items()}
+    return converted | {f"{name}.parametrizations.weight.{k}": weights.take(f"{inside}.{v}") for k, v in parts.items()}
 
 
 def _convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -181,8 +212,8 @@ def _convert_minimal(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Te
         "B": torch.stack([torch.ones_like(C[..., 0]), torch.zeros_like(C[..., 0])], dim=-1),
         "C": C[None],
     }
-    ours = {f"convolution.filter.{name}": tensor for name, tensor in filter.items()}
-    return ours | {
+    converted = {f"convolution.filter.{name}": tensor for name, tensor in filter.items()}
+    return converted | {
         "D": weights.take("D")[None],
         "out_proj.weight": weights.take("output_linear.0.weight").squeeze(-1),
         "out_proj.bias": weights.take("output_linear.0.bias"),

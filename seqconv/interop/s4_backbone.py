@@ -1,4 +1,10 @@
-"""The backbone of state-spaces/s4, ``SequenceModel``: S4 blocks with norms and residual connections."""
+"""The backbone of state-spaces/s4, ``SequenceModel``: S4 blocks with norms and residual connections.
+
+Every option was read in the original at e757cef: ``src/models/sequence/backbones/{model,block}.py``,
+``src/models/nn/{residual,normalization}.py``, ``src/models/sequence/modules/s4block.py`` (the layer ``s4``) and
+``src/utils/registry.py``. ``residual`` is by default that of its configurations (``configs/model/base.yaml``: ``R``);
+``residual=None`` means no residual connection and, as there, no dropout around the layer.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +15,8 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..backbone import Backbone
 from ..blocks import Block
+from ..layers.residual import Dropout
+from ..mixers.s4_layer import S4Layer
 from ..types import LayerContext
 from .importer import Weights, add_importer
 from .s4 import REPOSITORY, build_block, convert_block
@@ -39,7 +47,8 @@ RESIDUALS: Mapping[str, str] = {
     **dict.fromkeys(("H", "highway"), "highway"),
 }
 NORMS = ("layer", "batch", "instance", "group", "none")
-LAYERS = ("s4", "s4block", "s4_block", "S4Block")
+LAYERS = ("s4", "standalone")
+"""S4Block in the original's registry: the backbone's own, and that of ``models/s4/s4.py``."""
 
 
 def _named(config: str | Mapping[str, Any] | None, default: str) -> tuple[str, dict[str, Any]]:
@@ -94,6 +103,9 @@ def _layers(hyper: Mapping[str, Any]) -> list[dict[str, Any]]:
         name = layer.get("_name_", "s4")
         if name not in LAYERS:
             raise unknown_name(f"from_original({ORIGINAL!r})", "layer", name, LAYERS)
+        if name == "s4" and layer.get("activation") == "glu":
+            got, remedy = "activation='glu' in the layer 's4'", "take final_act='glu', or the layer 'standalone'"
+            raise argument_error(f"from_original({ORIGINAL!r})", got, "one that keeps the width", remedy)
         options = {"L": hyper["L"], **layer}
         options["dropout"] = hyper["dropout"] if layer.get("dropout") is None else layer["dropout"]
         layers.append(options)
@@ -109,27 +121,35 @@ def _build(d_model: int, **given: Any) -> Backbone:
         "norm_placement": "pre" if hyper["prenorm"] else "post",
         "residual": residual,
         "residual_options": residual_options,
-        "dropout": hyper["dropout"],
+        "dropout": 0.0 if hyper["residual"] is None else hyper["dropout"],
         "tied_dropout": hyper["tie_dropout"],
     }
     layers = _layers(hyper)
     places = [LayerContext(i, len(layers)) for i in range(len(layers))]
-    blocks = [Block(build_block(d_model, **o), layer=at, **around) for at, o in zip(places, layers, strict=True)]
+    blocks = [Block(_layer(d_model, o), layer=at, **around) for at, o in zip(places, layers, strict=True)]
     last: dict[str, Any] = {"norm": norm, "norm_options": norm_options} if hyper["prenorm"] else {}
     return Backbone(blocks, input_dropout=hyper["dropinp"], tied_dropout=hyper["tie_dropout"], **last)
 
 
+def _layer(d_model: int, options: Mapping[str, Any]) -> S4Layer:
+    """A layer of the backbone; that named ``s4`` never ties the dropout after its convolution."""
+    layer = build_block(d_model, **options)
+    if options.get("_name_", "s4") == "s4":
+        layer.conv_dropout = Dropout(layer.conv_dropout.p)
+    return layer
+
+
 def _convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     backbone, complete = _build(**hyper), _complete({k: v for k, v in hyper.items() if k != "d_model"})
-    ours: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for i, block in enumerate(backbone.layers):
         mixer = convert_block(weights, block.mixer, f"layers.{i}.layer.")  # type: ignore[arg-type]
-        ours |= {f"blocks.{i}.mixer.{name}": tensor for name, tensor in mixer.items()}
-        ours |= _convert_norm(weights, complete, f"layers.{i}.norm.norm", f"blocks.{i}.mixer_norm")
-        ours |= _convert_residual(weights, complete, f"layers.{i}.residual", f"blocks.{i}.mixer_residual")
+        converted |= {f"blocks.{i}.mixer.{name}": tensor for name, tensor in mixer.items()}
+        converted |= _convert_norm(weights, complete, f"layers.{i}.norm.norm", f"blocks.{i}.mixer_norm")
+        converted |= _convert_residual(weights, complete, f"layers.{i}.residual", f"blocks.{i}.mixer_residual")
     if complete["prenorm"]:
-        ours |= _convert_norm(weights, complete, "norm.norm", "norm")
-    return ours
+        converted |= _convert_norm(weights, complete, "norm.norm", "norm")
+    return converted
 
 
 def _convert_norm(weights: Weights, hyper: Mapping[str, Any], original: str, name: str) -> dict[str, Tensor]:
@@ -138,8 +158,8 @@ def _convert_norm(weights: Weights, hyper: Mapping[str, Any], original: str, nam
         return {f"{name}.scale": weights.take(f"{original}.s"), f"{name}.shift": weights.take(f"{original}.m")}
     if kind == "batch":
         buffers = ("running_mean", "running_var", "num_batches_tracked")
-        ours = {f"{name}.tokens.{part}": weights.take(f"{original}.{part}") for part in ("weight", "bias")}
-        return ours | {f"{name}.tokens.{part}": weights.take(f"{original}.{part}").detach() for part in buffers}
+        converted = {f"{name}.tokens.{part}": weights.take(f"{original}.{part}") for part in ("weight", "bias")}
+        return converted | {f"{name}.tokens.{part}": weights.take(f"{original}.{part}").detach() for part in buffers}
     if kind in ("layer", "group"):
         inside = f"{original}.ln" if f"{original}.ln.weight" in weights else original
         return {f"{name}.{part}": weights.take(f"{inside}.{part}") for part in ("weight", "bias")}
@@ -152,10 +172,10 @@ def _convert_residual(weights: Weights, hyper: Mapping[str, Any], original: str,
         return {f"{name}.weight": weights.take(f"{original}.affine")}
     if kind != "highway":
         return {}
-    ours = {f"{name}.stream.{part}": weights.take(f"{original}.Wx.{part}") for part in ("weight", "bias")}
+    converted = {f"{name}.stream.{part}": weights.take(f"{original}.Wx.{part}") for part in ("weight", "bias")}
     if options["elementwise"]:
-        return ours | {f"{name}.layer.weight": weights.take(f"{original}.Wy")}
-    return ours | {f"{name}.layer.{part}": weights.take(f"{original}.Wy.{part}") for part in ("weight", "bias")}
+        return converted | {f"{name}.layer.weight": weights.take(f"{original}.Wy")}
+    return converted | {f"{name}.layer.{part}": weights.take(f"{original}.Wy.{part}") for part in ("weight", "bias")}
 
 
 add_importer(ORIGINAL, build=_build, convert=_convert)

@@ -129,6 +129,7 @@ class S4Layer(Mixer):
             _activation(o["gate_activation"]), _activation(o["final_activation"])
         )  # fmt: skip
         self._add_projections(o)
+        self.conv_dropout = Dropout(o["dropout"], tied=o["tie_dropout"])
         self.dropout = Dropout(o["dropout"], tied=o["tie_dropout"])
         self.D = nn.Parameter(torch.empty(self.heads, self.inner))
         filter = make_filter(self.inner, self.heads * (2 if o["bidirectional"] else 1))
@@ -209,7 +210,7 @@ class S4Layer(Mixer):
         """From the outputs of the convolution and the inputs of the layer to its outputs."""
         if self.swap_channels:
             y = y.unflatten(-1, (self.heads, self.inner)).transpose(-1, -2).flatten(-2)
-        y = self.activation(self.dropout(y))
+        y = self.activation(self.conv_dropout(y))
         if self.gate_proj is not None:
             y = y if self.up_proj is None else self.up_proj(y)
             y = y * self.gate_activation(self.gate_proj(x))

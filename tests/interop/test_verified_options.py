@@ -1,0 +1,75 @@
+"""Options of originals that were read in their source: taken as there, or unsupported (commits: docs/importing.md)."""
+
+import pytest
+import torch
+
+from seqconv.interop.importer import get_importer
+
+S4, BACKBONE = "state-spaces/s4:S4Block", "state-spaces/s4:SequenceModel"
+MEGA, MEGA_LAYER = "facebookresearch/mega:MovingAverageGatedAttention", "facebookresearch/mega:MegaSentenceEncoderLayer"
+GLA = "fla-org/flash-linear-attention:GatedLinearAttention"
+SIZES = {"embed_dim": 4, "zdim": 2, "hdim": 6, "ndim": 2}
+UNSUPPORTED = {
+    "models/s4/s4.py: the constructor reads self.layer before it exists": (S4, {"d_model": 4, "gate": 2}, "gate=2"),
+    "models/s4/s4.py: input_linear has the width of its output": (S4, {"d_model": 4, "bottleneck": 2}, "bottleneck=2"),
+    "src/models/sequence/modules/s4block.py: GLU halves the width in front of the output": (
+        BACKBONE, {"d_model": 4, "layer": {"activation": "glu"}}, "activation='glu'",
+    ),
+    "src/utils/registry.py: no such layer": (
+        BACKBONE, {"d_model": 4, "layer": {"_name_": "s4block"}}, "layer 's4block'",
+    ),
+    "fairseq/utils.py: get_activation_fn": (MEGA, SIZES | {"activation": "tanh"}, "activation 'tanh'"),
+    "mega_sentence_encoder_layer.py: no such argument": (MEGA_LAYER, {"norm_affine": False}, "'norm_affine'"),
+    "mamba_ssm/modules/mamba2.py: a part of the layer": (
+        "state-spaces/mamba:Mamba2", {"d_model": 8, "process_group": "tp"}, "process_group=tp",
+    ),
+    "mamba_ssm/models/mixer_seq_simple.py: another layer": (
+        "state-spaces/mamba:Mamba", {"d_model": 8, "layer": "Mamba2"}, "layer='Mamba2'",
+    ),
+    "fla/modules/activations.py: ACT2FN": (GLA, {"hidden_size": 8, "feature_map": "tanh"}, "feature_map 'tanh'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_an_option_that_the_original_does_not_have_or_fails_with_raises(case):
+    original, hyper, got = case
+    with pytest.raises(ValueError, match=rf"from_original\('{original}'\): received .*{got}.*Remedy"):
+        get_importer(original).build(**hyper)
+
+
+def test_fairseq_approximates_gelu_by_name():
+    """``fairseq/utils.py``: ``gelu_accurate`` and ``gelu_fast`` are the approximation by tanh, ``gelu`` is exact."""
+    names = {name: get_importer(MEGA).build(**SIZES, activation=name).activation for name in ("gelu", "gelu_accurate")}
+    assert names == {"gelu": "gelu", "gelu_accurate": "gelu_tanh"}
+
+
+def test_one_learning_rate_of_s4_covers_C_and_P_follows_A():
+    """``Kernel.__init__`` and ``register_params`` of ``models/s4/s4.py``."""
+    one = get_importer("state-spaces/s4:SSMKernelDPLR").build(H=4, d_state=4, L=8, lr=1e-2)
+    assert one.C._optim == {"lr": 1e-2}
+    assert one.P._optim == {"lr": 1e-2, "weight_decay": 0.0}
+    some = get_importer("state-spaces/s4:SSMKernelDPLR").build(H=4, d_state=4, L=8, lr={"A": 1e-3})
+    assert some.P._optim == some.A_real._optim == {"lr": 1e-3, "weight_decay": 0.0}
+    assert some.B._optim == {"weight_decay": 0.0}
+    frozen = get_importer("state-spaces/s4:SSMKernelDiag").build(H=4, d_state=4, L=8, lr=0.0)
+    assert list(frozen.parameters()) == []
+
+
+def test_dropouts_of_s4_are_where_the_originals_have_them():
+    """Minimal S4D: once, after the activation. Backbone: the dropout after the convolution is never tied."""
+    minimal = get_importer("state-spaces/s4:S4D").build(d_model=4, d_state=4, dropout=0.3)
+    assert (minimal.conv_dropout.p, minimal.dropout.p, minimal.dropout.tied) == (0.0, 0.3, True)
+    tied = {"d_state": 4, "dropout": 0.3, "tie_dropout": True}
+    backbone = get_importer(BACKBONE).build(d_model=4, layer=tied, dropout=0.2, residual=None)
+    block = backbone.layers[0]
+    assert (block.mixer.conv_dropout.tied, block.mixer.dropout.tied, block.dropout.p) == (False, True, 0.0)
+
+
+def test_an_imported_s4_block_decodes_to_its_length_and_no_further():
+    torch.manual_seed(0)
+    layer = get_importer(S4).build(d_model=4, d_state=4, l_max=6, mode="s4d").double().eval()
+    x = torch.randn(1, 8, 4, dtype=torch.float64)
+    y, state = layer.prefill(x[:, :6])
+    torch.testing.assert_close(y, layer(x)[:, :6])
+    with pytest.raises(ValueError, match=r"7 tokens with truncation=6.*Remedy"):
+        layer.step(x[:, 6], state)
