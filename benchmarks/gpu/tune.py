@@ -101,12 +101,12 @@ def _convolution() -> dict[str, Callable[[], Change]]:
     passes = "fft_conv.triton_passes"
     return {
         **{f"tiles of {n}": _points("TILES", n) for n in (4096, 16384)},
-        **{f"one program up to {n}": _points("LARGEST", n) for n in (4096, 8192)},
+        **{f"one program up to {n}": _points("LARGEST", n) for n in (4096, 16384)},
         **{f"inner transforms up to {n}": _points("LARGEST_INNER", n) for n in (2048, 4096)},
         **{f"{n} programs": _names(passes, PROGRAMS=n) for n in (264, 4096)},
         **{f"{n} lanes": _names(passes, LANES=n) for n in (4, 8)},
-        "nothing ahead": _names(passes, AHEAD=0),
-        "sums in memory": _names(passes, HELD=0),
+        "no prefetching": _names(passes, PREFETCH_POINTS=0),
+        "sums in memory": _names(passes, REGISTER_POINTS=0),
     }
 
 

@@ -72,7 +72,7 @@ def test_compiles_without_graph_breaks():
         assert_near(got, want)
 
 
-def test_comes_first_and_says_what_it_refuses():
+def test_comes_first_and_says_what_is_unsupported():
     inputs = device_and_layout(example_inputs(Shape(1, 5, 3, 4)))
     assert torch.equal(K.causal_conv1d(**inputs), K.causal_conv1d(**inputs, implementation="triton"))
     with pytest.raises(

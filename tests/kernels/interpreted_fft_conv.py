@@ -26,7 +26,7 @@ def check(inputs, layout="contiguous"):
     assert_same(got, values_and_gradients(run("reference"), want), str(inputs["u"].shape))
 
 
-def behind(inputs, past):
+def after_history(inputs, past):
     u = inputs["u"]
     history = torch.randn(u.shape[0], past, u.shape[2], generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     return inputs | {"history": history.to(u.dtype)}
@@ -54,7 +54,7 @@ def test_several_programs_and_their_sums(dtype):
 )
 def test_every_option(shape, gates, past, layout):
     inputs = example_inputs(shape, dtype=torch.float64, gates=gates)
-    check(behind(inputs, past) if past else inputs, layout)
+    check(after_history(inputs, past) if past else inputs, layout)
 
 
 def test_without_skip_and_with_one_gate():
@@ -65,7 +65,7 @@ def test_without_skip_and_with_one_gate():
 
 def test_outer_transforms():
     assert plan.Plan.make(2171, 2101, torch.float32, None).outer == 16
-    check(behind(example_inputs(Shape(1, 2101, 1, 2101), gates=True), 70))
+    check(after_history(example_inputs(Shape(1, 2101, 1, 2101), gates=True), 70))
 
 
 def test_outer_transforms_in_rows_of_their_matrix(monkeypatch):
@@ -79,7 +79,7 @@ def test_outer_transforms_in_rows_of_their_matrix(monkeypatch):
 def test_short_filters_over_blocks(length, taps, past, blocks):
     assert plan.Plan.make(length + past, taps, torch.float64, None).blocks == blocks
     inputs = example_inputs(Shape(1, length, 3, taps), dtype=torch.float64, gates=True)
-    check(behind(inputs, past) if past else inputs)
+    check(after_history(inputs, past) if past else inputs)
 
 
 @pytest.mark.parametrize(("length", "limit", "kept"), [(600, 0.45, 16), (1000, 0.6, 32), (2100, 0.5, 16)])
@@ -88,14 +88,14 @@ def test_a_part_of_the_spectrum(length, limit, kept):
     check(example_inputs(Shape(1, length, 1, length), gates=True) | {"frequency_limit": limit})
 
 
-def test_turned_layouts_and_sums_in_memory(monkeypatch):
-    monkeypatch.setattr(triton_passes, "VECTOR", 1000)
-    monkeypatch.setattr(triton_passes, "HELD", 16)
+def test_transposed_layouts_and_sums_in_memory(monkeypatch):
+    monkeypatch.setattr(triton_passes, "LOAD_BYTES", 1000)
+    monkeypatch.setattr(triton_passes, "REGISTER_POINTS", 16)
     check(example_inputs(Shape(2, 100, 3, 100), dtype=torch.float64, gates=True))
 
 
 def test_is_an_operator():
-    inputs = behind(example_inputs(Shape(1, 2, 1, 3), dtype=torch.float64, gates=True), 1)
+    inputs = after_history(example_inputs(Shape(1, 2, 1, 3), dtype=torch.float64, gates=True), 1)
     check_operator(torch.ops.seqconv.fft_conv_triton.default, *(device_and_layout(inputs)[k] for k in NAMES), None)
 
 
@@ -123,7 +123,7 @@ def test_compiles_without_graph_breaks():
     assert_near(compiled(inputs["u"]), conv(inputs["u"]))
 
 
-def test_comes_first_and_says_what_it_refuses():
+def test_comes_first_and_says_what_is_unsupported():
     inputs = device_and_layout(example_inputs(Shape(1, 5, 3, 4)))
     assert torch.equal(K.fft_conv(**inputs), K.fft_conv(**inputs, implementation="triton"))
     with pytest.raises(ValueError, match=r"h of dtype torch.float64 is wider than the accumulators, torch.float32"):

@@ -172,7 +172,7 @@ def _blocks():
     """All that a choice may change."""
     names = {
         "selective_scan.triton": ("PROGRAMS", "FORWARD_STATES", "BACKWARD_STATES", "PREFETCH", "CHECKPOINT"),
-        "fft_conv.triton_passes": ("PROGRAMS", "LANES", "AHEAD", "HELD"),
+        "fft_conv.triton_passes": ("PROGRAMS", "LANES", "PREFETCH_POINTS", "REGISTER_POINTS"),
         "causal_conv1d.triton": ("BLOCK_T", "BLOCK_C"),
         "linear_scan.triton": ("BLOCK", "MIN_CHUNK"),
         "_linear_attention.triton_blocks": ("CHUNK",),

@@ -50,8 +50,8 @@ def test_packed_and_empty():
 def test_a_factor_of_zero_resets_exactly():
     inputs = device_and_layout(example_inputs(Shape(1, 90, 3), dtype=torch.float64))
     inputs["a"][:, 50] = 0
-    late = linear_scan(inputs["a"][:, 50:], inputs["x"][:, 50:], implementation="triton")
-    assert_near(linear_scan(**inputs, implementation="triton")[:, 50:], late)
+    after = linear_scan(inputs["a"][:, 50:], inputs["x"][:, 50:], implementation="triton")
+    assert_near(linear_scan(**inputs, implementation="triton")[:, 50:], after)
 
 
 def test_is_an_operator_with_exact_gradients_of_gradients():
@@ -61,7 +61,7 @@ def test_is_an_operator_with_exact_gradients_of_gradients():
     check_operator(torch.ops.seqconv.linear_scan_triton_adjoint.default, inputs["a"], inputs["x"])
 
 
-def test_complex_is_refused():
+def test_complex_raises():
     inputs = device_and_layout(example_inputs(Shape(1, 5, 2), dtype=torch.complex64))
     with pytest.raises(ValueError, match=r"a has dtype torch.complex64, wanted float32"):
         linear_scan(**inputs, implementation="triton")

@@ -23,12 +23,17 @@ from torch import Tensor
 
 SMALLEST = 256
 """Points of the smallest transform, and of the grid on which a spectrum is cut off."""
-LARGEST = {torch.bfloat16: 16384, torch.float16: 16384, torch.float32: 2048, torch.float64: 2048}
-"""Points of the largest transform that one program holds, by dtype; more are cut over R outer points."""
-LARGEST_INNER = {dtype: points // 2 for dtype, points in LARGEST.items()}
-"""The same under an outer transform, whose results are complex."""
+LARGEST = {torch.bfloat16: 8192, torch.float16: 8192, torch.float32: 2048, torch.float64: 2048}
+"""Points of the largest transform that one program holds, by dtype; more are split over R outer points.
+
+16,384 complex points in float32 are half of a multiprocessor's registers before any temporary: compiled for compute
+capability 9.0 with 8 warps the convolution then spills 1.3 KB per thread and the filter's gradient 4 KB, 2 MB of
+traffic per transform that itself reads and writes 0.1 MB. The outer transform moves 0.3 MB more and spills nothing.
+"""
+LARGEST_INNER = {torch.bfloat16: 8192, torch.float16: 8192, torch.float32: 1024, torch.float64: 1024}
+"""The same under an outer transform, whose results are complex: wide dtypes do not fit in shared memory otherwise."""
 LEAST_OUTER, WANTED_OUTER = 16, 128
-"""Outer points: what the matrix units take, and where a longer transform in one program becomes the lesser evil."""
+"""Outer points: what the matrix units take at least, and from where on a longer inner transform costs less."""
 TILES = {torch.bfloat16: 8192, torch.float16: 8192, torch.float32: 4096, torch.float64: 1024}
 """Points that a program works on at a time: several channels where the transform is smaller."""
 OPERATIONS_PER_BYTE = 200

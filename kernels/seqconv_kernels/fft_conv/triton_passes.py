@@ -1,7 +1,7 @@
 """The kernels of the long convolution in their order: what one convolution and the gradient of a filter launch.
 
-Where neighbouring channels do not fill a load, a signal is first turned to one channel after the other. A transform
-over outer points leaves R complex signals per channel, which convolve with R spectra like any others.
+Where neighbouring channels do not fill a load, a signal is transposed first, to one channel after the other. A
+transform over outer points leaves R complex signals per channel, which convolve with R spectra like any others.
 """
 
 from typing import NamedTuple
@@ -14,44 +14,59 @@ from torch import Tensor
 from .._core.triton_functions import TYPES
 from .._core.triton_support import accumulator_dtype
 from .plan import TILES, Plan, forward_scale, inverse_scale, outer_tables, spectral_mask, tables
-from .triton_kernels import convolve_kernel, correlate_kernel, response_kernel, spectrum_kernel, turn_kernel
+from .triton_kernels import convolve_kernel, correlate_kernel, response_kernel, spectrum_kernel, transpose_kernel
 from .triton_outer import outer_inverse_kernel, outer_kernel
+from .triton_transform import OutputView, SignalView
 
 LANES = 16
-VECTOR = 16
-"""Bytes of a load; where the channels of a program fill less, signals are turned."""
-AHEAD = 8192
-"""Points up to which a program loads one tile while it transforms another."""
-HELD = 4096
-"""Points whose sums of spectra stand in registers."""
+"""Channels of a program at most: their half-precision values are 32 bytes, one sector of the memory."""
+LOAD_BYTES = 16
+"""Bytes of the widest load; where the channels of a program fill less, signals are transposed."""
+PREFETCH_POINTS = 8192
+"""Points up to which a program loads one tile while it transforms another; more do not fit in shared memory twice."""
+REGISTER_POINTS = 4096
+"""Points whose sums of spectra are kept in registers, 32 per thread of 256."""
 OUTER_ROWS, OUTER_LANES, OUTER_BYTES = 64, 8, 16384
-TURN = 64
+"""Tile of an outer transform: rows of its matrix, channels, and bytes of its operand in shared memory."""
+TRANSPOSE_TILE = 64
 PROGRAMS = 1024
-"""How many suffice to keep a GPU busy; each then works through several rows with the same tables and spectra."""
+"""Programs that keep a GPU busy; each then works through several rows with the same tables and spectra."""
+TINY = 1e-30
+"""The least peak that sums of spectra are divided by: sums of zeros stay zeros."""
 
 
 class Signal(NamedTuple):
-    """A real signal (batch, steps, channels), times its gate, whose first step stands at position ``first``."""
+    """A real signal (batch, steps, channels), times its gate, whose first step is at position ``first``."""
 
     x: Tensor
     gate: Tensor | None = None
     first: int = 0
 
+    def view(self, im: Tensor | None = None) -> SignalView:
+        """As a kernel takes it, with imaginary parts if it is complex."""
+        return SignalView(self.x, im, self.gate, *self.x.stride(), self.first, *_strides(self.gate))  # type: ignore[call-arg]
+
 
 class Output(NamedTuple):
-    """Where a real signal y goes: ``out = gate y`` and ``out2 = gate2 y``, from position ``first`` on."""
+    """Where a real signal y goes: ``out = gate y`` and ``other = other_gate y``, from position ``first`` on."""
 
     out: Tensor
     gate: Tensor | None = None
     first: int = 0
-    out2: Tensor | None = None
-    gate2: Tensor | None = None
+    other: Tensor | None = None
+    other_gate: Tensor | None = None
 
-    def like_each_other(self) -> "Output":
+    def with_equal_strides(self) -> "Output":
         """The same with gates of one layout."""
-        if self.gate is None or self.gate2 is None or self.gate.stride() == self.gate2.stride():
+        if self.gate is None or self.other_gate is None or self.gate.stride() == self.other_gate.stride():
             return self
-        return self._replace(gate=self.gate.contiguous(), gate2=self.gate2.contiguous())
+        return self._replace(gate=self.gate.contiguous(), other_gate=self.other_gate.contiguous())
+
+    def view(self, im: Tensor | None = None) -> OutputView:
+        """As a kernel takes it, with imaginary parts if it is complex."""
+        gates = _strides(self.gate if self.other_gate is None else self.other_gate)
+        parts = self.out, im, self.gate, self.other, self.other_gate
+        return OutputView(*parts, *self.out.stride(), self.first, *gates)  # type: ignore[call-arg]
 
 
 def _strides(x: Tensor | None) -> tuple[int, ...]:
@@ -59,13 +74,13 @@ def _strides(x: Tensor | None) -> tuple[int, ...]:
 
 
 class Convolution:
-    """The plan of one call, and its constants on the device of the signal."""
+    """The plan of one call over ``length`` inputs (history and signal), and its constants on the signal's device."""
 
-    def __init__(self, u: Tensor, heard: int, taps: int, frequency_limit: float | None) -> None:
+    def __init__(self, u: Tensor, length: int, taps: int, frequency_limit: float | None) -> None:
         # The interpreter multiplies matrices of bfloat16 wrongly.
         self.dtype = torch.float32 if u.dtype == torch.bfloat16 and u.device.type == "cpu" else u.dtype
-        self.plan = plan = Plan.make(heard, taps, u.dtype, frequency_limit)
-        self.heard, self.limit, self.device = heard, frequency_limit, u.device
+        self.plan = plan = Plan.make(length, taps, u.dtype, frequency_limit)
+        self.length, self.limit, self.device = length, frequency_limit, u.device
         self.batch, self.channels = u.shape[0], u.shape[2]
         self.series = self.channels * plan.outer
         self.lanes = min(LANES, max(1, TILES[u.dtype] // plan.inner))
@@ -76,43 +91,41 @@ class Convolution:
         self.tables = tables(plan, self.dtype, u.device)
         self.items = self.batch * plan.blocks
         self.parts = min(self.items, triton.cdiv(PROGRAMS, self.grid[0]))
-        self.warps = 4 if self.dtype.itemsize == 2 and self.lanes * plan.inner <= 4096 else 8
-        self.outer_stages = 2 if self.dtype.itemsize == 2 else 1
-        self.stages = 2 if self.dtype.itemsize == 2 and plan.inner * self.lanes <= AHEAD else 1
+        # Wider dtypes multiply in three passes of tf32, whose operands leave no shared memory to prefetch into.
+        half = self.dtype.itemsize == 2
+        warps = 4 if half and self.lanes * plan.inner <= 4096 else 8
+        self.resources = {"num_warps": warps, "num_stages": 2 if half and self._prefetches else 1}
+        self.outer_resources = {"num_warps": 8, "num_stages": 2 if half else 1}
+
+    @property
+    def _prefetches(self) -> bool:
+        return self.plan.inner * self.lanes <= PREFETCH_POINTS
 
     def run(self, spectrum: Tensor, source: Signal, target: Output, *, adjoint: bool = False) -> None:
         """Convolve ``source`` into ``target``; the adjoint correlates."""
-        plan, target = self.plan, target.like_each_other()
+        plan, target = self.plan, target.with_equal_strides()
         if plan.outer > 1:
-            mid = self._outwards(source)
+            mid = self._outer_transform(source)
+            # R complex signals per channel, each convolved in place.
             re, im = (part.flatten(1, 2).mT for part in mid)
-            self._convolve(spectrum, Signal(re), im, Output(re), im, adjoint)
-            self._inwards(mid, target, inverse_scale(plan.outer))
-        elif self._must_turn(target.out):
-            turned = self._turned_room(target.out)
-            self._convolve(spectrum, self._turned(source), None, Output(turned, first=target.first), None, adjoint)
-            _turn(Signal(turned, target.gate), target, self.types[0])
+            self._convolve(spectrum, Signal(re).view(im), Output(re).view(im), adjoint)
+            self._inverse_outer_transform(mid, target, inverse_scale(plan.outer))
+        elif self._needs_transpose(target.out):
+            transposed = self._channel_first_buffer(target.out)
+            out = Output(transposed, first=target.first)
+            self._convolve(spectrum, self._transposed(source).view(), out.view(), adjoint)
+            _transpose(Signal(transposed, target.gate), target, self.types[0])
         else:
-            self._convolve(spectrum, self._turned(source), None, target, None, adjoint)
+            self._convolve(spectrum, self._transposed(source).view(), target.view(), adjoint)
 
-    def _convolve(
-        self,
-        spectrum: Tensor,
-        source: Signal,
-        x_im: Tensor | None,
-        target: Output,
-        out_im: Tensor | None,
-        adjoint: bool,
-    ) -> None:
-        plan, (x, x_gate, x_first), (out, gate, first, out2, gate2) = self.plan, source, target
-        length = self.heard if plan.outer == 1 else plan.inner
+    def _convolve(self, spectrum: Tensor, source: SignalView, target: OutputView, adjoint: bool) -> None:
+        plan = self.plan
+        length = self.length if plan.outer == 1 else plan.inner
+        # The adjoint reads after each block what the forward reads before it, so it drops outputs at the other end.
         step, shift = (plan.step, 0 if adjoint else plan.overlap) if plan.outer == 1 else (plan.inner, 0)
         convolve_kernel[(*self.grid, self.parts)](
-            x, x_im, x_gate, spectrum, out, out_im, gate, out2, gate2, *self.tables,
-            *x.stride(), x_first, *_strides(x_gate), *out.stride(), first, *_strides(gate if gate2 is None else gate2),
-            self.batch, self.items, self.parts, length, self.series, step, shift,
-            inverse_scale(plan.rows, plan.columns), adjoint, *self.sizes, *self.types,
-            num_warps=self.warps, num_stages=self.stages,
+            source, spectrum, target, *self.tables, self.batch, self.items, self.parts, length, self.series, step,
+            shift, inverse_scale(plan.rows, plan.columns), adjoint, *self.sizes, *self.types, **self.resources,
         )  # fmt: skip
 
     def spectrum(self, h: Tensor) -> Tensor:
@@ -121,49 +134,48 @@ class Convolution:
         spectrum = h.new_empty(self.series, 2, plan.rows, len(plan.kept), dtype=self.dtype)
         im, h = None, h.contiguous()
         if plan.outer > 1:
-            re, im = self._outwards(Signal(h.T[None]))
+            re, im = self._outer_transform(Signal(h.T[None]))
             h = re.flatten(0, 2)
         spectrum_kernel[self.grid](
             h, im, spectrum, *self.tables, 1, h.stride(0), h.shape[1], self.series, scale,
-            *self.sizes, *self.types, num_warps=self.warps, num_stages=self.stages,
+            *self.sizes, *self.types, **self.resources,
         )  # fmt: skip
         return spectrum if self.limit is None else spectrum * self._mask(spectrum)
 
-    def filter_gradient(self, heard: Signal, dz: Signal, taps: int) -> Tensor:
-        """(channels, taps), from what the filter heard and the gradient of what it returned."""
+    def filter_gradient(self, v: Signal, dz: Signal, taps: int) -> Tensor:
+        """(channels, taps), from the input v of the filter and the gradient of its output."""
         plan = self.plan
-        parts = heard.x.new_empty(self.parts, self.series, 2, plan.rows, len(plan.kept), dtype=self._wide)
+        parts = v.x.new_empty(self.parts, self.series, 2, plan.rows, len(plan.kept), dtype=self._accumulator)
         if plan.outer > 1:
-            x, g = self._outwards(heard), self._outwards(dz)
+            x, g = self._outer_transform(v), self._outer_transform(dz)
             (re, im), (g_re, g_im) = ([part.flatten(1, 2).mT for part in t] for t in (x, g))
-            self._correlate(parts, Signal(re), im, Signal(g_re), g_im)
+            self._correlate(parts, Signal(re).view(im), Signal(g_re).view(g_im))
         else:
-            self._correlate(parts, self._turned(heard), None, self._turned(dz), None)
+            self._correlate(parts, self._transposed(v).view(), self._transposed(dz).view())
         spectra = parts.sum(0)
         if self.limit is not None:
             spectra *= self._mask(spectra)
-        # Half precision might not hold the sums over a batch.
-        peak = spectra.view(self.channels, -1).abs().amax(1).clamp(min=1e-30)
+        # Half precision might not hold the sums over a batch: the inverse transform runs on them over their peak.
+        peak = spectra.view(self.channels, -1).abs().amax(1).clamp(min=TINY)
         spectra /= peak.repeat_interleave(plan.outer)[:, None, None, None]
         peak *= forward_scale(plan.outer, plan.rows, plan.columns)
         return self._response(spectra, taps) * peak[:, None]
 
     @property
-    def _wide(self) -> torch.dtype:
+    def _accumulator(self) -> torch.dtype:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-    def _correlate(self, parts: Tensor, heard: Signal, x_im: Tensor | None, dz: Signal, g_im: Tensor | None) -> None:
-        plan, (x, x_gate, x_first), (g, g_gate, g_first) = self.plan, heard, dz
-        length, step, shift = (self.heard, plan.step, plan.overlap) if plan.outer == 1 else (plan.inner, plan.inner, 0)
-        lanes = max(1, min(self.lanes, HELD // plan.inner))
+    def _correlate(self, parts: Tensor, v: SignalView, dz: SignalView) -> None:
+        plan = self.plan
+        length, step, shift = (self.length, plan.step, plan.overlap) if plan.outer == 1 else (plan.inner, plan.inner, 0)
+        lanes = max(1, min(self.lanes, REGISTER_POINTS // plan.inner))
         correlate_kernel[(triton.cdiv(self.series, lanes), self.parts)](
-            x, x_im, x_gate, g, g_im, g_gate, parts, *self.tables,
-            *x.stride(), x_first, *_strides(x_gate), *g.stride(), g_first, *_strides(g_gate),
-            self.batch, self.items, self.parts, length, self.series, step, shift,
-            plan.inner * lanes <= HELD, *self.tile, lanes, *self.types, num_warps=self.warps, num_stages=self.stages,
+            v, dz, parts, *self.tables, self.batch, self.items, self.parts, length, self.series, step, shift,
+            plan.inner * lanes <= REGISTER_POINTS, *self.tile, lanes, *self.types, **self.resources,
         )  # fmt: skip
 
     def _response(self, spectra: Tensor, taps: int) -> Tensor:
+        """The inverse transform of spectra (series, 2, N1, K2): (channels, taps)."""
         plan, scale = self.plan, inverse_scale(self.plan.rows, self.plan.columns)
         h = spectra.new_empty(self.channels, taps)
         if plan.outer > 1:
@@ -173,10 +185,10 @@ class Convolution:
             re, im, step, length = h, None, taps, taps
         response_kernel[self.grid](
             spectra, re, im, *self.tables, 1, step, length, self.series, scale,
-            *self.sizes, *self.types, num_warps=self.warps, num_stages=self.stages,
+            *self.sizes, *self.types, **self.resources,
         )  # fmt: skip
         if plan.outer > 1:
-            self._inwards(mid, Output(h.T[None]), inverse_scale(plan.outer))
+            self._inverse_outer_transform(mid, Output(h.T[None]), inverse_scale(plan.outer))
         return h
 
     def _mask(self, spectra: Tensor) -> Tensor:
@@ -185,56 +197,58 @@ class Convolution:
         mask = spectral_mask(self.plan, self.limit, self.device).to(spectra.dtype)
         return mask.repeat(self.channels, 1, 1)[:, None]
 
-    def _must_turn(self, x: Tensor) -> bool:
-        return x.stride(1) != 1 and self.lanes * x.dtype.itemsize < VECTOR
+    def _needs_transpose(self, x: Tensor) -> bool:
+        return x.stride(1) != 1 and self.lanes * x.dtype.itemsize < LOAD_BYTES
 
-    def _turned_room(self, like: Tensor) -> Tensor:
+    def _channel_first_buffer(self, like: Tensor) -> Tensor:
+        """(batch, length, channels), dense along the length."""
         batch, length, channels = like.shape
         return like.new_empty(batch, channels, length).mT
 
-    def _turned(self, signal: Signal) -> Signal:
-        """One channel after the other, gated."""
-        if not self._must_turn(signal.x) and (signal.gate is None or not self._must_turn(signal.gate)):
+    def _transposed(self, signal: Signal) -> Signal:
+        """The signal dense along its length and multiplied by its gate, where loads would be narrow otherwise."""
+        if not self._needs_transpose(signal.x) and (signal.gate is None or not self._needs_transpose(signal.gate)):
             return signal
-        room = self._turned_room(signal.x)
-        _turn(signal, Output(room), self.types[0])
-        return Signal(room, None, signal.first)
+        buffer = self._channel_first_buffer(signal.x)
+        _transpose(signal, Output(buffer), self.types[0])
+        return Signal(buffer, None, signal.first)
 
-    def _outwards(self, signal: Signal) -> Tensor:
+    def _outer_transform(self, signal: Signal) -> Tensor:
         """The outer transform of a signal, (2, batch, channels, R, inner)."""
-        (x, gate, first), plan, (rows, block, lanes) = signal, self.plan, self._outer_tile
-        batch, length, channels = x.shape
-        mid = x.new_empty(2, batch, channels, plan.outer, plan.inner, dtype=self.dtype)
-        grid = (plan.inner // block, triton.cdiv(channels, lanes) * (plan.outer // rows), batch)
-        outer_kernel[grid](
-            x, gate, mid, *outer_tables(plan, block, self.dtype, self.device), *x.stride(), first, *_strides(gate),
-            mid.stride(0), first + length, channels, plan.inner, plan.outer, rows, block, lanes, *self.types,
-            num_warps=8, num_stages=self.outer_stages,
+        plan, (rows, block, lanes) = self.plan, self._outer_tile
+        batch, length, channels = signal.x.shape
+        mid = signal.x.new_empty(2, batch, channels, plan.outer, plan.inner, dtype=self.dtype)
+        outer_kernel[self._outer_grid(channels, batch)](
+            signal.view(), mid, *outer_tables(plan, block, self.dtype, self.device), mid.stride(0),
+            signal.first + length, channels, plan.inner, plan.outer, rows, block, lanes, *self.types,
+            **self.outer_resources,
         )  # fmt: skip
         return mid
 
-    def _inwards(self, mid: Tensor, target: Output, scale: float) -> None:
-        """The inverse outer transform."""
-        (out, gate, first, out2, gate2), plan, (rows, block, lanes) = target, self.plan, self._outer_tile
-        batch, length, channels = out.shape
-        grid = (plan.inner // block, triton.cdiv(channels, lanes) * (plan.outer // rows), batch)
-        outer_inverse_kernel[grid](
-            mid, out, gate, out2, gate2, *outer_tables(plan, block, self.dtype, self.device),
-            *out.stride(), first, *_strides(gate if gate2 is None else gate2), mid.stride(0), first + length, channels,
-            plan.inner, scale, plan.outer, rows, block, lanes, *self.types,
-            num_warps=8, num_stages=self.outer_stages,
+    def _inverse_outer_transform(self, mid: Tensor, target: Output, scale: float) -> None:
+        plan, (rows, block, lanes) = self.plan, self._outer_tile
+        batch, length, channels = target.out.shape
+        outer_inverse_kernel[self._outer_grid(channels, batch)](
+            mid, target.view(), *outer_tables(plan, block, self.dtype, self.device), mid.stride(0),
+            target.first + length, channels, plan.inner, scale, plan.outer, rows, block, lanes, *self.types,
+            **self.outer_resources,
         )  # fmt: skip
 
     @property
     def _outer_tile(self) -> tuple[int, int, int]:
+        """Rows, columns and channels of a program of the outer transform."""
         rows = min(self.plan.outer, OUTER_ROWS)
         return rows, OUTER_BYTES // (self.dtype.itemsize * rows * OUTER_LANES), OUTER_LANES
 
+    def _outer_grid(self, channels: int, batch: int) -> tuple[int, int, int]:
+        rows, block, lanes = self._outer_tile
+        return self.plan.inner // block, triton.cdiv(channels, lanes) * (self.plan.outer // rows), batch
 
-def _turn(signal: Signal, target: Output, sums: tl.dtype) -> None:
-    (x, gate, _), (out, _, _, out2, gate2) = signal, target
-    batch, length, channels = x.shape
-    turn_kernel[(triton.cdiv(length, TURN), triton.cdiv(channels, TURN), batch)](
-        x, gate, out, gate2, out2, *x.stride(), *_strides(gate if gate2 is None else gate2), *out.stride(),
-        length, channels, TURN, TURN, sums,
-    )  # fmt: skip
+
+def _transpose(signal: Signal, target: Output, accumulator: tl.dtype) -> None:
+    """Copy between layouts, times the gates."""
+    batch, length, channels = signal.x.shape
+    tiles = triton.cdiv(length, TRANSPOSE_TILE), triton.cdiv(channels, TRANSPOSE_TILE)
+    transpose_kernel[(*tiles, batch)](
+        signal.view(), target.view(), length, channels, TRANSPOSE_TILE, TRANSPOSE_TILE, accumulator
+    )
