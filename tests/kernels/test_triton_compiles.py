@@ -146,3 +146,23 @@ def test_cauchy(compiled, tmp_path):
     r = products._cauchy.run(v, poles, 16384)
     products._cauchy_backward.run(v, poles, 16384, r)
     check(compiled, ["resolvents_kernel", "pairs_kernel"], tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "length", "outer"), [(BFLOAT, 1024, 1), (BFLOAT, 16384, 16), (FLOAT, 300, 1)])
+def test_fft_conv(compiled, tmp_path, dtype, length, outer):
+    """One program holds the transform, or 16 outer points are split off; the backward runs the spectrum again."""
+    from seqconv_kernels.fft_conv import triton as conv
+    from seqconv_kernels.fft_conv.plan import Plan
+
+    u, h, skip = meta(64, length, 768, dtype=dtype), meta(768, length), meta(768)
+    assert Plan.make(length, length, dtype, None).outer == outer
+    conv.fft_conv.run(u, h, skip, u, u, None, None)
+    conv._backward.run(u, h, skip, u, u, None, None, u)
+    if outer == 1:
+        names = ["spectrum_kernel", "convolve_kernel"] * 2 + ["convolve_kernel", "correlate_kernel", "response_kernel"]
+    else:
+        convolve = ["outer_kernel", "convolve_kernel", "outer_inverse_kernel"]
+        names = ["outer_kernel", "spectrum_kernel", *convolve] * 2 + convolve
+        names += ["outer_kernel"] * 2 + ["correlate_kernel", "response_kernel", "outer_inverse_kernel"]
+    # Three passes of tf32 take more registers than there are.
+    check(compiled, names, tmp_path, products=True, most_stack=64 if dtype == BFLOAT else 256)

@@ -25,7 +25,7 @@ LOAD_BYTES = 16
 PREFETCH_POINTS = 8192
 """Points up to which a program loads one tile while it transforms another; more do not fit in shared memory twice."""
 REGISTER_POINTS = 4096
-"""Points whose sums of spectra are kept in registers, 32 per thread of 256."""
+"""Points of a tile whose sums of spectra are kept in registers, 32 per thread of 256; a whole transform spills."""
 OUTER_ROWS, OUTER_LANES, OUTER_BYTES = 64, 8, 16384
 """Tile of an outer transform: rows of its matrix, channels, and bytes of its operand in shared memory."""
 TRANSPOSE_TILE = 64
@@ -73,6 +73,16 @@ def _strides(x: Tensor | None) -> tuple[int, ...]:
     return (0, 0, 0) if x is None else x.stride()
 
 
+def _lanes(inner: int, dtype: torch.dtype) -> int:
+    """Channels of a program.
+
+    Where they do not fill a load, signals are transposed and neighbouring channels save nothing: a tile half as large
+    then needs no spilled register and lets two programs share a multiprocessor.
+    """
+    lanes = min(LANES, TILES[dtype] // inner)
+    return max(1, lanes if lanes * dtype.itemsize >= LOAD_BYTES else lanes // 2)
+
+
 class Convolution:
     """The plan of one call over ``length`` inputs (history and signal), and its constants on the signal's device."""
 
@@ -83,7 +93,7 @@ class Convolution:
         self.length, self.limit, self.device = length, frequency_limit, u.device
         self.batch, self.channels = u.shape[0], u.shape[2]
         self.series = self.channels * plan.outer
-        self.lanes = min(LANES, max(1, TILES[u.dtype] // plan.inner))
+        self.lanes = _lanes(plan.inner, u.dtype)
         self.grid = (triton.cdiv(self.series, self.lanes),)
         self.tile = (plan.rows, plan.columns, len(plan.kept))
         self.sizes = (*self.tile, self.lanes)
@@ -169,9 +179,12 @@ class Convolution:
         plan = self.plan
         length, step, shift = (self.length, plan.step, plan.overlap) if plan.outer == 1 else (plan.inner, plan.inner, 0)
         lanes = max(1, min(self.lanes, REGISTER_POINTS // plan.inner))
+        in_registers = plan.inner < REGISTER_POINTS
+        # Sums in registers double what a thread holds, so twice as many threads share it.
+        resources = self.resources | ({"num_warps": 8} if in_registers else {})
         correlate_kernel[(triton.cdiv(self.series, lanes), self.parts)](
             v, dz, parts, *self.tables, self.batch, self.items, self.parts, length, self.series, step, shift,
-            plan.inner * lanes <= REGISTER_POINTS, *self.tile, lanes, *self.types, **self.resources,
+            in_registers, *self.tile, lanes, *self.types, **resources,
         )  # fmt: skip
 
     def _response(self, spectra: Tensor, taps: int) -> Tensor:
