@@ -56,20 +56,20 @@ def attend_from_cache(
     pattern: Pattern,
     attend: Attend,
 ) -> tuple[Float[Tensor, "batch length *output"], CacheState]:
-    """Causal attention of new tokens behind those of the cache, and the cache after them.
+    """Causal attention of new tokens after those of the cache, and the cache after them.
 
-    Where the pattern is bounded the tokens come in pieces of its size, so that no more than size² scores exist.
+    Where the pattern is bounded the tokens come in chunks of its size, so that no more than size² scores exist.
     """
     size = q.shape[1] if pattern.size is None else pattern.size
     masks = [None] * -(-q.shape[1] // size) if mask is None else mask.split(size, dim=1)
     outputs = []
-    for piece in zip(q.split(size, dim=1), k.split(size, dim=1), v.split(size, dim=1), masks, strict=True):
-        y, state = _piece(*piece, state, pattern, attend)
+    for chunk in zip(q.split(size, dim=1), k.split(size, dim=1), v.split(size, dim=1), masks, strict=True):
+        y, state = _attend_chunk(*chunk, state, pattern, attend)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
 
 
-def _piece(
+def _attend_chunk(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, state: CacheState, pattern: Pattern, attend: Attend
 ) -> tuple[Tensor, CacheState]:
     past, length = state.key.shape[1], q.shape[1]

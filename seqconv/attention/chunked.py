@@ -58,7 +58,7 @@ def _real_keys(
 
 
 def _cut(x: Tensor, count: int, size: int) -> Tensor:
-    """(batch, length, ...) to (batch, blocks, block, ...), zeros behind the end."""
+    """(batch, length, ...) to (batch, blocks, block, ...), zeros after the end."""
     missing = count * size - x.shape[1]
     if missing:
         x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
@@ -76,7 +76,7 @@ def _neighbours(x: Tensor, back: int, ahead: int) -> Tensor:
 
 
 def _roll(x: Tensor, start: Tensor) -> Tensor:
-    """Each row from its own start on, what stood before it behind its end."""
+    """Each row from its own start on, what was before it after its end."""
     length = x.shape[1]
     index = (torch.arange(length, device=x.device) + start[:, None]) % length
     return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x))

@@ -16,7 +16,7 @@ class Recurrence(State, ABC):
     """A linear time-invariant recurrence with the impulse response of a filter.
 
     It is made from the parameters by :meth:`Filter.recurrence` and holds the discretised quantities as
-    tensors without a batch axis; being a state itself, it travels inside the state of whoever decodes with it,
+    tensors without a batch axis; being a state itself, it travels inside the state of the caller,
     so that nothing is discretised again at every token.
     """
 
@@ -51,7 +51,7 @@ def add_skip(
 
 
 def foreign_state(operation: str, state: object, wanted: str) -> ValueError:
-    """The refusal of a state that was made by another filter, or for other inputs."""
+    """The error for a state that was made by another filter, or for other inputs."""
     sizes = f" of {state.batch_size} rows with sizes {state.sizes()}" if isinstance(state, State) else ""
     remedy = "pass what init_state, prefill or step of the same filter returned"
     return argument_error(operation, f"{type(state).__name__}{sizes}", wanted, remedy)

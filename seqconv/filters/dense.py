@@ -94,7 +94,7 @@ def dense_response(
 def krylov(
     A: Float[Tensor, "channels d_state d_state"], columns: Float[Tensor, "channels d_state width"], count: int
 ) -> tuple[Float[Tensor, "channels d_state columns"], list[Tensor]]:
-    """``A^t columns`` for t = 0 .. count - 1 side by side, by doubling, and the powers A, A^2, A^4 ... used.
+    """``A^t columns`` for t = 0 .. count - 1 concatenated, by doubling, and the powers A, A^2, A^4 ... used.
 
     The last power is ``A^count`` if ``count`` is a power of 2.
     """

@@ -2,7 +2,7 @@
 
 ``x_t = poles * x_{t-1} + u_{t-F}`` and ``y_t = sum_{s<F} head[s] u_{t-s} + Re(sum_n residues_n x_{t,n})``, so
 ``h[t] = head[t]`` for ``t < F`` and ``Re(sum_n residues_n poles_n^(t-F))`` from there on; without a head F = 0.
-One pole stands for a conjugate pair when its residue carries the factor 2. Poles are held as ``offsets = poles - 1``
+One pole represents a conjugate pair when its residue carries the factor 2. Poles are held as ``offsets = poles - 1``
 and the step adds what changes, ``x += offsets * x + u``: near 1 a pole itself has too few digits to forget with.
 """
 
@@ -20,7 +20,7 @@ from ..state import State, state_class
 from .base import Recurrence, add_skip, foreign_state
 
 CHUNK = 256
-"""Steps of a prefill whose powers stand in memory at once."""
+"""Steps of a prefill whose powers are in memory at once."""
 
 
 @state_class
@@ -82,9 +82,9 @@ class DiagonalSSM(Recurrence):
     def _prefill(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         state = self._own("prefill", u, state)
         length, v = u.shape[1], u.to(state.past.dtype)
-        heard = torch.cat([state.past, v], dim=1)
+        inputs = torch.cat([state.past, v], dim=1)
         hidden, outputs, powers = state.hidden, [], _powers(self.offsets, min(length, CHUNK))
-        for entering in heard[:, :length].split(CHUNK, dim=1):
+        for entering in inputs[:, :length].split(CHUNK, dim=1):
             here = powers[:, :, : entering.shape[1]]
             echo = torch.einsum("bcn,cnl->blc", self.residues * _advance(self.offsets, hidden), here).real
             outputs.append(echo + fft_conv(entering, torch.einsum("cn,cnl->cl", self.residues, here).real))
@@ -93,7 +93,7 @@ class DiagonalSSM(Recurrence):
         y = torch.cat(outputs, dim=1)
         if self.head is not None:
             y = y + fft_conv(v, self.head, history=state.past)
-        return y.to(u.dtype), DiagonalState(hidden, heard[:, length:])
+        return y.to(u.dtype), DiagonalState(hidden, inputs[:, length:])
 
     def step(
         self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None

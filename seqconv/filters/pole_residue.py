@@ -1,6 +1,6 @@
 """Sum of damped oscillations whose poles and residues are themselves the parameters.
 
-``h[t] = Re(sum_n residues_n poles_n^t)`` for t >= 0, without a factor 2: a pole stands for itself, not for a pair.
+``h[t] = Re(sum_n residues_n poles_n^t)`` for t >= 0, without a factor 2: a pole is a single one, not a conjugate pair.
 Nothing holds the poles inside the unit circle. Channels that lie next to one another may share one system.
 Source: ``ParallelHyenaFilter`` in stripedhyena/model.py of togethercomputer/stripedhyena (commit 7e13f618); the poles
 start as in Orvieto et al. 2023 (arXiv 2303.06349), on a ring, where a signal of unit variance gives every mode the same

@@ -39,7 +39,7 @@ TRANSFORMS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Te
 
 
 class StateSpace(NamedTuple):
-    """The continuous state spaces that the parameters stand for."""
+    """The continuous state spaces that the parameters define."""
 
     dt: Float[Tensor, "features #d_state"]
     A: Inexact[Tensor, "features d_state"]

@@ -189,7 +189,7 @@ def convert_block(weights: Weights, block: S4Layer, prefix: str) -> dict[str, Te
 
 
 def _convert_linear(weights: Weights, original: str, name: str) -> dict[str, Tensor]:
-    """A linear map, which the original puts first in a sequence where an activation follows it."""
+    """A Linear layer, which the original puts first in a sequence where an activation follows it."""
     inside = f"{original}.0" if f"{original}.0.bias" in weights else original
     converted = {f"{name}.bias": weights.take(f"{inside}.bias")}
     if f"{inside}.weight_g" not in weights:

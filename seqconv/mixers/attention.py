@@ -133,7 +133,7 @@ class Attention(Mixer):
         return y[:, 0], after
 
     def _project(self, x: Tensor, mask: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Queries, keys and values side by side, and the last inputs of the convolution if there is one."""
+        """Queries, keys and values concatenated, and the last inputs of the convolution if there is one."""
         qkv = self.qkv_proj(x)
         if self.conv1d is None:
             return qkv, None

@@ -16,8 +16,8 @@ class Bidirectional(Mixer):
     """Sum of a mixer over the sequence and another one over the reversed sequence.
 
     Args:
-        past: causal mixer that hears the past and the present.
-        future: causal mixer of the same width that hears the future and the present.
+        past: causal mixer over the past and the present.
+        future: causal mixer of the same width over the future and the present.
     """
 
     name = "bidirectional"

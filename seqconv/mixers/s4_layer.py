@@ -97,7 +97,7 @@ class S4LayerOptions(TypedDict, total=False):
 
 @state_class
 class CountedState(State):
-    """State of the convolution, and the tokens so far, where only so many are exact."""
+    """State of the convolution, and the tokens so far, where only a number of them are exact."""
 
     inner: State
     tokens: int

@@ -35,7 +35,7 @@ class TCNState(State):
 
     Attributes:
         rings: of (width - 1) dilation inputs each.
-        position: tokens since the rings were laid out; the oldest input stands there, modulo the size.
+        position: tokens since the rings were laid out; index of the oldest input, modulo the size.
     """
 
     rings: tuple[Tensor, ...]

@@ -127,7 +127,7 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(mixer(x), mixer(x))
 
 
-def test_refusals_say_what_to_do():
+def test_errors_say_what_to_do():
     cases = {
         r"num_heads=3, num_kv_heads=3 for d_model=8.*Remedy": {"num_heads": 3},
         r"num_heads=4, num_kv_heads=3.*divide num_heads": {"num_heads": 4, "num_kv_heads": 3},

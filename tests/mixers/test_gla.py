@@ -1,4 +1,4 @@
-"""Gated linear attention against the original: outputs, gradients, padding, packing; its options and refusals."""
+"""Gated linear attention against the original: outputs, gradients, padding, packing; its options and errors."""
 
 import pytest
 import torch
@@ -151,7 +151,7 @@ def test_a_feature_map_that_is_not_zero_at_zero_keeps_padding_out():
     assert_near(mixer(x, mask=mask)[:, 4:], mixer(x[:, 4:]))
 
 
-def test_refusals_name_the_remedy():
+def test_errors_name_the_remedy():
     with pytest.raises(ValueError, match=r"num_heads=4, num_kv_heads=3.*Remedy: change num_kv_heads"):
         create_mixer("gla", 8, num_kv_heads=3)
     with pytest.raises(ValueError, match=r"4 key and 8 value channels for 3 heads.*Remedy"):

@@ -1,4 +1,4 @@
-"""Mamba against the original: outputs, gradients, prompts, steps, states; its parameters and its refusals."""
+"""Mamba against the original: outputs, gradients, prompts, steps, states; its parameters and its errors."""
 
 import pytest
 import torch
@@ -112,7 +112,7 @@ def test_float32_dynamics_inside_a_bfloat16_mixer():
     assert mixer.prefill(x.bfloat16())[1].ssm.dtype == torch.float32
 
 
-def test_refusals_name_the_remedy():
+def test_errors_name_the_remedy():
     with pytest.raises(ValueError, match=r"dt_init 'constnt'.*did you mean 'constant'"):
         create_mixer("mamba", 8, dt_init="constnt")
     with pytest.raises(ValueError, match=r"parameter_norm 'weigted'.*did you mean 'weighted'"):

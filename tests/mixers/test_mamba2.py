@@ -1,4 +1,4 @@
-"""Mamba-2 against the original: outputs, gradients, packing, prompts, steps, states; its options and refusals."""
+"""Mamba-2 against the original: outputs, gradients, packing, prompts, steps, states; its options and errors."""
 
 from itertools import pairwise
 
@@ -115,7 +115,7 @@ def test_the_critical_parameters_are_marked():
         assert parameter._no_weight_decay
 
 
-def test_refusals_name_the_remedy():
+def test_errors_name_the_remedy():
     with pytest.raises(ValueError, match=r"head_dim=3.*change head_dim or num_groups"):
         create_mixer("mamba2", 8, head_dim=3)
     with pytest.raises(ValueError, match=r"num_groups=3.*change head_dim or num_groups"):

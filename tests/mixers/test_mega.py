@@ -114,7 +114,7 @@ def test_slow_decays_keep_their_digits_in_float32():
 
 
 def test_chunks_bound_what_attention_hears():
-    """With an average that hears nothing, no output depends on another chunk."""
+    """With an average of nothing, no output depends on another chunk."""
     torch.manual_seed(0)
     mixer = create_mixer("mega", 4, attention_chunk_size=5, d_state=2, bidirectional=True).double()
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_counting_padding_moves_the_chunks_as_in_the_original(attention):
     assert (got[:, 2:] - alone).abs().max() > 1e-3
     assert_near(counting.prefill(x, mask=mask)[0], got, what="chunks from the first column")
     first, state = counting.prefill(x[:, :7], mask=mask[:, :7])
-    assert_near(torch.cat([first, counting.prefill(x[:, 7:], state)[0]], dim=1), got, what="two pieces")
+    assert_near(torch.cat([first, counting.prefill(x[:, 7:], state)[0]], dim=1), got, what="two chunks")
 
 
 def test_the_cache_holds_no_more_than_a_chunk():
@@ -194,7 +194,7 @@ def test_hyper_parameters_by_the_names_of_the_layer():
     assert alone.mlp is None
 
 
-def test_refusals_say_what_to_do():
+def test_errors_say_what_to_do():
     original = "facebookresearch/mega:MovingAverageGatedAttention"
     sizes = {"embed_dim": 6, "zdim": 4, "hdim": 10, "ndim": 3}
     x = torch.randn(1, 9, 8)

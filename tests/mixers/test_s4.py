@@ -1,4 +1,4 @@
-"""What holds for S4 and S4D beside what every mixer's tests and the original's numbers say."""
+"""What holds for S4 and S4D beyond what every mixer's tests and the original's numbers say."""
 
 import math
 
@@ -269,7 +269,7 @@ def test_padding_behind_a_bottleneck_with_a_bias():
     assert_near(mixer(torch.nn.functional.pad(x, (0, 0, 0, 3)), mask=mask)[:, :9], mixer(x))
 
 
-REFUSED = {
+UNSUPPORTED = {
     r"state space: received features=4, heads=1, n_ssm=3; .*divisor": {"n_ssm": 3},
     r"state space: received dt_min=0.1, dt_max=0.01; .*change the range": {"dt_min": 0.1, "dt_max": 0.01},
     r"state space: received rate=0": {"rate": 0.0},
@@ -290,14 +290,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("pattern", REFUSED)
-def test_refusals_of_s4d(pattern):
+@pytest.mark.parametrize("pattern", UNSUPPORTED)
+def test_errors_of_s4d(pattern):
     with pytest.raises(ValueError, match=pattern) as error:
-        create_mixer("s4d", 4, **REFUSED[pattern])
+        create_mixer("s4d", 4, **UNSUPPORTED[pattern])
     assert "Remedy: " in str(error.value)
 
 
-def test_refusals_of_s4():
+def test_errors_of_s4():
     for pattern, options in {
         r"hippo.rank_correction: received rank=1 for 'legt'; wanted at least 2": {"init": "legt"},
         r"S4Filter: received l_max=9 with disc='zoh'": {"disc": "zoh", "l_max": 9},

@@ -56,7 +56,7 @@ def test_hippo_normal_plus_low_rank_form(name):
 
 
 def test_fourier_diag_keeps_both_halves_of_its_real_pair():
-    """The original keeps one of the two real eigenvalues twice; ours reconstructs A."""
+    """The original keeps one of the two real eigenvalues twice; seqconv reconstructs A."""
     form = nplr("fourier_diag", 8)
     A, _ = transition("fourier_diag", 8)
     assert_close(2 * (form.V @ torch.diag(form.poles) @ form.V.mH).real, A, 1e-10, 1e-12)
@@ -82,7 +82,7 @@ def test_transformed_C(case):
 
 @kernels
 def test_discretisation(case):
-    """The original's matrices act on [x, conj(x)], ours on [Re x, Im x]."""
+    """The original's matrices act on [x, conj(x)], seqconv's on [Re x, Im x]."""
     module = loaded(case)
     A, B = module.discretised()
     pairs = A.shape[-1] // 2

@@ -57,7 +57,7 @@ def test_discretisation(case, name):
 
 @stepped
 def test_states_and_steps(case, name):
-    """Our state lacks the factor Bd, which our residues carry instead."""
+    """The state lacks the factor Bd, which the residues carry instead."""
     module = loaded(case, name)
     recurrence, B = module.recurrence(), module.discretised()[1]
     u = case.tensors["in.u"].transpose(1, 2)

@@ -25,8 +25,8 @@ def test_an_output_depends_on_its_receptive_field_and_nothing_else(options, reac
     assert mixer.receptive_field == reach
     x = torch.randn(1, reach + 8, 4, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(mixer(x)[:, -1].sum(), x)
-    heard = gradient[0].abs().amax(1) > 0
-    assert heard.tolist() == [False] * 8 + [True] * reach
+    seen = gradient[0].abs().amax(1) > 0
+    assert seen.tolist() == [False] * 8 + [True] * reach
 
 
 @pytest.mark.parametrize(("options", "reach"), SIZES.values(), ids=SIZES)
@@ -41,18 +41,18 @@ def test_streams_longer_than_the_rings_stay_exact_across_prefills():
     mixer = build("tcn", kernel_size=3, levels=3, inner_activation="silu")
     x = torch.randn(2, 100, 4, dtype=torch.float64)
     with torch.no_grad():
-        want, pieces = mixer(x), []
+        want, outputs = mixer(x), []
         y, state = mixer.prefill(x[:, :7])
-        pieces.append(y)
+        outputs.append(y)
         for t in range(7, 60):
             y, state = mixer.step(x[:, t], state)
-            pieces.append(y[:, None])
+            outputs.append(y[:, None])
         y, state = mixer.prefill(x[:, 60:95], state)
-        pieces.append(y)
+        outputs.append(y)
         for t in range(95, 100):
             y, state = mixer.step(x[:, t], state)
-            pieces.append(y[:, None])
-    assert_near(torch.cat(pieces, dim=1), want)
+            outputs.append(y[:, None])
+    assert_near(torch.cat(outputs, dim=1), want)
 
 
 def test_bidirectional_is_one_network_for_each_direction():
@@ -110,7 +110,7 @@ def test_gates_and_attention_are_those_of_mega():
     assert shared == [name for name in tcnca.state_dict() if "memory" not in name]
 
 
-def test_refusals_say_what_to_do():
+def test_errors_say_what_to_do():
     cases = {
         r"dilation=5 for kernel_size=3.*reach none.*lower dilation": {"kernel_size": 3, "dilation": 5},
         r"kernel_size=1.*at least 2": {"kernel_size": 1},
