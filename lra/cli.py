@@ -1,4 +1,4 @@
-"""``python -m lra``: list, show, prepare, run, resume, evaluate, report, demo, small."""
+"""``python -m lra``: list, show, prepare, run, sweep, resume, evaluate, report, demo, small."""
 
 import os
 import sys
@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from seqconv_kernels._core.errors import argument_error
 
 from .options import split_overrides
 from .tasks import TASKS, create_task
@@ -112,13 +114,48 @@ def evaluate(
     folder: Path,
     split: Annotated[str, typer.Option(help="val or test")] = "test",
     checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    override: Annotated[list[str] | None, typer.Option(help="Other data: task.<option>=value, such as length.")] = None,
     data: Data = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a run's checkpoint again, on the whole split."""
+    """Measure a run's checkpoint again, on the whole split; with --override on other data, such as longer rows."""
     from .training.run import evaluate as measure
 
-    print(f"{split}: {100 * measure(folder, split, checkpoint, data_root=data, quiet=quiet):.2f} %")
+    changes = split_overrides(override or [])
+    accuracy = measure(folder, split, checkpoint, overrides=changes, data_root=data, quiet=quiet)
+    print(f"{split}: {100 * accuracy:.2f} %")
+
+
+@app.command()
+def sweep(
+    task: str,
+    mixer: str,
+    settings: Annotated[list[str] | None, typer.Argument(help="name=value,value ... and seeds=N")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes, one thread each.")] = 1,
+    out: Out = None,
+    data: Data = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train every combination of values, from several seeds; resumes where it stopped, and reports all runs."""
+    from .recipes.catalog import create_recipe
+    from .report.page import write_report
+    from .report.runs import find_runs
+    from .report.tables import accuracy_table
+    from .training.sweep import run_trials, trials
+
+    chosen = trials(create_recipe(task, mixer), split_overrides(settings or []))
+    folder, failed = out or Path("runs") / f"sweep-{task}-{mixer}", 0
+    for number, (trial, error) in enumerate(run_trials(chosen, folder, data_root=data, jobs=jobs, quiet=quiet), 1):
+        failed += error is not None
+        print(f"{number} of {len(chosen)}: {trial.folder}{f': {error}' if error else ''}", flush=True)
+    if failed == len(chosen):
+        raise argument_error("sweep", "no training that finished", "at least one", "see the errors above")
+    runs = find_runs(folder)
+    table = Table(*accuracy_table(runs)[0])
+    for row in accuracy_table(runs)[1:]:
+        table.add_row(*map(escape, row))
+    Console().print(table)
+    print(write_report(runs, folder))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """A report over runs: accuracies next to baselines and published results, learning curves, cost, provenance.
 
 Two forms of the same content: ``report.md`` with its figures as files next to it, and ``report.html`` in one file.
+``runs.csv`` has the numbers of every run; accuracies are also written as LaTeX tables.
 """
 
 import re
@@ -11,21 +12,35 @@ from pathlib import Path
 from ..data.store import atomic_write
 from ..training.artifacts import read_artifacts
 from .figures import confusion, example_images, impulse_responses, learning_curves
-from .markup import html_table, markdown_table
+from .markup import csv_table, html_table, latex_table, markdown_table
 from .runs import Run, task_baselines, unique_names
-from .tables import accuracy_table, cost_table, differences_table, provenance_table, published_table
+from .tables import (
+    accuracy_table,
+    cost_table,
+    differences_table,
+    provenance_table,
+    published_table,
+    run_table,
+    six_task_table,
+)
 
 
 def write_report(runs: Sequence[Run], folder: Path, title: str = "Long Range Arena", notes: Iterable[str] = ()) -> Path:
-    """Write ``report.html``, ``report.md`` and its figures; return the page."""
+    """Write ``report.html``, ``report.md`` with its figures, ``runs.csv`` and tables in LaTeX; return the page."""
     html, markdown = [f"<h1>{escape(title)}</h1>"], [f"# {title}"]
     for note in notes:
         html.append(f"<p>{escape(note)}</p>")
         markdown.append(note)
     for task in dict.fromkeys(run.recipe["task"] for run in runs):
         _section(task, [run for run in runs if run.recipe["task"] == task], folder, html, markdown)
+    six = six_task_table(runs)
+    if len(six) > 1:
+        html.append("<h2>Six tasks</h2>" + html_table(six))
+        markdown += ["## Six tasks", markdown_table(six)]
+        atomic_write(folder / "six-tasks.tex", latex_table(six))
     html.append("<h2>Provenance</h2>" + html_table(provenance_table(runs)))
     markdown += ["## Provenance", markdown_table(provenance_table(runs))]
+    atomic_write(folder / "runs.csv", csv_table(run_table(runs)))
     atomic_write(folder / "report.md", "\n\n".join(markdown) + "\n")
     atomic_write(folder / "report.html", _PAGE.format(title=escape(title), body="\n".join(html)))
     return folder / "report.html"
@@ -40,6 +55,7 @@ def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], mark
         if len(table) > 1:
             html.append(f"<h3>{name}</h3>" + html_table(table))
             markdown += [f"### {name}", markdown_table(table)]
+    atomic_write(folder / f"{task}-accuracy.tex", latex_table(tables["Accuracy"]))
     for name, svg in _figures(runs).items():
         file = re.sub(r"[^\w.-]+", "-", f"{task}-{name}.svg")
         atomic_write(folder / file, svg)

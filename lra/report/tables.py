@@ -4,21 +4,68 @@ from collections.abc import Sequence
 
 from ..recipes.catalog import create_recipe, differences
 from .markup import Table
-from .published_results import published_for
+from .published_results import ROWS, TASKS, published_for
 from .runs import Run, task_baselines, unique_names
+from .statistics import LEVEL, Group, groups
 
 
 def accuracy_table(runs: Sequence[Run]) -> Table:
-    """Baselines, then one row per run, with what it may be compared with."""
-    table = [["model", "validation", "test", "kind"]]
+    """Baselines, then one row per model and setting: several seeds as mean ± standard deviation (number)."""
+    table = [["model", "validation", "test", f"{100 * LEVEL:.0f} % interval of test", "kind"]]
     for name in task_baselines(runs):
         values = (task_baselines(runs, split).get(name) for split in ("val", "test"))
-        table.append([name, *map(percent, values), "baseline"])
-    for name, run in zip(unique_names(runs), runs, strict=True):
-        found = run.result["accuracy"] if run.result is not None else {}
-        kind = run.kind if run.result is not None else f"{run.kind}; unfinished"
-        table.append([name, percent(found.get("val")), percent(found.get("test")), kind])
+        table.append([name, *map(percent, values), "", "baseline"])
+    for group in groups(runs):
+        unfinished = len(group.runs) - len(group.finished)
+        kind = f"{group.first.kind}; {unfinished} unfinished" if unfinished else group.first.kind
+        bounds = group.interval()
+        interval = "-" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
+        table.append([group.first.model, spread(group, "val"), spread(group, "test"), interval, kind])
     return table
+
+
+def six_task_table(runs: Sequence[Run]) -> Table:
+    """Test accuracies on the six tasks and their average, as papers print them; published rows of the same mixers last.
+
+    The average is that of all six tasks; a published failure counts as 50 %, as the S4 paper counts it.
+    """
+    table = [["model", *TASKS, "average", "kind"]]
+    models: dict[tuple[str, str], dict[str, Group]] = {}
+    for group in groups([run for run in runs if run.recipe["task"] in TASKS]):
+        size = group.first.kind.partition(" ")[0].rstrip(",")
+        models.setdefault((group.first.model, size), {}).setdefault(group.first.recipe["task"], group)
+    for (model, size), found in models.items():
+        means = [found[task].mean() if task in found else None for task in TASKS]
+        known = [mean for mean in means if mean is not None]
+        average = percent(sum(known) / len(TASKS)) if len(known) == len(TASKS) else "-"
+        table.append([model, *(spread(found[t], "test") if t in found else "-" for t in TASKS), average, size])
+    mixers = {run.recipe["mixer"] for run in runs if run.recipe["task"] in TASKS}
+    for row in ROWS if len(table) > 1 else ():
+        if mixers & set(row.mixers):
+            values = [50.0 if value is None else value for value in row.accuracies]
+            cells = ["-" if value is None else f"{value:.2f} %" for value in row.accuracies]
+            table.append([row.model, *cells, f"{sum(values) / len(values):.2f} %", f"published: {row.source}"])
+    return table
+
+
+def run_table(runs: Sequence[Run]) -> Table:
+    """One row per run, with numbers as they are, for other programs."""
+    table = [["folder", "task", "model", "seed", "kind", "val", "test", "parameters", "steps", "wall_s", "cpu_s"]]
+    for run in runs:
+        result = run.result or {"accuracy": {}, "spent": {}}
+        accuracy, spent = (result[key] for key in ("accuracy", "spent"))
+        row = [run.folder.name, run.recipe["task"], run.model, run.recipe["seed"], run.kind]
+        row += [accuracy.get("val", ""), accuracy.get("test", ""), run.about["parameters"]["all"]]
+        table.append([str(cell) for cell in [*row, *(spent.get(key, "") for key in ("steps", "wall_s", "cpu_s"))]])
+    return table
+
+
+def spread(group: Group, split: str) -> str:
+    """The mean accuracy, with standard deviation and number where there are several seeds."""
+    mean, deviation = group.mean(split), group.deviation(split)
+    if mean is None or deviation is None:
+        return percent(mean)
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f} % ({len(group.accuracies(split))})"
 
 
 def published_table(task: str, runs: Sequence[Run]) -> Table:
@@ -40,14 +87,15 @@ def differences_table(runs: Sequence[Run]) -> Table:
 
 def cost_table(runs: Sequence[Run]) -> Table:
     """Size, steps and time of every finished run."""
-    table = [["model", "parameters", "steps", "wall-clock s", "CPU s", "sequences per s"]]
+    table = [["model", "parameters", "steps", "wall-clock s", "CPU s", "sequences per s", "peak memory, MB"]]
     for name, run in zip(unique_names(runs), runs, strict=True):
         if run.result is not None:
             spent = run.result["spent"]
             seconds = [f"{spent[key]:.0f}" for key in ("wall_s", "cpu_s")]
             size = f"{run.about['parameters']['all']:,}"
+            peak = f"{spent['peak_mb']:.0f}" if "peak_mb" in spent else "-"
             rate = f"{run.result['sequences_per_s']:.1f}"
-            table.append([name, size, str(spent["steps"]), *seconds, rate])
+            table.append([name, size, str(spent["steps"]), *seconds, rate, peak])
     return table
 
 

@@ -2,11 +2,14 @@
 
 import json
 import math
+import resource
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -118,3 +121,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             remedy = "restore the file, or remove the line"
             raise argument_error(f"read {path}", f"line {number}: {text[:40]!r}", "a JSON object", remedy) from error
     return lines
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held so far: of the accelerator's memory where it trains there, else of RAM."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else 1024 * kilobytes

@@ -42,8 +42,8 @@ from .checkpoints import (
     resumable_checkpoint,
 )
 from .distributed import agree, check_processes, is_first, join_process_group, processes
-from .metrics import read_lines
-from .trainer import confusion, make_trainer
+from .metrics import peak_memory, read_lines
+from .trainer import check_trackers, confusion, make_trainer
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def run_for(
     with _locked(folder), explained(folder):
         check_folder(recipe, folder, resume)
         check_processes(recipe)
+        check_trackers(track)
         task = create_task(recipe.task, recipe.task_options)
         with join_process_group().main_process_first():
             task.prepare(data_root, quiet=quiet)
@@ -185,15 +186,35 @@ def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
 
 
 def evaluate(
-    folder: Path, split: str = "test", checkpoint: str = "best", *, data_root: Path | None = None, quiet: bool = False
+    folder: Path,
+    split: str = "test",
+    checkpoint: str = "best",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    data_root: Path | None = None,
+    quiet: bool = False,
 ) -> float:
     """Accuracy of a run's checkpoint, read back from its folder, on the whole of a split.
+
+    Args:
+        folder, split, checkpoint: which run, ``val`` or ``test``, ``best`` or ``last``.
+        overrides: other data than it was trained on, by ``task.<option>``, for example longer rows; also
+            ``batch_size``. They are prepared if they are not there.
+        data_root: of the prepared data.
+        quiet: no progress bars.
 
     Raises:
         ValueError: no run there, an unknown split or checkpoint, or a checkpoint that is missing or damaged.
     """
-    recipe = replace(read_recipe(folder), parallel="ddp", compile=False)
-    data = create_task(recipe.task, recipe.task_options).load(data_root)
+    for name in overrides or {}:
+        if not name.startswith("task.") and name != "batch_size":
+            wanted = "task.<option> or batch_size: the model is trained"
+            raise argument_error("evaluate", f"an override of {name}", wanted, "train another run for it")
+    recipe = replace(read_recipe(folder), parallel="ddp", compile=False).override(overrides or {})
+    task = create_task(recipe.task, recipe.task_options)
+    if overrides:
+        task.prepare(data_root, quiet=quiet)
+    data = task.load(data_root)
     for name, value, known in (("split", split, list(data.splits)), ("checkpoint", checkpoint, ["best", "last"])):
         if value not in known:
             raise unknown_name("evaluate", name, value, known)
@@ -216,25 +237,27 @@ def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Re
         for name in ("best", "last"):
             list_files(folder / name)
     trainer.accelerator.wait_for_everyone()
-    found, table = {}, []
+    found: dict[str, dict[str, Any]] = {"accuracy": {}, "decisions": {}}
+    table: list[list[int]] = []
     for split in ("val", "test"):
         predicted = trainer.predict(data.splits[split])
-        found[split] = (predicted.metrics or {})["test_accuracy"]
+        found["accuracy"][split] = (predicted.metrics or {})["test_accuracy"]
         answers, labels = np.asarray(predicted.predictions), np.asarray(predicted.label_ids)
-        decided = data.score == "accuracy" and data.classes <= 10
-        table = confusion(answers, labels, data.classes) if decided else []
+        if data.score == "accuracy":
+            found["decisions"][split] = int(np.sum(labels != -100))
+            table = confusion(answers, labels, data.classes) if data.classes <= 10 else []
     model = trainer.model if recipe.parallel == "ddp" else MODELS[data.kind].from_pretrained(folder / "best")
     assert isinstance(model, PreTrainedModel)
     if is_first():
         write_artifacts(folder, model, data.max_length, data.splits[split], answers)
         _write_result(recipe, folder, found, data, table, trainer.state.best_metric)
-    return Result(folder, model, found, data.baselines)
+    return Result(folder, model, found["accuracy"], data.baselines)
 
 
 def _write_result(
     recipe: Recipe,
     folder: Path,
-    found: Mapping[str, float],
+    found: Mapping[str, Mapping[str, Any]],
     data: TaskData,
     table: list[list[int]],
     best: float | None,
@@ -242,8 +265,9 @@ def _write_result(
     """Write ``result.json``; its times are those of training with its evaluations, summed over its interruptions."""
     end = read_lines(folder / "metrics.jsonl")[-1]
     spent = {"wall_s": end["wall_s"], "cpu_s": end["cpu_s"], "steps": recipe.steps, "processes": processes()}
+    spent["peak_mb"] = peak_memory() / 1e6
     rate = recipe.batch_size * recipe.steps / max(end["wall_s"], 0.01)
-    result = {"accuracy": found, "baselines": data.baselines, "spent": spent, "sequences_per_s": rate}
+    result = {**found, "baselines": data.baselines, "spent": spent, "sequences_per_s": rate}
     if table:
         result["confusion"] = table
     result["selected_by"] = f"best val accuracy, seen {best}"

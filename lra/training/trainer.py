@@ -1,5 +1,6 @@
 """The Trainer of a recipe: its optimiser, its arguments in the words of transformers, its metric."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..models.build import parameter_groups
 from ..recipes.recipe import SCHEDULES, Recipe
@@ -19,6 +23,9 @@ from ..tasks.synthetic.signals import explained as explained_variance
 from .checkpoints import ListFiles, MoveBest, NeedSpace
 from .distributed import TIMEOUT_S, processes
 from .metrics import JSONLines, StopAtNaN
+
+PACKAGES = {"azure_ml": "azureml", "comet_ml": "comet_ml", "clearml": "clearml", "dagshub": "dagshub"}
+"""Packages of trackers whose names differ; TensorBoard and Weights & Biases are called as their packages."""
 
 
 def make_trainer(
@@ -70,6 +77,20 @@ class RecipeTrainer(Trainer):
 
 def _powered_warmup(factor: Callable[[int], float], warmup: int, power: int, step: int) -> float:
     return (step / warmup) ** power if step < warmup else factor(step)
+
+
+def check_trackers(track: Sequence[str]) -> None:
+    """Raise for trackers that transformers does not know or whose package is missing, before anything runs.
+
+    Raises:
+        ValueError: unknown (the nearest are named), or not installed.
+    """
+    for name in track:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise unknown_name("run", "tracker", name, tuple(INTEGRATION_TO_CALLBACK))
+        if importlib.util.find_spec(PACKAGES.get(name, name)) is None:
+            remedy = f"install it with 'pip install {PACKAGES.get(name, name)}', or leave out --track"
+            raise argument_error("run", f"--track {name}", "an installed package", remedy)
 
 
 def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = ()) -> TrainingArguments:

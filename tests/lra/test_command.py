@@ -63,6 +63,22 @@ def test_prepare_run_evaluate_report(monkeypatch, capsys, tmp_path):
     assert lra(monkeypatch, "resume", out, *data) == 0
 
 
+def test_a_sweep_trains_reports_and_evaluates_elsewhere(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    here = ("--data", tmp_path / "data", "--quiet")
+    words = ("sweep", "listops-small", "s4d", *TINY, "lr=0.001,0.01", "--out", tmp_path / "s")
+    assert lra(monkeypatch, *words, *here) == 0
+        lra(monkeypatch, "sweep", "listops-small", "s4d", *TINY, "lr=0.001,0.01", "--out", tmp_path / "s", *here) == 0
+    )
+    out = capsys.readouterr().out
+    assert "2 of 2: " in out
+    assert "95 % interval of test" in out
+    assert (tmp_path / "s" / "report.html").exists()
+    folder = next((tmp_path / "s").glob("*lr=0.01*/seed-0"))
+    assert lra(monkeypatch, "evaluate", folder, "--override", "task.test=16", "--override", "task.seed=3", *here) == 0
+    assert capsys.readouterr().out.startswith("test: ")
+
+
 def test_a_budget_is_announced(monkeypatch, capsys, tmp_path):
     out = ("--data", tmp_path / "data", "--quiet", "--out", tmp_path / "run", "--budget", "300h")
     assert lra(monkeypatch, "run", "listops-small", "s4d", *TINY, *out) == 0
@@ -82,6 +98,8 @@ def test_a_budget_is_announced(monkeypatch, capsys, tmp_path):
         (["resume", "nowhere"], "no run.json in nowhere"),
         (["evaluate", "nowhere"], "no run.json in nowhere"),
         (["report", "nowhere"], "no run below nowhere"),
+        (["sweep", "listops", "s4", "stpes=3,4"], "did you mean 'steps'"),
+        (["sweep", "listops", "s4", "seeds=0"], "seeds=0; wanted at least 1"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(monkeypatch, capsys, tmp_path, arguments, message):

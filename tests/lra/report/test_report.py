@@ -10,6 +10,7 @@ from lra.recipes.catalog import create_recipe
 from lra.report.figures import example_images
 from lra.report.page import write_report
 from lra.report.runs import Run, find_runs, read_run, unique_names
+from lra.report.statistics import wilson
 from lra.training.artifacts import kernels, read_artifacts
 from seqconv import create_mixer
 from seqconv.convolution.replacement import long_convolutions
@@ -31,8 +32,10 @@ def test_the_report_holds_every_run_in_one_page(finished, tmp_path):
         "optimiser steps",
     ):
         assert text in html or text in markdown
-    accuracy = f"{100 * finished.accuracy['val']:.1f} %"
-    assert f"| s4d | {accuracy} |" in markdown
+    val, test = (f"{100 * finished.accuracy[split]:.1f} %" for split in ("val", "test"))
+    low, high = wilson(finished.accuracy["test"], 64)
+    assert f"| s4d | {val} | {test} | {100 * low:.1f} to {100 * high:.1f} % |" in markdown
+    assert "peak memory, MB" in markdown
     for name in (
         "listops-small-learning-curves.svg",
         "listops-small-confusion-s4d.svg",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,18 @@ def test_pairs_are_read_by_two_towers(tmp_path):
     assert not torch.allclose(swapped, logits, atol=1e-5)
     with pytest.raises(ValueError, match=r"input_ids of shape \(4, 9\); wanted \(batch, 2, length\)"):
         model(torch.zeros(4, 9, dtype=torch.int64), torch.ones(4, 9, dtype=torch.int64))
+
+
+def test_a_warm_up_may_rise_with_a_power(root, tmp_path):
+    """MEGA's on Path-X: the square of the share of the warm-up that is done, then as without."""
+    recipe = tiny(steps=8, warmup_steps=4, eval_every=8, schedule="linear", lr=0.01)
+    rates = []
+    for power in (1, 2):
+        run(replace(recipe, warmup_power=power), tmp_path / str(power), data_root=root, quiet=True)
+        lines = read_lines(tmp_path / str(power) / "metrics.jsonl")
+        rates.append({line["step"]: line["learning_rate"] for line in lines if "learning_rate" in line})
+    assert rates[0] == {s: pytest.approx(0.01 * min((s - 1) / 4, (9 - s) / 4)) for s in rates[0]}
+    assert rates[1] == {s: pytest.approx(0.01 * (((s - 1) / 4) ** 2 if s < 5 else (9 - s) / 4)) for s in rates[0]}
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])

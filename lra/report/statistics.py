@@ -1,0 +1,71 @@
+"""Several runs as one number: mean and standard deviation over seeds, and the interval that a test split allows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+from .runs import Run
+
+LEVEL = 0.95
+"""Confidence of the intervals."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished or unfinished runs that differ by their seed alone.
+
+    Attributes:
+        runs: in the order of their seeds.
+    """
+
+    runs: Sequence[Run]
+
+    @property
+    def first(self) -> Run:
+        """A run that stands for what all have in common."""
+        return self.runs[0]
+
+    @property
+    def finished(self) -> list[Mapping[str, Any]]:
+        """Results of the finished runs."""
+        return [run.result for run in self.runs if run.result is not None]
+
+    def accuracies(self, split: str) -> list[float]:
+        """Of the finished runs, on a split, in [0, 1]."""
+        return [result["accuracy"][split] for result in self.finished if split in result["accuracy"]]
+
+    def mean(self, split: str = "test") -> float | None:
+        """The mean accuracy; ``None`` before any run is finished."""
+        found = self.accuracies(split)
+        return fmean(found) if found else None
+
+    def deviation(self, split: str = "test") -> float | None:
+        """The sample standard deviation over seeds; ``None`` for fewer than two."""
+        found = self.accuracies(split)
+        return stdev(found) if len(found) > 1 else None
+
+    def interval(self, split: str = "test") -> tuple[float, float] | None:
+        """Wilson's interval of the mean accuracy for the decisions of one run; ``None`` where nothing was decided."""
+        mean, decisions = self.mean(split), self.finished[0].get("decisions", {}).get(split) if self.finished else None
+        return None if mean is None or decisions is None else wilson(mean, decisions)
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """Runs of one task, model, kind and data together, in the order of their first runs."""
+    found: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.recipe["task"], run.model, run.kind), []).append(run)
+    return [Group(sorted(members, key=lambda run: int(run.recipe["seed"]))) for members in found.values()]
+
+
+def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share of ``count`` independent decisions.
+
+    >>> tuple(round(bound, 4) for bound in wilson(0.5, 100))
+    (0.4038, 0.5962)
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)

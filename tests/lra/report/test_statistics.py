@@ -1,0 +1,110 @@
+"""Statistics over runs: seeds as one row, intervals, the table of six tasks, exports."""
+
+import csv
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from lra.recipes.catalog import create_recipe
+from lra.report.markup import csv_table, latex_table, markdown_table
+from lra.report.page import write_report
+from lra.report.published_results import TASKS
+from lra.report.runs import Run
+from lra.report.statistics import groups, wilson
+from lra.report.tables import accuracy_table, differences_table, run_table, six_task_table
+
+
+def made(task="listops", mixer="s4", seed=0, test=0.6, decisions=2000, folder="run", **changes) -> Run:
+    """A finished run that never ran."""
+    recipe = create_recipe(task, mixer).override({"seed": seed, **changes})
+    about = {
+        "recipe": json.loads(json.dumps(recipe.as_dict())),
+        "data": {"origin": "generated", "fingerprint": "f" * 64},
+        "parameters": {"all": 1000},
+        "versions": {},
+        "hardware": {},
+    }
+    spent = {"wall_s": 10.0, "cpu_s": 20.0, "steps": 5}
+    result = {"accuracy": {"val": test, "test": test}, "baselines": {"val": {}}, "spent": spent, "sequences_per_s": 1.0}
+    return Run(Path(folder), about, [], {**result, "decisions": {"val": decisions, "test": decisions}})
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 10), (0.3, 10), (0.5963, 2000), (1.0, 7)])
+def test_wilsons_interval_is_scipys(share, count):
+    right = round(share * count)
+    expected = stats.binomtest(right, count).proportion_ci(0.95, "wilson")
+    assert wilson(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_several_seeds_are_one_row():
+    runs = [made(seed=seed, test=test) for seed, test in enumerate((0.59, 0.60, 0.64))]
+    header, row = accuracy_table(runs)
+    low, high = wilson(0.61, 2000)
+    assert header[3] == "95 % interval of test"
+    assert row == [
+        "s4",
+        "61.0 ± 2.6 % (3)",
+        "61.0 ± 2.6 % (3)",
+        f"{100 * low:.1f} to {100 * high:.1f} %",
+        "full, regenerated data",
+    ]
+
+
+def test_other_settings_are_other_rows_and_unfinished_seeds_are_counted():
+    runs = [made(seed=0), made(seed=1), made(seed=0, lr=0.5), Run(Path("x"), made(seed=2).about, [], None)]
+    assert [len(group.runs) for group in groups(runs)] == [3, 1]
+    rows = accuracy_table(runs)[1:]
+    assert rows[0][1] == "60.0 ± 0.0 % (2)"
+    assert rows[0][4] == "full, regenerated data; 1 unfinished"
+    assert rows[1][4] == "changed (lr=0.5), regenerated data"
+
+
+def test_six_tasks_have_an_average_when_all_are_there():
+    tests = dict(zip(TASKS, (0.6, 0.8, 0.9, 0.7, 0.5, 0.4), strict=True))
+    runs = [made(task=task, test=test) for task, test in tests.items()]
+    runs += [made(task="listops", mixer="attention", test=0.4)]
+    header, s4, attention, *published = six_task_table(runs)
+    assert header == ["model", *TASKS, "average", "kind"]
+    assert s4 == ["s4", "60.0 %", "80.0 %", "90.0 %", "70.0 %", "50.0 %", "40.0 %", "65.0 %", "full"]
+    assert attention[1:3] == ["40.0 %", "-"]
+    assert attention[-2] == "-"
+    rows = {row[0]: row for row in published}
+    assert rows["S4 (second version)"][-2:] == ["86.09 %", "published: S4 paper, table 10"]
+    assert rows["Transformer"][-2:] == ["53.66 %", "published: LRA paper, table 1"]
+    assert len(six_task_table([made(task="recall", mixer="s4")])) == 1
+
+
+def test_tables_are_exported(tmp_path):
+    runs = [made(seed=seed, folder=f"run, {seed}") for seed in (0, 1)]
+    write_report(runs, tmp_path)
+    rows = list(csv.reader(StringIO((tmp_path / "runs.csv").read_text())))
+    assert rows[0][:5] == ["folder", "task", "model", "seed", "kind"]
+    assert [row[0] for row in rows[1:]] == ["run, 0", "run, 1"]
+    assert float(rows[1][6]) == 0.6
+    latex = (tmp_path / "listops-accuracy.tex").read_text()
+    assert latex.startswith(r"\begin{tabular}{lcccc}")
+    assert r"60.0 $\pm$ 0.0 \% (2) &" in latex
+    assert (tmp_path / "six-tasks.tex").exists()
+
+
+def test_cells_are_escaped():
+    table = [["a|b", "50 % & more"], ["x_1", "#{}"]]
+    assert markdown_table(table).startswith("| a\\|b |")
+    assert r"a|b & 50 \% \& more \\" in latex_table(table)
+    assert r"x\_1 & \#\{\} \\" in latex_table(table)
+    assert list(csv.reader(StringIO(csv_table(table)))) == table
+
+
+def test_reports_list_what_differs_from_the_source():
+    table = differences_table([made(task="image", mixer="sgconv"), made(task="image", mixer="mamba")])
+    rows = {row[1]: row for row in table[1:]}
+    assert {row[0] for row in table[1:]} == {"image/sgconv"}
+    assert rows["steps"][2].startswith("180000, not 200000: ")
+    assert "drop_last" in rows
+
+
+def test_unfinished_runs_have_empty_cells():
+    assert run_table([Run(Path("x"), made().about, [], None)])[1][5:7] == ["", ""]
