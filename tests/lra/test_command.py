@@ -68,8 +68,6 @@ def test_a_sweep_trains_reports_and_evaluates_elsewhere(monkeypatch, capsys, tmp
     here = ("--data", tmp_path / "data", "--quiet")
     words = ("sweep", "listops-small", "s4d", *TINY, "lr=0.001,0.01", "--out", tmp_path / "s")
     assert lra(monkeypatch, *words, *here) == 0
-        lra(monkeypatch, "sweep", "listops-small", "s4d", *TINY, "lr=0.001,0.01", "--out", tmp_path / "s", *here) == 0
-    )
     out = capsys.readouterr().out
     assert "2 of 2: " in out
     assert "95 % interval of test" in out
