@@ -23,7 +23,7 @@ BATCH, LENGTH, LAYERS, TOKENS, CLASSES = 16, 2048, 4, 18, 10
 
 
 def measure(seconds: float) -> list[dict[str, object]]:
-    """One row per direction of hearing: milliseconds of a step, and tokens per second."""
+    """One row for causal and one for bidirectional mixers: milliseconds of a step, and tokens per second."""
     rows: list[dict[str, object]] = []
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(TOKENS, (BATCH, LENGTH), generator=generator)

@@ -30,7 +30,7 @@ class MixerEntry:
     Attributes:
         mixer: the class; its constructor takes ``d_model`` and keyword options with defaults.
         summary: one line for listings.
-        examples: small option sets that the tests run beside the defaults.
+        examples: small option sets that the tests run in addition to the defaults.
     """
 
     name: str
@@ -119,7 +119,7 @@ def create_mixer(name: str, d_model: int, *, layer: LayerContext | None = None, 
 
 
 def check_mixer_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that :func:`create_mixer` would refuse, without building anything.
+    """Raise for options that :func:`create_mixer` rejects, without building anything.
 
     Raises:
         ValueError: unknown name or option (the nearest are named), or an option that is not finite.

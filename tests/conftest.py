@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _poisoned_empty():
     """Make ``torch.empty`` and its relatives fill floating tensors with NaN and integers with their largest value.
 
-    PyTorch does so in its deterministic mode; with a GPU that mode also refuses operations, so it stays off there.
+    PyTorch does so in its deterministic mode; with a GPU that mode also rejects operations, so it stays off there.
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     yield
@@ -45,7 +45,7 @@ def _poisoned_empty():
 
 @pytest.fixture
 def unannotated(monkeypatch):
-    """Calls without the run-time check of annotations: the library's own refusals are reached, compilers see its code.
+    """Calls without the run-time check of annotations: the library's own errors are reached, compilers see its code.
 
     The switch alone leaves two wrappings that a compiler cannot look through: of functions made inside functions,
     and of the constructors of dataclasses.

@@ -1,4 +1,4 @@
-"""Blocks and backbones: their equations, their identities, and every refusal."""
+"""Blocks and backbones: their equations, their identities, and every error."""
 
 import pytest
 import torch

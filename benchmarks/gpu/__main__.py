@@ -1,11 +1,11 @@
-"""``python -m benchmarks.gpu``: check every Triton kernel against float64, time it beside its peers, write a report.
+"""``python -m benchmarks.gpu``: check every Triton kernel against float64, time it against its peers, write a report.
 
 Needs a GPU, torch, Triton and transformers, no network and no installed seqconv: run it from the root of the project
 with ``kernels`` on the path (``make gpu`` does). Without a GPU the same program runs at tiny sizes in Triton's
 interpreter, and what it times then means nothing.
 
 First everything is compiled and checked, in processes side by side, because compiling takes longer than running; then
-one process times. The report is written anew after every result. ``--tune`` times other choices of blocks instead.
+one process times. The report is rewritten after every result. ``--tune`` times other choices of blocks instead.
 """
 
 import argparse

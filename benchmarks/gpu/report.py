@@ -1,4 +1,4 @@
-"""The report: JSON with everything, Markdown to read, both written anew whenever something is known."""
+"""The report: JSON with everything, Markdown to read, both rewritten after every result."""
 
 import json
 import platform
@@ -32,12 +32,12 @@ def machine(gpu: bool) -> dict[str, str]:
 
 
 def write(report: Report, folder: Path, stem: str) -> None:
-    """Both files, each beside its place first, so that a reader or the end of the time finds whole ones."""
+    """Both files, each written next to its target and renamed, so that a reader or a time limit finds whole files."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", markdown(report))):
-        beside = folder / f"{stem}{suffix}.part"
-        beside.write_text(text)
-        beside.replace(folder / f"{stem}{suffix}")
+        partial = folder / f"{stem}{suffix}.part"
+        partial.write_text(text)
+        partial.replace(folder / f"{stem}{suffix}")
 
 
 def markdown(report: Report) -> str:

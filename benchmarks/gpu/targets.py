@@ -1,4 +1,4 @@
-"""What the kernels are to reach, beside what they reached: the figures that other projects publish, and shares."""
+"""What the kernels are to reach, and what they reached: the figures that other projects publish, and shares."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple

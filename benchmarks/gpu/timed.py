@@ -1,4 +1,4 @@
-"""What is timed, and beside whom: composites of torch operations, plain and compiled; other projects where installed.
+"""What is timed, and against what: composites of torch operations, plain and compiled; other projects where installed.
 
 The most informative come first, because the time may run out. Half precision is compared with the peer's own half
 precision, except for torch.fft, which has none for these lengths and is given float32 inputs.
@@ -45,7 +45,7 @@ class Timed(NamedTuple):
         case: the shape, in words.
         dtype: of the activations.
         make: makes it, with a batch that is smaller by the factor given.
-        smaller: this factor where kernels are only compiled, beside others that need memory.
+        smaller: this factor where kernels are only compiled, next to others that need memory.
     """
 
     op: str

@@ -1,6 +1,6 @@
 """The stubs that tell editors and type checkers what the registry holds: options of every mixer, classes of mixers.
 
-``python -m seqconv.cli.stub`` writes them anew from the registered classes; a test keeps them equal.
+``python -m seqconv.cli.stub`` writes them again from the registered classes; a test keeps them equal.
 """
 
 import dataclasses

@@ -105,7 +105,7 @@ class TokenShiftMLP(Mixer):
 
 
 CHANNEL_MIXES: Mapping[str, type[TokenShiftMLP]] = {"rwkv7": TokenShiftMLP}
-"""Channel mixes with a state, beside the kinds of :class:`~seqconv.layers.mlp.MLP`."""
+"""Channel mixes with a state, in addition to the kinds of :class:`~seqconv.layers.mlp.MLP`."""
 
 
 def create_channel_mix(

@@ -1,4 +1,4 @@
-"""The per-token network beside the mixer: ``W_2 φ(W_1 x)``, or gated ``W_2 (φ(a) ⊙ b)`` with ``(a, b) = W_1 x``."""
+"""The per-token network after the mixer: ``W_2 φ(W_1 x)``, or gated ``W_2 (φ(a) ⊙ b)`` with ``(a, b) = W_1 x``."""
 
 from collections.abc import Callable, Mapping
 

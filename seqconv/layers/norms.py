@@ -15,7 +15,7 @@ name              statistics over          parameters
 ``group``         length and channels      weight and bias per channel
 ================  =======================  =====================================================
 
-The last two hear the whole sequence and are therefore not causal. Statistics leave padding out.
+The last two depend on the whole sequence and are therefore not causal. Statistics leave padding out.
 """
 
 import math

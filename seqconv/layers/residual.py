@@ -182,7 +182,7 @@ def create_residual(name: str, d_model: int, *, depth: int = 1, **options: Any) 
 
 
 def check_probability(name: str, p: float) -> None:
-    """Refuse a probability outside [0, 1).
+    """Raise for a probability outside [0, 1).
 
     Raises:
         ValueError: it is NaN or outside.

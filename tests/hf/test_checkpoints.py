@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit, are damaged or are unsafe: refused with what to do; failed saves leave no trace."""
+"""Checkpoints that do not fit, are damaged or are unsafe: errors with what to do; failed saves leave no trace."""
 
 import json
 import os

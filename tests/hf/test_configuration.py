@@ -1,4 +1,4 @@
-"""The configuration: both names of a size, what it refuses, and that it survives a file."""
+"""The configuration: both names of a size, what it rejects, and that it survives a file."""
 
 import pytest
 from tiny import cases as mixer_cases

@@ -1,4 +1,4 @@
-"""A state that another filter was behind is refused, by convolutions, recurrences and mixers alike."""
+"""A state of another filter raises, in convolutions, recurrences and mixers alike."""
 
 import pytest
 import torch

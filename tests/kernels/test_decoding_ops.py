@@ -1,4 +1,4 @@
-"""Ops of single tokens and tiles: every instruction set against the reference and the equations; refusals; autograd."""
+"""Ops of single tokens and tiles: every instruction set against the reference and the equations; errors; autograd."""
 
 import pytest
 import torch
@@ -167,10 +167,10 @@ def test_a_direct_step_on_every_instruction_set(batch, width, row, count, dtype,
     filled[:, row] = u.double()
     want = waiting[:, row] + sum(taps[s].double() * filled[:, (row - s) % 8] for s in range(count))
     for implementation in ("cpu", "reference"):
-        heard, due = past.clone(), sums.clone()
-        y = direct_conv_step(u, taps, heard, due, row=row, count=count, implementation=implementation)
+        past_inputs, due = past.clone(), sums.clone()
+        y = direct_conv_step(u, taps, past_inputs, due, row=row, count=count, implementation=implementation)
         assert_near(y, want, dtype=dtype, what=implementation)
-        assert torch.equal(heard.double(), filled)
+        assert torch.equal(past_inputs.double(), filled)
         assert not due[:, row].any()
         assert torch.equal(due[:, :row], sums[:, :row])
 
@@ -183,11 +183,11 @@ def direct_tile(x: Tensor, taps: Tensor, due: int, lag: int) -> Tensor:
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize(("heard", "due", "lag"), [(16, 16, 16), (5, 11, 9), (1, 1, 0), (8, 3, 7)])
-def test_a_direct_tile_on_every_instruction_set(heard, due, lag, dtype, isa):
+@pytest.mark.parametrize(("past_inputs", "due", "lag"), [(16, 16, 16), (5, 11, 9), (1, 1, 0), (8, 3, 7)])
+def test_a_direct_tile_on_every_instruction_set(past_inputs, due, lag, dtype, isa):
     block = normal(2, 40, 19, seed=0, dtype=dtype)
     taps, sums = normal(lag + due, 19, seed=1, dtype=dtype), normal(2, 40, 19, seed=2, dtype=dtype)
-    x = block[:, 3 : 3 + heard]
+    x = block[:, 3 : 3 + past_inputs]
     want = sums.double().clone()
     want[:, 20 : 20 + due] += direct_tile(x.double(), taps.double(), due, lag)
     for implementation in ("cpu", "reference"):

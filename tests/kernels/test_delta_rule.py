@@ -1,4 +1,4 @@
-"""The delta rule: chunked against reference, golden numbers, resets, packing, refusals."""
+"""The delta rule: chunked against reference, golden numbers, resets, packing, errors."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""dilated_conv: the definition, the digit product of the tree, histories, rings, gradients and refusals."""
+"""dilated_conv: the definition, the digit product of the tree, histories, rings, gradients and errors."""
 
 from functools import partial
 from itertools import product

@@ -48,7 +48,7 @@ def run(name: str, implementation: str, inputs: dict[str, Tensor]) -> tuple[Tens
 
 
 def assert_exact(got: Tensor, want: Tensor, tolerance: float) -> None:
-    """The error at every token, beside the largest magnitude at that token."""
+    """The error at every token, relative to the largest magnitude at that token."""
     assert got.isfinite().all()
     error, scale = ((t.flatten(2).abs().amax(2)) for t in (got - want, want))
     assert (error <= tolerance * scale).all(), (error / scale).max()

@@ -37,11 +37,11 @@ def test_equals_direct_sums(implementation, length, taps, past):
     if past:
         inputs = with_history(inputs, past)
     v = inputs["pre_gate"] * inputs["u"]
-    heard = torch.cat([inputs["history"], v], 1) if past else v
+    inputs_so_far = torch.cat([inputs["history"], v], 1) if past else v
     want = torch.zeros_like(v)
     for t in range(length):
         for s in range(min(taps, past + t + 1)):
-            want[:, t] += inputs["h"][:, s] * heard[:, past + t - s]
+            want[:, t] += inputs["h"][:, s] * inputs_so_far[:, past + t - s]
     want = inputs["post_gate"] * (want + inputs["skip"] * v)
     assert_near(K.fft_conv(**inputs, implementation=implementation), want)
 

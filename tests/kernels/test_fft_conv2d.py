@@ -1,4 +1,4 @@
-"""The convolution of maps: both forms against direct sums, shapes of every kind, refusals."""
+"""The 2-D convolution: both forms against direct sums, shapes of every kind, errors."""
 
 import pytest
 import torch

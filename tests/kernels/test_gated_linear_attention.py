@@ -1,4 +1,4 @@
-"""Linear attention with a decay: chunked against reference, golden numbers, resets, packing, refusals."""
+"""Linear attention with a decay: chunked against reference, golden numbers, resets, packing, errors."""
 
 import math
 

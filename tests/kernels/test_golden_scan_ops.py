@@ -169,16 +169,16 @@ def test_causal_conv1d_steps(variant, implementation):
     t = {k: v.double() for k, v in case.group("in").items()}
     reach = t["weight"].shape[1] - 1
     tokens = t["x"][..., None] if t["x"].dim() == 2 else t["x"]
-    heard, state, outputs = t["conv_state"].mT, t["conv_state"].mT[:, -reach:], []
+    seen, state, outputs = t["conv_state"].mT, t["conv_state"].mT[:, -reach:], []
     for token in tokens.unbind(-1):
         y, state = causal_conv1d_step(
             token, t["weight"], t["bias"], state=state, activation="silu", implementation=implementation
         )
         outputs.append(y)
-        heard = torch.cat([heard[:, 1:], token[:, None]], dim=1)
+        seen = torch.cat([seen[:, 1:], token[:, None]], dim=1)
     want = case.tensors["out.y"]
     assert_close(torch.stack(outputs, -1), want[..., None] if want.dim() == 2 else want, 1e-9, 1e-10, "y")
-    assert_close(heard.mT, case.tensors["out.conv_state_after"], 1e-9, 1e-10, "inputs kept")
+    assert_close(seen.mT, case.tensors["out.conv_state_after"], 1e-9, 1e-10, "inputs kept")
     assert_close(state.mT, case.tensors["out.conv_state_after"][..., -reach:], 1e-9, 1e-10, "state")
 
 

@@ -1,4 +1,4 @@
-"""The C++ recurrence with a matrix state: every instruction set and block size, threads, the operator, its refusals."""
+"""The C++ recurrence with a matrix state: every instruction set and block size, threads, the operator, its errors."""
 
 import math
 

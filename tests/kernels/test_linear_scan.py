@@ -1,4 +1,4 @@
-"""The diagonal scan: chunked against reference, real and complex, golden HGRN, resets, packing, refusals."""
+"""The diagonal scan: chunked against reference, real and complex, golden HGRN, resets, packing, errors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Kernels are the same called straight and through the dispatcher, and nobody who looks on misses them."""
+"""Kernels are the same called directly and through the dispatcher, and modes and profilers see them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""State-space duality: chunked against reference, golden numbers, time steps, packing, refusals."""
+"""State-space duality: chunked against reference, golden numbers, time steps, packing, errors."""
 
 import pytest
 import torch

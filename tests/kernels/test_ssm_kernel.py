@@ -1,4 +1,4 @@
-"""Vandermonde and Cauchy products: every implementation against the definition, gradients, extremes, refusals."""
+"""Vandermonde and Cauchy products: every implementation against the definition, gradients, extremes, errors."""
 
 import pytest
 import torch

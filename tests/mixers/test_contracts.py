@@ -185,10 +185,10 @@ def test_long_convolution_is_the_definition_in_both_directions():
     u, past, future, skip = (t.double() for t in (u, past, future, skip))
     want = direct(u, past) + skip * u
     torch.testing.assert_close(LongConvolution(Explicit(past, 8))(u, skip=skip), want)
-    heard = direct(u.flip(1), future).flip(1)
+    backward = direct(u.flip(1), future).flip(1)
     for lag in (0, 1):
         both = LongConvolution(Explicit(past, 8), backward=Explicit(future, 8), backward_lag=lag)
-        ahead = torch.nn.functional.pad(heard, (0, 0, 0, lag))[:, lag:]
+        ahead = torch.nn.functional.pad(backward, (0, 0, 0, lag))[:, lag:]
         torch.testing.assert_close(both(u, skip=skip), want + ahead)
 
 

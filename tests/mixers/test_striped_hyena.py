@@ -75,7 +75,7 @@ def test_filters_states_and_steps_of_the_original(name):
     outputs, short, hidden = [y], mixer_state(state).short, mixer_state(state).long[0].hidden.hidden
     assert_close(hidden, case.complex("out.iir_state_after_prefill_fft"), RTOL, ATOL, "state after the prompt")
     want = case.tensors["out.fir_state_after_prefill_fft"].mT
-    if name == "stripedhyena_block":  # ours has x2, x1 and v apart, theirs head after head
+    if name == "stripedhyena_block":  # seqconv has x2, x1 and v apart, the original head after head
         want = want.unflatten(-1, (case.hyper["heads"], 3, -1)).transpose(-2, -3).flatten(-3)
     assert_close(short, want, RTOL, ATOL, "inputs of the short filter")
     for t in range(split, u.shape[1]):
