@@ -32,10 +32,10 @@ def prepare(timed: Timed) -> Item:
         case = timed.make(timed.smaller)
         results: dict[str, dict[str, tuple[Tensor, ...]]] = {direction: {} for direction in DIRECTIONS}
         notes: dict[str, dict[str, str]] = {direction: {} for direction in DIRECTIONS}
-        for own in (True, False):
+        for is_seqconv in (True, False):
             for direction in DIRECTIONS:
                 for name, call in calls(case, direction):
-                    if _compiles(name) and name.startswith("seqconv") is own:
+                    if _compiles(name) and name.startswith("seqconv") is is_seqconv:
                         _try(name, call, results[direction], notes[direction])
         for direction, found in results.items():
             own = found.pop("seqconv", None)
