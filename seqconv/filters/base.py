@@ -1,6 +1,7 @@
 """What a filter is: an impulse response per channel and, where there is one, an exact recurrence for it."""
 
 from abc import ABC, abstractmethod
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -75,12 +76,25 @@ class Filter(nn.Module, ABC):
         self.channels, self.max_length, self.recurrent = channels, max_length, recurrent
 
     @abstractmethod
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps, lag 0 first, differentiable in the parameters; float32 at least."""
 
     @abstractmethod
-    def recurrence(self) -> Recurrence | None:
+    def _recurrence(self) -> Recurrence | None:
         """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
+
+    @final  # type: ignore[misc]  # nn.Module types forward as a writable attribute
+    def forward(self, length: int | None = None) -> Any:
+        """The first ``length`` taps, ``(channels, length)``, lag 0 first; without a length the recurrence.
+
+        Both read parameters, so both are reached through ``nn.Module.__call__``, where hooks load or gather them.
+        """
+        return self._recurrence() if length is None else self._taps(length)
+
+    @final
+    def recurrence(self) -> Any:
+        """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
+        return self()
 
 
 class WideFilter(KeepFloat32, Filter, ABC):

@@ -66,11 +66,11 @@ class EMAFilter(WideFilter):
         self.beta.normal_(std=0.02).add_(sign)
         self.gamma.normal_()
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         log_poles, residues = self._modes()
         return vandermonde(residues[None], log_poles, length)[0]
 
-    def recurrence(self) -> Recurrence | None:
+    def _recurrence(self) -> Recurrence | None:
         if not self.recurrent:
             return None
         log_poles, residues = self._modes()

@@ -88,7 +88,7 @@ class HyenaFilter(WideFilter):
         self.positions.copy_(positional_features(l_max, o["emb_dim"], dtype))
         self.decays.copy_(decay_rates(self.channels // self.groups, o, dtype=dtype).repeat(self.groups))
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps, zero from ``l_max`` on; float32 at least, also under autocast."""
         with torch.autocast(self.positions.device.type, enabled=False):
             h = cast(Tensor, self.network(self.positions[:length], self.frequency))
@@ -99,6 +99,6 @@ class HyenaFilter(WideFilter):
                 h = F.normalize(h, p=1, dim=1, eps=0)
         return F.pad(h.T, (0, length - h.shape[0]))
 
-    def recurrence(self) -> Recurrence | None:
+    def _recurrence(self) -> Recurrence | None:
         """There is none; :mod:`seqconv.distill` finds one that comes close."""
         return None

@@ -57,19 +57,19 @@ class ModalFilter(WideFilter):
     @property
     def poles(self) -> Complex[Tensor, "channels modes"]:
         """The poles as they are computed with."""
-        return self.recurrence().poles
+        return self._recurrence().poles
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
-        return self.recurrence().impulse_response(length)
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
+        return self._recurrence().impulse_response(length)
 
-    def recurrence(self) -> DiagonalSSM:
+    def _recurrence(self) -> DiagonalSSM:
         offsets, residues = (torch.view_as_complex(p) for p in (self.offsets, self.residues))
         head = self.head.T.contiguous().T if self.head.shape[1] else None  # steps read it channels together
         return DiagonalSSM(_inside(offsets), residues, head)
 
     def in_float64(self) -> DiagonalSSM:
         """The recurrence that is computed with, in float64: rounded as the stored parameters are, and no more."""
-        ssm = self.recurrence()
+        ssm = self._recurrence()
         head = None if ssm.head is None else ssm.head.detach().double()
         return DiagonalSSM(ssm.offsets.detach().to(torch.complex128), ssm.residues.detach().to(torch.complex128), head)
 

@@ -61,11 +61,11 @@ class PoleResidueFilter(WideFilter):
         self.poles.copy_(torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1))
         self.residues.normal_().mul_(((1 - radius.square()) / self.poles.shape[1]).sqrt()[..., None])
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         with torch.autocast(self.poles.device.type, enabled=False):
             return self._spread(modal_response(*self._system(), length))
 
-    def recurrence(self) -> DiagonalSSM:
+    def _recurrence(self) -> DiagonalSSM:
         offsets, residues = self._system()
         return DiagonalSSM(self._spread(offsets), self._spread(residues))
 

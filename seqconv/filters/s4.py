@@ -94,7 +94,7 @@ class S4Filter(StateSpaceFilter):
         """``l_kernel`` as a number, read from the buffer wherever that costs no synchronisation."""
         return int(self.l_kernel) if readable(self.l_kernel) else self._tuned_length
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         if self.disc == "zoh" or self.tuned_length == 0:
             A, B = self.discretised()
             taps = dense_response(A, B, real_rows(self.state_space().C), length)
@@ -102,7 +102,7 @@ class S4Filter(StateSpaceFilter):
             taps = self._generated(length)
         return taps.reshape(self.channels, length)
 
-    def recurrence(self) -> Recurrence:
+    def _recurrence(self) -> Recurrence:
         """Dense real state spaces; the state is ``[Re x, Im x]`` of the pairs kept."""
         A, B = self.discretised()
         C = real_rows(self.state_space().C)

@@ -70,11 +70,11 @@ class S4DFilter(StateSpaceFilter):
         self.disc, self.dss_length = disc, dss_length
         self.reset_parameters()
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         log_poles, residues = self._modes(length)
         return vandermonde(residues, log_poles, length).reshape(self.channels, length)
 
-    def recurrence(self) -> Recurrence | None:
+    def _recurrence(self) -> Recurrence | None:
         if not self.recurrent:
             return None
         log_poles, residues = self._modes(self.dss_length)

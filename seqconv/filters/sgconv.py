@@ -118,14 +118,14 @@ class SGConvFilter(WideFilter):
             self.multiplier.fill_(1)
             nn.init.uniform_(self.power, low, high)
         self.norm.fill_(1)
-        self.norm.copy_(self.forward(self.max_length or 1).norm(dim=1))
+        self.norm.copy_(self._taps(self.max_length or 1).norm(dim=1))
 
     kernels: Tensor
     multiplier: Tensor
     power: Tensor | None
     norm: Tensor
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps, zero beyond ``max_length``; float32 at least."""
         kernels = self.kernels.to(accumulation_dtype(self.kernels))
         multiplier = self.multiplier.repeat(self.groups)[:, None]
@@ -144,7 +144,7 @@ class SGConvFilter(WideFilter):
             h = h * torch.exp(-self.power.repeat(self.groups)[:, None] * log_time)
         return F.pad(h, (0, length - h.shape[1])) / self.norm[:, None]
 
-    def recurrence(self) -> Recurrence | None:
+    def _recurrence(self) -> Recurrence | None:
         """There is none: the filter is piecewise linear."""
         return None
 

@@ -33,11 +33,11 @@ class TruncatedFilter(Filter):
         super().__init__(inner.channels, max_length=None if recurrent else taps, recurrent=recurrent)
         self.inner, self.taps = inner, taps
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         kept = min(length, self.taps)
         return F.pad(cast(Tensor, self.inner(kept)), (0, length - kept))
 
-    def recurrence(self) -> Recurrence | None:
+    def _recurrence(self) -> Recurrence | None:
         return self.inner.recurrence() if self.recurrent else None
 
 
@@ -48,8 +48,8 @@ class TapDropout(Filter):
         super().__init__(inner.channels, max_length=inner.max_length, recurrent=inner.recurrent)
         self.inner, self.p = inner, p
 
-    def forward(self, length: int) -> Float[Tensor, "channels length"]:
+    def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         return F.dropout(cast(Tensor, self.inner(length)), self.p, self.training)
 
-    def recurrence(self) -> Recurrence | None:
-        return self.inner.recurrence()
+    def _recurrence(self) -> Recurrence | None:
+        return cast("Recurrence | None", self.inner.recurrence())

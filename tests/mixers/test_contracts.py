@@ -164,10 +164,10 @@ class Explicit(Filter):
         super().__init__(taps.shape[0], max_length=max_length)
         self.taps = torch.nn.Parameter(taps)
 
-    def forward(self, length: int) -> Tensor:
+    def _taps(self, length: int) -> Tensor:
         return torch.nn.functional.pad(self.taps, (0, max(0, length - self.taps.shape[1])))[:, :length]
 
-    def recurrence(self) -> Recurrence | None:
+    def _recurrence(self) -> Recurrence | None:
         return None
 
 
