@@ -8,6 +8,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from . import fairseq
 from .characters import Bytes, Characters
+from .layouts import MEGA_ARCHIVE
 from .sequences import Sequences, Stored
 
 DICTIONARY = "dictionary.json"
@@ -26,7 +27,7 @@ def check_convention(task: str, convention: str, binarised: bool) -> None:
             task, got, "convention=mega: they hold token ids, no texts", "set it, or give another source"
         )
     if convention == "mega" and not binarised:
-        remedy = "give the folder that holds src-bin and label-bin with source=FOLDER, or take s4 or jax"
+        remedy = f"give their folder with source=FOLDER (task.source= for a run; get {MEGA_ARCHIVE}), or take s4 or jax"
         raise argument_error(task, "convention='mega' without MEGA's files", "token ids that MEGA made", remedy)
 
 

@@ -121,10 +121,7 @@ def run_for(
         check_folder(recipe, folder, resume)
         check_processes(recipe)
         check_trackers(track)
-        task = create_task(recipe.task, recipe.task_options)
-        with join_process_group().main_process_first():
-            task.prepare(data_root, quiet=quiet)
-        data = task.load(data_root)
+        data = _prepared(recipe, data_root, quiet)
         set_seed(recipe.seed)
         model = build_model(recipe, data)
         pause = [] if seconds is None else [PauseAfter(seconds)]
@@ -135,6 +132,14 @@ def run_for(
         trainer.accelerator.wait_for_everyone()
         step = trainer.train(resume_from_checkpoint=None if last is None else str(last)).global_step
         return Paused(folder, step, recipe.steps) if step < recipe.steps else finish(recipe, trainer, data, folder)
+
+
+def _prepared(recipe: Recipe, data_root: Path | None, quiet: bool) -> TaskData:
+    """The data of a recipe, made by the first process if they are not there."""
+    task = create_task(recipe.task, recipe.task_options)
+    with join_process_group().main_process_first():
+        task.prepare(data_root, quiet=quiet)
+    return task.load(data_root)
 
 
 @contextmanager
@@ -206,10 +211,7 @@ def evaluate(
     Raises:
         ValueError: no run there, an unknown split or checkpoint, or a checkpoint that is missing or damaged.
     """
-    for name in overrides or {}:
-        if not name.startswith("task.") and name != "batch_size":
-            wanted = "task.<option> or batch_size: the model is trained"
-            raise argument_error("evaluate", f"an override of {name}", wanted, "train another run for it")
+    _check_overrides(overrides or {})
     recipe = replace(read_recipe(folder), parallel="ddp", compile=False).override(overrides or {})
     task = create_task(recipe.task, recipe.task_options)
     if overrides:
@@ -226,6 +228,13 @@ def evaluate(
     with TemporaryDirectory() as scratch:
         trainer = make_trainer(recipe, model, data, Path(scratch), quiet=quiet)
         return float((trainer.predict(data.splits[split]).metrics or {})["test_accuracy"])
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    for name in overrides:
+        if not name.startswith("task.") and name != "batch_size":
+            wanted = "task.<option> or batch_size: the model is trained"
+            raise argument_error("evaluate", f"an override of {name}", wanted, "train another run for it")
 
 
 def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Result:

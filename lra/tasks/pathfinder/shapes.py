@@ -140,8 +140,6 @@ def make_shapes(variant: Variant, margin: int) -> Shapes:
     onward = np.arctan2(candidates[:, 0], candidates[:, 1])
     degrees = np.arange(-180, 180) * np.pi / 180
     directions = np.concatenate([degrees, onward])
-    turn = np.abs(directions[:, None] - onward[None])
-    turn = np.minimum(variant.continuity * np.minimum(turn, 2 * np.pi - turn), np.pi / 2)
     head = displace(degrees, variant.length)
     drawn = np.concatenate([degrees, reverse(onward)])
     small = [draw(variant.length, variant.thickness, margin, direction) for direction in drawn]
@@ -153,8 +151,7 @@ def make_shapes(variant: Variant, margin: int) -> Shapes:
     need = needed(blocks[:SEEDS], step)
     cores = np.where(blocks >= COLLISION - 255, blocks, 0)
     block_table, wide_table = table(blocks, 2 * reach), table(wide, 2 * step)
-    border = np.full((variant.size, variant.size), 255, np.uint8)
-    border[variant.padding : -variant.padding, variant.padding : -variant.padding] = 0
+    border = border_image(variant)
     return Shapes(
         variant=variant,
         margin=margin,
@@ -162,7 +159,7 @@ def make_shapes(variant: Variant, margin: int) -> Shapes:
         reach=reach,
         stride=stride,
         candidates=candidates,
-        weights=np.maximum(np.cos(turn), 0) ** 2,
+        weights=turn_weights(directions, onward, variant.continuity),
         advance=displace(directions, variant.length + 2 * margin),
         head=head,
         pivot=head + displace(reverse(degrees), step),
@@ -180,3 +177,20 @@ def make_shapes(variant: Variant, margin: int) -> Shapes:
         circle_offsets=wide_table.flat(candidates),
         drawings=np.stack([line for line, _ in small]) / 255,
     )
+
+
+def turn_weights(
+    directions: NDArray[np.float64], onward: NDArray[np.float64], continuity: float
+) -> NDArray[np.float64]:
+    """Weights (directions, candidates) of a turn δ from the last direction: ``cos²(min(c δ, 90°))``."""
+    turn = np.abs(directions[:, None] - onward[None])
+    turn = np.minimum(continuity * np.minimum(turn, 2 * np.pi - turn), np.pi / 2)
+    weights: NDArray[np.float64] = np.maximum(np.cos(turn), 0) ** 2
+    return weights
+
+
+def border_image(variant: Variant) -> Bytes:
+    """The occupancy of an image without snakes: its border, ``padding`` pixels wide."""
+    border = np.full((variant.size, variant.size), 255, np.uint8)
+    border[variant.padding : -variant.padding, variant.padding : -variant.padding] = 0
+    return border
