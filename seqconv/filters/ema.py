@@ -16,6 +16,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ..options import Default, with_defaults
+from ..parameters import wide_default_dtype
 from .base import Recurrence, WideFilter
 from .diagonal import DiagonalSSM
 
@@ -53,8 +54,9 @@ class EMAFilter(WideFilter):
             got = f"channels={channels}, d_state={d_state}, truncation={truncation}"
             raise argument_error("EMAFilter", got, "sizes of at least 1 (or truncation=None)", "correct the sizes")
         super().__init__(channels, max_length=truncation, recurrent=truncation is None or o["untruncated_steps"])
-        size = (channels, d_state)
-        self.delta, self.alpha, self.beta, self.gamma = (nn.Parameter(torch.empty(size)) for _ in range(4))
+        size, dtype = (channels, d_state), wide_default_dtype()
+        self.delta, self.alpha = (nn.Parameter(torch.empty(size, dtype=dtype)) for _ in range(2))
+        self.beta, self.gamma = (nn.Parameter(torch.empty(size, dtype=dtype)) for _ in range(2))
         self.reset_parameters()
 
     @torch.no_grad()

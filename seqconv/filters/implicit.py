@@ -93,15 +93,17 @@ def decay_rates(channels: int, options: ImplicitFilterOptions, *, dtype: torch.d
     """Rates at which windows fall to ``target`` between the fractions ``fast`` and ``slow`` of the length."""
     depth = math.log(options["target"])
     slowest, fastest = depth / options["slow_decay_pct"], depth / options["fast_decay_pct"]
-    return torch.linspace(slowest, fastest, channels, dtype=dtype)
+    return torch.linspace(slowest, fastest, channels, dtype=dtype, device="cpu")
 
 
 def positional_features(l_max: int, emb_dim: int, dtype: torch.dtype) -> Float[Tensor, "l_max emb_dim"]:
     """``e(t)`` for every position."""
     bands = (emb_dim - 1) // 2
-    turns = torch.arange(l_max, dtype=dtype)[:, None] / l_max
-    angle = torch.linspace(1e-4, bands - 1, bands, dtype=dtype) * (2 * math.pi * turns)
-    return torch.cat([torch.linspace(0, 1, l_max, dtype=dtype)[:, None], angle.cos(), -angle.sin()], dim=1)
+    with torch.device("cpu"):  # the same numbers whatever device the filter is on, or is being built on
+        turns = torch.arange(l_max, dtype=dtype)[:, None] / l_max
+        angle = torch.linspace(1e-4, bands - 1, bands, dtype=dtype) * (2 * math.pi * turns)
+        times = torch.linspace(0, 1, l_max, dtype=dtype)
+        return torch.cat([times[:, None], angle.cos(), -angle.sin()], dim=1)
 
 
 def check_implicit(operation: str, options: ImplicitFilterOptions, **sizes: int) -> None:

@@ -15,11 +15,11 @@ from transformers import initialization as init
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..backbone import Backbone, build_backbone
-from ..convolution.replacement import place_modal_filters
+from ..parameters import restore_optimizer_options, wide_default_dtype
 from .atomic_save import written_whole
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
+from .initialization import is_part_of_backbone, materialize, reset_what_was_not_loaded
 from .model_card import write_model_card
 from .remote import register_for
 
@@ -49,19 +49,34 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         config.check()
         super().__init__(config, *args, **kwargs)
 
+    def post_init(self) -> None:
+        """As in transformers; first gives memory to what was built on the meta device, and then values."""
+        materialize(self)
+        super().post_init()
+        restore_optimizer_options(self)
+
+    def initialize_weights(self) -> None:
+        """As in transformers, computed in float32 whatever the parameters are."""
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(wide_default_dtype())
+        try:
+            super().initialize_weights()
+        finally:
+            torch.set_default_dtype(dtype)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise embeddings and heads; mixers, norms and MLPs did it when they were built."""
-        built: dict[str, Tensor] | None = getattr(module, "_built_buffers", None)
-        if built is not None:
-            for name, value in built.items():
-                getattr(module, name).copy_(value)
-            return
-        if isinstance(module, nn.Linear | nn.Embedding):
+        """Initial values of the parameters and buffers that no checkpoint gave.
+
+        Modules of the backbone, and norms, have ``reset_parameters``; embeddings and heads are drawn here.
+        """
+        if isinstance(module, nn.Linear | nn.Embedding) and not is_part_of_backbone(module):
             std = module.in_features**-0.5 if isinstance(module, InputMap) else self.config.initializer_range
             init.normal_(module.weight, mean=0.0, std=std)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            init.zeros_(module.bias)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            reset_what_was_not_loaded(module)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,7 +109,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         model, info = loaded
         if foreign is not None:
             model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
-        _restore_marks(model)
+        restore_optimizer_options(model)
         model._refuse_misfit(info, ignore)
         return (model, info) if wants_info else model
 
@@ -150,50 +165,6 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             raise argument_error(
                 _reading(type(self)), f"a checkpoint {' and '.join(found)}", "its own tensors alone", remedy
             )
-
-
-def make_backbone(config: SeqConvConfig) -> Backbone:
-    """Build the backbone with real numbers, on the CPU and in float32, whatever context transformers builds models in.
-
-    Mixers compute their initial values (eigenvalues, frequencies, tables) when they are built; on the meta device,
-    where ``from_pretrained`` builds models, there would be none, and buffers that are not saved would never get any.
-    """
-    bidirectional = {"bidirectional": True} if config.bidirectional else {}
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"):
-            backbone = build_backbone(
-                config.hidden_size,
-                config.num_hidden_layers,
-                config.layers,
-                mixer_defaults=bidirectional,
-                final_norm=config.final_norm,
-                input_dropout=config.input_dropout,
-                drop_path=config.drop_path,
-                drop_path_schedule=config.drop_path_schedule,
-                mask_mixer_inputs=config.mask_padding == "mixer_inputs",
-                **config.block_options,
-            )
-            place_modal_filters(backbone, config.modal_filters or {})
-    finally:
-        torch.set_default_dtype(dtype)
-    for module in backbone.modules():
-        names = module._non_persistent_buffers_set
-        built = {name: b.clone() for name, b in module.named_buffers(recurse=False) if name in names}
-        object.__setattr__(module, "_built_buffers", built)
-    backbone.to(dtype)
-    marks = {name: dict(vars(p)) for name, p in backbone.named_parameters() if vars(p)}
-    object.__setattr__(backbone, "_parameter_marks", marks)
-    return backbone
-
-
-def _restore_marks(model: nn.Module) -> None:
-    """Loading puts new parameters in place; give them the attributes that mixers set on theirs (``_optim``)."""
-    for backbone in (module for module in model.modules() if isinstance(module, Backbone)):
-        marks: dict[str, dict[str, Any]] = getattr(backbone, "_parameter_marks", {})
-        for name, attributes in marks.items():
-            vars(backbone.get_parameter(name)).update(attributes)
 
 
 def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -27,8 +28,8 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = SeqConvModel(config)
-        self.pooling = Pooling(config)
-        self.classifier = Classifier(config)
+        with torch.device("meta"):
+            self.pooling, self.classifier = Pooling(config), Classifier(config)
         self.post_init()
 
     def _classify(
@@ -136,7 +137,8 @@ class SeqConvForTokenClassification(PerTokenModel):
     def __init__(self, config: SeqConvConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.classifier = Classifier(config)
+        with torch.device("meta"):
+            self.classifier = Classifier(config)
         self.post_init()
 
     def _output(self, hidden: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
             deaf = [i for i, block in enumerate(self.model.backbone.layers) if not block.causal]
             remedy = "take bidirectional=False and norms of single tokens, or SeqConvForMaskedLM"
             raise argument_error(type(self).__name__, f"layers {deaf} that are not causal", "causal layers", remedy)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        with torch.device("meta"):
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -112,7 +113,8 @@ class SeqConvForMaskedLM(PerTokenModel):
 
     def __init__(self, config: SeqConvConfig) -> None:
         super().__init__(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        with torch.device("meta"):
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def _output(self, hidden: Tensor) -> Tensor:

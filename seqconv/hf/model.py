@@ -12,10 +12,11 @@ from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask
 from ..state import InitialState, call_with_state
-from .base import SeqConvPreTrainedModel, check_arguments, make_backbone, packed_bounds
+from .base import SeqConvPreTrainedModel, check_arguments, packed_bounds
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, positions_of
+from .initialization import make_backbone
 
 MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
 
@@ -31,15 +32,16 @@ class SeqConvModel(SeqConvPreTrainedModel):
         config.modality = config.modality or "text"
         super().__init__(config)
         self.main_input_name = MAIN_INPUT[config.modality]
-        if config.modality == "text":
-            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        elif config.modality == "image":
-            self.embed_pixels = PatchEmbedding(config)
-        else:
-            self.embed_frames = FrameEmbedding(config)
-        self.positions = PositionEmbedding(config)
-        self.embedding_norm = create_norm(config.norm if config.embedding_norm else "none", config.hidden_size)
-        self.backbone = make_backbone(config)
+        with torch.device("meta"):  # post_init gives memory and values
+            if config.modality == "text":
+                self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+            elif config.modality == "image":
+                self.embed_pixels = PatchEmbedding(config)
+            else:
+                self.embed_frames = FrameEmbedding(config)
+            self.positions = PositionEmbedding(config)
+            self.embedding_norm = create_norm(config.norm if config.embedding_norm else "none", config.hidden_size)
+            self.backbone = make_backbone(config)
         self.post_init()
 
     @property

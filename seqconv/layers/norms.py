@@ -61,8 +61,9 @@ class LayerNorm(Norm):
     def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(d_model)) if affine else None
+        self.weight = nn.Parameter(torch.empty(d_model)) if affine else None
+        self.bias = nn.Parameter(torch.empty(d_model)) if affine else None
+        self.reset_parameters()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
@@ -74,7 +75,8 @@ class LayerScalarNorm(Norm):
     def __init__(self, d_model: int, *, eps: float = 0.0) -> None:
         super().__init__()
         self.eps = eps
-        self.shift, self.scale = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.ones(1))
+        self.shift, self.scale = nn.Parameter(torch.empty(1)), nn.Parameter(torch.empty(1))
+        self.reset_parameters()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         wide = x.to(accumulation_dtype(x))
@@ -92,7 +94,8 @@ class RMSNorm(Norm):
     def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True, eps_outside: bool = False) -> None:
         super().__init__()
         self.eps, self.eps_outside = eps, eps_outside
-        self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
+        self.weight = nn.Parameter(torch.empty(d_model)) if affine else None
+        self.reset_parameters()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         # One dtype for both: under autocast x is narrower than the weight, which the fused norm does not take.
@@ -111,7 +114,8 @@ class ScaleNorm(Norm):
     def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(1)) if affine else None
+        self.weight = nn.Parameter(torch.empty(1)) if affine else None
+        self.reset_parameters()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         wide = x.to(accumulation_dtype(x))
@@ -153,8 +157,9 @@ class GroupNorm(Norm):
             raise argument_error(
                 "GroupNorm", f"groups={groups}", f"a divisor of d_model={d_model}", "change the groups"
             )
-        self.weight = nn.Parameter(torch.ones(d_model)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(d_model)) if affine else None
+        self.weight = nn.Parameter(torch.empty(d_model)) if affine else None
+        self.bias = nn.Parameter(torch.empty(d_model)) if affine else None
+        self.reset_parameters()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, length, d_model = x.shape

@@ -75,8 +75,13 @@ class Affine(Residual):
         per_channel: bool = False,
     ) -> None:
         super().__init__()
-        self.alpha = alpha
-        self.weight = nn.Parameter(torch.full((d_model if per_channel else 1,), beta * depth**-power))
+        self.alpha, self.initial = alpha, beta * depth**-power
+        self.weight = nn.Parameter(torch.empty(d_model if per_channel else 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """``c = beta · depth^-power``."""
+        nn.init.constant_(self.weight, self.initial)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.alpha * x + self.weight * y
@@ -120,7 +125,12 @@ class Diagonal(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(d_model))
+        self.weight = nn.Parameter(torch.empty(d_model))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """``w ~ N(0, 1)``."""
+        nn.init.normal_(self.weight)
 
     def forward(self, x: Float[Tensor, "*tokens d_model"]) -> Float[Tensor, "*tokens d_model"]:
         return self.weight * x

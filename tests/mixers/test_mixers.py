@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.initialization import meta_device_safe_creation_ops
 
 from mixer_cases import (
     BATCH,
@@ -325,3 +326,45 @@ def test_unknown_names_and_options_name_the_nearest():
     for bad in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"dropout=.*Remedy: correct the configuration"):
             create_mixer("s4d", 8, dropout=bad)
+
+
+def tensors(mixer: Mixer) -> dict[str, Tensor]:
+    return dict([*mixer.named_parameters(), *mixer.named_buffers()])
+
+
+def reset(mixer: Mixer) -> None:
+    """Fill parameters and buffers with what no initial value is, then give every module its own, children first."""
+    mixer.to_empty(device="cpu")
+    for tensor in tensors(mixer).values():
+        tensor.data.fill_(float("nan") if tensor.is_floating_point() else 77)
+    mixer.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+
+
+@every
+def test_what_is_built_on_the_meta_device_starts_as_what_is_built(case):
+    """With one seed, and in the contexts in which transformers builds models to load them."""
+    torch.manual_seed(5)
+    want = create_mixer(case[0], D_MODEL, **case[1])
+    with torch.device("meta"), meta_device_safe_creation_ops():
+        made = create_mixer(case[0], D_MODEL, **case[1])
+    assert all(tensor.is_meta for tensor in tensors(made).values())
+    torch.manual_seed(5)
+    reset(made)
+    assert tensors(made).keys() == tensors(want).keys()
+    for name, tensor in tensors(want).items():
+        assert tensor.dtype == tensors(made)[name].dtype, name
+        assert torch.equal(tensors(made)[name], tensor), name
+
+
+@every
+def test_a_mixer_built_in_half_precision_has_the_dtypes_of_one_that_was_converted(case):
+    """What stays in float32 does not pass through half precision when a model is built or loaded in it."""
+    want = create_mixer(case[0], D_MODEL, **case[1]).to(torch.bfloat16)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"), meta_device_safe_creation_ops():
+            made = create_mixer(case[0], D_MODEL, **case[1])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, tensor in tensors(want).items():
+        assert tensor.dtype == tensors(made)[name].dtype, name
