@@ -15,17 +15,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import fft_conv
-from seqconv_kernels._core.errors import argument_error
 
 from ..filters.base import Filter, Recurrence, add_skip, foreign_state
 from ..state import State, state_class
 from ..types import StateKind
 from .fractal import FractalState
-from .online import OnlineState, init_online, online_prefill, online_step
+from .online import OnlineState, extend_online, init_online, known_inputs, online_prefill, online_step
 from .smooth import SmoothState
 
+FIRST_TAPS = 256
+"""Taps that a state begins with where neither the filter has an end nor the longest context is known."""
+
 Observer = Callable[[Tensor, Tensor], None]
-"""Is shown the input and the output of a convolution."""
+"""Called with the input and the output of a convolution."""
 
 
 @state_class
@@ -43,7 +45,7 @@ class Kernel(NamedTuple):
         past: taps of the past, lag 0 first.
         future: taps of the future, lag ``lag`` first; ``None`` if causal.
         heads: how often the channels of the taps repeat in the signal, head after head.
-        observer: shown what every convolution reads and gives, (batch, length, channels) each.
+        observer: called with the input and output of every convolution, (batch, length, channels) each.
     """
 
     past: Float[Tensor, "channels taps"]
@@ -87,7 +89,7 @@ class LongConvolution(nn.Module):
         smooth: decode with bounded work per token instead of the least work in total.
 
     Attributes:
-        observers: one per stage, shown what passes through whole-sequence convolutions; usually none.
+        observers: one per stage, called with the input and output of whole-sequence convolutions; usually none.
     """
 
     def __init__(
@@ -141,24 +143,27 @@ class LongConvolution(nn.Module):
 
         Args:
             batch_size: rows.
-            max_length: longest context to come; needed by a filter with neither recurrence nor end.
-
-        Raises:
-            ValueError: the filter has no end of its own and ``max_length`` is not given.
+            max_length: longest context to come, where known; a state without a recurrence begins with as many taps,
+                and with more from the filter when the context becomes longer.
         """
         recurrence = self.filter.recurrence()
         if recurrence is not None:
             parts = [self._part(recurrence, stage) for stage in range(self.stages)]
             return tuple(RecurrentState(part, part.init_state(batch_size)) for part in parts)
         lengths = [length for length in (self.filter.max_length, max_length) if length is not None]
-        if not lengths:
-            remedy = "pass max_length to init_state"
-            raise argument_error("LongConvolution.init_state", "an endless filter", "a longest context", remedy)
-        taps = self._taps(self.filter, min(lengths))
-        return tuple(init_online(h, batch_size, heads=self.heads, smooth=self.smooth) for h in taps)
+        taps = self._taps(self.filter, min(lengths, default=FIRST_TAPS))
+        extensible = self._extensible(taps[0].shape[1])
+        return tuple(
+            init_online(h, batch_size, heads=self.heads, smooth=self.smooth, extensible=extensible) for h in taps
+        )
 
     def prefill(
-        self, u: Float[Tensor, "batch length channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
+        self,
+        u: Float[Tensor, "batch length channels"],
+        state: State,
+        *,
+        stage: int = 0,
+        skip: Float[Tensor, " channels"] | None = None,
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         """Any number of inputs from the state of a stage; leading padding must be zero.
 
@@ -170,18 +175,23 @@ class LongConvolution(nn.Module):
             y, hidden = state.recurrence.prefill(u, state.hidden)
             after: State = RecurrentState(state.recurrence, hidden)
         else:
-            y, after = online_prefill(u, cast(OnlineState, state))
+            y, after = online_prefill(u, self._reaching(cast(OnlineState, state), u.shape[1], stage))
         return (y if skip is None else y + (skip * u).to(y.dtype)), after
 
     def step(
-        self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
+        self,
+        u_t: Float[Tensor, "batch channels"],
+        state: State,
+        *,
+        stage: int = 0,
+        skip: Float[Tensor, " channels"] | None = None,
     ) -> tuple[Float[Tensor, "batch channels"], State]:
         """One input from the state of a stage; errors as :meth:`prefill`."""
         if isinstance(state, RecurrentState) and self.filter.recurrent:
             y, hidden = state.recurrence.step(u_t, state.hidden, skip=skip)
             return y, RecurrentState(state.recurrence, hidden)
         self._check_state("step", u_t, state)
-        y, after = online_step(u_t, cast(OnlineState, state))
+        y, after = online_step(u_t, self._reaching(cast(OnlineState, state), 1, stage))
         return add_skip(y, u_t, skip), after
 
     def _check_state(self, operation: str, u: Tensor, state: State) -> None:
@@ -194,6 +204,18 @@ class LongConvolution(nn.Module):
         if not isinstance(state, kind) or (state.echo.shape[0], state.head.shape[1]) != sizes:
             wanted = f"{kind.__name__} of {sizes[0]} rows of width {sizes[1]}"
             raise foreign_state(f"LongConvolution.{operation}", state, wanted)
+
+    def _extensible(self, taps: int) -> bool:
+        """Whether the filter has taps beyond the first ``taps``."""
+        return self.filter.max_length is None or taps < self.filter.max_length
+
+    def _reaching(self, state: OnlineState, more: int, stage: int) -> OnlineState:
+        """The state with enough taps for ``more`` inputs: doubled, or as many as needed, until the filter's end."""
+        known, have = known_inputs(state), state.taps.shape[1]
+        if state.earlier is None or known + more < have:
+            return state
+        taps = self._taps(self.filter, max(2 * have, known + more + 1))[stage]
+        return extend_online(state, taps, extensible=self._extensible(taps.shape[1]))
 
     def _taps(self, filter: Filter, length: int) -> tuple[Tensor, ...]:
         reach = length if filter.max_length is None else min(length, filter.max_length)

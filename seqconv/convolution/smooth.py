@@ -22,13 +22,13 @@ from torch import Tensor
 from seqconv_kernels import direct_conv_step
 
 from ..state import State, state_class
-from .tiles import check_sizes, convolve_behind, head_of, history, window, writable
+from .tiles import all_inputs, check_sizes, convolve_after, head_of, history, window, writable
 
 BLOCK = 32
 """Tokens of the smallest level: a direct sum over twice as many taps still costs less than a transform."""
 
 TURNS = 8
-"""Each level works at one of so many tokens."""
+"""Each level works at one of this many tokens."""
 
 LEAST_SHARES = 8
 """No level shares its channels out among fewer tokens, so the smallest ones work more often."""
@@ -42,10 +42,11 @@ class SmoothState(State):
         taps: impulse response.
         head: its first two blocks of taps, time first, repeated for every head.
         spectra: of the taps 2U .. 3U-1 and 3U .. 4U-1, for every U in turn, (channels, U + 1).
-        past: ring of the inputs since the last restart.
-        ahead: ring of what they, and those before it, add to the outputs to come; zero where none is waiting.
+        past: ring buffer of the inputs since the last restart.
+        ahead: ring buffer of what they, and those before it, add to later outputs; zero where none is waiting.
         before: spectrum of the previous block of every U, (batch, width, U + 1).
-        echo: what inputs before the last restart add to the outputs since; in ``ahead`` too, but not apart.
+        echo: what inputs before the last restart add to the outputs since; contained in ``ahead`` too.
+        earlier: the inputs before the last restart, where the taps may still be extended; else ``None``.
         position: tokens since the last restart.
     """
 
@@ -56,10 +57,11 @@ class SmoothState(State):
     ahead: Float[Tensor, "batch ring width"]
     before: tuple[Tensor, ...]
     echo: Float[Tensor, "batch later width"]
+    earlier: Float[Tensor, "batch inputs width"] | None
     position: int
 
     batch_free: ClassVar[frozenset[str]] = frozenset({"taps", "head", "spectra"})
-    growing: ClassVar[frozenset[str]] = frozenset({"taps", "spectra", "past", "ahead", "before", "echo"})
+    growing: ClassVar[frozenset[str]] = frozenset({"taps", "spectra", "past", "ahead", "before", "echo", "earlier"})
 
     @property
     def block(self) -> int:
@@ -68,7 +70,12 @@ class SmoothState(State):
 
 
 def init_smooth(
-    taps: Float[Tensor, "channels taps"], batch_size: int, *, heads: int = 1, block: int = BLOCK
+    taps: Float[Tensor, "channels taps"],
+    batch_size: int,
+    *,
+    heads: int = 1,
+    block: int = BLOCK,
+    extensible: bool = False,
 ) -> SmoothState:
     """The state before the first input; arguments and errors as for the fractal tiling."""
     check_sizes(taps, block)
@@ -91,6 +98,7 @@ def init_smooth(
         ahead=taps.new_zeros(batch_size, ring, width),
         before=tuple(taps.new_zeros(batch_size, width, size + 1, dtype=kind) for size in sizes),
         echo=taps.new_zeros(batch_size, 0, width),
+        earlier=taps.new_zeros(batch_size, 0, width) if extensible else None,
         position=0,
     )
 
@@ -98,15 +106,15 @@ def init_smooth(
 def smooth_prefill(
     u: Float[Tensor, "batch length width"], state: SmoothState
 ) -> tuple[Float[Tensor, "batch length width"], SmoothState]:
-    """Outputs for any number of inputs behind those of ``state``; more than a block are one FFT convolution."""
+    """Outputs for any number of inputs after those of ``state``; more than a block are one FFT convolution."""
     if u.shape[1] > state.block:
         y, state = _restart(u.to(state.taps.dtype), state)
         return y.to(u.dtype), state
-    pieces = []
+    outputs = []
     for u_t in u.unbind(1):
         y_t, state = smooth_step(u_t, state)
-        pieces.append(y_t)
-    return torch.stack(pieces, dim=1), state
+        outputs.append(y_t)
+    return torch.stack(outputs, dim=1), state
 
 
 def smooth_step(
@@ -117,11 +125,11 @@ def smooth_step(
     past, ahead = writable(state.past, u_t, head), writable(state.ahead, u_t, head)
     y = direct_conv_step(u_t, head, past, ahead, row=position % past.shape[1], count=head.shape[0])
     ahead, before = _work(state, past, ahead)
-    return y, SmoothState(state.taps, head, state.spectra, past, ahead, before, state.echo, position + 1)
+    return y, SmoothState(state.taps, head, state.spectra, past, ahead, before, state.echo, state.earlier, position + 1)
 
 
 def _work(state: SmoothState, past: Tensor, ahead: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The share of one token: some channels of every level whose turn it is and which has heard a whole block."""
+    """The share of one token: some channels of every level whose turn it is and which has a whole block of inputs."""
     before, position, channels = state.before, state.position, state.taps.shape[0]
     for level in range(len(before)):
         size = state.block << level
@@ -143,8 +151,8 @@ def _transform(
     """The blocks of inputs that ended at ``t`` and before it, for the channels ``share`` of every head."""
     size, ring = near.shape[1] - 1, past.shape[1]
     oldest = (t - size) % ring
-    heard = _rows(past[:, oldest : oldest + size], 2, channels)[..., share].movedim(1, -1)
-    spectrum_now = torch.fft.rfft(heard, n=2 * size)
+    inputs = _rows(past[:, oldest : oldest + size], 2, channels)[..., share].movedim(1, -1)
+    spectrum_now = torch.fft.rfft(inputs, n=2 * size)
     known = _rows(before, 1, channels)[:, :, share]
     later = torch.fft.irfft(spectrum_now * near + known * far, n=2 * size).movedim(-1, 1)
     before, ahead = writable(before, spectrum_now), writable(ahead, later)
@@ -160,14 +168,16 @@ def _rows(signal: Tensor, axis: int, channels: int) -> Tensor:
 
 
 def _restart(v: Tensor, state: SmoothState) -> tuple[Tensor, SmoothState]:
-    """One convolution of all inputs that still matter, and a partition that begins behind them."""
-    y, echo = convolve_behind(v, history(state.past, state.position), state.taps, state.echo[:, state.position :])
+    """One convolution of all inputs that later outputs depend on, and a partition that begins after them."""
+    before = history(state.past, state.position)
+    y, echo = convolve_after(v, before, state.taps, state.echo[:, state.position :])
     after = replace(
         state,
         past=torch.zeros_like(state.past),
         ahead=window(echo, 0, state.ahead.shape[1]).contiguous(),
         before=tuple(torch.zeros_like(b) for b in state.before),
         echo=echo,
+        earlier=all_inputs(state.earlier, before, v),
         position=0,
     )
     return y, after

@@ -1,4 +1,4 @@
-"""What the online convolutions share: convolution with its tail, rings, memory that may be overwritten.
+"""Parts of the online convolutions: convolution with its tail, ring buffers, memory that may be overwritten.
 
 Signals are ``(batch, time, width)`` and impulse responses ``(channels, time)``; the channels of the impulse responses
 repeat in the width, head after head.
@@ -15,7 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 
 
 def check_sizes(taps: Float[Tensor, "channels taps"], block: int) -> None:
-    """Refuse an empty impulse response, and blocks that cannot be doubled and halved evenly.
+    """Raise for an empty impulse response, and for blocks that cannot be doubled and halved evenly.
 
     Raises:
         ValueError: no taps, or a block that is not a power of two.
@@ -30,46 +30,51 @@ def head_of(taps: Float[Tensor, "channels taps"], reach: int, heads: int) -> Flo
     return F.pad(taps[:, :reach], (0, max(0, reach - taps.shape[1]))).T.repeat(1, heads)
 
 
-def history(past: Float[Tensor, "batch ring width"], position: int) -> Float[Tensor, "batch heard width"]:
-    """All inputs before ``position`` that the ring still holds, oldest first."""
+def history(past: Float[Tensor, "batch ring width"], position: int) -> Float[Tensor, "batch inputs width"]:
+    """All inputs before ``position`` that the ring buffer still holds, oldest first."""
     ring = past.shape[1]
     return past[:, :position] if position <= ring else past.roll(-(position % ring), dims=1)
 
 
-def convolve_behind(
+def all_inputs(earlier: Tensor | None, *later: Tensor) -> Tensor | None:
+    """``earlier`` and the inputs after it, where they are kept."""
+    return None if earlier is None else torch.cat([earlier, *later], dim=1)
+
+
+def convolve_after(
     v: Float[Tensor, "batch length width"],
-    before: Float[Tensor, "batch heard width"],
+    before: Float[Tensor, "batch inputs width"],
     taps: Float[Tensor, "channels taps"],
     echo: Float[Tensor, "batch later width"],
 ) -> tuple[Float[Tensor, "batch length width"], Float[Tensor, "batch lags width"]]:
-    """One convolution of ``v`` behind the inputs ``before``, and the echo of them all behind ``v``.
+    """One convolution of ``v`` after the inputs ``before``, and the echo of them all after ``v``.
 
     Args:
         echo: what still earlier inputs add, from the first output on.
     """
     length, lags = v.shape[1], taps.shape[1] - 1
-    heard = torch.cat([before, v], dim=1)
-    heard = heard[:, max(0, heard.shape[1] - length - lags) :]
-    total = heard.shape[1] + lags
-    y = _convolve_circle(heard, taps, _fast_size(total))[:, total - length - lags : total]
+    inputs = torch.cat([before, v], dim=1)
+    inputs = inputs[:, max(0, inputs.shape[1] - length - lags) :]
+    total = inputs.shape[1] + lags
+    y = _convolve_circle(inputs, taps, _fast_size(total))[:, total - length - lags : total]
     y = y + window(echo, 0, length + lags)
     return y[:, :length], y[:, length:]
 
 
 def _convolve_circle(
-    heard: Float[Tensor, "batch time width"], taps: Float[Tensor, "channels taps"], size: int
+    inputs: Float[Tensor, "batch time width"], taps: Float[Tensor, "channels taps"], size: int
 ) -> Float[Tensor, "batch size width"]:
     """Circular convolution of ``size``; the time goes last, where an FFT is faster."""
-    if 0 in heard.shape:
-        return heard.new_zeros(heard.shape[0], size, heard.shape[2])
-    signal, spectrum = torch.fft.rfft(heard.transpose(1, 2), n=size), torch.fft.rfft(taps, n=size)
+    if 0 in inputs.shape:
+        return inputs.new_zeros(inputs.shape[0], size, inputs.shape[2])
+    signal, spectrum = torch.fft.rfft(inputs.transpose(1, 2), n=size), torch.fft.rfft(taps, n=size)
     by_head = cast(Tensor, writable(signal, taps).unflatten(1, (-1, taps.shape[0])))
     y: Tensor = torch.fft.irfft(by_head.mul_(spectrum).flatten(1, 2), n=size)
     return y.transpose(1, 2)
 
 
 def writable(buffer: Tensor, *others: Tensor) -> Tensor:
-    """``buffer`` itself where overwriting it harms nobody, else a copy: autograd may still need the old values.
+    """``buffer`` itself where it may be overwritten, else a copy: autograd may still need the old values.
 
     Args:
         others: tensors that are about to be written into it.
@@ -81,8 +86,8 @@ def writable(buffer: Tensor, *others: Tensor) -> Tensor:
 
 def window(signal: Float[Tensor, "batch time width"], start: int, length: int) -> Float[Tensor, "batch length width"]:
     """``length`` values from ``start`` on, zeros beyond the end."""
-    piece = signal[:, start : start + length]
-    return F.pad(piece, (0, 0, 0, length - piece.shape[1]))
+    part = signal[:, start : start + length]
+    return F.pad(part, (0, 0, 0, length - part.shape[1]))
 
 
 def _fast_size(least: int) -> int:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from seqconv_kernels._core.complex import as_complex
+
 from .poles import LARGEST
 from .second_order import powers_of
 
@@ -28,11 +30,11 @@ def gradient_descent(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         poles = torch.polar(LARGEST * decay.sigmoid(), angle)
-        fitted = (powers_of(poles, g.shape[1]) * torch.view_as_complex(residues)[:, :, None]).sum(1).real
+        fitted = (powers_of(poles, g.shape[1]) * as_complex(residues)[:, :, None]).sum(1).real
         loss = (fitted - g).square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     poles = torch.polar(LARGEST * decay.sigmoid(), angle).detach()
-    return poles, torch.view_as_complex(residues.detach()).clone()
+    return poles, as_complex(residues.detach())

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from seqconv_kernels._core.complex import as_complex
+
 from .varpro import fit, refine
 
 FAR = 2.2
@@ -75,7 +77,7 @@ def _correction(q: Tensor, error: Tensor, bound: Float[Tensor, " channels"]) -> 
         ridge = 1e-12 * gram.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-300)
         gram.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
         found = torch.linalg.solve_ex(gram, weighted @ target[:, :, None])[0][:, :, 0]
-        now = torch.view_as_complex((target - (found[:, None] @ rows)[:, 0]).unflatten(1, (-1, 2)))
+        now = as_complex((target - (found[:, None] @ rows)[:, 0]).unflatten(1, (-1, 2)))
         maximum = now.abs().amax(1)
         best = torch.where((maximum < lowest)[:, None], found, best)
         lowest = torch.minimum(maximum, lowest)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error
 
 from .base import WideFilter
@@ -63,7 +64,7 @@ class ModalFilter(WideFilter):
         return self._recurrence().impulse_response(length)
 
     def _recurrence(self) -> DiagonalSSM:
-        offsets, residues = (torch.view_as_complex(p) for p in (self.offsets, self.residues))
+        offsets, residues = (as_complex(p) for p in (self.offsets, self.residues))
         head = self.head.T.contiguous().T if self.head.shape[1] else None  # steps read it channels together
         return DiagonalSSM(_inside(offsets), residues, head)
 

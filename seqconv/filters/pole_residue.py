@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error
 
 from ..parameters import wide_default_dtype
@@ -70,7 +71,7 @@ class PoleResidueFilter(WideFilter):
         return DiagonalSSM(self._spread(offsets), self._spread(residues))
 
     def _system(self) -> tuple[Tensor, Tensor]:
-        return torch.view_as_complex(self.poles) - 1, torch.view_as_complex(self.residues)
+        return as_complex(self.poles) - 1, as_complex(self.residues)
 
     def _spread(self, of_systems: Tensor) -> Tensor:
         """Repeat the rows of the systems for their channels."""

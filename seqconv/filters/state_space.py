@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
@@ -188,7 +189,7 @@ class StateSpaceFilter(WideFilter, ABC):
         """``B``, ``C`` or ``P`` as a complex (``is_real``: real) tensor, float32 at least."""
         weights: Tensor = getattr(self, name)
         weights = weights.to(accumulation_dtype(weights))
-        return weights if self.is_real else torch.view_as_complex(weights)
+        return weights if self.is_real else as_complex(weights)
 
     def _register(self, name: str, group: str, *size: int) -> None:
         """Register a parameter with the optimiser options of its group, or a buffer where its learning rate is 0."""

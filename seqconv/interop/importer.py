@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 REMEDY = "pass the layer's own state_dict(), without a prefix, and the hyper-parameters it was built with"
@@ -73,7 +74,7 @@ class Weights:
         tensor = self.take(name)
         if tensor.is_complex():
             return tensor
-        return torch.view_as_complex(tensor.clone(memory_format=torch.contiguous_format))
+        return as_complex(tensor)
 
     def ignore(self, *names: str) -> None:
         """Mark tensors that the module derives by itself; they need not be there."""

@@ -148,7 +148,9 @@ class Hyena(Mixer):
         gates, v, short = self._project(x, mask, state.short)
         long = []
         for stage, before in enumerate(state.long):
-            v, after = self.convolution.prefill(self._gate(v, gates[-1 - stage]), before, skip=self._skip(stage))
+            v, after = self.convolution.prefill(
+                self._gate(v, gates[-1 - stage]), before, stage=stage, skip=self._skip(stage)
+            )
             v = self._mix_heads(v, stage)
             long.append(after)
         return self._finish(v, gates[0]), HyenaState(short, tuple(long))
@@ -159,7 +161,9 @@ class Hyena(Mixer):
         *gates, v = mixed.chunk(self.order + 1, dim=-1)
         long = []
         for stage, before in enumerate(state.long):
-            v, after = self.convolution.step(self._gate(v, gates[-1 - stage]), before, skip=self._skip(stage))
+            v, after = self.convolution.step(
+                self._gate(v, gates[-1 - stage]), before, stage=stage, skip=self._skip(stage)
+            )
             v = self._mix_heads(v, stage)
             long.append(after)
         return self._finish(v, gates[0]), HyenaState(short, tuple(long))

@@ -192,11 +192,19 @@ def test_long_convolution_is_the_definition_in_both_directions():
         torch.testing.assert_close(both(u, skip=skip), want + ahead)
 
 
-def test_an_endless_filter_without_recurrence_needs_a_longest_context():
-    conv = LongConvolution(Explicit(torch.randn(3, 8), None))
-    with pytest.raises(ValueError, match=r"an endless filter.*pass max_length to init_state"):
-        conv.init_state(1)
-    assert conv.init_state(1, max_length=8).batch_size == 1
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("max_length", [None, 1, 20])
+def test_the_state_of_an_endless_filter_without_recurrence_gains_taps(smooth, max_length):
+    torch.manual_seed(0)
+    conv = LongConvolution(Explicit(torch.randn(3, 700).double(), None), smooth=smooth)
+    u, state = torch.randn(1, 700, 3).double(), conv.init_state(1, max_length)
+    first, state = conv.prefill(u[:, :10], state)
+    steps = []
+    for t in range(10, 300):
+        y_t, state = conv.step(u[:, t], state)
+        steps.append(y_t)
+    last, _ = conv.prefill(u[:, 300:], state)
+    torch.testing.assert_close(torch.cat([first, torch.stack(steps, 1), last], 1), conv(u))
 
 
 @pytest.mark.parametrize("complex_poles", [False, True])

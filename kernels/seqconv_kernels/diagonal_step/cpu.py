@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._core import native
+from .._core.complex import view_output_as_complex
 from .._core.errors import argument_error
 from .._core.operators import Operator
 from .spec import Inputs
@@ -72,7 +73,7 @@ def diagonal_step(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
         y, after, later = _OPERATOR(
             Reals(u, _reals(offsets), _reals(residues), head, skip, _reals(hidden), past, complex)
         )
-        shaped = torch.view_as_complex(after.view(*hidden.shape, 2)) if complex else after
+        shaped = view_output_as_complex(after.view(*hidden.shape, 2)) if complex else after
         return y, shaped, None if past is None else later
     hidden, past = _own(hidden), None if past is None else _own(past)
     y = _run(Reals(u, offsets, residues, head, skip, hidden, past, complex))

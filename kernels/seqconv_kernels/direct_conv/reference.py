@@ -24,6 +24,8 @@ def direct_conv_tile(inputs: TileInputs) -> None:
     """sums[i] += sum_j taps[lag + i - j] x[j]; what wraps around the circle falls on outputs that are left out."""
     x, taps, sums, lag = inputs
     check_floating("direct_conv_tile", given_tensors(inputs), x.device)
+    if x.numel() == 0:  # FFT libraries have no plan for an empty batch
+        return
     n, outputs = x.shape[1], sums.shape[1]
     size, near = n + outputs, taps[lag + 1 - n : lag + outputs]
     spectrum = torch.fft.rfft(x, n=size, dim=1) * torch.fft.rfft(near, n=size, dim=0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core import native
+from .._core.complex import view_output_as_complex
 from .._core.double_backward import differentiate_again
 from .._core.inputs import Bounds, gradients_by_name, save_inputs, saved_inputs
 from .._core.operators import Operator, empty_like
@@ -52,7 +53,7 @@ def _reals(numbers: Tensor, dtype: torch.dtype, leading: int) -> Tensor:
 
 def _numbers(reals: Tensor, dtype: torch.dtype) -> Tensor:
     """The channels of which these are the parts, if ``dtype`` is complex."""
-    return torch.view_as_complex(reals.unflatten(-1, (-1, 2)).contiguous()) if dtype.is_complex else reals
+    return view_output_as_complex(reals.unflatten(-1, (-1, 2))) if dtype.is_complex else reals
 
 
 def _outputs(inputs: Reals) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.complex import as_complex
 from .nodes import half_angle_nodes
 from .spec import CauchyInputs, VandermondeInputs
 
@@ -59,7 +60,7 @@ def cauchy(inputs: CauchyInputs) -> Tensor:
     squares = poles.real.square() + poles.imag.square()
     with torch.autocast(v.device.type, enabled=False):
         r: Tensor = _cauchy(rows.contiguous(), squares, poles.real.contiguous(), length)
-    return torch.view_as_complex(r.transpose(0, 1).contiguous())
+    return as_complex(r.transpose(0, 1))
 
 
 @torch.library.custom_op("seqconv::cauchy", mutates_args=())

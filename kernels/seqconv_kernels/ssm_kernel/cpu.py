@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._core import native
+from .._core.complex import view_output_as_complex
 from .._core.double_backward import differentiate_again
 from .._core.operators import Operator
 from .parts import (
@@ -37,7 +38,7 @@ def vandermonde(inputs: VandermondeInputs) -> Tensor:
 
 def cauchy(inputs: CauchyInputs) -> Tensor:
     """The resolvent at the roots of unity."""
-    return torch.view_as_complex(_CAUCHY(to_parts(inputs.v), to_parts(inputs.poles), inputs.length))
+    return view_output_as_complex(_CAUCHY(to_parts(inputs.v), to_parts(inputs.poles), inputs.length))
 
 
 def _vandermonde(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:

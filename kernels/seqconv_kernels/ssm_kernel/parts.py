@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.complex import as_complex
 from . import chunked, reference
 from .spec import CauchyInputs, VandermondeInputs
 
@@ -20,7 +21,7 @@ def to_parts(numbers: Tensor) -> Tensor:
 
 def to_numbers(parts: Tensor) -> Tensor:
     """Parts as numbers."""
-    return torch.view_as_complex(parts.contiguous()) if parts.shape[-1] == 2 else parts.squeeze(-1)
+    return as_complex(parts) if parts.shape[-1] == 2 else parts.squeeze(-1)
 
 
 def empty_taps(residues: Tensor, log_poles: Tensor, length: int) -> Tensor:
