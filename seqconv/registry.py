@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
+
+from torch import nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
@@ -20,11 +22,12 @@ from .mixer import Mixer
 from .options import keyword_parameters
 from .types import LayerContext
 
-MixerT = TypeVar("MixerT", bound=Mixer)
+MixerT = TypeVar("MixerT", bound=nn.Module)
+SubclassT = TypeVar("SubclassT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class MixerEntry:
+class MixerEntry(Generic[MixerT]):
     """A registered mixer.
 
     Attributes:
@@ -34,47 +37,92 @@ class MixerEntry:
     """
 
     name: str
-    mixer: type[Mixer]
+    mixer: type[MixerT]
     summary: str
     examples: tuple[Mapping[str, Any], ...]
 
 
-_ENTRIES: dict[str, MixerEntry] = {}
+class Registry(Generic[MixerT]):
+    """Classes by name: sequence mixers in one registry, 2-D mixers in another.
+
+    Args:
+        create: name of the function that builds one, for messages.
+        kind: what they are, for messages.
+    """
+
+    def __init__(self, create: str, kind: str) -> None:
+        self.create, self.kind = create, kind
+        self.entries: dict[str, MixerEntry[MixerT]] = {}
+
+    def register(
+        self, name: str, examples: tuple[Mapping[str, Any], ...]
+    ) -> Callable[[type[SubclassT]], type[SubclassT]]:
+        """Class decorator that enters a class; it sets ``name`` on it."""
+
+        def enter(mixer: type[SubclassT]) -> type[SubclassT]:
+            if name in self.entries:
+                got, remedy = f"the name {name!r} a second time", "choose another name"
+                raise argument_error("register", got, "a new name", remedy)
+            mixer.name = name  # type: ignore[attr-defined]
+            summary = (inspect.getdoc(mixer) or "").split("\n", 1)[0]
+            self.entries[name] = MixerEntry(name, cast(type[MixerT], mixer), summary, examples)
+            return mixer
+
+        return enter
+
+    def entry(self, name: str) -> MixerEntry[MixerT]:
+        """The entry of a name, or a ``ValueError`` that names the nearest."""
+        if name not in self.entries:
+            raise unknown_name(self.create, self.kind, name, self.entries)
+        return self.entries[name]
+
+    def names(self, pattern: str) -> list[str]:
+        """Names that match a shell pattern, sorted."""
+        return sorted(name for name in self.entries if fnmatch(name, pattern))
+
+    def config(self, name: str) -> type[Any]:
+        """The frozen dataclass of the options of a class."""
+        parameters = keyword_parameters(self.entry(name).mixer.__init__)
+        fields = [(p.name, p.annotation, dataclasses.field(default=p.default)) for p in parameters if p.name != "layer"]
+        return dataclasses.make_dataclass(f"{name}_config", fields, frozen=True)
+
+    def check_options(self, name: str, config: type[Any], options: Mapping[str, Any], *others: str) -> None:
+        """Raise for options that are not finite, or neither in the class's ``config`` nor among ``others``."""
+        known = {f.name for f in dataclasses.fields(config)} | set(others)
+        for option, value in options.items():
+            if option not in known:
+                raise unknown_name(f"{self.create}({name!r})", "option", option, known)
+            if isinstance(value, float) and not math.isfinite(value):
+                got = f"{option}={value}"
+                raise argument_error(f"{self.create}({name!r})", got, "a finite number", "correct the configuration")
 
 
-def register(name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},)) -> Callable[[type[MixerT]], type[MixerT]]:
+_MIXERS: Registry[Mixer] = Registry("create_mixer", "mixer")
+
+
+def register(
+    name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},)
+) -> Callable[[type[SubclassT]], type[SubclassT]]:
     """Class decorator: enter a mixer under ``name``; the registry-wide tests then run on each of ``examples``.
 
     Raises:
         ValueError: the name is taken.
     """
-
-    def enter(mixer: type[MixerT]) -> type[MixerT]:
-        if name in _ENTRIES:
-            raise argument_error("register", f"the name {name!r} a second time", "a new name", "choose another name")
-        mixer.name = name
-        summary = (inspect.getdoc(mixer) or "").split("\n", 1)[0]
-        _ENTRIES[name] = MixerEntry(name, mixer, summary, examples)
-        return mixer
-
-    return enter
+    return _MIXERS.register(name, examples)
 
 
-def mixer_entry(name: str) -> MixerEntry:
+def mixer_entry(name: str) -> MixerEntry[Mixer]:
     """The entry of a registered mixer.
 
     Raises:
         ValueError: unknown name; the nearest are named.
     """
-    entries = _entries()
-    if name not in entries:
-        raise unknown_name("create_mixer", "mixer", name, entries)
-    return entries[name]
+    return _registry().entry(name)
 
 
 def list_mixers(pattern: str = "*") -> list[str]:
     """Names of the registered mixers that match a shell pattern, sorted."""
-    return sorted(name for name in _entries() if fnmatch(name, pattern))
+    return _registry().names(pattern)
 
 
 @cache
@@ -84,9 +132,7 @@ def mixer_config(name: str) -> type[Any]:
     >>> mixer_config("hyena")(order=3).order
     3
     """
-    parameters = keyword_parameters(mixer_entry(name).mixer.__init__)
-    fields = [(p.name, p.annotation, dataclasses.field(default=p.default)) for p in parameters if p.name != "layer"]
-    return dataclasses.make_dataclass(f"{name}_config", fields, frozen=True)
+    return _registry().config(name)
 
 
 def create_mixer(name: str, d_model: int, *, layer: LayerContext | None = None, **options: Any) -> Mixer:
@@ -124,17 +170,11 @@ def check_mixer_options(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: unknown name or option (the nearest are named), or an option that is not finite.
     """
-    known = {f.name for f in dataclasses.fields(mixer_config(name))} | {"bidirectional"}
-    for option, value in options.items():
-        if option not in known:
-            raise unknown_name(f"create_mixer({name!r})", "option", option, known)
-        if isinstance(value, float) and not math.isfinite(value):
-            got = f"{option}={value}"
-            raise argument_error(f"create_mixer({name!r})", got, "a finite number", "correct the configuration")
+    _registry().check_options(name, mixer_config(name), options, "bidirectional")
 
 
-def _entries() -> dict[str, MixerEntry]:
+def _registry() -> Registry[Mixer]:
     from .mixers import load_all
 
     load_all()
-    return _ENTRIES
+    return _MIXERS

@@ -50,7 +50,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
     """The blocks of one page share their names; lines with >>> also show what they must give."""
     monkeypatch.chdir(tmp_path)
     list_mixers(), list_originals()
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    monkeypatch.setattr(registry._MIXERS, "entries", dict(registry._MIXERS.entries))
     monkeypatch.setattr(importer, "_IMPORTERS", dict(importer._IMPORTERS))
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "page"}

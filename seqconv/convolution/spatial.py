@@ -1,4 +1,4 @@
-"""Two-dimensional convolution that hears one quadrant, by FFT."""
+"""Two-dimensional convolution over one quadrant, by FFT."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +15,7 @@ def convolve_2d(
 ) -> Float[Tensor, "batch channels height width"]:
     """``y[i, j] = sum_{0<=a<=i, 0<=b<=j} taps[a, b] u[i-a, j-b] + skip u[i, j]`` in every channel.
 
-    Computed in float32 at least. Taps beyond the map are not heard.
+    Computed in float32 at least. Taps beyond the image have no effect.
 
     Raises:
         ValueError: as many channels in the taps as in the signal are wanted.

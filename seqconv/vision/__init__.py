@@ -1,11 +1,21 @@
-"""Operators on maps, (batch, height, width, channels): they have two axes to be causal in, and no state.
+"""2-D mixers: (batch, height, width, channels) in and out, by name as sequence mixers are."""
 
-They stand beside the mixers and not among them: a mixer has one axis of time, a prefill and a step, and the registry
-holds every mixer to that.
-"""
-
-from ..convolution.spatial import convolve_2d
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
 from .hyena_nd import Hyena2d
+from .mixer_2d import Mixer2d
+from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
+from .scan import Scan2d
+from .scan_orders import scan_order
 
-__all__ = ["DirectFilter2d", "Hyena2d", "HyenaFilter2d", "convolve_2d"]
+__all__ = [
+    "DirectFilter2d",
+    "Hyena2d",
+    "HyenaFilter2d",
+    "Mixer2d",
+    "Scan2d",
+    "create_mixer_2d",
+    "list_mixers_2d",
+    "mixer_2d_config",
+    "register_2d",
+    "scan_order",
+]

@@ -1,26 +1,26 @@
-"""Hyena on maps: gates and two-dimensional long convolutions in turn.
+"""Hyena over images: gates and two-dimensional long convolutions in turn.
 
 Equation, with N = ``order``: ``(x_0, ..., x_{N-1}, v) = shortconv(W_in u)``, the short one depthwise, 3 by 3 and
-centred, and then, for n = N-1, ..., 1 and with ``*`` the convolution that hears the upper left quadrant::
+centred, and then, for n = N-1, ..., 1 and with ``*`` the convolution that depends on the upper left quadrant::
 
-    v ← h_{N-1-n} * (x_n ⊙ v) + b_{N-1-n} ⊙ (x_n ⊙ v)         and finally  y = W_out (x_0 ⊙ v)
+    v ← h_{N-1-n} * (x_n ⊙ v) + D_{N-1-n} ⊙ (x_n ⊙ v)         and finally  y = W_out (x_0 ⊙ v)
 
-How other quadrants are heard is said by ``directions``:
+``directions`` says how outputs depend on the other quadrants:
 
 ==============  ==========================================================================================
 ``"standard"``  not at all
-``"seq"``       the first convolution hears the lower right quadrant, those after it the upper left one
-``"4dir"``      everything between the projections runs on the map flipped four ways, with the same filters;
+``"seq"``       the first convolution sees the lower right quadrant, those after it the upper left one
+``"4dir"``      everything between the projections runs on the image flipped four ways, with the same filters;
                 the four results, flipped back, are mixed by four weights and a bias
-``"4dirp"``     the same, mixed by a linear map of all their channels
-``"parallel"``  four sets of gates and values with short filters of their own, side by side, all upper left
+``"4dirp"``     the same, mixed by a linear projection of all their channels
+``"parallel"``  four sets of gates and values with short filters of their own, all upper left
 ==============  ==========================================================================================
 
-Source: Zimerman and Wolf, "Multi-Dimensional Hyena for Spatial Inductive Bias", and its code Itamarzimm/HyenaND. That
-code divides its convolutions by twice the side of the map; ``divide_by_side`` does so too.
+Source: Zimerman and Wolf, "Multi-Dimensional Hyena for Spatial Inductive Bias", and
+pytorch-image-models/timm/models/layers/hyena2d.py of Itamarzimm/HyenaND (commit e8b875ea). That code divides its
+convolutions by twice the side of the image; ``divide_by_side`` does so too.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -33,18 +33,29 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..convolution.spatial import convolve_2d
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d, HyenaFilter2dOptions
 from ..layers.residual import Dropout
+from .mixer_2d import Mixer2d, zero_padding_2d
+from .registry import register_2d
 
 DIRECTIONS = ("standard", "seq", "4dir", "4dirp", "parallel")
 FLIPS = ((), (2, 3), (3,), (2,))
 """Axes (height is 2, width is 3) flipped in each of the four directions."""
 
 
-class Hyena2d(nn.Module):
-    """Gated long convolutions on maps.
+@register_2d(
+    "hyena",
+    examples=(
+        {"l_max": 6, "order": 3, "directions": "4dir", "window": "learned", "filter_order": 8},
+        {"l_max": 5, "directions": "seq", "form": "joint", "window": "symmetric", "filter_order": 8},
+        {"l_max": 12, "directions": "4dirp", "divide_by_side": True},
+        {"l_max": 7, "directions": "parallel", "direct": True},
+    ),
+)
+class Hyena2d(Mixer2d):
+    """Gated long convolutions over images.
 
     Args:
         d_model: width of inputs and outputs.
-        l_max: rows and columns of the long filters; larger maps are heard through this window.
+        l_max: rows and columns of the long filters; larger images are mixed within this window.
         order: number of gates, at least 2; one long convolution less.
         directions: see above.
         direct: taps as parameters instead of a :class:`~seqconv.filters.spatial.HyenaFilter2d`; the options of that
@@ -69,13 +80,12 @@ class Hyena2d(nn.Module):
         dropout: float = 0.0,
         **filter: Unpack[HyenaFilter2dOptions],
     ) -> None:
-        super().__init__()
+        super().__init__(d_model)
         if directions not in DIRECTIONS:
             raise unknown_name("Hyena2d", "directions", directions, DIRECTIONS)
-        if order < 2 or d_model < 1:
-            got = f"order={order}, d_model={d_model}"
-            raise argument_error("Hyena2d", got, "order >= 2 and a width of at least 1", "correct the sizes")
-        self.d_model, self.l_max, self.order, self.directions = d_model, l_max, order, directions
+        if order < 2:
+            raise argument_error("Hyena2d", f"order={order}", "order >= 2", "correct the sizes")
+        self.l_max, self.order, self.directions = l_max, order, directions
         self.divide_by_side, self.sets = divide_by_side, 4 if directions == "parallel" else 1
         inner, channels = (order + 1) * d_model, (order - 1) * d_model
         self.in_proj = nn.Linear(d_model, inner)
@@ -94,16 +104,11 @@ class Hyena2d(nn.Module):
         """Draw the skips from N(0, 1)."""
         nn.init.normal_(self.D)
 
-    def forward(self, x: Float[Tensor, "batch *map d_model"]) -> Float[Tensor, "batch *map d_model"]:
-        """Mix maps of (batch, height, width, d_model), or square ones of (batch, height · width, d_model).
-
-        Raises:
-            ValueError: another shape or width.
-        """
-        height, width = self._map(x)
-        u = self.in_proj(x.reshape(-1, height, width, self.d_model)).movedim(-1, 1)
-        u = self.short_conv(u).unflatten(1, (self.sets, -1)).flatten(0, 1)
-        *gates, v = u.chunk(self.order + 1, dim=1)
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        height, width = x.shape[1:3]
+        u = zero_padding_2d(self.in_proj(x), mask).movedim(-1, 1)
+        u = zero_padding_2d(self.short_conv(u).movedim(1, -1), mask).movedim(-1, 1)
+        *gates, v = u.unflatten(1, (self.sets, -1)).flatten(0, 1).chunk(self.order + 1, dim=1)
         taps = self.filter(height, width)
         taps = (taps / (2 * self.l_max) if self.divide_by_side else taps).chunk(self.order - 1)
         if self.directions in ("4dir", "4dirp"):
@@ -111,7 +116,7 @@ class Hyena2d(nn.Module):
         else:
             y = self._recur(gates, v, taps).unflatten(0, (-1, self.sets)).flatten(1, 2).movedim(1, -1)
         mixed: Tensor = self.out_proj(y)
-        return mixed.reshape(x.shape)
+        return mixed
 
     def _recur(self, gates: Sequence[Tensor], v: Tensor, taps: Sequence[Tensor]) -> Tensor:
         """Everything between the short convolution and the output projection, channels first."""
@@ -129,14 +134,6 @@ class Hyena2d(nn.Module):
         stacked = torch.stack(back, dim=-1).movedim(1, -2)
         mixed: Tensor = self.mix(stacked if self.directions == "4dir" else stacked.flatten(-2))
         return mixed.squeeze(-1) if self.directions == "4dir" else mixed
-
-    def _map(self, x: Tensor) -> tuple[int, int]:
-        side = math.isqrt(x.shape[1]) if x.dim() == 3 else 0
-        square = x.dim() == 3 and side * side == x.shape[1]
-        if x.shape[-1] != self.d_model or not (square or x.dim() == 4) or 0 in x.shape[1:]:
-            wanted = f"(batch, height, width, {self.d_model}), or (batch, side², {self.d_model})"
-            raise argument_error("Hyena2d", f"x of shape {tuple(x.shape)}", wanted, "reshape or project the input")
-        return (side, side) if square else (x.shape[1], x.shape[2])
 
 
 def _views(t: Tensor) -> Tensor:

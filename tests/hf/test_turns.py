@@ -16,8 +16,8 @@ def test_a_second_turn_of_generate_continues_the_text(name):
     text, cache = torch.randint(50, (2, 20)), None
     for more in (5, 60):
         turn = model.generate(
-            text, past_key_values=cache, max_new_tokens=4, do_sample=False, output_logits=True,
-            return_dict_in_generate=True, pad_token_id=0, eos_token_id=None,
+            text, attention_mask=torch.ones_like(text), past_key_values=cache, max_new_tokens=4, do_sample=False,
+            output_logits=True, return_dict_in_generate=True, pad_token_id=0, eos_token_id=None,
         )  # fmt: skip
         with torch.no_grad():
             want = model(turn.sequences).logits[:, -5:-1]

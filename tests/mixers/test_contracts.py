@@ -131,7 +131,7 @@ def test_optimizer_options_survive_parameters_that_are_replaced():
 
 
 def test_only_mixers_that_ask_for_it_are_given_their_place_in_the_stack(monkeypatch):
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    monkeypatch.setattr(registry._MIXERS, "entries", dict(registry._MIXERS.entries))
 
     @register("placed")
     class Placed(CumulativeSum):

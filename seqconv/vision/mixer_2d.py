@@ -1,0 +1,120 @@
+"""The interface of every two-dimensional mixer.
+
+A 2-D mixer maps ``(batch, height, width, d_model)`` to the same shape, for any height and width. It has no state: no
+output comes before any other. Images of different sizes share a batch by a mask that is True on a rectangle at the top
+left of each; an image in a batch gives what it gives alone. The checks are here, once; a concrete mixer fills in
+``_forward`` and is final.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error
+
+
+class Mixer2d(nn.Module, ABC):
+    """Base of all 2-D mixers.
+
+    Attributes:
+        d_model: width of inputs and outputs.
+        name: name in the registry, set by :func:`~seqconv.vision.registry.register_2d`.
+    """
+
+    d_model: int
+    name: ClassVar[str] = "mixer_2d"
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        if d_model < 1:
+            got, remedy = f"d_model={d_model}", "give the width of the inputs"
+            raise argument_error(f"{self.name} 2-D mixer", got, "at least 1", remedy)
+        self.d_model = d_model
+
+    @abstractmethod
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """All cells in parallel. ``x`` is zero at padding; a bias added inside must be masked again."""
+
+    @final  # type: ignore[misc]  # nn.Module types forward as a writable attribute
+    def forward(
+        self,
+        x: Float[Tensor, "batch height width d_model"],
+        *,
+        mask: Bool[Tensor, "batch height width"] | None = None,
+    ) -> Float[Tensor, "batch height width d_model"]:
+        """Mix all cells of every image.
+
+        Args:
+            x: images.
+            mask: True at the cells of each image, a rectangle that begins in the top left corner; padding on the right
+                and at the bottom changes no other output and yields zeros.
+
+        Raises:
+            ValueError: wrong rank, width, dtype or device; images without cells; a mask of another form.
+        """
+        self._check_input(x)
+        if mask is None:
+            return self._forward(x, None)
+        check_image_mask(self._op(), mask, x)
+        return zero_padding_2d(self._forward(zero_padding_2d(x, mask), mask), mask)
+
+    def _op(self) -> str:
+        return f"{self.name}.forward"
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[-1] != self.d_model:
+            got, wanted = f"x of shape {tuple(x.shape)}", f"(batch, height, width, d_model) with d_model={self.d_model}"
+            raise argument_error(self._op(), got, wanted, "reshape or project the input")
+        if 0 in x.shape[1:3]:
+            got, wanted = f"images of {x.shape[1]} by {x.shape[2]} cells", "at least one row and one column"
+            raise argument_error(self._op(), got, wanted, "leave empty images out")
+        own = next((p for p in self.parameters() if p.is_floating_point()), None)
+        if own is not None and x.device != own.device:
+            wanted = f"the mixer on {own.device}"
+            raise argument_error(self._op(), f"x on {x.device}", wanted, "move one with .to()")
+        dtypes = {p.dtype for p in self.parameters() if p.is_floating_point()}
+        if (
+            dtypes
+            and x.dtype not in dtypes
+            and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type))
+        ):
+            wanted = " or ".join(sorted(str(dtype) for dtype in dtypes))
+            remedy = "convert one with .to(dtype), or run under torch.autocast"
+            raise argument_error(self._op(), f"x of dtype {x.dtype}", wanted, remedy)
+
+
+def zero_padding_2d(
+    x: Float[Tensor, "batch height width channels"], mask: Bool[Tensor, "batch height width"] | None
+) -> Float[Tensor, "batch height width channels"]:
+    """``x`` with zeros at padding."""
+    return x if mask is None else torch.where(mask[..., None], x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def check_image_mask(operation: str, mask: Bool[Tensor, "batch height width"], x: Tensor) -> None:
+    """Raise for a mask that is not one rectangle at the top left of every image.
+
+    Raises:
+        ValueError: wrong dtype or shape; an image without cells; cells outside of the rectangle, or missing in it.
+    """
+    if mask.dtype != torch.bool:
+        remedy = "use mask.bool()"
+        raise argument_error(operation, f"a mask of dtype {mask.dtype}", "torch.bool, True at real cells", remedy)
+    if mask.shape != x.shape[:3]:
+        got, wanted = f"a mask of shape {tuple(mask.shape)}", f"(batch, height, width) = {tuple(x.shape[:3])}"
+        raise argument_error(operation, got, wanted, "build the mask from the same batch")
+    if torch.compiler.is_compiling() or mask.device.type == "meta":
+        return
+    rows, columns = mask.any(2), mask.any(1)
+    whole = bool((mask == rows[:, :, None] & columns[:, None]).all()) and bool(mask[:, 0, 0].all())
+    if not (whole and all(bool((m[:, 1:] <= m[:, :-1]).all()) for m in (rows, columns))):
+        got, wanted = "a mask that is no rectangle at the top left", "one rectangle of True per image"
+        raise argument_error(operation, got, wanted, "pad images on the right and at the bottom")
+
+
+def image_sizes(mask: Bool[Tensor, "batch height width"]) -> list[tuple[int, int]]:
+    """Height and width of every image under a checked mask."""
+    sizes = torch.stack([mask.any(2).sum(1), mask.any(1).sum(1)], dim=1).tolist()
+    return [(int(height), int(width)) for height, width in sizes]

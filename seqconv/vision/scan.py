@@ -1,0 +1,121 @@
+"""A sequence mixer over an image: along scan orders, whose results are merged.
+
+Equation, with K orders ``o_k`` and 1-D mixers f_k::
+
+    y = merge_k f_k(x[o_k])[inverse(o_k)]
+
+and ``merge`` the sum, the mean, or a linear projection of the concatenation. With one order, ``"row"``, it is the 1-D
+mixer on the flattened image. Images of different sizes are each scanned in the order of their own size.
+
+Source: cross-scan and cross-merge of VMamba (arXiv 2401.10166); Vim (2401.09417) for the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ..registry import create_mixer
+from .mixer_2d import Mixer2d, image_sizes
+from .registry import register_2d
+from .scan_orders import check_scan_order, inverse, scan_order
+
+MERGES = ("sum", "mean", "concat")
+CROSS = ("row", "row_reversed", "column", "column_reversed")
+
+
+@register_2d(
+    "scan",
+    examples=(
+        {"mixer": "gla", "mixer_options": {"num_heads": 2}, "orders": ["hilbert", "hilbert_reversed"], "merge": "mean"},
+        {"mixer": "s4d", "orders": ["row", "zigzag_rotated"], "merge": "concat", "shared": True},
+        {"mixer": "attention", "orders": ["window:2"]},
+    ),
+)
+class Scan2d(Mixer2d):
+    """Any sequence mixer along scan orders of the image.
+
+    Args:
+        d_model: width of inputs and outputs.
+        mixer: name of the sequence mixer, one of :func:`~seqconv.registry.list_mixers`.
+        mixer_options: its options.
+        orders: names of scan orders, see :mod:`~seqconv.vision.scan_orders`.
+        merge: ``"sum"``, ``"mean"`` or ``"concat"`` (a linear projection of the concatenated results).
+        shared: one mixer for all orders instead of one each.
+
+    Raises:
+        ValueError: no orders; unknown mixers, options, orders or merges (the nearest are named).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        mixer: str = "mamba",
+        mixer_options: Mapping[str, Any] | None = None,
+        orders: Sequence[str] = CROSS,
+        merge: str = "sum",
+        shared: bool = False,
+    ) -> None:
+        super().__init__(d_model)
+        if not orders or isinstance(orders, str):
+            wanted, remedy = "a list of at least one scan order", "pass orders=['row']"
+            raise argument_error("scan 2-D mixer", f"orders={orders!r}", wanted, remedy)
+        if merge not in MERGES:
+            raise unknown_name("scan 2-D mixer", "merge", merge, MERGES)
+        self.orders, self.merge = tuple(check_scan_order(name) for name in orders), merge
+        count = 1 if shared else len(self.orders)
+        self.mixers = nn.ModuleList([create_mixer(mixer, d_model, **(mixer_options or {})) for _ in range(count)])
+        self.out_proj = nn.Linear(len(self.orders) * d_model, d_model) if merge == "concat" else None
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        batch, height, width, _ = x.shape
+        sizes = [(height, width)] if mask is None else image_sizes(mask)
+        cells = x.flatten(1, 2)
+        # Cells of an image come first in its scan, padding after them, where it changes no output of a 1-D mixer.
+        scanned_mask = None
+        if mask is not None:
+            lengths = torch.tensor([h * w for h, w in sizes], device=x.device)
+            scanned_mask = torch.arange(height * width, device=x.device) < lengths[:, None]
+        orders = [_indices(name, sizes, height, width).to(x.device) for name in self.orders]
+        scans = [cells.take_along_dim(order.expand(batch, -1)[..., None], dim=1) for order, _ in orders]
+        results = self._mix(scans, scanned_mask)
+        back = [
+            y.take_along_dim(step.expand(batch, -1)[..., None], dim=1)
+            for y, (_, step) in zip(results, orders, strict=True)
+        ]
+        y: Tensor = self._merge(back).unflatten(1, (height, width))
+        return y
+
+    def _mix(self, scans: list[Tensor], mask: Tensor | None) -> list[Tensor]:
+        """The results of every scan; a shared mixer takes all scans as one batch."""
+        if len(self.mixers) == 1:
+            repeated = None if mask is None else mask.repeat(len(scans), 1)
+            y: Tensor = self.mixers[0](torch.cat(scans), mask=repeated)
+            return list(y.chunk(len(scans)))
+        return [mixer(scan, mask=mask) for mixer, scan in zip(self.mixers, scans, strict=True)]
+
+    def _merge(self, results: list[Float[Tensor, "batch cells d_model"]]) -> Float[Tensor, "batch cells d_model"]:
+        if self.out_proj is not None:
+            y: Tensor = self.out_proj(torch.cat(results, dim=-1))
+            return y
+        total = torch.stack(results).sum(0)
+        return total / len(results) if self.merge == "mean" else total
+
+
+def _indices(name: str, sizes: Sequence[tuple[int, int]], height: int, width: int) -> Int[Tensor, "2 images cells"]:
+    """The order of images inside frames of ``height`` by ``width`` cells, and its inverse; the padding comes last."""
+    orders = [_order_in_frame(name, h, w, height, width) for h, w in sizes]
+    return torch.stack([torch.stack(orders), torch.stack([inverse(order) for order in orders])])
+
+
+def _order_in_frame(name: str, h: int, w: int, height: int, width: int) -> Int[Tensor, " cells"]:
+    order = scan_order(name, h, w)
+    if (h, w) == (height, width):
+        return order
+    frame = torch.arange(height * width).view(height, width)
+    return torch.cat([frame[:h, :w].flatten()[order], frame[:h, w:].flatten(), frame[h:].flatten()])
