@@ -12,6 +12,7 @@ from .hf import MODELS, SeqConvConfig, load, register_auto_classes
 if TYPE_CHECKING:
     from ._create_mixer import create_mixer
     from .distill import distill
+    from .hf.choices import SeqConvForMultipleChoice, SeqConvForQuestionAnswering
     from .hf.classification import (
         SeqConvForAudioClassification,
         SeqConvForImageClassification,
@@ -33,6 +34,8 @@ __all__ = [
     "SeqConvForCausalLM",
     "SeqConvForImageClassification",
     "SeqConvForMaskedLM",
+    "SeqConvForMultipleChoice",
+    "SeqConvForQuestionAnswering",
     "SeqConvForSequenceClassification",
     "SeqConvForTokenClassification",
     "SeqConvModel",

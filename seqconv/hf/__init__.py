@@ -18,6 +18,8 @@ MODELS = {
     "SeqConvForMaskedLM": "language",
     "SeqConvForSequenceClassification": "classification",
     "SeqConvForTokenClassification": "classification",
+    "SeqConvForQuestionAnswering": "choices",
+    "SeqConvForMultipleChoice": "choices",
     "SeqConvForImageClassification": "classification",
     "SeqConvForAudioClassification": "classification",
 }
@@ -29,6 +31,8 @@ AUTO = {
     "AutoModelForMaskedLM": "SeqConvForMaskedLM",
     "AutoModelForSequenceClassification": "SeqConvForSequenceClassification",
     "AutoModelForTokenClassification": "SeqConvForTokenClassification",
+    "AutoModelForQuestionAnswering": "SeqConvForQuestionAnswering",
+    "AutoModelForMultipleChoice": "SeqConvForMultipleChoice",
     "AutoModelForImageClassification": "SeqConvForImageClassification",
     "AutoModelForAudioClassification": "SeqConvForAudioClassification",
 }

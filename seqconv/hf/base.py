@@ -32,6 +32,8 @@ IGNORED = (
     "cu_seq_lens_k",
     "max_length_q",
     "max_length_k",
+    "tokenizer",  # generate() hands its tokenizers on to the model
+    "assistant_tokenizer",
     "seq_idx",
 )
 """Arguments that trainers, collators and pipelines pass along and that say nothing to these models."""
@@ -175,8 +177,24 @@ def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
     """
     known = ("input_ids", "attention_mask", "inputs_embeds", "position_ids", "past_key_values", "labels", "use_cache")
     for name in arguments:
+        if name in known:
+            wanted = "an argument that this model takes"
+            remedy = "leave it out, or take the model class whose head uses it"
+            raise argument_error(model, f"argument {name!r}", wanted, remedy)
         if name not in IGNORED:
             raise unknown_name(model, "argument", name, known)
+
+
+def reads_whole_sequences(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a model that carries no state, without what says that there is none.
+
+    Raises:
+        ValueError: a cache was passed.
+    """
+    if arguments.get("past_key_values") is not None:
+        got, wanted = "past_key_values", "whole sequences: this model carries no state"
+        raise argument_error(model, got, wanted, "leave it out, or take SeqConvForCausalLM or SeqConvModel")
+    return {name: value for name, value in arguments.items() if name not in ("past_key_values", "use_cache")}
 
 
 def packed_bounds(

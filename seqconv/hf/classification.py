@@ -10,7 +10,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
-from .base import SeqConvPreTrainedModel, check_arguments
+from .base import SeqConvPreTrainedModel, check_arguments, reads_whole_sequences
 from .configuration import SeqConvConfig
 from .heads import Classifier, Pooling, require_modality
 from .model import MAIN_INPUT, SeqConvModel
@@ -40,6 +40,8 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         output_hidden_states: bool | None,
         arguments: dict[str, Any],
     ) -> dict[str, Any]:
+        arguments = reads_whole_sequences(type(self).__name__, arguments)
+        position_ids = arguments.pop("position_ids", None)
         check_arguments(type(self).__name__, arguments)
         x, mask = self.model.embed(attention_mask=attention_mask, **inputs)
         x, mask = self.pooling.insert(x, mask)
@@ -48,6 +50,7 @@ class _PooledClassifier(SeqConvPreTrainedModel):
             self.model(
                 inputs_embeds=x,
                 attention_mask=mask,
+                position_ids=position_ids,
                 use_cache=False,
                 output_hidden_states=output_hidden_states,
                 return_dict=True,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
 
 from seqconv_kernels._core.errors import argument_error
 
@@ -110,6 +110,7 @@ class SeqConvForMaskedLM(PerTokenModel):
     """A language model of masked tokens; with ``bidirectional=True`` it hears both sides."""
 
     _tied_weights_keys = TIED
+    output_type = MaskedLMOutput
 
     def __init__(self, config: SeqConvConfig) -> None:
         super().__init__(config)

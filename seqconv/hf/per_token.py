@@ -4,9 +4,9 @@ from abc import abstractmethod
 from typing import Any, cast
 
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPast, TokenClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput, TokenClassifierOutput
 
-from .base import SeqConvPreTrainedModel
+from .base import SeqConvPreTrainedModel, reads_whole_sequences
 from .configuration import SeqConvConfig
 from .heads import require_modality
 from .model import SeqConvModel
@@ -14,6 +14,8 @@ from .model import SeqConvModel
 
 class PerTokenModel(SeqConvPreTrainedModel):
     """Base of models with an output for every token; they add a head and call ``post_init``."""
+
+    output_type: type[TokenClassifierOutput] | type[MaskedLMOutput] = TokenClassifierOutput
 
     def __init__(self, config: SeqConvConfig) -> None:
         require_modality(type(self).__name__, config, "text")
@@ -35,13 +37,14 @@ class PerTokenModel(SeqConvPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> TokenClassifierOutput | tuple[Any, ...]:
+    ) -> TokenClassifierOutput | MaskedLMOutput | tuple[Any, ...]:
         """Logits (batch, length, classes): tokens of the vocabulary or labels; other arguments as ``SeqConvModel``.
 
         Args:
             labels: (batch, length), -100 where none counts (for a masked language model: where nothing is masked);
                 adds ``loss``.
         """
+        kwargs = reads_whole_sequences(type(self).__name__, kwargs)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs |= {"position_ids": position_ids, "cu_seqlens": cu_seqlens}
         asked = {"use_cache": False, "output_hidden_states": output_hidden_states, "return_dict": True}
@@ -51,5 +54,5 @@ class PerTokenModel(SeqConvPreTrainedModel):
             count = {name: value for name, value in kwargs.items() if name == "num_items_in_batch"}
             sizes = {"vocab_size": self.config.vocab_size, "config": self.config}
             loss = self._loss(logits=logits, labels=labels, **sizes, **count)
-        output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        output = self.output_type(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
         return output if self._wants_dict(return_dict) else output.to_tuple()
