@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..state import State, state_class
-from .pattern import Attend, Pattern, View
+from .pattern import Attend, Pattern, View, attend_apart
 
 
 @state_class
@@ -87,7 +87,10 @@ def _attend_chunk(
     view = View(True, pattern.window, position[:, None], offset, reach, None, None if whole else span[:, None])
     key = torch.cat([state.key, k.to(state.key.dtype)], dim=1)
     value = torch.cat([state.value, v.to(state.value.dtype)], dim=1)
-    y = attend(q[:, None], key[:, None], value[:, None], view)[:, 0]
+    heads = (q[:, None], key[:, None], value[:, None])
+    # A single query sees all tokens that are kept: there is nothing to keep apart.
+    y = attend(*heads, view) if length == 1 else attend_apart(attend, *heads, view)
+    y = y[:, 0]
     kept = key.shape[1] if pattern.size is None else pattern.size - 1
     first = max(0, key.shape[1] - kept)
     return y, CacheState(key[:, first:], value[:, first:], token[:, -1] + 1, counted[:, -1] + 1)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .pattern import Attend, Pattern, View
+from .pattern import Attend, Pattern, View, attend_apart
 
 
 def attend_in_blocks(
@@ -44,7 +44,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, pattern: Patte
         _real_keys(mask, length, count, size, back, ahead, q.device),
     )
     k, v = (_neighbours(_cut(t, count, size), back, ahead) for t in (k, v))
-    return attend(_cut(q, count, size), k, v, view).flatten(1, 2)[:, :length]
+    return attend_apart(attend, _cut(q, count, size), k, v, view).flatten(1, 2)[:, :length]
 
 
 def _real_keys(

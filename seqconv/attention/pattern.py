@@ -88,3 +88,26 @@ def visible(view: View) -> Bool[Tensor, "#batch #blocks queries keys"]:
 
 Attend = Callable[[Tensor, Tensor, Tensor, View], Tensor]
 """Queries (batch, blocks, queries, …), keys and values (batch, blocks, keys, …) and their view, to outputs."""
+
+
+def attend_apart(attend: Attend, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+    """``attend``, with keys and values that are not finite kept from the queries that do not see them.
+
+    A masked weight is zero, and zero times NaN is NaN: such tokens are left out of the products, and the outputs of
+    the queries that see one become NaN.
+    """
+    bad = ~(k.isfinite().flatten(3).all(-1) & v.isfinite().flatten(3).all(-1))
+    k, v = (t.masked_fill(_beyond(bad, t), 0) for t in (k, v))
+    y = attend(q, k, v, view)
+    if not is_plain(view):
+        reached = (visible(view) & bad[:, :, None, :]).any(-1)
+    elif view.causal:
+        reached = bad.cumsum(-1) > 0
+    else:
+        reached = bad.any(-1, keepdim=True).expand(*bad.shape[:2], q.shape[2])
+    return y.masked_fill(_beyond(reached, y), torch.nan)
+
+
+def _beyond(rows: Tensor, like: Tensor) -> Tensor:
+    """A tensor of (batch, blocks, tokens) with axes of one for the rest of ``like``."""
+    return rows.view(*rows.shape, *[1] * (like.dim() - rows.dim()))

@@ -141,3 +141,16 @@ def test_errors_say_what_to_do():
     for pattern, options in cases.items():
         with pytest.raises(ValueError, match=pattern):
             create_mixer("attention", 8, **options)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("reach", REACHES, ids=str)
+def test_values_that_are_not_finite_reach_later_tokens_of_their_row_only(reach, bad):
+    mixer, x = build(**reach), torch.randn(2, 20, 8, dtype=torch.float64)
+    want, broken = mixer(x), x.clone()
+    broken[0, 9, 3] = bad
+    for y in (mixer(broken), mixer.prefill(broken)[0]):
+        torch.testing.assert_close(y[1], want[1])
+        torch.testing.assert_close(y[0, :9], want[0, :9])
+        reached = [t for t in range(20) if t >= 9 and sees(t, 9, **reach)]
+        assert y[0].isnan().any(-1).nonzero().flatten().tolist() == reached
