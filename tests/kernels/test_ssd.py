@@ -159,7 +159,6 @@ def test_refusals_name_the_remedy():
         r"C of shape \(2, 5, 2, 4\).*Remedy": {"C": good["C"][..., :4]},
         r"initial_state of shape \(1, 4, 3, 5\).*Remedy": {"initial_state": good["initial_state"][:1]},
         r"dt of dtype torch.int64.*Remedy": {"dt": good["dt"].long()},
-        r"time steps that are negative or NaN.*dt_softplus=True": {"dt_softplus": False},
         r"dt_limit=\(1.0, 0.5\).*swap": {"dt_limit": (1.0, 0.5)},
         r"chunk_size=0.*Remedy": {"chunk_size": 0},
         r"implementation 'tritn'.*one of chunked, cpu, .*reference": {"implementation": "tritn"},

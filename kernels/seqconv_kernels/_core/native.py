@@ -124,7 +124,21 @@ def bounds_on_cpu(cu_seqlens: Tensor | None) -> Tensor | None:
     return None if cu_seqlens is None else cu_seqlens.to("cpu", torch.int64).contiguous()
 
 
+def differentiated_unsupported_reason(_: tuple[Any, ...]) -> str | None:
+    """Why an operator with a rule for vmap, and a gradient that torch.func can't use, supports no call, or ``None``."""
+    if torch.compiler.is_compiling():
+        return None
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    if all(i.key() == torch._C._functorch.TransformType.Vmap for i in stack) and not forward_mode():
+        return None
+    return "under torch.func or forward-mode differentiation, for which its gradient has no rule"
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation is active."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def transformed() -> bool:
     """Whether torch.func or forward-mode differentiation sees the calls."""
-    forward_mode = torch.autograd.forward_ad._current_level >= 0
-    return forward_mode or torch._C._functorch.peek_interpreter_stack() is not None
+    return forward_mode() or torch._C._functorch.peek_interpreter_stack() is not None

@@ -7,13 +7,15 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .inputs import given_tensors, needs_gradient
-from .native import memory_reason
+from .native import memory_reason, transformed
 
 
 def in_place_unsupported_reason(inputs: tuple[Any, ...]) -> str | None:
     """Why a step in place does not support the inputs, or ``None``: it has no gradient and no form for a compiler."""
     if torch.compiler.is_compiling() or torch._C._is_tracing():
         return "it writes the next state over the last one, which a compiler must see"
+    if transformed():
+        return "it writes the next state over the last one, for which torch.func and forward mode have no rule"
     if needs_gradient(inputs):
         return "it writes the next state over the last one, which the gradient needs"
     for name, tensor in given_tensors(inputs).items():

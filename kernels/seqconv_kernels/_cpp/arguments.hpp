@@ -34,7 +34,7 @@ struct Segments {
 };
 
 // What a kernel reports. Time steps are checked where they are read: a pass of their own would read them twice.
-enum class Status : int { done = 0, bad_time_step = 1, no_memory = 2 };
+enum class Status : int { done = 0, no_memory = 1 };
 
 enum class Isa : int { plain = 0, neon = 1, avx2 = 2, avx512 = 3 };
 Isa active_isa();

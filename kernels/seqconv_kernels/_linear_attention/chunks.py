@@ -65,6 +65,16 @@ def decayed(q: Tensor, k: Tensor, a: Tensor, *, diagonal: bool = True) -> Decaye
     return Decayed(*(x.squeeze(-3) for x in (scores, q, k, total)))
 
 
+def lower_product(scores: Tensor, values: Tensor) -> Tensor:
+    """``scores @ values`` for scores (..., row, row) that are zero above the diagonal.
+
+    A value that is not finite makes its own row and those after it NaN, and no row before it, although a matrix
+    product multiplies it by the zeros there: ``0 x`` sums up to what is added to the rows, zero for finite values.
+    """
+    finite = torch.where(values.isfinite(), values, 0.0)
+    return torch.einsum("...ij,...jv->...iv", scores, finite) + (0.0 * values).cumsum(-2)
+
+
 def carry(state: Tensor, decay: Tensor, inflow: Tensor) -> tuple[Tensor, Tensor]:
     """States that enter every chunk, and the one after the last: ``S <- decay[c] S + inflow[c]`` along axis 3."""
     entering = []

@@ -16,6 +16,8 @@ def causal_conv1d(inputs: Inputs) -> Tensor:
     segments = x.shape[0] if cu_seqlens is None else len(lengths)
     state = x.new_zeros(segments, reach, x.shape[2]) if state is None else state
     starts = [state] if cu_seqlens is None else list(state.split(1))
+    # Widened once, outside the loop: their gradients are then sums over the segments in that dtype, too.
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     ys = []
     for past, new in zip(starts, x.split(lengths, dim=1), strict=True):
         extended = torch.cat([past.to(dtype), new.to(dtype)], dim=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._core.packing import padded
 from .._core.precision import accumulation_dtype, without_autocast
-from .._linear_attention.chunks import chunk_length, decayed, split
+from .._linear_attention.chunks import chunk_length, decayed, lower_product, split
 from .spec import Inputs
 
 
@@ -30,7 +30,7 @@ def delta_rule(inputs: Inputs) -> tuple[Tensor, Tensor]:
     def chunks(x: Tensor, fill: float = 0.0) -> Tensor:
         return split(x.to(dtype).unflatten(2, (heads, -1)).movedim(1, 3), chunk, fill)
 
-    queries, keys, values, strength = chunks(scale * q), chunks(k), chunks(v), chunks(beta[..., None])
+    queries, keys, values, strength = chunks(scale * q.to(dtype)), chunks(k), chunks(v), chunks(beta[..., None])
     if log_decay is None:
         decay = torch.ones_like(strength)
     else:
@@ -52,7 +52,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state:
         corrections.append(r)
         state = factor.mT * state + torch.einsum("...jk,...jv->...kv", written, r)
     before, R = torch.stack(entering, dim=3), torch.stack(corrections, dim=3)
-    return torch.einsum("...ik,...kv->...iv", q_in, before) + qk @ R, state
+    return torch.einsum("...ik,...kv->...iv", q_in, before) + lower_product(qk, R), state
 
 
 def _products(q: Tensor, k: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -62,4 +62,4 @@ def _products(q: Tensor, k: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tens
         return reads.q, writes.q, reads.k, reads.total, reads.scores, writes.scores
     factors = decayed(torch.ones_like(decay), torch.ones_like(decay), decay)
     qk, kk = (torch.einsum("...id,...jd->...ij", rows, k) * factors.scores for rows in (q, k))
-    return factors.q * q, factors.q * k, factors.k * k, factors.total, qk, kk.tril(-1)
+    return factors.q * q, factors.q * k, factors.k * k, factors.total, qk.tril(), kk.tril(-1)

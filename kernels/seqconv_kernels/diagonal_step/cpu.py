@@ -40,6 +40,8 @@ class Reals(NamedTuple):
 def unsupported_reason(inputs: Inputs) -> str | None:
     """Why this implementation does not support the inputs, or ``None``."""
     compiling, u, hidden = torch.compiler.is_compiling(), inputs.u, inputs.hidden
+    if not compiling and u.shape[0] == 0:
+        return "a batch of none"
     real, complex = _SUMS.get(u.dtype, (None, None))
     if hidden.dtype is not real and hidden.dtype is not complex:
         return f"hidden of dtype {hidden.dtype} is not that of the sums for u of dtype {u.dtype}"
@@ -115,7 +117,8 @@ class Prepared:
             return None
         (batch, channels), sums = u.shape, _SUMS.get(u.dtype)
         if (
-            hidden.shape != (batch, *self.modes[0].shape)
+            batch == 0
+            or hidden.shape != (batch, *self.modes[0].shape)
             or hidden.dtype is not self.dtype
             or not hidden.is_contiguous()
         ):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._core.native import transformed
 from .._core.precision import accumulation_dtype
 from .spec import Inputs, StepInputs, histories
 
@@ -78,6 +79,7 @@ def _index(time: Tensor, ring: Tensor) -> Tensor:
 
 def _write(ring: Tensor, new: Tensor, position: Tensor) -> Tensor:
     where, value = _index(position[:, None], ring), new[:, None].to(ring.dtype)
-    if torch.is_grad_enabled() and (ring.requires_grad or value.requires_grad):
+    recorded = torch.is_grad_enabled() and (ring.requires_grad or value.requires_grad)
+    if recorded or (not torch.compiler.is_compiling() and transformed()):
         return ring.scatter(1, where, value)
     return ring.scatter_(1, where, value)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._core.packing import padded
 from .._core.precision import accumulation_dtype, without_autocast
-from .._linear_attention.chunks import carry, chunk_length, decayed, split
+from .._linear_attention.chunks import carry, chunk_length, decayed, lower_product, split
 from .spec import Inputs
 
 
@@ -45,10 +45,10 @@ def scalar_decay(
     q, k, v = (split(x, chunk) for x in (q, k, v))
     steps = split(decay[..., None], chunk, 1.0)
     factors = decayed(torch.ones_like(steps), torch.ones_like(steps), steps)
-    scores = torch.einsum("...id,...jd->...ij", q, k) * factors.scores
+    scores = (torch.einsum("...id,...jd->...ij", q, k) * factors.scores).tril()
     inflow = torch.einsum("...jk,...jv->...kv", k, v * factors.k)
     entering, state = carry(state, factors.total, inflow)
-    o = torch.einsum("...ij,...jv->...iv", scores, v) + factors.q * torch.einsum("...ik,...kv->...iv", q, entering)
+    o = lower_product(scores, v) + factors.q * torch.einsum("...ik,...kv->...iv", q, entering)
     return o.flatten(3, 4)[:, :, :, :length], state
 
 
@@ -60,5 +60,5 @@ def vector_decay(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor) 
     v = split(v, chunk)
     inflow = torch.einsum("...jk,...jv->...kv", factors.k, v)
     entering, state = carry(state, factors.total.mT, inflow)
-    o = torch.einsum("...ij,...jv->...iv", factors.scores, v) + torch.einsum("...ik,...kv->...iv", factors.q, entering)
+    o = lower_product(factors.scores, v) + torch.einsum("...ik,...kv->...iv", factors.q, entering)
     return o.flatten(3, 4)[:, :, :, :length], state

@@ -26,7 +26,7 @@ SCAN: Op[Inputs, tuple[Tensor, Tensor]] = Op(
     Inputs,
     Implementation("triton", "linear_scan.triton:linear_scan", "linear_scan.spec:triton_unsupported_reason"),
     Implementation("cpu", "linear_scan.cpu:linear_scan", "_core.native:unsupported_reason"),
-    Implementation("chunked", "linear_scan.chunked:linear_scan"),
+    Implementation("chunked", "linear_scan.chunked:linear_scan", "_core.native:differentiated_unsupported_reason"),
     Implementation("reference", "linear_scan.reference:linear_scan"),
 )
 STEP: Op[Inputs, Tensor] = Op(

@@ -56,8 +56,9 @@ def selective_scan(
         y shaped and typed like ``u``, or ``(y, final_state)``; the state is float32 at least, like the sums inside.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not match; bounds that do not increase to the length; a time
-            step that is negative or NaN (values are read on CPU only, and not while compiling).
+        ValueError: shapes, dtypes or devices that do not match; bounds that do not increase to the length. Values
+            raise nothing: a NaN reaches the channels of its own row from its step on, and a negative time step grows
+            the state.
     """
     wide, delta, B, C, z = widest_under_autocast(u, delta, B, C, z)
     inputs = Inputs(wide, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)

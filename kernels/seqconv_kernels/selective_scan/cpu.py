@@ -24,7 +24,6 @@ from .._core.operators import Operator, empty_like
 from .._core.packing import segment_count
 from .._core.steps import in_place_unsupported_reason, overwritten, state_to_overwrite
 from . import double_backward
-from .reference import negative_time_step, time_step
 from .spec import PARAMETERS, Inputs
 
 STEPS_PER_CHECKPOINT = 16
@@ -50,20 +49,16 @@ def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
 def selective_scan_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One step from the state, which is overwritten: a scan of one token whose initial state is its final one."""
     u, delta, B, C, z, dtype = inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z, native.accumulator_dtype(inputs.u)
-    if not inputs.delta_softplus:
-        time_step(inputs, dtype, "selective_scan_step")  # before the state is written
     state, y = state_to_overwrite(inputs.initial_state, dtype), torch.empty_like(u)
     tokens = Inputs(
         u[:, None], delta[:, None], inputs.A, B[:, None], C[:, None], inputs.D, None if z is None else z[:, None],
         inputs.delta_bias, inputs.delta_softplus, state,
     )  # fmt: skip
     views, kept = _Views(tokens), native.view(state)
-    status = native.library().selective_scan_forward(
+    native.library().selective_scan_forward(
         *views.inputs, kept, (), inputs.delta_softplus, native.view(y[:, None]), kept, (), torch.get_num_threads()
     )
     overwritten(state)
-    if status:
-        raise negative_time_step("selective_scan_step")
     return y, state
 
 
@@ -118,7 +113,7 @@ class _Views:
 def _forward(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
     views = _Views(inputs)
     y, final_state, checkpoints = _outputs(inputs, learning)
-    status = native.library().selective_scan_forward(
+    native.library().selective_scan_forward(
         *views.inputs,
         views.parameter(inputs.initial_state),
         views.bounds,
@@ -128,8 +123,6 @@ def _forward(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
         native.view(checkpoints if learning else None),
         torch.get_num_threads(),
     )
-    if status:
-        raise negative_time_step("selective_scan")
     return y, final_state, checkpoints
 
 

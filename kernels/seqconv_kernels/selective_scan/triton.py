@@ -30,13 +30,11 @@ import torch
 import triton
 from torch import Tensor
 
-from .._core.checks import readable
 from .._core.inputs import needs_gradient
 from .._core.operators import operator, typed_like
 from .._core.triton_functions import TYPES, View, view
 from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
 from ..linear_scan.triton import state_passing
-from .reference import time_step
 from .spec import Inputs
 from .triton_kernels import (
     chunk_scan_backward_kernel,
@@ -116,8 +114,6 @@ def _flat(state: Tensor, dtype: torch.dtype) -> Tensor:
 
 def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
-    if readable(inputs.delta):
-        time_step(inputs, accumulator_dtype(inputs.delta))
     y, final_state, _ = _forward(*inputs, needs_gradient(inputs))
     return y, final_state
 

@@ -61,8 +61,8 @@ def ssd(
         y shaped and typed like ``x``, or ``(y, final_state)``; the state is float32 at least, like the sums inside.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not match; limits or bounds that do not increase; a time step
-            that is negative or NaN (values are read on CPU only, and not while compiling).
+        ValueError: shapes, dtypes or devices that do not match; limits or bounds that do not increase. Values raise
+            nothing: a NaN reaches its own row from its step on, and a negative time step grows the state.
     """
     limit = None if dt_limit is None else tuple(dt_limit)
     inputs = Inputs(x, dt, A, B, C, D, z, dt_bias, dt_softplus, limit, chunk_size, initial_state, cu_seqlens)

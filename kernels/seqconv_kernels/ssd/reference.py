@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.checks import readable
-from .._core.errors import argument_error
 from .._core.packing import padded
 from .._core.precision import accumulation_dtype, without_autocast
 from .spec import Inputs
@@ -31,31 +29,24 @@ def discretised(run: Run) -> Run:
 
 
 def time_step(inputs: Inputs) -> Tensor:
-    """The time steps after bias, softplus and limits, in the dtype of the sums.
-
-    Raises:
-        ValueError: one is negative or NaN (read on CPU only, and not while compiling).
-    """
+    """The time steps after bias, softplus and limits, in the dtype of the sums."""
     dt = inputs.dt.to(accumulation_dtype(inputs.dt, inputs.dt_bias))
     dt = dt if inputs.dt_bias is None else dt + inputs.dt_bias
     dt = F.softplus(dt) if inputs.dt_softplus else dt
-    dt = dt if inputs.dt_limit is None else dt.clamp(*inputs.dt_limit)
-    if readable(dt) and bool((dt.isnan() | (dt < 0)).any()):
-        got = "time steps that are negative or NaN"
-        operation = "ssd" if inputs.x.dim() == 4 else "ssd_step"
-        raise argument_error(operation, got, "time steps of at least 0", "pass dt_softplus=True, or correct the inputs")
-    return dt
+    return dt if inputs.dt_limit is None else dt.clamp(*inputs.dt_limit)
 
 
 @discretised
 @padded("x", "dt", "B", "C")
 def ssd(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """S <- exp(dt_t A) S + dt_t x_t B_t^T ; y_t = S C_t."""
-    x, B, state = inputs.x, inputs.B, inputs.initial_state
+    x, dt, B, C, state = inputs.x, inputs.dt, inputs.B, inputs.C, inputs.initial_state
+    # Widened once, outside the loop: its gradient is then a sum over the steps in that dtype, too.
+    A = inputs.A.to(accumulation_dtype(x, dt, inputs.A, B, C, state))
     state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1]) if state is None else state
     outputs = []
-    for x_t, dt_t, B_t, C_t in zip(*(t.unbind(1) for t in (x, inputs.dt, B, inputs.C)), strict=True):
-        y_t, state = _advance(x_t, dt_t, inputs.A, B_t, C_t, state)
+    for x_t, dt_t, B_t, C_t in zip(*(t.unbind(1) for t in (x, dt, B, C)), strict=True):
+        y_t, state = _advance(x_t, dt_t, A, B_t, C_t, state)
         outputs.append(y_t)
     return torch.stack(outputs, dim=1), state
 

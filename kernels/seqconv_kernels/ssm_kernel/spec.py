@@ -41,7 +41,7 @@ CAUCHY: Op[CauchyInputs, Tensor] = Op(
     CauchyInputs,
     Implementation("triton", "ssm_kernel.triton:cauchy", "ssm_kernel.spec:triton_unsupported_reason"),
     Implementation("cpu", "ssm_kernel.cpu:cauchy", "ssm_kernel.spec:cpu_unsupported_reason"),
-    Implementation("chunked", "ssm_kernel.chunked:cauchy"),
+    Implementation("chunked", "ssm_kernel.chunked:cauchy", "ssm_kernel.spec:chunked_unsupported_reason"),
     Implementation("reference", "ssm_kernel.reference:cauchy"),
 )
 
@@ -59,6 +59,13 @@ def triton_unsupported_reason(inputs: tuple[Any, ...]) -> str | None:
 def cpu_unsupported_reason(inputs: tuple[Any, ...]) -> str | None:
     """Why the kernels in C++ do not support the inputs, or ``None``."""
     return _dtype_unsupported_reason(inputs) or native.unsupported_reason(inputs)
+
+
+def chunked_unsupported_reason(_: CauchyInputs) -> str | None:
+    """Why the Cauchy product in blocks does not support the call, or ``None``: it has a gradient, and no more."""
+    if not torch.compiler.is_compiling() and native.transformed():
+        return "under torch.func or forward-mode differentiation, for which its gradient has no rule"
+    return None
 
 
 def _dtype_unsupported_reason(inputs: tuple[Any, ...]) -> str | None:

@@ -103,7 +103,6 @@ template <class T, class S> struct Tile {
   const ScanPlan& plan;
   int64_t row, group, tile, first, count;  // first: vector of the group that the tile begins with
   int64_t n;                               // d_state
-  bool bad = false;                        // a time step was negative or NaN
 
   Tile(const ScanArgs& args, const ScanPlan& p, int64_t item) : a(args), plan(p), n(args.d_state) {
     tile = item % p.tiles;
@@ -201,15 +200,17 @@ template <class T, class S> struct Tile {
   };
   RowWriter write_rows(void* x, int64_t t, int64_t k) const { return {(S*)x + dense(t, k), a.channels, lanes(k)}; }
 
-  // What a chunk's time steps are checked for: none negative or NaN, and whether every exponent dt A is in range.
+  // Whether every exponent dt A of a chunk is in range: for steps that are negative or NaN, which propagate, it is not.
   struct StepCheck {
     Vec<T> longest{};
-    Mask<T> wrong{};
+    Mask<T> unusual{};
     SEQCONV_INLINE void add(Vec<T> dt) {
-      wrong |= ~(Mask<T>)(dt >= T(0));
+      unusual |= ~(Mask<T>)(dt >= T(0));
       longest = maximum<T>(dt, longest);
     }
-    bool in_range(Vec<T> largest_A) const { return !any<T>(~(Mask<T>)(longest * largest_A < T(kExp2Bound))); }
+    bool in_range(Vec<T> largest_A) const {
+      return !any<T>(unusual | ~(Mask<T>)(longest * largest_A < T(kExp2Bound)));
+    }
   };
 
   // The first checkpoint slot of segment s: chunks of the segments before it, each rounded up, of which one slot per
@@ -256,7 +257,6 @@ template <class T, class S> struct Tile {
     StepCheck check;
     if (a.softplus) prepare_chunk<true>(c, check, t0, steps, k);
     else prepare_chunk<false>(c, check, t0, steps, k);
-    bad |= any<T>(check.wrong);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
     const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
     void* const outputs[] = {a.y};
@@ -499,17 +499,11 @@ template <class T, class S, bool Backward> Status run_tiles(const ScanArgs& a) {
   const int threads =
       thread_count(a.threads, items, a.batch * a.length * a.channels * a.d_state, kStatesWorthThreads);
   const size_t bytes = Backward ? Work::backward_scratch(a) : Work::forward_scratch(a);
-  int bad = 0;
-  const Status status = for_each_item(items, threads, bytes, [&](int64_t item, void* scratch) {
+  return for_each_item(items, threads, bytes, [&](int64_t item, void* scratch) {
     Work work(a, plan, item);
     if constexpr (Backward) work.backward(scratch);
     else work.forward(scratch);
-    if (work.bad) {
-#pragma omp atomic write
-      bad = 1;
-    }
   });
-  return status == Status::done && bad ? Status::bad_time_step : status;
 }
 
 template <class T, class S> Status run_backward(ScanArgs a) {
