@@ -167,5 +167,5 @@ def test_refusals_name_the_remedy():
         with pytest.raises(ValueError, match=f"delta_rule: received {pattern}"):
             delta_rule(**{**good, **change})
     tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
-    with pytest.raises(ValueError, match=r"initial_state of shape \(1, 4, 6, 5\).*Remedy"):
+    with pytest.raises(ValueError, match=r"received state of shape \(1, 4, 6, 5\).*Remedy"):
         delta_rule_step(**tokens, state=good["initial_state"][:1])

@@ -185,7 +185,7 @@ def test_refusals_name_the_remedy():
         with pytest.raises(ValueError, match=f"gated_linear_attention: received {pattern}"):
             gated_linear_attention(**{**good, **change})
     tokens = {k: v[:, 0] for k, v in good.items() if k != "initial_state"}
-    with pytest.raises(ValueError, match=r"initial_state of shape \(1, 2, 6, 5\).*Remedy"):
+    with pytest.raises(ValueError, match=r"received state of shape \(1, 2, 6, 5\).*Remedy"):
         gated_linear_attention_step(**tokens, state=good["initial_state"][:1])
 
 

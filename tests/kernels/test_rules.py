@@ -53,7 +53,8 @@ def gradients(name: str, implementation: str, inputs: dict[str, Tensor]) -> dict
     leaves = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in inputs.items()}
     outputs = outputs_of(name, implementation, leaves)
     rng = torch.Generator().manual_seed(1)
-    weights = [torch.randn(y.shape, generator=rng, dtype=torch.float64) for y in outputs]
+    # Of values that half precision holds, so that the cotangents are the same in every dtype.
+    weights = [torch.randint(-8, 9, y.shape, generator=rng).double() / 8 for y in outputs]
     total = sum((y.double() * w).sum() for y, w in zip(outputs, weights, strict=True))
     wanted = {k: v for k, v in leaves.items() if v.requires_grad}
     found = torch.autograd.grad(total, list(wanted.values()), materialize_grads=True)
@@ -63,7 +64,7 @@ def gradients(name: str, implementation: str, inputs: dict[str, Tensor]) -> dict
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("name", "implementation"), forms([n for n in CASES if n not in NO_HALF]))
 def test_gradients_of_half_precision_are_as_near_to_float64(name, implementation, dtype):
-    """Sums over 600 tokens are in float32: a gradient's error is that of the rounding of the output and of itself."""
+    """Sums over 600 tokens are in float32: the error of a gradient is that of its own rounding."""
     inputs = {k: v for k, v in CASES[name].inputs(1, 600).items() if isinstance(v, Tensor)}
     narrow = {
         k: v if not v.is_floating_point() else v.to(torch.float32 if k in STATES else dtype) for k, v in inputs.items()
@@ -72,7 +73,8 @@ def test_gradients_of_half_precision_are_as_near_to_float64(name, implementation
     want, got = gradients(name, "reference", wide), gradients(name, implementation, narrow)
     for argument, gradient in want.items():
         error = (got[argument] - gradient).abs().max() / gradient.abs().max()
-        assert error <= 4 * torch.finfo(dtype).eps, f"{argument}: {error:.1e}"
+        bound = 1e-4 if narrow[argument].dtype == torch.float32 else torch.finfo(dtype).eps
+        assert error <= bound, f"{argument}: {error:.1e}"
 
 
 def spoil(tensor: Tensor, row: int, token: int | None) -> Tensor:
