@@ -21,7 +21,7 @@ from mixer_cases import (
     label,
     run_in_pieces,
 )
-from seqconv import create_mixer
+from seqconv import Mixer, create_mixer
 from seqconv.state import InitialState
 from tolerances import assert_near
 
