@@ -18,7 +18,15 @@ from .case import compare
 from .memory import extra
 from .table import OPS, build
 
-OWN = ("online_convolution", "step_share", "lra_training", "lra_loading", "instruction_sets", "threads")
+OWN = (
+    "online_convolution",
+    "step_share",
+    "lra_training",
+    "lra_loading",
+    "lra_efficiency",
+    "instruction_sets",
+    "threads",
+)
 """Measurements with rows of their own kind: ``benchmarks/<name>.py`` makes them."""
 RESULTS = Path(__file__).parent / "results"
 

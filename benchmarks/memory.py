@@ -21,7 +21,7 @@ def extra(op: str, case: str, contender: str, direction: str) -> float:
     Raises:
         RuntimeError: the process failed; its last words are shown.
     """
-    _give_back()  # what this process keeps between its timings would be missing there
+    give_back()  # what this process keeps between its timings would be missing there
     command = [sys.executable, "-m", __name__, op, case, contender, direction, str(torch.get_num_threads())]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # finds what this process finds
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -36,21 +36,22 @@ def main(op: str, case: str, contender: str, direction: str, threads: str) -> No
     call = build(op, case).calls(direction)[contender]
     one = torch.ones(1, requires_grad=True)
     torch.autograd.grad(2 * one, one, torch.ones(1))  # here torch imports sympy, 28 MB that no call takes
-    _give_back()
+    give_back()
     Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     results = call()
-    print((_resident("VmHWM") - before) / 1e6)
+    print((resident("VmHWM") - before) / 1e6)
     del results
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Return free memory to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _resident(field: str) -> float:
+def resident(field: str) -> float:
+    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * float(next(line.split()[1] for line in lines if line.startswith(field)))
 
