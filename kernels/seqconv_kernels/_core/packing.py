@@ -59,6 +59,19 @@ def padded(
     return decorate
 
 
+def sum_over_time(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """``(batch, length, ...)`` to ``(segments, ...)``: sums over each row, or over each packed sequence."""
+    return (x if cu_seqlens is None else Segments(cu_seqlens, x.device).unpack(x)).sum(1)
+
+
+def with_state_and_decay(
+    y: Tensor, final_state: Tensor | None, total_decay: Tensor | None
+) -> Tensor | tuple[Tensor, ...]:
+    """What a scan returns: the output, and after it what was asked for."""
+    others = tuple(t for t in (final_state, total_decay) if t is not None)
+    return (y, *others) if others else y
+
+
 class Segments:
     """Where the segments of a batch of one lie.
 

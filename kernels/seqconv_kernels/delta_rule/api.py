@@ -36,6 +36,10 @@ def delta_rule(
 ) -> Float[Tensor, "batch length v_heads d_v"] | tuple[Tensor, Tensor]:
     """Attend over whole sequences; differentiable in every tensor.
 
+    A sequence maps the state that enters it linearly: ``final_state(S) = final_state(0) + P S`` with a transition ``P``
+    of (d_k, d_k) per head. A call with values of zero, as wide as the keys, from the identity as initial state returns
+    ``P`` as its final state, so that scans over parts of a sequence compose.
+
     Args:
         q: queries.
         k: keys, of unit length unless the caller knows better.

@@ -9,13 +9,15 @@ The decay is a vector over d_k (Yang et al., 2024, *Gated Linear Attention Trans
 (simple GLA, Mamba-2, RetNet), or absent. ``log_decay = -inf`` resets the state.
 """
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .._core.checks import check_floating, check_shape, check_shape_among
 from .._core.errors import argument_error
 from .._core.inputs import given_tensors
-from .._core.packing import count_rows
+from .._core.packing import count_rows, sum_over_time, with_state_and_decay
+from .._core.precision import accumulation_dtype
 from .spec import ATTENTION, STEP, Inputs
 
 
@@ -28,9 +30,10 @@ def gated_linear_attention(
     scale: float | None = None,
     initial_state: Float[Tensor, "segments kv_heads d_k d_v"] | None = None,
     return_final_state: bool = False,
+    return_total_decay: bool = False,
     cu_seqlens: Int[Tensor, " bounds"] | None = None,
     implementation: str | None = None,
-) -> Float[Tensor, "batch length heads d_v"] | tuple[Tensor, Tensor]:
+) -> Float[Tensor, "batch length heads d_v"] | tuple[Tensor, ...]:
     """Attend over whole sequences; differentiable in every tensor.
 
     Args:
@@ -42,6 +45,9 @@ def gated_linear_attention(
         initial_state: state before the first token (``segments`` = batch, or that of each packed sequence); zero if
             not given.
         return_final_state: also return the state after the last token.
+        return_total_decay: also return the product of all decays of each sequence, (segments, kv_heads, d_k or 1, 1): a
+            scan from another state S has the final state ``final_state + total_decay * S``, so that scans over parts
+            of a sequence compose.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts again at each.
         implementation: a name, or ``None`` for the fastest that serves.
 
@@ -54,7 +60,8 @@ def gated_linear_attention(
     scale = k.shape[-1] ** -0.5 if scale is None else scale
     inputs = Inputs(q, k, v, log_decay, scale, initial_state, cu_seqlens)
     o, final_state = ATTENTION(inputs, _check, implementation)
-    return (o, final_state) if return_final_state else o
+    total = _total_decay(inputs) if return_total_decay else None
+    return with_state_and_decay(o, final_state if return_final_state else None, total)
 
 
 def gated_linear_attention_step(
@@ -76,6 +83,14 @@ def gated_linear_attention_step(
     """
     scale = k.shape[-1] ** -0.5 if scale is None else scale
     return STEP(Inputs(q, k, v, log_decay, scale, state), _check_step, implementation)
+
+
+def _total_decay(inputs: Inputs) -> Tensor:
+    k, log_decay, cu_seqlens = inputs.k, inputs.log_decay, inputs.cu_seqlens
+    log_decay = torch.zeros_like(k[..., 0]) if log_decay is None else log_decay
+    log_decay = log_decay.to(accumulation_dtype(inputs.q, k, inputs.v, log_decay, inputs.initial_state))
+    total = sum_over_time(log_decay, cu_seqlens).exp()
+    return total[..., None] if total.dim() == 3 else total[..., None, None]
 
 
 def _check(operation: str, inputs: Inputs) -> None:

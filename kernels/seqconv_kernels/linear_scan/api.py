@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._core.checks import check_shape
 from .._core.errors import argument_error
-from .._core.packing import count_rows
+from .._core.packing import Segments, count_rows, with_state_and_decay
 from .._core.precision import accumulation_dtype
 from .spec import SCAN, STEP, Inputs
 
@@ -20,9 +20,10 @@ def linear_scan(
     *,
     initial_state: Inexact[Tensor, "segments *channels"] | None = None,
     return_final_state: bool = False,
+    return_total_decay: bool = False,
     cu_seqlens: Int[Tensor, " bounds"] | None = None,
     implementation: str | None = None,
-) -> Inexact[Tensor, "batch length *channels"] | tuple[Tensor, Tensor]:
+) -> Inexact[Tensor, "batch length *channels"] | tuple[Tensor, ...]:
     """Scan whole sequences; differentiable in every tensor.
 
     Args:
@@ -31,6 +32,9 @@ def linear_scan(
         initial_state: state before the first input (``segments`` = batch, or that of each packed sequence); zero if
             not given.
         return_final_state: also return the state after the last input.
+        return_total_decay: also return the product of all decays of each sequence, shaped like the state: a scan from
+            another state S has the final state ``final_state + total_decay * S``, so that scans over parts of a
+            sequence compose.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts again at each.
         implementation: ``"triton"``, ``"cpu"``, ``"chunked"``, ``"reference"`` or ``None`` for the fastest that serves.
 
@@ -43,7 +47,8 @@ def linear_scan(
     """
     h, final_state = SCAN(Inputs(a, x, initial_state, cu_seqlens), _check, implementation)
     h = h.to(_output_dtype(accumulation_dtype(a, x, initial_state), x))
-    return (h, final_state) if return_final_state else h
+    total = _total_decay(a, accumulation_dtype(a, x, initial_state), cu_seqlens) if return_total_decay else None
+    return with_state_and_decay(h, final_state if return_final_state else None, total)
 
 
 def linear_scan_step(
@@ -61,6 +66,11 @@ def linear_scan_step(
     h = STEP(Inputs(a, x, state), _check_step, implementation)
     dtype = _output_dtype(h.dtype, x)
     return h.clone() if h.dtype == dtype else h.to(dtype), h  # two tensors: either may be written into
+
+
+def _total_decay(a: Tensor, dtype: torch.dtype, cu_seqlens: Tensor | None) -> Tensor:
+    factors = a.to(dtype)
+    return (factors if cu_seqlens is None else Segments(cu_seqlens, a.device).unpack(factors, 1.0)).prod(1)
 
 
 def _output_dtype(dtype: torch.dtype, x: Tensor) -> torch.dtype:

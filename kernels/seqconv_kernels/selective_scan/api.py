@@ -14,7 +14,8 @@ from torch import Tensor
 from .._core.checks import check_floating, check_same_dtype, check_shape, widest_under_autocast
 from .._core.errors import argument_error
 from .._core.inputs import given_tensors
-from .._core.packing import count_rows
+from .._core.packing import count_rows, sum_over_time, with_state_and_decay
+from .reference import state_dtype, time_step
 from .spec import SCAN, STEP, Inputs
 
 
@@ -31,9 +32,10 @@ def selective_scan(
     delta_softplus: bool = False,
     initial_state: Float[Tensor, "segments channels d_state"] | None = None,
     return_final_state: bool = False,
+    return_total_decay: bool = False,
     cu_seqlens: Int[Tensor, " bounds"] | None = None,
     implementation: str | None = None,
-) -> Float[Tensor, "batch length channels"] | tuple[Tensor, Tensor]:
+) -> Float[Tensor, "batch length channels"] | tuple[Tensor, ...]:
     """Scan whole sequences; differentiable in every tensor.
 
     Args:
@@ -49,6 +51,9 @@ def selective_scan(
         initial_state: state before the first input (``segments`` = batch, or that of each packed sequence);
             zero if not given.
         return_final_state: also return the state after the last input.
+        return_total_decay: also return the product of all decays of each sequence, shaped like the state: a scan from
+            another state S has the final state ``final_state + total_decay * S``, so that scans over parts of a
+            sequence compose.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts again at each.
         implementation: a name, or ``None`` for the fastest that serves.
 
@@ -64,7 +69,8 @@ def selective_scan(
     inputs = Inputs(wide, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
     y, final_state = SCAN(inputs, _check, implementation)
     y = y if y.dtype == u.dtype else y.to(u.dtype)
-    return (y, final_state) if return_final_state else y
+    total = _total_decay(inputs) if return_total_decay else None
+    return with_state_and_decay(y, final_state if return_final_state else None, total)
 
 
 def selective_scan_step(
@@ -92,6 +98,11 @@ def selective_scan_step(
     inputs = Inputs(wide, delta, A, B, C, D, z, delta_bias, delta_softplus, state)
     y, state = STEP(inputs, _check_step, implementation)
     return y if y.dtype == u.dtype else y.to(u.dtype), state
+
+
+def _total_decay(inputs: Inputs) -> Tensor:
+    dt = time_step(inputs, state_dtype(inputs))
+    return (sum_over_time(dt, inputs.cu_seqlens)[..., None] * inputs.A).exp()
 
 
 def _check(operation: str, inputs: Inputs) -> None:

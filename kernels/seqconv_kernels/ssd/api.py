@@ -15,7 +15,8 @@ from torch import Tensor
 from .._core.checks import check_floating, check_shape, check_shape_among
 from .._core.errors import argument_error
 from .._core.inputs import given_tensors
-from .._core.packing import count_rows
+from .._core.packing import count_rows, sum_over_time, with_state_and_decay
+from .reference import time_step
 from .spec import SCAN, STEP, Inputs
 
 
@@ -34,9 +35,10 @@ def ssd(
     chunk_size: int | None = None,
     initial_state: Float[Tensor, "segments heads head_dim d_state"] | None = None,
     return_final_state: bool = False,
+    return_total_decay: bool = False,
     cu_seqlens: Int[Tensor, " bounds"] | None = None,
     implementation: str | None = None,
-) -> Float[Tensor, "batch length heads head_dim"] | tuple[Tensor, Tensor]:
+) -> Float[Tensor, "batch length heads head_dim"] | tuple[Tensor, ...]:
     """Scan whole sequences; differentiable in every tensor.
 
     Args:
@@ -54,6 +56,9 @@ def ssd(
         initial_state: state before the first input (``segments`` = batch, or that of each packed sequence); zero if
             not given.
         return_final_state: also return the state after the last input.
+        return_total_decay: also return the product of all decays of each sequence, (segments, heads, 1, 1): a scan from
+            another state S has the final state ``final_state + total_decay * S``, so that scans over parts of a
+            sequence compose.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts again at each.
         implementation: a name, or ``None`` for the fastest that serves.
 
@@ -67,7 +72,8 @@ def ssd(
     limit = None if dt_limit is None else tuple(dt_limit)
     inputs = Inputs(x, dt, A, B, C, D, z, dt_bias, dt_softplus, limit, chunk_size, initial_state, cu_seqlens)
     y, final_state = SCAN(inputs, _check, implementation)
-    return (y, final_state) if return_final_state else y
+    total = _total_decay(inputs) if return_total_decay else None
+    return with_state_and_decay(y, final_state if return_final_state else None, total)
 
 
 def ssd_step(
@@ -94,6 +100,10 @@ def ssd_step(
     """
     limit = None if dt_limit is None else tuple(dt_limit)
     return STEP(Inputs(x, dt, A, B, C, D, z, dt_bias, dt_softplus, limit, None, state), _check_step, implementation)
+
+
+def _total_decay(inputs: Inputs) -> Tensor:
+    return (sum_over_time(time_step(inputs), inputs.cu_seqlens) * inputs.A).exp()[..., None, None]
 
 
 def _check(operation: str, inputs: Inputs) -> None:
