@@ -52,13 +52,14 @@ outputs/peers: $(INSTALLED)
 bench: $(INSTALLED) outputs/peers
 	PYTHONPATH=outputs/peers $(BIN)/python -m benchmarks
 
-# Any Python that has torch serves: a machine with a GPU has its own, and maybe no network to make .venv from.
+# Any Python that has torch serves: a machine with a GPU has its own, and maybe no network to make .venv from. In parts:
+# make gpu GPU="--part checks --minutes 4", then make gpu GPU="--part times"; PYTHONPATH=outputs/peers adds fla.
 ifeq ($(shell $(PYTHON) -c "import torch, triton, transformers, jaxtyping" 2>/dev/null && echo found),found)
 gpu:
-	PYTHONPATH=kernels:$$PYTHONPATH $(PYTHON) -m benchmarks.gpu
+	PYTHONPATH=kernels:$$PYTHONPATH $(PYTHON) -m benchmarks.gpu $(GPU)
 else
 gpu: $(INSTALLED)
-	$(BIN)/python -m benchmarks.gpu --out outputs
+	$(BIN)/python -m benchmarks.gpu --out outputs $(GPU)
 endif
 
 # One thread per worker: the tensors of the tests are too small to share.

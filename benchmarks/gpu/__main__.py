@@ -4,8 +4,11 @@ Needs a GPU, torch, Triton and transformers, no network and no installed seqconv
 with ``kernels`` on the path (``make gpu`` does). Without a GPU the same program runs at tiny sizes in Triton's
 interpreter, and what it times then means nothing.
 
-First everything is compiled and checked, in processes side by side, because compiling takes longer than running; then
-one process times. The report is rewritten after every result. ``--tune`` times other choices of blocks instead.
+First everything is compiled and checked, in parallel processes, because compiling takes longer than running; then
+one process times. The report is rewritten after every result. Where time on a GPU is short, take it in parts:
+``--part checks --minutes 4`` leaves out all timing, ``--part times`` all checks, whose results it takes from an earlier
+report (``--earlier``, or the one in ``--out``). ``--tune`` times other choices of blocks instead. What failed is
+listed as entries for ``seqconv_kernels/_core/withdrawn.py``, and the exit status is not 0.
 """
 
 import argparse
@@ -24,9 +27,9 @@ RESULTS = Path(__file__).parents[1] / "results"
 FIRST_PART = 0.5
 """Of the time, for compiling and checking; what that leaves is for timing."""
 PATIENCE = {True: 200.0, False: 3600.0}
-"""Seconds for one piece of work, its compiling included, with a GPU and in the interpreter."""
+"""Seconds for one unit of work, its compiling included, with a GPU and in the interpreter."""
 PLACES = {"check": "checks", "prepare": "prepared", "speed": "rows", "try": "prepared", "tune": "alternatives"}
-"""What workers do, and where their rows stand in the report."""
+"""What workers do, and where their rows go in the report."""
 ENVIRONMENT = {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",  # there is a process per case already
     "TRITON_CACHE_DIR": str(Path.home() / ".triton" / "cache"),  # or torch.compile moves it while a process runs
@@ -42,6 +45,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="stop at this time, with what there is [9]")
     parser.add_argument("--only", default="", metavar="OP", help="names that begin so")
     parser.add_argument("--workers", type=int, default=max(1, min((os.cpu_count() or 2) - 2, 14)), metavar="N")
+    parser.add_argument("--part", choices=("all", "checks", "times"), default="all", help="leave out the other [all]")
+    parser.add_argument("--earlier", type=Path, help="gpu.json of an earlier part [the one in --out]")
     parser.add_argument("--tune", action="store_true", help="time other choices of blocks, the best first")
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
     parser.add_argument("--items", default="", help=argparse.SUPPRESS)
@@ -55,18 +60,20 @@ def main() -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     report = run(options, start)
     failed = [row for row in report["checks"] if row["passed"] is False]
-    sys.exit(f"{len(failed)} checks failed" if failed else 0)
+    missing = [row for row in report["checks"] if row["passed"] is None]
+    sys.exit(f"{len(failed)} checks failed, {len(missing)} were not run" if failed or missing else 0)
 
 
 def run(options: argparse.Namespace, start: float) -> dict[str, Any]:
     """Both parts, the report written as rows come."""
-    from .report import empty, markdown, write
+    from .report import continued, markdown, write
 
     gpu = torch.cuda.is_available()
-    report, stem = empty(gpu), ("tune" if options.tune else "gpu") + ("" if gpu else "-interpreted")
-    first, second = jobs(options.tune, options.only)
+    stem = ("tune" if options.tune else "gpu") + ("" if gpu else "-interpreted")
+    report = continued(gpu, options.part, options.earlier or options.out / f"{stem}.json")
+    first, second = jobs(options.tune, options.only, options.part)
     seconds, written = 60 * options.minutes, 0.0
-    for part, workers, share in ((first, options.workers, FIRST_PART), (second, 1, 1.0)):
+    for part, workers, share in ((first, options.workers, FIRST_PART if second else 1.0), (second, 1, 1.0)):
         for kind, row in work(part, workers, start + share * seconds):
             if "ceilings" in row:
                 report["ceilings"] = row["ceilings"]
@@ -106,15 +113,19 @@ def items(kind: str) -> list[Item]:
     return [speed.measure_ceilings(), *map(speed.speed, shapes)]
 
 
-def jobs(tune: bool, only: str) -> tuple[list[Job], list[Job]]:
-    """What runs side by side, and what runs alone after it."""
+def jobs(tune: bool, only: str, part: str = "all") -> tuple[list[Job], list[Job]]:
+    """What runs in parallel, and what runs alone after it."""
     if tune:
         return [*_apart("try", only, lambda place, name: place)], [*_apart("tune", only, lambda place, name: 0)]
-    checks = [*_apart("check", only, lambda place, name: (name["op"], name["dtype"]))]
-    soon = [job for job in checks if job.names[0]["dtype"] == "bfloat16"]
-    late = [job for job in checks if job not in soon]
-    prepare = [*_apart("prepare", only, lambda place, name: place)]
-    return [*soon, *prepare, *late], [*_apart("speed", only, lambda place, name: 0)]
+    checks, prepare, speed = list[Job](), list[Job](), list[Job]()
+    if part != "times":
+        checks = [*_apart("check", only, lambda place, name: (name["op"], name["dtype"]))]
+    if part != "checks":
+        prepare = [*_apart("prepare", only, lambda place, name: place)]
+        speed = [*_apart("speed", only, lambda place, name: 0)]
+    # The dtype that is used most comes first, should the time not suffice for all.
+    first = [job for job in checks if job.names[0]["dtype"] == "bfloat16"]
+    return [*first, *prepare, *(job for job in checks if job not in first)], speed
 
 
 def _apart(kind: str, only: str, group: Callable[[int, Row], Any]) -> Iterator[Job]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import seqconv_kernels as K
+from seqconv_kernels._core.registry import ops
 
 from .checks import Check
 
@@ -22,7 +23,7 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
     "fft_conv": {"real": (4, 4000, 256, 4000), "tiny": (2, 130, 3, 130)},
     "dilated_conv": {"real": (2, 4095, 512, 8, 4, 8), "tiny": (2, 33, 6, 3, 3, 3)},
 }
-"""Arguments of the ``Shape`` of each op, see ``seqconv_kernels/<op>/shapes.py``.
+"""Arguments of the ``Shape`` of each op, see ``seqconv_kernels/<op>/cases.py``.
 
 The references go step by step and keep every step for the gradients, in float64: longer ones don't fit side by side.
 """
@@ -73,7 +74,7 @@ def _kernels(size: str) -> Iterator[Check]:
     from seqconv_kernels.ssm_kernel import cases as shapes
 
     for op in ("vandermonde", "cauchy"):
-        if not _has_triton("ssm_kernel", op.upper()):
+        if not _has_triton(op):
             continue
         shape = shapes.Shape(1, 256, 32, 16384) if size == "real" else shapes.Shape(2, 3, 4, 33)
         inputs = partial(_kernel_inputs, getattr(shapes, f"{op}_inputs"), shape)
@@ -85,6 +86,5 @@ def _kernel_inputs(make: Any, shape: Any, dtype: torch.dtype) -> dict[str, Any]:
     return dict(make(shape, dtype=dtype))
 
 
-def _has_triton(module: str, op: str = "OP") -> bool:
-    found: Any = getattr(import_module(f"seqconv_kernels.{module}"), op, None)
-    return found is not None and any(i.name == "triton" for i in found.implementations)
+def _has_triton(op: str) -> bool:
+    return any(i.name == "triton" for i in ops()[op].op.implementations)

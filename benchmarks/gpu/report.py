@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from seqconv_kernels._core.registry import ops
+
 from . import targets
 from .workers import Row
 
@@ -19,8 +21,29 @@ def empty(gpu: bool) -> Report:
     return {"machine": machine(gpu), "ceilings": {}, "checks": [], "prepared": [], "rows": [], "alternatives": []}
 
 
+def continued(gpu: bool, part: str, file: Path) -> Report:
+    """A report for one part of the work, with what an earlier run on the same machine left of the other part."""
+    report, kept = empty(gpu), {"checks": ("ceilings", "prepared", "rows"), "times": ("checks",)}.get(part, ())
+    if kept and file.exists():
+        earlier = json.loads(file.read_text())
+        if earlier["machine"] == report["machine"]:
+            report |= {name: earlier[name] for name in kept}
+    return report
+
+
+def withdrawals(report: Report) -> list[str]:
+    """Entries for ``seqconv_kernels/_core/withdrawn.py``: every op and dtype whose kernel failed a check."""
+    entries = []
+    for op, dtype in sorted(_wrong(report["checks"])):
+        failed = [row for row in report["checks"] if (row["op"], row["dtype"], row["passed"]) == (op, dtype, False)]
+        (path,) = (i.run.path for i in ops()[op].op.implementations if i.name == "triton")
+        why = f"{len(failed)} checks failed on {report['machine']['gpu']}, see benchmarks/results/gpu.md"
+        entries.append(f'("{path}", torch.{dtype}): "{why}",')
+    return entries
+
+
 def machine(gpu: bool) -> dict[str, str]:
-    """What the figures depend on besides the code."""
+    """What the figures depend on apart from the code."""
     import transformers
     import triton
 
@@ -32,7 +55,7 @@ def machine(gpu: bool) -> dict[str, str]:
 
 
 def write(report: Report, folder: Path, stem: str) -> None:
-    """Both files, each written next to its target and renamed, so that a reader or a time limit finds whole files."""
+    """Both files, each under a temporary name first, so that a reader finds whole ones."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", markdown(report))):
         partial = folder / f"{stem}{suffix}.part"
@@ -52,6 +75,8 @@ def markdown(report: Report) -> str:
         lines += ["## Targets", "", *targets.lines(report["rows"], report["ceilings"]), ""]
         lines += ["## Times", "", *_times(report["rows"], _wrong(report["checks"])), ""]
         lines += ["## Kernels of a call", "", *_kernels(report["rows"]), ""]
+    wrong = [f"    {entry}" for entry in withdrawals(report)]
+    lines += ["## To be withdrawn in `_core/withdrawn.py`", "", *wrong, ""] if wrong else []
     lines += [*_notes([*report["rows"], *report["prepared"]]), *_checks(report["checks"])]
     return "\n".join(lines) + "\n"
 
@@ -75,17 +100,17 @@ def _time_line(row: Row, wrong: bool) -> str:
     op = f"{row['op']} **(failed checks)**" if wrong else row["op"]
     head = f"| {op} | {row['case']} | {row['dtype']} | {row.get('direction', '')} |"
     ms = dict(row.get("ms", {}))
-    ours = ms.get("seqconv")
-    if ours is None:
+    own = ms.get("seqconv")
+    if own is None:
         return f"{head} {_short(row.get('note') or row.get('notes', {}).get('seqconv', '–'), 160)} | | | | | | |"
     others = {name: time for name, time in ms.items() if not name.startswith("seqconv")}
     said = ", ".join(f"{name} {time:.3f}" for name, time in ms.items() if name != "seqconv") or "–"
     best = min(time for name, time in ms.items() if name.startswith("seqconv"))
     ratio = f"{min(others.values()) / best:.2f}" if others else "–"
-    share = f"{row['floor']['ms'] / ours:.0%} ({row['floor']['bound']})" if "floor" in row else "–"
+    share = f"{row['floor']['ms'] / own:.0%} ({row['floor']['bound']})" if "floor" in row else "–"
     kernels = f"{sum(row['kernels'].values()):.3f}" if row.get("kernels") else "–"
-    rates = f"{row['moved'] / ours / 1e6:.0f} | {row['operations'] / ours / 1e9:.1f}"
-    return f"{head} {ours:.3f} | {kernels} | {rates} | {said} | {ratio} | {share} |"
+    rates = f"{row['moved'] / own / 1e6:.0f} | {row['operations'] / own / 1e9:.1f}"
+    return f"{head} {own:.3f} | {kernels} | {rates} | {said} | {ratio} | {share} |"
 
 
 def _kernels(rows: list[Row]) -> Iterator[str]:

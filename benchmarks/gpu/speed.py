@@ -32,14 +32,14 @@ def prepare(timed: Timed) -> Item:
         case = timed.make(timed.smaller)
         results: dict[str, dict[str, tuple[Tensor, ...]]] = {direction: {} for direction in DIRECTIONS}
         notes: dict[str, dict[str, str]] = {direction: {} for direction in DIRECTIONS}
-        for is_seqconv in (True, False):
+        for own in (True, False):
             for direction in DIRECTIONS:
                 for name, call in calls(case, direction):
-                    if _compiles(name) and name.startswith("seqconv") is is_seqconv:
+                    if _compiles(name) and name.startswith("seqconv") is own:
                         _try(name, call, results[direction], notes[direction])
         for direction, found in results.items():
-            own = found.pop("seqconv", None)
-            apart = {} if own is None else {name: _apart(peer_results, own) for name, peer_results in found.items()}
+            reference = found.pop("seqconv", None)
+            apart = {} if reference is None else {name: _apart(peer, reference) for name, peer in found.items()}
             yield timed.name | {"direction": direction, "apart": apart, "notes": notes[direction]}
 
     return Item(timed.name, rows)
@@ -72,7 +72,7 @@ def speed(timed: Timed) -> Item:
 
 
 def measure(case: Case, direction: str, limits: Ceilings | None) -> Row:
-    """Milliseconds of each contender, their spread, where seqconv go, and the floor."""
+    """Milliseconds of each contender, their spread, those of seqconv's kernels, and the floor."""
     samples: dict[str, list[float]] = {}
     notes: dict[str, str] = {}
     for _ in range(ROUNDS if torch.cuda.is_available() else 1):
@@ -85,15 +85,15 @@ def measure(case: Case, direction: str, limits: Ceilings | None) -> Row:
                 notes[name] = failure(error)["note"]
                 samples.pop(name, None)
                 torch.cuda.empty_cache()
-    seqconv_call = next((call for name, call in calls(case, direction) if name in samples), None)
+    own = next((call for name, call in calls(case, direction) if name in samples), None)
     row: Row = {
         "direction": direction, "ms": {name: statistics.median(times) for name, times in samples.items()},
         "spread": {name: [min(times), max(times)] for name, times in samples.items()}, "notes": notes,
     }  # fmt: skip
-    if seqconv_call is None or "seqconv" not in samples:
+    if own is None or "seqconv" not in samples:
         return row
     moved, operations = case.work(direction)
-    row |= {"moved": moved, "operations": operations, "kernels": _kernels(seqconv_call)}
+    row |= {"moved": moved, "operations": operations, "kernels": _kernels(own)}
     return row | ({"floor": limits.floor(moved, operations)} if limits else {})
 
 
@@ -135,11 +135,9 @@ def _forward(run: Run, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         return (run(**inputs),)
 
 
-def _apart(peer_results: tuple[Tensor, ...], seqconv_results: tuple[Tensor, ...]) -> float:
+def _apart(peer: tuple[Tensor, ...], own: tuple[Tensor, ...]) -> float:
     """The largest distance of any result, as a part of its norm."""
-    norms = [
-        ((a.float() - b.float()).norm(), b.float().norm()) for a, b in zip(peer_results, seqconv_results, strict=True)
-    ]
+    norms = [((a.float() - b.float()).norm(), b.float().norm()) for a, b in zip(peer, own, strict=True)]
     return max(float(difference / norm) if norm else float(difference) for difference, norm in norms)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 import seqconv_kernels as K
 from seqconv_kernels.causal_conv1d import cases as conv_shapes
 from seqconv_kernels.delta_rule import cases as delta_shapes
-from seqconv_kernels.dilated_conv import cases as tree_shapes
+from seqconv_kernels.dilated_conv import cases as dilated_shapes
 from seqconv_kernels.fft_conv import cases as fft_shapes
 from seqconv_kernels.gated_linear_attention import cases as gla_shapes
 from seqconv_kernels.linear_scan import cases as linear_shapes
@@ -45,7 +45,7 @@ class Timed(NamedTuple):
         case: the shape, in words.
         dtype: of the activations.
         make: makes it, with a batch that is smaller by the factor given.
-        smaller: this factor where kernels are only compiled, next to others that need memory.
+        smaller: this factor where kernels are only compiled, while other processes need memory too.
     """
 
     op: str
@@ -102,7 +102,7 @@ def _small(device: str) -> Iterator[Timed]:
 
 
 def repeated(inputs: Mapping[str, Any], times: int, axis: int = 0) -> dict[str, Any]:
-    """The same inputs with an axis so many times as long: drawing them all would take longer than all the rest."""
+    """The same inputs with an axis ``times`` as long: drawing them all would take longer than all the rest."""
 
     def longer(t: Tensor) -> Tensor:
         return t.repeat([times if i == axis else 1 for i in range(t.dim())])
@@ -111,20 +111,20 @@ def repeated(inputs: Mapping[str, Any], times: int, axis: int = 0) -> dict[str, 
 
 
 def _contenders(op: Run, peers: Mapping[str, Run | None]) -> dict[str, Run]:
-    return {"seqconv": _ours(op, "triton")} | {n: peer for n, peer in peers.items() if peer}
+    return {"seqconv": _named(op, "triton")} | {n: peer for n, peer in peers.items() if peer}
 
 
 def _words(shape: Any) -> str:
     return ", ".join(f"{name} {size}" for name, size in asdict(shape).items() if size)
 
 
-def _ours(op: Run, implementation: str) -> Run:
+def _named(op: Run, implementation: str) -> Run:
     return partial(op, implementation=implementation)
 
 
 def _installed(op: Run, package: str) -> Run | None:
-    """The kernel of another project behind the same op, or ``None`` where it is not installed."""
-    return _ours(op, package) if _there(package.replace("-", "_")) else None
+    """The kernel of another project as an implementation of the op, or ``None`` where it is not installed."""
+    return _named(op, package) if _there(package.replace("-", "_")) else None
 
 
 def _compiled(composite: Run) -> Run | None:
@@ -136,8 +136,18 @@ def _there(package: str) -> bool:
 
 
 def _fla(path: str, name: str) -> Any:
-    """A function of fla, or ``None`` where fla or a GPU is missing."""
-    return getattr(import_module(f"fla.ops.{path}"), name) if _there("fla") else None
+    """A function of fla, or ``None`` where fla or a GPU is missing; one that it lacks raises when it is called."""
+    if not _there("fla"):
+        return None
+    try:
+        return getattr(import_module(f"fla.ops.{path}"), name)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        reason = f"fla.ops.{path}.{name}: {error}"
+
+    def missing(**_: Any) -> Any:
+        raise RuntimeError(reason)
+
+    return missing
 
 
 def _fft_conv(batch: int, length: int, channels: int, dtype: torch.dtype, device: str) -> Timed:
@@ -152,7 +162,7 @@ def _fft_conv(batch: int, length: int, channels: int, dtype: torch.dtype, device
         one, rows = fft_shapes.example_inputs(shape, dtype=dtype, device=device, gates=True), -(-batch // smaller)
         compiled = _compiled(composite) if length <= 4096 and dtype == BF16 else None
         peers = {"torch.fft": composite, f"torch.fft{COMPILED}": compiled, f"torch.fft{TIME_DENSE}": composite}
-        contenders = _contenders(K.fft_conv, peers) | {f"seqconv{TIME_DENSE}": _ours(K.fft_conv, "triton")}
+        contenders = _contenders(K.fft_conv, peers) | {f"seqconv{TIME_DENSE}": _named(K.fft_conv, "triton")}
         return Case(
             "fft_conv", case, length, repeated(one, rows), contenders,
             operations=2 * rows * channels * 5.0 * length * math.log2(2 * length),
@@ -176,7 +186,7 @@ def _selective_scan(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> 
         one = scan_shapes.example_inputs(replace(shape, batch=1), dtype=dtype, device=device, gate=False)
         peers = {
             "mamba-ssm": _installed(K.selective_scan, "mamba-ssm"),
-            "PyTorch scan": _ours(K.selective_scan, "reference"),
+            "PyTorch scan": _named(K.selective_scan, "reference"),
             "transformers": fallback,
         }
         return Case(
@@ -220,7 +230,7 @@ def _gated_linear_attention(sizes: tuple[int, ...], decay: Any, dtype: torch.dty
             return o
 
         one = gla_shapes.example_inputs(replace(shape, batch=1, heads=1), dtype=dtype, device=device, decay=decay)
-        peers = {"fla": fla if chunk else None, "chunked in PyTorch": _ours(K.gated_linear_attention, "chunked")}
+        peers = {"fla": fla if chunk else None, "chunked in PyTorch": _named(K.gated_linear_attention, "chunked")}
         return Case(
             "gated_linear_attention", case, shape.length, repeated(repeated(one, shape.heads, 2), shape.batch),
             _contenders(K.gated_linear_attention, peers),
@@ -245,7 +255,7 @@ def _delta_rule(sizes: tuple[int, ...], decay: Any, dtype: torch.dtype, device: 
             return o
 
         one = delta_shapes.example_inputs(replace(shape, batch=1, heads=1), dtype=dtype, device=device, decay=decay)
-        peers = {"fla": fla if chunk else None, "chunked in PyTorch": _ours(K.delta_rule, "chunked")}
+        peers = {"fla": fla if chunk else None, "chunked in PyTorch": _named(K.delta_rule, "chunked")}
         return Case(
             "delta_rule", case, shape.length, repeated(repeated(one, shape.heads, 2), shape.batch),
             _contenders(K.delta_rule, peers),
@@ -268,7 +278,7 @@ def _ssd(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:
         one = ssd_shapes.example_inputs(replace(shape, batch=1), dtype=dtype, device=device)
         one.pop("z")
         peers = {"mamba-ssm": _installed(K.ssd, "mamba-ssm"), "transformers, chunk 64": fallback,
-                 "chunked in PyTorch": _ours(K.ssd, "chunked")}  # fmt: skip
+                 "chunked in PyTorch": _named(K.ssd, "chunked")}  # fmt: skip
         return Case(
             "ssd", _words(shape), shape.length, repeated(one, shape.batch), _contenders(K.ssd, peers),
             operations=4.0 * shape.batch * shape.length * shape.heads * shape.head_dim * shape.d_state,
@@ -282,18 +292,18 @@ def _linear_scan(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Tim
 
     def make(smaller: int) -> Case:
         one = linear_shapes.example_inputs(replace(shape, batch=1), dtype=dtype, device=device)
-        contenders = _contenders(K.linear_scan, {"chunked in PyTorch": _ours(K.linear_scan, "chunked")})
+        contenders = _contenders(K.linear_scan, {"chunked in PyTorch": _named(K.linear_scan, "chunked")})
         return Case("linear_scan", _words(shape), shape.length, repeated(one, shape.batch), contenders)
 
     return Timed("linear_scan", _words(shape), dtype, make)
 
 
 def _dilated_conv(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:
-    shape = tree_shapes.Shape(*sizes)
+    shape = dilated_shapes.Shape(*sizes)
 
     def make(smaller: int) -> Case:
-        one = tree_shapes.example_inputs(replace(shape, batch=1), dtype=dtype, device=device)
-        contenders = _contenders(K.dilated_conv, {"shifted products": _ours(K.dilated_conv, "reference")})
+        one = dilated_shapes.example_inputs(replace(shape, batch=1), dtype=dtype, device=device)
+        contenders = _contenders(K.dilated_conv, {"shifted products": _named(K.dilated_conv, "reference")})
         return Case("dilated_conv", _words(shape), shape.length, repeated(one, shape.batch), contenders)
 
     return Timed("dilated_conv", _words(shape), dtype, make)
@@ -311,7 +321,7 @@ def _kernel(op: str, inputs: Callable[..., Any], sizes: tuple[int, ...], device:
     shape, run = kernel_shapes.Shape(*sizes), getattr(K, op)
 
     def make(smaller: int) -> Case:
-        peers = {"chunked in PyTorch": _ours(run, "chunked"), "naive complex": _ours(run, "reference")}
+        peers = {"chunked in PyTorch": _named(run, "chunked"), "naive complex": _named(run, "reference")}
         return Case(op, _words(shape), shape.length, inputs(shape, device=device), _contenders(run, peers))
 
     return Timed(op, _words(shape), SINGLE, make)

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 class Item(NamedTuple):
-    """One piece of work.
+    """One unit of work.
 
     Attributes:
         name: which one it is, for the row about a worker that broke.
@@ -105,7 +105,7 @@ class Job:
 
 
 def work(jobs: list[Job], workers: int, deadline: float) -> Iterator[tuple[str, Row]]:
-    """The rows of all jobs and their kinds, so many at a time, as they come; what is cut off is there as not run."""
+    """The rows of all jobs and their kinds as they come, ``workers`` at a time; what is cut off counts as not run."""
     waiting, running = [(job, 0) for job in jobs], list[_Worker]()
     while waiting or running:
         late = time.monotonic() > deadline

@@ -1,21 +1,30 @@
 """The report about a GPU, at the sizes of the interpreter."""
 
 import argparse
+import json
+import os
+import re
+import subprocess
+import sys
 import time
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import seqconv_kernels as K
+from benchmarks.gpu import timed as timed_module
 from benchmarks.gpu import tune, workers
 from benchmarks.gpu.__main__ import jobs, run
 from benchmarks.gpu.cases import HALF, checks
 from benchmarks.gpu.checks import Check, items
-from benchmarks.gpu.report import empty, markdown
+from benchmarks.gpu.report import continued, empty, markdown, withdrawals
+from benchmarks.gpu.speed import measure
 from benchmarks.gpu.targets import Target
 from benchmarks.gpu.timed import timed
 from benchmarks.gpu.workers import Item, Job, rows_of, serve, work
+from seqconv_kernels._core import withdrawn
 from seqconv_kernels._core.registry import ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,8 +41,8 @@ def row_of(run):
     return row
 
 
-def options(folder, only, minutes=20.0, tuning=False):
-    return argparse.Namespace(out=folder, minutes=minutes, only=only, workers=2, tune=tuning)
+def options(folder, only, minutes=20.0, tuning=False, part="all"):
+    return argparse.Namespace(out=folder, minutes=minutes, only=only, workers=2, tune=tuning, part=part, earlier=None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="real sizes take minutes")
@@ -46,6 +55,89 @@ def test_the_whole_report_of_one_op(tmp_path):
     text = (tmp_path / "gpu-interpreted.md").read_text()
     assert "| vandermonde | Shape(heads=2, channels=3, pairs=4, length=33) | float32 |" in text
     assert "| vandermonde | heads 1, channels 2, pairs 2, length 33 | float32 | forward |" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="real sizes take minutes")
+def test_checks_first_and_times_in_a_later_run(tmp_path):
+    first = run(options(tmp_path, "cauchy", part="checks"), time.monotonic())
+    assert all(row["passed"] for row in first["checks"]), first["checks"]
+    assert first["rows"] == first["prepared"] == []
+    second = run(options(tmp_path, "cauchy", part="times"), time.monotonic())
+    assert second["checks"] == first["checks"]
+    assert {row["direction"] for row in second["rows"]} == {"forward", "forward + backward"}
+    assert "| cauchy | Shape" in (tmp_path / "gpu-interpreted.md").read_text()
+
+
+def test_results_of_another_machine_are_not_continued(tmp_path):
+    earlier = empty(False) | {"checks": [NAME], "machine": {"gpu": "another"}}
+    (tmp_path / "gpu.json").write_text(json.dumps(earlier))
+    assert continued(False, "times", tmp_path / "gpu.json")["checks"] == []
+    (tmp_path / "gpu.json").write_text(json.dumps(empty(False) | {"checks": [NAME]}))
+    assert continued(False, "times", tmp_path / "gpu.json")["checks"] == [NAME]
+    assert continued(False, "all", tmp_path / "gpu.json")["checks"] == []
+
+
+@pytest.mark.parametrize("part", ["checks", "times"])
+def test_the_command_line_of_each_part(tmp_path, part):
+    """As on a GPU: arguments parsed, workers started, both files written, the exit status says what was not run."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", tmp_path, "--only", "linear_scan"]
+    command += ["--part", part, "--minutes", "0", "--workers", "1"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, cwd=workers.ROOT, env=environment, capture_output=True, text=True)
+    assert ("checks failed" in done.stderr) is (part == "checks"), done.stderr
+    assert done.returncode == (part == "checks")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_failed_kernels_are_withdrawn(monkeypatch):
+    """The report's entry makes the default call take the next implementation and a named one raise."""
+    row = {"op": "linear_scan", "case": "", "dtype": "float32", "passed": False, "note": ""}
+    report = empty(False) | {"checks": [row]}
+    (entry,) = withdrawals(report)
+    assert entry in markdown(report)
+    monkeypatch.setattr(withdrawn, "WITHDRAWN", eval("{" + entry + "}", {"torch": torch}))
+    a = torch.rand(1, 5, 2, device=DEVICE)
+    reason = re.escape("1 checks failed on none: Triton's interpreter, see benchmarks/results/gpu.md")
+    with pytest.raises(ValueError, match=reason):
+        K.linear_scan(a, a, implementation="triton")
+    op = ops()["linear_scan"].op
+    supported = op.report(op.inputs(a, a, a.new_zeros(1, 2)))
+    other = next(name for name, reason in supported.items() if reason is None)
+    assert other != "triton"
+    assert torch.equal(K.linear_scan(a, a), K.linear_scan(a, a, implementation=other))
+    K.linear_scan(a.double(), a.double(), implementation="triton")
+
+
+def test_what_failed_in_the_committed_report_is_withdrawn():
+    """And nothing else: a kernel that passes again comes back."""
+    file = workers.ROOT / "benchmarks" / "results" / "gpu.json"
+    report = json.loads(file.read_text()) if file.exists() else empty(False)
+    wanted = eval("{" + "".join(withdrawals(report)) + "}", {"torch": torch})
+    assert withdrawn.WITHDRAWN.keys() == wanted.keys()
+
+
+@pytest.mark.parametrize("op", ["gated_linear_attention", "delta_rule"])
+def test_fla_is_timed_where_it_is_installed(monkeypatch, op):
+    """A module of fla that is there runs; one that is not leaves a note, and seqconv is timed all the same."""
+    shape = next(shape for shape in timed(True, DEVICE) if shape.op == op)
+    modules = {
+        "gated_linear_attention": ("gla", "chunk_gla"),
+        "delta_rule": ("gated_delta_rule", "chunk_gated_delta_rule"),
+    }
+    path, name = modules[op]
+    monkeypatch.setattr(timed_module, "_there", lambda package: package == "fla")
+    row = measure(shape.make(1), "forward", None)
+    assert f"fla.ops.{path}" in row["notes"]["fla"]
+    assert row["ms"]["seqconv"] > 0
+
+    def chunk(g, **inputs):
+        return getattr(K, op)(log_decay=g, **inputs), None
+
+    monkeypatch.setitem(sys.modules, f"fla.ops.{path}", SimpleNamespace(**{name: chunk}))
+    monkeypatch.setattr(timed_module, "import_module", lambda module: sys.modules[module])
+    row = measure(shape.make(1), "forward", None)
+    assert row["notes"] == {}
+    assert row["ms"]["fla"] > 0
 
 
 def test_what_the_time_does_not_allow_is_not_called_passed(tmp_path):
@@ -160,7 +252,7 @@ def test_targets_are_answered_or_said_to_be_open():
            "operations": 0.0, "ms": {"seqconv": 2.0, "PyTorch scan": 50.0}, "kernels": {}}  # fmt: skip
     report = empty(False) | {"rows": [row], "ceilings": {"copy": 4e12, "multiply": 7e14}}
     text = markdown(report)
-    assert "seqconv, of copy bandwidth | 0.6 | 0.75 | reached |" in text
+    assert "seqconv, of copy bandwidth | 0.45 | 0.75 | reached |" in text
     assert "seqconv, times faster than PyTorch scan | 20.0 | 25.00 | reached |" in text
     assert "seqconv, times faster than mamba-ssm | 1.0 | – | mamba-ssm was not there to be timed |" in text
     assert "not timed" in text

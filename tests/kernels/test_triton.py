@@ -29,6 +29,6 @@ def test_triton(file):
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="CPU tensors are served by the interpreter")
-def test_cpu_tensors_are_refused_outside_the_interpreter():
+def test_cpu_tensors_raise_outside_the_interpreter():
     with pytest.raises(ValueError, match=r"Triton kernels run on GPUs, or on CPU tensors under TRITON_INTERPRET=1"):
         K.causal_conv1d(torch.zeros(1, 5, 3), torch.zeros(3, 4), implementation="triton")

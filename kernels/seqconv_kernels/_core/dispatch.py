@@ -17,6 +17,7 @@ from .errors import argument_error, unknown_name
 from .inputs import given_tensors
 from .native import PLAIN, transformed
 from .operators import is_observed
+from .withdrawn import withdrawn_reason
 
 I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 R = TypeVar("R")
@@ -78,9 +79,9 @@ class Implementation:
 
     def unsupported_reason(self, inputs: tuple[Any, ...]) -> str | None:
         """Why this implementation does not support the inputs, or ``None``."""
-        if self._reason is None:
-            return None
-        reason: str | None = self._reason.resolve()(inputs)
+        reason = withdrawn_reason(self.run.path, inputs)
+        if reason is None and self._reason is not None:
+            reason = self._reason.resolve()(inputs)
         return reason
 
 

@@ -123,7 +123,7 @@ def _weight_gradient_kernel(
         tl.store(g + start * channels + (t[:, None] * channels + c[None, :]), grad, mask=valid)
     for k in tl.range(WIDTH):
         shifted = _load_inputs(inputs, initial, t + k - (WIDTH - 1), c, valid, first, channels, x.step, ACC)
-        # Outputs beyond the tile have grad = 0, so whatever stands at their inputs adds nothing.
+        # Outputs beyond the tile have grad = 0, so their inputs add nothing.
         tl.store(dweight + (tile * WIDTH + k) * channels + c, tl.sum(grad * shifted, 0), mask=c < channels)
     if dbias is not None:
         tl.store(dbias + tile * channels + c, tl.sum(grad, 0), mask=c < channels)
