@@ -88,14 +88,16 @@ def certify(
     singular_values: Float[Tensor, "channels k"],
     *,
     tolerance: float | None = None,
+    beyond: Float[Tensor, " channels"] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Certificate:
-    """Measure a modal filter, with its parameters as they are stored, against the filter it stands for.
+    """Measure a modal filter, with its parameters as they are stored, against the filter it replaces.
 
     Args:
         h: the filter, float64.
         modal: its distillation.
-        singular_values: of ``h`` behind the head of ``modal``, largest first.
+        singular_values: of ``h`` after the head of ``modal``, largest first.
+        beyond: bound of the sum of the filter's absolute taps after those in ``h``; zero if not given.
 
     Raises:
         ValueError: channels that do not match.
@@ -114,14 +116,15 @@ def certify(
     order = (torch.where(ssm.poles.imag != 0, 2, 1) * (ssm.residues != 0)).sum(1)
     padded = torch.nn.functional.pad(singular_values, (0, 1))
     lower = padded.gather(1, order[:, None].clamp_max(padded.shape[1] - 1))[:, 0]
-    bound = factor * hinf + tail
+    missing = torch.zeros_like(tail) if beyond is None else beyond
+    bound, least_norm = factor * hinf + tail + missing, (norm_hinf - missing).clamp_min(0)
     needed = torch.full_like(order, -1)
     if tolerance is not None:
         small = singular_values <= tolerance * norm_hinf[:, None]
         needed = torch.where(small.any(1), small.int().argmax(1), needed)
         if singular_values.shape[1] == (h.shape[1] - reach + 1) // 2:  # all of them: behind the last comes zero
             needed = torch.where(small.any(1), needed, singular_values.shape[1])
-    met = torch.ones_like(order, dtype=torch.bool) if tolerance is None else bound <= tolerance * norm_hinf
+    met = torch.ones_like(order, dtype=torch.bool) if tolerance is None else bound <= tolerance * least_norm
     return Certificate(
         order, singular_values, lower, error.abs().sum(1), error.norm(dim=1), hinf, bound, tail,
         h.norm(dim=1), norm_hinf, needed, met, tolerance, notes,

@@ -8,13 +8,15 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from .certificate import certify, frequency_maximum
+from .certificate import frequency_maximum
+from .gradient_mode import with_gradients
 from .task import ORDERS, Distilled, FilterTask, Method, Norm, filter_task, put
 
 HEADS = (64, 256)
 """Exact heads that are tried where a tolerance is missed without one."""
 
 
+@with_gradients
 def distill_filter(
     h: Float[Tensor, "channels length"],
     order: int | None = None,
@@ -26,6 +28,7 @@ def distill_filter(
     refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
     weight: Float[Tensor, "channels bins"] | None = None,
+    beyond: Float[Tensor, " channels"] | None = None,
 ) -> Distilled:
     """Find a small recurrence with (nearly) the given impulse responses, and certify its error.
 
@@ -46,6 +49,8 @@ def distill_filter(
         dtype: of the parameters of the result; the fit is always in float64.
         weight: power spectrum at frequencies from 0 to half the sampling rate, ``length + 1`` of them, that the
             squared error is weighted with when the residues are solved; usually that of the input.
+        beyond: bound of the sum of the absolute taps after those in ``h``, which the certificate then includes; 0 for a
+            filter that ends with ``h``.
 
     Raises:
         ValueError: not two axes, fewer than 2 taps, taps that are not finite, neither or both of order and
@@ -61,6 +66,7 @@ def distill_filter(
         refine_steps=refine_steps,
         dtype=dtype,
         weight=weight,
+        beyond=beyond,
     )
     task = task_behind(fir_head=fir_head)
     if order is not None:
@@ -89,7 +95,7 @@ def _to_tolerance(task: FilterTask, tolerance: float, notes: tuple[str, ...] = (
             part = task.rows(rows)
             found = part.fit(order)[0]
             put(modes, rows, found)
-            unmet[rows] = ~certify(part.taps, part.modal(found), part.subspace.values, tolerance=tolerance).met
+            unmet[rows] = ~part.certify(found, tolerance).met
     return task.finish(modes, tolerance, notes)
 
 

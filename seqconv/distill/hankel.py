@@ -24,6 +24,10 @@ BLOCK = 1 << 19
 """Numbers in the Krylov basis of channels that are taken together."""
 
 
+ORTHONORMAL, INDEPENDENT = 1e-10, 1e-3
+"""Largest error of the inner products of a basis, and smallest share of a direction that is kept when it has more."""
+
+
 class Subspace(NamedTuple):
     """Leading singular values, largest first, and the matching left singular vectors of the half section."""
 
@@ -88,10 +92,30 @@ def _krylov(g: Float[Tensor, "channels length"], rows: int, columns: int, k: int
         image.baddbmm_(ritz[:, end - WIDTH : end, :end], known, alpha=-1)
         block = orthonormalise(image)[0]
         block = orthonormalise(block.baddbmm_(block @ known.transpose(1, 2), known, alpha=-1))[0]
+    _restore_orthonormality(basis, ritz, spectrum, size)
     values, rotation = torch.linalg.eigh(ritz)  # reads the lower triangle
     order = values.abs().argsort(dim=1, descending=True)[:, :k]
     taken = rotation.gather(2, order[:, None].expand(-1, columns, -1))
     return Subspace(values.abs().gather(1, order), taken.transpose(1, 2) @ basis)
+
+
+def _restore_orthonormality(basis: Tensor, ritz: Tensor, spectrum: Tensor, size: int) -> None:
+    """Replace bases that are not orthonormal by smaller ones that are, in place.
+
+    Where the Krylov space is exhausted (a Hankel matrix of low rank, or with few distinct singular values, as that of a
+    pure delay), further blocks are rounding errors, and Ritz values of a basis that counts a direction twice exceed
+    the singular values. Ritz values of any orthonormal basis, however small, are lower bounds.
+    """
+    gram = basis @ basis.transpose(1, 2)
+    lengths = gram.diagonal(dim1=1, dim2=2).round()  # a direction that was left out is zero
+    wrong = ((gram - torch.diag_embed(lengths)).abs().amax((1, 2)) > ORTHONORMAL).nonzero().flatten()
+    if not len(wrong):
+        return
+    shares, directions = torch.linalg.eigh(gram[wrong])
+    kept = torch.where(shares > INDEPENDENT, shares.clamp_min(INDEPENDENT).rsqrt(), 0.0)
+    fewer = (directions * kept[:, None]).transpose(1, 2) @ basis[wrong]
+    basis[wrong] = fewer
+    ritz[wrong] = hankel_product(spectrum[wrong], fewer, size) @ fewer.transpose(1, 2)
 
 
 def _largest(values: Tensor, vectors: Float[Tensor, "channels any rows"], k: int) -> Subspace:

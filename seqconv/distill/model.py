@@ -17,7 +17,9 @@ from ..filters.modal import ModalFilter
 from .budget import Choice, spend
 from .certificate import Certificate
 from .filter import distill_filter
+from .gradient_mode import with_gradients
 from .sensitivity import Sensitivity, check_calibration, measured_divergence, sensitivities
+from .tail import taps_beyond
 from .task import ORDERS, Distilled, Modes, filter_task, put
 
 FLOOR = 1e-3
@@ -53,6 +55,7 @@ class DistilledModel:
         return "\n\n".join(parts)
 
 
+@with_gradients
 def distill(
     model: nn.Module,
     order: int | None = None,
@@ -77,7 +80,8 @@ def distill(
             divergence predicted on ``calibration``.
         calibration: token ids for a causal language model; beside any of the three ways to choose orders it adds
             the predicted and the measured divergence to the result.
-        length: taps that are fitted; by default as many as the filter defines.
+        length: taps that are fitted; by default as many as the filter defines. The certificates include a bound of
+            the taps after them; it is infinite for a filter without end whose recurrence does not tell.
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).
         weighted: solve residues under the spectra seen on ``calibration`` where no tolerance is asked for.
         progress: wraps the names of the filters while they are fitted, to show a progress bar.
@@ -90,9 +94,10 @@ def distill(
     """
     if calibration is not None:
         check_calibration(calibration)
+        calibration = calibration.clone()  # one of inference mode cannot be saved for the derivatives
     taps = _all_taps(model, length, recurrent)
     seen = None if calibration is None else sensitivities(model, calibration, {n: h.shape[1] for n, h in taps.items()})
-    own = {name: options | {"dtype": _dtype(long_convolutions(model)[name])} for name in taps}
+    own = {name: options | _given(long_convolutions(model)[name], taps[name]) for name in taps}
     if seen is not None and tolerance is None and weighted:
         own = {name: own[name] | {"weight": _weight(seen[name])} for name in taps}
     if state_budget is None:
@@ -136,6 +141,11 @@ def _taps(name: str, conv: LongConvolution, length: int | None) -> Tensor:
 def _dtype(convolution: LongConvolution) -> torch.dtype:
     """What a modal filter in this place is stored in, and therefore certified in."""
     return torch.promote_types(next(convolution.filter.parameters()).dtype, torch.float32)
+
+
+def _given(convolution: LongConvolution, taps: Tensor) -> dict[str, Any]:
+    """What the task of a filter takes from its convolution."""
+    return {"dtype": _dtype(convolution), "beyond": taps_beyond(convolution.filter, taps.shape[1])}
 
 
 def _error(taps: Tensor, modal: ModalFilter) -> Tensor:

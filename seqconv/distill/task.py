@@ -78,12 +78,13 @@ class FilterTask:
     dtype: torch.dtype
     subspace: Subspace
     weight: Float[Tensor, "channels bins"] | None
+    beyond: Float[Tensor, " channels"]
 
     def rows(self, index: Tensor) -> "FilterTask":
         """The same task for some of the channels."""
         subspace = Subspace(self.subspace.values[index], self.subspace.vectors[index])
         weight = None if self.weight is None else self.weight[index]
-        return replace(self, taps=self.taps[index], subspace=subspace, weight=weight)
+        return replace(self, taps=self.taps[index], subspace=subspace, weight=weight, beyond=self.beyond[index])
 
     def no_modes(self, width: int = 1) -> Modes:
         """No recurrence at all, in the shape of ``width`` modes per channel."""
@@ -167,10 +168,15 @@ class FilterTask:
         count = int(used.max()) + 1 if len(used) else 1
         return ModalFilter(modes.poles[:, :count], modes.residues[:, :count], self.taps[:, : self.head]).to(self.dtype)
 
+    def certify(self, modes: Modes, tolerance: float | None, notes: tuple[str, ...] = ()) -> Certificate:
+        """The certificate of these modes."""
+        values, modal = self.subspace.values, self.modal(modes)
+        return certify(self.taps, modal, values, tolerance=tolerance, beyond=self.beyond, notes=notes)
+
     def finish(self, modes: Modes, tolerance: float | None, notes: tuple[str, ...]) -> Distilled:
         """The filter and its certificate."""
         modal = self.modal(modes)
-        certificate = certify(self.taps, modal, self.subspace.values, tolerance=tolerance, notes=notes)
+        certificate = self.certify(modes, tolerance, notes)
         failed = int((~certificate.met).sum())
         if failed:
             note = f"{failed} of {len(self.taps)} channels cannot be distilled to {tolerance:g} by order {ORDERS[-1]}"
@@ -188,6 +194,7 @@ def filter_task(
     refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
     weight: Float[Tensor, "channels bins"] | None = None,
+    beyond: Float[Tensor, " channels"] | None = None,
 ) -> FilterTask:
     """Check what was asked for and decompose the Hankel matrices up to order ``largest``; arguments and errors as
     :func:`~seqconv.distill.distill_filter`.
@@ -199,7 +206,8 @@ def filter_task(
     taps = _check_taps(h, head)
     subspace = _subspace(taps[:, head:], largest)
     steps = STEPS[norm] if refine_steps is None else refine_steps
-    return FilterTask(taps, head, method, norm, steps, dtype, subspace, weight)
+    missing = taps.new_zeros(len(taps)) if beyond is None else beyond.detach().cpu().double()
+    return FilterTask(taps, head, method, norm, steps, dtype, subspace, weight, missing)
 
 
 def put(modes: Modes, rows: Tensor, found: Modes) -> None:
@@ -215,7 +223,7 @@ def _subspace(g: Tensor, order: int) -> Subspace:
 
 
 def _check_taps(h: Tensor, head: int) -> Float[Tensor, "channels length"]:
-    taps = torch.as_tensor(h).detach().cpu().double()
+    taps = torch.as_tensor(h).detach().cpu().double().clone()
     if taps.dim() != 2 or taps.shape[0] < 1 or taps.shape[1] < 2:
         got, wanted = f"h of shape {tuple(taps.shape)}", "(channels, length) with at least 2 taps"
         raise argument_error("distill_filter", got, wanted, "pass impulse responses, lag 0 first")
