@@ -50,9 +50,10 @@ def test_stop_strings():
     tokenizer = byte_tokenizer()
     model = language_model(vocab_size=len(tokenizer))
     ids = tokenizer("abc", return_tensors="pt").input_ids
-    free = model.generate(ids, max_new_tokens=8, do_sample=False)
+    options = {"max_new_tokens": 8, "do_sample": False, "suppress_tokens": [*range(33), *range(127, len(tokenizer))]}
+    free = model.generate(ids, **options)
     stop = tokenizer.decode(free[0, ids.shape[1] + 2])
-    stopped = model.generate(ids, max_new_tokens=8, do_sample=False, stop_strings=[stop], tokenizer=tokenizer)
+    stopped = model.generate(ids, **options, stop_strings=[stop], tokenizer=tokenizer)
     assert ids.shape[1] < stopped.shape[1] <= ids.shape[1] + 3
     assert torch.equal(stopped, free[:, : stopped.shape[1]])
 
