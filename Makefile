@@ -9,7 +9,7 @@ NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name
 
 MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help install demo lra-small hyena bench gpu test sanitize neon check lint format
+.PHONY: help install demo lra-small hyena bench gpu test test-ecosystem sanitize neon check lint format
 
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   time the ops against their peers, after a check of their results"
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    all tests"
+	@echo "make test-ecosystem  the models in peft, trl, lm-evaluation-harness, sentence-transformers, torchao and accelerate"
 	@echo "make sanitize the kernels' tests under the sanitizers of the compiler"
 	@echo "make neon    the kernels for 64-bit ARM, by a cross compiler, into build/neon"
 	@echo "make check   lint, then all tests"
@@ -65,6 +66,18 @@ endif
 # One thread per worker: the tensors of the tests are too small to share.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n $(WORKERS) --dist worksteal --no-header -rfEs
+
+# On top of .venv, whose packages it sees: a tool that wants another torch fails to install instead of replacing it.
+ECOSYSTEM := peft trl lm-eval sentence-transformers torchao
+outputs/ecosystem: $(INSTALLED)
+	$(BIN)/python -m venv $@
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($@/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	$@/bin/python -m pip install --quiet -c constraints.txt $(ECOSYSTEM)
+
+test-ecosystem: outputs/ecosystem
+	OMP_NUM_THREADS=1 PYTHONPATH=.:kernels ECOSYSTEM_TABLE=docs/ecosystem.md \
+		outputs/ecosystem/bin/python -m pytest -o addopts=--import-mode=importlib -W default -v -rfEs tests/ecosystem
 
 # As the compiler wants it: its runtime before all else, and the C++ runtime before Python loads either.
 RUNTIMES = $(shell $(or $(CXX),c++) -print-file-name=libasan.so) $(shell $(or $(CXX),c++) -print-file-name=libstdc++.so.6)
