@@ -36,7 +36,7 @@ struct Segments {
 // What a kernel reports. Time steps are checked where they are read: a pass of their own would read them twice.
 enum class Status : int { done = 0, no_memory = 1 };
 
-enum class Isa : int { plain = 0, neon = 1, avx2 = 2, avx512 = 3 };
+enum class Isa : int { plain = 0, neon = 1, avx2 = 2, avx512 = 3, avx512bf16 = 4 };
 Isa active_isa();
 
 }  // namespace seqconv
@@ -46,14 +46,16 @@ Isa active_isa();
   namespace plain { signature; }                       \
   namespace neon { signature; }                        \
   namespace avx2 { signature; }                        \
-  namespace avx512 { signature; }
+  namespace avx512 { signature; }                      \
+  namespace avx512bf16 { signature; }
 
 // Calls a kernel in the instruction set in use.
 #if defined(SEQCONV_AVX512)
 #define SEQCONV_CALL(function, ...)                                        \
-  (active_isa() == Isa::avx512 ? avx512::function(__VA_ARGS__)             \
-   : active_isa() == Isa::avx2 ? avx2::function(__VA_ARGS__)               \
-                               : plain::function(__VA_ARGS__))
+  (active_isa() == Isa::avx512bf16 ? avx512bf16::function(__VA_ARGS__)     \
+   : active_isa() == Isa::avx512   ? avx512::function(__VA_ARGS__)         \
+   : active_isa() == Isa::avx2     ? avx2::function(__VA_ARGS__)           \
+                                   : plain::function(__VA_ARGS__))
 #elif defined(SEQCONV_X86)
 #define SEQCONV_CALL(function, ...) \
   (active_isa() == Isa::avx2 ? avx2::function(__VA_ARGS__) : plain::function(__VA_ARGS__))

@@ -14,18 +14,20 @@ bool supported(Isa isa) {
 #if defined(SEQCONV_AVX512)
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
 #else
-  const bool avx512 = false;
+  const bool avx512 = false, avx512bf16 = false;
 #endif
-  return isa == Isa::plain || (isa == Isa::avx2 && avx2) || (isa == Isa::avx512 && avx512);
+  return isa == Isa::plain || (isa == Isa::avx2 && avx2) || (isa == Isa::avx512 && avx512) ||
+         (isa == Isa::avx512bf16 && avx512bf16);
 #elif defined(SEQCONV_NEON)  // part of every such processor: there is no other code
   return isa == Isa::neon;
 #else
   return isa == Isa::plain;
 #endif
 }
-constexpr int kIsas = 4;
-const char* const kIsaNames[kIsas] = {"plain", "neon", "avx2", "avx512"};
+constexpr int kIsas = 5;
+const char* const kIsaNames[kIsas] = {"plain", "neon", "avx2", "avx512", "avx512bf16"};
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;

@@ -13,9 +13,6 @@
 namespace seqconv::SEQCONV_ISA {
 
 constexpr int64_t kPrefetchRows = 16;  // covers the latency of memory at the speed of a copy
-// Bytes of results from which on they are written past the cache: more than a core's share of the last-level cache, so
-// that the next reader would not find them there.
-constexpr int64_t kBeyondCache = 1 << 23;
 
 // A group of neighbouring channels in blocks of W, of which the last one may be narrower.
 template <class T> struct Blocks {
@@ -97,19 +94,16 @@ void scatter(const Blocks<T>& blocks, const Vec<T>* from, int64_t stride, S* to,
                           return v * load<T, S>(row, count);
                         });
 }
-// The inverse of `gather` for results of `bytes` bytes in all: past the cache where they exceed it, which saves reading
-// every line before it is overwritten. That takes whole aligned vectors.
+// The inverse of `gather` for whole results, of `all_rows` rows of `step` channels: past the cache where that
+// is worth it, which saves reading every line before it is overwritten.
 template <class T, class S>
 void scatter_results(const Blocks<T>& blocks, const Vec<T>* from, int64_t stride, S* to, int64_t step, int64_t rows,
-                     int64_t bytes) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    const bool whole = blocks.width % Blocks<T>::W == 0 && step % Blocks<T>::W == 0;
-    if (whole && uintptr_t(to) % sizeof(Vec<T>) == 0 && bytes > kBeyondCache) {
-      for (int64_t t = 0; t < rows; ++t)
-        for (int64_t block = 0; block < blocks.count; ++block)
-          store_past_cache(to + t * step + block * Blocks<T>::W, from[block * stride + t]);
-      return stream_fence();
-    }
+                     int64_t all_rows) {
+  if (blocks.width % Blocks<T>::W == 0 && beyond_cache<T, S>(to, all_rows, step)) {
+    for (int64_t t = 0; t < rows; ++t)
+      for (int64_t block = 0; block < blocks.count; ++block)
+        store_past_cache<T, S>(to + t * step + block * Blocks<T>::W, from[block * stride + t]);
+    return stream_fence();
   }
   scatter<T, S>(blocks, from, stride, to, step, rows);
 }

@@ -78,19 +78,31 @@ template <class T> struct Memory<T, T> {
 template <> struct Memory<float, bf16> {
   typedef uint16_t narrow __attribute__((vector_size(kBytes / 2)));
   typedef uint32_t wide __attribute__((vector_size(kBytes)));
+  // A bfloat16 is the upper half of a float32. By intrinsics, since GCC widens halves of the vector one by one.
   static SEQCONV_INLINE Vec<float> load(const bf16* p) {
+#if defined(__AVX512F__)
+    return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__)
+    return (Vec<float>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
     narrow h;
     __builtin_memcpy(&h, p, sizeof h);
     return (Vec<float>)(__builtin_convertvector(h, wide) << 16);
+#endif
   }
   // Rounds to nearest, ties to even: adds half a unit, less one bit where the kept bits are even. NaN becomes quiet
   // NaN.
   static SEQCONV_INLINE void store(bf16* p, Vec<float> v) {
+#if defined(__AVX512BF16__)
+    const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+    __builtin_memcpy(p, &h, sizeof h);
+#else
     const wide u = (wide)v;
     const wide rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     const wide kept = (u >> 16) | 0x40u;
     const narrow h = __builtin_convertvector((v == v) ? rounded : kept, narrow);
     __builtin_memcpy(p, &h, sizeof h);
+#endif
   }
   static SEQCONV_INLINE float get(const bf16* p) {
     const uint32_t u = uint32_t(p->bits) << 16;
@@ -145,18 +157,35 @@ template <class T, class S> SEQCONV_INLINE void store(S* p, Vec<T> v, int count)
   for (int i = 0; i < count; ++i) p[i] = part[i];
 }
 
-// Non-temporal store to an aligned address: the cache line is neither read first nor kept. `stream_fence` orders such
-// stores before whatever follows.
-SEQCONV_INLINE void store_past_cache(float* p, Vec<float> v) {
+// Non-temporal store of a full vector to an address aligned to its stored size: the cache line is neither read first
+// nor kept. Stores that fill a line must follow each other. `stream_fence` orders them before whatever follows.
+template <class T, class S> SEQCONV_INLINE void store_past_cache(S* p, Vec<T> v) {
+#if defined(__AVX2__)
+  constexpr int bytes = kBytes * int(sizeof(S)) / int(sizeof(T));
+  typedef long long stored __attribute__((vector_size(bytes)));
+  S converted[Lanes<T>::count];
+  Memory<T, S>::store(converted, v);
+  stored bits;
+  __builtin_memcpy(&bits, converted, bytes);
 #if defined(__AVX512F__)
-  _mm512_stream_ps(p, (__m512)v);
-#elif defined(__AVX2__)
-  _mm256_stream_ps(p, (__m256)v);
+  if constexpr (bytes == 64) return _mm512_stream_si512((__m512i*)p, (__m512i)bits);
+#endif
+  if constexpr (bytes == 32) _mm256_stream_si256((__m256i*)p, (__m256i)bits);
+  else if constexpr (bytes == 16) _mm_stream_si128((__m128i*)p, (__m128i)bits);
 #else
-  Memory<float, float>::store(p, v);
+  Memory<T, S>::store(p, v);
 #endif
 }
-SEQCONV_INLINE void store_past_cache(double* p, Vec<double> v) { store_past_cache((float*)p, (Vec<float>)v); }
+// Bytes of results from which on they are written past the cache: more than a core's share of the last-level cache, so
+// that the next reader would not find them there.
+constexpr int64_t kBeyondCache = 1 << 23;
+// Whether a result of `rows` rows of `channels` numbers in S is to be written past the cache, and is made of whole
+// aligned vectors, which that takes.
+template <class T, class S> SEQCONV_INLINE bool beyond_cache(const void* p, int64_t rows, int64_t channels) {
+  const bool whole = channels % Lanes<T>::count == 0 && uintptr_t(p) % (Lanes<T>::count * sizeof(S)) == 0;
+  return whole && rows * channels * int64_t(sizeof(S)) > kBeyondCache;
+}
+SEQCONV_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 SEQCONV_INLINE void stream_fence() {
 #if defined(__AVX2__)
   _mm_sfence();

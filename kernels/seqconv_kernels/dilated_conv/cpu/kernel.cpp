@@ -174,8 +174,7 @@ template <class T, class S> struct Group {
       }
     }
     S* y = (S*)a.y + b * a.length * a.channels + channel;
-    const int64_t bytes = a.batch * a.length * a.channels * int64_t(sizeof(S));
-    scatter_results<T, S>(rows, first, line, y, a.channels, a.length, bytes);
+    scatter_results<T, S>(rows, first, line, y, a.channels, a.length, a.batch * a.length);
   }
 
   void backward(Vec<T>* scratch) const {

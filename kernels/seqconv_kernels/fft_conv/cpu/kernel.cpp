@@ -26,7 +26,7 @@ namespace seqconv::SEQCONV_ISA {
 namespace {
 
 constexpr int64_t kInputsWorthThreads = 1 << 14;
-// Bytes of a row of a group's channels, in the dtype of the sums: two cache lines, so that rows are read in whole ones.
+// Bytes of a row of a group's channels as stored: two cache lines, so that rows are read in whole ones.
 // One line where that doubles the scratch (backward) or halves the number of items for several threads.
 constexpr int64_t kRowBytes = 128;
 constexpr int64_t kSpectraBytes = 1 << 24;  // of the filters of a group, at most: what a core may take of the cache
@@ -108,9 +108,8 @@ template <class T, class S> struct Group {
   // Lanes to the rows of a result, times those of x where it is given.
   void write(int64_t b, const Vec<T>* from, void* to, const Rows& x) const {
     S* first = (S*)to + b * a.length * a.channels + channel;
-    const int64_t bytes = a.batch * a.length * a.channels * int64_t(sizeof(S));
     if (x.data) scatter<T, S>(rows, from + a.past, a.size, first, a.channels, a.length, of(x, b), x.time);
-    else scatter_results<T, S>(rows, from + a.past, a.size, first, a.channels, a.length, bytes);
+    else scatter_results<T, S>(rows, from + a.past, a.size, first, a.channels, a.length, a.batch * a.length);
   }
 
   template <class Op> void recurse_over(const Op& op) const { recurse_inside(op, a.size); }
@@ -152,13 +151,16 @@ template <class T, class S> struct Group {
   void forward(Vec<T>* scratch) const {
     Complex<T>*x = (Complex<T>*)scratch, *k = x + a.size;
     Vec<T>* signal = (Vec<T>*)(k + blocks * a.size);
-    for (int64_t block = 0; block < blocks; ++block) filter_spectrum(block, k + block * a.size, signal);
+    const bool reused = end() - begin() > 1;  // spectra; else each is made where it is used, in the same memory
+    for (int64_t block = 0; block < blocks && reused; ++block)
+      filter_spectrum(block, k + block * a.size, signal);
     for (int64_t b = begin(); b < end(); ++b) {
       signal_in_lanes(b, a.history, a.u, a.pre, signal);
       for (int64_t block = 0; block < blocks; ++block) {
         Vec<T>* line = signal + block * a.size;
+        if (!reused) filter_spectrum(block, k, (Vec<T>*)x);
         first_pass(x, line);
-        recurse_over(Convolve<T>{tables, x, k + block * a.size});
+        recurse_over(Convolve<T>{tables, x, reused ? k + block * a.size : k});
         last_pass_with_skip(block, x, line);
       }
       write(b, signal, a.y, a.post);
@@ -198,9 +200,9 @@ template <class T, class S> struct Group {
 
 // Blocks of a group: rows of kRowBytes or half of it, as long as there are two items per thread and the spectra stay
 // small.
-template <int W, bool Backward> int64_t group_blocks(const FftArgs& a, int64_t vector_bytes) {
+template <int W, bool Backward> int64_t group_blocks(const FftArgs& a, int64_t vector_bytes, int64_t stored_bytes) {
   const int64_t wanted = a.threads > 1 ? 2 * a.threads : 1;
-  const int64_t widest = kRowBytes / vector_bytes / (Backward || a.threads > 1 ? 2 : 1);
+  const int64_t widest = kRowBytes / stored_bytes / (Backward || a.threads > 1 ? 2 : 1);
   const int64_t blocks = halved_until(widest, 1, [&](int64_t n) {
     return ceil_div(a.channels, n * W) * a.splits >= wanted && 2 * vector_bytes * a.size * n <= kSpectraBytes;
   });
@@ -209,7 +211,7 @@ template <int W, bool Backward> int64_t group_blocks(const FftArgs& a, int64_t v
 
 template <class T, class S, bool Backward> Status run_groups(const FftArgs& a) {
   using Work = Group<T, S>;
-  const int64_t blocks = group_blocks<Work::W, Backward>(a, sizeof(Vec<T>));
+  const int64_t blocks = group_blocks<Work::W, Backward>(a, sizeof(Vec<T>), Work::W * sizeof(S));
   const int64_t items = ceil_div(a.channels, blocks * Work::W) * a.splits;
   const int threads = thread_count(a.threads, items, a.batch * a.length * a.channels, kInputsWorthThreads);
   const size_t bytes = sizeof(Vec<T>) * Work::scratch_vectors(a.size, blocks, Backward);

@@ -6,11 +6,12 @@
 //
 //   dx[t] = dh[t] + conj(a[t+1]) dx[t+1]      da[t] = dx[t] conj(h[t-1])      dinitial = conj(a[0]) dx[0]
 //
-// Work: an item is a tile of up to 512 neighbouring channels of one sequence. A vector holds W neighbouring channels
-// (or W / 2 complex numbers as pairs of lanes), the states of the whole tile are in the first-level cache, and time
-// runs row by row: a row of a tile is a long run of memory, each number is read and written once, and the chains of
-// multiply-adds of neighbouring blocks are independent. So the scan runs at the speed of memory, and a parallel scan
-// over time, which reads everything twice, has nothing to gain where tiles and sequences keep the threads busy.
+// Work: an item is a tile of neighbouring channels of one sequence: whole rows up to 4,096 channels, or parts of them
+// where threads need them. A vector holds W neighbouring channels (or W / 2 complex numbers as pairs of lanes), the
+// states of the tile are in the first-level cache, and time runs row by row: each number is read and written once, in
+// long runs of memory, and the chains of multiply-adds of neighbouring vectors are independent. So the scan runs at the
+// speed of memory, and a parallel scan over time, which reads everything twice, has nothing to gain where tiles and
+// sequences keep the threads busy. Results that exceed the cache are written past it.
 #include "kernel.hpp"
 
 #include "../../_cpp/dispatch.hpp"
@@ -19,7 +20,7 @@
 namespace seqconv::SEQCONV_ISA {
 namespace {
 
-constexpr int kPrefetchAhead = 4;  // rows
+constexpr int kPrefetchAhead = 16;  // rows of float32; twice as many of half precision
 constexpr int64_t kInputsWorthThreads = 1 << 16;
 
 // a b and conj(a) b. A complex vector is (re, im) pairs of lanes: a b = Re(a) b + Im(a) (-b_im, b_re), where the sign
@@ -36,6 +37,7 @@ template <class T, bool Complex> SEQCONV_INLINE Vec<T> conj_times(Vec<T> a, Vec<
 // A tile of neighbouring channels of one sequence.
 template <class T, class S, bool Complex> struct Tile {
   static constexpr int W = Lanes<T>::count;
+  static constexpr int64_t kAhead = kPrefetchAhead * int(sizeof(T) / sizeof(S));
   const LinearScanArgs& s;
   const int64_t sequence, row, begin, end, first_channel, width;
   Vec<T> sign;
@@ -52,60 +54,75 @@ template <class T, class S, bool Complex> struct Tile {
     return x ? load<T, T>(state(x) + c, live) : Vec<T>{};
   }
 
-  // Calls block(channel, live lanes), the count a constant wherever all lanes are live.
-  template <class Block> SEQCONV_INLINE void each_block(Block block) const {
+  // Calls block(channel, live lanes) for all vectors of a row, the count a constant wherever all lanes are live, and
+  // prefetch(channel) once per cache line: the hardware does not prefetch over the gaps between the rows of a tile. To
+  // the second-level cache, since rows at a distance of a power of two share a few sets of the first one.
+  template <class Block, class Prefetch> SEQCONV_INLINE void each_block(Block block, Prefetch prefetch) const {
+    constexpr int V = kLineVectors<T, S>;
     int64_t c = 0;
+    for (; c + V * W <= width; c += V * W) {
+      prefetch(c);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) block(c + v * W, W);
+    }
     for (; c + W <= width; c += W) block(c, W);
     if (c < width) block(c, int(width - c));
   }
-  // The hardware does not prefetch over the gaps between the rows of a tile.
-  static SEQCONV_INLINE void prefetch(const S* p, int64_t c) { __builtin_prefetch(p + c); }
+  template <class Block> SEQCONV_INLINE void each_block(Block block) const { each_block(block, [](int64_t) SEQCONV_LAMBDA {}); }
 
-  void forward() const {
+  template <bool Stream> void forward() const {
     Vec<T> h[kWidestTile / W];
-    each_block([&](int64_t c, int live) { h[c / W] = load_state(s.initial, c, live); });
+    each_block([&](int64_t c, int live) SEQCONV_LAMBDA { h[c / W] = load_state(s.initial, c, live); });
     for (int64_t t = begin; t < end; ++t) {
       const S *a = at(s.a, t), *x = at(s.x, t);
-      const int64_t ahead = min(t + kPrefetchAhead, end - 1);
+      const int64_t ahead = min(t + kAhead, end - 1);
       const S *a_ahead = at(s.a, ahead), *x_ahead = at(s.x, ahead);
       S* out = dense(s.h, t);
-      each_block([&](int64_t c, int live) {
-        prefetch(a_ahead, c), prefetch(x_ahead, c);
-        h[c / W] = times<T, Complex>(load<T, S>(a + c, live), h[c / W], sign) + load<T, S>(x + c, live);
-        store<T, S>(out + c, h[c / W], live);
-      });
+      each_block(
+          [&](int64_t c, int live) SEQCONV_LAMBDA {
+            const Vec<T> factor = load<T, S>(a + c, live), input = load<T, S>(x + c, live);
+            h[c / W] = times<T, Complex>(factor, h[c / W], sign) + input;
+            if constexpr (Stream) store_past_cache<T, S>(out + c, h[c / W]);
+            else store<T, S>(out + c, h[c / W], live);
+          },
+          [&](int64_t c) SEQCONV_LAMBDA { prefetch_to_l2(a_ahead + c), prefetch_to_l2(x_ahead + c); });
     }
-    each_block([&](int64_t c, int live) { store<T, T>(state(s.final_state) + c, h[c / W], live); });
+    each_block([&](int64_t c, int live) SEQCONV_LAMBDA { store<T, T>(state(s.final_state) + c, h[c / W], live); });
+    if (Stream) stream_fence();
   }
   void backward() const {
     Vec<T> carried[kWidestTile / W];  // conj(a[t+1]) dx[t+1]: what reaches h[t] from later times
-    each_block([&](int64_t c, int live) { carried[c / W] = load_state(s.dfinal, c, live); });
+    each_block([&](int64_t c, int live) SEQCONV_LAMBDA { carried[c / W] = load_state(s.dfinal, c, live); });
     for (int64_t t = end - 1; t >= begin; --t) {
       const S *a = at(s.a, t), *dh = at(s.dh, t), *h_before = t > begin ? dense(s.h, t - 1) : nullptr;
-      const int64_t ahead = max(t - kPrefetchAhead, begin);
+      const int64_t ahead = max(t - kAhead, begin);
       const S *a_ahead = at(s.a, ahead), *dh_ahead = at(s.dh, ahead), *h_ahead = dense(s.h, max(ahead - 1, 0));
       S *da = dense(s.da, t), *dx = dense(s.dx, t);
-      each_block([&](int64_t c, int live) {
-        prefetch(a_ahead, c), prefetch(dh_ahead, c), prefetch(h_ahead, c);
+      const auto prefetch = [&](int64_t c) SEQCONV_LAMBDA {
+        prefetch_to_l2(a_ahead + c), prefetch_to_l2(dh_ahead + c), prefetch_to_l2(h_ahead + c);
+      };
+      const auto block = [&](int64_t c, int live) SEQCONV_LAMBDA {
         const Vec<T> g = load<T, S>(dh + c, live) + carried[c / W];
         const Vec<T> h = h_before ? load<T, S>(h_before + c, live) : load_state(s.initial, c, live);
         store<T, S>(dx + c, g, live);
         store<T, S>(da + c, conj_times<T, Complex>(h, g, sign), live);
         carried[c / W] = conj_times<T, Complex>(load<T, S>(a + c, live), g, sign);
-      });
+      };
+      each_block(block, prefetch);
     }
-    each_block([&](int64_t c, int live) { store<T, T>(state(s.dinitial) + c, carried[c / W], live); });
+    each_block([&](int64_t c, int live) SEQCONV_LAMBDA { store<T, T>(state(s.dinitial) + c, carried[c / W], live); });
   }
 };
 
 template <class T, class S, bool Complex, bool Backward> Status run_tiles(const LinearScanArgs& s) {
-  const int64_t width = tile_channels(s.channels, s.segments.count), tiles = ceil_div(s.channels, width);
-  const int64_t items = s.segments.count * tiles;
+  const int64_t width = tile_channels(s.channels, s.segments.count, s.threads);
+  const int64_t tiles = ceil_div(s.channels, width), items = s.segments.count * tiles;
   const int threads = thread_count(s.threads, items, s.batch * s.length * s.channels, kInputsWorthThreads);
+  const bool stream = beyond_cache<T, S>(s.h, s.batch * s.length, s.channels);
   for_each_item(items, threads, [&](int64_t item) {
     const Tile<T, S, Complex> tile(s, item / tiles, item % tiles * width, width);
     if constexpr (Backward) tile.backward();
-    else tile.forward();
+    else stream ? tile.template forward<true>() : tile.template forward<false>();
   });
   return Status::done;
 }
