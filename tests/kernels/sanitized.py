@@ -27,6 +27,7 @@ def main(folder: str) -> int:
     names = [folder.parent.name.lstrip("_") for folder in sorted(folders)]
     candidates = [(here / f"test_{name}_cpu.py", here / f"test_{name}.py") for name in names]
     files = [str(next(filter(Path.exists, paths))) for paths in candidates if any(map(Path.exists, paths))]
+    files += [str(here / "test_storage_cpu.py"), str(here / "test_decoding_ops.py")]
     # Uncaptured: a sanitizer ends the process, and what it has to say would go with it.
     return pytest.main([*files, "-k", LEFT_OUT, "-p", "no:cacheprovider", "--capture=no"])
 
