@@ -23,20 +23,16 @@ from .initialization import is_part_of_backbone, materialize, reset_what_was_not
 from .model_card import write_model_card
 from .remote import register_for
 
-IGNORED = (
-    "num_items_in_batch",
-    "token_type_ids",
-    "output_attentions",
-    "cache_position",
-    "return_loss",
-    "cu_seq_lens_k",
-    "max_length_q",
-    "max_length_k",
-    "tokenizer",  # generate() hands its tokenizers on to the model
-    "assistant_tokenizer",
-    "seq_idx",
-)
-"""Arguments that trainers, collators and pipelines pass along and that say nothing to these models."""
+WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
+    "num_items_in_batch": lambda value: True,  # read by the losses
+    "cache_position": lambda value: True,  # the cache counts its tokens itself
+    "return_loss": lambda value: True,  # losses are computed where labels are given
+    "tokenizer": lambda value: True,  # generate hands its tokenizers on to the model
+    "assistant_tokenizer": lambda value: True,
+    "token_type_ids": lambda value: not bool(value.any()),
+    "output_attentions": lambda value: not value,
+}
+"""Arguments that trainers, collators and pipelines pass along, and for which values nothing is to be done."""
 
 
 class SeqConvPreTrainedModel(PreTrainedModel):
@@ -170,19 +166,22 @@ class SeqConvPreTrainedModel(PreTrainedModel):
 
 
 def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that no seqconv model knows.
+    """Raise for arguments that a model does not know, or would have to do something about.
 
     Raises:
-        ValueError: unknown argument; the nearest are named.
+        ValueError: unknown argument (the nearest are named), token types, attention weights.
     """
     known = ("input_ids", "attention_mask", "inputs_embeds", "position_ids", "past_key_values", "labels", "use_cache")
-    for name in arguments:
+    for name, value in arguments.items():
         if name in known:
             wanted = "an argument that this model takes"
             remedy = "leave it out, or take the model class whose head uses it"
             raise argument_error(model, f"argument {name!r}", wanted, remedy)
-        if name not in IGNORED:
+        if name not in WITHOUT_EFFECT:
             raise unknown_name(model, "argument", name, known)
+        if value is not None and not WITHOUT_EFFECT[name](value):
+            remedy = f"leave {name} out: these models have neither token types nor attention weights to return"
+            raise argument_error(model, f"{name} that would change the result", "none", remedy)
 
 
 def reads_whole_sequences(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -195,21 +194,6 @@ def reads_whole_sequences(model: str, arguments: dict[str, Any]) -> dict[str, An
         got, wanted = "past_key_values", "whole sequences: this model carries no state"
         raise argument_error(model, got, wanted, "leave it out, or take SeqConvForCausalLM or SeqConvModel")
     return {name: value for name, value in arguments.items() if name not in ("past_key_values", "use_cache")}
-
-
-def packed_bounds(
-    cu_seqlens: Tensor | None, position_ids: Tensor | None, mask: Tensor | None, arguments: dict[str, Any]
-) -> Tensor | None:
-    """Boundaries of packed sequences: given, or read off positions that start again at 0 in a batch of one."""
-    given = arguments.pop("cu_seq_lens_q", None)
-    if cu_seqlens is not None or given is not None:
-        return given if cu_seqlens is None else cu_seqlens
-    if position_ids is None or mask is not None or position_ids.shape[0] != 1:
-        return None
-    starts = (position_ids[0] == 0).nonzero()[:, 0]
-    if len(starts) < 2 or int(starts[0]) != 0:
-        return None
-    return torch.cat([starts, starts.new_tensor([position_ids.shape[1]])])
 
 
 @contextmanager

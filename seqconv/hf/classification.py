@@ -10,9 +10,11 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
+from seqconv_kernels._core.errors import argument_error
+
 from .base import SeqConvPreTrainedModel, check_arguments, reads_whole_sequences
 from .configuration import SeqConvConfig
-from .heads import Classifier, Pooling, require_modality
+from .heads import Classifier, Pooling, real_tokens, require_modality
 from .model import MAIN_INPUT, SeqConvModel
 from .per_token import PerTokenModel
 
@@ -43,6 +45,10 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         arguments = reads_whole_sequences(type(self).__name__, arguments)
         position_ids = arguments.pop("position_ids", None)
         check_arguments(type(self).__name__, arguments)
+        self._check_positions(position_ids, attention_mask)
+        ids, pad = inputs.get("input_ids"), self.config.pad_token_id
+        if attention_mask is None and ids is not None and pad is not None and self.config.pooling == "last":
+            attention_mask = real_tokens(ids, pad)  # as transformers' own classifiers of the last token do
         x, mask = self.model.embed(attention_mask=attention_mask, **inputs)
         x, mask = self.pooling.insert(x, mask)
         outputs = cast(
@@ -61,6 +67,17 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         if labels is not None:
             loss = self._loss(labels=labels, pooled_logits=logits, config=self.config)
         return {"loss": loss, "logits": logits, "hidden_states": outputs.hidden_states}
+
+    def _check_positions(self, positions: Tensor | None, mask: Tensor | None) -> None:
+        if positions is None:
+            return
+        starts = positions[:, 1:] == 0
+        if mask is not None and mask.shape[-1] == positions.shape[-1]:
+            starts = starts & mask[:, 1:].bool() & mask[:, :-1].bool()
+        if self.config.pooling == "cls" or bool(starts.any()):
+            got = "position_ids that start again at 0, or with pooling='cls'"
+            remedy = "leave position_ids out; classify packed sequences one by one"
+            raise argument_error(type(self).__name__, got, "one sequence per row", remedy)
 
 
 class SeqConvForSequenceClassification(_PooledClassifier):

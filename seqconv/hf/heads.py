@@ -3,7 +3,7 @@
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
@@ -91,3 +91,9 @@ def require_modality(model: str, config: SeqConvConfig, *modalities: str) -> Non
         wanted = " or ".join(map(repr, modalities))
         remedy = "change the configuration, or take the model of that modality"
         raise argument_error(model, f"modality={config.modality!r}", f"modality {wanted}", remedy)
+
+
+def real_tokens(input_ids: Int[Tensor, "batch length"], pad_token_id: int) -> Bool[Tensor, "batch length"]:
+    """Tokens from the first to the last that is no padding."""
+    real = input_ids != pad_token_id
+    return real.cumsum(1).bool() & real.flip(1).cumsum(1).flip(1).bool()

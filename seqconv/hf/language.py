@@ -10,11 +10,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from seqconv_kernels._core.errors import argument_error
 
-from .base import SeqConvPreTrainedModel, packed_bounds
+from .base import SeqConvPreTrainedModel
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .heads import require_modality
 from .model import SeqConvModel
+from .packed_arguments import packed_bounds
 from .per_token import PerTokenModel
 
 TIED = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -64,7 +65,12 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
             logits_to_keep: compute only the last so many logits (0: all), or those at these positions.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
-        bounds = packed_bounds(cu_seqlens, position_ids, attention_mask, kwargs)
+        tokens = inputs_embeds if input_ids is None else input_ids
+        packing: dict[str, Any] = {"cu_seqlens": cu_seqlens, "position_ids": position_ids, "mask": attention_mask}
+        bounds = None
+        if tokens is not None and tokens.dim() > 1:
+            shape = (tokens.shape[0], tokens.shape[1])
+            bounds = packed_bounds(type(self).__name__, shape, arguments=kwargs, **packing)
         inputs |= {"position_ids": position_ids, "cu_seqlens": bounds}
         use_cache = False if labels is not None and use_cache is None else use_cache
         asked: dict[str, Any] = {"use_cache": use_cache, "past_key_values": past_key_values}
@@ -75,7 +81,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             if bounds is not None:
-                labels = labels.index_fill(1, bounds[:-1].to(labels.device, torch.long), -100)
+                starts = bounds[:-1].to(labels.device, torch.long)
+                labels = labels.flatten().index_fill(0, starts, -100).view(labels.shape)
             count = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
             loss = self._loss(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **count)
         output = CausalLMOutputWithPast(

@@ -10,13 +10,14 @@ from seqconv_kernels._core.errors import argument_error
 
 from ..backbone import BackboneState
 from ..layers.norms import create_norm
-from ..packing import check_mask
+from ..packing import check_mask, zero_padding
 from ..state import InitialState, call_with_state
-from .base import SeqConvPreTrainedModel, check_arguments, packed_bounds
+from .base import SeqConvPreTrainedModel, check_arguments
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, positions_of
 from .initialization import make_backbone
+from .packed_arguments import packed_bounds
 
 MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
 
@@ -100,31 +101,37 @@ class SeqConvModel(SeqConvPreTrainedModel):
         Args:
             input_ids, pixel_values, input_values, inputs_embeds: one of them.
             attention_mask: 1 at real tokens, (batch, length), or with what the cache has seen in front.
-            position_ids: for positions added to the embeddings; starting again at 0 in a batch of one, they also
-                bound packed sequences.
+            position_ids: for positions added to the embeddings; where they start again at 0, a packed sequence begins.
             past_key_values: state to continue from, as an earlier call returned it.
             use_cache: return the state; by default where the model is causal, in evaluation, and no row ends in
                 padding.
-            cu_seqlens: boundaries of packed sequences, (segments + 1,).
+            cu_seqlens: boundaries of packed sequences, (segments + 1,), in the rows one after the other;
+                ``cu_seq_lens_q``, ``cu_seq_lens_k`` and ``seq_idx`` (batch, length) say the same.
             output_hidden_states: also return the input of every block and the output.
 
         Raises:
             ValueError: inputs that do not fit together; a state asked of a model that has none, or behind padding
                 on the right.
         """
-        bounds = packed_bounds(cu_seqlens, position_ids, attention_mask, kwargs)
-        check_arguments(type(self).__name__, kwargs)
         x, mask = self.embed(input_ids, attention_mask, inputs_embeds, pixel_values, input_values)
+        rows, length = x.shape[:2]
+        packing: dict[str, Any] = {"cu_seqlens": cu_seqlens, "position_ids": position_ids, "mask": mask}
+        bounds = packed_bounds(type(self).__name__, (rows, length), arguments=kwargs, **packing)
+        check_arguments(type(self).__name__, kwargs)
         cache = self._cache(past_key_values, use_cache, mask, bounds)
         mask, whole = self._split_mask(mask, x, cache)
         if position_ids is None:
             seen = 0 if cache is None else cache.get_seq_length()
-            position_ids = positions_of(whole, bounds, x.shape[1], seen, x.device)
+            total = length if bounds is None else rows * length
+            position_ids = positions_of(whole, bounds, total, seen, x.device)
+            position_ids = position_ids if bounds is None else position_ids.view(-1, length)
         x = self.embedding_norm(self.positions(x, position_ids), mask)
         wants_hidden = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         mask = mask if self.config.mask_padding != "pooling" else None
-        if cache is None:
-            outputs = self.backbone(x, mask=mask, cu_seqlens=bounds, output_hidden_states=wants_hidden)
+        if bounds is not None:
+            y, *hidden = self._packed(x, mask, bounds, wants_hidden)
+        elif cache is None:
+            outputs = self.backbone(x, mask=mask, output_hidden_states=wants_hidden)
             y, *hidden = outputs if wants_hidden else (outputs,)
         else:
             y, *hidden = self._continue(x, mask, cache, wants_hidden)
@@ -132,6 +139,13 @@ class SeqConvModel(SeqConvPreTrainedModel):
             last_hidden_state=y, past_key_values=cache, hidden_states=hidden[0] if wants_hidden else None
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
+
+    def _packed(self, x: Tensor, mask: Tensor | None, bounds: Tensor, wants_hidden: bool) -> list[Any]:
+        """Packed sequences, row after row; outputs and hidden states, zero at padding."""
+        outputs = self.backbone(x.flatten(0, 1)[None], cu_seqlens=bounds, output_hidden_states=wants_hidden)
+        y, *hidden = outputs if wants_hidden else (outputs,)
+        y = zero_padding(y.view(x.shape), mask)
+        return [y, *(tuple(zero_padding(h.view(x.shape), mask) for h in states) for states in hidden)]
 
     def _continue(self, x: Tensor, mask: Tensor | None, cache: SeqConvCache, wants_hidden: bool) -> tuple[Any, ...]:
         """Read tokens from the cache's state and leave the state after them there; outputs and hidden states."""
