@@ -125,7 +125,7 @@ def test_splits_and_steps_equal_the_whole(implementation, dtype):
 
 @compiled
 @pytest.mark.parametrize("width", [1, 2, 4])
-def test_a_step_writes_over_the_state_unless_somebody_needs_it(width):
+def test_a_step_writes_over_the_state_unless_it_is_needed(width):
     inputs = example_inputs(Shape(2, 1, 37, width), initial_state=True)
     x, state = inputs.pop("x")[:, 0], inputs.pop("initial_state")
     want, after = K.causal_conv1d_step(x, **inputs, state=state, implementation="reference")
@@ -193,7 +193,7 @@ def test_threads_do_not_change_a_bit():
         ({"implementation": "cuda"}, "implementation 'cuda'; wanted one of .*cpu, reference"),
     ],
 )
-def test_refusals(change, message):
+def test_bad_input(change, message):
     inputs = {"x": torch.zeros(2, 5, 3), "weight": torch.zeros(3, 4)}
     with pytest.raises(ValueError, match=f"^causal_conv1d: received .*{message}.*Remedy: "):
         K.causal_conv1d(**(inputs | change))
@@ -208,7 +208,7 @@ def test_parameters_wider_than_the_sums_go_to_the_reference():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals_of_the_step():
+def test_bad_input_of_the_step():
     with pytest.raises(ValueError, match=r"causal_conv1d_step: received x of shape \(2, 5, 3\)"):
         K.causal_conv1d_step(torch.zeros(2, 5, 3), torch.zeros(3, 4), state=torch.zeros(2, 3, 3))
     with pytest.raises(ValueError, match=r"state of shape \(2, 4, 3\)"):

@@ -147,7 +147,7 @@ def test_example_shapes_have_the_sizes_they_name():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals_name_the_remedy():
+def test_errors_name_the_remedy():
     good = tiny(5)
     cases = {
         r"k of shape \(5, 2, 6\).*\(batch, length, heads, width\).*Remedy": {"k": good["k"][0]},

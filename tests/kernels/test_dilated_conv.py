@@ -210,7 +210,7 @@ def test_compiled_exported_and_recomputed(compiled):
         assert_near(a, b)
 
 
-def test_refusals_say_what_to_do(unannotated):
+def test_errors_say_what_to_do(unannotated):
     x, w = torch.randn(2, 5, 3), torch.randn(2, 3, 2)
     past = [torch.zeros(2, 1, 3), torch.zeros(2, 2, 3)]
     at = torch.zeros(2, dtype=torch.int64)

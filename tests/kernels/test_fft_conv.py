@@ -173,7 +173,7 @@ def test_what_the_kernel_leaves_to_the_reference():
         ({"implementation": "cuda"}, "implementation 'cuda'; wanted one of .*cpu"),
     ],
 )
-def test_refusals(change, message):
+def test_bad_input(change, message):
     inputs = {"u": torch.zeros(2, 5, 3), "h": torch.zeros(3, 4)}
     with pytest.raises(ValueError, match=f"^fft_conv: received .*{message}.*Remedy: "):
         K.fft_conv(**(inputs | change))

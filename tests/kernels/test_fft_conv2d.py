@@ -58,6 +58,6 @@ def test_empty_maps_and_autocast():
         ({"implementation": "row"}, "did you mean 'rows'"),
     ],
 )
-def test_refusals(change, message):
+def test_bad_input(change, message):
     with pytest.raises(ValueError, match=f"fft_conv2d: received .*{message}"):
         K.fft_conv2d(**example_inputs(SHAPES["tiny"]) | change)

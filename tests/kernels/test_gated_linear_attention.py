@@ -169,7 +169,7 @@ def test_example_shapes_have_the_sizes_they_name():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals_name_the_remedy():
+def test_errors_name_the_remedy():
     good = tiny(5)
     cases = {
         r"q of shape \(5, 4, 6\).*\(batch, length, heads, d_k\).*Remedy": {"q": good["q"][0]},

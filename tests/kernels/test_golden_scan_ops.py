@@ -183,7 +183,7 @@ def test_causal_conv1d_steps(variant, implementation):
 
 
 def test_causal_conv1d_from_a_ring_of_inputs():
-    """The original's circular buffer, unrolled: the newest input stands before the write position."""
+    """The original's circular buffer, unrolled: the newest input is before the write position."""
     case = load_variant("scan/causal_conv1d", "update_circular")
     t = {k: v.double() for k, v in case.group("in").items()}
     reach, size = t["weight"].shape[1] - 1, t["conv_state"].shape[-1]

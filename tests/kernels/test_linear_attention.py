@@ -94,7 +94,7 @@ def test_narrow_numbers_are_read_and_written_as_they_are(name, dtype, isa):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_writes_over_the_state_unless_somebody_needs_it(name):
+def test_a_step_writes_over_the_state_unless_it_is_needed(name):
     inputs = {k: v[:, 0] if k != "initial_state" else v for k, v in given(name, 6, 5).items()}
     if name == "gated_linear_attention":
         inputs["q"] = inputs["q"][:, :2]
@@ -124,7 +124,7 @@ def test_vmap_is_left_to_the_other_forms():
     assert_near(torch.func.vmap(attend)(q), torch.stack([one, 2 * one]))
 
 
-def test_the_extension_refuses_what_does_not_fit():
+def test_the_extension_rejects_what_does_not_fit():
     q = torch.ones(1, 4, 2, 3)
     out, state = torch.ones(1, 4, 2, 3), torch.ones(1, 2, 3, 3)
     forward, view = native.library().linear_attention_forward, native.view

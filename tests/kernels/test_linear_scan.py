@@ -109,7 +109,7 @@ def test_example_shapes_have_the_sizes_they_name():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals_name_the_remedy():
+def test_errors_name_the_remedy():
     good = example_inputs(Shape(2, 5, 3), initial_state=True)
     cases = {
         r"x of shape \(2,\).*\(batch, length >= 1, channels\).*Remedy": {"x": good["x"][:, 0, 0]},

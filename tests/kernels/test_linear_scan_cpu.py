@@ -155,6 +155,6 @@ def test_the_extension_checks_what_it_is_told():
             call(**change)
 
 
-def test_transforms_without_a_rule_are_refused():
+def test_transforms_without_a_rule_raise():
     with pytest.raises(ValueError, match=r"torch\.func or forward-mode"):
         torch.func.vmap(lambda x: linear_scan(x, x, implementation="cpu"))(torch.ones(2, 1, 3, 4))

@@ -49,7 +49,7 @@ def test_straight_calls_equal_those_of_the_dispatcher(case):
 
 
 def lazily_negated(tensor: Tensor) -> Tensor:
-    """The same values, whose signs turn only when somebody reads them: as in the imaginary part of a conjugate."""
+    """The same values, whose signs turn only when they are read: as in the imaginary part of a conjugate."""
     negated: Tensor = torch._neg_view(-tensor)
     assert negated.is_neg()
     return negated

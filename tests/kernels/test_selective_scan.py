@@ -139,7 +139,7 @@ def test_splits_and_steps_equal_the_whole(implementation, dtype):
 
 @compiled
 @pytest.mark.parametrize("isa", ISAS)
-def test_a_step_writes_over_the_state_unless_somebody_needs_it(isa, restored_isa):
+def test_a_step_writes_over_the_state_unless_it_is_needed(isa, restored_isa):
     native.library().set_isa(isa)
     inputs = example_inputs(Shape(2, 1, 37, 5), initial_state=True)
     inputs |= {k: inputs[k][:, 0] for k in ACTIVATIONS}
@@ -315,7 +315,7 @@ def test_autocast_takes_the_widest_activation():
         ({"implementation": "cpuu"}, "one of cpu, mamba-ssm, reference"),
     ],
 )
-def test_refusals(change, message):
+def test_bad_input(change, message):
     ones = torch.ones(2, 4, 3)
     inputs = {"u": ones, "delta": ones, "A": -torch.ones(3, 2), "B": torch.ones(2, 4, 2), "C": torch.ones(2, 4, 2)}
     with pytest.raises(ValueError, match=f"^selective_scan: received .*{message}.*Remedy: "):
@@ -340,7 +340,7 @@ def test_parameters_wider_than_the_sums_go_to_the_reference():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals_of_the_step():
+def test_bad_input_of_the_step():
     inputs = example_inputs(Shape(2, 4, 3, 2))
     with pytest.raises(ValueError, match=r"selective_scan_step: received u of shape \(2, 4, 3\)"):
         K.selective_scan_step(**inputs, state=torch.zeros(2, 3, 2))

@@ -148,7 +148,7 @@ def test_example_shapes_have_the_sizes_they_name():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals_name_the_remedy():
+def test_errors_name_the_remedy():
     good = tiny(5)
     cases = {
         r"x of shape \(5, 4, 3\).*\(batch, length, heads, head_dim\).*Remedy": {"x": good["x"][0]},

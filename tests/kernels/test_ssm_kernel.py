@@ -151,7 +151,7 @@ def test_cauchy_is_a_well_behaved_operator():
 
 
 @PRODUCTS
-def test_refusals(product, unannotated):
+def test_bad_input(product, unannotated):
     v, poles = inputs()
     name = product.__name__
     for pattern, use in {

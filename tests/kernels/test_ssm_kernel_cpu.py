@@ -233,7 +233,7 @@ def test_the_extension_checks_what_it_is_told():
 
 
 @PRODUCTS
-def test_third_gradients_are_refused(product):
+def test_third_gradients_raise(product):
     weights, poles = (t.requires_grad_() for t in example_poles(Shape(1, 1, 2, 3), dtype=torch.complex128))
     y = product(weights, poles, 3, implementation="cpu").abs().sum()
     (first,) = torch.autograd.grad(y, poles, create_graph=True)
