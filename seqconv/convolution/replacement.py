@@ -27,7 +27,7 @@ def replace_filter(module: nn.Module, name: str, filter: Filter) -> None:
 def decode_smoothly(module: nn.Module, smooth: bool = True) -> None:
     """Let every long convolution without a recurrence decode with bounded work per token, or with the least in total.
 
-    States handed out before are of the other kind and are refused from then on.
+    States handed out before are of the other kind and are rejected from then on.
     """
     for convolution in long_convolutions(module).values():
         convolution.smooth = smooth

@@ -4,7 +4,7 @@ With ``e = h - h_d`` on the window ``t < T`` and E its spectrum, every input u w
 ``max|y - y_d| <= l1 max|u|``, ``||y - y_d||_2 <= hinf ||u||_2`` and ``max|y - y_d| <= l2 ||u||_2``. Beyond the
 window the original is zero and the recurrence adds at most ``tail`` to l1, and so to the H-infinity error.
 All errors are those of the parameters as stored, and hold up to the rounding of float64.
-Whatever the method, no recurrence of order d behind the same head has an H-infinity error below
+Whatever the method, no recurrence of order d after the same head has an H-infinity error below
 ``sigma_{d+1}`` of the Hankel section (Adamjan, Arov and Krein 1971).
 """
 
@@ -33,7 +33,7 @@ class Certificate:
 
     Attributes:
         order: real order of the recurrence (a conjugate pair counts two).
-        singular_values: leading Hankel singular values of the filter behind its head.
+        singular_values: leading Hankel singular values of the filter after its head.
         lower_bound: sigma_{order+1}: no recurrence of that order has a smaller H-infinity error.
         l1, l2: norms of the error on the window.
         hinf: largest error of the frequency response that was measured on the grid.
@@ -122,7 +122,7 @@ def certify(
     if tolerance is not None:
         small = singular_values <= tolerance * norm_hinf[:, None]
         needed = torch.where(small.any(1), small.int().argmax(1), needed)
-        if singular_values.shape[1] == (h.shape[1] - reach + 1) // 2:  # all of them: behind the last comes zero
+        if singular_values.shape[1] == (h.shape[1] - reach + 1) // 2:  # all of them: after the last comes zero
             needed = torch.where(small.any(1), needed, singular_values.shape[1])
     met = torch.ones_like(order, dtype=torch.bool) if tolerance is None else bound <= tolerance * least_norm
     return Certificate(

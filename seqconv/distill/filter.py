@@ -36,13 +36,13 @@ def distill_filter(
         h: impulse responses, lag 0 first.
         order: real order of every channel's recurrence.
         tolerance: H-infinity error allowed, relative to the filter's own; each channel takes the smallest of
-            :data:`ORDERS` that is proven to meet it, behind the shortest of :data:`HEADS` with which all channels
+            :data:`ORDERS` that is proven to meet it, after the shortest of :data:`HEADS` with which all channels
             can. Where no head is long enough, every channel that misses it keeps the largest order, and its
             ``certificate.met`` is False.
         method: ``"kung-varpro"`` (shift invariance of the Hankel matrix, then least squares refined by variable
             projection), ``"balanced"``, ``"prony"``, or ``"gradient"`` (slow; for comparison).
         norm: error to keep small where the two differ: the half section of the Hankel matrix serves ``"hinf"``,
-            and beside it tall ones, which weight early taps more, may serve ``"l2"`` better.
+            and next to it tall ones, which weight early taps more, may serve ``"l2"`` better.
         fir_head: leading taps kept exactly; at least 1, the tap at lag 0. By default 1, and longer ones are tried
             only for a tolerance that is missed.
         refine_steps: steps of the variable projection, which lower the l2 error; by default 6, and 20 for ``"l2"``.

@@ -15,7 +15,7 @@ from seqconv_kernels._core.complex import as_complex
 from .varpro import fit, refine
 
 FAR = 2.2
-"""Multiple of the bound that residues are levelled down to."""
+"""Multiple of the bound that residues are equalised down to."""
 
 STEPS = 12
 """Of Lawson's iteration."""
@@ -47,7 +47,7 @@ def level_poles(
     return best
 
 
-def levelled(
+def equalised(
     q: Float[Tensor, "channels k length"],
     g: Float[Tensor, "channels length"],
     z: Float[Tensor, "channels k"],

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from .minimax import levelled
+from .minimax import equalised
 from .orthonormal import orthonormalise
 from .second_order import CUTOFF, coloured, powers_of, to_poles
 
@@ -37,7 +37,7 @@ def to_modes(
     q, back = spanned(columns, max(CUTOFF, 10 * eps))
     coefficients = (q @ g[:, :, None])[:, :, 0]
     if bound is not None:
-        coefficients = levelled(q, g, coefficients, bound)
+        coefficients = equalised(q, g, coefficients, bound)
     cosine, sine = (back @ coefficients[:, :, None])[:, :, 0].chunk(2, dim=1)
     return poles, torch.complex(cosine, -sine) * keep
 

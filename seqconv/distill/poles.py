@@ -1,6 +1,6 @@
 """Poles of a recurrence that imitates an impulse response: four ways to find them.
 
-All take ``g``, the responses behind the exact head, and return ``order`` poles per channel, closed under
+All take ``g``, the responses after the exact head, and return ``order`` poles per channel, closed under
 conjugation. Sources: Kung 1978 (half section), Prony (linear prediction), Moore 1981 (balanced truncation);
 compared on trained filters in ``docs/distillation.md``.
 """

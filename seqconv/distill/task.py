@@ -34,10 +34,10 @@ BLOCK = 1 << 17
 """Numbers in the bases of channels that are taken together."""
 
 TOO_FAR = 2.3
-"""Multiple of the Hankel bound above which poles are levelled too."""
+"""Multiple of the Hankel bound above which poles are equalised too."""
 
 RESOLVED = 4
-"""Multiples of the rounding of the stored parameters below which no error is levelled."""
+"""Multiples of the rounding of the stored parameters below which no error is equalised."""
 
 RANK = 1e-13
 """Singular values below this share of the largest count as zero."""
@@ -62,7 +62,7 @@ class Modes(NamedTuple):
         return Modes(self.poles[index], self.residues[index])
 
     def response(self, length: int) -> Float[Tensor, "channels length"]:
-        """What they sum up to behind the head."""
+        """What they sum up to after the head."""
         return (powers_of(self.poles, length) * self.residues[:, :, None]).sum(1).real
 
 
@@ -145,7 +145,7 @@ class FilterTask:
     def _level(
         self, blocks: Float[Tensor, "channels blocks 2"], g: Float[Tensor, "channels length"], order: int, bound: Tensor
     ) -> Modes:
-        """Modes whose error is levelled where it lies too far above the bound, from two starts if need be."""
+        """Modes whose error is equalised where it lies too far above the bound, from two starts if need be."""
         modes = self.no_modes(2 * blocks.shape[1])
         put(modes, torch.arange(len(g)), self._solve(blocks, g, bound))
         for start in ("here", "balanced"):
@@ -163,7 +163,7 @@ class FilterTask:
         return Modes(*to_modes(blocks, g, dtype=self.dtype, weight=self.weight, bound=bound))
 
     def modal(self, modes: Modes) -> ModalFilter:
-        """The filter with these modes behind the exact head."""
+        """The filter with these modes after the exact head."""
         used = (modes.residues != 0).any(0).nonzero()
         count = int(used.max()) + 1 if len(used) else 1
         return ModalFilter(modes.poles[:, :count], modes.residues[:, :count], self.taps[:, : self.head]).to(self.dtype)
