@@ -42,7 +42,7 @@ class Backbone(nn.Module):
     Args:
         blocks: the layers, all of one width.
         norm, norm_options: norm behind the last block, ``"none"`` for none.
-        input_dropout, tied_dropout: dropout of the input.
+        input_dropout, tie_dropout: dropout of the input.
 
     Attributes:
         gradient_checkpointing: recompute every block in the backward pass of training instead of storing what it
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         norm: str = "none",
         norm_options: Mapping[str, Any] | None = None,
         input_dropout: float = 0.0,
-        tied_dropout: bool = False,
+        tie_dropout: bool = False,
     ) -> None:
         super().__init__()
         if not blocks or len({block.d_model for block in blocks}) > 1:
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
                 "Backbone", got, "at least one block, all of one width", "build the blocks with one d_model"
             )
         self.d_model = blocks[0].d_model
-        self.dropout = Dropout(input_dropout, tied=tied_dropout)
+        self.dropout = Dropout(input_dropout, tied=tie_dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = create_norm(norm, self.d_model, **(norm_options or {}))
         self.gradient_checkpointing = False
@@ -180,8 +180,10 @@ class Backbone(nn.Module):
     def _check_causal(self) -> None:
         if self.causal:
             return
-        deaf = [i for i, block in enumerate(self.layers) if not block.causal]
-        got = f"layers {deaf} that are not causal" if deaf else "a final norm with statistics over the length"
+        non_causal = [i for i, block in enumerate(self.layers) if not block.causal]
+        got = (
+            f"layers {non_causal} that are not causal" if non_causal else "a final norm with statistics over the length"
+        )
         remedy = "build every layer causal (bidirectional=False, norms of single tokens), or use forward"
         raise argument_error("Backbone.init_state", got, "causal layers: only those have a state", remedy)
 
@@ -223,8 +225,8 @@ def build_backbone(
     placement = block_options.get("norm_placement", "pre")
     norm = {key: block_options[key] for key in ("norm", "norm_options") if key in block_options} or {"norm": "layer"}
     ends = final_norm if final_norm is not None else placement == "pre"
-    tied = block_options.get("tied_dropout", False)
-    return Backbone(blocks, input_dropout=input_dropout, tied_dropout=tied, **(norm if ends else {}))
+    tied = block_options.get("tie_dropout", False)
+    return Backbone(blocks, input_dropout=input_dropout, tie_dropout=tied, **(norm if ends else {}))
 
 
 def build_block(

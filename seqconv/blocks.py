@@ -53,7 +53,7 @@ class Block(nn.Module):
         mlp_dropout: dropout of its hidden activations.
         mlp_norm, mlp_norm_options: norm of the MLP where it differs from the mixer's.
         dropout: dropout of the outputs of the mixer and the MLP.
-        tied_dropout: drop a channel of a row at all tokens together.
+        tie_dropout: drop a channel of a row at all tokens together.
         drop_path: probability of leaving out the mixer, or the MLP, for a row (stochastic depth).
         mask_mixer_inputs: use the mask of a call only to zero what enters the mixer at padding; norms, residual and the
             mixer itself take padding for tokens (as S4 does where it knows the lengths).
@@ -81,7 +81,7 @@ class Block(nn.Module):
         mlp_norm: str | None = None,
         mlp_norm_options: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
-        tied_dropout: bool = False,
+        tie_dropout: bool = False,
         drop_path: float = 0.0,
         mask_mixer_inputs: bool = False,
         layer: LayerContext | None = None,
@@ -102,9 +102,9 @@ class Block(nn.Module):
             self.mlp_norm = create_norm(other, self.d_model, **(options or {}))
             hidden = round(mlp_ratio * self.d_model) if mlp_hidden is None else mlp_hidden
             hyper: dict[str, Any] = {"hidden": hidden, "dropout": mlp_dropout, "bias": mlp_bias}
-            self.mlp = create_channel_mix(mlp, self.d_model, tied_dropout=tied_dropout, layer=layer, **hyper)
+            self.mlp = create_channel_mix(mlp, self.d_model, tie_dropout=tie_dropout, layer=layer, **hyper)
             self.mlp_residual = join()
-        self.dropout, self.drop_path = Dropout(dropout, tied=tied_dropout), DropPath(drop_path)
+        self.dropout, self.drop_path = Dropout(dropout, tied=tie_dropout), DropPath(drop_path)
 
     @property
     def causal(self) -> bool:

@@ -8,7 +8,7 @@ from seqconv_kernels._core.errors import argument_error
 
 
 def check_mask(operation: str, mask: Bool[Tensor, "batch length"], x: Tensor) -> None:
-    """Refuse a mask that is not one contiguous run of True per row (a row without any token is allowed).
+    """Raise for a mask that is not one contiguous run of True per row (a row without any token is allowed).
 
     Raises:
         ValueError: wrong dtype, wrong shape, or a hole between real tokens.
@@ -37,7 +37,7 @@ def check_mask(operation: str, mask: Bool[Tensor, "batch length"], x: Tensor) ->
 
 
 def check_left_padding(operation: str, mask: Bool[Tensor, "batch length"]) -> None:
-    """Refuse padding on the right, after which a state would have to be that of an earlier token.
+    """Raise for padding on the right, after which a state would have to be that of an earlier token.
 
     Raises:
         ValueError: a row ends in padding although it holds tokens.

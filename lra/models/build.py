@@ -47,7 +47,7 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
         mlp=recipe.mlp,
         mlp_ratio=recipe.mlp_ratio,
         dropout=recipe.dropout,
-        tied_dropout=recipe.tied_dropout,
+        tie_dropout=recipe.tie_dropout,
         input_dropout=recipe.input_dropout,
         mlp_dropout=recipe.mlp_dropout,
         position_embedding=recipe.position_embedding,

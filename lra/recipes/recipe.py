@@ -31,7 +31,7 @@ class Recipe:
         d_model, n_layers: width and number of blocks.
         norm, norm_placement: as :class:`seqconv.blocks.Block`.
         mlp, mlp_ratio: per-token network after the mixer, as :class:`seqconv.blocks.Block`.
-        dropout, tied_dropout: of the outputs of each block; tied: whole channels of a row.
+        dropout, tie_dropout: of the outputs of each block; tied: whole channels of a row.
         input_dropout: of the embeddings.
         mlp_dropout: of the hidden activations of the per-token network.
         position_embedding: ``none``, ``learned`` or ``sinusoidal``.
@@ -72,7 +72,7 @@ class Recipe:
     mlp: str = "none"
     mlp_ratio: float = 2.0
     dropout: float = 0.0
-    tied_dropout: bool = False
+    tie_dropout: bool = False
     input_dropout: float = 0.0
     mlp_dropout: float = 0.0
     position_embedding: str = "none"

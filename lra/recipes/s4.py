@@ -43,7 +43,7 @@ def s4(task: str) -> Recipe:
         "pathfinder": {**pre, "batch_size": 64, "steps": 500_000, "warmup_steps": 50_000, "lr": 4e-3},
         "pathx": {**pre, "batch_size": 16, "steps": 500_000, "warmup_steps": 50_000, "lr": 1e-3},
     }
-    training: dict[str, Any] = {"norm": "batch", "tied_dropout": True, **table[task]}
+    training: dict[str, Any] = {"norm": "batch", "tie_dropout": True, **table[task]}
     training["seed"] = 2222 if task == "image" else 3333
     return Recipe(f"{task}/s4", task, "s4", mixer_options=options, **_masking(task), **training)
 
@@ -72,7 +72,7 @@ def third_version(task: str) -> Options:
         "pathfinder": {**pre, **finder, "pooling": "last"},
         "pathx": {**pre, "batch_size": 16, "steps": 500_000, "warmup_steps": 50_000, "lr": 1e-3},
     }
-    return {"norm": "batch", "tied_dropout": True, "seed": 2222, **table[task]}
+    return {"norm": "batch", "tie_dropout": True, "seed": 2222, **table[task]}
 
 
 def _inner_dropout(task: str) -> Options:

@@ -1,6 +1,6 @@
-"""Writing a distilled model: a checkpoint that the Auto classes load, with its certificates beside it.
+"""Writing a distilled model: a checkpoint that the Auto classes load, with its certificates.
 
-Beside the weights stand ``certificates.safetensors`` (every tensor of every certificate, ``<name>/<field>``),
+Next to the weights it writes ``certificates.safetensors`` (every tensor of every certificate, ``<name>/<field>``),
 ``distillation.json`` (tolerance, notes, divergences) and ``distillation.txt`` (the table).
 """
 

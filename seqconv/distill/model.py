@@ -78,7 +78,7 @@ def distill(
             keeps its exact filter.
         state_budget: real states of all recurrences together, given to the channels that need them most by the
             divergence predicted on ``calibration``.
-        calibration: token ids for a causal language model; beside any of the three ways to choose orders it adds
+        calibration: token ids for a causal language model; with any of the three ways to choose orders it adds
             the predicted and the measured divergence to the result.
         length: taps that are fitted; by default as many as the filter defines. The certificates include a bound of
             the taps after them; it is infinite for a filter without end whose recurrence does not tell.
@@ -103,7 +103,7 @@ def distill(
     if state_budget is None:
         results = {name: distill_filter(taps[name], order, tolerance, **own[name]) for name in progress(taps)}
     elif order is not None or tolerance is not None:
-        got = f"state_budget={state_budget} beside order={order}, tolerance={tolerance}"
+        got = f"state_budget={state_budget} with order={order}, tolerance={tolerance}"
         raise argument_error("distill", got, "one way to choose the orders", "pass one of the three")
     elif seen is None:
         remedy = "pass calibration=token_ids"

@@ -102,7 +102,7 @@ def measured_divergence(original: nn.Module, distilled: nn.Module, input_ids: In
 
 
 def check_calibration(input_ids: Tensor) -> None:
-    """Refuse a calibration batch that is not one, or too short.
+    """Raise for a calibration batch that is not one, or too short.
 
     Raises:
         ValueError: wrong shape or dtype, fewer than :data:`MINIMUM_TOKENS` tokens.

@@ -12,7 +12,7 @@ WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.
 
 @contextmanager
 def written_whole(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder``; move its files there if the block succeeds, else leave no trace.
+    """Yield an empty folder next to ``folder``; move its files there if the block succeeds, else leave no trace.
 
     Weight files of an earlier save that the new one does not write are removed, lest two sets are mixed.
     """
@@ -32,7 +32,7 @@ def written_whole(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _move(partial: Path, target: Path) -> None:
-    """Weights first, the configuration last: whoever finds it finds what it describes."""
+    """Weights first, the configuration last: where it exists, so does what it describes."""
     new = sorted(partial.iterdir(), key=lambda path: (path.suffix == ".json", path.name == "config.json"))
     if any(WEIGHTS.fullmatch(path.name) for path in new):
         kept = {path.name for path in new}

@@ -1,4 +1,4 @@
-"""What all seqconv models share: how weights start, how checkpoints are read, refused and written."""
+"""What all seqconv models share: how weights start, how checkpoints are read, checked and written."""
 
 import pickle
 import re
@@ -108,7 +108,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         if foreign is not None:
             model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         restore_optimizer_options(model)
-        model._refuse_misfit(info, ignore)
+        model._check_report(info, ignore)
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -136,8 +136,8 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         function: Callable[..., Tensor] = cast(Any, self).loss_function
         return function(**arguments)
 
-    def _refuse_misfit(self, info: Mapping[str, Any], ignore_mismatched_sizes: bool) -> None:
-        """Refuse what the loading report says, but for a head that is new here."""
+    def _check_report(self, info: Mapping[str, Any], ignore_mismatched_sizes: bool) -> None:
+        """Raise for what the loading report lists, except a head that is new here."""
         same = type(self).__name__ in (self.config.architectures or [])
         prefix = f"{self.base_model_prefix}."
         inner = {name for name, _ in self.named_modules(remove_duplicate=False)}

@@ -41,12 +41,12 @@ POSITIVE = (
     "max_position_embeddings",
 )
 PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
-BOOLEANS = ("bidirectional", "tied_dropout", "tie_word_embeddings", "use_cache", "embedding_norm")
+BOOLEANS = ("bidirectional", "tie_dropout", "tie_word_embeddings", "use_cache", "embedding_norm")
 _NO_OPTIONS = ("mixer", "d_model", "drop_path", "mask_mixer_inputs", "layer")
 BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in _NO_OPTIONS)
 
 
-@no_type_check  # a run-time checker would read only the annotated fields; wrong types are refused by check()
+@no_type_check  # a run-time checker would read only the annotated fields; check() raises for wrong types
 class SeqConvConfig(PreTrainedConfig):
     r"""Options of the backbone, of the embeddings of each modality, and of the heads.
 
@@ -58,9 +58,9 @@ class SeqConvConfig(PreTrainedConfig):
         layer_pattern: layers that differ, repeated to ``num_hidden_layers``; each a mixer name, ``[name, options]``,
             or a mapping with ``"mixer"``, ``"options"`` and options of :class:`seqconv.blocks.Block`. Instead of
             ``mixer``.
-        bidirectional: every mixer hears the whole sequence, unless its own options say otherwise.
+        bidirectional: every mixer depends on the whole sequence, unless its own options say otherwise.
         norm, norm_options, norm_placement, residual, residual_options, mlp, mlp_ratio, mlp_hidden, mlp_bias,
-            mlp_dropout, mlp_norm, mlp_norm_options, dropout, tied_dropout: as :class:`seqconv.blocks.Block`.
+            mlp_dropout, mlp_norm, mlp_norm_options, dropout, tie_dropout: as :class:`seqconv.blocks.Block`.
         final_norm, input_dropout, drop_path, drop_path_schedule: as :func:`seqconv.backbone.build_backbone`.
         modality: ``"text"``, ``"image"`` or ``"audio"``; ``None`` leaves it to the model class.
         position_embedding: ``"none"``, ``"learned"`` or ``"sinusoidal"``, added to the embeddings, for at most
@@ -113,7 +113,7 @@ class SeqConvConfig(PreTrainedConfig):
     mlp_norm: str | None = None
     mlp_norm_options: dict[str, Any] | None = None
     dropout: float = 0.0
-    tied_dropout: bool = False
+    tie_dropout: bool = False
     input_dropout: float = 0.0
     drop_path: float = 0.0
     drop_path_schedule: str = "linear"
@@ -154,7 +154,7 @@ class SeqConvConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; the configuration of another kind of model is refused.
+        """As in transformers; the configuration of another kind of model raises.
 
         Raises:
             ValueError: another ``model_type``.
@@ -178,7 +178,7 @@ class SeqConvConfig(PreTrainedConfig):
             cls._auto_class = None
 
     def check(self) -> None:
-        """Refuse options that no model can be built from; called when the configuration and when a model is made.
+        """Raise for options that no model can be built from; called when the configuration and when a model is made.
 
         Raises:
             ValueError: see the class.
@@ -269,7 +269,7 @@ def _check_spelling(extra: Mapping[str, Any], known: set[str]) -> None:
 
 
 def _check_json(config: SeqConvConfig) -> None:
-    """Refuse what a file cannot hold, and make options now what they will be when read back (tuples become lists)."""
+    """Raise for what a file cannot hold; make options what they will be when read back (tuples become lists)."""
     for field in fields(SeqConvConfig):
         if field.name in ("dtype", "id2label", "label2id"):
             continue

@@ -81,7 +81,7 @@ def _run(real: Bool[Tensor, "batch length"]) -> tuple[Tensor, Tensor]:
 
 
 def require_modality(model: str, config: SeqConvConfig, *modalities: str) -> None:
-    """Refuse a configuration for inputs that this model does not read; fill in the first where none is given.
+    """Raise for a configuration of inputs that this model does not read; fill in the first where none is given.
 
     Raises:
         ValueError: another modality.

@@ -35,9 +35,11 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = SeqConvModel(config)
         if not self.model.causal:
-            deaf = [i for i, block in enumerate(self.model.backbone.layers) if not block.causal]
+            non_causal = [i for i, block in enumerate(self.model.backbone.layers) if not block.causal]
             remedy = "take bidirectional=False and norms of single tokens, or SeqConvForMaskedLM"
-            raise argument_error(type(self).__name__, f"layers {deaf} that are not causal", "causal layers", remedy)
+            raise argument_error(
+                type(self).__name__, f"layers {non_causal} that are not causal", "causal layers", remedy
+            )
         with torch.device("meta"):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -114,7 +116,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
 
 
 class SeqConvForMaskedLM(PerTokenModel):
-    """A language model of masked tokens; with ``bidirectional=True`` it hears both sides."""
+    """A language model of masked tokens; with ``bidirectional=True`` it depends on both sides."""
 
     _tied_weights_keys = TIED
     output_type = MaskedLMOutput

@@ -26,7 +26,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
     """Embeddings and backbone; outputs hidden states.
 
     Raises:
-        ValueError: a configuration that :meth:`SeqConvConfig.check` refuses.
+        ValueError: a configuration that :meth:`SeqConvConfig.check` rejects.
     """
 
     def __init__(self, config: SeqConvConfig) -> None:

@@ -118,7 +118,7 @@ def build_layer(**hyper: Any) -> Block:
         norm_placement="pre" if o.prenorm else "post",
         dropout=float(o.dropout),
         mlp_dropout=float(o.hidden_dropout),
-        tied_dropout=o.feature_dropout,
+        tie_dropout=o.feature_dropout,
     )
 
 

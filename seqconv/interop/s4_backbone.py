@@ -122,13 +122,13 @@ def _build(d_model: int, **given: Any) -> Backbone:
         "residual": residual,
         "residual_options": residual_options,
         "dropout": 0.0 if hyper["residual"] is None else hyper["dropout"],
-        "tied_dropout": hyper["tie_dropout"],
+        "tie_dropout": hyper["tie_dropout"],
     }
     layers = _layers(hyper)
     places = [LayerContext(i, len(layers)) for i in range(len(layers))]
     blocks = [Block(_layer(d_model, o), layer=at, **around) for at, o in zip(places, layers, strict=True)]
     last: dict[str, Any] = {"norm": norm, "norm_options": norm_options} if hyper["prenorm"] else {}
-    return Backbone(blocks, input_dropout=hyper["dropinp"], tied_dropout=hyper["tie_dropout"], **last)
+    return Backbone(blocks, input_dropout=hyper["dropinp"], tie_dropout=hyper["tie_dropout"], **last)
 
 
 def _layer(d_model: int, options: Mapping[str, Any]) -> S4Layer:

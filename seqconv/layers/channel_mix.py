@@ -40,7 +40,7 @@ class TokenShiftMLP(Mixer):
         hidden: width between the projections.
         dropout: probability for the hidden activations.
         bias: whether the projections have biases; the original has none.
-        tied_dropout: drop a channel at all tokens of a row together.
+        tie_dropout: drop a channel at all tokens of a row together.
         layer: place in the stack, on which the initial mixing weights depend; the first of one by default.
 
     Raises:
@@ -56,7 +56,7 @@ class TokenShiftMLP(Mixer):
         hidden: int,
         dropout: float = 0.0,
         bias: bool = False,
-        tied_dropout: bool = False,
+        tie_dropout: bool = False,
         layer: LayerContext | None = None,
     ) -> None:
         super().__init__(d_model)
@@ -65,7 +65,7 @@ class TokenShiftMLP(Mixer):
         self.layer = layer or LayerContext(0, 1)
         self.x_k = nn.Parameter(torch.empty(d_model))
         self.key = nn.Linear(d_model, hidden, bias=bias)
-        self.dropout = Dropout(dropout, tied=tied_dropout)
+        self.dropout = Dropout(dropout, tied=tie_dropout)
         self.value = nn.Linear(hidden, d_model, bias=bias)
         self.reset_parameters()
 
@@ -115,14 +115,14 @@ def create_channel_mix(
     hidden: int,
     dropout: float = 0.0,
     bias: bool | None = None,
-    tied_dropout: bool = False,
+    tie_dropout: bool = False,
     layer: LayerContext | None = None,
 ) -> MLP | Mixer:
     """Build a channel mix by name.
 
     Args:
         kind: one of ``PLAIN``, ``GATED`` or ``CHANNEL_MIXES``.
-        d_model, hidden, dropout, tied_dropout: as :class:`~seqconv.layers.mlp.MLP`.
+        d_model, hidden, dropout, tie_dropout: as :class:`~seqconv.layers.mlp.MLP`.
         bias: whether the projections have biases; ``None``: as in the original.
         layer: place in the stack, for kinds whose initial values depend on it.
 
@@ -131,7 +131,7 @@ def create_channel_mix(
     """
     if kind in CHANNEL_MIXES:
         made = CHANNEL_MIXES[kind]
-        return made(d_model, hidden=hidden, dropout=dropout, bias=bool(bias), tied_dropout=tied_dropout, layer=layer)
+        return made(d_model, hidden=hidden, dropout=dropout, bias=bool(bias), tie_dropout=tie_dropout, layer=layer)
     if kind not in PLAIN and kind not in GATED:
         raise unknown_name("create_channel_mix", "mlp", kind, [*PLAIN, *GATED, *CHANNEL_MIXES])
-    return MLP(d_model, kind=kind, hidden=hidden, dropout=dropout, bias=bias is not False, tied_dropout=tied_dropout)
+    return MLP(d_model, kind=kind, hidden=hidden, dropout=dropout, bias=bias is not False, tie_dropout=tie_dropout)

@@ -45,7 +45,7 @@ class MLP(nn.Module):
         hidden: width between the maps (of each half, if gated).
         dropout: probability for the hidden activations.
         bias: whether the maps have biases.
-        tied_dropout: drop a channel at all tokens of a row together.
+        tie_dropout: drop a channel at all tokens of a row together.
 
     Raises:
         ValueError: unknown kind (the nearest are named), ``hidden < 1``.
@@ -59,7 +59,7 @@ class MLP(nn.Module):
         hidden: int,
         dropout: float = 0.0,
         bias: bool = True,
-        tied_dropout: bool = False,
+        tie_dropout: bool = False,
     ) -> None:
         super().__init__()
         if kind not in PLAIN and kind not in GATED:
@@ -68,7 +68,7 @@ class MLP(nn.Module):
             raise argument_error("MLP", f"hidden={hidden}", "at least 1", "raise mlp_ratio or the hidden width")
         self.kind = kind
         self.up = nn.Linear(d_model, 2 * hidden if kind in GATED else hidden, bias=bias)
-        self.dropout = Dropout(dropout, tied=tied_dropout)
+        self.dropout = Dropout(dropout, tied=tie_dropout)
         self.down = nn.Linear(hidden, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch *length d_model"]) -> Float[Tensor, "batch *length d_model"]:

@@ -15,7 +15,7 @@ from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill_filter
 from seqconv.distill.certificate import _grid_factor, _grid_size, frequency_maximum
 from seqconv.distill.hankel import full_singular_values, leading_subspace
-from seqconv.distill.minimax import levelled
+from seqconv.distill.minimax import equalised
 from seqconv.distill.orthonormal import orthonormalise
 from seqconv.distill.poles import stable
 from seqconv.distill.second_order import from_poles, responses
@@ -120,7 +120,7 @@ def test_the_error_is_near_the_best_possible(order):
         assert ratio.min() >= 1
 
 
-def test_errors_far_above_the_bound_are_levelled_at_some_cost_in_l2():
+def test_errors_far_above_the_bound_are_equalised_at_some_cost_in_l2():
     """The slowest of 32 S4D filters at order 32: least squares alone leave three and a half times the bound.
 
     Few filters do: this one is found after the draws of a projection and of D.
@@ -134,8 +134,8 @@ def test_errors_far_above_the_bound_are_levelled_at_some_cost_in_l2():
     assert level.l2 > least.l2
 
 
-def test_levelled_poles_keep_all_modes_beside_channels_with_fewer():
-    """One of the two channels is levelled, and has more real poles, so more modes, than there were before."""
+def test_equalised_poles_keep_all_modes_next_to_channels_with_fewer():
+    """One of the two channels is equalised, and has more real poles, so more modes, than there were before."""
     torch.manual_seed(0)
     (convolution,) = long_convolutions(create_mixer("s4d", 16)).values()
     certificate = distill_filter(convolution.filter(2048)[:2].detach().double(), 32, dtype=torch.float64).certificate
@@ -150,7 +150,7 @@ def test_lawsons_iteration_finds_the_best_constant():
     target[0, :3] = torch.tensor([0.2, 1.0, 0.6])
     row = torch.zeros(1, 1, 512, dtype=torch.float64)
     row[0, 0, 0] = 1
-    found = levelled(row, target, torch.tensor([[0.2]], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    found = equalised(row, target, torch.tensor([[0.2]], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
     spectrum = torch.exp(-1j * frequencies) + 0.6 * torch.exp(-2j * frequencies) + 0.2
     best = min(float((spectrum - z).abs().max()) for z in torch.linspace(-1, 1, 2001).tolist())
     assert float((spectrum - found[0, 0]).abs().max()) < 1.02 * best < 0.98 * float((spectrum - 0.2).abs().max())

@@ -1,4 +1,4 @@
-"""Distilling mixers and models: what is replaced, what is kept, what is refused."""
+"""Distilling mixers and models: what is replaced, what is kept, what raises."""
 
 import copy
 
@@ -133,7 +133,7 @@ def test_bad_calibration_and_conflicting_requests_are_refused(unannotated):
         (r"state_budget=9 alone.*pass calibration", lambda: distill(model, state_budget=9)),
         (r"state_budget=0.*Remedy", lambda: distill(model, state_budget=0, calibration=ids)),
         (
-            r"state_budget=9 beside order=4.*one of the three",
+            r"state_budget=9 with order=4.*one of the three",
             lambda: distill(model, 4, state_budget=9, calibration=ids),
         ),
     ]

@@ -14,7 +14,7 @@ from seqconv.hf.tokenizer import byte_tokenizer
 
 pytestmark = [
     pytest.mark.ecosystem,
-    pytest.mark.filterwarnings("default"),  # what other packages warn of is theirs to mend
+    pytest.mark.filterwarnings("default"),  # what other packages warn of is not for this project to mend
 ]
 TOKENIZER = byte_tokenizer()
 MIXERS = ("mamba", "mamba2", "gla", "hyena", "s4d", "attention")

@@ -50,9 +50,9 @@ def test_saving_and_loading_changes_nothing(tmp_path, case):
     assert want.isfinite().all()
     model.save_pretrained(tmp_path)
     read = SeqConvModel.from_pretrained(tmp_path)
-    ours, theirs = tensors(read), tensors(model)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    loaded, saved = tensors(read), tensors(model)
+    assert loaded.keys() == saved.keys()
+    assert [name for name in loaded if not torch.equal(loaded[name], saved[name])] == []
     torch.testing.assert_close(read(ids).last_hidden_state, want)
     marks = {n: getattr(p, "_optim", None) for n, p in model.named_parameters()}
     assert {n: getattr(p, "_optim", None) for n, p in read.named_parameters()} == marks

@@ -59,18 +59,18 @@ def test_float32_is_close_to_the_original():
 
 def test_the_scale_of_the_original_is_an_option():
     case = load_case("hyena2d")
-    theirs = from_original(ORIGINAL, case.group("param"), **case.hyper)
-    ours = Hyena2d(4, l_max=6, filter_order=8, w=2.0).double()
-    ours.load_state_dict(theirs.state_dict())
+    imported = from_original(ORIGINAL, case.group("param"), **case.hyper)
+    built = Hyena2d(4, l_max=6, filter_order=8, w=2.0).double()
+    built.load_state_dict(imported.state_dict())
     v = random_signal(2, 4, 6, 6)
-    gates, taps = [torch.ones_like(v)] * 2, ours.filter(6, 6)
+    gates, taps = [torch.ones_like(v)] * 2, built.filter(6, 6)
     zero = torch.zeros(4, dtype=torch.float64)
-    skips = theirs.D[0, :, None, None] * v
-    assert_close(ours._recur(gates, v, [taps]) - skips, direct(v, taps, zero), RTOL, ATOL)
+    skips = imported.D[0, :, None, None] * v
+    assert_close(built._recur(gates, v, [taps]) - skips, direct(v, taps, zero), RTOL, ATOL)
     x = random_signal(2, 6, 6, 4)
     with torch.no_grad():
-        theirs.filter.networks[0].layers[-1].weight.mul_(12)
-    assert_close(theirs(x), ours(x), RTOL, ATOL)
+        imported.filter.networks[0].layers[-1].weight.mul_(12)
+    assert_close(imported(x), built(x), RTOL, ATOL)
 
 
 @pytest.mark.parametrize(("size", "reach"), [((5, 4), (5, 4)), ((4, 6), (2, 9)), ((1, 3), (3, 1)), ((1, 1), (1, 1))])
@@ -223,8 +223,8 @@ def test_every_option_of_the_original_is_read(directions, form, window):
     assert set(weights) - reached <= unused
     module = from_original(ORIGINAL, weights, **hyper)
     module.divide_by_side = False
-    ours, x = copy.deepcopy(module), random_signal(2, 4, 4, 2)
-    assert_close(module(x), by_definition(ours, x), RTOL, 1e-9)
+    built, x = copy.deepcopy(module), random_signal(2, 4, 4, 2)
+    assert_close(module(x), by_definition(built, x), RTOL, 1e-9)
 
 
 def test_larger_images_are_mixed_within_the_window():
