@@ -49,7 +49,9 @@ def packed_bounds(
         if not torch.equal(found[name], found[names[0]].to(found[name].device)):
             remedy = "pass one of them"
             raise argument_error(operation, f"{names[0]} and {name} that disagree", "the same boundaries", remedy)
-    real = mask.bool() if mask is not None and mask.shape == shape else None
+    # With a cache the mask also covers the tokens before this call: the last columns are those of the inputs.
+    covers = mask is not None and mask.dim() == 2 and mask.shape[0] == shape[0] and mask.shape[1] >= shape[1]
+    real = mask[:, -shape[1] :].bool() if covers and mask is not None else None
     if found:
         bounds = found[names[0]]
         return bounds if real is None else _apart_from_padding(bounds, real)

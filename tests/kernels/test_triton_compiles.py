@@ -114,7 +114,7 @@ def test_causal_conv1d(compiled, tmp_path, activation):
 
     x, weight, bias, state = meta(8, 2048, 1536, dtype=BFLOAT), meta(1536, 4), meta(1536), meta(8, 3, 1536)
     arguments = (x, weight, bias, activation, state, None)
-    conv.causal_conv1d.run(*arguments)
+    conv._forward.run(*arguments)
     conv._backward.run(*arguments, x)
     backward = ["_weight_gradient_kernel", "_input_gradient_kernel", "_state_gradient_kernel"]
     check(compiled, ["_forward_kernel", *backward], tmp_path)
@@ -124,7 +124,7 @@ def test_linear_scan(compiled, tmp_path):
     from seqconv_kernels.linear_scan import triton as scan
 
     x = meta(8, 2048, 1536)
-    scan.linear_scan.run(x, x, meta(8, 1536))
+    scan._forward.run(x, x, meta(8, 1536))
     scan._adjoint.run(x, x)
     check(compiled, ["_chunk_state_kernel", "_state_passing_kernel", "_chunk_scan_kernel"] * 2, tmp_path)
 
@@ -156,7 +156,7 @@ def test_fft_conv(compiled, tmp_path, dtype, length, outer):
 
     u, h, skip = meta(64, length, 768, dtype=dtype), meta(768, length), meta(768)
     assert Plan.make(length, length, dtype, None).outer == outer
-    conv.fft_conv.run(u, h, skip, u, u, None, None)
+    conv._forward.run(u, h, skip, u, u, None, None)
     conv._backward.run(u, h, skip, u, u, None, None, u)
     if outer == 1:
         names = ["spectrum_kernel", "convolve_kernel"] * 2 + ["convolve_kernel", "correlate_kernel", "response_kernel"]
