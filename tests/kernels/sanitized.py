@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import seqconv_kernels
-
+OPS = Path(__file__).parents[2] / "kernels" / "seqconv_kernels"
 LEFT_OUT = "not compil and not export and not opcheck and not million and not transforms and not long"
 
 
@@ -23,7 +22,8 @@ def main(folder: str) -> int:
     sys.modules[spec.name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
     # A folder of C++ belongs to each of these ops; where its tests have a file of their own, that one is taken.
-    here, folders = Path(__file__).parent, Path(seqconv_kernels.__file__).parent.glob("*/cpu")
+    # The package is not imported here: pytest warns of plugins that were imported before it, and warnings are errors.
+    here, folders = Path(__file__).parent, OPS.glob("*/cpu")
     names = [folder.parent.name.lstrip("_") for folder in sorted(folders)]
     candidates = [(here / f"test_{name}_cpu.py", here / f"test_{name}.py") for name in names]
     files = [str(next(filter(Path.exists, paths))) for paths in candidates if any(map(Path.exists, paths))]
