@@ -9,6 +9,7 @@ visits it, so that nothing has to be called before.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
@@ -29,8 +30,24 @@ def keep_float32_groups() -> None:
     for name in CALLERS:
         caller = sys.modules.get(name)
         grouping = getattr(caller, GROUPING, None)
-        if grouping is not None and not hasattr(grouping, "__wrapped__"):
+        if grouping is None and _is_calling(name):
+            got = f"torch {torch.__version__} has no {name}.{GROUPING}"
+            warnings.warn(
+                f"fully_shard: {got}: with mixed precision, parameters that must stay in float32 (time steps, decays, "
+                "filters) are rounded too. Remedy: shard without param_dtype, or take torch 2.13",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        elif grouping is not None and not hasattr(grouping, "__wrapped__"):
             setattr(caller, GROUPING, _apart(grouping))
+
+
+def _is_calling(module: str) -> bool:
+    """Whether a function of that module is on the stack: ``children`` is called by others than ``fully_shard`` too."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__") != module:
+        frame = frame.f_back
+    return frame.f_globals.get("__name__") == module
 
 
 def _apart(grouping: Callable[..., None]) -> Callable[..., None]:

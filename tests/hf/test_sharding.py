@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from seqconv import fsdp
 from seqconv.mixer import Mixer
 from seqconv.parameters import kept_parameters
 from tolerances import assert_near
@@ -131,3 +132,11 @@ def test_two_processes_train_as_one(tmp_path):
     _, error = other.communicate(timeout=240)
     assert other.returncode == 0, error
     assert done.returncode == 0, done.stderr
+
+
+def test_a_torch_whose_groups_cannot_be_split_is_warned_of(monkeypatch):
+    """Without the function that makes groups, float32 parameters would be rounded without a word."""
+    monkeypatch.delattr(f"{fsdp.CALLERS[0]}.{fsdp.GROUPING}")
+    with pytest.warns(RuntimeWarning, match=r"_init_param_group.*rounded.*Remedy: shard without param_dtype"):
+        exec("visit()", {"__name__": fsdp.CALLERS[0], "visit": fsdp.keep_float32_groups})
+    fsdp.keep_float32_groups()  # visited by anything else: no warning, which would be an error here
