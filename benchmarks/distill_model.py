@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seqconv.distill import distill
-from seqconv.distill.sensitivity import measured_divergence
+from seqconv.distill.fitting.sensitivity import measured_divergence
 
 WIDTH, LAYERS, LENGTH, STEPS, BATCH = 64, 3, 512, 120, 8
 BELOW = 0.02

@@ -12,15 +12,15 @@ from .hf import MODELS, SeqConvConfig, load, register_auto_classes
 if TYPE_CHECKING:
     from ._create_mixer import create_mixer
     from .distill import distill
-    from .hf.choices import SeqConvForMultipleChoice, SeqConvForQuestionAnswering
-    from .hf.classification import (
+    from .hf.model import SeqConvModel
+    from .hf.tasks.choices import SeqConvForMultipleChoice, SeqConvForQuestionAnswering
+    from .hf.tasks.classification import (
         SeqConvForAudioClassification,
         SeqConvForImageClassification,
         SeqConvForSequenceClassification,
         SeqConvForTokenClassification,
     )
-    from .hf.language import SeqConvForCausalLM, SeqConvForMaskedLM
-    from .hf.model import SeqConvModel
+    from .hf.tasks.language import SeqConvForCausalLM, SeqConvForMaskedLM
     from .interop import from_original, list_checkpoints, list_originals, load_checkpoint
     from .mixer import Mixer
     from .parameters import parameter_groups

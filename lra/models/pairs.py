@@ -22,7 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from seqconv import SeqConvModel
 from seqconv.hf.base import SeqConvPreTrainedModel
-from seqconv.hf.heads import Pooling
+from seqconv.hf.tasks.heads import Pooling
 from seqconv_kernels._core.errors import argument_error
 
 from .configuration import PairConfig

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from seqconv import SeqConvModel
 from seqconv.hf.base import SeqConvPreTrainedModel
-from seqconv.hf.heads import require_modality
+from seqconv.hf.tasks.heads import require_modality
 
 from .configuration import SignalConfig
 

@@ -90,7 +90,7 @@ def _classes() -> str:
     from ..mixers.bidirectional import Bidirectional
 
     entries: list[Any] = [mixer_entry(name).mixer for name in list_mixers()]
-    classes = sorted((c.__module__.rpartition(".")[2], c.__name__) for c in {*entries, Bidirectional})
+    classes = sorted((c.__module__.removeprefix("seqconv.mixers."), c.__name__) for c in {*entries, Bidirectional})
     lines = "\n".join(f"from .{module} import {name} as {name}" for module, name in classes)
     return f'''"""One file per mixer. {GENERATED}"""
 

@@ -8,7 +8,7 @@ from torch import nn
 from seqconv_kernels._core.errors import argument_error
 
 from ..filters.base import Filter
-from ..filters.modal import ModalFilter
+from ..filters.state_space.modal import ModalFilter
 from ..mixer import Mixer
 from .long_convolution import LongConvolution
 

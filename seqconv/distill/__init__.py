@@ -7,7 +7,7 @@ and ``distill.distill_filter`` are what they say.
 import sys
 from types import ModuleType
 
-from .certificate import Certificate
+from .certificates.certificate import Certificate
 from .filter import distill_filter
 from .model import DistilledModel, distill
 from .task import Distilled

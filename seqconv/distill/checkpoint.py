@@ -15,8 +15,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..hf.atomic_save import written_whole
-from .certificate import Certificate
+from ..hf.saving.atomic_save import written_whole
+from .certificates.certificate import Certificate
 from .model import DistilledModel
 
 CERTIFICATES = "certificates.safetensors"

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from .certificate import frequency_maximum
-from .gradient_mode import with_gradients
+from .certificates.certificate import frequency_maximum
+from .fitting.gradient_mode import with_gradients
 from .task import ORDERS, Distilled, FilterTask, Method, Norm, filter_task, put
 
 HEADS = (64, 256)

@@ -13,13 +13,13 @@ from seqconv_kernels._core.errors import argument_error
 
 from ..convolution.long_convolution import LongConvolution
 from ..convolution.replacement import long_convolutions, modal_sizes, replace_filter
-from ..filters.modal import ModalFilter
-from .budget import Choice, spend
-from .certificate import Certificate
+from ..filters.state_space.modal import ModalFilter
+from .certificates.budget import Choice, spend
+from .certificates.certificate import Certificate
+from .certificates.tail import taps_beyond
 from .filter import distill_filter
-from .gradient_mode import with_gradients
-from .sensitivity import Sensitivity, check_calibration, measured_divergence, sensitivities
-from .tail import taps_beyond
+from .fitting.gradient_mode import with_gradients
+from .fitting.sensitivity import Sensitivity, check_calibration, measured_divergence, sensitivities
 from .task import ORDERS, Distilled, Modes, filter_task, put
 
 FLOOR = 1e-3

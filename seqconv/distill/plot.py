@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..filters.modal import ModalFilter
-from .certificate import Certificate
+from ..filters.state_space.modal import ModalFilter
+from .certificates.certificate import Certificate
 
 
 def plot_certificate(

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..filters.modal import ModalFilter
-from .certificate import Certificate, certify
-from .gradient import gradient_descent
-from .hankel import Subspace, leading_subspace
-from .minimax import level_poles, peak
-from .modes import to_modes
-from .parallel import in_blocks
-from .poles import balanced, kung, prony, tall_window
-from .second_order import from_poles, powers_of
-from .varpro import errors, refine
+from ..filters.state_space.modal import ModalFilter
+from .certificates.certificate import Certificate, certify
+from .certificates.hankel import Subspace, leading_subspace
+from .fitting.gradient import gradient_descent
+from .fitting.minimax import level_poles, peak
+from .fitting.modes import to_modes
+from .fitting.parallel import in_blocks
+from .fitting.poles import balanced, kung, prony, tall_window
+from .fitting.second_order import from_poles, powers_of
+from .fitting.varpro import errors, refine
 
 Method = Literal["kung-varpro", "gradient", "balanced", "prony"]
 

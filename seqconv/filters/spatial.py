@@ -1,6 +1,6 @@
 """Implicit filters over images: sine networks of the row and the column, times windows.
 
-With e(i) and τ_i the positional features and times of :mod:`seqconv.filters.implicit`, N a sine network, and all
+With e(i) and τ_i the positional features and times of :mod:`~.implicit.implicit`, N a sine network, and all
 networks sharing one vector of frequencies::
 
     product:  h[i, j] = N_r(e(i)) (exp(-|a_r| τ_i) + shift_r) · N_c(e(j)) (exp(-|a_c| τ_j) + shift_c)
@@ -22,7 +22,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..options import Default, with_defaults
 from ..parameters import KeepFloat32, register_tensor, set_optimizer_options, wide_default_dtype
-from .implicit import ImplicitFilterOptions, SineNetwork, check_implicit, decay_rates, positional_features
+from .implicit.implicit import ImplicitFilterOptions, SineNetwork, check_implicit, decay_rates, positional_features
 
 FORMS = ("product", "joint")
 WINDOWS = ("fixed", "learned", "symmetric", "none")
@@ -49,7 +49,7 @@ class HyenaFilter2d(KeepFloat32):
     Args:
         channels: number of impulse responses.
         l_max: rows and columns of the taps.
-        **options: see :class:`HyenaFilter2dOptions` and :class:`~seqconv.filters.implicit.ImplicitFilterOptions`.
+        **options: see :class:`HyenaFilter2dOptions` and :class:`~.implicit.implicit.ImplicitFilterOptions`.
 
     Raises:
         ValueError: unknown words, a symmetric or square root window in product form, an even ``emb_dim``, sizes

@@ -14,14 +14,14 @@ __all__ = ["AUTO", "MODELS", "SeqConvConfig", "load", "register_auto_classes"]
 
 MODELS = {
     "SeqConvModel": "model",
-    "SeqConvForCausalLM": "language",
-    "SeqConvForMaskedLM": "language",
-    "SeqConvForSequenceClassification": "classification",
-    "SeqConvForTokenClassification": "classification",
-    "SeqConvForQuestionAnswering": "choices",
-    "SeqConvForMultipleChoice": "choices",
-    "SeqConvForImageClassification": "classification",
-    "SeqConvForAudioClassification": "classification",
+    "SeqConvForCausalLM": "tasks.language",
+    "SeqConvForMaskedLM": "tasks.language",
+    "SeqConvForSequenceClassification": "tasks.classification",
+    "SeqConvForTokenClassification": "tasks.classification",
+    "SeqConvForQuestionAnswering": "tasks.choices",
+    "SeqConvForMultipleChoice": "tasks.choices",
+    "SeqConvForImageClassification": "tasks.classification",
+    "SeqConvForAudioClassification": "tasks.classification",
 }
 """Model classes and the modules that define them."""
 

@@ -16,12 +16,12 @@ from transformers import initialization as init
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..parameters import restore_optimizer_options, wide_default_dtype
-from .atomic_save import written_whole
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
 from .initialization import is_part_of_backbone, materialize, reset_what_was_not_loaded
-from .model_card import write_model_card
-from .remote import register_for
+from .saving.atomic_save import written_whole
+from .saving.model_card import write_model_card
+from .saving.remote import register_for
 
 WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
     "num_items_in_batch": lambda value: True,  # read by the losses

@@ -15,7 +15,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..backbone import parse_layer
 from ..blocks import Block
 from ..registry import check_mixer_options
-from .remote import auto_map, write_module
+from .saving.remote import auto_map, write_module
 
 MODALITIES = ("text", "image", "audio")
 CHOICES: Mapping[str, Sequence[str]] = {

@@ -12,12 +12,12 @@ from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask, zero_padding
 from ..state import InitialState, call_with_state
+from .arguments.packed_arguments import packed_bounds
 from .base import SeqConvPreTrainedModel, check_arguments
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, positions_of
 from .initialization import make_backbone
-from .packed_arguments import packed_bounds
 
 MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
 

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from types import SimpleNamespace
 from typing import Any
 
@@ -210,8 +210,8 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
 def load_importers() -> None:
     """Import the file of every family, which enters its importers."""
     package = import_module("seqconv.interop")
-    for module in iter_modules(package.__path__):
-        import_module(f"seqconv.interop.{module.name}")
+    for module in walk_packages(package.__path__, "seqconv.interop."):
+        import_module(module.name)
 
 
 def _importers() -> dict[str, Importer]:

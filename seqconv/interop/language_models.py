@@ -24,11 +24,11 @@ from .configurations import (
     read_configuration,
     require,
 )
-from .gla import convert as convert_gla
-from .gla import gla_options
 from .importer import Weights
-from .mamba import convert_mamba, convert_mamba2, mamba2_options, mamba_options
-from .mamba_attention import attention_options, convert_attention
+from .linear_attention.gla import convert as convert_gla
+from .linear_attention.gla import gla_options
+from .state_space.mamba import convert_mamba, convert_mamba2, mamba2_options, mamba_options
+from .state_space.mamba_attention import attention_options, convert_attention
 
 Read = tuple[dict[str, Any], dict[str, Tensor]]
 """Options of ``SeqConvConfig`` and tensors of ``SeqConvForCausalLM``."""

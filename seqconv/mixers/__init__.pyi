@@ -2,23 +2,23 @@
 
 from types import ModuleType
 
-from .attention import Attention as Attention
+from .attention.attention import Attention as Attention
+from .attention.mega import Mega as Mega
+from .attention.tcnca import TCNCA as TCNCA
 from .bidirectional import Bidirectional as Bidirectional
-from .deltanet import DeltaNet as DeltaNet
-from .ema import EMA as EMA
-from .gated_deltanet import GatedDeltaNet as GatedDeltaNet
-from .gla import GatedLinearAttention as GatedLinearAttention
-from .hyena import Hyena as Hyena
-from .kda import KimiDeltaAttention as KimiDeltaAttention
-from .mamba import Mamba as Mamba
-from .mamba2 import Mamba2 as Mamba2
-from .mega import Mega as Mega
-from .multihyena import MultiHyena as MultiHyena
-from .s4 import S4 as S4
-from .s4d import S4D as S4D
-from .sgconv import SGConv as SGConv
-from .striped_hyena import StripedHyena as StripedHyena
-from .tcn import TCN as TCN
-from .tcnca import TCNCA as TCNCA
+from .convolution.hyena import Hyena as Hyena
+from .convolution.multihyena import MultiHyena as MultiHyena
+from .convolution.sgconv import SGConv as SGConv
+from .convolution.striped_hyena import StripedHyena as StripedHyena
+from .convolution.tcn import TCN as TCN
+from .linear_attention.deltanet import DeltaNet as DeltaNet
+from .linear_attention.gated_deltanet import GatedDeltaNet as GatedDeltaNet
+from .linear_attention.gla import GatedLinearAttention as GatedLinearAttention
+from .linear_attention.kda import KimiDeltaAttention as KimiDeltaAttention
+from .recurrent.ema import EMA as EMA
+from .state_space.mamba import Mamba as Mamba
+from .state_space.mamba2 import Mamba2 as Mamba2
+from .state_space.s4 import S4 as S4
+from .state_space.s4d import S4D as S4D
 
 def load_all() -> list[ModuleType]: ...

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import seqconv
 import seqconv_kernels
-from seqconv.filters.modal import ModalFilter
-from seqconv.filters.pole_residue import PoleResidueFilter
-from seqconv.filters.s4 import S4Filter
-from seqconv.filters.s4d import S4DFilter
+from seqconv.filters.state_space.modal import ModalFilter
+from seqconv.filters.state_space.pole_residue import PoleResidueFilter
+from seqconv.filters.state_space.s4 import S4Filter
+from seqconv.filters.state_space.s4d import S4DFilter
 from seqconv_kernels._core.complex import as_complex
 
 

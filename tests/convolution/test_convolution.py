@@ -9,8 +9,8 @@ from seqconv.convolution.fractal import FractalState
 from seqconv.convolution.long_convolution import LongConvolution, convolve
 from seqconv.convolution.replacement import decode_smoothly, replace_filter
 from seqconv.convolution.smooth import SmoothState
-from seqconv.filters.hyena import HyenaFilter
-from seqconv.filters.modal import ModalFilter
+from seqconv.filters.implicit.hyena import HyenaFilter
+from seqconv.filters.state_space.modal import ModalFilter
 from tolerances import assert_near
 
 HYENA = {"order": 3, "num_heads": 2, "l_max": 24, "filter_order": 8}

@@ -13,14 +13,14 @@ from seqconv import create_mixer
 from seqconv.convolution.long_convolution import LongConvolution
 from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill_filter
-from seqconv.distill.certificate import _grid_factor, _grid_size, frequency_maximum
-from seqconv.distill.hankel import full_singular_values, leading_subspace
-from seqconv.distill.minimax import equalised
-from seqconv.distill.orthonormal import orthonormalise
-from seqconv.distill.poles import stable
-from seqconv.distill.second_order import from_poles, responses
-from seqconv.filters.modal import ModalFilter
-from seqconv.filters.s4d import S4DFilter
+from seqconv.distill.certificates.certificate import _grid_factor, _grid_size, frequency_maximum
+from seqconv.distill.certificates.hankel import full_singular_values, leading_subspace
+from seqconv.distill.fitting.minimax import equalised
+from seqconv.distill.fitting.orthonormal import orthonormalise
+from seqconv.distill.fitting.poles import stable
+from seqconv.distill.fitting.second_order import from_poles, responses
+from seqconv.filters.state_space.modal import ModalFilter
+from seqconv.filters.state_space.s4d import S4DFilter
 
 
 def exact_system(channels: int, length: int, pairs: int, reals: int) -> Tensor:

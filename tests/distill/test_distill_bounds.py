@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer
 from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill, distill_filter
-from seqconv.distill.hankel import hankel, leading_subspace
-from seqconv.distill.tail import taps_beyond
+from seqconv.distill.certificates.hankel import hankel, leading_subspace
+from seqconv.distill.certificates.tail import taps_beyond
 
 
 @pytest.mark.parametrize("name", ["ema", "hyena", "s4", "s4d", "sgconv", "striped_hyena"])

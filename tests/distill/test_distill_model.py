@@ -8,10 +8,10 @@ import torch
 from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer
 from seqconv.convolution.replacement import decode_smoothly, long_convolutions, modal_sizes, place_modal_filters
 from seqconv.distill import distill, distill_filter
-from seqconv.distill.budget import Choice, spend
-from seqconv.distill.second_order import coloured
-from seqconv.distill.sensitivity import sensitivities
-from seqconv.filters.modal import ModalFilter
+from seqconv.distill.certificates.budget import Choice, spend
+from seqconv.distill.fitting.second_order import coloured
+from seqconv.distill.fitting.sensitivity import sensitivities
+from seqconv.filters.state_space.modal import ModalFilter
 
 
 def mixer(name: str = "sgconv", **options):

@@ -9,7 +9,7 @@ from torch import Tensor
 from seqconv import Mixer, create_mixer, list_mixers
 from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill
-from seqconv.filters.modal import ModalFilter
+from seqconv.filters.state_space.modal import ModalFilter
 from seqconv.registry import mixer_entry
 
 D_MODEL, LENGTH = 8, 33

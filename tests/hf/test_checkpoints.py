@@ -11,7 +11,7 @@ from tiny import config, language_model, prompts
 from transformers import AutoModelForCausalLM
 
 from seqconv import SeqConvForCausalLM, SeqConvForSequenceClassification, SeqConvModel
-from seqconv.hf.atomic_save import written_whole
+from seqconv.hf.saving.atomic_save import written_whole
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tiny import config, language_model, prompts
 from transformers import AutoModel, AutoModelForCausalLM
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForSequenceClassification, SeqConvModel
-from seqconv.hf.remote import SOURCE
+from seqconv.hf.saving.remote import SOURCE
 from seqconv.hf.tokenizer import byte_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 options = {"trust_remote_code": True}
 assert AutoConfig.from_pretrained(FOLDER, **options).auto_map
 model = AutoModelForCausalLM.from_pretrained(FOLDER, **options)
-assert type(model).__module__ == "seqconv.hf.language"
+assert type(model).__module__ == "seqconv.hf.tasks.language"
 assert AutoModelForSequenceClassification.from_pretrained(FOLDER, num_labels=3, **options).num_labels == 3
 write = pipeline("text-generation", model=FOLDER, **options)
 print(repr(write("abc", max_new_tokens=4, do_sample=False, return_full_text=False)[0]["generated_text"]))

@@ -6,11 +6,7 @@ import pytest
 import torch
 from tiny import cases, config, label, language_model, left_padded, prompts
 
-from seqconv import (
-    SeqConvForSequenceClassification,
-    SeqConvModel,
-    list_mixers,
-)
+from seqconv import SeqConvForSequenceClassification, SeqConvModel, list_mixers
 
 CUTS = {0: [0, 3, 8], 1: [0, 5, 8]}
 """Where the packed sequences of each row begin and end."""

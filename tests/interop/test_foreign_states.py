@@ -7,10 +7,10 @@ from seqconv import create_mixer
 from seqconv.convolution.long_convolution import LongConvolution
 from seqconv.convolution.replacement import decode_smoothly, long_convolutions
 from seqconv.distill import distill, distill_filter
-from seqconv.filters.ema import EMAFilter
-from seqconv.filters.modal import ModalFilter
-from seqconv.filters.s4 import S4Filter
-from seqconv.filters.sgconv import SGConvFilter
+from seqconv.filters.explicit.sgconv import SGConvFilter
+from seqconv.filters.state_space.ema import EMAFilter
+from seqconv.filters.state_space.modal import ModalFilter
+from seqconv.filters.state_space.s4 import S4Filter
 
 
 def modal(channels: int = 3, order: int = 4, head: int = 1) -> ModalFilter:

@@ -8,7 +8,7 @@ from golden_cases import assert_close
 from scan_modules import ATOL, RTOL, check_layer, import_variant
 from seqconv import create_mixer
 from seqconv.interop import from_original
-from seqconv.interop.gla import NAMES, ORIGINAL
+from seqconv.interop.linear_attention.gla import NAMES, ORIGINAL
 from seqconv.layers.activations import ACTIVATIONS
 from tolerances import assert_near
 

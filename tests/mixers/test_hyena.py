@@ -9,7 +9,7 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import create_mixer
 from seqconv.convolution.blockwise import convolve_blocks, convolve_circular
-from seqconv.filters.hyena import HyenaFilter
+from seqconv.filters.implicit.hyena import HyenaFilter
 from seqconv.interop import from_original
 
 RTOL, ATOL = 1e-9, 1e-10

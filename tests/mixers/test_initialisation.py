@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from seqconv.filters.modal import ModalFilter
-from seqconv.filters.pole_residue import PoleResidueFilter
-from seqconv.filters.sgconv import SGConvFilter
+from seqconv.filters.explicit.sgconv import SGConvFilter
+from seqconv.filters.state_space.modal import ModalFilter
+from seqconv.filters.state_space.pole_residue import PoleResidueFilter
 from seqconv.vision import Hyena2d
 
 MODULES = {

@@ -8,7 +8,7 @@ from scan_modules import ATOL, RTOL, check_layer, import_variant, prefill_then_s
 from seqconv import create_mixer
 from seqconv.backbone import build_backbone
 from seqconv.interop import from_original
-from seqconv.interop.mamba import MAMBA, MAMBA_NAMES
+from seqconv.interop.state_space.mamba import MAMBA, MAMBA_NAMES
 from tolerances import assert_near
 
 FOLDER = "scan/mamba1_module"

@@ -9,7 +9,7 @@ from golden_cases import assert_close, check_gradients
 from scan_modules import ATOL, RTOL, check_layer, import_variant, prefill_then_step
 from seqconv import create_mixer
 from seqconv.interop import from_original
-from seqconv.interop.mamba import MAMBA2, MAMBA2_NAMES
+from seqconv.interop.state_space.mamba import MAMBA2, MAMBA2_NAMES
 from tolerances import assert_near
 
 FOLDER = "scan/mamba2_module"

@@ -7,7 +7,7 @@ from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import create_mixer
 from seqconv.attention import View
 from seqconv.interop import from_original
-from seqconv.mixers.mega import Mega
+from seqconv.mixers.attention.mega import Mega
 from tolerances import assert_near
 
 EMA_CASES = ["mega_ema", "mega_ema_bidirectional"]

@@ -7,11 +7,11 @@ import torch
 
 from golden_cases import load_case
 from seqconv import create_mixer
-from seqconv.filters.dense import DenseSSM, dense_response
-from seqconv.filters.hippo import nplr, rank_correction, transition
-from seqconv.filters.s4 import S4Filter, real_columns, real_rows
-from seqconv.filters.s4d import S4DFilter
-from seqconv.filters.ssm_init import DiagonalOptions, initial_ssm
+from seqconv.filters.explicit.dense import DenseSSM, dense_response
+from seqconv.filters.state_space.hippo import nplr, rank_correction, transition
+from seqconv.filters.state_space.s4 import S4Filter, real_columns, real_rows
+from seqconv.filters.state_space.s4d import S4DFilter
+from seqconv.filters.state_space.ssm_init import DiagonalOptions, initial_ssm
 from seqconv.filters.wrappers import TapDropout, TruncatedFilter
 from seqconv.options import with_defaults
 from tolerances import assert_near

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_case
-from seqconv.filters.hippo import nplr, rank_correction, transition
-from seqconv.filters.s4 import complex_rows, real_columns
+from seqconv.filters.state_space.hippo import nplr, rank_correction, transition
+from seqconv.filters.state_space.s4 import complex_rows, real_columns
 from seqconv.interop import from_original
 
 RTOL, ATOL = 1e-7, 1e-8

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import create_mixer
-from seqconv.filters.sgconv import SGConvFilter
+from seqconv.filters.explicit.sgconv import SGConvFilter
 from seqconv.interop import from_original
 
 RTOL, ATOL = 1e-9, 1e-10

@@ -6,10 +6,10 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import create_mixer
 from seqconv.blocks import BlockState
-from seqconv.filters.pole_residue import PoleResidueFilter
+from seqconv.filters.state_space.pole_residue import PoleResidueFilter
 from seqconv.interop import from_original
 from seqconv.layers.norms import create_norm
-from seqconv.mixers.striped_hyena import GatedModalConvolution
+from seqconv.mixers.convolution.striped_hyena import GatedModalConvolution
 
 RTOL, ATOL = 1e-9, 1e-10
 CASES = ["stripedhyena_filter", "stripedhyena_block"]

@@ -31,7 +31,7 @@ from .._core.operators import operator
 from .._core.triton_functions import TYPES
 from .._core.triton_support import on_device
 from .nodes import half_angle_nodes
-from .parts import (  # fmt: skip
+from .parts import (
     cauchy_gradients,
     empty_gradients,
     empty_resolvents,

@@ -7,7 +7,7 @@ from lra.models.build import build_model, parameter_groups
 from lra.recipes.catalog import PUBLISHED, create_recipe, differences
 from lra.recipes.published import _KEYS, FOLDER, published_settings, read_table
 from lra.tasks import create_task
-from seqconv.filters.state_space import StateSpaceFilter
+from seqconv.filters.state_space.state_space import StateSpaceFilter
 
 TABLES = [(mixer, task) for mixer in PUBLISHED for task in read_table(FOLDER / f"{mixer}.toml") if task not in _KEYS]
 EVERYWHERE = {

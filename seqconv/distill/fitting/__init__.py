@@ -1,0 +1,1 @@
+"""Fitting: poles and residues of a recurrence for a given impulse response."""

@@ -1,0 +1,1 @@
+"""Explicit filters: the taps, or kernels of several scales, are the parameters."""

@@ -1,0 +1,1 @@
+"""Implicit filters: networks of the position."""

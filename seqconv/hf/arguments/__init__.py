@@ -1,0 +1,1 @@
+"""Arguments of calls: packed sequences and what a call holds per token."""

@@ -1,0 +1,1 @@
+"""Models of one task each: language, classification, choices."""

@@ -1,0 +1,132 @@
+"""Language models: the next token, or the masked ones."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
+
+from seqconv_kernels._core.errors import argument_error
+
+from ..arguments.packed_arguments import packed_bounds
+from ..arguments.per_token import PerTokenModel
+from ..base import SeqConvPreTrainedModel
+from ..cache import SeqConvCache
+from ..configuration import SeqConvConfig
+from ..model import SeqConvModel
+from .heads import require_modality
+
+TIED = {"lm_head.weight": "model.embed_tokens.weight"}
+
+
+class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
+    """A causal language model.
+
+    Raises:
+        ValueError: a layer or a norm that is not causal.
+    """
+
+    _tied_weights_keys = TIED
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        require_modality(type(self).__name__, config, "text")
+        super().__init__(config)
+        self.model = SeqConvModel(config)
+        if not self.model.causal:
+            non_causal = [i for i, block in enumerate(self.model.backbone.layers) if not block.causal]
+            remedy = "take bidirectional=False and norms of single tokens, or SeqConvForMaskedLM"
+            raise argument_error(
+                type(self).__name__, f"layers {non_causal} that are not causal", "causal layers", remedy
+            )
+        with torch.device("meta"):
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: SeqConvCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits (batch, length, vocab_size) of the next tokens; other arguments and errors as ``SeqConvModel``.
+
+        Args:
+            labels: (batch, length), the tokens themselves, -100 where none counts; adds ``loss``, the mean
+                cross-entropy of the next tokens. No packed sequence predicts the first token of the one behind it.
+            logits_to_keep: compute only the last so many logits (0: all), or those at these positions.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        tokens = inputs_embeds if input_ids is None else input_ids
+        packing: dict[str, Any] = {"cu_seqlens": cu_seqlens, "position_ids": position_ids, "mask": attention_mask}
+        bounds = None
+        if tokens is not None and tokens.dim() > 1:
+            shape = (tokens.shape[0], tokens.shape[1])
+            bounds = packed_bounds(type(self).__name__, shape, arguments=kwargs, **packing)
+        inputs |= {"position_ids": position_ids, "cu_seqlens": bounds}
+        use_cache = False if labels is not None and use_cache is None else use_cache
+        asked: dict[str, Any] = {"use_cache": use_cache, "past_key_values": past_key_values}
+        asked |= {"output_hidden_states": output_hidden_states, "return_dict": True}
+        outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked, **kwargs))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(cast(Tensor, outputs.last_hidden_state)[:, kept])
+        loss = None
+        if labels is not None:
+            if bounds is not None:
+                starts = bounds[:-1].to(labels.device, torch.long)
+                labels = labels.flatten().index_fill(0, starts, -100).view(labels.shape)
+            count = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
+            loss = self._loss(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **count)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> Any:
+        """Make the cache that ``generate`` carries; states know the longest context, and can go back if they must."""
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            got = f"cache_implementation={generation_config.cache_implementation!r}"
+            raise argument_error(f"{type(self).__name__}.generate", got, "None: states have one form", "leave it out")
+        if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
+            return
+        cache = SeqConvCache(max_length=max_cache_length)
+        if generation_config.is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
+            cache.activate_past_recording()
+        model_kwargs["past_key_values"] = cache
+
+
+class SeqConvForMaskedLM(PerTokenModel):
+    """A language model of masked tokens; with ``bidirectional=True`` it depends on both sides."""
+
+    _tied_weights_keys = TIED
+    output_type = MaskedLMOutput
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        super().__init__(config)
+        with torch.device("meta"):
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def _output(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(hidden)
+        return logits

@@ -1,0 +1,1 @@
+"""Readers of attention layers of other projects."""

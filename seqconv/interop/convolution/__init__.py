@@ -1,0 +1,1 @@
+"""Readers of convolutional layers of other projects."""

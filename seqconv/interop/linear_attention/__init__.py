@@ -1,0 +1,1 @@
+"""Readers of linear attention layers of other projects."""

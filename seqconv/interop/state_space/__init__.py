@@ -1,0 +1,1 @@
+"""Readers of state space layers of other projects."""

@@ -1,0 +1,192 @@
+"""Multi-head attention: over everything, a sliding window or chunks; the baseline and the other half of hybrids.
+
+Equation, per head: ``o_t = sum_s softmax_s(R_t q_t · R_s k_s / √head_dim) v_s`` over the tokens s that t sees, R the
+rotation of :mod:`~seqconv.attention.rotary`; ``y = W_o concat(o)``. Groups of query heads may share keys and values;
+a short convolution may run over queries, keys and values first (Mamba-2 hybrids).
+
+Source: Vaswani et al. 2017 (arXiv 1706.03762); grouped heads: Ainslie et al. 2023 (arXiv 2305.13245).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error
+
+from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache, token_positions
+from ...attention.pattern import is_plain, visible
+from ...attention.rotary import rotate
+from ...layers.residual import check_probability
+from ...layers.short_convolution import ShortConvolution
+from ...mixer import Mixer
+from ...packing import zero_padding
+from ...registry import register
+from ...state import State, state_class
+from ...types import StateKind
+
+
+@state_class
+class ConvolvedState(State):
+    """Keys and values, and the last inputs of the short convolution, oldest first."""
+
+    cache: CacheState
+    conv: Tensor
+
+
+@register(
+    "attention",
+    examples=(
+        {"num_heads": 4, "num_kv_heads": 2, "qkv_bias": True},
+        {"num_heads": 2, "window": 7},
+        {"num_heads": 2, "attention_chunk_size": 5, "rotary": False},
+        {"num_heads": 2, "rotary_dim": 2, "d_conv": 3, "qkv_bias": True},
+        {"num_heads": 1, "bidirectional": True, "window": 6},
+        {"num_heads": 2, "bidirectional": True, "attention_chunk_size": 10},
+    ),
+)
+class Attention(Mixer):
+    """Multi-head attention through PyTorch's scaled_dot_product_attention.
+
+    Args:
+        d_model: width of inputs and outputs.
+        num_heads: heads of queries.
+        num_kv_heads: heads of keys and values; as many as ``num_heads`` by default.
+        head_dim: width of a head; ``d_model / num_heads`` by default.
+        rotary: rotate queries and keys to their positions; without, order is known from causality alone.
+        rotary_base: longest wavelength over 2π.
+        rotary_dim: channels of a head that rotate, the first ones; all by default.
+        d_conv: taps of a causal convolution over queries, keys and values; none by default.
+        qkv_bias: biases of the projections to queries, keys and values.
+        o_bias: bias of the output projection.
+        window: see only tokens fewer than ``window`` away.
+        attention_chunk_size: see only tokens of the same chunk.
+        bidirectional: see the future too.
+        dropout: of the attention weights.
+
+    Raises:
+        ValueError: heads that do not divide the width or each other, an odd head width with ``rotary``, a window
+            and chunks at once, sizes below 1.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        rotary: bool = True,
+        rotary_base: float = 10000.0,
+        rotary_dim: int | None = None,
+        d_conv: int | None = None,
+        qkv_bias: bool = False,
+        o_bias: bool = False,
+        window: int | None = None,
+        attention_chunk_size: int | None = None,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(d_model, causal=not bidirectional)
+        groups = num_heads if num_kv_heads is None else num_kv_heads
+        _check_heads(d_model, num_heads, groups, head_dim)
+        check_probability("attention dropout", dropout)
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, groups, head_dim or d_model // num_heads
+        self.rotary_dim = (rotary_dim or self.head_dim) if rotary else 0
+        self.rotary_base, self.dropout = rotary_base, dropout
+        _check_rotation(self.rotary_dim, self.head_dim, rotary_base)
+        self.pattern = Pattern(not bidirectional, window=window, chunk=attention_chunk_size)
+        channels = (num_heads + 2 * groups) * self.head_dim
+        self.qkv_proj = nn.Linear(d_model, channels, bias=qkv_bias)
+        self.conv1d = None if d_conv is None else ShortConvolution(channels, d_conv, activation=None)
+        self.o_proj = nn.Linear(num_heads * self.head_dim, d_model, bias=o_bias)
+
+    @property
+    def state_kind(self) -> StateKind:
+        """Bounded by the window or chunk; growing without one."""
+        if not self.causal:
+            return "none"
+        return "growing" if self.pattern.size is None else "window"
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        # Scores depend on distances alone: left padding may count in the positions that only rotate.
+        position = torch.arange(x.shape[1], device=x.device)[None]
+        qkv, _ = self._project(x, mask, None)
+        return self._merge(attend_in_blocks(*self._heads(qkv, position), mask, self.pattern, self._attend))
+
+    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
+        sizes = (self.num_kv_heads, self.head_dim)
+        cache = init_cache(batch_size, sizes, sizes, device, dtype)
+        return (
+            cache if self.conv1d is None else ConvolvedState(cache, self.conv1d.init_state(batch_size, device, dtype))
+        )
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        cache = state.cache if isinstance(state, ConvolvedState) else state
+        assert isinstance(cache, CacheState)
+        qkv, conv = self._project(x, mask, state.conv if isinstance(state, ConvolvedState) else None)
+        heads = self._heads(qkv, token_positions(cache, x.shape[1], mask))
+        attended, after = attend_from_cache(*heads, cache, mask, self.pattern, self._attend)
+        return self._merge(attended), after if conv is None else ConvolvedState(after, conv)
+
+    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        y, after = self._prefill(x_t[:, None], state, None)
+        return y[:, 0], after
+
+    def _project(self, x: Tensor, mask: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Queries, keys and values concatenated, and the last inputs of the convolution if there is one."""
+        qkv = self.qkv_proj(x)
+        if self.conv1d is None:
+            return qkv, None
+        convolved: tuple[Tensor, Tensor] = self.conv1d(zero_padding(qkv, mask), past)
+        return convolved
+
+    def _heads(self, qkv: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (batch, length, heads, head_dim) each."""
+        heads = qkv.unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
+        return self._rotate(q, position), self._rotate(k, position), v
+
+    def _rotate(self, heads: Tensor, position: Tensor) -> Tensor:
+        if self.rotary_dim == 0:
+            return heads
+        turned = rotate(heads[..., : self.rotary_dim], position, self.rotary_base)
+        return torch.cat([turned, heads[..., self.rotary_dim :]], dim=-1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        batch, blocks, queries = q.shape[:3]
+        plain, mask = is_plain(view), None
+        if not plain:
+            mask = visible(view).expand(batch, blocks, queries, k.shape[2]).flatten(0, 1)[:, None]
+        q, k, v = (t.to(q.dtype).flatten(0, 1).transpose(1, 2) for t in (q, k, v))
+        y: Tensor = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=plain and view.causal,
+            enable_gqa=self.num_kv_heads != self.num_heads,
+        )
+        heads: Tensor = y.transpose(1, 2).unflatten(0, (batch, blocks))
+        return heads
+
+    def _merge(self, heads: Tensor) -> Tensor:
+        y: Tensor = self.o_proj(heads.flatten(2))
+        return y
+
+
+def _check_heads(d_model: int, num_heads: int, groups: int, head_dim: int | None) -> None:
+    if min(num_heads, groups, head_dim or 1) < 1 or (head_dim is None and d_model % num_heads) or num_heads % groups:
+        widths = f"d_model={d_model}" if head_dim is None else f"head_dim={head_dim}"
+        got = f"num_heads={num_heads}, num_kv_heads={groups} for {widths}"
+        wanted = "num_heads that divide d_model or a head_dim, num_kv_heads that divide num_heads"
+        raise argument_error("attention mixer", got, wanted, "change the heads or the width")
+
+
+def _check_rotation(rotary_dim: int, head_dim: int, base: float) -> None:
+    if rotary_dim % 2 or rotary_dim > head_dim:
+        got = f"{rotary_dim} rotary channels in heads of width {head_dim}"
+        remedy = "change num_heads or rotary_dim, or set rotary=False"
+        raise argument_error("attention mixer", got, "an even width, at most that of a head", remedy)
+    if base <= 0:
+        raise argument_error("attention mixer", f"rotary_base={base}", "a positive number", "take 10000.0")

@@ -1,0 +1,1 @@
+"""Convolution mixers: short and long convolutions, implicit and explicit filters, gates."""

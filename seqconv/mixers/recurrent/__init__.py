@@ -1,0 +1,1 @@
+"""Recurrent mixers: moving averages, gated linear recurrences and sequential cells."""
