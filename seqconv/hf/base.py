@@ -15,6 +15,7 @@ from transformers import initialization as init
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ..attention.softmax import IMPLEMENTATIONS
 from ..parameters import restore_optimizer_options, wide_default_dtype
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
@@ -41,6 +42,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
     config_class = SeqConvConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
     _no_split_modules = ["Block"]  # noqa: RUF012  (transformers declares it so)
 
     def __init__(self, config: SeqConvConfig, *args: Any, **kwargs: Any) -> None:
@@ -128,6 +130,24 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             register_for(auto_class if isinstance(auto_class, str) else auto_class.__name__, cls.__name__)
             cls._auto_class = None
 
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, for the attention mixers among the layers.
+
+        Raises:
+            ValueError: an implementation other than ``"sdpa"`` and ``"eager"``.
+        """
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        use_attention(self, self.config._attn_implementation)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        if attn_implementation not in (None, *IMPLEMENTATIONS):
+            wanted = " or ".join(map(repr, IMPLEMENTATIONS))
+            remedy = "take one of them, or leave attn_implementation out"
+            raise argument_error(
+                type(self).__name__, f"attn_implementation={attn_implementation!r}", wanted, remedy
+            )
+        return attn_implementation or IMPLEMENTATIONS[0]
+
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict if return_dict is None else return_dict)
 
@@ -163,6 +183,13 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             raise argument_error(
                 _reading(type(self)), f"a checkpoint {' and '.join(found)}", "its own tensors alone", remedy
             )
+
+
+def use_attention(model: nn.Module, implementation: Any) -> None:
+    """Let all attention mixers of a model compute in one way."""
+    for module in model.modules():
+        if hasattr(type(module), "attn_implementation"):
+            cast(Any, module).attn_implementation = implementation
 
 
 def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:

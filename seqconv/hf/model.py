@@ -13,7 +13,7 @@ from ..layers.norms import create_norm
 from ..packing import check_mask, zero_padding
 from ..state import InitialState, call_with_state
 from .arguments.packed_arguments import packed_bounds
-from .base import SeqConvPreTrainedModel, check_arguments
+from .base import SeqConvPreTrainedModel, check_arguments, use_attention
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, positions_of
@@ -43,6 +43,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
             self.positions = PositionEmbedding(config)
             self.embedding_norm = create_norm(config.norm if config.embedding_norm else "none", config.hidden_size)
             self.backbone = make_backbone(config)
+        use_attention(self.backbone, config._attn_implementation)
         self.post_init()
 
     @property

@@ -8,14 +8,13 @@ Source: Vaswani et al. 2017 (arXiv 1706.03762); grouped heads: Ainslie et al. 20
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
 from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache, token_positions
-from ...attention.pattern import is_plain, visible
 from ...attention.rotary import rotate
+from ...attention.softmax import AttentionImplementation, softmax_attention
 from ...layers.residual import check_probability
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
@@ -45,7 +44,11 @@ class ConvolvedState(State):
     ),
 )
 class Attention(Mixer):
-    """Multi-head attention through PyTorch's scaled_dot_product_attention.
+    """Multi-head attention.
+
+    Attributes:
+        attn_implementation: ``"sdpa"`` (PyTorch's scaled_dot_product_attention) or ``"eager"``, which give the same;
+            models for transformers set it from their ``attn_implementation``.
 
     Args:
         d_model: width of inputs and outputs.
@@ -67,6 +70,8 @@ class Attention(Mixer):
         ValueError: heads that do not divide the width or each other, an odd head width with ``rotary``, a window
             and chunks at once, sizes below 1.
     """
+
+    attn_implementation: AttentionImplementation = "sdpa"
 
     def __init__(
         self,
@@ -153,22 +158,8 @@ class Attention(Mixer):
         return torch.cat([turned, heads[..., self.rotary_dim :]], dim=-1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
-        batch, blocks, queries = q.shape[:3]
-        plain, mask = is_plain(view), None
-        if not plain:
-            mask = visible(view).expand(batch, blocks, queries, k.shape[2]).flatten(0, 1)[:, None]
-        q, k, v = (t.to(q.dtype).flatten(0, 1).transpose(1, 2) for t in (q, k, v))
-        y: Tensor = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=plain and view.causal,
-            enable_gqa=self.num_kv_heads != self.num_heads,
-        )
-        heads: Tensor = y.transpose(1, 2).unflatten(0, (batch, blocks))
-        return heads
+        dropout = self.dropout if self.training else 0.0
+        return softmax_attention(q, k, v, view, dropout=dropout, implementation=self.attn_implementation)
 
     def _merge(self, heads: Tensor) -> Tensor:
         y: Tensor = self.o_proj(heads.flatten(2))
