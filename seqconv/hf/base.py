@@ -24,17 +24,6 @@ from .saving.atomic_save import written_whole
 from .saving.model_card import write_model_card
 from .saving.remote import register_for
 
-WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
-    "num_items_in_batch": lambda value: True,  # read by the losses
-    "cache_position": lambda value: True,  # the cache counts its tokens itself
-    "return_loss": lambda value: True,  # losses are computed where labels are given
-    "tokenizer": lambda value: True,  # generate hands its tokenizers on to the model
-    "assistant_tokenizer": lambda value: True,
-    "token_type_ids": lambda value: not bool(value.any()),
-    "output_attentions": lambda value: not value,
-}
-"""Arguments that trainers, collators and pipelines pass along, and for which values nothing is to be done."""
-
 
 class SeqConvPreTrainedModel(PreTrainedModel):
     """Base of the seqconv models."""
@@ -143,9 +132,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         if attn_implementation not in (None, *IMPLEMENTATIONS):
             wanted = " or ".join(map(repr, IMPLEMENTATIONS))
             remedy = "take one of them, or leave attn_implementation out"
-            raise argument_error(
-                type(self).__name__, f"attn_implementation={attn_implementation!r}", wanted, remedy
-            )
+            raise argument_error(type(self).__name__, f"attn_implementation={attn_implementation!r}", wanted, remedy)
         return attn_implementation or IMPLEMENTATIONS[0]
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
@@ -190,37 +177,6 @@ def use_attention(model: nn.Module, implementation: Any) -> None:
     for module in model.modules():
         if hasattr(type(module), "attn_implementation"):
             cast(Any, module).attn_implementation = implementation
-
-
-def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
-    """Raise for arguments that a model does not know, or would have to do something about.
-
-    Raises:
-        ValueError: unknown argument (the nearest are named), token types, attention weights.
-    """
-    known = ("input_ids", "attention_mask", "inputs_embeds", "position_ids", "past_key_values", "labels", "use_cache")
-    for name, value in arguments.items():
-        if name in known:
-            wanted = "an argument that this model takes"
-            remedy = "leave it out, or take the model class whose head uses it"
-            raise argument_error(model, f"argument {name!r}", wanted, remedy)
-        if name not in WITHOUT_EFFECT:
-            raise unknown_name(model, "argument", name, known)
-        if value is not None and not WITHOUT_EFFECT[name](value):
-            remedy = f"leave {name} out: these models have neither token types nor attention weights to return"
-            raise argument_error(model, f"{name} that would change the result", "none", remedy)
-
-
-def reads_whole_sequences(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a model that carries no state, without what says that there is none.
-
-    Raises:
-        ValueError: a cache was passed.
-    """
-    if arguments.get("past_key_values") is not None:
-        got, wanted = "past_key_values", "whole sequences: this model carries no state"
-        raise argument_error(model, got, wanted, "leave it out, or take SeqConvForCausalLM or SeqConvModel")
-    return {name: value for name, value in arguments.items() if name not in ("past_key_values", "use_cache")}
 
 
 @contextmanager

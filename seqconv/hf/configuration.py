@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..backbone import parse_layer
 from ..blocks import Block
 from ..registry import check_mixer_options
+from .arguments.checks import MAIN_INPUT
 from .saving.remote import auto_map, write_module
 
 MODALITIES = ("text", "image", "audio")
@@ -217,6 +218,12 @@ class SeqConvConfig(PreTrainedConfig):
     def block_options(self) -> dict[str, Any]:
         """What every block takes over from this configuration."""
         return {name: getattr(self, name) for name in BLOCK_OPTIONS}
+
+    @property
+    def main_input_name(self) -> str:
+        """The argument that models of this configuration read."""
+        features = self.modality == "audio" and self.audio_input == "features"
+        return "input_features" if features else MAIN_INPUT[self.modality or "text"]
 
     @property
     def num_patches(self) -> int:

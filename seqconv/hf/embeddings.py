@@ -67,10 +67,12 @@ class FrameEmbedding(nn.Module):
         input_values = input_values.to(self.projection.weight.dtype)
         if not self.waveform:
             if input_values.dim() != 3 or input_values.shape[-1] != self.width:
-                raise self._refuse(input_values, f"(batch, frames, {self.width})", "set num_audio_features")
+                raise self._shape_error(
+                    input_values, f"(batch, frames, {self.width})", "set num_audio_features, or transpose them"
+                )
             return self.projection(input_values), mask
         if input_values.dim() != 2:
-            raise self._refuse(input_values, "(batch, samples)", "set audio_input='features' for features")
+            raise self._shape_error(input_values, "(batch, samples)", "set audio_input='features' for features")
         if mask is not None and bool((mask.any(1) & ~mask[:, 0]).any()):
             remedy = "pad on the right (feature_extractor.padding_side = 'right')"
             raise argument_error(
@@ -83,7 +85,7 @@ class FrameEmbedding(nn.Module):
             mask = torch.arange(frames.shape[1], device=mask.device) < count[:, None]
         return self.projection(frames), mask
 
-    def _refuse(self, got: Tensor, wanted: str, remedy: str) -> ValueError:
+    def _shape_error(self, got: Tensor, wanted: str, remedy: str) -> ValueError:
         return argument_error("FrameEmbedding", f"input_values of shape {tuple(got.shape)}", wanted, remedy)
 
 

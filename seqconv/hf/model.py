@@ -12,14 +12,13 @@ from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask, zero_padding
 from ..state import InitialState, call_with_state
+from .arguments.checks import HOLDS, check_arguments, wrong_input
 from .arguments.packed_arguments import packed_bounds
-from .base import SeqConvPreTrainedModel, check_arguments, use_attention
+from .base import SeqConvPreTrainedModel, use_attention
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
 from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, positions_of
 from .initialization import make_backbone
-
-MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
 
 
 class SeqConvModel(SeqConvPreTrainedModel):
@@ -32,7 +31,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
     def __init__(self, config: SeqConvConfig) -> None:
         config.modality = config.modality or "text"
         super().__init__(config)
-        self.main_input_name = MAIN_INPUT[config.modality]
+        self.main_input_name = config.main_input_name
         with torch.device("meta"):  # post_init gives memory and values
             if config.modality == "text":
                 self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -58,18 +57,17 @@ class SeqConvModel(SeqConvPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Embeddings (batch, length, d_model) without positions, and the mask of their tokens.
 
         Raises:
             ValueError: none or several inputs, an input of another modality, token ids outside the vocabulary.
         """
-        given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
-        named = [n for n, value in {**given, "inputs_embeds": inputs_embeds}.items() if value is not None]
-        wanted = f"{self.main_input_name} or inputs_embeds"
-        if len(named) != 1 or named[0] not in (self.main_input_name, "inputs_embeds"):
-            remedy = f"pass one of them; config.modality is {self.config.modality!r}"
-            raise argument_error(type(self).__name__, " and ".join(named) or "no input", wanted, remedy)
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
+        given |= {"input_values": input_values, "input_features": input_features}
+        self._check_inputs([name for name, value in given.items() if value is not None])
+        input_values = input_features if input_values is None else input_values
         mask = None if attention_mask is None else self._check_mask(attention_mask)
         if inputs_embeds is not None:
             return inputs_embeds, mask
@@ -82,6 +80,17 @@ class SeqConvModel(SeqConvPreTrainedModel):
         self._check_ids(input_ids)
         return self.embed_tokens(input_ids), mask
 
+    def _check_inputs(self, named: list[str]) -> None:
+        modality = self.config.modality
+        features = modality == "audio" and self.config.audio_input == "features"
+        for name in named:
+            if (name in HOLDS and HOLDS[name][0] != modality) or (name == "input_features" and not features):
+                raise wrong_input(type(self).__name__, name, modality)
+        if len(named) != 1:
+            wanted = f"{self.main_input_name} or inputs_embeds"
+            remedy = f"pass one of them; config.modality is {modality!r}"
+            raise argument_error(type(self).__name__, " and ".join(named) or "no input", wanted, remedy)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -91,6 +100,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
         output_hidden_states: bool | None = None,
@@ -100,7 +110,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         """Hidden states of all tokens.
 
         Args:
-            input_ids, pixel_values, input_values, inputs_embeds: one of them.
+            input_ids, pixel_values, input_values, input_features, inputs_embeds: one of them.
             attention_mask: 1 at real tokens, (batch, length), or with what the cache has seen in front.
             position_ids: for positions added to the embeddings; where they start again at 0, a packed sequence begins.
             past_key_values: state to continue from, as an earlier call returned it.
@@ -114,11 +124,11 @@ class SeqConvModel(SeqConvPreTrainedModel):
             ValueError: inputs that do not fit together; a state asked of a model that has none, or behind padding
                 on the right.
         """
-        x, mask = self.embed(input_ids, attention_mask, inputs_embeds, pixel_values, input_values)
+        x, mask = self.embed(input_ids, attention_mask, inputs_embeds, pixel_values, input_values, input_features)
         rows, length = x.shape[:2]
         packing: dict[str, Any] = {"cu_seqlens": cu_seqlens, "position_ids": position_ids, "mask": mask}
         bounds = packed_bounds(type(self).__name__, (rows, length), arguments=kwargs, **packing)
-        check_arguments(type(self).__name__, kwargs)
+        check_arguments(type(self).__name__, kwargs, self.config.modality)
         cache = self._cache(past_key_values, use_cache, mask, bounds)
         mask, whole = self._split_mask(mask, x, cache)
         if position_ids is None:
@@ -185,7 +195,10 @@ class SeqConvModel(SeqConvPreTrainedModel):
             remedy = "pad prompts on the left (tokenizer.padding_side = 'left'), or pass use_cache=False"
             raise argument_error(name, "padding on the right with use_cache", "padding on the left only", remedy)
         wants = "a causal text model and no packed sequences: only those have a state"
-        raise argument_error(name, "use_cache=True", wants, "pass use_cache=False")
+        got, remedy = "use_cache=True", "pass use_cache=False"
+        if cache is not None:
+            got, remedy = "past_key_values", "leave it out: pass whole sequences"
+        raise argument_error(name, got, wants, remedy)
 
     def _split_mask(
         self, mask: Tensor | None, x: Tensor, cache: SeqConvCache | None

@@ -1,1 +1,1 @@
-"""Arguments of calls: packed sequences and what a call holds per token."""
+"""Arguments of calls: which are known, and which say where packed sequences begin."""

@@ -6,10 +6,11 @@ from typing import Any, cast
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput, TokenClassifierOutput
 
-from ..base import SeqConvPreTrainedModel, reads_whole_sequences
+from ..arguments.checks import state_arguments
+from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
 from ..model import SeqConvModel
-from ..tasks.heads import require_modality
+from .heads import require_modality
 
 
 class PerTokenModel(SeqConvPreTrainedModel):
@@ -44,10 +45,10 @@ class PerTokenModel(SeqConvPreTrainedModel):
             labels: (batch, length), -100 where none counts (for a masked language model: where nothing is masked);
                 adds ``loss``.
         """
-        kwargs = reads_whole_sequences(type(self).__name__, kwargs)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs |= {"position_ids": position_ids, "cu_seqlens": cu_seqlens}
-        asked = {"use_cache": False, "output_hidden_states": output_hidden_states, "return_dict": True}
+        inputs |= state_arguments(kwargs)
+        asked = {"output_hidden_states": output_hidden_states, "return_dict": True}
         outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked, **kwargs))
         logits, loss = self._output(cast(Tensor, outputs.last_hidden_state)), None
         if labels is not None:

@@ -12,7 +12,8 @@ from transformers.modeling_outputs import (
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..base import SeqConvPreTrainedModel, check_arguments, reads_whole_sequences
+from ..arguments.checks import check_arguments, state_arguments
+from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
 from ..model import SeqConvModel
 from .heads import Pooling, require_modality
@@ -47,8 +48,8 @@ class SeqConvForQuestionAnswering(SeqConvPreTrainedModel):
                 there is none; add ``loss``.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
-        inputs |= {"position_ids": position_ids, **reads_whole_sequences(type(self).__name__, kwargs)}
-        asked = {"use_cache": False, "output_hidden_states": output_hidden_states, "return_dict": True}
+        inputs |= {"position_ids": position_ids, **state_arguments(kwargs), **kwargs}
+        asked = {"output_hidden_states": output_hidden_states, "return_dict": True}
         outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked))
         start, end = self.qa_outputs(cast(Tensor, outputs.last_hidden_state)).unbind(-1)
         loss = None
@@ -76,6 +77,7 @@ class SeqConvForMultipleChoice(SeqConvPreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
@@ -87,17 +89,23 @@ class SeqConvForMultipleChoice(SeqConvPreTrainedModel):
             labels: the right choice, (batch,); adds ``loss``.
         """
         name = type(self).__name__
-        check_arguments(name, reads_whole_sequences(name, kwargs))
+        if state_arguments(kwargs)["use_cache"]:
+            got, wanted = "past_key_values", "whole texts: choices are read from their beginning"
+            raise argument_error(name, got, wanted, "leave it out")
+        check_arguments(name, kwargs, self.config.modality)
         given = inputs_embeds if input_ids is None else input_ids
         if given is not None and given.ndim != (4 if input_ids is None else 3):
             wanted = "texts of shape (batch, choices, length)"
             raise argument_error(
                 name, f"a tensor of shape {tuple(given.shape)}", wanted, "stack the choices of each row"
             )
-        flat = [None if t is None else t.flatten(0, 1) for t in (input_ids, attention_mask, inputs_embeds)]
+        flat = [
+            None if t is None else t.flatten(0, 1) for t in (input_ids, attention_mask, inputs_embeds, position_ids)
+        ]
         x, mask = self.model.embed(input_ids=flat[0], attention_mask=flat[1], inputs_embeds=flat[2])
-        x, mask = self.pooling.insert(x, mask)
-        outputs = self.model(inputs_embeds=x, attention_mask=mask, use_cache=False, return_dict=True)
+        x, mask, positions = self.pooling.insert(x, mask, flat[3])
+        inputs = {"inputs_embeds": x, "attention_mask": mask, "position_ids": positions}
+        outputs = self.model(**inputs, use_cache=False, return_dict=True)
         logits = self.classifier(self.pooling(outputs.last_hidden_state, mask))
         logits = logits.reshape(cast(Tensor, given).shape[:2])
         loss = None if labels is None else F.cross_entropy(logits, labels)

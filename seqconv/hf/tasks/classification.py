@@ -8,15 +8,17 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     ImageClassifierOutput,
     SequenceClassifierOutput,
+    SequenceClassifierOutputWithPast,
 )
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..arguments.per_token import PerTokenModel
-from ..base import SeqConvPreTrainedModel, check_arguments, reads_whole_sequences
+from ..arguments.checks import check_arguments
+from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
-from ..model import MAIN_INPUT, SeqConvModel
+from ..model import SeqConvModel
 from .heads import Classifier, Pooling, real_tokens, require_modality
+from .per_token import PerTokenModel
 
 
 class _PooledClassifier(SeqConvPreTrainedModel):
@@ -28,6 +30,7 @@ class _PooledClassifier(SeqConvPreTrainedModel):
     def __init__(self, config: SeqConvConfig) -> None:
         require_modality(type(self).__name__, config, self.modality)
         super().__init__(config)
+        self.main_input_name = config.main_input_name
         self.num_labels = config.num_labels
         self.model = SeqConvModel(config)
         with torch.device("meta"):
@@ -42,31 +45,35 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         output_hidden_states: bool | None,
         arguments: dict[str, Any],
     ) -> dict[str, Any]:
-        arguments = reads_whole_sequences(type(self).__name__, arguments)
+        cache, use_cache = self._state(arguments.pop("past_key_values", None), arguments.pop("use_cache", None))
         position_ids = arguments.pop("position_ids", None)
-        check_arguments(type(self).__name__, arguments)
+        check_arguments(type(self).__name__, arguments, self.modality)
         self._check_positions(position_ids, attention_mask)
         ids, pad = inputs.get("input_ids"), self.config.pad_token_id
         if attention_mask is None and ids is not None and pad is not None and self.config.pooling == "last":
             attention_mask = real_tokens(ids, pad)  # as transformers' own classifiers of the last token do
         x, mask = self.model.embed(attention_mask=attention_mask, **inputs)
-        x, mask = self.pooling.insert(x, mask)
-        outputs = cast(
-            BaseModelOutputWithPast,
-            self.model(
-                inputs_embeds=x,
-                attention_mask=mask,
-                position_ids=position_ids,
-                use_cache=False,
-                output_hidden_states=output_hidden_states,
-                return_dict=True,
-            ),
-        )
-        logits = self.classifier(self.pooling(outputs.last_hidden_state, mask))
+        x, mask, position_ids = self.pooling.insert(x, mask, position_ids)
+        call: dict[str, Any] = {"inputs_embeds": x, "attention_mask": mask, "position_ids": position_ids}
+        call |= {"past_key_values": cache, "use_cache": use_cache, "output_hidden_states": output_hidden_states}
+        outputs = cast(BaseModelOutputWithPast, self.model(**call, return_dict=True))
+        new = None if mask is None else mask[:, -x.shape[1] :]
+        logits = self.classifier(self.pooling(outputs.last_hidden_state, new))
         loss = None
         if labels is not None:
             loss = self._loss(labels=labels, pooled_logits=logits, config=self.config)
-        return {"loss": loss, "logits": logits, "hidden_states": outputs.hidden_states}
+        found = {"loss": loss, "logits": logits, "hidden_states": outputs.hidden_states}
+        return found | ({} if outputs.past_key_values is None else {"past_key_values": outputs.past_key_values})
+
+    def _state(self, cache: Any, use_cache: bool | None) -> tuple[Any, bool | None]:
+        """The cache to continue from and whether the model returns one: where the last token is classified."""
+        if cache is not None and self.config.pooling != "last":
+            got = f"past_key_values with pooling={self.config.pooling!r}"
+            remedy = "leave it out: pass whole sequences"
+            raise argument_error(type(self).__name__, got, "pooling='last', the only one of new tokens alone", remedy)
+        if cache is not None:
+            return cache, True
+        return None, None if use_cache and self.config.pooling == "last" else False
 
     def _check_positions(self, positions: Tensor | None, mask: Tensor | None) -> None:
         if positions is None:
@@ -74,8 +81,8 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         starts = positions[:, 1:] == 0
         if mask is not None and mask.shape[-1] == positions.shape[-1]:
             starts = starts & mask[:, 1:].bool() & mask[:, :-1].bool()
-        if self.config.pooling == "cls" or bool(starts.any()):
-            got = "position_ids that start again at 0, or with pooling='cls'"
+        if bool(starts.any()):
+            got = "position_ids that start again at 0"
             remedy = "leave position_ids out; classify packed sequences one by one"
             raise argument_error(type(self).__name__, got, "one sequence per row", remedy)
 
@@ -94,17 +101,20 @@ class SeqConvForSequenceClassification(_PooledClassifier):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+    ) -> SequenceClassifierOutput | SequenceClassifierOutputWithPast | tuple[Any, ...]:
         """Logits (batch, num_labels); other arguments and errors as ``SeqConvModel``.
+
+        A causal classifier with ``pooling="last"`` continues from ``past_key_values`` and returns the state with
+        ``use_cache=True``.
 
         Args:
             labels: classes (batch,), or for ``problem_type`` "regression" numbers and for
                 "multi_label_classification" 0 and 1, (batch, num_labels); adds ``loss``.
         """
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
-        output = SequenceClassifierOutput(
-            **self._classify(inputs, attention_mask, labels, output_hidden_states, kwargs)
-        )
+        found = self._classify(inputs, attention_mask, labels, output_hidden_states, kwargs)
+        kind = SequenceClassifierOutputWithPast if "past_key_values" in found else SequenceClassifierOutput
+        output = kind(**found)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
 
@@ -112,7 +122,6 @@ class SeqConvForImageClassification(_PooledClassifier):
     """A classifier of images, read patch by patch or pixel by pixel."""
 
     modality = "image"
-    main_input_name = MAIN_INPUT["image"]
 
     def forward(
         self,
@@ -132,19 +141,26 @@ class SeqConvForAudioClassification(_PooledClassifier):
     """A classifier of sound: of waveforms or of features."""
 
     modality = "audio"
-    main_input_name = MAIN_INPUT["audio"]
 
     def forward(
         self,
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
-        """Logits (batch, num_labels) of ``input_values`` (batch, samples) or (batch, frames, features)."""
-        inputs = {"input_values": input_values}
+        """Logits (batch, num_labels) of waveforms or features of sound.
+
+        Args:
+            input_values: (batch, samples).
+            input_features: (batch, frames, features); some extractors call them ``input_values``, which works too.
+            attention_mask: 1 at real samples, or at real frames.
+            labels: as those of ``SeqConvForSequenceClassification``.
+        """
+        inputs = {"input_values": input_values, "input_features": input_features}
         output = SequenceClassifierOutput(
             **self._classify(inputs, attention_mask, labels, output_hidden_states, kwargs)
         )

@@ -39,20 +39,32 @@ class Pooling(nn.Module):
             self.token = nn.Embedding(1, config.hidden_size)
 
     def insert(
-        self, x: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"] | None
-    ) -> tuple[Float[Tensor, "batch longer d_model"], Bool[Tensor, "batch longer"] | None]:
-        """The sequence with the learned token among its real tokens, if there is one."""
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        mask: Bool[Tensor, "batch length"] | None,
+        positions: Int[Tensor, "rows length"] | None = None,
+    ) -> tuple[
+        Float[Tensor, "batch longer d_model"],
+        Bool[Tensor, "batch longer"] | None,
+        Int[Tensor, "any_rows longer"] | None,
+    ]:
+        """The sequence with the learned token among its real tokens, if there is one, and the positions of all."""
         if self.kind != "cls":
-            return x, mask
+            return x, mask, positions
         batch, length, d_model = x.shape
         real = torch.ones(batch, length, dtype=torch.bool, device=x.device) if mask is None else mask
-        at = self._cls_index(*_run(real))[:, None]
+        start, count = _run(real)
+        at = self._cls_index(start, count)[:, None]
         source = torch.arange(length + 1, device=x.device)[None].expand(batch, -1)
         kept = (source - (source > at).long()).clamp(max=length - 1)
         longer = x.gather(1, kept[..., None].expand(-1, -1, d_model))
         token = self.token.weight[0].to(x.dtype)
         longer = torch.where((source == at)[..., None], token, longer)
-        return longer, None if mask is None else mask.gather(1, kept) | (source == at)
+        if positions is not None:  # the token stands at the position after the one before it; later ones move by one
+            positions = positions.expand(batch, -1)
+            own = positions.gather(1, torch.maximum(at - 1, start[:, None])) + (at > start[:, None])
+            positions = torch.where(source == at, own, positions.gather(1, kept) + (source > at))
+        return longer, None if mask is None else mask.gather(1, kept) | (source == at), positions
 
     def forward(
         self, x: Float[Tensor, "batch length d_model"], mask: Bool[Tensor, "batch length"] | None

@@ -11,12 +11,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from seqconv_kernels._core.errors import argument_error
 
 from ..arguments.packed_arguments import packed_bounds
-from ..arguments.per_token import PerTokenModel
 from ..base import SeqConvPreTrainedModel
 from ..cache import SeqConvCache
 from ..configuration import SeqConvConfig
 from ..model import SeqConvModel
 from .heads import require_modality
+from .per_token import PerTokenModel
 
 TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 
