@@ -28,7 +28,7 @@ from seqconv import (
 )
 from seqconv.hf.cache import SeqConvCache
 from seqconv.hf.tokenizer import byte_tokenizer
-from seqconv.mixers.attention import Attention
+from seqconv.mixers.attention.attention import Attention
 from seqconv.registry import mixer_entry
 
 STATELESS = (
@@ -107,7 +107,7 @@ def test_inputs_of_another_modality_are_named(modality, kind):
     own = next(iter(INPUTS[modality].items()))
     for other in INPUTS.keys() - {modality}:
         for name, value in INPUTS[other].items():
-            message = rf"{name}, which holds .*config.modality is '{modality}'.*Remedy: pass what an? .*={other!r}"
+            message = rf"received {name}; wanted .*config.modality is '{modality}'.*Remedy: pass what an? .*={other!r}"
             for also in ({}, dict([own])):
                 with pytest.raises(ValueError, match=message):
                     model(**{name: value}, **also)

@@ -71,8 +71,8 @@ def wrong_input(model: str, name: str, modality: str) -> ValueError:
         remedy = "pass waveforms, or set audio_input='features' in the configuration"
     else:
         wanted = f"{MAIN_INPUT[modality]} or inputs_embeds: config.modality is {modality!r}"
-        remedy = f"{READER[modality]}, or take a model whose configuration has modality={reads!r}"
-    return argument_error(model, f"{name}, which holds {holds}", wanted, remedy)
+        remedy = f"{READER[modality]}; {name} holds {holds}: take a model whose configuration has modality={reads!r}"
+    return argument_error(model, name, wanted, remedy)
 
 
 def state_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
