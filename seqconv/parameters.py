@@ -7,7 +7,8 @@ that holds such parameters is a :class:`KeepFloat32`: they stay in float32 at le
 
 **Optimiser.** :func:`set_optimizer_options` marks parameters as the originals' training code does, by
 ``parameter._optim = {"lr": ..., "weight_decay": ...}`` (state-spaces/s4) and ``parameter._no_weight_decay = True``
-(state-spaces/mamba), which PyTorch trainers read; :func:`parameter_groups` makes the optimiser's groups from them.
+(state-spaces/mamba), which PyTorch trainers read; transformers' ``Trainer`` is told by
+:mod:`~seqconv.weight_decay`, and :func:`parameter_groups` makes the optimiser's groups from them.
 The module remembers the marks by name, for code that replaces a parameter by a new one loses its attributes:
 :func:`restore_optimizer_options` sets them again.
 """
@@ -23,9 +24,12 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from .weight_decay import honour_marks
+
 __all__ = [
     "KeepFloat32",
     "kept_parameters",
+    "mark_vectors",
     "parameter_groups",
     "register_tensor",
     "restore_optimizer_options",
@@ -74,13 +78,14 @@ class KeepFloat32(nn.Module):
         self._found = (attrgetter(name), kept)
         return parameter, kept
 
-    def children(self) -> Iterator[nn.Module]:
-        """As in ``nn.Module``; FSDP calls it before it groups parameters, and is then told which are apart."""
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """As in ``nn.Module``; FSDP and trainers, which call it before they group parameters, are told of the marks."""
         if "torch.distributed.fsdp" in sys.modules:
             from .fsdp import keep_float32_groups
 
             keep_float32_groups()
-        return super().children()
+        honour_marks()
+        return super().named_children()
 
     def _apply(self: KeepFloat32T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeepFloat32T:
         kept = self._kept()
@@ -152,8 +157,21 @@ def set_optimizer_options(
     restore_optimizer_options(module)
 
 
+def mark_vectors(model: nn.Module) -> None:
+    """Mark parameters of fewer than two axes in seqconv's modules (gains, skip connections) as not decaying.
+
+    While they have that shape: sharding may lay out others as vectors.
+    """
+    for module in model.modules():
+        if type(module).__module__.startswith("seqconv."):
+            vectors = (name for name, p in module._parameters.items() if p is not None and p.dim() < 2)
+            marks = module.__dict__.get("_optimizer_options", {})
+            set_optimizer_options(module, *(name for name in vectors if name not in marks), weight_decay=0.0)
+
+
 def restore_optimizer_options(model: nn.Module) -> None:
     """Mark all parameters of a model again, after loading or sharding has replaced them by new ones."""
+    honour_marks()
     for module in model.modules():
         for name, options in module.__dict__.get("_optimizer_options", {}).items():
             parameter: Any = getattr(module, name)

@@ -26,6 +26,7 @@ from ..layers.residual import Dropout, check_probability
 from ..mixer import Mixer
 from ..options import Default, with_defaults
 from ..packing import zero_padding
+from ..parameters import set_optimizer_options
 from ..state import State, state_class
 from ..types import StateKind
 from .bias import create_bias
@@ -129,6 +130,7 @@ class GatedAttention(Mixer):
         self.mx_proj = nn.Linear(d_model, 2 * d_model + d_k + d_v if gates else d_k)
         self.h_proj = nn.Linear(d_v, d_model)
         self.qk_scale, self.qk_shift = (nn.Parameter(torch.empty(2, d_k)) for _ in range(2))
+        set_optimizer_options(self, "qk_scale", "qk_shift", weight_decay=0.0)
         reach = o["max_positions"] if attention_chunk_size is None else attention_chunk_size
         self.rel_pos_bias = create_bias(o["position_bias"], d_k, reach, float32_table=float32_table)
         self.dropout = Dropout(o["dropout"], tied=o["tie_dropout"])

@@ -16,7 +16,8 @@ from transformers import initialization as init
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..attention.softmax import IMPLEMENTATIONS
-from ..parameters import restore_optimizer_options, wide_default_dtype
+from ..parameters import mark_vectors, restore_optimizer_options, wide_default_dtype
+from ..weight_decay import honour_marks
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
 from .initialization import is_part_of_backbone, materialize, reset_what_was_not_loaded
@@ -42,7 +43,13 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         """As in transformers; first gives memory to what was built on the meta device, and then values."""
         materialize(self)
         super().post_init()
+        mark_vectors(self)
         restore_optimizer_options(self)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """As in ``nn.Module``; a ``Trainer`` that collects parameters to decay is told which are marked not to."""
+        honour_marks()
+        return super().named_children()
 
     def initialize_weights(self) -> None:
         """As in transformers, computed in float32 whatever the parameters are."""

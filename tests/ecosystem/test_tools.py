@@ -8,6 +8,7 @@ import os
 
 import pytest
 import torch
+import transformers
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForSequenceClassification, SeqConvModel
 from seqconv.hf.tokenizer import byte_tokenizer
@@ -68,6 +69,18 @@ def arguments(kind, folder, **options):
     """Options of a trainer of trl: two steps on the processor."""
     quiet = {"output_dir": str(folder), "report_to": [], "use_cpu": True, "bf16": False, "max_steps": 2}
     return kind(**quiet, per_device_train_batch_size=2, **options)
+
+
+@every_mixer
+def test_peft_in_the_default_trainer_decays_the_weights_alone(mixer, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(build(mixer), peft.LoraConfig(target_modules="all-linear", r=2)).requires_grad_()
+    settings = transformers.TrainingArguments(str(tmp_path), weight_decay=0.1, report_to=[], use_cpu=True)
+    groups = transformers.Trainer(model, settings).create_optimizer().param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    names = [name for name, p in model.named_parameters() if id(p) in decayed]
+    assert any("lora_A" in name or "out_proj" in name for name in names)
+    assert not [n for n in names if n.endswith(("A_log", "dt_bias", "inv_dt", "A_real", "A_imag", "frequency", "bias"))]
 
 
 @pytest.mark.parametrize("mixer", ["mamba", "hyena"])

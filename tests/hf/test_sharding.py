@@ -11,6 +11,8 @@ from tiny import causal_mixers, language_model, prompts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import trainer_pt_utils
 
 from seqconv import fsdp
 from seqconv.mixer import Mixer
@@ -119,6 +121,16 @@ def test_states_are_not_rounded_by_mixed_precision(mixer, mesh):
     kinds = [[leaf.tensor.dtype for leaf in state._leaves()] for state in (want_state, got_state)]
     assert kinds[0] == kinds[1]
     assert_near(got.float(), want.float(), dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "s4", "mega"])
+@pytest.mark.parametrize("wrap", [shard, lambda model, mesh: DistributedDataParallel(model)], ids=["fsdp2", "ddp"])
+def test_the_trainer_decays_the_same_parameters_of_wrapped_models(mixer, wrap, mesh):
+    rules = ([torch.nn.LayerNorm], ["bias", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"])
+    want = trainer_pt_utils.get_parameter_names(language_model(mixer, mlp="swiglu"), *rules)
+    model = wrap(language_model(mixer, mlp="swiglu"), mesh)
+    assert [name.removeprefix("module.") for name in trainer_pt_utils.get_parameter_names(model, *rules)] == want
+    assert not [name for name in want if name.endswith(("A_log", "inv_dt", "A_real", "alpha", "qk_scale"))]
 
 
 def test_two_processes_train_as_one(tmp_path):

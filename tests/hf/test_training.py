@@ -2,11 +2,25 @@
 
 import pytest
 import torch
+import transformers
 from tiny import config, prompts
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed, trainer_pt_utils
 
-from seqconv import SeqConvForCausalLM, SeqConvForSequenceClassification, list_mixers, parameter_groups
+from seqconv import (
+    SeqConvForCausalLM,
+    SeqConvForSequenceClassification,
+    create_mixer,
+    list_mixers,
+    parameter_groups,
+)
 from seqconv.layers.norms import Norm
+
+NEVER_DECAYED = (
+    *("A_log", "dt_bias", "inv_dt", "A_real", "A_imag", "filter.B", "filter.P", "skip", "qk_scale", "qk_shift"),
+    *("alpha", "beta", "delta", "gamma", "poles", "residues", "frequency", "positions", "norm.weight", "bias"),
+)
+"""Endings of names of time steps, decays, filter parameters, gains and norms."""
 
 
 class Stop(TrainerCallback):
@@ -117,6 +131,51 @@ def test_groups_hold_every_parameter_once(mixer):
             plain = 0.0 if isinstance(module, Norm) or parameter.dim() < 2 or name == "bias" else 0.1
             assert rate[id(parameter)] == (min(1e-2, mark.get("lr", 1e-2)), mark.get("weight_decay", plain))
     assert rate[id(model.lm_head.weight)] == (1e-2, 0.1)
+
+
+def decayed_names(model):
+    """Parameters that the default Trainer decays."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    arguments = TrainingArguments("unused", weight_decay=0.1, report_to=[], use_cpu=True)
+    groups = Trainer(model, arguments).create_optimizer().param_groups
+    return {names[id(p)] for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+
+
+@pytest.mark.parametrize("mixer", list_mixers())
+def test_the_default_trainer_decays_the_weights_alone(mixer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = SeqConvForCausalLM(config(mixer, mlp="gelu", norm="rms", residual="affine"))
+    groups = parameter_groups(model, lr=1e-2, weight_decay=0.1)
+    wanted = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    assert decayed_names(model) == {name for name, p in model.named_parameters() if id(p) in wanted}
+    assert not {name for name in decayed_names(nn.ModuleDict({"inside": model})) if name.endswith(NEVER_DECAYED)}
+
+
+@pytest.mark.parametrize("mixer", list_mixers())
+def test_a_mixer_in_another_model_tells_the_trainer_what_does_not_decay(mixer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(3, 8), create_mixer(mixer, 8), nn.LayerNorm(8))
+    decayed = decayed_names(model)
+    assert "0.weight" in decayed
+    assert not [name for name, p in model.named_parameters() if name in decayed and p.dim() < 2]
+    assert not [name for name in decayed if name.endswith(NEVER_DECAYED)]
+
+
+def test_a_trainer_that_was_imported_after_the_model_was_built_is_told_too(monkeypatch):
+    model = SeqConvForCausalLM(config("mamba"))
+    for module in (trainer_pt_utils, transformers.trainer):
+        plain = module.get_parameter_names
+        monkeypatch.setattr(module, "get_parameter_names", getattr(plain, "__wrapped__", plain))
+    names = transformers.trainer.get_parameter_names(nn.ModuleDict({"inside": model}), [nn.LayerNorm], ["bias"])
+    assert "inside.model.backbone.blocks.0.mixer.in_proj.weight" in names
+    assert not [name for name in names if name.endswith(NEVER_DECAYED)]
+
+
+def test_marks_of_other_projects_are_theirs():
+    other = nn.Linear(2, 2)
+    other.weight._no_weight_decay = True
+    SeqConvForCausalLM(config("mamba"))
+    assert trainer_pt_utils.get_parameter_names(other, [nn.LayerNorm], ["bias"]) == ["weight"]
 
 
 def test_groups_leave_frozen_parameters_out():

@@ -16,7 +16,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...options import Default, with_defaults
-from ...parameters import wide_default_dtype
+from ...parameters import set_optimizer_options, wide_default_dtype
 from ..base import Recurrence, WideFilter
 from .diagonal import DiagonalSSM
 
@@ -57,6 +57,7 @@ class EMAFilter(WideFilter):
         size, dtype = (channels, d_state), wide_default_dtype()
         self.delta, self.alpha = (nn.Parameter(torch.empty(size, dtype=dtype)) for _ in range(2))
         self.beta, self.gamma = (nn.Parameter(torch.empty(size, dtype=dtype)) for _ in range(2))
+        set_optimizer_options(self, "delta", "alpha", "beta", "gamma", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

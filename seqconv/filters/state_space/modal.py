@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error
 
+from ...parameters import set_optimizer_options
 from ..base import WideFilter
 from .diagonal import DiagonalSSM
 
@@ -48,6 +49,7 @@ class ModalFilter(WideFilter):
         self.offsets = nn.Parameter(torch.view_as_real(poles - 1).clone())
         self.residues = nn.Parameter(torch.view_as_real(residues).clone())
         self.head = nn.Parameter(head.clone())
+        set_optimizer_options(self, "offsets", "residues", "head", weight_decay=0.0)
 
     def reset_parameters(self) -> None:
         """Make it the zero filter: its values come from a fit or a checkpoint, not from options."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error
 
-from ...parameters import wide_default_dtype
+from ...parameters import set_optimizer_options, wide_default_dtype
 from ..base import WideFilter
 from .diagonal import DiagonalSSM, modal_response
 
@@ -52,6 +52,7 @@ class PoleResidueFilter(WideFilter):
         self.poles, self.residues = (
             nn.Parameter(torch.empty(systems, d_state, 2, dtype=wide_default_dtype())) for _ in range(2)
         )
+        set_optimizer_options(self, "poles", "residues", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

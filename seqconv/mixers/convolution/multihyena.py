@@ -23,6 +23,7 @@ from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import StateKind
@@ -80,6 +81,7 @@ class MultiHyena(Mixer):
         self.short_conv = ShortConvolution(3 * width, d_conv, activation=None)
         self.convolution = LongConvolution(HyenaFilter(num_heads, l_max=l_max, **filter), heads=self.head_dim**2)
         self.D = nn.Parameter(torch.empty(num_heads))
+        set_optimizer_options(self, "D", weight_decay=0.0)
         self.out_proj = nn.Linear(width, d_model)
         self.reset_parameters()
 

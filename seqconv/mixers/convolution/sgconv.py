@@ -20,6 +20,7 @@ from ...layers.activations import activate, check_activation
 from ...layers.norms import create_norm
 from ...layers.residual import Dropout
 from ...mixer import Mixer
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State
 from ...types import StateKind
@@ -89,6 +90,7 @@ class SGConv(Mixer):
         long_filter = SGConvFilter(groups * d_model, l_max=l_max, groups=groups, **filter)
         self.convolution = LongConvolution(long_filter, two_sided=bidirectional)
         self.D = nn.Parameter(torch.empty(self.copies * d_model))
+        set_optimizer_options(self, "D", weight_decay=0.0)
         self.norm = create_norm(norm, channels * d_model)
         self.dropout = Dropout(dropout, tied=tie_dropout)
         width = 2 * d_model if final_act == "glu" else d_model

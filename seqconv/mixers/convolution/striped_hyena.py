@@ -29,6 +29,7 @@ from ...filters.wrappers import TruncatedFilter
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State
 from ...types import StateKind
@@ -70,6 +71,7 @@ class GatedModalConvolution(nn.Module):
         filter = filter if l_max is None else TruncatedFilter(filter, l_max, untruncated_steps=True)
         self.convolution = LongConvolution(filter)
         self.D = nn.Parameter(torch.empty(channels))
+        set_optimizer_options(self, "D", weight_decay=0.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

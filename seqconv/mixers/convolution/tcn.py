@@ -24,6 +24,7 @@ from seqconv_kernels.dilated_conv import ACTIVATIONS
 
 from ...mixer import Mixer
 from ...options import Default, with_defaults
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import StateKind
@@ -98,6 +99,8 @@ class TCN(Mixer):
         size = (1 + o["bidirectional"], blocks, levels, d_model, kernel_size)
         self.weight = nn.Parameter(torch.empty(size))
         self.skip = None if plain else nn.Parameter(torch.empty(d_model))
+        if not plain:
+            set_optimizer_options(self, "skip", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...convolution.long_convolution import LongConvolution
 from ...filters.state_space.ema import EMAFilter, EMAFilterOptions
 from ...mixer import Mixer
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State
 from ...types import StateKind
@@ -38,6 +39,7 @@ class EMA(Mixer):
         backward = EMAFilter(d_model, **options) if bidirectional else None
         self.convolution = LongConvolution(filter, backward=backward, backward_lag=0)
         self.skip = nn.Parameter(torch.empty(d_model))
+        set_optimizer_options(self, "skip", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

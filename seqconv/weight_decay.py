@@ -1,0 +1,39 @@
+"""Weight decay of transformers' ``Trainer``, which goes by names, for parameters that are marked not to decay.
+
+``Trainer.get_decay_parameter_names`` decays every parameter whose name does not say bias or norm: ``A_log``, ``D``, the
+matrices of S4 and time steps too. It collects the names by ``get_parameter_names(module, ...)`` of
+``transformers.trainer_pt_utils``, which calls itself for every child. :func:`honour_marks` wraps that function, so that
+the marks of :func:`~seqconv.parameters.set_optimizer_options` hold in the default ``Trainer``, in those of trl, and for
+models inside the wrappers of peft, DDP and FSDP. Modules without such marks keep transformers' rule.
+
+Nothing has to be called before: modules with marks ask for the wrapper when they are built, moved or visited. It is
+made only once transformers' trainer was imported by other code.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+
+from torch import nn
+
+NAMES = "get_parameter_names"
+CALLERS = ("transformers.trainer_pt_utils", "transformers.trainer")
+"""Modules of transformers with that function in their namespace."""
+
+
+def honour_marks() -> None:
+    """Let the ``Trainer`` leave out parameters that are marked not to decay; again does nothing more."""
+    for name in CALLERS:
+        names = vars(sys.modules[name]).get(NAMES) if name in sys.modules else None
+        if names is not None and not hasattr(names, "__wrapped__"):
+            setattr(sys.modules[name], NAMES, _without_marked(names))
+
+
+def _without_marked(names: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    @wraps(names)
+    def get_parameter_names(model: nn.Module, *args: object, **options: object) -> list[str]:
+        marks: dict[str, dict[str, float]] = model.__dict__.get("_optimizer_options", {})
+        kept = {name for name, options in marks.items() if options.get("weight_decay") == 0}
+        return [name for name in names(model, *args, **options) if name not in kept]
+
+    return get_parameter_names
