@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         SeqConvForSequenceClassification,
         SeqConvForTokenClassification,
     )
+    from .hf.tasks.images import SeqConvForMaskedImageModeling
     from .hf.tasks.language import SeqConvForCausalLM, SeqConvForMaskedLM
+    from .hf.tasks.sound import SeqConvForAudioFrameClassification, SeqConvForCTC
     from .interop import from_original, list_checkpoints, list_originals, load_checkpoint
     from .mixer import Mixer
     from .parameters import parameter_groups
@@ -31,8 +33,11 @@ __all__ = [
     "Mixer",
     "SeqConvConfig",
     "SeqConvForAudioClassification",
+    "SeqConvForAudioFrameClassification",
+    "SeqConvForCTC",
     "SeqConvForCausalLM",
     "SeqConvForImageClassification",
+    "SeqConvForMaskedImageModeling",
     "SeqConvForMaskedLM",
     "SeqConvForMultipleChoice",
     "SeqConvForQuestionAnswering",

@@ -21,7 +21,10 @@ MODELS = {
     "SeqConvForQuestionAnswering": "tasks.choices",
     "SeqConvForMultipleChoice": "tasks.choices",
     "SeqConvForImageClassification": "tasks.classification",
+    "SeqConvForMaskedImageModeling": "tasks.images",
     "SeqConvForAudioClassification": "tasks.classification",
+    "SeqConvForAudioFrameClassification": "tasks.sound",
+    "SeqConvForCTC": "tasks.sound",
 }
 """Model classes and the modules that define them."""
 
@@ -34,7 +37,10 @@ AUTO = {
     "AutoModelForQuestionAnswering": "SeqConvForQuestionAnswering",
     "AutoModelForMultipleChoice": "SeqConvForMultipleChoice",
     "AutoModelForImageClassification": "SeqConvForImageClassification",
+    "AutoModelForMaskedImageModeling": "SeqConvForMaskedImageModeling",
     "AutoModelForAudioClassification": "SeqConvForAudioClassification",
+    "AutoModelForAudioFrameClassification": "SeqConvForAudioFrameClassification",
+    "AutoModelForCTC": "SeqConvForCTC",
 }
 """Auto classes of transformers and what they build for a :class:`SeqConvConfig`."""
 

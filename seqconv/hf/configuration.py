@@ -28,6 +28,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "position_embedding": ("none", "learned", "sinusoidal"),
     "drop_path_schedule": ("linear", "constant"),
     "audio_input": ("waveform", "features"),
+    "ctc_loss_reduction": ("sum", "mean", "none"),
 }
 POSITIVE = (
     "vocab_size",
@@ -42,7 +43,7 @@ POSITIVE = (
     "max_position_embeddings",
 )
 PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
-BOOLEANS = ("bidirectional", "tie_dropout", "tie_word_embeddings", "use_cache", "embedding_norm")
+BOOLEANS = ("bidirectional", "tie_dropout", "tie_word_embeddings", "use_cache", "embedding_norm", "ctc_zero_infinity")
 _NO_OPTIONS = ("mixer", "d_model", "drop_path", "mask_mixer_inputs", "layer")
 BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in _NO_OPTIONS)
 
@@ -70,13 +71,16 @@ class SeqConvConfig(PreTrainedConfig):
         image_size, patch_size, num_channels: pixels a side, pixels of a patch a side, colours. ``patch_size=1`` reads
             an image pixel by pixel through a linear encoder.
         audio_input: ``"waveform"`` cuts ``(batch, samples)`` into frames of ``frame_size`` samples every
-            ``frame_stride``; ``"features"`` takes ``(batch, frames, num_audio_features)``.
+            ``frame_stride``; ``"features"`` takes ``(batch, frames, num_audio_features)``, computed every
+            ``frame_stride`` samples.
         pooling: how a classifier sums up a sequence: ``"mean"``, ``"last"``, ``"first"``, ``"max"`` over the real
             tokens, or ``"cls"``: a learned token put at ``cls_position`` (``"first"``, ``"middle"``, ``"last"``).
         mask_padding: ``"everywhere"``; ``"pooling"``: mixers and norms see padding as tokens; ``"mixer_inputs"``: they
             do, but what enters mixers is zero at padding (S4 on the text tasks of LRA).
         classifier_hidden: width of a hidden layer of the classifier; ``None`` for a linear one.
         classifier_dropout: dropout before the classifier.
+        ctc_loss_reduction, ctc_zero_infinity: as in transformers' Wav2Vec2: how the losses of a batch are reduced
+            (``"sum"``, ``"mean"``, ``"none"``), and whether infinite ones (more labels than frames) count as 0.
         num_labels, problem_type, id2label, label2id: as in every transformers configuration.
         tie_word_embeddings: the language model head shares the token embeddings.
         modal_filters: modes and exact taps of each distilled filter, by the name of its convolution inside the
@@ -135,6 +139,8 @@ class SeqConvConfig(PreTrainedConfig):
     mask_padding: str = "everywhere"
     classifier_hidden: int | None = None
     classifier_dropout: float = 0.0
+    ctc_loss_reduction: str = "sum"
+    ctc_zero_infinity: bool = False
     modal_filters: dict[str, list[int]] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -224,6 +230,11 @@ class SeqConvConfig(PreTrainedConfig):
         """The argument that models of this configuration read."""
         features = self.modality == "audio" and self.audio_input == "features"
         return "input_features" if features else MAIN_INPUT[self.modality or "text"]
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples from one frame of sound to the next, by which pipelines count time."""
+        return int(self.frame_stride)
 
     @property
     def num_patches(self) -> int:

@@ -81,12 +81,24 @@ class FrameEmbedding(nn.Module):
         samples = F.pad(input_values, (0, max(0, self.size - input_values.shape[1])))
         frames = samples.unfold(1, self.size, self.stride)
         if mask is not None:
-            count = (mask.sum(1) - self.size).clamp(min=0) // self.stride + mask.any(1).long()
+            count = _frames(mask.sum(1), self.size, self.stride)
             mask = torch.arange(frames.shape[1], device=mask.device) < count[:, None]
         return self.projection(frames), mask
 
     def _shape_error(self, got: Tensor, wanted: str, remedy: str) -> ValueError:
         return argument_error("FrameEmbedding", f"input_values of shape {tuple(got.shape)}", wanted, remedy)
+
+
+def frame_count(config: SeqConvConfig, lengths: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """Frames of recordings: of so many samples, or of so many frames of features, which stay as many."""
+    if config.audio_input == "features":
+        return lengths
+    return _frames(lengths, config.frame_size, config.frame_stride)
+
+
+def _frames(samples: Int[Tensor, "*batch"], size: int, stride: int) -> Int[Tensor, "*batch"]:
+    """Whole frames, at least one where there is any sample: short recordings are padded to a frame."""
+    return (samples - size).clamp(min=0) // stride + (samples > 0).long()
 
 
 class PositionEmbedding(nn.Module):

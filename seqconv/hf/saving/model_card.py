@@ -20,6 +20,7 @@ TASKS = {
     "SeqConvForMultipleChoice": "multiple-choice",
     "SeqConvForImageClassification": "image-classification",
     "SeqConvForAudioClassification": "audio-classification",
+    "SeqConvForCTC": "automatic-speech-recognition",
 }
 """What the hub calls the task of each model; others have none."""
 
