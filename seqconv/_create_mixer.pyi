@@ -29,7 +29,7 @@ def create_mixer(
     bidirectional: bool = False,
     dropout: float = 0.0,
 ) -> Mixer:
-    """Multi-head attention through PyTorch's scaled_dot_product_attention."""
+    """Multi-head attention."""
 
 @overload
 def create_mixer(
