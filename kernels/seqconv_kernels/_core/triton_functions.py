@@ -51,6 +51,7 @@ def address(x, token, length):
 
     Kernels add 32-bit offsets to it, which are cheaper and suffice within a chunk.
     """
+    # Tokens count through the batch, rows of a view may be any distance apart (slices, expanded batches).
     row = token // length
     return x.ptr + row * x.row + (token - row * length) * x.step
 
@@ -59,6 +60,7 @@ def address(x, token, length):
 @no_type_check
 def head_address(x, token, length, head):
     """The same in a tensor with heads: of the head that ``head`` of the state reads."""
+    # Grouped heads: head // share is the one stored, so no head is copied for the heads of the state that read it.
     return address(x, token, length) + (head // x.share).to(tl.int64) * x.head
 
 
@@ -67,6 +69,7 @@ def head_address(x, token, length, head):
 def load_tile(ptr, step, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """(ROWS, COLUMNS) elements, ``step`` apart from row to row; zeros from ``rows`` and ``columns`` on."""
     i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    # (ROWS, COLUMNS) of 32-bit offsets from a 64-bit base; neighbouring threads read neighbouring columns.
     return tl.load(ptr + i * step + j, mask=(i < rows) & (j < columns), other=0)
 
 
@@ -90,6 +93,7 @@ def load_vector(ptr, step, rows, ROWS: tl.constexpr, ACC: tl.constexpr):
 @no_type_check
 def sigmoid(x):
     """The logistic function; its only exponential has a non-positive argument, so nothing overflows."""
+    # exp(-|x|) lies in (0, 1]: 1 / (1 + e^-x) for x >= 0, and e^x / (1 + e^x), the same number, below.
     small = tl.exp(-tl.abs(x))
     return tl.where(x >= 0, 1.0, small) / (1 + small)
 

@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.inputs import gradients_by_name, save_inputs, saved_inputs
 from .._core.operators import operator
 from .._core.triton_support import accumulator_dtype
 from .triton_launch import Inputs, Launch
@@ -66,7 +67,9 @@ def linear_attention(
     """
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     log_decay, beta = (t if t is None or t.dim() == 4 else t[..., None] for t in (log_decay, beta))
-    o, final_state = _forward(q.to(dtype), k.to(dtype), v.to(dtype), log_decay, beta, state, cu_seqlens, scale, delta)
+    o, final_state = _forward(
+        Inputs(q.to(dtype), k.to(dtype), v.to(dtype), log_decay, beta, state, cu_seqlens, scale, delta)
+    )
     return o.to(v.dtype), final_state
 
 
@@ -76,21 +79,10 @@ def _outputs(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return q.new_empty(batch, length, inputs.heads, d_v), q.new_empty(state, dtype=accumulator_dtype(q))
 
 
-@operator("linear_attention_triton", lambda *a: _outputs(Inputs(*a)))
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    scale: float,
-    delta: bool,
-) -> tuple[Tensor, Tensor]:
+@operator("linear_attention_triton", _outputs)
+def _forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final states."""
-    inputs = Inputs(q, k, v, log_decay, beta, initial_state, cu_seqlens, scale, delta)
-    if q.numel() == 0:
+    if inputs.q.numel() == 0:
         o, final = _outputs(inputs)
         return o, final
     launch = Launch(inputs)
@@ -105,51 +97,34 @@ def _shaped(found: tuple[Tensor, ...] | None, inputs: Inputs) -> Gradients:
         if tensor is None or found is None:
             shaped.append(inputs.q.new_zeros(0 if tensor is None else tensor.shape))
             continue
+        # Heads are axis 2 of tensors over time and axis 1 of the state.
         gradient, axis = found[place], 1 if place == 5 else 2
         if gradient.shape[axis] != tensor.shape[axis]:
+            # Grouped heads: the kernels give a gradient per head of the state, the tensor's own head adds them up.
             gradient = gradient.unflatten(axis, (tensor.shape[axis], -1)).sum(axis + 1)
         shaped.append(gradient.to(tensor.dtype))
     q, k, v, log_decay, beta, state = shaped
     return q, k, v, log_decay, beta, state
 
 
-@operator(
-    "linear_attention_triton_backward",
-    lambda *a: tuple(a[0].new_empty(0) if t is None else t.new_empty(t.shape) for t in Inputs(*a[:9])[:6]),
-)
-def _backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    beta: Tensor | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    scale: float,
-    delta: bool,
-    do: Tensor,
-    dfinal: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@operator("linear_attention_triton_backward", lambda inputs, *_: _shaped(None, inputs))
+def _backward(inputs: Inputs, do: Tensor, dfinal: Tensor | None) -> Gradients:
     """Gradients of the tensors, empty for those that are absent."""
-    inputs = Inputs(q, k, v, log_decay, beta, initial_state, cu_seqlens, scale, delta)
-    if q.numel() == 0:
+    if inputs.q.numel() == 0:
         return _shaped(None, inputs)
     dfinal = None if dfinal is None else dfinal.contiguous()
     return _shaped(Launch(inputs).backward(do, dfinal), inputs)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, arguments: tuple[Inputs], output: tuple[Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
-    *tensors, ctx.scale, ctx.delta = inputs
-    ctx.save_for_backward(*tensors)
+    save_inputs(ctx, arguments[0])
 
 
-def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
-    inputs = Inputs._make((*ctx.saved_tensors, ctx.scale, ctx.delta))
+def _differentiate(ctx: Any, do: Tensor | None, dfinal: Tensor | None) -> dict[str, Tensor | None]:
+    inputs, _ = saved_inputs(ctx, Inputs)
     do = torch.zeros_like(_outputs(inputs)[0]) if do is None else do
-    found = _backward(*inputs, do, dfinal)
-    kept = [None if t is None else g for t, g in zip(inputs[:6], found, strict=True)]
-    return *kept, None, None, None
+    return gradients_by_name(inputs, _backward(inputs, do, dfinal))
 
 
 _forward.differentiate(_setup_context, _differentiate)

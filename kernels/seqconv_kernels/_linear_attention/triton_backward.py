@@ -54,6 +54,7 @@ def state_passing_backward_kernel(
     begin, end = tl.load(cu_seqlens + segment), tl.load(cu_seqlens + segment + 1)
     left, count = d_v - column, tl.cdiv(end - begin, C)
     chunk = (tl.load(offsets + segment) + count) * heads + head
+    # dS after the chunk at hand, (BK, BV) in registers.
     dstate = tl.zeros([BK, BV], ACC)
     if dfinal is not None:
         last = dfinal + (segment * heads + head) * d_k * d_v + column
@@ -63,6 +64,7 @@ def state_passing_backward_kernel(
         start = begin + (count - 1 - n) * C
         rows = tl.minimum(end - start, C).to(tl.int32)
         token = start * heads + head
+        # Before anything of this chunk is added: the gradient of the state that leaves it.
         store_tile(dstates + chunk * d_k * d_v + column, d_v, dstate, d_k, left, BK, BV)
         q_tile = load_tile(head_address(q, start, length, head), q.step, rows, d_k, C, BK)
         k_tile = load_tile(head_address(k, start, length, head), k.step, rows, d_k, C, BK)
@@ -86,6 +88,7 @@ def state_passing_backward_kernel(
             i, part = tl.arange(0, C), block.to(tl.int64) * tokens * heads + token
             tl.store(dbeta + part + i * heads, tl.sum(du * error, 1), mask=i < rows)
             du *= strengths
+        # dv = beta w; without beta, du itself.
         store_tile(dv + token * d_v + column, heads * d_v, du, rows, left, C, BV)
         # dS <- decay dS + q_start^T g - k_start^T dv; a scalar decay multiplies rows of g and dv instead.
         if total is not None:
@@ -136,12 +139,15 @@ def intra_chunk_backward_kernel(
         error = tl.trans(load_tile(head_address(e, start, length, head) + c, e.step, rows, d_v - c, C, BV))
         state = load_tile(states + c, d_v, left, d_v - c, BK, BV)
         dstate = load_tile(dstates + c, d_v, left, d_v - c, BK, BV)
+        # dscores = g e^T, before the strengths; (C, C), summed over blocks of value channels.
         dscores += dot(g, error, DOT, BF16, PRECISION)
         dq_start += dot(g, tl.trans(state), DOT, BF16, PRECISION)
         dk_end += dot(tl.trans(error), tl.trans(dstate), DOT, BF16, PRECISION)
+        # The whole chunk's decay multiplies S on its way to the next state.
         dtotal += tl.sum(state.to(ACC) * dstate.to(ACC), 1)
         if DELTA:
             dr = load_tile(dv + token * d_v + c, heads * d_v, rows, d_v - c, C, BV)
+            # The prediction k_start S + kk u enters the error with a minus sign.
             dkk -= dot(dr, error, DOT, BF16, PRECISION)
             dk_start -= dot(dr, tl.trans(state), DOT, BF16, PRECISION)
     if beta is not None:
@@ -165,6 +171,8 @@ def intra_chunk_backward_kernel(
             pairs = pair_mask(level, C)
             factors = tl.where(((i >> level) & 1) == 1, from_start, to_end)
             q_decayed, k_decayed = (q_acc * factors).to(DOT), (k_acc * factors).to(DOT)
+            # A log decay at row s lies on all paths from rows before s to rows from s on: `slope` collects q dq of the
+            # readers and k dk of those read, and a cumulative sum over the rows turns it into ddecay.
             of_pairs = tl.where(pairs, dscores, 0.0)
             # Second blocks read (their queries), first blocks are read (their keys).
             dreading = dot(of_pairs, k_decayed, DOT, BF16, PRECISION)
@@ -195,9 +203,11 @@ def intra_chunk_backward_kernel(
             factors = decay_matrix(None, 0, rows, C, ACC)
         else:
             factors = decay_matrix(head_address(log_decay, start, length, head), log_decay.step, rows, C, ACC)
+        # One matrix of factors for all channels: two products give dq and dk of all pairs at once.
         of_pairs = scale * factors * dscores
         dq_tile = dot(of_pairs, k_acc, DOT, BF16, PRECISION)
         dk_tile = dot(tl.trans(of_pairs), q_acc, DOT, BF16, PRECISION)
+        # What row i reads less what is read from it: zero in sum over the rows of a chunk.
         slope = q_acc * dq_tile - k_acc * dk_tile
         if DELTA:
             of_pairs = tl.where(i > j, factors * dkk, 0.0)

@@ -65,10 +65,12 @@ class Sizes(NamedTuple):
 
     def chunk(self, length: int) -> int:
         """Rows of a chunk: a power of two, not much longer than the sequence."""
+        # 64 rows; 32 where operands fill the shared memory; 16 where products run in three passes of tf32.
         return _block(length, CHUNK // (4 if not self.half else 2 if self.short else 1))
 
     def intra_chunk(self) -> Blocks:
         """Blocks of the products within chunks."""
+        # A vector decay keeps q, k and their decayed forms next to each other: half as many channels at a time.
         if self.vector:
             return Blocks(_block(self.d_k, 32), 0, self._options(8, capped=not self.delta))
         return Blocks(_block(self.d_k, 64), 0, self._options(4, capped=not self.delta))
@@ -80,8 +82,10 @@ class Sizes(NamedTuple):
         if self.delta and self.d_k > (64 if self.vector else 128):
             largest = 16  # 32 spill
         BV = _block(self.d_v, largest)
+        # Few segments and heads: narrower blocks of values give more programs, which redo the (C, C) products.
         while BV > MIN_BLOCK and states * triton.cdiv(self.d_v, BV) < MIN_PROGRAMS:
             BV //= 2
+        # The state (BK, BV) in float32, two planes of registers where inputs are wide.
         registers = BK * BV * (1 if self.half else 2)
         return Blocks(BK, BV, {"num_warps": 8 if registers >= 8192 else 4, "num_stages": 2})
 

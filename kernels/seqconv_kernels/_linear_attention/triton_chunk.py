@@ -18,6 +18,7 @@ from .._core.triton_functions import load_vector, store_tile
 def dot(a, b, DOT: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr):
     """``a b`` with both operands rounded to DOT."""
     out: tl.constexpr = tl.float64 if tl.float64 == DOT else tl.float32
+    # Rounded to DOT first and then widened: in the interpreter the product is that of the rounded operands, too.
     multiply: tl.constexpr = BF16 if tl.bfloat16 == DOT else DOT
     return tl.dot(a.to(DOT).to(multiply), b.to(DOT).to(multiply), input_precision=PRECISION, out_dtype=out)
 
@@ -43,6 +44,7 @@ def precise_dot(
     has 11 bits, but its range ends at 65504, which a state may exceed. Wider dtypes are not split.
     """
     if tl.bfloat16 == DOT or tl.float16 == DOT:
+        # a b = (a_hi + a_lo)(b_hi + b_lo), without a_lo b_lo; each product has bfloat16 operands, float32 sums.
         SPLIT: tl.constexpr = tl.float16 == DOT
         out = dot(a, b, tl.bfloat16, BF16, PRECISION)
         if SPLIT_B or SPLIT:
@@ -78,6 +80,7 @@ def scalar_decays(log_decay, step, rows, C: tl.constexpr, ACC: tl.constexpr):
     Sums of logarithms over the very range in question: a difference of two running sums would lose digits, and turn a
     reset (``log a = -inf``) into ``inf - inf``.
     """
+    # Row i of `later` is the logarithm of row i + 1, so its suffix sum covers exactly the rows after i.
     g = load_vector(log_decay, step, rows, C, ACC)
     later = load_vector(log_decay + step, step, rows - 1, C, ACC)
     return tl.exp(tl.cumsum(g, 0)), tl.exp(tl.cumsum(later, 0, reverse=True)), tl.exp(tl.sum(g, 0))
@@ -94,6 +97,7 @@ def decay_matrix(log_decay, step, rows, C: tl.constexpr, ACC: tl.constexpr):
     if log_decay is None:
         factors = tl.where(i >= j, 1.0, 0.0).to(ACC)
     else:
+        # (C, C): entry (i, j) is the logarithm of row i where i > j; a cumulative sum down column j adds rows j+1..i.
         g = load_vector(log_decay, step, rows, C, ACC)
         factors = tl.where(i >= j, tl.exp(tl.cumsum(tl.where(i > j, g[:, None], 0.0), 0)), 0.0)
     return factors
@@ -109,6 +113,7 @@ def join_blocks(from_start, to_end, level):
     """
     i = tl.arange(0, from_start.shape[0])[:, None]
     other = tl.gather(from_start * to_end, tl.broadcast_to(i ^ (1 << level), from_start.shape), 0)
+    # Bit `level` of the row tells the second block of a pair from the first.
     second = ((i >> level) & 1) == 1
     return tl.where(second, from_start * other, from_start), tl.where(second, to_end, to_end * other)
 
@@ -120,6 +125,7 @@ def pair_mask(level, C: tl.constexpr):
 
     Over all levels these masks cover every pair ``j < i`` exactly once.
     """
+    # Numbers of the blocks of rows and columns: 2m + 1 and 2m belong together.
     i, j = (tl.arange(0, C) >> level)[:, None], (tl.arange(0, C) >> level)[None, :]
     return (i == (j | 1)) & ((j & 1) == 0)
 
@@ -141,6 +147,8 @@ def ut_transform(
     inverse = tl.where(i == j, 1.0, 0.0).to(kk.dtype) - tl.where(pair_mask(0, C), scaled, 0.0)
     for level in tl.range(1, LEVELS):
         below = tl.where(pair_mask(level, C), scaled, 0.0)
+        # With the inverses X of all blocks in place, -X B X has -D^-1 B A^-1 in every pair's lower left block,
+        # and is zero elsewhere: B is.
         product = precise_dot(inverse, rest(inverse), below, True, DOT, BF16, PRECISION)
         inverse -= precise_dot(product, rest(product), inverse, True, DOT, BF16, PRECISION)
     return precise_dot(inverse, rest(inverse), kk, True, DOT, BF16, PRECISION)

@@ -62,6 +62,7 @@ def intra_chunk_kernel(
     i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     q_rows, k_rows = head_address(q, start, length, head), head_address(k, start, length, head)
     out, step = (start * heads + head) * d_k, heads * d_k
+    # Both accumulate over the blocks of key channels; kk is for the delta rule alone.
     qk, kk = tl.zeros([C, C], ACC), tl.zeros([C, C], ACC)
     for d in tl.range(0, d_k, BK):
         q_tile = load_tile(q_rows + d, q.step, rows, d_k - d, C, BK)
@@ -78,6 +79,7 @@ def intra_chunk_kernel(
                 # One matrix holds both operands: second blocks decay from their start, first blocks to their end.
                 factors = tl.where(((i >> level) & 1) == 1, from_start, to_end)
                 k_decayed = k_acc * factors
+                # The product fills (C, C), but has the right decay at this level's pairs alone: the mask keeps those.
                 qk += tl.where(pairs, dot(q_acc * factors, tl.trans(k_decayed), DOT, BF16, PRECISION), 0.0)
                 if ut is not None:
                     keys = precise_dot(k_decayed, rest(k_decayed), tl.trans(k_decayed), True, DOT, BF16, PRECISION)
@@ -94,6 +96,7 @@ def intra_chunk_kernel(
             c = tl.arange(0, BK)
             tl.store(total + (chunk * heads + head) * d_k + d + c, chunk_decay, mask=c < d_k - d)
         else:
+            # A scalar decay is the same for all channels: plain products here, one matrix of factors after the loop.
             keys = tl.trans(k_tile)
             qk += dot(q_tile, keys, DOT, BF16, PRECISION)
             if ut is not None:
@@ -104,6 +107,7 @@ def intra_chunk_kernel(
         else:
             factors = decay_matrix(head_address(log_decay, start, length, head), log_decay.step, rows, C, ACC)
         qk *= factors
+        # A row's own key is not part of its prediction: strictly lower triangular.
         kk = tl.where(i > j, kk * factors, 0.0)
     square, width = (start * heads + head) * C, heads * C
     store_tile(scores + square, width, scale * qk, rows, C, C, C)
@@ -146,6 +150,7 @@ def state_passing_kernel(
             store_tile(states + chunk * d_k * d_v + column, d_v, state, d_k, left, BK, BV)
         k_at = head_address(k, start, length, head)
         k_tile = load_tile(k_at, k.step, rows, d_k, C, BK)
+        # Rows after the end of the segment are zeros: they write nothing and their outputs are not stored.
         u = load_tile(head_address(v, start, length, head) + column, v.step, rows, left, C, BV)
         if log_decay is not None:
             decays = head_address(log_decay, start, length, head)
@@ -171,6 +176,7 @@ def state_passing_kernel(
             error -= precise_dot(solved, solved_rest, strengths * error, True, DOT, BF16, PRECISION)
             if errors is not None:
                 store_tile(errors + token * d_v + column, heads * d_v, error, rows, left, C, BV)
+            # What each row writes at its key.
             u = strengths * error
         elif beta is not None:
             u = strengths * u.to(ACC)
@@ -182,6 +188,7 @@ def state_passing_kernel(
                 out *= scale
             if log_decay is not None:
                 out *= from_start[:, None]
+            # The rows of this chunk that precede each row, itself included.
             weights = load_tile(scores + token * C, heads * C, rows, C, C, C)
             out += dot(weights, u, DOT, BF16, PRECISION)
             store_tile(o + token * d_v + column, heads * d_v, out, rows, left, C, BV)

@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from .._core.inputs import Bounds
 from .._core.triton_functions import View, view
 from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
 from .triton_backward import intra_chunk_backward_kernel, state_passing_backward_kernel
@@ -22,7 +23,7 @@ class Inputs(NamedTuple):
     log_decay: Tensor | None
     beta: Tensor | None
     initial_state: Tensor | None
-    cu_seqlens: Tensor | None
+    cu_seqlens: Bounds | None
     scale: float
     delta: bool
 
@@ -106,6 +107,7 @@ class Launch:
         total = None
         if vector:
             total = self.inputs.q.new_empty(len(self.chunks.starts), self.heads, self.d_k, dtype=self.accumulator)
+        # Within a chunk, scores[i, j] = q_i . k_j decayed, j <= i: a row of `chunk` numbers per token.
         scores = self.per_token(self.chunk, self.dtype)
         ut = self.planes(self.chunk)[0] if delta else None
         buffers = [None if t is None else t.ptr for t in (q_start, k_start, k_end)]
@@ -152,6 +154,7 @@ class Launch:
             for width, t in zip((self.d_k, self.d_k, self.d_v), self.inputs[:3], strict=True)
         )
         BK, BV, resources = self.blocks.intra_chunk_backward()
+        # dbeta sums over value channels, a scalar ddecay over key channels: a part for each block of them.
         columns, rows = triton.cdiv(self.d_v, constants[2]), triton.cdiv(self.d_k, BK)
         dbeta = self.parts(0 if beta is None else columns)
         if self.vector:
@@ -160,10 +163,12 @@ class Launch:
             ddecay = self.parts(0 if log_decay is None else rows)
         sizes = (self.length, self.tokens, *self.sizes)
         with on_device(dq):
+            # Right to left over the chunks: dv, dbeta and the gradients of the states between the chunks.
             state_passing_backward_kernel[grid](
                 p.q, p.k, p.k_start, e, g, p.log_decay, beta, p.scores, p.ut, p.total, dfinal, dv, dbeta,
                 dstates, dinitial, self.chunks.cu_seqlens, self.chunks.offsets, *sizes, *constants, **options,
             )  # fmt: skip
+            # All chunks in parallel: dq, dk and ddecay from the states and their gradients at the chunk's borders.
             intra_chunk_backward_kernel[(len(self.chunks.starts), self.heads, rows)](
                 q, k, log_decay, beta, g, e, dv, states, dstates, dq, dk, ddecay, *self.chunks[:2], *sizes,
                 self.vector, delta, self.levels, self.chunk, BK, BV, *self.dtypes, **resources,

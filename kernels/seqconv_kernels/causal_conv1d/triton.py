@@ -22,7 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.operators import operator, typed_like
+from .._core.inputs import gradients_by_name, save_inputs, saved_inputs
+from .._core.operators import operator
 from .._core.triton_functions import TYPES, address, sigmoid, silu_slope, store_tile, view
 from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
 from .spec import Inputs
@@ -43,6 +44,7 @@ def _tile(starts, stops, segments, cu_seqlens, channels, BLOCK_T: tl.constexpr, 
     tile = tl.program_id(0)
     start, segment = tl.load(starts + tile), tl.load(segments + tile)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    # The last tile of a segment is short, and the last block of channels may be.
     valid = (tl.arange(0, BLOCK_T) < tl.load(stops + tile) - start)[:, None] & (c < channels)[None, :]
     first, end = tl.load(cu_seqlens + segment) - start, tl.load(cu_seqlens + segment + 1) - start
     return start, c, valid, segment, first.to(tl.int32), end.to(tl.int32)
@@ -58,6 +60,7 @@ def _load_inputs(x, initial, s, c, valid, first, channels, step, ACC: tl.constex
     """
     t = s[:, None]
     inputs = tl.load(x + (t * step + c[None, :]), mask=valid & (t >= first), other=0).to(ACC)
+    # Row `first - 1` is the newest of the state's K-1 rows, `first - (K-1)` the oldest.
     if initial is not None:
         inputs += tl.load(initial + ((t - first) * channels + c[None, :]), mask=valid & (t < first), other=0).to(ACC)
     return inputs
@@ -135,6 +138,7 @@ def _transposed_convolve(
     g, weight, s, c, valid, first, end, channels, step, WIDTH: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
     """``sum_k weight[c, k] g[s + K-1 - k, c]`` over the outputs of one segment, which are those in [first, end)."""
+    # The transposed convolution: output t = s + K-1 - k read the input s through tap k.
     acc = tl.zeros(valid.shape, ACC)
     for k in tl.range(WIDTH, loop_unroll_factor=4):
         t = s[:, None] + (WIDTH - 1) - k
@@ -174,6 +178,7 @@ def _state_gradient_kernel(
     j, c = tl.arange(0, ROWS), tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     valid = (j < WIDTH - 1)[:, None] & (c < channels)[None, :]
     grads = address(g, start, length)
+    # Inputs at negative positions -(K-1)..-1 of the segment: row j of the state is position j - (K-1).
     acc = _transposed_convolve(grads, weight, j - (WIDTH - 1), c, valid, 0, end, channels, g.step, WIDTH, ACC)
     column = tl.program_id(1) * BLOCK_C
     rows = dinitial + segment * (WIDTH - 1) * channels + column
@@ -186,20 +191,14 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 def causal_conv1d(inputs: Inputs) -> Tensor:
     """The output."""
-    y: Tensor = _forward(*inputs)
+    y: Tensor = _forward(inputs)
     return y
 
 
-@operator("causal_conv1d_triton", lambda x, *_: x.new_empty(x.shape))
-def _forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> Tensor:
+@operator("causal_conv1d_triton", lambda inputs: inputs.x.new_empty(inputs.x.shape))
+def _forward(inputs: Inputs) -> Tensor:
     """The output."""
+    x, weight, bias, activation, initial_state, cu_seqlens = inputs
     y = x.new_empty(x.shape)
     if y.numel() == 0:
         return y
@@ -213,33 +212,27 @@ def _forward(
     return y
 
 
-@operator("causal_conv1d_triton_backward", lambda *a: _empty_gradients(*a[:3], *a[4:6]))
-def _backward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    dy: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@operator("causal_conv1d_triton_backward", lambda inputs, _: _empty_gradients(inputs))
+def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and the initial state; the last two empty where there is none."""
-    dx, dweight, dbias, dinitial = _empty_gradients(x, weight, bias, initial_state, cu_seqlens)
+    x, weight, bias, activation, initial_state, cu_seqlens = inputs
+    dx, dweight, dbias, dinitial = _empty_gradients(inputs)
     if x.numel() == 0:
         return dx, dweight.zero_(), dbias.zero_(), dinitial.zero_()
     (_, length, channels), width, dtype = x.shape, weight.shape[1], accumulator_dtype(x)
-    inputs, outputs = view(x), view(dy)
+    signal, outputs = view(x), view(dy)
     taps, silu = weight.T.contiguous(), activation == "silu"
     chunks, blocks = Chunks.split(cu_seqlens, x, BLOCK_T), triton.cdiv(channels, BLOCK_C)
     tiles = len(chunks.starts)
     # Without an activation g is dy; with one it is kept in the accumulators' dtype, so dx rounds only once.
     g = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format) if silu else outputs.ptr
+    # A part per tile instead of atomic additions: the sum has one order, so results repeat bit by bit.
     weight_parts = dweight.new_empty(tiles, width, channels)
     bias_parts = None if bias is None else dbias.new_empty(tiles, channels)
     sizes = (length, channels)
     with on_device(x):
         _weight_gradient_kernel[(tiles, blocks)](
-            inputs, taps, _contiguous(bias), _contiguous(initial_state), outputs, g, weight_parts, bias_parts,
+            signal, taps, _contiguous(bias), _contiguous(initial_state), outputs, g, weight_parts, bias_parts,
             *chunks[:4], *sizes, width, silu, BLOCK_T, BLOCK_C, TYPES[dtype], num_warps=8,
         )  # fmt: skip
         grads = view(g)
@@ -254,11 +247,9 @@ def _backward(
     return dx, weight_parts.sum(0).T.contiguous(), dbias if bias_parts is None else bias_parts.sum(0), dinitial
 
 
-def _empty_gradients(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (channels, width), dtype = weight.shape, accumulator_dtype(x)
-    rows = 0 if initial_state is None else count_segments(cu_seqlens, x.shape[0])
+def _empty_gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, bias, (channels, width), dtype = inputs.x, inputs.bias, inputs.weight.shape, accumulator_dtype(inputs.x)
+    rows = 0 if inputs.initial_state is None else count_segments(inputs.cu_seqlens, x.shape[0])
     return (
         x.new_empty(x.shape),
         x.new_empty(channels, width, dtype=dtype),
@@ -267,16 +258,13 @@ def _empty_gradients(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.activation, initial_state, cu_seqlens = inputs
-    ctx.save_for_backward(x, weight, bias, initial_state, cu_seqlens)
+def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
+    save_inputs(ctx, arguments[0])
 
 
-def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, initial_state, cu_seqlens = ctx.saved_tensors
-    gradients = _backward(x, weight, bias, ctx.activation, initial_state, cu_seqlens, dy)
-    cast = typed_like((x, weight, bias, initial_state), gradients)
-    return (*cast[:3], None, cast[3], None)
+def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
+    inputs, _ = saved_inputs(ctx, Inputs)
+    return gradients_by_name(inputs, _backward(inputs, dy))
 
 
 _forward.differentiate(_setup_context, _differentiate)

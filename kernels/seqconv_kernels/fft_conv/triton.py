@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.operators import operator, typed_like
+from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operators import operator
 from .._core.triton_support import accumulator_dtype, on_device
 from . import reference
 from .spec import Inputs
@@ -49,44 +50,30 @@ def _plan(u: Tensor, h: Tensor, history: Tensor | None, frequency_limit: float |
 
 def fft_conv(inputs: Inputs) -> Tensor:
     """The output."""
-    y: Tensor = _forward(*inputs)
+    y: Tensor = _forward(inputs)
     return y
 
 
-@operator("fft_conv_triton", lambda u, *_: torch.empty_like(u))
-def _forward(
-    u: Tensor,
-    h: Tensor,
-    skip: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    history: Tensor | None,
-    frequency_limit: float | None,
-) -> Tensor:
+@operator("fft_conv_triton", lambda inputs: torch.empty_like(inputs.u))
+def _forward(inputs: Inputs) -> Tensor:
     """The output."""
+    u, h, skip, pre_gate, post_gate, history, frequency_limit = inputs
     y = torch.empty_like(u)
     if y.numel() == 0:
         return y
     convolution, past = _plan(u, h, history, frequency_limit)
     with on_device(u):
+        # One transform per channel for the filter, whatever the batch; the signal's run inside the convolution.
         spectrum = convolution.spectrum(_filter(h, skip, convolution.length, accumulator_dtype(u)))
         convolution.run(spectrum, _signal(u, pre_gate, history), Output(y, post_gate, past))
     return y
 
 
-@operator("fft_conv_triton_backward", lambda *a: _empty_gradients(*a[:6]))
-def _backward(
-    u: Tensor,
-    h: Tensor,
-    skip: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    history: Tensor | None,
-    frequency_limit: float | None,
-    dy: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@operator("fft_conv_triton_backward", lambda inputs, _: _empty_gradients(inputs))
+def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients in the order of the inputs; empty for those that were not given."""
-    gradients = _empty_gradients(u, h, skip, pre_gate, post_gate, history)
+    u, h, skip, pre_gate, post_gate, history, frequency_limit = inputs
+    gradients = _empty_gradients(inputs)
     du, dh, dskip, dpre, dpost, dhistory = gradients
     if u.numel() == 0:
         for gradient in gradients:
@@ -97,6 +84,7 @@ def _backward(
     dz = Signal(dy, post_gate, past)
     with on_device(u):
         spectrum = convolution.spectrum(_filter(h, skip, convolution.length, accumulator_dtype(u)))
+        # dpost = dy z: the same convolution as in the forward pass, with dy as its output gate.
         if post_gate is not None:
             convolution.run(spectrum, v, Output(dpost, dy, past))
         if history is None:
@@ -119,9 +107,8 @@ def _backward(
     return gradients
 
 
-def _empty_gradients(
-    u: Tensor, h: Tensor, skip: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, history: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _empty_gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    u, h, skip, pre_gate, post_gate, history, _ = inputs
     dtype = accumulator_dtype(u)
     return (
         torch.empty_like(u),
@@ -133,20 +120,17 @@ def _empty_gradients(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.frequency_limit = inputs
-    ctx.save_for_backward(*tensors)
+def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
+    save_inputs(ctx, arguments[0])
 
 
-def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = ctx.saved_tensors
-    gradients = _backward(*inputs, ctx.frequency_limit, dy)
-    return (*typed_like(inputs, gradients), None)
+def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
+    inputs, _ = saved_inputs(ctx, Inputs)
+    return gradients_by_name(inputs, _backward(inputs, dy))
 
 
-def _composed_gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    *given, dy = arguments
-    return composed_gradients([reference.fft_conv(Inputs(*given))], [dy], given[:-1])
+def _composed_gradients(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
+    return composed_gradients([reference.fft_conv(inputs)], [dy], differentiable(inputs).values())
 
 
 _forward.differentiate(_setup_context, _differentiate)

@@ -41,6 +41,7 @@ def spectrum_kernel(
         im = load_matrix(h_im, at, None, None, valid, ACC, f1r.dtype)
     re, im = transform(re, im, f1r, f1i, twiddle, f2r, f2i, N1, N2, LANES, ACC, PRECISION)
     place, exists = spectrum_tile(channels, N1, K2, LANES)
+    # Scaled before rounding to half precision: a long filter's spectrum may exceed the range of float16.
     tl.store(spectrum + place, (re * scale).to(spectrum.dtype.element_ty), mask=exists)
     tl.store(spectrum + N1 * K2 + place, (im * scale).to(spectrum.dtype.element_ty), mask=exists)
 
@@ -86,6 +87,7 @@ def convolve_kernel(
     f2r, f2i = load_table(second, N2, K2)
     place, exists = spectrum_tile(channels, N1, K2, LANES)
     for item in tl.range(tl.program_id(1), items, parts):
+        # Items count rows fastest: the same block of all rows, then the next block.
         row, start = (item % batch).to(tl.int64), (item // batch) * block - shift
         low, high = x.first - start, length - start
         re = load_block(x, x.re, x.gate, row, start, low, high, channels, N1, N2, LANES, ACC, f1r.dtype)
@@ -98,6 +100,7 @@ def convolve_kernel(
         ki = tl.load(spectrum + N1 * K2 + place, mask=exists, other=0).to(ACC)
         if ADJOINT:
             ki = -ki
+        # The convolution: one complex product per frequency, by the conjugate for the adjoint.
         zr, zi = re * kr - im * ki, re * ki + im * kr
         gr, gi = inverse_transform(zr, zi, twiddle, f2r, f2i, N1, N2, LANES, ACC, PRECISION)
         low, high = tl.maximum(out.first - start, shift), tl.minimum(length - start, shift + block)
@@ -154,6 +157,7 @@ def correlate_kernel(
         if not IN_REGISTERS:
             sr = tl.load(sums + place, mask=exists, other=0)
             si = tl.load(sums + N1 * K2 + place, mask=exists, other=0)
+        # conj(X) G: correlation with the signal is the gradient of the taps.
         sr += xr * gr + xi * gi
         si += xr * gi - xi * gr
         if not IN_REGISTERS:

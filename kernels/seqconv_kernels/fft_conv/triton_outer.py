@@ -22,6 +22,7 @@ from .triton_transform import add_dot, load_matrix, store_matrix
 def _outer_twiddle(coarse, fine, k1, block, blocks, R: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
     """(len(k1), BLOCK) of a block of columns."""
     column = k1[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    # W^(n2 k1) with n2 = block BLOCK + j: W^(block BLOCK k1), one per row, times W^(j k1), a small table.
     cr, ci = tl.load(coarse + k1 * blocks + block).to(ACC), tl.load(coarse + (R + k1) * blocks + block).to(ACC)
     fr, fi = tl.load(fine + column).to(ACC), tl.load(fine + R * BLOCK + column).to(ACC)
     return cr[:, None] * fr - ci[:, None] * fi, cr[:, None] * fi + ci[:, None] * fr
@@ -39,6 +40,8 @@ def outer_kernel(
     Grid (blocks of columns, blocks of channels * blocks of rows, batch). A program owns ROWS of the frequencies k1 for
     BLOCK columns of LANES channels, (ROWS, LANES BLOCK); it streams all n1 of these columns, ROWS at a time.
     """
+    # The second axis of the grid counts blocks of rows fastest: programs that read the same columns run together
+    # and find them in the cache.
     block, row, blocks = tl.program_id(0), tl.program_id(2).to(tl.int64), inner // BLOCK
     rows, lane = tl.program_id(1) % (R // ROWS) * ROWS, tl.program_id(1) // (R // ROWS) * LANES
     k1, i = rows + tl.arange(0, ROWS), tl.arange(0, ROWS)
@@ -47,7 +50,9 @@ def outer_kernel(
     for n1 in tl.range(0, R, ROWS):
         n = (n1 + i).to(tl.int64)[:, None, None] * inner + n2
         at = row * x.row + (n - x.first) * x.step + c.to(tl.int64) * x.channel
+        # Steps before the signal and after it are the zero padding of a linear convolution.
         valid = (n >= x.first) & (n < length) & (c < channels)
+        # The (ROWS, ROWS) block of the (R, R) matrix W^(n1 k1), real and imaginary planes.
         fr = tl.load(first + k1[:, None] * R + (n1 + i)[None, :])
         fi = tl.load(first + R * R + k1[:, None] * R + (n1 + i)[None, :])
         gate_at = row * x.gate_row + (n - x.first) * x.gate_step + c.to(tl.int64) * x.gate_channel
@@ -88,8 +93,10 @@ def outer_inverse_kernel(
         ei = tl.load(mid + plane + at, mask=valid, other=0).to(ACC)
         tr, ti = _outer_twiddle(coarse, fine, k1, block, blocks, R, BLOCK, ACC)
         tr, ti = tr[:, None, :], ti[:, None, :]
+        # The conjugate transpose of the forward matrix: rows are steps now, columns frequencies.
         transposed = k1[None, :] * R + (rows + i)[:, None]
         fr, fi = tl.load(first + transposed), tl.load(first + R * R + transposed)
+        # Re(conj(F)^T conj(twiddle) E) = F_re^T Re(...) + F_im^T Im(...): half the products, as the signal is real.
         y = add_dot(y, fr, tl.reshape(er * tr + ei * ti, (ROWS, LANES * BLOCK)).to(fr.dtype), ACC, PRECISION)
         y = add_dot(y, fi, tl.reshape(ei * tr - er * ti, (ROWS, LANES * BLOCK)).to(fr.dtype), ACC, PRECISION)
     n = (rows + i).to(tl.int64)[:, None, None] * inner + block * BLOCK + tl.arange(0, BLOCK)[None, :, None]

@@ -100,6 +100,7 @@ class Convolution:
         self.types = (TYPES[accumulator_dtype(u)], "tf32x3" if self.dtype == torch.float32 else "ieee")
         self.tables = tables(plan, self.dtype, u.device)
         self.items = self.batch * plan.blocks
+        # Programs per block of channels: enough to fill the GPU, each loading its tables and spectrum once.
         self.parts = min(self.items, triton.cdiv(PROGRAMS, self.grid[0]))
         # Wider dtypes multiply in three passes of tf32, whose operands leave no shared memory to prefetch into.
         half = self.dtype.itemsize == 2
@@ -115,12 +116,14 @@ class Convolution:
         """Convolve ``source`` into ``target``; the adjoint correlates."""
         plan, target = self.plan, target.with_equal_strides()
         if plan.outer > 1:
+            # Three passes over memory: over n1, R inner convolutions in place, back over k1.
             mid = self._outer_transform(source)
             # R complex signals per channel, each convolved in place.
             re, im = (part.flatten(1, 2).mT for part in mid)
             self._convolve(spectrum, Signal(re).view(im), Output(re).view(im), adjoint)
             self._inverse_outer_transform(mid, target, inverse_scale(plan.outer))
         elif self._needs_transpose(target.out):
+            # Few channels per program: reading them from rows of channels would use a few bytes of each line.
             transposed = self._channel_first_buffer(target.out)
             out = Output(transposed, first=target.first)
             self._convolve(spectrum, self._transposed(source).view(), out.view(), adjoint)
@@ -144,6 +147,7 @@ class Convolution:
         spectrum = h.new_empty(self.series, 2, plan.rows, len(plan.kept), dtype=self.dtype)
         im, h = None, h.contiguous()
         if plan.outer > 1:
+            # The filter is a signal of a batch of one, its spectra R series per channel.
             re, im = self._outer_transform(Signal(h.T[None]))
             h = re.flatten(0, 2)
         spectrum_kernel[self.grid](
@@ -162,6 +166,7 @@ class Convolution:
             self._correlate(parts, Signal(re).view(im), Signal(g_re).view(g_im))
         else:
             self._correlate(parts, self._transposed(v).view(), self._transposed(dz).view())
+        # In a fixed order: the same bits every time.
         spectra = parts.sum(0)
         if self.limit is not None:
             spectra *= self._mask(spectra)
@@ -177,6 +182,7 @@ class Convolution:
 
     def _correlate(self, parts: Tensor, v: SignalView, dz: SignalView) -> None:
         plan = self.plan
+        # With an outer transform every series is one block of `inner` points, without overlap.
         length, step, shift = (self.length, plan.step, plan.overlap) if plan.outer == 1 else (plan.inner, plan.inner, 0)
         lanes = max(1, min(self.lanes, REGISTER_POINTS // plan.inner))
         in_registers = plan.inner < REGISTER_POINTS

@@ -65,6 +65,7 @@ class OutputView(NamedTuple):
 @no_type_check
 def tile_offsets(step, channel, N1: tl.constexpr, N2: tl.constexpr, LANES: tl.constexpr):
     """Offsets (N1, N2, LANES) of this program's channels from the first step, given both strides."""
+    # n = n1 N2 + n2: the slow index of the signal is the first axis of the tile.
     n = tl.arange(0, N1)[:, None, None] * N2 + tl.arange(0, N2)[None, :, None]
     return n * step + (tl.program_id(0) * LANES + tl.arange(0, LANES)).to(tl.int64)[None, None, :] * channel
 
@@ -88,10 +89,12 @@ def load_matrix(x, at, gate, gate_at, valid, ACC: tl.constexpr, DOT: tl.constexp
     tile = tl.load(x + at, mask=valid, other=0).to(ACC)
     if gate is not None:
         tile *= tl.load(gate + gate_at, mask=valid, other=0).to(ACC)
+    # The gate is applied in ACC and the product rounded once, as the operand of the first matrix product.
     tile = tile.to(DOT)
     if tile.shape[2] == 1:
         matrix = tl.reshape(tile, (tile.shape[0], tile.shape[1]))
     else:
+        # (n1, n2, lane) to (n1, lane n2): one product from the left then transforms all lanes over n1 at once.
         matrix = tl.reshape(tl.permute(tile, (0, 2, 1)), (tile.shape[0], tile.shape[2] * tile.shape[1]))
     return matrix
 
@@ -116,6 +119,7 @@ def load_block(
     N1: tl.constexpr, N2: tl.constexpr, LANES: tl.constexpr, ACC: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Real or imaginary ``part`` of a view x: the steps [low, high) of a block that starts at position ``start``."""
+    # Positions before x.first belong to the history or to no one: masked by `low`, never read.
     valid, before = tile_mask(low, high, channels, N1, N2, LANES), (start - x.first).to(tl.int64)
     at, gate_at = tile_offsets(x.step, x.channel, N1, N2, LANES), 0
     part += row * x.row + before * x.step
@@ -153,6 +157,7 @@ def load_table(table, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
 @no_type_check
 def load_twiddle(table, N1: tl.constexpr, N2: tl.constexpr, LANES: tl.constexpr, ACC: tl.constexpr):
     """Both parts of the twiddle (N1 LANES, N2), the same for each lane."""
+    # Rows count (k1, lane); W^(k1 n2) depends on k1 = row // LANES alone.
     at = (tl.arange(0, N1 * LANES) // LANES)[:, None] * N2 + tl.arange(0, N2)[None, :]
     return tl.load(table + at).to(ACC), tl.load(table + N1 * N2 + at).to(ACC)
 
@@ -163,6 +168,7 @@ def spectrum_tile(channels, N1: tl.constexpr, K2: tl.constexpr, LANES: tl.conste
     """Offsets of this program's channels in spectra (channels, 2, N1, K2), and which exist."""
     row = tl.arange(0, N1 * LANES)
     c = tl.program_id(0) * LANES + row % LANES
+    # A channel's spectrum is two planes (N1, K2), real then imaginary: 2 N1 K2 numbers apart.
     at = (c.to(tl.int64) * (2 * N1 * K2) + (row // LANES) * K2)[:, None] + tl.arange(0, K2)[None, :]
     return at, (c < channels)[:, None]
 
@@ -197,6 +203,7 @@ def transform(
     ar, ai = tl.reshape(ar, (N1 * LANES, N2)), tl.reshape(ai, (N1 * LANES, N2))
     tr, ti = load_twiddle(twiddle, N1, N2, LANES, ACC)
     br, bi = (ar * tr - ai * ti).to(f2r.dtype), (ar * ti + ai * tr).to(f2r.dtype)
+    # (br + i bi)(f2r + i f2i), real part then imaginary.
     re = add_dot(dot(br, f2r, ACC, PRECISION), -bi, f2i, ACC, PRECISION)
     im = add_dot(dot(br, f2i, ACC, PRECISION), bi, f2r, ACC, PRECISION)
     return re, im
@@ -213,9 +220,11 @@ def inverse_transform(
     All factors are conjugate transposes of those in :func:`transform`, in reverse order.
     """
     re, im, g2r, g2i = re.to(f2r.dtype), im.to(f2r.dtype), tl.trans(f2r), tl.trans(f2i)
+    # Z conj(F2)^T: the signs of the imaginary products are those of a conjugate.
     er = add_dot(dot(re, g2r, ACC, PRECISION), im, g2i, ACC, PRECISION)
     ei = add_dot(dot(im, g2r, ACC, PRECISION), -re, g2i, ACC, PRECISION)
     tr, ti = load_twiddle(twiddle, N1, N2, LANES, ACC)
+    # Times the conjugate twiddle.
     gr, gi = (er * tr + ei * ti).to(f2r.dtype), (ei * tr - er * ti).to(f2r.dtype)
     return tl.reshape(gr, (N1, LANES * N2)), tl.reshape(gi, (N1, LANES * N2))
 

@@ -85,6 +85,7 @@ def _chunk_scan_kernel(
     h = tl.load(entering + chunk * channels + c, mask=valid, other=0)
     for i in tl.range(0, stop - start, loop_unroll_factor=4):
         t = stop - 1 - i if BACKWARDS else start + i
+        # The recurrence again, now from the state that enters; each h is stored, whole lines over the channels.
         h = _load_factor(a, t, end, c, channels, BACKWARDS) * h
         h += tl.load(x + t * channels + c, mask=valid, other=0)
         tl.store(out + t * channels + c, h, mask=valid)
@@ -113,6 +114,7 @@ def _state_passing_kernel(
         for j in tl.static_range(PREFETCH):
             chunk = nearest - j if BACKWARDS else nearest + j
             exists = w < tl.where(high - low > i + j, width, 0)
+            # `inner` neighbouring elements of a state share a factor, as the d_v elements of one key channel do.
             decay = tl.load(decays + chunk * (width // inner) + w // inner, mask=exists, other=1)
             loaded += (decay, tl.load(states + chunk * width + w, mask=exists, other=0))
         for j in tl.static_range(PREFETCH):
@@ -150,6 +152,7 @@ def _scan(a: Tensor, x: Tensor, state: Tensor | None, backwards: bool) -> Tensor
     if out.numel() == 0:
         return out
     a, x, channels = a.contiguous(), x.contiguous(), x[0, 0].numel()
+    # L / size sequential steps of state passing, size sequential steps within a chunk: least at size = sqrt(L).
     size = max(MIN_CHUNK, triton.next_power_of_2(int(x.shape[1] ** 0.5)))
     chunks = Chunks.split(None, x, size)
     states, decays = x.new_empty(2, len(chunks.starts), channels)

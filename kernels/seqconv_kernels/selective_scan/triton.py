@@ -30,8 +30,8 @@ import torch
 import triton
 from torch import Tensor
 
-from .._core.inputs import needs_gradient
-from .._core.operators import operator, typed_like
+from .._core.inputs import gradients_by_name, needs_gradient, save_inputs, saved_inputs
+from .._core.operators import operator
 from .._core.triton_functions import TYPES, View, view
 from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
 from ..linear_scan.triton import state_passing
@@ -61,10 +61,12 @@ class _Layout:
     def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None) -> None:
         dtype = accumulator_dtype(u)
         self.B, self.C = (view((w if w.dim() == 4 else w[:, :, None]).to(dtype)) for w in (B, C))
+        # (d_state, channels), times log2(e): a step computes 2^(dt A log2 e) in one instruction.
         self.A = (A.T.to(dtype) * math.log2(math.e)).contiguous()
         self.groups, (self.channels, self.n_states) = (B.shape[2] if B.dim() == 4 else 1), A.shape
         self.per_group, (batch, self.length, _) = self.channels // self.groups, u.shape
         self.dtype = TYPES[dtype]
+        # As few chunks as fill the GPU: each chunk but a sequence's last is scanned twice.
         size = _chunk_size(batch * self.length, self.length, self.groups * self.tiles(FORWARD_STATES)[1])
         self.chunks = Chunks.split(cu_seqlens, u, size)
         self.whole = cu_seqlens is None and size >= self.length
@@ -74,6 +76,7 @@ class _Layout:
 
     def tiles(self, states: int) -> tuple[tuple[Any, ...], int]:
         """Constants of programs that hold ``states`` of them, and the blocks of channels in each group."""
+        # A program holds (BN, BD) states, states x channels, spread over the 32 lanes of its warp.
         BN = triton.next_power_of_2(self.n_states)
         # At most 64 channels, two per lane: more would leave few programs to hide the latency of loads.
         BD = min(max(states // BN, 1), 64, triton.next_power_of_2(self.per_group))
@@ -114,68 +117,48 @@ def _flat(state: Tensor, dtype: torch.dtype) -> Tensor:
 
 def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
-    y, final_state, _ = _forward(*inputs, needs_gradient(inputs))
+    y, final_state, _ = _forward(inputs, needs_gradient(inputs))
     return y, final_state
 
 
-@operator("selective_scan_triton", lambda *a: _empty_outputs(a[0], a[2], *a[10:]))
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    learning: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+@operator("selective_scan_triton", lambda inputs, learning: _empty_outputs(inputs, learning))
+def _forward(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The output, the final state, and every CHECKPOINT-th state (none unless learning)."""
-    y, final, checkpoints = _empty_outputs(u, A, cu_seqlens, learning)
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens = inputs
+    y, final, checkpoints = _empty_outputs(inputs, learning)
     if u.numel() == 0:
         return y, final.copy_(final if initial_state is None else initial_state), checkpoints
     layout = _Layout(u, A, B, C, cu_seqlens)
     tiles, blocks = layout.tiles(FORWARD_STATES)
-    inputs, last = (view(u), view(delta), layout.A, layout.B), torch.empty_like(final).flatten(1)
+    scanned, last = (view(u), view(delta), layout.A, layout.B), torch.empty_like(final).flatten(1)
     where = (*layout.where, *layout.sizes)
     with on_device(u):
+        # Chunks are whole sequences: the initial state enters, and no states have to be passed.
         if layout.whole:
             entering = layout.entering_states(initial_state, u)
         else:
             entering, decays = layout.empty_states(u), layout.empty_states(u)
+            # Pass 1: final state and total decay of every chunk from zero; pass 2: the states that enter the chunks.
             chunk_state_kernel[layout.grid(blocks)](
-                *inputs, delta_bias, entering, decays, *where, delta_softplus, PREFETCH, *tiles, num_warps=1
+                *scanned, delta_bias, entering, decays, *where, delta_softplus, PREFETCH, *tiles, num_warps=1
             )
             initial = None if initial_state is None else _flat(initial_state, entering.dtype)
             state_passing(decays, entering, initial, layout.chunks.offsets)
+        # Pass 3: the scan itself, which also writes the output, gated and with the skip, and the checkpoints.
         chunk_scan_kernel[layout.grid(blocks)](
-            *inputs, layout.C, D, _view(z), delta_bias, entering, y, last, checkpoints if learning else None,
+            *scanned, layout.C, D, _view(z), delta_bias, entering, y, last, checkpoints if learning else None,
             layout.checkpoint_offsets, *where, delta_softplus, PREFETCH, CHECKPOINT, *tiles, num_warps=1,
         )  # fmt: skip
     return y, final.copy_(layout.unflat(last)), checkpoints
 
 
-@operator("selective_scan_triton_backward", lambda *a: _empty_gradients(a[0], a[2], a[3], a[6], a[9]))
+@operator("selective_scan_triton_backward", lambda inputs, *_: _empty_gradients(inputs))
 def _backward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    cu_seqlens: Tensor | None,
-    checkpoints: Tensor,
-    dy: Tensor,
-    dfinal: Tensor | None,
+    inputs: Inputs, checkpoints: Tensor, dy: Tensor, dfinal: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, of parameters in float32 or wider."""
-    gradients = _empty_gradients(u, A, B, z, cu_seqlens)
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, _, cu_seqlens = inputs
+    gradients = _empty_gradients(inputs)
     du, ddelta, _, _, _, _, dz, _, dinitial = gradients
     if u.numel() == 0:
         for gradient in gradients:
@@ -185,9 +168,12 @@ def _backward(
     tiles, blocks = layout.tiles(BACKWARD_STATES)
     steps, gate, grad = view(delta), _view(z), view(dy)
     dA, first = layout.empty_states(u), torch.empty_like(dinitial).flatten(1)
+    # dB and dC are sums over the channels of a group: one part per block of channels, added below in fixed order.
     dB, dC = dA.new_empty(2, blocks, batch * length, layout.groups, layout.n_states)
+    # dA, dD and dbias are sums over time: one part per chunk.
     dD, dbias = dA.new_empty(2, len(dA), channels)
     with on_device(u):
+        # The adjoint runs right to left: what leaves a chunk is dL/dstate after its last step.
         if layout.whole:
             dleaving = layout.entering_states(dfinal, u)
         else:
@@ -207,14 +193,19 @@ def _backward(
             delta_softplus, PREFETCH, CHECKPOINT, *tiles, num_warps=1,
         )  # fmt: skip
     dinitial.copy_(layout.unflat(first))
+    # The kernel accumulates the gradient of A itself: the factor log2(e) is in its copy of the rates alone.
     rates = dA.sum(0).unflatten(0, (layout.n_states, channels)).T.contiguous()
     projections = (t.sum(0).reshape(B.shape).to(B.dtype) for t in (dB, dC))
     return (du, ddelta, rates, *projections, dD.sum(0), dz, dbias.sum(0), dinitial)
 
 
-def _empty_outputs(u: Tensor, A: Tensor, cu_seqlens: Tensor | None, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
-    (batch, length, channels), n_states, dtype = u.shape, A.shape[1], accumulator_dtype(u)
-    segments = count_segments(cu_seqlens, batch)
+def _empty_outputs(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
+    u, cu_seqlens, ((batch, length, channels), n_states) = (
+        inputs.u,
+        inputs.cu_seqlens,
+        (inputs.u.shape, inputs.A.shape[1]),
+    )
+    segments, dtype = count_segments(cu_seqlens, batch), accumulator_dtype(u)
     count = batch * -(-length // CHECKPOINT) if cu_seqlens is None else length // CHECKPOINT + segments
     return (
         u.new_empty(u.shape),
@@ -224,9 +215,9 @@ def _empty_outputs(u: Tensor, A: Tensor, cu_seqlens: Tensor | None, learning: bo
 
 
 def _empty_gradients(
-    u: Tensor, A: Tensor, B: Tensor, z: Tensor | None, cu_seqlens: Tensor | None
+    inputs: Inputs,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (channels, n_states), dtype = A.shape, accumulator_dtype(u)
+    u, B, z, (channels, n_states), dtype = inputs.u, inputs.B, inputs.z, inputs.A.shape, accumulator_dtype(inputs.u)
     return (
         u.new_empty(u.shape),
         u.new_empty(u.shape),
@@ -236,23 +227,20 @@ def _empty_gradients(
         u.new_empty(channels, dtype=dtype),
         u.new_empty(0 if z is None else u.shape),
         u.new_empty(channels, dtype=dtype),
-        u.new_empty(count_segments(cu_seqlens, u.shape[0]), channels, n_states, dtype=dtype),
+        u.new_empty(count_segments(inputs.cu_seqlens, u.shape[0]), channels, n_states, dtype=dtype),
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, arguments: tuple[Inputs, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
-    *tensors, ctx.delta_softplus, initial_state, cu_seqlens, _ = inputs
-    ctx.save_for_backward(*tensors, initial_state, cu_seqlens, output[2])
+    save_inputs(ctx, arguments[0], output[2])
 
 
-def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    *tensors, initial_state, cu_seqlens, checkpoints = ctx.saved_tensors
-    dy = torch.zeros_like(tensors[0]) if dy is None else dy
-    gradients = _backward(*tensors, ctx.delta_softplus, cu_seqlens, checkpoints, dy, dfinal)
-    cast = typed_like((*tensors, initial_state), gradients)
-    return (*cast[:8], None, cast[8], None, None)
+def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -> dict[str, Tensor | None]:
+    inputs, (checkpoints,) = saved_inputs(ctx, Inputs)
+    dy = torch.zeros_like(inputs.u) if dy is None else dy
+    return gradients_by_name(inputs, _backward(inputs, checkpoints, dy, dfinal))
 
 
 _forward.differentiate(_setup_context, _differentiate)

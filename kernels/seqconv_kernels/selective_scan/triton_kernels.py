@@ -96,6 +96,7 @@ def chunk_state_kernel(
     """
     place = _place(starts, stops, segments, cu_seqlens, channels, per_group, n_states, BN, BD)
     chunk, start, steps, _, _, end, group, left, first, at, exists = place
+    # The last chunk's state goes to no other chunk.
     steps = tl.where(start + steps == end, 0, steps)
     c, n = tl.arange(0, BD), tl.arange(0, BN)
     u_rows, delta_rows = address(u, start, length) + first, address(delta, start, length) + first
@@ -115,6 +116,7 @@ def chunk_state_kernel(
             total += dt
     base = chunk * n_states * channels
     tl.store(states + base + at, h, mask=exists)
+    # The product of exponentials is the exponential of the sum: one exp2 per state instead of one per step.
     tl.store(decays + base + at, tl.exp2(total[None, :] * rate), mask=exists)
 
 
@@ -147,6 +149,7 @@ def chunk_scan_kernel(
         checkpoints += (tl.load(checkpoint_offsets + segment) + (start - begin) // CHECKPOINT) * states
     for low in tl.range(0, steps, PREFETCH):
         if checkpoints is not None:
+            # A mask rather than a branch: all lanes store or none does.
             due = tl.where(low % CHECKPOINT == 0, BN, 0)
             tl.store(checkpoints + low // CHECKPOINT * states + at, h, mask=exists & (n[:, None] < due))
         loaded, outs = (), ()
@@ -159,6 +162,7 @@ def chunk_scan_kernel(
             u_row, B_row = loaded[3 * i + 1], _load_row(B_rows, low + i, B.step, n, steps, n_states, ACC)
             h = _next_state(h, dt, rate, dt * u_row, B_row)
             C_row = _load_row(C_rows, low + i, C.step, n, steps, n_states, ACC)
+            # C . h sums over the states, which lie in one lane: no exchange between lanes.
             out = tl.sum(h * C_row[:, None], 0) + skip * u_row
             if z is not None:
                 out *= loaded[3 * i + 2] * sigmoid(loaded[3 * i + 2])
@@ -194,6 +198,7 @@ def chunk_state_backward_kernel(
         z_rows = address(z, start, length) + first
     rate, offset = tl.load(A + at, mask=exists, other=0), _load_parameter(bias, first, c, left, ACC)
     dh, total = tl.zeros([BN, BD], ACC), tl.zeros([BD], ACC)
+    # Groups of steps from right to left; the first one taken may be short.
     groups = tl.cdiv(steps, PREFETCH)
     for back in tl.range(groups):
         low = (groups - 1 - back) * PREFETCH
@@ -209,6 +214,7 @@ def chunk_state_backward_kernel(
             g, C_row = loaded[3 * i + 1], _load_row(C_rows, t, C.step, n, steps, n_states, ACC)
             if z is not None:
                 g *= loaded[3 * i + 2] * sigmoid(loaded[3 * i + 2])
+            # dh[t] on all paths, then what it sends to step t - 1.
             dh = tl.exp2(dt[None, :] * rate) * (dh + g[None, :] * C_row[:, None])
             total += dt
     base = chunk * n_states * channels
@@ -296,6 +302,7 @@ def chunk_scan_backward_kernel(
             dh += g[None, :] * C_row[:, None]
             # dL/d(log a[t]) = dh a h[t-1]; log a = dt A, so it feeds both ddt and dA.
             dlog_decay = dh * decays[PREFETCH - 1 - i] * kept[PREFETCH - 1 - i]
+            # h[t] takes in dt u B: its gradient by dt u is dh . B, shared by du and ddt.
             dinflow = tl.sum(dh * B_row[:, None], 0)
             # rate ln2 = A.
             ddelta_row = (dinflow * u_row + tl.sum(dlog_decay * rate, 0) * ln2) * slope
@@ -304,6 +311,7 @@ def chunk_scan_backward_kernel(
             # The only sums over channels, hence over the lanes of the warp.
             tl.store(dB + t * groups * n_states + n, tl.sum(dh * (dt * u_row)[None, :], 1), mask=row_exists)
             tl.store(dC + t * groups * n_states + n, tl.sum(kept[PREFETCH - i] * g[None, :], 1), mask=row_exists)
+            # Sums over time, in registers: one store per chunk.
             drate += dlog_decay * dt[None, :]
             dskip += g * u_row
             doffset += tl.where(mask, ddelta_row, 0.0)

@@ -95,6 +95,7 @@ def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) ->
     heads, channels, poles, parts = residues.shape
     if residues.numel() == 0:
         return torch.zeros_like(residues), torch.zeros_like(log_poles)
+    # A program sums over one tile of lags; the tiles' parts are added in order below.
     tiles = triton.cdiv(dtaps.shape[2], BACKWARD_FINE * COARSE)
     dresidues, dpoles = residues.new_empty(2, tiles, *residues.shape)
     with on_device(dtaps):
@@ -102,6 +103,7 @@ def _vandermonde_backward(residues: Tensor, log_poles: Tensor, dtaps: Tensor) ->
             residues.contiguous(), log_poles.contiguous(), dtaps.contiguous(), dresidues, dpoles, channels, poles,
             dtaps.shape[2], parts, BACKWARD_FINE, COARSE, BACKWARD_POLES, *_types(dtaps), num_warps=4,
         )  # fmt: skip
+    # Poles are shared by the channels of a head: their gradient is summed over both axes.
     return dresidues.sum(0), dpoles.sum((0, 1))
 
 
@@ -125,6 +127,7 @@ def _cauchy_backward(v: Tensor, poles: Tensor, length: int, dr: Tensor) -> tuple
     heads, channels, pairs, _ = v.shape
     if v.numel() == 0:
         return torch.zeros_like(v), torch.zeros_like(poles)
+    # A program sums SHARE frequencies of `block` conjugate pairs of poles.
     shares, block = triton.cdiv(dr.shape[2], SHARE), min(16, triton.next_power_of_2(pairs))
     dv, dpoles = v.new_empty(2, shares, *v.shape)
     with on_device(dr):
