@@ -12,6 +12,7 @@ from .fft_conv import fft_conv
 from .fft_conv2d import fft_conv2d
 from .gated_linear_attention import gated_linear_attention, gated_linear_attention_step
 from .linear_scan import linear_scan, linear_scan_step
+from .rnn import rnn, rnn_step
 from .selective_scan import selective_scan, selective_scan_step
 from .ssd import ssd, ssd_step
 from .ssm_kernel import cauchy, vandermonde
@@ -32,6 +33,8 @@ __all__ = [
     "gated_linear_attention_step",
     "linear_scan",
     "linear_scan_step",
+    "rnn",
+    "rnn_step",
     "selective_scan",
     "selective_scan_step",
     "ssd",
