@@ -105,9 +105,7 @@ def _check_shapes(operation: str, inputs: Inputs, leading: str, rank: int) -> No
         got, wanted = f"x of shape {tuple(x.shape)}", f"({leading}, {gates} gates, heads, head_dim) without empty axes"
         raise argument_error(operation, got, wanted, f"project the input to the {gates} gates of {name!r}")
     _, heads, width = x.shape[-3:]
-    check_shape(
-        operation, "recurrent_weight", weight, "gates, heads, head_dim, head_dim", (gates, heads, width, width)
-    )
+    check_shape(operation, "recurrent_weight", weight, "gates, heads, head_dim, head_dim", (gates, heads, width, width))
     check_shape(operation, "bias", bias, "gates, heads, head_dim", (gates, heads, width))
     tensors = {"x": x, "recurrent_weight": weight, "bias": bias, "initial_state": inputs.initial_state}
     check_floating(operation, tensors, x.device)

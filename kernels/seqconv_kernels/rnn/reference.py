@@ -26,10 +26,12 @@ def rnn_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _rnn(inputs: Inputs, real: Tensor | None) -> tuple[Tensor, Tensor]:
-    x, cell = inputs.x, CELLS[inputs.cell]
-    states = inputs.initial_state
+    x, weight, bias, cell, states, *_ = inputs
+    wide = accumulation_dtype(x, weight, bias, states)
     if states is None:
-        states = x.new_zeros(x.shape[0], cell.states, *x.shape[3:], dtype=accumulation_dtype(x))
+        states = x.new_zeros(x.shape[0], CELLS[cell].states, *x.shape[3:], dtype=wide)
+    # Converted once: the gradients of all steps are summed before they are rounded.
+    inputs = inputs._replace(recurrent_weight=weight.to(wide), bias=None if bias is None else bias.to(wide))
     outputs = []
     for t, x_t in enumerate(x.unbind(1)):
         after = _step(x_t, inputs, states)

@@ -32,9 +32,7 @@ RNN: Op[Inputs, tuple[Tensor, Tensor]] = Op(
     Implementation("cpu", "rnn.cpu:rnn", "rnn.spec:cpu_unsupported_reason"),
     Implementation("reference", "rnn.reference:rnn"),
 )
-STEP: Op[Inputs, tuple[Tensor, Tensor]] = Op(
-    "rnn_step", Inputs, Implementation("reference", "rnn.reference:rnn_step")
-)
+STEP: Op[Inputs, tuple[Tensor, Tensor]] = Op("rnn_step", Inputs, Implementation("reference", "rnn.reference:rnn_step"))
 
 
 def cpu_unsupported_reason(inputs: Inputs) -> str | None:
