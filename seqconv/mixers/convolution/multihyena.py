@@ -10,15 +10,15 @@ Source: Massaroli et al. 2023, "Laughing Hyena Distillery" (arXiv 2310.18780); M
 mad/model/layers/hyena.py of athms/mad-lab (commit 0f49a452), where n is called ``num_heads``.
 """
 
-from typing import Unpack, cast
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
-from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...convolution.long_convolution import LongConvolution, convolve
+from ...convolution.long_convolution import LongConvolution
+from ...convolution.outer_products import convolve_outer, convolve_outer_from, split_heads
 from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
@@ -97,13 +97,7 @@ class MultiHyena(Mixer):
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mixed, _ = self.short_conv(zero_padding(self._project(x), mask))
         q, k, v = self._heads(zero_padding(mixed, mask))
-        kernel = self.convolution.kernels(x.shape[1])[0]._replace(heads=self.head_dim)
-        skip = self.D.repeat(self.head_dim)
-        y = torch.zeros_like(v, dtype=accumulation_dtype(v))
-        for i in range(self.head_dim):  # one row of Z at a time: the whole of Z is head_dim times the activations
-            row = (k[..., i : i + 1, :] * v).flatten(-2)
-            y = y + convolve(row, kernel, skip=skip).view(v.shape) * q[..., i : i + 1, :]
-        return self._finish(y.to(v.dtype))
+        return self._finish(convolve_outer(q, k, v, self.convolution, self.D))
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         short = self.short_conv.init_state(batch_size, device, dtype)
@@ -113,16 +107,15 @@ class MultiHyena(Mixer):
         assert isinstance(state, MultiHyenaState)
         mixed, short = self.short_conv(zero_padding(self._project(x), mask), state.short)
         q, k, v = self._heads(zero_padding(mixed, mask))
-        z = self._outer(k, v)
-        sums, long = self.convolution.prefill(z, state.long, skip=self._skip_all())
-        return self._finish(self._contract(q, sums)), MultiHyenaState(short, long)
+        y, long = convolve_outer_from(q, k, v, self.convolution, self.D, state.long)
+        return self._finish(y), MultiHyenaState(short, long)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MultiHyenaState)
         mixed, short = self.short_conv.step(self._project(x_t), state.short)
         q, k, v = self._heads(mixed)
-        sums, long = self.convolution.step(self._outer(k, v), state.long, skip=self._skip_all())
-        return self._finish(self._contract(q, sums)), MultiHyenaState(short, long)
+        y, long = convolve_outer_from(q, k, v, self.convolution, self.D, state.long)
+        return self._finish(y), MultiHyenaState(short, long)
 
     def _project(self, x: Tensor) -> Tensor:
         projected: Tensor = self.in_proj(x)
@@ -130,18 +123,8 @@ class MultiHyena(Mixer):
 
     def _heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v as (..., head_dim, num_heads): the filter belongs to the last axis."""
-        q, v, k = (part.unflatten(-1, (self.num_heads, -1)).transpose(-1, -2) for part in mixed.chunk(3, dim=-1))
+        q, v, k = (split_heads(part, self.num_heads) for part in mixed.chunk(3, dim=-1))
         return q, k, v
-
-    def _outer(self, k: Tensor, v: Tensor) -> Tensor:
-        return (k[..., :, None, :] * v[..., None, :, :]).flatten(-3)
-
-    def _contract(self, q: Tensor, sums: Tensor) -> Tensor:
-        rows = cast(Tensor, sums.unflatten(-1, (self.head_dim, self.head_dim, self.num_heads)))
-        return (q[..., :, None, :] * rows).sum(-3)
-
-    def _skip_all(self) -> Tensor:
-        return self.D.repeat(self.head_dim**2)
 
     def _finish(self, y: Tensor) -> Tensor:
         out: Tensor = self.out_proj(y.transpose(-1, -2).flatten(-2))
