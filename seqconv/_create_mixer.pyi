@@ -111,6 +111,42 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["h3"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    head_dim: int = 1,
+    d_state: int = 64,
+    key_state: int | None = None,
+    disc: str = "bilinear",
+    init: str = "lin",
+    n_ssm: int | None = None,
+    deterministic: bool = False,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    lr: float | None = None,
+    bidirectional: bool = False,
+) -> Mixer:
+    """H3: keys after a shift state space, their products with values through a diagonal one."""
+
+@overload
+def create_mixer(
+    name: Literal["h3_conv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    l_max: int = 1024,
+    threshold: float = 0.001,
+    smoothing: str | None = None,
+    smoothing_width: int = 7,
+    init: str = "double_exp",
+    lr: float | None = 0.001,
+    bidirectional: bool = False,
+) -> Mixer:
+    """H3 with explicit taps in place of both state spaces."""
+
+@overload
+def create_mixer(
     name: Literal["hyena"],
     d_model: int,
     *,
@@ -170,6 +206,37 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Linear attention with the delta rule and a decay per key channel."""
+
+@overload
+def create_mixer(
+    name: Literal["longconv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    threshold: float = 0.001,
+    smoothing: str | None = None,
+    smoothing_width: int = 7,
+    init: str = "double_exp",
+    lr: float | None = 0.001,
+    activation: str | None = "gelu",
+    final_activation: str | None = "glu",
+    bottleneck: int | None = None,
+    gate: int | None = None,
+    gate_activation: str | None = None,
+    mult_activation: str | None = None,
+    initializer: str | None = None,
+    weight_norm: bool = False,
+    dropout: float = 0.0,
+    tie_dropout: bool = False,
+    kernel_dropout: float = 0.0,
+    channels: int = 1,
+    swap_channels: bool = False,
+    bidirectional: bool = False,
+    truncation: int | None = None,
+    recurrent_steps: bool = False,
+    l_max: int = 1024,
+) -> Mixer:
+    """Long convolution with explicit taps, a soft threshold on them and S4's layer around it."""
 
 @overload
 def create_mixer(
@@ -282,6 +349,25 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Hyena with tied filters and outer products within heads."""
+
+@overload
+def create_mixer(
+    name: Literal["multires"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    kernel_size: int = 2,
+    levels: int | None = None,
+    tree: str = "fading",
+    memory_size: int | None = None,
+    wavelet: str | None = None,
+    independent_skip: bool = False,
+    l_max: int = 1024,
+    project: bool = True,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Multiresolution convolution: a wavelet tree with learned filters shared by its levels."""
 
 @overload
 def create_mixer(

@@ -1,8 +1,8 @@
 """Convolution with few taps: the state is the last inputs, as many as the taps reach back.
 
 ``y_t = sum_{s<K} h[s] u_{t-s} + skip u_t`` per channel, with K = ``width`` taps of a
-:class:`~seqconv.filters.base.Filter`. Against :class:`~seqconv.convolution.long_convolution.LongConvolution`, whose work per
-token grows with the logarithm of the taps, a step costs K products, and the state K inputs.
+:class:`~seqconv.filters.base.Filter`. Against :class:`~seqconv.convolution.long_convolution.LongConvolution`, whose
+work per token grows with the logarithm of the taps, a step costs K products, and the state K inputs.
 """
 
 from typing import ClassVar, cast

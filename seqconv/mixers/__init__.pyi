@@ -6,8 +6,12 @@ from .attention.attention import Attention as Attention
 from .attention.mega import Mega as Mega
 from .attention.tcnca import TCNCA as TCNCA
 from .bidirectional import Bidirectional as Bidirectional
+from .convolution.h3 import H3 as H3
+from .convolution.h3 import H3Conv as H3Conv
 from .convolution.hyena import Hyena as Hyena
+from .convolution.longconv import LongConv as LongConv
 from .convolution.multihyena import MultiHyena as MultiHyena
+from .convolution.multires import MultiresConv as MultiresConv
 from .convolution.sgconv import SGConv as SGConv
 from .convolution.striped_hyena import StripedHyena as StripedHyena
 from .convolution.tcn import TCN as TCN

@@ -1,8 +1,8 @@
 """HazyResearch/safari: the layers ``H3`` and ``H3Conv`` (src/models/sequence/h3.py, h3_conv.py at commit 02220c69).
 
-Their state spaces are those of src/models/sequence/ssm/. The outputs of heads are laid out entry by entry and not head by
-head, so the columns of the output projection are reordered. ``H3Conv`` makes ``d_model`` kernels whatever ``head_dim``
-is, and fails in its forward where that is not 1. The kernels are cast to float32 there.
+Their state spaces are those of src/models/sequence/ssm/. The outputs of heads are laid out entry by entry and not head
+by head, so the columns of the output projection are reordered. ``H3Conv`` makes ``d_model`` kernels whatever
+``head_dim`` is, and fails in its forward where that is not 1. The kernels are cast to float32 there.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """HazyResearch/safari: the layer ``LongConv`` of src/models/sequence/long_conv.py at commit 02220c69.
 
-With ``postact=None`` the original has no output projection. ``block_fft_conv`` replaces the transform by matrices that may
-be learned; the result is then no convolution, and not imported. ``causal=False`` makes a kernel twice as long as the
-layer's convolution expects, and is not imported either.
+With ``postact=None`` the original has no output projection. ``block_fft_conv`` replaces the transform by matrices that
+may be learned; the result is then no convolution, and not imported. ``causal=False`` makes a kernel twice as long as
+the layer's convolution expects, and is not imported either.
 """
 
 from collections.abc import Mapping

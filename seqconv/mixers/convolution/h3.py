@@ -11,12 +11,14 @@ and ``n² d_state`` numbers per head. In ``h3_conv`` both g and h are explicit t
 (:mod:`~seqconv.filters.explicit.longconv`), of heads of one channel.
 
 Source: Fu et al. 2022, "Hungry Hungry Hippos: Towards Language Modeling with State Space Models" (arXiv 2212.14052);
-src/models/sequence/h3.py and h3_conv.py of HazyResearch/safari (commit 02220c69). Published: a hybrid of 125M parameters
-with two attention layers outperforms a Transformer on OpenWebText by 1.0 in perplexity (abstract). In ``h3_conv`` the
-original lets taps beyond a short sequence wrap around; here they are cut. Its single steps with heads of several
-channels fail; here they are the same function.
+src/models/sequence/h3.py and h3_conv.py of HazyResearch/safari (commit 02220c69). Published: a hybrid of 125M
+parameters with two attention layers outperforms a Transformer on OpenWebText by 1.0 in perplexity (abstract). In
+``h3_conv`` the original lets taps beyond a short sequence wrap around; here they are cut. Its single steps with heads
+of several channels fail; here they are the same function.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -51,19 +53,24 @@ class H3Layer(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
-        key_convolution: of the keys, ``d_model`` channels.
-        filter: impulse responses of the outer products, one per head.
         head_dim: channels of a head.
+        key_convolution: makes that of the keys, ``d_model`` channels.
+        filter: makes the impulse responses of the outer products, one per head.
     """
 
     def __init__(
-        self, d_model: int, key_convolution: LongConvolution | WindowConvolution, filter: Filter, head_dim: int
+        self,
+        d_model: int,
+        *,
+        head_dim: int,
+        key_convolution: Callable[[], LongConvolution | WindowConvolution],
+        filter: Callable[[], Filter],
     ) -> None:
         super().__init__(d_model)
         self.num_heads = d_model // head_dim
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, d_model) for _ in range(3))
-        self.key_convolution = key_convolution
-        self.convolution = LongConvolution(filter, heads=head_dim**2)
+        self.key_convolution = key_convolution()
+        self.convolution = LongConvolution(filter(), heads=head_dim**2)
         self.D_k = nn.Parameter(torch.empty(d_model))
         self.D = nn.Parameter(torch.empty(self.num_heads))
         self.out_proj = nn.Linear(d_model, d_model)
@@ -148,8 +155,9 @@ class H3(H3Layer):
         if head_dim < 1 or d_model % head_dim:
             got = f"head_dim={head_dim}"
             raise argument_error("h3 mixer", got, f"a divisor of d_model={d_model}", "change head_dim")
-        keys = ShiftFilter(d_model, d_state=d_state if key_state is None else key_state, lr=lr)
-        filter = S4DFilter(
+        shift = partial(ShiftFilter, d_model, d_state=d_state if key_state is None else key_state, lr=lr)
+        filter = partial(
+            S4DFilter,
             d_model // head_dim,
             d_state=d_state,
             disc=disc,
@@ -160,7 +168,7 @@ class H3(H3Layer):
             dt_max=dt_max,
             lr=lr,
         )
-        super().__init__(d_model, WindowConvolution(keys), filter, head_dim)
+        super().__init__(d_model, head_dim=head_dim, key_convolution=lambda: WindowConvolution(shift()), filter=filter)
 
 
 @register("h3_conv", examples=({"l_max": 20}, {"l_max": 50, "smoothing": "average", "smoothing_width": 5}))
@@ -177,5 +185,5 @@ class H3Conv(H3Layer):
     """
 
     def __init__(self, d_model: int, *, l_max: int = 1024, **filter: Unpack[LongConvFilterOptions]) -> None:
-        keys, long_filter = (LongConvFilter(d_model, l_max=l_max, **filter) for _ in range(2))
-        super().__init__(d_model, LongConvolution(keys), long_filter, 1)
+        make = partial(LongConvFilter, d_model, l_max=l_max, **filter)
+        super().__init__(d_model, head_dim=1, key_convolution=lambda: LongConvolution(make()), filter=make)

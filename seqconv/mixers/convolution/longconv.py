@@ -1,8 +1,8 @@
 """LongConv: a convolution whose taps are all parameters, regularised by a soft threshold.
 
 Equation: ``y = GLU(W GELU(h * x + D ⊙ x) + b)`` with ``h`` the squashed and perhaps smoothed taps of
-:class:`~seqconv.filters.explicit.longconv.LongConvFilter`; the layer around the filter is S4's. If ``bidirectional``, as
-many taps again reach into the future from lag 1 on.
+:class:`~seqconv.filters.explicit.longconv.LongConvFilter`; the layer around the filter is S4's. If ``bidirectional``,
+as many taps again reach into the future from lag 1 on.
 
 Where a sequence is shorter than ``l_max`` the original lets the taps beyond it wrap around, so that outputs depend on
 later inputs; here they are cut.
