@@ -33,6 +33,44 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["ccnn"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    activation: str = "gelu",
+    dropout: float = 0.0,
+    bias: bool = True,
+    l_max: int = 1024,
+    network: str = "magnet",
+    hidden: int = 32,
+    layers: int = 3,
+    omega_0: float = 30.0,
+    mask_width: float | None = 0.1,
+    learn_mean: bool = False,
+    threshold: float = 0.1,
+    bidirectional: bool = False,
+) -> Mixer:
+    """The layer of the CCNN: a depthwise FlexConv and two projections, ``φ(W_2 dropout(φ(W_1 (k * x + b))))``."""
+
+@overload
+def create_mixer(
+    name: Literal["ckconv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    l_max: int = 1024,
+    network: str = "sine",
+    hidden: int = 32,
+    layers: int = 3,
+    omega_0: float = 30.0,
+    weight_norm: bool = True,
+    bias: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Continuous kernel convolution: the taps are a network of sines of their position."""
+
+@overload
+def create_mixer(
     name: Literal["deltanet"],
     d_model: int,
     *,
@@ -62,6 +100,25 @@ def create_mixer(
     untruncated_steps: bool = False,
 ) -> Mixer:
     """Damped multi-dimensional exponential moving average, a skip and SiLU."""
+
+@overload
+def create_mixer(
+    name: Literal["flexconv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    bias: bool = True,
+    l_max: int = 1024,
+    network: str = "magnet",
+    hidden: int = 32,
+    layers: int = 3,
+    omega_0: float = 30.0,
+    mask_width: float | None = 0.1,
+    learn_mean: bool = False,
+    threshold: float = 0.1,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Continuous kernel convolution that learns the size of its kernel by a Gaussian mask."""
 
 @overload
 def create_mixer(
@@ -501,6 +558,22 @@ def create_mixer(
     lr: float | None = 0.001,
 ) -> Mixer:
     """Multi-scale structured global convolution."""
+
+@overload
+def create_mixer(
+    name: Literal["smpconv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    l_max: int = 1024,
+    bias: bool = True,
+    points: int = 36,
+    radius: float | None = None,
+    spread: float = 0.1,
+    radius_lr: float | None = None,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Continuous kernel convolution through points that move."""
 
 @overload
 def create_mixer(

@@ -11,8 +11,10 @@ go through ``nn.Module.__call__``, so that forward hooks, FSDP, offloading and a
 checks are here, once; a concrete mixer fills in the four methods with a leading underscore and is final.
 """
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, final
+from copy import deepcopy
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +27,8 @@ from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .parameters import KeepFloat32
 from .state import InitialState, State, call_with_state, carries_state
 from .types import StateKind
+
+MixerT = TypeVar("MixerT", bound="Mixer")
 
 SharedValues = dict[str, Tensor]
 """Values that layers of a stack hand on for the tokens of one call, such as the first layer's values in RWKV-7."""
@@ -190,6 +194,30 @@ class Mixer(KeepFloat32, ABC):
         self._check_shape("step", x_t, rank=2)
         outputs: tuple[Tensor, State] = call_with_state(self, x_t, state)
         return outputs
+
+    @final
+    def at_rate(self: MixerT, rate: float) -> MixerT:
+        """The same mixer, with the same parameters, for tokens ``rate`` times as far apart in time as now.
+
+        With ``rate=2.0`` a mixer that was trained on every sample runs on every second one, with 0.5 on a signal that
+        is sampled twice as finely; signals without frequencies beyond the coarser rate's Nyquist frequency give the
+        same outputs, up to the error of the discretisation.
+
+        Raises:
+            ValueError: a rate that is not positive; a mixer that is not a function of time.
+        """
+        if not 0 < rate < math.inf:
+            raise argument_error(self._op("at_rate"), f"rate={rate}", "a positive factor", "pass 1.0 for the same rate")
+        shared: dict[int, Any] = {id(t): t for t in (*self.parameters(), *self.buffers())}
+        made = deepcopy(self, shared)
+        made._change_rate(rate)
+        made.forget_state_sizes()
+        return made
+
+    def _change_rate(self, rate: float) -> None:
+        """Take tokens ``rate`` times as far apart as now; mixers by functions of time alone override it."""
+        wanted, remedy = "a mixer by functions of time alone, such as s4, s4d or ckconv", "resample the inputs instead"
+        raise argument_error(self._op("at_rate"), f"rate={rate}", wanted, remedy)
 
     @final
     def forget_state_sizes(self) -> None:

@@ -115,6 +115,16 @@ class LongConvolution(nn.Module):
             return "none"
         return "constant" if self.filter.recurrent else "growing"
 
+    def change_rate(self, rate: float) -> None:
+        """Take samples ``rate`` times as far apart as now.
+
+        Raises:
+            ValueError: a filter that is not a function of time.
+        """
+        self.filter.change_rate(rate)
+        if self.backward is not None:
+            self.backward.change_rate(rate)
+
     def kernels(self, length: int) -> list[Kernel]:
         """The impulse responses of every stage for sequences of ``length``, from one evaluation of the filter."""
         past = self._taps(self.filter, length)

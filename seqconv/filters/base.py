@@ -83,6 +83,15 @@ class Filter(nn.Module, ABC):
     def _recurrence(self) -> Recurrence | None:
         """An exact recurrence for the same impulse response, or ``None`` if not ``recurrent``."""
 
+    def change_rate(self, rate: float) -> None:
+        """Take samples ``rate`` times as far apart as now: the taps of a filter that is a function of time.
+
+        Raises:
+            ValueError: the taps are not samples of a function of time.
+        """
+        wanted, remedy = "a filter that is a function of time", "resample the inputs instead"
+        raise argument_error(f"{type(self).__name__}.change_rate", f"rate={rate}", wanted, remedy)
+
     @final  # type: ignore[misc]  # nn.Module types forward as a writable attribute
     def forward(self, length: int | None = None) -> Any:
         """The first ``length`` taps, ``(channels, length)``, lag 0 first; without a length the recurrence.

@@ -1,5 +1,6 @@
 """Filters around a filter: cut after some taps, dropped taps in training."""
 
+import math
 from typing import cast
 
 import torch.nn.functional as F
@@ -33,6 +34,11 @@ class TruncatedFilter(Filter):
         super().__init__(inner.channels, max_length=None if recurrent else taps, recurrent=recurrent)
         self.inner, self.taps = inner, taps
 
+    def change_rate(self, rate: float) -> None:
+        self.inner.change_rate(rate)
+        self.taps = max(1, math.ceil(self.taps / rate - 1e-9))
+        self.max_length = None if self.recurrent else self.taps
+
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         kept = min(length, self.taps)
         return F.pad(cast(Tensor, self.inner(kept)), (0, length - kept))
@@ -47,6 +53,10 @@ class TapDropout(Filter):
     def __init__(self, inner: Filter, p: float) -> None:
         super().__init__(inner.channels, max_length=inner.max_length, recurrent=inner.recurrent)
         self.inner, self.p = inner, p
+
+    def change_rate(self, rate: float) -> None:
+        self.inner.change_rate(rate)
+        self.max_length = self.inner.max_length
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         return F.dropout(cast(Tensor, self.inner(length)), self.p, self.training)

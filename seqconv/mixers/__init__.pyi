@@ -6,6 +6,10 @@ from .attention.attention import Attention as Attention
 from .attention.mega import Mega as Mega
 from .attention.tcnca import TCNCA as TCNCA
 from .bidirectional import Bidirectional as Bidirectional
+from .convolution.ckconv import CCNN as CCNN
+from .convolution.ckconv import CKConv as CKConv
+from .convolution.ckconv import FlexConv as FlexConv
+from .convolution.ckconv import SMPConv as SMPConv
 from .convolution.h3 import H3 as H3
 from .convolution.h3 import H3Conv as H3Conv
 from .convolution.hyena import Hyena as Hyena

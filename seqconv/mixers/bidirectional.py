@@ -31,6 +31,11 @@ class Bidirectional(Mixer):
         """There is no state: every output depends on the whole sequence."""
         return "none"
 
+    def _change_rate(self, rate: float) -> None:
+        for mixer in (self.past, self.future):
+            mixer._change_rate(rate)
+            mixer.forget_state_sizes()
+
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         flipped = None if mask is None else mask.flip(1)
         y: Tensor = self.past(x, mask=mask) + self.future(x.flip(1), mask=flipped).flip(1)

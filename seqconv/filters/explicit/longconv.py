@@ -13,7 +13,7 @@ Source: Fu et al. 2023, "Simple Hardware-Efficient Long Convolutions for Sequenc
 src/models/sequence/long_conv_kernel.py of HazyResearch/safari (commit 02220c69).
 """
 
-from typing import Annotated, TypedDict, Unpack, cast
+from typing import Annotated, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -107,9 +107,10 @@ class LongConvFilter(WideFilter):
         window = torch.exp(-0.5 * lags.square()).to(k.dtype)  # float32 in every precision, as in the original
         parts = torch.view_as_real(torch.fft.rfft(k)).permute(0, 2, 1).flatten(0, 1)
         padded = F.pad(parts, ((width - 1) // 2, width - 1 - (width - 1) // 2))
-        smoothed = cast(Tensor, F.conv1d(padded[:, None], window[None, None]))[:, 0]
+        smoothed = F.conv1d(padded[:, None], window[None, None])[:, 0]
         real, imaginary = smoothed.unflatten(0, (-1, 2)).unbind(1)
-        return torch.fft.irfft(torch.complex(real, imaginary))
+        taps: Tensor = torch.fft.irfft(torch.complex(real, imaginary))
+        return taps
 
     def _recurrence(self) -> Recurrence | None:
         """There is none; :mod:`seqconv.distill` finds one that comes close."""

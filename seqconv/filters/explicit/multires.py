@@ -175,7 +175,8 @@ def _coefficients(tree: str, levels: int, width: int, memory_size: int | None) -
 
 def _reach(level: int, width: int, count: int) -> int:
     """Taps of the impulse response of all coefficients of a level."""
-    return 1 + (width - 1) * (2**level - 1) + (count - 1) * 2**level
+    span: int = 2**level
+    return 1 + (width - 1) * (span - 1) + (count - 1) * span
 
 
 def _check(l_max: int, o: MultiresFilterOptions) -> None:

@@ -70,6 +70,12 @@ class S4DFilter(StateSpaceFilter):
         self.disc, self.dss_length = disc, dss_length
         self.reset_parameters()
 
+    def change_rate(self, rate: float) -> None:
+        if self.disc == "dss":
+            wanted = "disc='zoh' or 'bilinear': 'dss' divides by a sum over its taps"
+            raise argument_error("S4DFilter.change_rate", "disc='dss'", wanted, "resample the inputs instead")
+        super().change_rate(rate)
+
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         log_poles, residues = self._modes(length)
         return vandermonde(residues, log_poles, length).reshape(self.channels, length)

@@ -166,6 +166,9 @@ class StateSpaceFilter(WideFilter, ABC):
             if self.rank is not None:
                 self.P.copy_(self._stored(start.P))
 
+    def change_rate(self, rate: float) -> None:
+        self.rate *= rate
+
     def state_space(self, rate: float | None = None) -> StateSpace:
         """The continuous state spaces of all features, float32 at least, at a sampling rate (this filter's own)."""
         rate = self.rate if rate is None else rate

@@ -19,7 +19,7 @@ from .longconv import KERNEL, filter_options
 SSM = "HazyResearch/safari:H3"
 CONV = "HazyResearch/safari:H3Conv"
 MEASURES: Mapping[str, str] = {"diag-lin": "lin", "diag-inv": "inv", "diag-legs": "legs"}
-COMMON: Mapping[str, Any] = {"d_model": ..., "l_max": None, "head_dim": 1}
+COMMON: dict[str, Any] = {"d_model": ..., "l_max": None, "head_dim": 1}
 SSM_DEFAULTS: Mapping[str, Any] = {
     **COMMON,
     "d_state": 64,

@@ -16,7 +16,7 @@ from ...mixers.convolution.longconv import LongConv
 from ..importer import Weights, add_importer, options
 
 ORIGINAL = "HazyResearch/safari:LongConv"
-KERNEL: Mapping[str, Any] = {
+KERNEL: dict[str, Any] = {
     "learning_rate": None,
     "lam": 0.1,
     "causal": True,

@@ -43,7 +43,7 @@ class MultiresOptions(MultiresFilterOptions, total=False):
     examples=(
         {"l_max": 20, "kernel_size": 4, "wavelet": "db2"},
         {"l_max": 64, "tree": "uniform", "memory_size": 9, "independent_skip": True},
-        {"levels": 3, "kernel_size": 3, "tree": "uniform", "memory_size": 5, "project": False},
+        {"levels": 3, "kernel_size": 3, "tree": "uniform", "memory_size": 5},
     ),
 )
 class MultiresConv(Mixer):

@@ -4,6 +4,7 @@
 parallel to the convolution, several outputs (``channels``) per input, a second convolution with the future.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, TypedDict, Unpack
 
@@ -166,6 +167,11 @@ class S4Layer(Mixer):
     def state_kind(self) -> StateKind:
         """``"constant"``, or ``"none"`` if bidirectional."""
         return self.convolution.state_kind
+
+    def _change_rate(self, rate: float) -> None:
+        self.convolution.change_rate(rate)
+        if self.exact_steps is not None:
+            self.exact_steps = max(1, math.ceil(self.exact_steps / rate - 1e-9))
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         u = zero_padding(self._before(x), mask)

@@ -1,0 +1,329 @@
+"""Continuous convolutions: dwromero/ckconv, rjbruin/flexconv, david-knigge/ccnn and sangnekim/SMPConv.
+
+Read in ckconv/nn/ckconv.py of dwromero/ckconv (commit d44c6441), ckconv/nn/ckconv.py and ck/*.py of rjbruin/flexconv
+(0f355d15), ckconv/nn/{ckconv,flexconv}.py and ck/*.py of david-knigge/ccnn (a543e388), smp/ckconv/nn/ckconv.py of
+sangnekim/SMPConv (de4e59a7). All of them learn the length of their kernels in the first forward and store it as
+``train_length``; where it is still 0 it comes from ``L``, the length of the inputs to come, and ``horizon`` or ``size``
+(``"same"``, ``"full"``: 2 L - 1, or a number). ccnn scales the last layer of its network in that forward
+(``initialized``); here that is done on import.
+
+All are causal, and all but the separable ones mix channels. Where the padded length is odd, convolutions by FFT return
+distorted outputs in the originals (``irfft`` without a length); the imported layers return the convolution.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ...filters.implicit.continuous import ContinuousFilter, PointFilter, PositionFilter
+from ...mixers.convolution.continuous import ContinuousConvolution
+from ..importer import Weights, add_importer, options
+
+CKCONV = "dwromero/ckconv:CKConv"
+FLEXCONV = "rjbruin/flexconv:FlexConv"
+CCNN = "david-knigge/ccnn:CKConv"
+CCNN_FLEX = "david-knigge/ccnn:FlexConv"
+SMPCONV = "sangnekim/SMPConv:CKConv"
+ACTIVATIONS: Mapping[str, str] = {
+    "Sine": "sine",
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+    "Swish": "silu",
+    "RandomFourier": "fourier",
+}
+NETWORKS: Mapping[str, str] = {"MAGNet": "magnet", "SIREN": "sine"}
+CKCONV_DEFAULTS: Mapping[str, Any] = {
+    "in_channels": ...,
+    "out_channels": ...,
+    "hidden": ...,
+    "activation": ...,
+    "norm": "",
+    "dim_linear": 1,
+    "bias": True,
+    "omega_0": ...,
+    "weight_dropout": 0.0,
+    "train_length": None,
+}
+FLEXCONV_DEFAULTS: dict[str, Any] = {
+    "in_channels": ...,
+    "out_channels": ...,
+    "horizon": ...,
+    "kernel_type": "MAGNet",
+    "kernel_no_hidden": 32,
+    "kernel_no_layers": 3,
+    "kernel_omega_0": 0.0,
+    "kernel_learn_omega_0": False,
+    "mask_init_value": 0.075,
+    "mask_dynamic_cropping": True,
+    "mask_threshold": 0.1,
+    "train_length": None,
+}
+FLEXCONV_FIXED: dict[str, Any] = {
+    "kernel_dim_linear": 1,
+    "kernel_weight_norm": False,
+    "kernel_steerable": False,
+    "kernel_sampling_rate_norm": 1.0,
+    "mask_use": True,
+    "mask_type": "gaussian",
+    "conv_padding": "same",
+    "conv_stride": 1,
+    "conv_bias": True,
+}
+"""The only values that are imported."""
+
+CCNN_DEFAULTS: Mapping[str, Any] = {
+    "cls": ...,
+    "in_channels": ...,
+    "out_channels": ...,
+    "data_dim": 1,
+    "kernel": ...,
+    "conv": ...,
+    "mask": None,
+    "train_length": None,
+}
+SMP_DEFAULTS: Mapping[str, Any] = {
+    "in_channels": ...,
+    "out_channels": ...,
+    "horizon": ...,
+    "n_points": 36,
+    "init_radius": 0.002,
+    "coord_std": 0.1,
+    "kernel_dim_linear": 1,
+    "conv_bias": True,
+    "conv_padding": "same",
+    "conv_stride": 1,
+    "train_length": None,
+}
+IGNORED = ("kernel_activ_function", "kernel_norm", "kernel_bias_init", "kernel_input_scale",
+"kernel_init_spatial_value",
+           "conv_use_fft", "use_fft", "mask_temperature")  # fmt: skip
+SEPARABLE = ("SeparableCKConv", "SeparableFlexConv")
+
+
+def infer(weights: Weights) -> dict[str, Any]:
+    """The length of the kernel, where the original has met its first input."""
+    length = int(weights.take("train_length"))
+    return {"train_length": length} if length else {}
+
+
+def _length(original: str, hyper: Mapping[str, Any], size: Any) -> int:
+    """Taps of the kernel in training."""
+    given = hyper.get("train_length")
+    if given is not None:
+        return int(given)
+    if size not in ("same", "full"):
+        return int(size)
+    if "L" not in hyper:
+        remedy = "pass L, or weights saved after the first forward"
+        raise argument_error(f"from_original({original!r})", "a train_length of 0", "the length of the inputs", remedy)
+    return 2 * int(hyper["L"]) - 1 if size == "full" else int(hyper["L"])
+
+
+def _only(original: str, o: Any, **wanted: Any) -> None:
+    """Raise for options whose other values were not checked."""
+    for name, value in wanted.items():
+        if getattr(o, name) != value:
+            got = f"{name}={getattr(o, name)!r}"
+            raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", f"drop {name}")
+
+
+def _layer(o: Any, filter: Callable[[int], PositionFilter], *, separable: bool, bias: bool) -> ContinuousConvolution:
+    return ContinuousConvolution(
+        o.in_channels, o.out_channels, lambda outputs, inputs: filter(outputs * inputs), separable=separable, bias=bias
+    )
+
+
+def build_ckconv(**hyper: Any) -> ContinuousConvolution:
+    """The layer of dwromero/ckconv."""
+    o = options(CKCONV, hyper, CKCONV_DEFAULTS)
+    _only(CKCONV, o, norm="", dim_linear=1)
+    if o.activation not in ACTIVATIONS:
+        raise unknown_name(f"from_original({CKCONV!r})", "activation", o.activation, ACTIVATIONS)
+    network = ACTIVATIONS[o.activation]
+    if o.weight_dropout or not o.bias:
+        got, remedy = f"weight_dropout={o.weight_dropout}, bias={o.bias}", "pass weight_dropout=0.0 and bias=True"
+        raise argument_error(f"from_original({CKCONV!r})", got, "no dropout, and biases", remedy)
+    filter = partial(
+        ContinuousFilter,
+        l_max=_length(CKCONV, hyper, "same"),
+        network=network,
+        hidden=o.hidden,
+        omega_0=float(o.omega_0),
+        weight_norm=network != "fourier",
+    )
+    return _layer(o, filter, separable=False, bias=True)
+
+
+def convert_ckconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the layer from that of dwromero/ckconv."""
+    weights.ignore("train_length")
+    fourier = hyper["activation"] == "RandomFourier"
+    layers = dict(zip(("hidden.0", "hidden.1", "output"), (0, 1, 3) if fourier else (0, 4, 8), strict=True))
+    converted = {"bias": weights.take("bias")}
+    for name, index in layers.items():
+        original, ours = weights.part(f"Kernel.kernel_net.{index}."), f"convolution.pairs.filter.network.{name}"
+        converted[f"{ours}.bias"] = original.take("bias")
+        for part in ("weight",) if fourier else ("weight_v", "weight_g"):
+            converted[f"{ours}.{part}"] = original.take(part)[..., 0]
+    return converted
+
+
+def build_flexconv(**hyper: Any) -> ContinuousConvolution:
+    """The layer of rjbruin/flexconv in one dimension."""
+    o = options(FLEXCONV, hyper, FLEXCONV_FIXED | FLEXCONV_DEFAULTS, IGNORED)
+    _only(FLEXCONV, o, **FLEXCONV_FIXED)
+    if o.kernel_type not in NETWORKS:
+        raise unknown_name(f"from_original({FLEXCONV!r})", "kernel_type", o.kernel_type, NETWORKS)
+    filter = partial(
+        ContinuousFilter,
+        l_max=_length(FLEXCONV, hyper, o.horizon),
+        network=NETWORKS[o.kernel_type],
+        hidden=o.kernel_no_hidden,
+        layers=o.kernel_no_layers,
+        omega_0=float(o.kernel_omega_0),
+        mask_width=float(o.mask_init_value),
+        learn_mean=True,
+        threshold=float(o.mask_threshold) if o.mask_dynamic_cropping else 0.0,
+        crop_exactly=True,
+        mask_eps=0.0,
+    )
+    return _layer(o, filter, separable=False, bias=True)
+
+
+def convert_flexconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the layer from that of rjbruin/flexconv."""
+    o = options(FLEXCONV, hyper, FLEXCONV_FIXED | FLEXCONV_DEFAULTS, IGNORED)
+    weights.ignore("train_length", "temperature", "mask_threshold")
+    mean, width = weights.take("mask_params")[0].split(1)
+    network = _network(weights.part("Kernel."), o.kernel_type, o.kernel_no_layers, linears="linear")
+    filter = {"mask_mean": mean, "mask_width": width} | {f"network.{name}": t for name, t in network.items()}
+    return {"bias": weights.take("bias")} | {f"convolution.pairs.filter.{name}": t for name, t in filter.items()}
+
+
+def build_ccnn(*, original: str, **hyper: Any) -> ContinuousConvolution:
+    """The layers of david-knigge/ccnn in one dimension."""
+    o = options(original, hyper, CCNN_DEFAULTS)
+    kernel, conv, operation = o.kernel, o.conv, f"from_original({original!r})"
+    if o.cls not in ("CKConv", "FlexConv", *SEPARABLE):
+        raise unknown_name(operation, "cls", o.cls, ("CKConv", "FlexConv", *SEPARABLE))
+    if kernel["type"] not in NETWORKS:
+        raise unknown_name(operation, "kernel.type", kernel["type"], NETWORKS)
+    _only(original, o, data_dim=1)
+    if not conv["causal"] or conv["stride"] != 1 or not conv["bias"] or not kernel["bias"]:
+        got = f"conv={conv}, kernel.bias={kernel['bias']}"
+        raise argument_error(operation, got, "a causal convolution of stride 1 with biases", "correct the options")
+    masked = "Flex" in o.cls
+    if masked and o.mask["type"] != "gaussian":
+        raise unknown_name(operation, "mask.type", o.mask["type"], ("gaussian",))
+    mask: dict[str, Any] = {}
+    if masked:
+        mask = {
+            "mask_width": float(o.mask["init_value"]),
+            "learn_mean": o.mask["learn_mean"],
+            "threshold": float(o.mask["threshold"]) if o.mask["dynamic_cropping"] else 0.0,
+        }
+    filter = partial(
+        ContinuousFilter,
+        l_max=_length(original, hyper, kernel["size"]),
+        network=NETWORKS[kernel["type"]],
+        hidden=kernel["no_hidden"],
+        layers=kernel["no_layers"],
+        omega_0=float(kernel["omega_0"]),
+        **mask,
+    )
+    return _layer(o, filter, separable=o.cls in SEPARABLE, bias=True)
+
+
+def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -> dict[str, Tensor]:
+    """The state dict of the layer from that of david-knigge/ccnn."""
+    o = options(original, hyper, CCNN_DEFAULTS)
+    weights.ignore("train_length", "mask_threshold")
+    initialized = bool(weights.take("initialized"))
+    separable, masked = o.cls in SEPARABLE, "Flex" in o.cls
+    filter = {}
+    if masked:
+        filter = {"mask_mean": weights.take("mask_mean_param"), "mask_width": weights.take("mask_width_param")}
+    network = _network(weights.part("Kernel."), o.kernel["type"], o.kernel["no_layers"], linears="linears")
+    if o.kernel["chang_initialize"] and not initialized:
+        taps = _length(original, hyper, o.kernel["size"])
+        taps -= _cropped(o.mask, filter, taps) if masked else 0
+        network["output.weight"] = network["output.weight"] * (taps * (1 if separable else o.in_channels)) ** -0.5
+    filter |= {f"network.{name}": tensor for name, tensor in network.items()}
+    inside = "convolution.filter" if separable else "convolution.pairs.filter"
+    converted = {"bias": weights.take("bias")} | {f"{inside}.{name}": tensor for name, tensor in filter.items()}
+    if separable:
+        converted["channel_mixer.weight"] = weights.take("channel_mixer.weight")[..., 0]
+        converted["channel_mixer.bias"] = weights.take("channel_mixer.bias")
+    return converted
+
+
+def _cropped(mask: Mapping[str, Any], filter: Mapping[str, Tensor], taps: int) -> int:
+    """Oldest taps that the original leaves out of its kernel."""
+    if not mask["dynamic_cropping"]:
+        return 0
+    root = float(filter["mask_mean"]) - abs(float(filter["mask_width"])) * math.sqrt(-2 * math.log(mask["threshold"]))
+    return math.floor((root + 1) * (taps - 1) / 2) if abs(root) < 1 else 0
+
+
+def _network(weights: Weights, kind: str, layers: int, *, linears: str) -> dict[str, Tensor]:
+    """The state dict of a kernel network of flexconv or ccnn."""
+    converted: dict[str, Tensor] = {}
+    if kind == "MAGNet":
+        gabor = [weights.part(f"filters.{i}.") for i in range(layers + 1)]
+        stacked = {"frequency": "linear.weight", "phase": "linear.bias", "gamma": "gamma", "mu": "mu"}
+        for name, original in stacked.items():
+            converted[name] = torch.stack([part.take(original).flatten() for part in gabor])
+        places = {f"linears.{i}": f"{linears}.{i}" for i in range(layers)} | {"output": "output_linear"}
+    else:
+        places = {f"hidden.{i}": f"kernel_net.{2 * i}" for i in range(layers - 1)}
+        places["output"] = "output_linear" if linears == "linears" else f"kernel_net.{2 * (layers - 1)}"
+        weights.ignore(*(f"{original}.omega_0" for original in places.values()))
+    for name, original in places.items():
+        converted[f"{name}.weight"] = weights.take(f"{original}.weight")[..., 0]
+        converted[f"{name}.bias"] = weights.take(f"{original}.bias")
+    return converted
+
+
+def build_smpconv(**hyper: Any) -> ContinuousConvolution:
+    """The layer of sangnekim/SMPConv in one dimension."""
+    o = options(SMPCONV, hyper, SMP_DEFAULTS, IGNORED)
+    _only(SMPCONV, o, kernel_dim_linear=1, conv_padding="same", conv_stride=1)
+    filter = partial(
+        PointFilter,
+        l_max=_length(SMPCONV, hyper, o.horizon),
+        points=o.n_points,
+        radius=float(o.init_radius),
+        spread=float(o.coord_std),
+    )
+    return ContinuousConvolution(o.in_channels, o.out_channels, filter, bias=o.conv_bias)
+
+
+def convert_smpconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the layer from that of sangnekim/SMPConv."""
+    weights.ignore("train_length")
+    kernel = weights.part("Kernel.")
+    filter = {
+        "position": kernel.take("weight_coord")[..., 0],
+        "radius": kernel.take("radius")[..., 0],
+        "weight": kernel.take("weights"),
+    }
+    converted = {f"convolution.pairs.filter.{name}": tensor for name, tensor in filter.items()}
+    return converted | ({"bias": weights.take("bias")} if hyper.get("conv_bias", True) else {})
+
+
+add_importer(CKCONV, build=build_ckconv, convert=convert_ckconv, infer=infer)
+add_importer(FLEXCONV, build=build_flexconv, convert=convert_flexconv, infer=infer)
+add_importer(SMPCONV, build=build_smpconv, convert=convert_smpconv, infer=infer)
+for _original in (CCNN, CCNN_FLEX):
+    add_importer(
+        _original,
+        build=partial(build_ccnn, original=_original),
+        convert=partial(convert_ccnn, original=_original),
+        infer=infer,
+    )
