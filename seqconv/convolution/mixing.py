@@ -51,6 +51,8 @@ class MixingConvolution(nn.Module):
 
     def forward(self, u: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch length outputs"]:
         """Convolve whole sequences; inputs at padding must be zero."""
+        if u.shape[0] == 0:  # no transform of nothing
+            return u.new_zeros(0, u.shape[1], self.outputs)
         (kernel,) = self.pairs.kernels(u.shape[1])
         taps = kernel.past.unflatten(0, (self.outputs, self.inputs))
         wide = accumulation_dtype(u, taps)

@@ -71,7 +71,7 @@ class PositionFilter(WideFilter, ABC):
         return torch.where(inside, self.kernel_at(1 - lags * (2 / (self.l_max - 1))), 0.0)
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
-        like = next(self.parameters())
+        like = next(self.parameters(), torch.empty(0))  # quantised networks have none
         kept = min(length, self.max_length or length)
         with torch.autocast(like.device.type, enabled=False):
             lags = torch.arange(kept, device=like.device, dtype=like.dtype) * self.rate

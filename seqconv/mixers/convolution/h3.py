@@ -35,6 +35,7 @@ from ...filters.explicit.shift import ShiftFilter
 from ...filters.state_space.s4d import S4DFilter
 from ...mixer import Mixer
 from ...packing import zero_padding
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import StateKind
@@ -73,6 +74,7 @@ class H3Layer(Mixer):
         self.convolution = LongConvolution(filter(), heads=head_dim**2)
         self.D_k = nn.Parameter(torch.empty(d_model))
         self.D = nn.Parameter(torch.empty(self.num_heads))
+        set_optimizer_options(self, "D_k", "D", weight_decay=0.0)
         self.out_proj = nn.Linear(d_model, d_model)
         self.reset_parameters()
 

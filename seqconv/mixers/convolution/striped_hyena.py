@@ -14,29 +14,23 @@ in real arithmetic overwrites the real part of the state before the imaginary pa
 state that steps would have given.
 """
 
-from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
-
-from seqconv_kernels._core.errors import argument_error
 
 from ...convolution.long_convolution import LongConvolution
 from ...filters.base import Filter
 from ...filters.state_space.pole_residue import PoleResidueFilter
 from ...filters.wrappers import TruncatedFilter
-from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
-from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State
 from ...types import StateKind
-from .hyena import HyenaState
+from .gated_convolution import GatedConvolution
 
 
-class GatedModalConvolution(nn.Module):
+class GatedModalConvolution(GatedConvolution):
     """The operator between the projections: short convolution, gate, modal convolution, gate.
 
     Args:
@@ -61,74 +55,11 @@ class GatedModalConvolution(nn.Module):
         heads: int = 1,
         l_max: int | None = None,
     ) -> None:
-        super().__init__()
-        if heads < 1 or channels % heads:
-            got = f"heads={heads}"
-            raise argument_error("GatedModalConvolution", got, f"a divisor of channels={channels}", "change the heads")
-        self.heads = heads
-        self.short_conv = ShortConvolution(3 * channels, d_conv, activation=None)
-        filter: Filter = PoleResidueFilter(channels, d_state=d_state, n_ssm=n_ssm)
-        filter = filter if l_max is None else TruncatedFilter(filter, l_max, untruncated_steps=True)
-        self.convolution = LongConvolution(filter)
-        self.D = nn.Parameter(torch.empty(channels))
-        set_optimizer_options(self, "D", weight_decay=0.0)
-        self.reset_parameters()
+        def make_convolution() -> LongConvolution:
+            filter: Filter = PoleResidueFilter(channels, d_state=d_state, n_ssm=n_ssm)
+            return LongConvolution(filter if l_max is None else TruncatedFilter(filter, l_max, untruncated_steps=True))
 
-    def reset_parameters(self) -> None:
-        """Set the skips to zero."""
-        nn.init.zeros_(self.D)
-
-    def forward(
-        self,
-        u: Float[Tensor, "batch *length inputs"],
-        state: HyenaState | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> Any:
-        """All tokens in parallel; with a state (y, state): any number of tokens, or one of shape (batch, inputs).
-
-        Inputs at padding must be zero, outputs there mean nothing; with a state, padding leads its row.
-        """
-        if u.dim() == 2:
-            assert state is not None
-            return self._step(u, state)
-        mixed, short = self.short_conv(u, None if state is None else state.short)
-        x2, x1, v = self._split(zero_padding(mixed, mask))
-        if state is None:
-            return x2 * cast(Tensor, self.convolution(x1 * v, skip=self.D))
-        y, long = self.convolution.prefill(x1 * v, state.long[0], skip=self.D)
-        return x2 * y, HyenaState(short, (long,))
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> HyenaState:
-        """The state before the first token: the last inputs, and the hidden state of the modes."""
-        short = self.short_conv.init_state(batch_size, device, dtype)
-        return HyenaState(short, self.convolution.init_states(batch_size))
-
-    def prefill(
-        self,
-        u: Float[Tensor, "batch length inputs"],
-        state: HyenaState,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> tuple[Float[Tensor, "batch length channels"], HyenaState]:
-        """Any number of tokens from ``state``; padding, which must be zero, leads its row."""
-        return cast(tuple[Tensor, HyenaState], self(u, state, mask=mask))
-
-    def step(
-        self, u_t: Float[Tensor, "batch inputs"], state: HyenaState
-    ) -> tuple[Float[Tensor, "batch channels"], HyenaState]:
-        """One token from ``state``."""
-        return cast(tuple[Tensor, HyenaState], self(u_t, state))
-
-    def _step(self, u_t: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
-        mixed, short = self.short_conv.step(u_t, state.short)
-        x2, x1, v = self._split(mixed)
-        y, long = self.convolution.step(x1 * v, state.long[0], skip=self.D)
-        return x2 * y, HyenaState(short, (long,))
-
-    def _split(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x2, x1, v = mixed.unflatten(-1, (self.heads, 3, -1)).unbind(-2)
-        return x2.flatten(-2), x1.flatten(-2), v.flatten(-2)
+        super().__init__(channels, make_convolution, d_conv=d_conv, heads=heads)
 
 
 @register(

@@ -1,0 +1,115 @@
+"""DCLS: a depthwise convolution whose taps have learned lags, then a projection.
+
+Equation: ``y = W (h * x + b) + c`` with h of :class:`~seqconv.filters.explicit.dcls.DCLSFilter`, causal: all taps are
+in the past.
+
+Source: Khalfaoui-Hassani et al. 2023 (arXiv 2112.03740), for images, where the window is centred. Published, from
+memory of the paper: ImageNet 82.5 for ConvNeXt-T with 17 x 17 windows of 34 taps.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...convolution.window import WindowConvolution
+from ...filters.explicit.dcls import DCLSFilter
+from ...mixer import Mixer
+from ...registry import register
+from ...state import State
+from ...types import StateKind
+
+
+class DCLSConvolution(nn.Module):
+    """The convolution alone, between groups of channels and with padding on both sides, as in the original.
+
+    Args:
+        inputs, outputs: channels, each divided by the groups.
+        padding: zeros on either side; the output has ``2 padding - span + 1`` tokens more than the input.
+        groups: of channels that are not mixed with others.
+        bias: added to the outputs.
+        kernel_count, span, version: as in :class:`~seqconv.filters.explicit.dcls.DCLSFilter`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel_count: int,
+        span: int,
+        version: str,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.groups, self.padding, self.fan_in = groups, padding, inputs // groups
+        self.filter = DCLSFilter(
+            outputs * self.fan_in, kernel_count=kernel_count, span=span, version=version, fan_in=self.fan_in
+        )
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the bias as a Conv1d does."""
+        if self.bias is not None:
+            bound = (self.fan_in * self.filter.weight.shape[1]) ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch outputs_length outputs"]:
+        """Convolve whole sequences."""
+        taps = cast(Tensor, self.filter(self.filter.span)).flip(-1).unflatten(0, (-1, self.fan_in)).to(x.dtype)
+        y = F.conv1d(x.transpose(1, 2), taps, self.bias, padding=self.padding, groups=self.groups)
+        return y.transpose(1, 2)
+
+
+@register("dcls", examples=({"span": 9, "kernel_count": 3, "version": "max"}, {"span": 40, "version": "v1"}))
+class DCLS(Mixer):
+    """Depthwise convolution with learned lags, then a projection.
+
+    Args:
+        d_model: width of inputs and outputs.
+        span: lags of the window.
+        kernel_count: taps.
+        version: ``"gauss"``, ``"max"``, ``"v1"`` or ``"v0"``, how a tap between two lags is shared out.
+
+    Raises:
+        ValueError: as the filter.
+    """
+
+    def __init__(self, d_model: int, *, span: int = 17, kernel_count: int = 6, version: str = "gauss") -> None:
+        super().__init__(d_model)
+        self.convolution = WindowConvolution(DCLSFilter(d_model, kernel_count=kernel_count, span=span, version=version))
+        self.bias = nn.Parameter(torch.empty(d_model))
+        self.out_proj = nn.Linear(d_model, d_model)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the bias of the convolution to zero."""
+        nn.init.zeros_(self.bias)
+
+    @property
+    def state_kind(self) -> StateKind:
+        """A window of inputs."""
+        return self.convolution.state_kind
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self._finish(self.convolution(x))
+
+    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
+        return self.convolution.init_state(batch_size)
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        y, after = self.convolution.prefill(x, state)
+        return self._finish(y), after
+
+    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        y, after = self.convolution.step(x_t, state)
+        return self._finish(y), after
+
+    def _finish(self, y: Tensor) -> Tensor:
+        out: Tensor = self.out_proj(y + self.bias)
+        return out
