@@ -71,6 +71,19 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["dcls"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    span: int = 17,
+    kernel_count: int = 6,
+    version: str = "gauss",
+    bidirectional: bool = False,
+) -> Mixer:
+    """Depthwise convolution with learned lags, then a projection."""
+
+@overload
+def create_mixer(
     name: Literal["deltanet"],
     d_model: int,
     *,
@@ -428,6 +441,35 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["rtf"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_state: int = 64,
+    denominators: int | None = None,
+    init: str = "zeros",
+    activation: str | None = "gelu",
+    final_activation: str | None = "glu",
+    bottleneck: int | None = None,
+    gate: int | None = None,
+    gate_activation: str | None = None,
+    mult_activation: str | None = None,
+    initializer: str | None = None,
+    weight_norm: bool = False,
+    dropout: float = 0.0,
+    tie_dropout: bool = False,
+    kernel_dropout: float = 0.0,
+    channels: int = 1,
+    swap_channels: bool = False,
+    bidirectional: bool = False,
+    truncation: int | None = None,
+    recurrent_steps: bool = False,
+    l_max: int = 1024,
+) -> Mixer:
+    """Rational transfer functions: long convolution without a state in training, constant state in decoding."""
+
+@overload
+def create_mixer(
     name: Literal["s4"],
     d_model: int,
     *,
@@ -589,6 +631,26 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Hyena with modal filters, whose state is constant."""
+
+@overload
+def create_mixer(
+    name: Literal["striped_hyena2"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    operator: str = "long",
+    width: int | None = None,
+    groups: int | None = None,
+    decay: str | None = "strong",
+    d_state: int = 16,
+    factored: bool = True,
+    d_conv: int = 3,
+    conv_bias: bool = False,
+    in_proj_bias: bool = False,
+    out_proj_bias: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Gated convolution with a short explicit, a medium regularised or a long implicit filter."""
 
 @overload
 def create_mixer(

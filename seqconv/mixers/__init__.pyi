@@ -10,6 +10,7 @@ from .convolution.ckconv import CCNN as CCNN
 from .convolution.ckconv import CKConv as CKConv
 from .convolution.ckconv import FlexConv as FlexConv
 from .convolution.ckconv import SMPConv as SMPConv
+from .convolution.dcls import DCLS as DCLS
 from .convolution.h3 import H3 as H3
 from .convolution.h3 import H3Conv as H3Conv
 from .convolution.hyena import Hyena as Hyena
@@ -18,6 +19,7 @@ from .convolution.multihyena import MultiHyena as MultiHyena
 from .convolution.multires import MultiresConv as MultiresConv
 from .convolution.sgconv import SGConv as SGConv
 from .convolution.striped_hyena import StripedHyena as StripedHyena
+from .convolution.striped_hyena2 import StripedHyena2 as StripedHyena2
 from .convolution.tcn import TCN as TCN
 from .linear_attention.deltanet import DeltaNet as DeltaNet
 from .linear_attention.gated_deltanet import GatedDeltaNet as GatedDeltaNet
@@ -26,6 +28,7 @@ from .linear_attention.kda import KimiDeltaAttention as KimiDeltaAttention
 from .recurrent.ema import EMA as EMA
 from .state_space.mamba import Mamba as Mamba
 from .state_space.mamba2 import Mamba2 as Mamba2
+from .state_space.rtf import RTF as RTF
 from .state_space.s4 import S4 as S4
 from .state_space.s4d import S4D as S4D
 
