@@ -37,6 +37,7 @@ class DCLSFilter(WideFilter):
         span: lags of the window.
         version: ``"gauss"``, ``"max"``, ``"v1"`` or ``"v0"``.
         fan_in: impulse responses that are summed into one output, for the initial weights.
+        uniform: start with lags from the whole window, for causal use, where no lag is its middle.
 
     Raises:
         ValueError: an unknown version, a size below 1.
@@ -44,14 +45,23 @@ class DCLSFilter(WideFilter):
 
     sigma: nn.Parameter | None
 
-    def __init__(self, channels: int, *, kernel_count: int, span: int, version: str = "gauss", fan_in: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_count: int,
+        span: int,
+        version: str = "gauss",
+        fan_in: int = 1,
+        uniform: bool = False,
+    ) -> None:
         if version not in VERSIONS:
             raise unknown_name("DCLSFilter", "version", version, VERSIONS)
         if min(kernel_count, span, fan_in) < 1:
             got = f"kernel_count={kernel_count}, span={span}"
             raise argument_error("DCLSFilter", got, "sizes of at least 1", "correct the sizes")
         super().__init__(channels, max_length=span)
-        self.version, self.span, self.fan_in = version, span, fan_in
+        self.version, self.span, self.fan_in, self.uniform = version, span, fan_in, uniform
         size, dtype = (channels, kernel_count), wide_default_dtype()
         self.weight, self.position = (nn.Parameter(torch.empty(size, dtype=dtype)) for _ in range(2))
         self.sigma = nn.Parameter(torch.empty(size, dtype=dtype)) if version in INITIAL_WIDTH else None
@@ -60,10 +70,13 @@ class DCLSFilter(WideFilter):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights as those of a Conv1d, lags ~ N(middle of the window, 0.5²), widths constant."""
+        """Weights as those of a Conv1d, lags ~ N(middle of the window, 0.5²) or uniform, widths constant."""
         bound = (self.fan_in * self.weight.shape[1]) ** -0.5
         self.weight.uniform_(-bound, bound)
-        self.position.normal_(std=0.5).add_(self.middle)
+        if self.uniform:
+            self.position.uniform_(0, self.span - 1)
+        else:
+            self.position.normal_(std=0.5).add_(self.middle)
         self.clamp_positions()
         if self.sigma is not None:
             self.sigma.fill_(INITIAL_WIDTH[self.version])

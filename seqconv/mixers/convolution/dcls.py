@@ -82,7 +82,9 @@ class DCLS(Mixer):
 
     def __init__(self, d_model: int, *, span: int = 17, kernel_count: int = 6, version: str = "gauss") -> None:
         super().__init__(d_model)
-        self.convolution = WindowConvolution(DCLSFilter(d_model, kernel_count=kernel_count, span=span, version=version))
+        self.convolution = WindowConvolution(
+            DCLSFilter(d_model, kernel_count=kernel_count, span=span, version=version, uniform=True)
+        )
         self.bias = nn.Parameter(torch.empty(d_model))
         self.out_proj = nn.Linear(d_model, d_model)
         self.reset_parameters()
