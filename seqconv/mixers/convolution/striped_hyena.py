@@ -14,7 +14,6 @@ in real arithmetic overwrites the real part of the state before the imaginary pa
 state that steps would have given.
 """
 
-
 import torch
 from torch import Tensor, nn
 
