@@ -25,8 +25,10 @@ from .configurations import (
     require,
 )
 from .importer import Weights
+from .linear_attention.gla import DEFAULTS as GLA_DEFAULTS
+from .linear_attention.gla import ORIGINAL as GLA
+from .linear_attention.gla import attention_options as gated_attention_options
 from .linear_attention.gla import convert as convert_gla
-from .linear_attention.gla import gla_options
 from .state_space.mamba import convert_mamba, convert_mamba2, mamba2_options, mamba_options
 from .state_space.mamba_attention import attention_options, convert_attention
 
@@ -129,7 +131,7 @@ def read_gla(config: Mapping[str, Any], weights: Weights) -> Read:
         gate, value = part.take("mlp.gate_proj.weight"), part.take("mlp.up_proj.weight")
         tensors |= {f"{block}.mlp.up.weight": torch.cat([gate, value])}
         tensors |= {f"{block}.mlp.down.weight": part.take("mlp.down_proj.weight")}
-    options = gla_options(**hyper)
+    options = gated_attention_options(GLA, GLA_DEFAULTS, hyper)
     shape = {"hidden_size": options.pop("d_model"), "norm": "rms", "norm_options": {"eps": c.norm_eps}}
     specs = [["gla", options]] * c.num_hidden_layers
     return _language_model(c, weights, "model.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)

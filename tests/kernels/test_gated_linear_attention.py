@@ -22,9 +22,10 @@ from scan_cases import (
 from golden_cases import load_variant
 from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
 from seqconv_kernels.gated_linear_attention.cases import SHAPES, Shape, example_inputs
+from seqconv_kernels.gated_linear_attention.spec import Inputs, decay_per_token
 from tolerances import assert_near
 
-DECAYS = ("vector", "scalar", "none")
+DECAYS = ("vector", "scalar", "constant", "none")
 each_decay = pytest.mark.parametrize("decay", DECAYS)
 
 
@@ -132,8 +133,8 @@ def test_golden_numbers(variant, implementation):
 def test_golden_retention_is_a_constant_decay_per_head():
     def call(q, k, v):
         heads = torch.arange(q.shape[1], dtype=torch.float64)
-        log_decay = torch.log(1 - torch.exp2(-5 - heads)).expand(q.shape[0], q.shape[2], -1)
-        y = gated_linear_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), log_decay)
+        g_gamma = torch.log(1 - torch.exp2(-5 - heads))
+        y = gated_linear_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), g_gamma=g_gamma)
         return {"y": y.transpose(1, 2)}
 
     check_golden(load_variant("scan/fla_ops", "retention"), call)
@@ -195,3 +196,23 @@ def test_golden_normalised_linear_attention_counts_itself_in_one_more_value():
         return {"y": y[..., :-1] / (y[..., -1:] + 1e-10)}
 
     check_golden(load_variant("scan/fla_ops", "linear_attn_normalized"), call)
+
+
+def test_a_constant_decay_is_read_where_it_lies():
+    """The C++ kernel takes it as a view of stride 0: no tensor of (batch, length, heads) is written."""
+    inputs = tiny(33, "constant")
+    q, k, v, g_gamma = (inputs[name] for name in ("q", "k", "v", "g_gamma"))
+    per_token = decay_per_token(Inputs(q, k, v, g_gamma, 1.0, None))
+    assert per_token.shape == k.shape[:-1]
+    assert per_token.data_ptr() == g_gamma.data_ptr()
+    _, total = gated_linear_attention(q, k, v, g_gamma=g_gamma, return_total_decay=True)
+    assert_near(total, (33 * g_gamma).exp()[:, None, None].expand(2, -1, 1, 1))
+
+
+def test_a_constant_decay_takes_the_place_of_one_per_token(unannotated):
+    inputs = tiny(5)
+    with pytest.raises(ValueError, match=r"log_decay and g_gamma.*Remedy: add g_gamma to log_decay"):
+        gated_linear_attention(**inputs, g_gamma=torch.zeros(2, dtype=torch.float64))
+    del inputs["log_decay"]
+    with pytest.raises(ValueError, match=r"g_gamma.*\(2,\)"):
+        gated_linear_attention(**inputs, g_gamma=torch.zeros(4, dtype=torch.float64))

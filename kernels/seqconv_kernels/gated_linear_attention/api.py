@@ -6,7 +6,8 @@ Equation, per head, with a state ``S`` of (d_k, d_v)::
     o[t] = scale * S[t]^T q[t]
 
 The decay is a vector over d_k (Yang et al., 2024, *Gated Linear Attention Transformers*), a scalar per head
-(simple GLA, Mamba-2, RetNet), or absent. ``log_decay = -inf`` resets the state.
+(simple GLA, Mamba-2), a constant per head (RetNet, lightning attention: ``g_gamma``, which no implementation copies
+along the length), or absent. ``log_decay = -inf`` resets the state.
 """
 
 import torch
@@ -27,6 +28,7 @@ def gated_linear_attention(
     v: Float[Tensor, "batch length kv_heads d_v"],
     log_decay: Float[Tensor, "batch length kv_heads *d_k"] | None = None,
     *,
+    g_gamma: Float[Tensor, " kv_heads"] | None = None,
     scale: float | None = None,
     initial_state: Float[Tensor, "segments kv_heads d_k d_v"] | None = None,
     return_final_state: bool = False,
@@ -41,6 +43,7 @@ def gated_linear_attention(
         k: keys.
         v: values.
         log_decay: logarithm of the decay, per channel of the key or per head; ``None`` for no decay.
+        g_gamma: instead of it, the logarithm of a decay per head that is the same for all tokens.
         scale: of the queries; ``d_k ** -0.5`` if not given.
         initial_state: state before the first token (``segments`` = batch, or that of each packed sequence); zero if
             not given.
@@ -58,6 +61,9 @@ def gated_linear_attention(
         ValueError: shapes, dtypes or devices that do not match; bounds that do not increase to the length.
     """
     scale = k.shape[-1] ** -0.5 if scale is None else scale
+    log_decay = _either("gated_linear_attention", k, log_decay, g_gamma)
+    if g_gamma is not None and cu_seqlens is not None:
+        log_decay = g_gamma.expand(k.shape[:-1])  # sequences become padded rows, whose padding does not decay
     inputs = Inputs(q, k, v, log_decay, scale, initial_state, cu_seqlens)
     o, final_state = ATTENTION(inputs, _check, implementation)
     total = _total_decay(inputs) if return_total_decay else None
@@ -70,6 +76,7 @@ def gated_linear_attention_step(
     v: Float[Tensor, "batch kv_heads d_v"],
     log_decay: Float[Tensor, "batch kv_heads *d_k"] | None = None,
     *,
+    g_gamma: Float[Tensor, " kv_heads"] | None = None,
     state: Float[Tensor, "batch kv_heads d_k d_v"],
     scale: float | None = None,
     implementation: str | None = None,
@@ -82,12 +89,24 @@ def gated_linear_attention_step(
         ValueError: as for :func:`gated_linear_attention`.
     """
     scale = k.shape[-1] ** -0.5 if scale is None else scale
+    log_decay = _either("gated_linear_attention_step", k, log_decay, g_gamma)
     return STEP(Inputs(q, k, v, log_decay, scale, state), _check_step, implementation)
+
+
+def _either(operation: str, k: Tensor, log_decay: Tensor | None, g_gamma: Tensor | None) -> Tensor | None:
+    """The decay of the inputs: per token, or of one axis if it is constant."""
+    if g_gamma is None:
+        return log_decay
+    if log_decay is not None:
+        raise argument_error(operation, "log_decay and g_gamma", "one of them", "add g_gamma to log_decay")
+    check_shape(operation, "g_gamma", g_gamma, "heads of k", tuple(k.shape[-2:-1]))
+    return g_gamma
 
 
 def _total_decay(inputs: Inputs) -> Tensor:
     k, log_decay, cu_seqlens = inputs.k, inputs.log_decay, inputs.cu_seqlens
-    log_decay = torch.zeros_like(k[..., 0]) if log_decay is None else log_decay
+    if log_decay is None or log_decay.dim() == 1:
+        log_decay = torch.zeros_like(k[..., 0]) if log_decay is None else log_decay.expand(k.shape[:-1])
     log_decay = log_decay.to(accumulation_dtype(inputs.q, k, inputs.v, log_decay, inputs.initial_state))
     total = sum_over_time(log_decay, cu_seqlens).exp()
     return total[..., None] if total.dim() == 3 else total[..., None, None]
@@ -114,9 +133,10 @@ def _check_shapes(operation: str, inputs: Inputs, leading: str, rank: int) -> No
         raise argument_error(operation, got, "a multiple", "give every key-value head as many query heads")
     check_shape(operation, "q", q, f"{leading}, heads, d_k", (*k.shape[:-2], heads, d_k))
     check_shape(operation, "v", v, f"{leading}, heads of k, d_v", (*k.shape[:-1], v.shape[-1]))
-    wanted = (tuple(k.shape), tuple(k.shape[:-1]))
-    remedy = "give one decay per channel of k, or one per head"
-    check_shape_among(operation, "log_decay", inputs.log_decay, wanted, remedy)
+    if inputs.log_decay is None or inputs.log_decay.dim() > 1:  # one of one axis is ``g_gamma``, checked before
+        wanted = (tuple(k.shape), tuple(k.shape[:-1]))
+        remedy = "give one decay per channel of k, or one per head; a constant one as g_gamma"
+        check_shape_among(operation, "log_decay", inputs.log_decay, wanted, remedy)
     check_floating(operation, given_tensors(inputs._replace(cu_seqlens=None)), q.device)
 
 

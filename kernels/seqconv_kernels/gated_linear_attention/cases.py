@@ -33,7 +33,7 @@ def example_inputs(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    decay: Literal["vector", "scalar", "none"] = "vector",
+    decay: Literal["vector", "scalar", "constant", "none"] = "vector",
     initial_state: bool = False,
 ) -> dict[str, Tensor]:
     """Keyword arguments of :func:`seqconv_kernels.gated_linear_attention`."""
@@ -48,7 +48,9 @@ def example_inputs(
         "k": normal(shape.batch, shape.length, kv_heads, shape.d_k),
         "v": normal(shape.batch, shape.length, kv_heads, shape.d_v),
     }
-    if decay != "none":
+    if decay == "constant":
+        tensors["g_gamma"] = torch.nn.functional.logsigmoid(normal(kv_heads))
+    elif decay != "none":
         logits = normal(shape.batch, shape.length, kv_heads, *[shape.d_k] * (decay == "vector"))
         tensors["log_decay"] = torch.nn.functional.logsigmoid(logits)
     if initial_state:

@@ -27,10 +27,15 @@ def gated_linear_attention(inputs: Inputs) -> tuple[Tensor, Tensor]:
     heads = k.shape[2]
     queries = scale * q.to(dtype).unflatten(2, (heads, -1)).movedim(1, 3)
     keys, values = (x.to(dtype).movedim(1, 2).unsqueeze(2) for x in (k, v))
-    decay = keys.new_ones(1) if log_decay is None else log_decay.to(dtype).exp().movedim(1, 2).unsqueeze(2)
+    if log_decay is None or log_decay.dim() == 1:
+        # One decay for all tokens: factors without a batch axis.
+        decay = keys.new_ones(heads) if log_decay is None else log_decay.to(dtype).exp()
+        decay = decay[:, None, None].expand(1, -1, -1, k.shape[1])
+    else:
+        decay = log_decay.to(dtype).exp().movedim(1, 2).unsqueeze(2)
     first = keys.new_zeros(*keys.shape[:3], k.shape[-1], v.shape[-1]) if state is None else state.to(dtype)[:, :, None]
-    if log_decay is None or log_decay.dim() == 3:
-        o, last = scalar_decay(queries, keys, values, decay.expand(keys.shape[:4]), first)
+    if decay.dim() == 4:
+        o, last = scalar_decay(queries, keys, values, decay, first)
     else:
         o, last = vector_decay(queries, keys, values, decay, first)
     return o.movedim(3, 1).flatten(2, 3).to(v.dtype), last.squeeze(2)
@@ -39,7 +44,7 @@ def gated_linear_attention(inputs: Inputs) -> tuple[Tensor, Tensor]:
 def scalar_decay(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor, longest: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Decays of (batch, group, repeat, length) for tensors of (batch, group, repeat, length, width)."""
+    """Decays of (batch or 1, group, repeat, length) for tensors of (batch, group, repeat, length, width)."""
     length = q.shape[3]
     chunk = chunk_length(length, longest)
     q, k, v = (split(x, chunk) for x in (q, k, v))

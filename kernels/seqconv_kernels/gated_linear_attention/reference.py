@@ -13,7 +13,8 @@ def gated_linear_attention(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """S <- diag(exp g_t) S + k_t v_t^T ; o_t = scale S^T q_t."""
     q, k, v, log_decay, scale, state, _ = inputs
     state = k.new_zeros(k.shape[0], *k.shape[2:], v.shape[-1]) if state is None else state
-    decays = [None] * k.shape[1] if log_decay is None else log_decay.unbind(1)
+    constant = log_decay is None or log_decay.dim() == 1
+    decays = [log_decay] * k.shape[1] if constant or log_decay is None else log_decay.unbind(1)
     outputs = []
     for q_t, k_t, v_t, g_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), decays, strict=True):
         o_t, state = gated_linear_attention_step(Inputs(q_t, k_t, v_t, g_t, scale, state))

@@ -12,7 +12,7 @@ from .._linear_attention import unsupported_reason
 class Inputs(NamedTuple):
     """What an implementation receives; shapes as in :func:`.api.gated_linear_attention`, a step without the length.
 
-    ``initial_state`` is the state before a step, too.
+    ``initial_state`` is the state before a step, too. A ``log_decay`` of (kv_heads,) is constant.
     """
 
     q: Tensor
@@ -51,3 +51,9 @@ STEP: Op[Inputs, tuple[Tensor, Tensor]] = Op(
 def triton_unsupported_reason(inputs: Inputs) -> str | None:
     """Why the kernels in Triton do not support the inputs, or ``None``."""
     return unsupported_reason(inputs, key="k", activation="v")
+
+
+def decay_per_token(inputs: Inputs) -> Tensor | None:
+    """``log_decay`` with all axes of ``k`` but the last, or with all; a constant one as a view of stride 0."""
+    log_decay = inputs.log_decay
+    return log_decay if log_decay is None or log_decay.dim() > 1 else log_decay.expand(inputs.k.shape[:-1])

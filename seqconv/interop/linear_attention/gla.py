@@ -58,9 +58,9 @@ ACTIVATIONS = {
 """The original's names of activations (``ACT2FN`` without ``bias_gelu``, which takes two arguments), and seqconv's."""
 
 
-def gla_options(**hyper: Any) -> dict[str, Any]:
-    """Arguments of the module for the original's."""
-    o = vars(options(ORIGINAL, hyper, DEFAULTS, IGNORED))
+def attention_options(original: str, known: Mapping[str, Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a ``GatedAttentionLayer`` for the original's."""
+    o = vars(options(original, hyper, known, IGNORED))
     del o["fuse_norm"]
     taps = o.pop("conv_size")
     o["d_conv"] = taps if o.pop("use_short_conv") else None
@@ -69,33 +69,42 @@ def gla_options(**hyper: Any) -> dict[str, Any]:
         if o[name] is None and name == "feature_map":
             continue
         if o[name] not in ACTIVATIONS:
-            raise unknown_name(f"from_original({ORIGINAL!r})", name, str(o[name]), ACTIVATIONS)
+            raise unknown_name(f"from_original({original!r})", name, str(o[name]), ACTIVATIONS)
         o[name] = ACTIVATIONS[o[name]]
-    for name in ("norm_eps", "clamp_min"):
+    for name in {"norm_eps", "clamp_min"} & o.keys():
         o[name] = None if o[name] is None else float(o[name])
     return o
 
 
+def attention_weights(w: Weights, o: Any, *, gate: bool = True) -> dict[str, Tensor]:
+    """Projections, norm and short convolutions (three there, one here); ``gate``: whether the output is gated."""
+    converted = {f"{name}_proj.weight": w.take(f"{name}_proj.weight") for name in ["q", "k", "v", "o"] + ["g"] * gate}
+    if o.elementwise_affine:
+        fused = o.gate_fn == "swish" and o.fuse_norm and gate
+        converted["g_norm.weight"] = w.take("g_norm_swish_gate.weight" if fused else "g_norm.weight")
+    return converted | short_convolution(w, o, "qkv")
+
+
+def short_convolution(w: Weights, o: Any, parts: str) -> dict[str, Tensor]:
+    """The taps of one convolution over all channels from those of one per part."""
+    if not o.use_short_conv:
+        return {}
+    found = {"conv1d.weight": torch.cat([w.take(f"{part}_conv1d.weight").squeeze(1) for part in parts])}
+    if o.conv_bias:
+        found["conv1d.bias"] = torch.cat([w.take(f"{part}_conv1d.bias") for part in parts])
+    return found
+
+
 def build(**hyper: Any) -> GatedLinearAttention:
     """The module for the original's arguments."""
-    return GatedLinearAttention(**gla_options(**hyper))
+    return GatedLinearAttention(**attention_options(ORIGINAL, DEFAULTS, hyper))
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The original's tensors; the three short convolutions become one."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    same = [*(f"{name}_proj.weight" for name in "qkvo"), "gk_proj.0.weight", "gk_proj.1.weight", "gk_proj.1.bias"]
-    same += ["g_proj.weight"] * o.use_output_gate
-    converted = {name: weights.take(name) for name in same}
-    if o.elementwise_affine:
-        fused = o.gate_fn == "swish" and o.fuse_norm and o.use_output_gate
-        converted["g_norm.weight"] = weights.take("g_norm_swish_gate.weight" if fused else "g_norm.weight")
-    if o.use_short_conv:
-        taps = [weights.take(f"{part}_conv1d.weight").squeeze(1) for part in "qkv"]
-        converted["conv1d.weight"] = torch.cat(taps)
-        if o.conv_bias:
-            converted["conv1d.bias"] = torch.cat([weights.take(f"{part}_conv1d.bias") for part in "qkv"])
-    return converted
+    same = ("gk_proj.0.weight", "gk_proj.1.weight", "gk_proj.1.bias")
+    return {name: weights.take(name) for name in same} | attention_weights(weights, o, gate=o.use_output_gate)
 
 
 add_importer(*NAMES, build=build, convert=convert)
