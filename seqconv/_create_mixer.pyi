@@ -135,6 +135,23 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["galerkin_attention"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    kind: str = "galerkin",
+    num_heads: int = 4,
+    norm: bool = True,
+    positions: bool = False,
+    init_gain: float = 0.01,
+    diagonal_weight: float = 0.01,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Attention without softmax: a product of two projections with a mean over tokens."""
+
+@overload
+def create_mixer(
     name: Literal["gated_deltanet"],
     d_model: int,
     *,
@@ -157,6 +174,18 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["gated_short_conv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_conv: int = 3,
+    bias: bool = False,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Short causal convolution between two multiplicative gates (LFM2)."""
+
+@overload
+def create_mixer(
     name: Literal["gla"],
     d_model: int,
     *,
@@ -164,17 +193,17 @@ def create_mixer(
     expand_k: int | float = 0.5,
     expand_v: int | float = 1.0,
     num_heads: int = 4,
+    d_conv: int | None = None,
+    gate_logit_normalizer: int | float = 16,
+    gate_low_rank_dim: int = 16,
+    clamp_min: float | None = None,
     num_kv_heads: int | None = None,
     feature_map: str | None = None,
-    d_conv: int | None = None,
     conv_bias: bool = False,
     use_output_gate: bool = True,
     gate_activation: str = "silu",
     norm_affine: bool = True,
     norm_eps: float = 1e-05,
-    gate_logit_normalizer: int | float = 16,
-    gate_low_rank_dim: int = 16,
-    clamp_min: float | None = None,
     bidirectional: bool = False,
 ) -> Mixer:
     """Linear attention with a data-dependent decay per key channel."""
@@ -214,6 +243,22 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """H3 with explicit taps in place of both state spaces."""
+
+@overload
+def create_mixer(
+    name: Literal["hgrn2"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int | None = None,
+    head_dim: int | None = None,
+    d_conv: int | None = None,
+    conv_bias: bool = False,
+    lower_bound: bool = False,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Gated linear recurrence with outer-product states."""
 
 @overload
 def create_mixer(
@@ -279,6 +324,39 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["lightning_attention"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    head_dim: int | None = None,
+    activation: str = "silu",
+    norm_eps: float = 1e-06,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with a constant decay per head (MiniMax)."""
+
+@overload
+def create_mixer(
+    name: Literal["linear_attention"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    expand_k: int | float = 1.0,
+    expand_v: int | float = 1.0,
+    num_heads: int = 4,
+    num_kv_heads: int | None = None,
+    feature_map: str = "elu",
+    normalize: bool = True,
+    denominator_eps: float = 1e-06,
+    output_norm: bool = False,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with a feature map and a normaliser, or a norm in its place."""
+
+@overload
+def create_mixer(
     name: Literal["longconv"],
     d_model: int,
     *,
@@ -307,6 +385,23 @@ def create_mixer(
     l_max: int = 1024,
 ) -> Mixer:
     """Long convolution with explicit taps, a soft threshold on them and S4's layer around it."""
+
+@overload
+def create_mixer(
+    name: Literal["lru"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_state: int | None = None,
+    r_min: float = 0.0,
+    r_max: float = 1.0,
+    max_phase: float = 6.28,
+    gate: str = "full_glu",
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    tie_dropout: bool = False,
+) -> Mixer:
+    """Linear recurrent unit."""
 
 @overload
 def create_mixer(
@@ -360,6 +455,27 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Selective state space with one decay per head."""
+
+@overload
+def create_mixer(
+    name: Literal["mamba3"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_state: int = 128,
+    expand: int | float = 2,
+    head_dim: int | None = None,
+    num_groups: int = 1,
+    mimo_rank: int | None = None,
+    rope_fraction: float = 0.5,
+    outproj_norm: bool = False,
+    A_floor: float = 0.0001,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Selective state space with a trapezoidal rule and a rotating state."""
 
 @overload
 def create_mixer(
@@ -438,6 +554,42 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Multiresolution convolution: a wavelet tree with learned filters shared by its levels."""
+
+@overload
+def create_mixer(
+    name: Literal["retnet"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    expand_k: int | float = 1.0,
+    expand_v: int | float = 2.0,
+    num_heads: int = 4,
+    d_conv: int | None = None,
+    rotary_base: float = 10000.0,
+    num_kv_heads: int | None = None,
+    feature_map: str | None = None,
+    conv_bias: bool = False,
+    use_output_gate: bool = True,
+    gate_activation: str = "silu",
+    norm_affine: bool = True,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with rotary positions and a constant decay per head."""
+
+@overload
+def create_mixer(
+    name: Literal["rg_lru"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    expand: int | float = 1,
+    num_heads: int | None = None,
+    d_conv: int = 4,
+    activation: str = "gelu_tanh",
+    bidirectional: bool = False,
+) -> Mixer:
+    """Gated linear recurrence after a short convolution, times a gate (Griffin, RecurrentGemma)."""
 
 @overload
 def create_mixer(
@@ -573,6 +725,28 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["s5"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_state: int | None = None,
+    num_blocks: int = 1,
+    disc: str = "zoh",
+    conj_sym: bool = True,
+    clip_eigs: bool = False,
+    C_init: str = "trunc_standard_normal",
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    rate: float = 1.0,
+    gate: str = "half_glu1",
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    tie_dropout: bool = False,
+) -> Mixer:
+    """State space of many inputs and outputs (S5)."""
+
+@overload
+def create_mixer(
     name: Literal["sgconv"],
     d_model: int,
     *,
@@ -600,6 +774,28 @@ def create_mixer(
     lr: float | None = 0.001,
 ) -> Mixer:
     """Multi-scale structured global convolution."""
+
+@overload
+def create_mixer(
+    name: Literal["simple_gla"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    expand_k: int | float = 1.0,
+    expand_v: int | float = 1.0,
+    num_heads: int = 4,
+    d_conv: int | None = 4,
+    gate_logit_normalizer: int | float = 16,
+    num_kv_heads: int | None = None,
+    feature_map: str | None = None,
+    conv_bias: bool = False,
+    use_output_gate: bool = True,
+    gate_activation: str = "silu",
+    norm_affine: bool = True,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with a data-dependent decay per head."""
 
 @overload
 def create_mixer(
@@ -697,6 +893,21 @@ def create_mixer(
     tie_dropout: bool = False,
 ) -> Mixer:
     """Temporal convolution network with chunked attention."""
+
+@overload
+def create_mixer(
+    name: Literal["transformer_xl"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    head_dim: int | None = None,
+    segment_length: int = 128,
+    mem_length: int = 128,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Attention within segments and to a memory of the tokens before them (Transformer-XL)."""
 
 @overload
 def create_mixer(name: str, d_model: int, *, layer: LayerContext | None = None, **options: Any) -> Mixer: ...

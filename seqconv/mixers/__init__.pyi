@@ -3,14 +3,17 @@
 from types import ModuleType
 
 from .attention.attention import Attention as Attention
+from .attention.galerkin import GalerkinAttention as GalerkinAttention
 from .attention.mega import Mega as Mega
 from .attention.tcnca import TCNCA as TCNCA
+from .attention.transformer_xl import TransformerXL as TransformerXL
 from .bidirectional import Bidirectional as Bidirectional
 from .convolution.ckconv import CCNN as CCNN
 from .convolution.ckconv import CKConv as CKConv
 from .convolution.ckconv import FlexConv as FlexConv
 from .convolution.ckconv import SMPConv as SMPConv
 from .convolution.dcls import DCLS as DCLS
+from .convolution.gated_short_conv import GatedShortConv as GatedShortConv
 from .convolution.h3 import H3 as H3
 from .convolution.h3 import H3Conv as H3Conv
 from .convolution.hyena import Hyena as Hyena
@@ -24,12 +27,21 @@ from .convolution.tcn import TCN as TCN
 from .linear_attention.deltanet import DeltaNet as DeltaNet
 from .linear_attention.gated_deltanet import GatedDeltaNet as GatedDeltaNet
 from .linear_attention.gla import GatedLinearAttention as GatedLinearAttention
+from .linear_attention.hgrn2 import HGRN2 as HGRN2
 from .linear_attention.kda import KimiDeltaAttention as KimiDeltaAttention
+from .linear_attention.lightning import LightningAttention as LightningAttention
+from .linear_attention.linear_attention import LinearAttention as LinearAttention
+from .linear_attention.retnet import RetNet as RetNet
+from .linear_attention.simple_gla import SimpleGatedLinearAttention as SimpleGatedLinearAttention
 from .recurrent.ema import EMA as EMA
+from .recurrent.rg_lru import RGLRUBlock as RGLRUBlock
+from .state_space.lru import LRU as LRU
 from .state_space.mamba import Mamba as Mamba
 from .state_space.mamba2 import Mamba2 as Mamba2
+from .state_space.mamba3 import Mamba3 as Mamba3
 from .state_space.rtf import RTF as RTF
 from .state_space.s4 import S4 as S4
 from .state_space.s4d import S4D as S4D
+from .state_space.s5 import S5 as S5
 
 def load_all() -> list[ModuleType]: ...
