@@ -108,7 +108,7 @@ class _Leaf:
 def state_class(cls: type[StateT]) -> type[StateT]:
     """Make ``cls`` a dataclass and register it as a pytree: ``torch.compile`` and ``export`` see its tensors."""
     made = dataclass(cls)
-    pytree.register_dataclass(made)
+    pytree.register_dataclass(made, serialized_type_name=f"{made.__module__}.{made.__qualname__}")
     return made
 
 

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from seqconv_kernels._core.composed import Composed
+from seqconv_kernels._core.sizes import known
+
 from ..state import State, state_class
 from .pattern import Attend, Pattern, View, attend_apart
 
@@ -61,6 +64,8 @@ def attend_from_cache(
     Where the pattern is bounded the tokens come in chunks of its size, so that no more than size² scores exist.
     """
     size = q.shape[1] if pattern.size is None else pattern.size
+    if torch.compiler.is_compiling() or q.shape[1] <= size:  # an open length has no number of chunks
+        return _attend_chunk(q, k, v, mask, state, pattern, attend)
     masks = [None] * -(-q.shape[1] // size) if mask is None else mask.split(size, dim=1)
     outputs = []
     for chunk in zip(q.split(size, dim=1), k.split(size, dim=1), v.split(size, dim=1), masks, strict=True):
@@ -82,8 +87,8 @@ def _attend_chunk(
     span = span if pattern.chunk is None else torch.minimum(span, position)
     index = torch.arange(past + length, device=q.device)
     offset = index - past - index[:length, None]
-    whole = past == 0 and mask is None and pattern.chunk is None
-    reach = len(index) if pattern.size is None else min(len(index), pattern.size)
+    whole = known(past == 0) and mask is None and pattern.chunk is None
+    reach = past + length if pattern.size is None else torch.sym_min(past + length, pattern.size)
     view = View(True, pattern.window, position[:, None], offset, reach, None, None if whole else span[:, None])
     key = torch.cat([state.key, k.to(state.key.dtype)], dim=1)
     value = torch.cat([state.value, v.to(state.value.dtype)], dim=1)
@@ -91,6 +96,16 @@ def _attend_chunk(
     # A single query sees all tokens that are kept: there is nothing to keep apart.
     y = attend(*heads, view) if length == 1 else attend_apart(attend, *heads, view)
     y = y[:, 0]
-    kept = key.shape[1] if pattern.size is None else pattern.size - 1
-    first = max(0, key.shape[1] - kept)
-    return y, CacheState(key[:, first:], value[:, first:], token[:, -1] + 1, counted[:, -1] + 1)
+    if pattern.size is not None:
+        key, value = (_LAST(t, pattern.size - 1) for t in (key, value))
+    return y, CacheState(key, value, token[:, -1] + 1, counted[:, -1] + 1)
+
+
+def _last(x: Tensor, count: int) -> Tensor:
+    """The last ``count`` tokens, or all."""
+    return x[:, max(0, x.shape[1] - count) :]
+
+
+_LAST = Composed(
+    "last_tokens", _last, lambda x, count: x.new_empty(x.shape[0], torch.sym_min(x.shape[1], count), *x.shape[2:])
+)

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seqconv_kernels._core.composed import Composed
+from seqconv_kernels._core.sizes import known
+
 from .pattern import Attend, Pattern, View, attend_apart
 
 
@@ -28,9 +31,9 @@ def attend_in_blocks(
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, pattern: Pattern, attend: Attend) -> Tensor:
     length = q.shape[1]
-    size = length if pattern.size is None else min(pattern.size, length)
-    count = -(-length // size)
-    window = None if count == 1 else pattern.window
+    size = length if pattern.size is None or known(length <= pattern.size) else pattern.size
+    count = _block_count(length, size)
+    window = None if known(count == 1) else pattern.window
     back = 0 if window is None else 1
     ahead = 0 if pattern.causal else back
     index = torch.arange(size, device=q.device)
@@ -43,18 +46,28 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, pattern: Patte
         size,
         _real_keys(mask, length, count, size, back, ahead, q.device),
     )
-    k, v = (_neighbours(_cut(t, count, size), back, ahead) for t in (k, v))
-    return attend_apart(attend, _cut(q, count, size), k, v, view).flatten(1, 2)[:, :length]
+    k, v = (_neighbours(_CUT(t, count, size), back, ahead) for t in (k, v))
+    y: Tensor = _JOIN(attend_apart(attend, _CUT(q, count, size), k, v, view), length)
+    return y
 
 
 def _real_keys(
     mask: Tensor | None, length: int, count: int, size: int, back: int, ahead: int, device: torch.device
 ) -> Tensor | None:
     if mask is None:
-        if not back and count * size == length:
+        if not back and known(count * size == length):
             return None
         mask = torch.ones(1, length, dtype=torch.bool, device=device)
-    return _neighbours(_cut(mask, count, size), back, ahead)
+    return _neighbours(_CUT(mask, count, size), back, ahead)
+
+
+def _block_count(length: int, size: int) -> int:
+    """Blocks that hold the sequence; where sizes are open one more than may be needed, as compilers treat 1 apart."""
+    if known(length <= size):
+        return 1
+    if known(length % size == 0):
+        return length // size
+    return length // size + (2 if torch.compiler.is_compiling() else 1)
 
 
 def _cut(x: Tensor, count: int, size: int) -> Tensor:
@@ -64,6 +77,15 @@ def _cut(x: Tensor, count: int, size: int) -> Tensor:
         x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
     blocks: Tensor = x.unflatten(1, (count, size))
     return blocks
+
+
+def _join(x: Tensor, length: int) -> Tensor:
+    """(batch, blocks, block, ...) to (batch, length, ...)."""
+    return x.flatten(1, 2)[:, :length]
+
+
+_CUT = Composed("cut_blocks", _cut, lambda x, count, size: x.new_empty(x.shape[0], count, size, *x.shape[2:]))
+_JOIN = Composed("join_blocks", _join, lambda x, length: x.new_empty(x.shape[0], length, *x.shape[3:]))
 
 
 def _neighbours(x: Tensor, back: int, ahead: int) -> Tensor:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import fft_conv
+from seqconv_kernels._core.sizes import known
 
 from ..filters.base import Filter, Recurrence, add_skip, foreign_state
 from ..state import State, state_class
@@ -62,7 +64,7 @@ def convolve(
     y = _causal(u, kernel.past, kernel.heads, skip)
     if kernel.future is not None:
         ahead = _causal(u.flip(1), kernel.future, kernel.heads).flip(1)
-        y = y + torch.cat([ahead[:, kernel.lag :], torch.zeros_like(ahead[:, : kernel.lag])], dim=1)
+        y = y + F.pad(ahead, (0, 0, 0, kernel.lag))[:, kernel.lag :]
     if kernel.observer is not None:
         kernel.observer(u, y)
     return y
@@ -217,14 +219,14 @@ class LongConvolution(nn.Module):
 
     def _extensible(self, taps: int) -> bool:
         """Whether the filter has taps beyond the first ``taps``."""
-        return self.filter.max_length is None or taps < self.filter.max_length
+        return self.filter.max_length is None or not known(taps >= self.filter.max_length)
 
     def _reaching(self, state: OnlineState, more: int, stage: int) -> OnlineState:
         """The state with enough taps for ``more`` inputs: doubled, or as many as needed, until the filter's end."""
-        known, have = known_inputs(state), state.taps.shape[1]
-        if state.earlier is None or known + more < have:
+        needed, have = known_inputs(state) + more + 1, state.taps.shape[1]
+        if state.earlier is None or known(needed <= have) or not self._extensible(have):
             return state
-        taps = self._taps(self.filter, max(2 * have, known + more + 1))[stage]
+        taps = self._taps(self.filter, max(2 * have, needed))[stage]
         return extend_online(state, taps, extensible=self._extensible(taps.shape[1]))
 
     def _taps(self, filter: Filter, length: int) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from seqconv_kernels._core.composed import Composed
 from seqconv_kernels._core.errors import argument_error
 
 
@@ -52,12 +53,17 @@ def convolve_after(
     Args:
         echo: what still earlier inputs add, from the first output on.
     """
+    y, later = _CONVOLVE_AFTER(v, before, taps, echo)
+    return y, later
+
+
+def _convolve_after(v: Tensor, before: Tensor, taps: Tensor, echo: Tensor) -> tuple[Tensor, Tensor]:
     length, lags = v.shape[1], taps.shape[1] - 1
     inputs = torch.cat([before, v], dim=1)
     inputs = inputs[:, max(0, inputs.shape[1] - length - lags) :]
     total = inputs.shape[1] + lags
     y = _convolve_circle(inputs, taps, _fast_size(total))[:, total - length - lags : total]
-    y = y + window(echo, 0, length + lags)
+    y = y + _window(echo, 0, length + lags)
     return y[:, :length], y[:, length:]
 
 
@@ -80,12 +86,17 @@ def writable(buffer: Tensor, *others: Tensor) -> Tensor:
         others: tensors that are about to be written into it.
     """
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in others)
-    frozen = buffer.is_inference() and not torch.is_inference_mode_enabled()
+    frozen = not torch.compiler.is_compiling() and buffer.is_inference() and not torch.is_inference_mode_enabled()
     return buffer.clone() if recorded or buffer.requires_grad or frozen else buffer
 
 
 def window(signal: Float[Tensor, "batch time width"], start: int, length: int) -> Float[Tensor, "batch length width"]:
     """``length`` values from ``start`` on, zeros beyond the end."""
+    part: Tensor = _WINDOW(signal, start, length)
+    return part
+
+
+def _window(signal: Tensor, start: int, length: int) -> Tensor:
     part = signal[:, start : start + length]
     return F.pad(part, (0, 0, 0, length - part.shape[1]))
 
@@ -93,3 +104,16 @@ def window(signal: Float[Tensor, "batch time width"], start: int, length: int) -
 def _fast_size(least: int) -> int:
     """The smallest size of the form 2^a, 3 2^a or 5 2^a that is at least ``least``."""
     return min(odd << max(0, -(-least // odd) - 1).bit_length() for odd in (1, 3, 5))
+
+
+_CONVOLVE_AFTER = Composed(
+    "convolve_after",
+    _convolve_after,
+    lambda v, before, taps, echo: (
+        v.new_empty(v.shape),
+        v.new_empty(v.shape[0], taps.shape[1] - 1, v.shape[2]),
+    ),
+)
+_WINDOW = Composed(
+    "window", _window, lambda signal, start, length: signal.new_empty(signal.shape[0], length, signal.shape[2])
+)

@@ -3,6 +3,8 @@
 It holds one :class:`~seqconv.backbone.BackboneState` instead of keys and values per layer. Beam search reorders its
 rows. Assisted generation takes tokens back: while recording, the cache keeps the state before every call and what
 the call read, so that :meth:`SeqConvCache.crop` restores a state and reads the tokens that stay once more.
+
+The cache is a pytree of its state, its mask and the number of tokens read, so that a model exports as it is called.
 """
 
 import copy
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from transformers.cache_utils import Cache
 
 from seqconv_kernels._core.errors import argument_error
@@ -210,3 +213,31 @@ class SeqConvCache(Cache):
         """
         remedy = "pass a SeqConvCache to seqconv models only"
         raise argument_error("SeqConvCache.update", "keys and values", "states, by put()", remedy)
+
+
+def _flatten(cache: SeqConvCache) -> tuple[list[Any], int | None]:
+    return [cache.state, cache.mask, cache._seen], cache.max_length
+
+
+def _flatten_with_keys(cache: SeqConvCache) -> tuple[list[tuple[Any, Any]], int | None]:
+    children, max_length = _flatten(cache)
+    keys = map(pytree.GetAttrKey, ("state", "mask", "_seen"))
+    return list(zip(keys, children, strict=True)), max_length
+
+
+def _unflatten(children: Any, max_length: int | None) -> SeqConvCache:
+    """The cache again; one that was recording no longer does, as its calls cannot leave the process."""
+    cache = SeqConvCache(max_length)
+    cache.state, cache.mask, cache._seen = children
+    if all(isinstance(leaf, Tensor | int) for leaf in pytree.tree_leaves(cache.state)) and cache.state is not None:
+        cache._batch_size = cache.state.batch_size
+    return cache
+
+
+pytree.register_pytree_node(
+    SeqConvCache,
+    _flatten,
+    _unflatten,
+    serialized_type_name=f"{SeqConvCache.__module__}.{SeqConvCache.__qualname__}",
+    flatten_with_keys_fn=_flatten_with_keys,
+)

@@ -181,7 +181,10 @@ class SeqConvModel(SeqConvPreTrainedModel):
         name = type(self).__name__
         if cache is not None and not isinstance(cache, SeqConvCache):
             remedy = "leave past_key_values out, or pass what an earlier call returned"
-            raise argument_error(name, f"past_key_values of type {type(cache).__name__}", "a SeqConvCache", remedy)
+            if "Static" in type(cache).__name__:
+                remedy += "; generate(cache_implementation='static') makes a cache of constant size"
+            wanted = "a SeqConvCache, which holds states instead of keys and values"
+            raise argument_error(name, f"past_key_values of type {type(cache).__name__}", wanted, remedy)
         asked = use_cache or (use_cache is None and cache is not None)
         if not asked and (use_cache is False or self.training or not self.config.use_cache):
             return None

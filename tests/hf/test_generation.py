@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from tiny import VOCAB, causal_mixers, config, language_model, left_padded, prompts
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from seqconv import SeqConvForCausalLM, SeqConvForSequenceClassification
 from seqconv.hf.cache import SeqConvCache
@@ -199,6 +199,19 @@ def test_padding_on_the_right_has_no_state():
     assert model(ids, attention_mask=mask).past_key_values is None
 
 
+@pytest.mark.parametrize("mixer", causal_mixers())
+def test_static_cache_implementation(mixer):
+    """Constant states have one size anyhow; what grows says so."""
+    model, ids = language_model(mixer), prompts()
+    if model.model.backbone.state_kind == "constant":
+        want = generate(model, ids)
+        assert torch.equal(generate(model, ids, cache_implementation="static"), want)
+        assert torch.equal(generate(model, ids, cache_implementation="static", max_cache_len=64), want)
+    else:
+        with pytest.raises(ValueError, match=r"layers whose states grow: 0 \('(growing|window)'\), 1 .*Remedy"):
+            generate(model, ids, cache_implementation="static")
+
+
 def test_by_default_a_state_comes_where_there_is_one():
     model = language_model()
     ids = prompts()
@@ -214,8 +227,10 @@ def test_refusals():
     ids = prompts()
     with pytest.raises(ValueError, match=r"past_key_values of type DynamicCache; wanted a SeqConvCache"):
         model(ids, past_key_values=DynamicCache(config=model.config))
-    with pytest.raises(ValueError, match=r"cache_implementation='static'.*leave it out"):
-        generate(model, ids, cache_implementation="static")
+    with pytest.raises(ValueError, match=r"past_key_values of type StaticCache.*cache_implementation='static'"):
+        model(ids, past_key_values=StaticCache(config=model.config, max_cache_len=8))
+    with pytest.raises(ValueError, match=r"cache_implementation='offloaded'.*leave cache_implementation out"):
+        generate(model, ids, cache_implementation="offloaded")
     cache = model(ids, use_cache=True).past_key_values
     with pytest.raises(ValueError, match=r"2 tokens; wanted tokens read while recording.*activate_past_recording"):
         cache.crop(-2)

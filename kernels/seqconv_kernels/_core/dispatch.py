@@ -17,12 +17,16 @@ from .errors import argument_error, unknown_name
 from .inputs import given_tensors
 from .native import PLAIN, transformed
 from .operators import is_observed
+from .sizes import is_exporting_to_onnx
 from .withdrawn import withdrawn_reason
 
 I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
+
+COMPOSED = ("chunked", "reference")
+"""Names of implementations in PyTorch's own operations, which every export can translate."""
 
 SIGNATURES = 1024
 """Signatures of calls that an op remembers before it starts again."""
@@ -79,6 +83,8 @@ class Implementation:
 
     def unsupported_reason(self, inputs: tuple[Any, ...]) -> str | None:
         """Why this implementation does not support the inputs, or ``None``."""
+        if is_exporting_to_onnx() and self.name not in COMPOSED:
+            return "ONNX has no operator for this kernel"
         reason = withdrawn_reason(self.run.path, inputs)
         if reason is None and self._reason is not None:
             reason = self._reason.resolve()(inputs)

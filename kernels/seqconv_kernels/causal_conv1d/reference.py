@@ -40,6 +40,8 @@ def last_inputs(x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | No
     segments = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     state = x.new_zeros(segments, reach, x.shape[2]) if initial_state is None else initial_state
     dtype = torch.promote_types(x.dtype, state.dtype)
+    if cu_seqlens is None and torch.compiler.is_compiling():  # sizes may be open: no case for short inputs
+        return torch.cat([state.to(dtype), x.to(dtype)], dim=1)[:, x.shape[1] :]
     if cu_seqlens is None:
         recent = x[:, max(0, x.shape[1] - reach) :]
         return torch.cat([state[:, recent.shape[1] :].to(dtype), recent.to(dtype)], dim=1)

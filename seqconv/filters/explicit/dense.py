@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqconv_kernels import fft_conv
+from seqconv_kernels._core.composed import Composed
 
 from ...state import State, state_class
 from ..base import Recurrence, add_skip, foreign_state
@@ -52,18 +53,8 @@ class DenseSSM(Recurrence):
         self, u: Float[Tensor, "batch length channels"], state: State
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
         state = self._own("prefill", u, state)
-        v, size = u.to(self.B.dtype), min(CHUNK, 1 << (u.shape[1] - 1).bit_length())
-        columns, powers = krylov(self.A, self.B[..., None], size)
-        rows = krylov(self.A.mT, (self.A.mT @ self.C[..., None]), size)[0].mT
-        response = (self.C[:, None] @ columns)[:, 0]
-        hidden, outputs = state.hidden, []
-        for entering in v.split(size, dim=1):
-            steps = entering.shape[1]
-            echo = torch.einsum("ctn,bcn->btc", rows[:, :steps], hidden)
-            outputs.append(echo + fft_conv(entering, response[:, :steps]))
-            inflow = torch.einsum("cnt,btc->bcn", columns[..., :steps].flip(-1), entering)
-            hidden = apply_power(powers, steps, hidden.permute(1, 2, 0)).permute(2, 0, 1) + inflow
-        return torch.cat(outputs, dim=1).to(u.dtype), DenseState(hidden)
+        y, hidden = _CHUNK_SCAN(u.to(self.B.dtype), self.A, self.B, self.C, state.hidden)
+        return y.to(u.dtype), DenseState(hidden)
 
     def step(
         self, u_t: Float[Tensor, "batch channels"], state: State, *, skip: Float[Tensor, " channels"] | None = None
@@ -81,6 +72,11 @@ def dense_response(
     length: int,
 ) -> Float[Tensor, "heads features length"]:
     """The first ``length`` taps ``C A^t B``."""
+    taps: Tensor = _RESPONSE(A, B, C, length)
+    return taps
+
+
+def _response(A: Tensor, B: Tensor, C: Tensor, length: int) -> Tensor:
     heads, features, d_state = C.shape
     fine = 1 << (math.isqrt(length - 1).bit_length() if length > 1 else 0)
     coarse = -(-length // fine)
@@ -89,6 +85,29 @@ def dense_response(
     rows = rows.view(features, d_state, coarse, heads)
     taps = torch.einsum("fnih,fnj->hfij", rows, columns)
     return taps.flatten(2)[..., :length]
+
+
+def _chunk_scan(u: Tensor, A: Tensor, B: Tensor, C: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs for ``u`` and the hidden state after it: chunk by chunk."""
+    size = min(CHUNK, 1 << (u.shape[1] - 1).bit_length())
+    columns, powers = krylov(A, B[..., None], size)
+    rows = krylov(A.mT, (A.mT @ C[..., None]), size)[0].mT
+    response, outputs = (C[:, None] @ columns)[:, 0], []
+    for entering in u.split(size, dim=1):
+        steps = entering.shape[1]
+        echo = torch.einsum("ctn,bcn->btc", rows[:, :steps], hidden)
+        outputs.append(echo + fft_conv(entering, response[:, :steps]))
+        inflow = torch.einsum("cnt,btc->bcn", columns[..., :steps].flip(-1), entering)
+        hidden = apply_power(powers, steps, hidden.permute(1, 2, 0)).permute(2, 0, 1) + inflow
+    return torch.cat(outputs, dim=1), hidden
+
+
+_RESPONSE = Composed("dense_response", _response, lambda A, B, C, length: C.new_empty(*C.shape[:2], length))
+_CHUNK_SCAN = Composed(
+    "dense_chunk_scan",
+    _chunk_scan,
+    lambda u, A, B, C, hidden: (u.new_empty(u.shape), hidden.new_empty(hidden.shape)),
+)
 
 
 def krylov(

@@ -24,8 +24,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.composed import leading
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels._core.sizes import known
 
 from ...options import Default, with_defaults
 from ...parameters import register_tensor, wide_default_dtype
@@ -88,9 +90,9 @@ class SGConvFilter(WideFilter):
         if l_max < 1 or kernel_dim < 1 or init_scale < 0 or (n_scales is not None and n_scales < 1):
             got = f"l_max={l_max}, kernel_dim={kernel_dim}, n_scales={n_scales}, init_scale={init_scale}"
             raise argument_error("SGConvFilter", got, "sizes of at least 1 and init_scale >= 0", "correct the sizes")
-        for name, known in WORDS.items():
-            if options.get(name, known[0]) not in known:
-                raise unknown_name("SGConvFilter", name, str(options.get(name)), known)
+        for name, words in WORDS.items():
+            if options.get(name, words[0]) not in words:
+                raise unknown_name("SGConvFilter", name, str(options.get(name)), words)
         scales = n_scales or max(1, 1 + math.ceil(math.log2(l_max / kernel_dim)) - init_scale)
         super().__init__(channels, max_length=kernel_dim * 2 ** (scales - 1 + init_scale))
         self.options, self.groups = o, groups
@@ -135,14 +137,15 @@ class SGConvFilter(WideFilter):
             upsampled = F.interpolate(kernel[None], scale_factor=2**doublings, mode=o["upsampling"])[0]
             scaled.append(upsampled * multiplier ** (len(kernels) - 1 - i))
             end += upsampled.shape[1]
-            if o["combine"] == "cat" and end >= length:
+            if o["combine"] == "cat" and known(end >= length):
                 break
         h = torch.cat(scaled, dim=1) if o["combine"] == "cat" else _padded_sum(scaled)
         if self.power is not None:
             dtype = torch.float32 if o["rounded_log"] else h.dtype
             log_time = torch.arange(1, h.shape[1] + 1, device=h.device, dtype=dtype).log().to(h.dtype)
             h = h * torch.exp(-self.power.repeat(self.groups)[:, None] * log_time)
-        return F.pad(h, (0, length - h.shape[1])) / self.norm[:, None]
+        h = h / self.norm[:, None]
+        return leading(h, length) if known(length <= h.shape[1]) else F.pad(h, (0, length - h.shape[1]))
 
     def _recurrence(self) -> Recurrence | None:
         """There is none: the filter is piecewise linear."""

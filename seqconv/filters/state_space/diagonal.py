@@ -14,6 +14,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from seqconv_kernels import diagonal_step, fft_conv
+from seqconv_kernels._core.composed import Composed
 from seqconv_kernels.diagonal_step import prepare
 
 from ...state import State, state_class
@@ -83,14 +84,7 @@ class DiagonalSSM(Recurrence):
         state = self._own("prefill", u, state)
         length, v = u.shape[1], u.to(state.past.dtype)
         inputs = torch.cat([state.past, v], dim=1)
-        hidden, outputs, powers = state.hidden, [], _powers(self.offsets, min(length, CHUNK))
-        for entering in inputs[:, :length].split(CHUNK, dim=1):
-            here = powers[:, :, : entering.shape[1]]
-            echo = torch.einsum("bcn,cnl->blc", self.residues * _advance(self.offsets, hidden), here).real
-            outputs.append(echo + fft_conv(entering, torch.einsum("cn,cnl->cl", self.residues, here).real))
-            inflow = torch.einsum("cnl,blc->bcn", here.flip(2), entering.to(here.dtype))
-            hidden = _advance(self.offsets, here[:, :, -1]) * hidden + inflow
-        y = torch.cat(outputs, dim=1)
+        y, hidden = _CHUNK_SCAN(inputs[:, :length], self.offsets, self.residues, state.hidden)
         if self.head is not None:
             y = y + fft_conv(v, self.head, history=state.past)
         return y.to(u.dtype), DiagonalState(hidden, inputs[:, length:])
@@ -120,12 +114,41 @@ def modal_response(
     offsets: Inexact[Tensor, "channels d_state"], residues: Inexact[Tensor, "channels d_state"], length: int
 ) -> Float[Tensor, "channels length"]:
     """Taps of the modes: powers within a chunk times powers of whole chunks, never (channels, modes, length)."""
+    taps: Tensor = _RESPONSE(offsets, residues, length)
+    return taps
+
+
+def _response(offsets: Tensor, residues: Tensor, length: int) -> Tensor:
     inner = _powers(offsets, min(length, CHUNK))
     leap, anchors = _advance(offsets, inner[:, :, -1]), [residues]
     for _ in range(CHUNK, length, CHUNK):
         anchors.append(anchors[-1] * leap)
     taps = torch.einsum("cni,cnl->cil", torch.stack(anchors, dim=2), inner).real
     return taps.flatten(1)[:, :length]
+
+
+def _chunk_scan(u: Tensor, offsets: Tensor, residues: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of the modes without a head, and the hidden state after ``u``: chunk by chunk."""
+    outputs, powers = [], _powers(offsets, min(u.shape[1], CHUNK))
+    for entering in u.split(CHUNK, dim=1):
+        here = powers[:, :, : entering.shape[1]]
+        echo = torch.einsum("bcn,cnl->blc", residues * _advance(offsets, hidden), here).real
+        outputs.append(echo + fft_conv(entering, torch.einsum("cn,cnl->cl", residues, here).real))
+        inflow = torch.einsum("cnl,blc->bcn", here.flip(2), entering.to(here.dtype))
+        hidden = _advance(offsets, here[:, :, -1]) * hidden + inflow
+    return torch.cat(outputs, dim=1), hidden
+
+
+_RESPONSE = Composed(
+    "modal_response",
+    _response,
+    lambda offsets, residues, length: residues.real.new_empty(offsets.shape[0], length),
+)
+_CHUNK_SCAN = Composed(
+    "diagonal_chunk_scan",
+    _chunk_scan,
+    lambda u, offsets, residues, hidden: (u.new_empty(u.shape), hidden.new_empty(hidden.shape)),
+)
 
 
 def _advance(offsets: Tensor, x: Tensor) -> Tensor:

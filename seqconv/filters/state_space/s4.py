@@ -16,7 +16,9 @@ from torch import Tensor
 
 from seqconv_kernels import cauchy
 from seqconv_kernels._core.checks import readable
+from seqconv_kernels._core.composed import Composed, leading
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.sizes import known
 from seqconv_kernels.ssm_kernel import half_angle_nodes
 
 from ...options import Default, select_options, with_defaults
@@ -133,19 +135,36 @@ class S4Filter(StateSpaceFilter):
         return self._tile(self.weights("P"))
 
     def _generated(self, length: int) -> Float[Tensor, "heads features length"]:
-        """Taps by the truncated generating function, of a length of which C~ is doubled as often as needed."""
-        space, size = self.state_space(), self._discrete_length()
-        C = space.C
-        if size < length:
-            A, _ = self.discretised()
-            rows = real_rows(C)
-            while size < length:
-                rows = rows + _rows_times_power(A, rows, size)
-                size *= 2
-            C = complex_rows(rows)
-        spectrum = generating_function(space._replace(C=C), self._low_rank(), size)
-        taps: Tensor = torch.fft.irfft(spectrum, n=size)
-        return taps[..., :length]
+        """Taps by the truncated generating function."""
+        space, P, size = self.state_space(), self._low_rank(), self._discrete_length()
+        if known(length <= size):
+            return leading(generated_taps(space, P, size), length)  # type: ignore[no-any-return]
+        A, _ = self.discretised()
+        return _LONGER_TAPS(*space, P, A, size, length)  # type: ignore[no-any-return]
+
+
+def generated_taps(
+    space: StateSpace, P: Complex[Tensor, "rank features pairs"], length: int
+) -> Float[Tensor, "heads features length"]:
+    """All taps of a response of ``length``, whose C~ is the C of ``space``."""
+    taps: Tensor = torch.fft.irfft(generating_function(space, P, length), n=length)
+    return taps
+
+
+def _longer_taps(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, P: Tensor, Ad: Tensor, size: int, length: int) -> Tensor:
+    """The first ``length`` taps of a response whose C~ belongs to ``size`` taps: doubled as often as needed."""
+    rows = real_rows(C)
+    while size < length:
+        rows = rows + _rows_times_power(Ad, rows, size)
+        size *= 2
+    return generated_taps(StateSpace(dt, A, B, complex_rows(rows)), P, size)[..., :length]
+
+
+_LONGER_TAPS = Composed(
+    "s4_longer_taps",
+    _longer_taps,
+    lambda dt, A, B, C, P, Ad, size, length: Ad.new_empty(*C.shape[:2], length),
+)
 
 
 def generating_function(

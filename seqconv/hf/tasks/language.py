@@ -104,15 +104,27 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         max_cache_length: int,
     ) -> Any:
         """Make the cache that ``generate`` carries; states know the longest context, and can go back if they must."""
-        if generation_config.cache_implementation not in (None, "dynamic"):
-            got = f"cache_implementation={generation_config.cache_implementation!r}"
-            raise argument_error(f"{type(self).__name__}.generate", got, "None: states have one form", "leave it out")
+        self._check_cache_implementation(generation_config.cache_implementation)
         if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
             return
-        cache = SeqConvCache(max_length=max_cache_length)
+        longest = max(max_cache_length, getattr(generation_config, "max_cache_len", None) or 0)
+        cache = SeqConvCache(max_length=longest)
         if generation_config.is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
+
+    def _check_cache_implementation(self, name: str | None) -> None:
+        """``"static"`` promises states of one size: constant ones are."""
+        if name in (None, "dynamic"):
+            return
+        op, remedy = f"{type(self).__name__}.generate", "leave cache_implementation out"
+        if name != "static":
+            raise argument_error(op, f"cache_implementation={name!r}", "None, 'dynamic' or 'static'", remedy)
+        kinds = [block.state_kind for block in self.model.backbone.layers]
+        growing = [f"{i} ({kind!r})" for i, kind in enumerate(kinds) if kind != "constant"]
+        if growing:
+            got = f"cache_implementation='static' and layers whose states grow: {', '.join(growing)}"
+            raise argument_error(op, got, "constant states, as of recurrent mixers", remedy)
 
 
 class SeqConvForMaskedLM(PerTokenModel):

@@ -1,0 +1,31 @@
+"""Every mixer under torch.compile and torch.export with an open length."""
+
+import pytest
+import torch
+
+from mixer_cases import build, every, inputs
+from tolerances import assert_near
+
+LENGTHS = (12, 5, 33, 70)
+
+
+@every
+@pytest.mark.usefixtures("unannotated")
+def test_compiles_once_for_all_lengths(case):
+    """The first length is compiled for itself, the second one opens the size; no later one compiles again."""
+    mixer = build(case)
+    torch.compiler.reset()
+    compiled = torch.compile(mixer, fullgraph=True, backend="eager")
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for length in LENGTHS:
+            assert_near(compiled(inputs(length)), mixer(inputs(length)), what=f"length {length}")
+
+
+@every
+@pytest.mark.usefixtures("unannotated")
+def test_exports_with_an_open_length(case):
+    mixer = build(case)
+    length = torch.export.Dim("length", min=2, max=1024)
+    program = torch.export.export(mixer, (inputs(12),), dynamic_shapes={"x": {1: length}}, strict=False)
+    for n in LENGTHS:
+        assert_near(program.module()(inputs(n)), mixer(inputs(n)), what=f"length {n}")
