@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqconv_kernels._core.composed import Composed
 from seqconv_kernels._core.sizes import known
 
+from ..chunking import block_count, cut_blocks, join_blocks, roll_rows
 from .pattern import Attend, Pattern, View, attend_apart
 
 
@@ -25,14 +25,14 @@ def attend_in_blocks(
     if mask is None or pattern.count_padding:
         return _blocks(q, k, v, mask, pattern, attend)
     start = mask.to(torch.int64).argmax(1)
-    q, k, v, mask = (_roll(t, start) for t in (q, k, v, mask))
-    return _roll(_blocks(q, k, v, mask, pattern, attend), -start)
+    q, k, v, mask = (roll_rows(t, start) for t in (q, k, v, mask))
+    return roll_rows(_blocks(q, k, v, mask, pattern, attend), -start)
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, pattern: Pattern, attend: Attend) -> Tensor:
     length = q.shape[1]
     size = length if pattern.size is None or known(length <= pattern.size) else pattern.size
-    count = _block_count(length, size)
+    count = block_count(length, size)
     window = None if known(count == 1) else pattern.window
     back = 0 if window is None else 1
     ahead = 0 if pattern.causal else back
@@ -46,8 +46,8 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, pattern: Patte
         size,
         _real_keys(mask, length, count, size, back, ahead, q.device),
     )
-    k, v = (_neighbours(_CUT(t, count, size), back, ahead) for t in (k, v))
-    y: Tensor = _JOIN(attend_apart(attend, _CUT(q, count, size), k, v, view), length)
+    k, v = (_neighbours(cut_blocks(t, count, size), back, ahead) for t in (k, v))
+    y: Tensor = join_blocks(attend_apart(attend, cut_blocks(q, count, size), k, v, view), length)
     return y
 
 
@@ -58,34 +58,7 @@ def _real_keys(
         if not back and known(count * size == length):
             return None
         mask = torch.ones(1, length, dtype=torch.bool, device=device)
-    return _neighbours(_CUT(mask, count, size), back, ahead)
-
-
-def _block_count(length: int, size: int) -> int:
-    """Blocks that hold the sequence; where sizes are open one more than may be needed, as compilers treat 1 apart."""
-    if known(length <= size):
-        return 1
-    if known(length % size == 0):
-        return length // size
-    return length // size + (2 if torch.compiler.is_compiling() else 1)
-
-
-def _cut(x: Tensor, count: int, size: int) -> Tensor:
-    """(batch, length, ...) to (batch, blocks, block, ...), zeros after the end."""
-    missing = count * size - x.shape[1]
-    if missing:
-        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
-    blocks: Tensor = x.unflatten(1, (count, size))
-    return blocks
-
-
-def _join(x: Tensor, length: int) -> Tensor:
-    """(batch, blocks, block, ...) to (batch, length, ...)."""
-    return x.flatten(1, 2)[:, :length]
-
-
-_CUT = Composed("cut_blocks", _cut, lambda x, count, size: x.new_empty(x.shape[0], count, size, *x.shape[2:]))
-_JOIN = Composed("join_blocks", _join, lambda x, length: x.new_empty(x.shape[0], length, *x.shape[3:]))
+    return _neighbours(cut_blocks(mask, count, size), back, ahead)
 
 
 def _neighbours(x: Tensor, back: int, ahead: int) -> Tensor:
@@ -95,10 +68,3 @@ def _neighbours(x: Tensor, back: int, ahead: int) -> Tensor:
     count, edge = x.shape[1], x.new_zeros(x.shape[0], 1, *x.shape[2:])
     wide = torch.cat([edge] * back + [x] + [edge] * ahead, dim=1)
     return torch.cat([wide[:, i : i + count] for i in range(1 + back + ahead)], dim=2)
-
-
-def _roll(x: Tensor, start: Tensor) -> Tensor:
-    """Each row from its own start on, what was before it after its end."""
-    length = x.shape[1]
-    index = (torch.arange(length, device=x.device) + start[:, None]) % length
-    return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x))

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..chunking import block_count, cut_blocks, join_blocks, roll_rows
+
 
 def convolve_blocks(
     v: Float[Tensor, "batch length channels"],
@@ -17,11 +19,9 @@ def convolve_blocks(
     """Apply ``convolve`` to blocks of ``block`` tokens, the first of which begins with the first token of each row."""
     batch, length, channels = v.shape
     offsets = torch.zeros(batch, dtype=torch.int64, device=v.device) if mask is None else mask.int().argmax(1)
-    padded = F.pad(v, (0, 0, 0, -length % block))
-    place = torch.arange(padded.shape[1], device=v.device)
-    aligned = padded.take_along_dim(((place + offsets[:, None]) % padded.shape[1])[..., None], dim=1)
-    y = convolve(aligned.reshape(-1, block, channels)).reshape(padded.shape)
-    return y.take_along_dim(((place - offsets[:, None]) % padded.shape[1])[..., None], dim=1)[:, :length]
+    padded = cut_blocks(v, block_count(length, block), block).flatten(1, 2)
+    y = convolve(roll_rows(padded, offsets).reshape(-1, block, channels)).reshape(padded.shape)
+    return join_blocks(roll_rows(y, -offsets)[:, None], length)  # type: ignore[no-any-return]
 
 
 def convolve_circular(

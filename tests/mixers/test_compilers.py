@@ -29,3 +29,18 @@ def test_exports_with_an_open_length(case):
     program = torch.export.export(mixer, (inputs(12),), dynamic_shapes={"x": {1: length}}, strict=False)
     for n in LENGTHS:
         assert_near(program.module()(inputs(n)), mixer(inputs(n)), what=f"length {n}")
+
+
+@pytest.mark.parametrize("name", ["s4", "striped_hyena", "sgconv"])
+@pytest.mark.usefixtures("unannotated")
+def test_gradients_through_operators_that_hide_their_steps(name):
+    """Their backward passes compose the function again: what autograd finds in eager mode."""
+    mixer = build((name, {}))
+    torch.compiler.reset()
+    compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in LENGTHS[:2]:
+        found = [
+            torch.autograd.grad((f(inputs(length)) ** 2).sum(), list(mixer.parameters())) for f in (compiled, mixer)
+        ]
+        for (parameter, _), got, want in zip(mixer.named_parameters(), *found, strict=True):
+            assert_near(got, want, what=f"gradient of {parameter} at length {length}")

@@ -52,7 +52,7 @@ class Composed:
                 values[i] = tensor
             return self.run(*values)
 
-        _, pull_back = torch.func.vjp(of_tensors, *(arguments[i] for i in given))
+        pull_back = torch.func.vjp(of_tensors, *(arguments[i] for i in given))[1]
         return list(_dense(pull_back(cotangents[0] if self._single else tuple(cotangents))))
 
     def _empty_gradients(self, cotangents: list[Tensor], *arguments: Any) -> list[Tensor]:
@@ -63,11 +63,6 @@ class Composed:
         arguments = [next(saved) if is_tensor else value for is_tensor, value in ctx.options]
         found = dict(zip(self._given(arguments), self._backward(list(cotangents), *arguments), strict=True))
         return tuple(found.get(i) for i in range(len(arguments)))
-
-
-def composed(name: str, outputs: Callable[..., Any]) -> Callable[[Callable[..., Any]], Composed]:
-    """Make a :class:`Composed` of an annotated function."""
-    return lambda run: Composed(name, run, outputs)
 
 
 def _parameters(run: Callable[..., Any]) -> list[inspect.Parameter]:
