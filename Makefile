@@ -9,7 +9,7 @@ NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name
 
 MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help install demo lra-small hyena bench gpu test test-ecosystem sanitize neon check lint format
+.PHONY: help install demo lra-small hyena bench gpu test test-ecosystem test-newest sanitize neon check lint format
 
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
@@ -19,6 +19,7 @@ help:
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    all tests"
 	@echo "make test-ecosystem  the models in peft, trl, lm-evaluation-harness, sentence-transformers, torchao and accelerate"
+	@echo "make test-newest  all tests with the newest releases that pyproject.toml allows"
 	@echo "make sanitize the kernels' tests under the sanitizers of the compiler"
 	@echo "make neon    the kernels for 64-bit ARM, by a cross compiler, into build/neon"
 	@echo "make check   lint, then all tests"
@@ -78,6 +79,13 @@ outputs/ecosystem: $(INSTALLED)
 test-ecosystem: outputs/ecosystem
 	OMP_NUM_THREADS=1 PYTHONPATH=.:kernels ECOSYSTEM_TABLE=docs/ecosystem.md \
 		outputs/ecosystem/bin/python -m pytest -o addopts=--import-mode=importlib -W default -v -rfEs tests/ecosystem
+
+# The newest releases that pyproject.toml allows, in an environment of their own: what users will get next.
+test-newest:
+	$(PYTHON) -m venv outputs/newest
+	outputs/newest/bin/python -m pip install --quiet --upgrade torch
+	outputs/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev,triton]"
+	OMP_NUM_THREADS=1 outputs/newest/bin/python -m pytest -W default -n $(WORKERS) --dist worksteal --no-header -rfEs
 
 # As the compiler wants it: its runtime before all else, and the C++ runtime before Python loads either.
 RUNTIMES = $(shell $(or $(CXX),c++) -print-file-name=libasan.so) $(shell $(or $(CXX),c++) -print-file-name=libstdc++.so.6)

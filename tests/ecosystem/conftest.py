@@ -8,11 +8,11 @@ from pathlib import Path
 
 TOOLS = {
     "peft": ("peft", "LoRA, PiSSA and OLoRA on all linear layers: initial outputs, gradients, merging"),
-    "trl": ("trl", "SFT, DPO, Reward and GRPO trainers on a saved folder"),
+    "trl": ("trl", "SFT (packed documents too), DPO, Reward and GRPO trainers on a saved folder"),
     "lm_evaluation": ("lm-eval", "log-likelihoods of a saved folder, against the model's own"),
     "sentence_transformers": ("sentence-transformers", "embeddings of padded batches, against texts alone"),
     "torchao": ("torchao", "int8 weights: outputs and generation"),
-    "accelerate": ("accelerate", "prepare and training steps"),
+    "accelerate": ("accelerate", "prepare and training steps; launch with one and two processes"),
 }
 """Word in the names of a tool's tests, its package, and what they try."""
 

@@ -5,6 +5,9 @@ results are written into.
 """
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +97,31 @@ def test_trl_sft_trains_a_folder(saved, tmp_path, mixer):
     assert not torch.equal(trainer.model.lm_head.weight, before)
 
 
+@pytest.mark.parametrize("mixer", ["mamba", "gla", "hyena", "attention"])
+def test_trl_sft_keeps_packed_documents_apart(saved, tmp_path, mixer):
+    """One step of gradient descent on packed documents changes the weights as on padded ones."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"text": ["a b c " * n for n in (4, 1, 3, 2, 5)]})
+    folder = saved(mixer=mixer)
+
+    def trained(rows, **options):
+        quiet = {"output_dir": str(tmp_path / "out"), "report_to": [], "use_cpu": True, "bf16": False, "max_steps": 1}
+        step = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+        sizes = {"per_device_train_batch_size": rows, "max_length": 40, "gradient_checkpointing": False}
+        config = trl.SFTConfig(**quiet, **step, **sizes, logging_steps=1, **options)
+        trainer = trl.SFTTrainer(model=folder, train_dataset=data, args=config)
+        seen = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+        loss = trainer.train().training_loss
+        return loss, seen, len(trainer.train_dataset), dict(trainer.model.named_parameters())
+
+    want = trained(len(data))
+    rows = trained(1, packing=True)[2]
+    assert rows < len(data), "several documents in a row"
+    got = trained(rows, packing=True)
+    assert got[:2] == (pytest.approx(want[0], rel=1e-4), want[1])
+    torch.testing.assert_close(got[3], want[3], rtol=1e-3, atol=1e-5)
+
+
 def test_trl_dpo_starts_at_the_reference(saved, tmp_path):
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     data = datasets.Dataset.from_dict({"prompt": ["a "] * 4, "chosen": ["yes"] * 4, "rejected": ["no"] * 4})
@@ -173,6 +201,19 @@ def test_accelerate_prepares_and_trains(mixer):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_accelerate_launch_trains_as_one_process_does(tmp_path):
+    pytest.importorskip("accelerate")
+    script = Path(__file__).with_name("launched_training.py")
+    for count in (1, 2):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--main_process_port", "0", str(script), str(count), str(tmp_path / str(count))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (SeqConvForCausalLM.from_pretrained(tmp_path / str(count)).state_dict() for count in (1, 2))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module", autouse=True)
