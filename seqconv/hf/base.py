@@ -96,7 +96,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         source = pretrained_model_name_or_path
         wants_info = kwargs.pop("output_loading_info", False)
         ignore = kwargs.pop("ignore_mismatched_sizes", False)
-        foreign = read_foreign(source, kwargs, own=cls.config_class.model_type)
+        foreign = read_foreign(source, {**kwargs, "ignore_mismatched_sizes": ignore}, cls.config_class)
         if foreign is not None:
             source, kwargs = None, foreign
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}

@@ -44,6 +44,7 @@ POSITIVE = (
 )
 PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
 BOOLEANS = ("bidirectional", "tie_dropout", "tie_word_embeddings", "use_cache", "embedding_norm", "ctc_zero_infinity")
+NAMES = ("mixer", "norm", "residual", "mlp")
 _NO_OPTIONS = ("mixer", "d_model", "drop_path", "mask_mixer_inputs", "layer")
 BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in _NO_OPTIONS)
 
@@ -203,6 +204,10 @@ class SeqConvConfig(PreTrainedConfig):
         for name in BOOLEANS:
             _require(name, getattr(self, name), lambda v: isinstance(v, bool), "True or False")
         _require("mlp_bias", self.mlp_bias, lambda v: v is None or isinstance(v, bool), "None, True or False")
+        for name in NAMES:
+            _require(name, getattr(self, name), lambda v: isinstance(v, str), "a name")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            _require(name, getattr(self, name), _are_token_ids, "a token id, or None")
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known and not (name == "modality" and value is None):
@@ -257,6 +262,11 @@ class SeqConvConfig(PreTrainedConfig):
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _are_token_ids(value: object) -> bool:
+    ids = value if isinstance(value, list | tuple) else [value]
+    return value is None or all(isinstance(i, int) and not isinstance(i, bool) for i in ids)
 
 
 def _is_number(value: object) -> bool:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source, check_index, read_tensors
+from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source, read_tensors
 from .importer import Weights, load_importers
+from .own_checkpoint import check_own, read_wrapped
 
 if TYPE_CHECKING:
     from ..hf import SeqConvForCausalLM
@@ -56,17 +57,18 @@ def load_checkpoint(source: str | os.PathLike[str], **options: Any) -> "SeqConvF
     return model
 
 
-def read_foreign(source: Any, options: Mapping[str, Any], own: str = "seqconv") -> dict[str, Any] | None:
+def read_foreign(source: Any, options: Mapping[str, Any], config_class: Any = None) -> dict[str, Any] | None:
     """What ``from_pretrained`` of transformers takes instead of the name of another project's checkpoint.
 
     Args:
         source: a folder, a repository of the hub, or what else ``from_pretrained`` takes.
         options: its keyword arguments.
-        own: the model type of the class that loads, which a package may have added to seqconv's.
+        config_class: that of the class that loads, which a package may have added to seqconv's; ``SeqConvConfig``.
 
     Returns:
         Its keyword arguments with ``config``, ``state_dict`` and ``generation_config`` in place of those that said
-        where the files are; ``None`` for a seqconv checkpoint, and where the caller gives the configuration.
+        where the files are; ``None`` for a seqconv checkpoint whose names are not those of a wrapped model, and where
+        the caller gives the configuration.
 
     Raises:
         ValueError: as :func:`load_checkpoint`.
@@ -79,14 +81,17 @@ def read_foreign(source: Any, options: Mapping[str, Any], own: str = "seqconv") 
     if config is None and place.find("adapter_config.json") is None:
         wanted = f"a folder with config.json and one of {', '.join(WEIGHT_FILES)}"
         raise argument_error("load_checkpoint", f"{place.name!r} without config.json", wanted, LAYERS)
-    if config is None or config.get("model_type") in ("seqconv", own):
-        _check_own_index(place)
+    if config is None:
         return None
+    if config.get("model_type") in ("seqconv", getattr(config_class, "model_type", None)):
+        return _own(place, config, options, config_class)
     _reader(config)
     tensors = read_tensors(place, variant=options.get("variant"), use_safetensors=options.get("use_safetensors"))
     remedy = "check that config.json belongs to these weights"
-    converted = convert_checkpoint(config, Weights(place.name, tensors, operation="load_checkpoint", remedy=remedy))
-    return _arguments(place, *converted, options)
+    weights = Weights(place.name, tensors, operation="load_checkpoint", remedy=remedy)
+    found, tensors = convert_checkpoint(config, weights)
+    rows = _embedded_tokens(config, found, tensors["model.embed_tokens.weight"], options)
+    return _arguments(place, {**found, "vocab_size": rows}, tensors, options)
 
 
 def convert_checkpoint(config: Mapping[str, Any], weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -95,11 +100,33 @@ def convert_checkpoint(config: Mapping[str, Any], weights: Weights) -> tuple[dic
     Raises:
         ValueError: an unknown kind of model, an option that cannot be carried, missing or left-over tensors.
     """
-    options, tensors = _reader(config)(config, weights)
+    try:
+        options, tensors = _reader(config)(config, weights)
+    except (IndexError, RuntimeError) as error:
+        got = f"tensors that do not fit the configuration ({error})"
+        raise argument_error("load_checkpoint", got, "those of the model that it describes", weights.remedy) from error
     if weights.left_over():
         got = f"unexpected tensors {', '.join(weights.left_over()[:24])}"
         raise argument_error("load_checkpoint", got, "only the model's own", weights.remedy)
     return options, tensors
+
+
+def _embedded_tokens(
+    config: Mapping[str, Any], found: Mapping[str, Any], table: Tensor, given: Mapping[str, Any]
+) -> int:
+    """Rows of the embeddings; raise for embeddings of another shape than the configuration says."""
+    width, asked = found["hidden_size"], config.get("vocab_size")
+    rows = table.shape[0] if asked is None else asked
+    multiple = 1 if "model_type" in config else config.get("pad_vocab_size_multiple", 8)  # as mamba_ssm rounds up
+    if type(rows) is not int or type(multiple) is not int or min(rows, multiple) < 1:
+        got = f"vocab_size={asked!r}"
+        raise argument_error("load_checkpoint", got, "an integer of at least 1", "correct config.json")
+    rows = -(-rows // multiple) * multiple
+    if table.shape[1:] != (width,) or (table.shape[0] != rows and not given.get("ignore_mismatched_sizes")):
+        got = f"embeddings of shape {tuple(table.shape)} for vocab_size={asked} and hidden_size={width}"
+        remedy = "check that config.json belongs to these weights, or pass ignore_mismatched_sizes=True"
+        raise argument_error("load_checkpoint", got, f"shape {(rows, width)}", remedy)
+    return rows
 
 
 def _reader(config: Mapping[str, Any]) -> Reader:
@@ -154,11 +181,12 @@ def _generation_config(place: Source) -> Any:
         raise argument_error("load_checkpoint", got, "a generation configuration of transformers", remedy) from error
 
 
-def _check_own_index(place: Source) -> None:
-    """Transformers reads whatever files an index names; those of a folder must lie in it."""
-    if not os.path.isdir(place.name):
-        return
-    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        path = place.find(name)
-        if path is not None:
-            check_index(path)
+def _own(place: Source, config: dict[str, Any], options: Mapping[str, Any], kind: Any) -> dict[str, Any] | None:
+    """Check a seqconv checkpoint; its tensors where they are to be renamed."""
+    from ..hf import SeqConvConfig
+
+    wrapped, generation = check_own(place, config, options), _generation_config(place)
+    if not wrapped:
+        return None
+    found = read_wrapped(place, config, options, kind or SeqConvConfig)
+    return found if found.get("generation_config") is not None else {**found, "generation_config": generation}

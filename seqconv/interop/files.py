@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,6 +30,11 @@ WEIGHT_FILES = (
 )
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Keyword arguments of ``from_pretrained`` that say where and how files are fetched."""
+
+WIDE = ("F16", "BF16", "F32", "F64", "C64", "C128")
+"""Dtypes of safetensors with at least 16 bits for a floating-point number."""
+
+T = TypeVar("T")
 
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 """What torch.compile, activation checkpointing and FSDP put into the names of the modules that they wrap."""
@@ -126,14 +131,77 @@ def read_tensors(
         ValueError: a missing or damaged file, a pickle that holds more than tensors, an index that names files outside
             of its folder.
     """
-    names = [n for n in WEIGHT_FILES if use_safetensors is None or ("safetensors" in n) == use_safetensors]
-    names = [_with_variant(name, variant) for name in names]
+    names = _candidates(variant, use_safetensors)
     for name in names:
         path = source.find(name)
         if path is not None:
-            return _unwrapped(_read_shards(source, path) if path.suffix == ".json" else _read_file(path))
+            tensors = unwrapped(_read_shards(source, path) if path.suffix == ".json" else _read_file(path))
+            _check_dtypes(path, tensors)
+            return tensors
     wanted = f"a folder with config.json and one of {', '.join(names)}"
     raise argument_error("load_checkpoint", f"{source.name!r} without weights", wanted, LAYERS)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a file says of a tensor.
+
+    Attributes:
+        dtype: its name.
+        shape: sizes.
+        wide: whether it holds floating-point numbers of at least 16 bits.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    wide: bool
+
+
+def read_headers(
+    source: Source, *, variant: str | None = None, use_safetensors: bool | None = None
+) -> dict[str, Header] | None:
+    """What :func:`read_tensors` would read, by its names in the files; ``None`` if there are no weights.
+
+    Raises:
+        ValueError: as :func:`read_tensors`.
+    """
+    for name in _candidates(variant, use_safetensors):
+        path = source.find(name)
+        if path is None:
+            continue
+        if path.suffix != ".json":
+            return _headers(path)
+        if not isinstance(read_json(path).get("metadata"), dict):
+            raise _damaged(path, "no metadata")
+        shards = {shard: source.find(shard) for shard in check_index(path)}
+        if gone := [shard for shard, found in shards.items() if found is None]:
+            got = f"a missing file in {source.name!r} ({gone[0]})"
+            remedy = "copy or download them again"
+            raise argument_error("from_pretrained", got, "all files of a checkpoint", remedy)
+        return {n: header for found in shards.values() if found for n, header in _headers(found).items()}
+    return None
+
+
+def _headers(path: Path) -> dict[str, Header]:
+    if path.suffix != ".safetensors":
+        return {n: Header(str(t.dtype), tuple(t.shape), is_wide(t)) for n, t in _read_file(path).items()}
+    with _damage_named(path), safe_open(path, "pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        read = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    return {n: Header(dtype, shape, dtype in WIDE) for n, (dtype, shape) in read.items()}
+
+
+def is_wide(tensor: Tensor) -> bool:
+    """Whether a tensor holds (real or complex) floating-point numbers of at least 16 bits."""
+    return tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() > 1)
+
+
+def _check_dtypes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not is_wide(tensor):
+            got = f"{name} of dtype {tensor.dtype} in {str(path)!r}"
+            remedy = "take the checkpoint in float32, float16 or bfloat16"
+            raise argument_error("load_checkpoint", got, "floating-point numbers of at least 16 bits", remedy)
 
 
 def check_index(path: Path) -> list[str]:
@@ -145,6 +213,8 @@ def check_index(path: Path) -> list[str]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise _damaged(path, "no weight_map from names of tensors to names of files")
+    if not weight_map:
+        raise _damaged(path, "an empty weight_map")
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         if not _is_below(shard):
@@ -160,7 +230,7 @@ def check_index(path: Path) -> list[str]:
 
 def _is_below(name: str) -> bool:
     """Whether a path stays inside of the folder that it is relative to, on every operating system."""
-    return all(
+    return "\0" not in name and all(
         not path.is_absolute() and not path.drive and not path.root and ".." not in path.parts and path.parts
         for path in (PurePosixPath(name), PureWindowsPath(name))
     )
@@ -192,13 +262,25 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
     """Names without what wrappers put into them, DistributedDataParallel's ``module.`` in front of all included."""
+    found = dict(tensors)
     for wrapper in WRAPPERS:
-        tensors = {name.replace(wrapper, ""): t for name, t in tensors.items()}
-    while tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): t for name, t in tensors.items()}
-    return tensors
+        found = {name.replace(wrapper, ""): t for name, t in found.items()}
+    while found and all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): t for name, t in found.items()}
+    return found
+
+
+def is_wrapped(tensors: Mapping[str, object]) -> bool:
+    """Whether :func:`unwrapped` would change a name."""
+    return list(unwrapped(tensors)) != list(tensors)
+
+
+def _candidates(variant: str | None, use_safetensors: bool | None) -> list[str]:
+    """Names of files that may hold the weights or an index of them, the preferred first."""
+    names = [n for n in WEIGHT_FILES if use_safetensors is None or ("safetensors" in n) == use_safetensors]
+    return [_with_variant(name, variant) for name in names]
 
 
 def _with_variant(name: str, variant: str | None) -> str:

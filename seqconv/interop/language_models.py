@@ -95,6 +95,9 @@ def read_mamba2(config: Mapping[str, Any], weights: Weights) -> Read:
         got = f"hidden_size={c.hidden_size}, expand={c.expand}, num_heads={c.num_heads}, head_dim={c.head_dim}"
         wanted = "hidden_size * expand = num_heads * head_dim"
         raise argument_error("load_checkpoint", got, wanted, "correct the configuration")
+    if len(c.time_step_limit) != 2:
+        got = f"time_step_limit={c.time_step_limit}"
+        raise argument_error("load_checkpoint", got, "the smallest and the largest time step", "correct config.json")
     hyper = {
         "d_model": c.hidden_size,
         "d_state": c.state_size,

@@ -12,7 +12,7 @@ TOOLS = {
     "lm_evaluation": ("lm-eval", "log-likelihoods of a saved folder, against the model's own"),
     "sentence_transformers": ("sentence-transformers", "embeddings of padded batches, against texts alone"),
     "torchao": ("torchao", "int8 weights: outputs and generation"),
-    "accelerate": ("accelerate", "prepare and training steps; launch with one and two processes"),
+    "accelerate": ("accelerate", "prepare and training steps; accelerate launch; two processes"),
 }
 """Word in the names of a tool's tests, its package, and what they try."""
 

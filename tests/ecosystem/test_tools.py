@@ -204,13 +204,14 @@ def test_accelerate_prepares_and_trains(mixer):
 
 
 def test_accelerate_launch_trains_as_one_process_does(tmp_path):
+    """On processors ``accelerate launch`` starts one process by itself; more are torchrun's to start."""
     pytest.importorskip("accelerate")
-    script = Path(__file__).with_name("launched_training.py")
-    for count in (1, 2):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
-        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--main_process_port", "0", str(script), str(count), str(tmp_path / str(count))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    script = str(Path(__file__).with_name("launched_training.py"))
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    for count, command in ((1, launch), (2, ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"])):
+        arguments = [script, str(count), str(tmp_path / str(count))]
+        done = subprocess.run([sys.executable, "-m", *command, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     one, two = (SeqConvForCausalLM.from_pretrained(tmp_path / str(count)).state_dict() for count in (1, 2))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
