@@ -89,13 +89,13 @@ def create_mixer(
     *,
     layer: LayerContext | None = None,
     use_output_gate: bool = False,
+    allow_neg_eigval: bool = False,
     num_heads: int = 4,
     num_v_heads: int | None = None,
     head_dim: int | None = None,
     head_v_dim: int | None = None,
     d_conv: int | None = 4,
     conv_bias: bool = False,
-    allow_neg_eigval: bool = False,
     norm_eps: float = 1e-05,
     bidirectional: bool = False,
 ) -> Mixer:
@@ -152,25 +152,72 @@ def create_mixer(
 
 @overload
 def create_mixer(
-    name: Literal["gated_deltanet"],
+    name: Literal["gated_delta_product"],
     d_model: int,
     *,
     layer: LayerContext | None = None,
-    use_output_gate: bool = True,
-    dt_min: float = 0.001,
-    dt_max: float = 0.1,
-    dt_init_floor: float = 0.0001,
+    num_householder: int = 2,
+    use_forget_gate: bool = True,
+    allow_neg_eigval: bool = True,
     num_heads: int = 4,
     num_v_heads: int | None = None,
     head_dim: int | None = None,
     head_v_dim: int | None = None,
     d_conv: int | None = 4,
     conv_bias: bool = False,
-    allow_neg_eigval: bool = False,
     norm_eps: float = 1e-05,
+    use_output_gate: bool = True,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with several steps of the delta rule per token."""
+
+@overload
+def create_mixer(
+    name: Literal["gated_deltanet"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    allow_neg_eigval: bool = False,
+    num_heads: int = 4,
+    num_v_heads: int | None = None,
+    head_dim: int | None = None,
+    head_v_dim: int | None = None,
+    d_conv: int | None = 4,
+    conv_bias: bool = False,
+    norm_eps: float = 1e-05,
+    use_output_gate: bool = True,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
     bidirectional: bool = False,
 ) -> Mixer:
     """Linear attention with the delta rule and a scalar decay per head."""
+
+@overload
+def create_mixer(
+    name: Literal["gated_deltanet2"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    allow_neg_eigval: bool = False,
+    num_heads: int = 4,
+    num_v_heads: int | None = None,
+    head_dim: int | None = None,
+    head_v_dim: int | None = None,
+    d_conv: int | None = 4,
+    conv_bias: bool = False,
+    norm_eps: float = 1e-05,
+    gate_low_rank_dim: int | None = None,
+    gate_bias: bool = True,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with the delta rule, erase gates and decays per key channel, write gates per value channel."""
 
 @overload
 def create_mixer(
@@ -304,20 +351,20 @@ def create_mixer(
     d_model: int,
     *,
     layer: LayerContext | None = None,
-    gate_low_rank_dim: int | None = None,
-    gate_bias: bool = True,
+    allow_neg_eigval: bool = False,
     decay_lower_bound: float | None = None,
-    dt_min: float = 0.001,
-    dt_max: float = 0.1,
-    dt_init_floor: float = 0.0001,
     num_heads: int = 4,
     num_v_heads: int | None = None,
     head_dim: int | None = None,
     head_v_dim: int | None = None,
     d_conv: int | None = 4,
     conv_bias: bool = False,
-    allow_neg_eigval: bool = False,
     norm_eps: float = 1e-05,
+    gate_low_rank_dim: int | None = None,
+    gate_bias: bool = True,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
     bidirectional: bool = False,
 ) -> Mixer:
     """Linear attention with the delta rule and a decay per key channel."""
@@ -619,6 +666,40 @@ def create_mixer(
     l_max: int = 1024,
 ) -> Mixer:
     """Rational transfer functions: long convolution without a state in training, constant state in decoding."""
+
+@overload
+def create_mixer(
+    name: Literal["rwkv6"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    head_dim: int | None = None,
+    expand_k: int | float = 1.0,
+    expand_v: int | float = 1.0,
+    proj_low_rank_dim: int = 32,
+    decay_low_rank_dim: int = 64,
+    gate_activation: str = "silu",
+    norm_eps: float = 0.00064,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with a decay per key channel, a bonus and data-dependent token shift (RWKV-6's time mix)."""
+
+@overload
+def create_mixer(
+    name: Literal["rwkv7"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    head_dim: int | None = None,
+    decay_low_rank_dim: int | None = None,
+    a_low_rank_dim: int | None = None,
+    v_low_rank_dim: int | None = None,
+    gate_low_rank_dim: int | None = None,
+    norm_eps: float = 0.00064,
+    key_norm_eps: float | None = None,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with a generalised delta rule and token shift (RWKV-7's time mix)."""
 
 @overload
 def create_mixer(

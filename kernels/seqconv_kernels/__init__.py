@@ -8,6 +8,7 @@ from .delta_rule import delta_rule, delta_rule_step
 from .diagonal_step import diagonal_step
 from .dilated_conv import dilated_conv, dilated_conv_step, unroll_rings
 from .direct_conv import direct_conv_step
+from .dplr_delta_rule import dplr_delta_rule, dplr_delta_rule_step
 from .fft_conv import fft_conv
 from .fft_conv2d import fft_conv2d
 from .gated_linear_attention import gated_linear_attention, gated_linear_attention_step
@@ -27,6 +28,8 @@ __all__ = [
     "dilated_conv",
     "dilated_conv_step",
     "direct_conv_step",
+    "dplr_delta_rule",
+    "dplr_delta_rule_step",
     "fft_conv",
     "fft_conv2d",
     "gated_linear_attention",

@@ -4,11 +4,14 @@ Without a state (:class:`~seqconv.layers.mlp.MLP`): one of ``PLAIN`` or ``GATED`
 :class:`~seqconv.mixer.Mixer` in the block's second place:
 
 ``rwkv7``   ``y_t = V relu(K (x_t + x_k ⊙ (x_{t-1} - x_t)))²``, ``x_{-1} = 0`` (token shift)
+``rwkv6``   the same times ``σ(R (x_t + x_r ⊙ (x_{t-1} - x_t)))``
 
-Source: RWKV_CMix_x070 in RWKV-v7/train_temp/src/model.py of BlinkDL/RWKV-LM at d4a6c3b.
+Source: RWKV_CMix_x070 in RWKV-v7/train_temp/src/model.py of BlinkDL/RWKV-LM at d4a6c3b, RWKV_CMix_x060 in
+RWKV-v5/src/model.py there at 524481d5; RWKV-4's is that of RWKV-6 with ``x = 1 - time_mix``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from ..state import State, state_class
 from ..types import LayerContext, StateKind
 from .mlp import GATED, MLP, PLAIN
 from .residual import Dropout
+from .token_shift import token_before
 
 
 @state_class
@@ -33,13 +37,14 @@ class TokenShiftState(State):
 
 
 class TokenShiftMLP(Mixer):
-    """RWKV-7's channel mix: two projections and a squared ReLU, on inputs that are mixed with the token before.
+    """RWKV's channel mix: two projections and a squared ReLU, on inputs that are mixed with the token before.
 
     Args:
         d_model: width of inputs and outputs.
         hidden: width between the projections.
         dropout: probability for the hidden activations.
         bias: whether the projections have biases; the original has none.
+        gated: multiply the outputs by the sigmoid of a third projection (RWKV-4 to RWKV-6).
         tie_dropout: drop a channel at all tokens of a row together.
         layer: place in the stack, on which the initial mixing weights depend; the first of one by default.
 
@@ -47,7 +52,7 @@ class TokenShiftMLP(Mixer):
         ValueError: ``hidden < 1``.
     """
 
-    name = "rwkv7 channel mix"
+    name = "rwkv channel mix"
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class TokenShiftMLP(Mixer):
         hidden: int,
         dropout: float = 0.0,
         bias: bool = False,
+        gated: bool = False,
         tie_dropout: bool = False,
         layer: LayerContext | None = None,
     ) -> None:
@@ -67,17 +73,23 @@ class TokenShiftMLP(Mixer):
         self.key = nn.Linear(d_model, hidden, bias=bias)
         self.dropout = Dropout(dropout, tied=tie_dropout)
         self.value = nn.Linear(hidden, d_model, bias=bias)
+        self.x_r = nn.Parameter(torch.empty(d_model)) if gated else None
+        self.receptance = nn.Linear(d_model, d_model, bias=bias) if gated else None
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initial values as in the original: later layers look at the token before less, outputs start at zero."""
-        power = (1 - self.layer.index / self.layer.depth) ** 4
+        exponent = 4 if self.x_r is None else 3
         channel = torch.arange(self.d_model, device=self.x_k.device) / self.d_model
-        self.x_k.copy_(1 - channel**power)
+        shift = 1 - channel ** ((1 - self.layer.index / self.layer.depth) ** exponent)
+        self.x_k.copy_(shift)
         bound = 0.5 * self.d_model**-0.5
         nn.init.uniform_(self.key.weight, -bound, bound)
         nn.init.zeros_(self.value.weight)
+        if self.x_r is not None and self.receptance is not None:
+            self.x_r.copy_(shift)
+            nn.init.zeros_(self.receptance.weight)
 
     @property
     def state_kind(self) -> StateKind:
@@ -85,7 +97,7 @@ class TokenShiftMLP(Mixer):
         return "constant"
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._mix(x, F.pad(x, (0, 0, 1, -1)))
+        return self._mix(x, token_before(x))
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         return TokenShiftState(torch.zeros(batch_size, self.d_model, device=device, dtype=dtype))
@@ -93,7 +105,7 @@ class TokenShiftMLP(Mixer):
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         assert isinstance(state, TokenShiftState)
         x = zero_padding(x, mask)
-        return self._mix(x, torch.cat([state.last[:, None], x[:, :-1]], dim=1)), TokenShiftState(x[:, -1])
+        return self._mix(x, token_before(x, state.last)), TokenShiftState(x[:, -1])
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, TokenShiftState)
@@ -101,10 +113,15 @@ class TokenShiftMLP(Mixer):
 
     def _mix(self, x: Tensor, before: Tensor) -> Tensor:
         y: Tensor = self.value(self.dropout(F.relu(self.key(torch.lerp(x, before, self.x_k))).square()))
-        return y
+        if self.receptance is None or self.x_r is None:
+            return y
+        return y * torch.sigmoid(self.receptance(torch.lerp(x, before, self.x_r)))
 
 
-CHANNEL_MIXES: Mapping[str, type[TokenShiftMLP]] = {"rwkv7": TokenShiftMLP}
+CHANNEL_MIXES: Mapping[str, Callable[..., TokenShiftMLP]] = {
+    "rwkv7": TokenShiftMLP,
+    "rwkv6": partial(TokenShiftMLP, gated=True),
+}
 """Channel mixes with a state, in addition to the kinds of :class:`~seqconv.layers.mlp.MLP`."""
 
 

@@ -1,7 +1,9 @@
 """Initial values that depend on the place of a layer in its stack."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from seqconv_kernels._core.precision import accumulation_dtype
 
 from ..types import LayerContext
 
@@ -17,3 +19,10 @@ def reset_residual_projection(projection: nn.Linear, layer: LayerContext | None)
     if layer is not None:
         bound = (projection.in_features * layer.residuals * layer.depth) ** -0.5
         projection.weight.uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def reset_orthogonal(weight: Tensor, gain: float = 1.0) -> None:
+    """Fill a matrix with orthogonal rows or columns, computed in float32 at least."""
+    wide = torch.empty_like(weight, dtype=accumulation_dtype(weight))
+    weight.copy_(nn.init.orthogonal_(wide, gain))

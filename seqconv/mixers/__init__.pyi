@@ -25,13 +25,17 @@ from .convolution.striped_hyena import StripedHyena as StripedHyena
 from .convolution.striped_hyena2 import StripedHyena2 as StripedHyena2
 from .convolution.tcn import TCN as TCN
 from .linear_attention.deltanet import DeltaNet as DeltaNet
+from .linear_attention.gated_delta_product import GatedDeltaProduct as GatedDeltaProduct
 from .linear_attention.gated_deltanet import GatedDeltaNet as GatedDeltaNet
+from .linear_attention.gated_deltanet2 import GatedDeltaNet2 as GatedDeltaNet2
 from .linear_attention.gla import GatedLinearAttention as GatedLinearAttention
 from .linear_attention.hgrn2 import HGRN2 as HGRN2
 from .linear_attention.kda import KimiDeltaAttention as KimiDeltaAttention
 from .linear_attention.lightning import LightningAttention as LightningAttention
 from .linear_attention.linear_attention import LinearAttention as LinearAttention
 from .linear_attention.retnet import RetNet as RetNet
+from .linear_attention.rwkv6 import RWKV6 as RWKV6
+from .linear_attention.rwkv7 import RWKV7 as RWKV7
 from .linear_attention.simple_gla import SimpleGatedLinearAttention as SimpleGatedLinearAttention
 from .recurrent.ema import EMA as EMA
 from .recurrent.rg_lru import RGLRUBlock as RGLRUBlock

@@ -16,7 +16,7 @@ from seqconv_kernels._core.registry import ops
 TORCH_ITSELF = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 pytestmark = [pytest.mark.usefixtures("unannotated"), TORCH_ITSELF]
 
-TOKENS = ("a", "x", "u", "delta", "dt", "B", "C", "z", "q", "k", "v", "beta", "log_decay", "pre_gate", "post_gate")
+TOKENS = ("a", "b", "x", "u", "delta", "dt", "B", "C", "z", "q", "k", "v", "beta", "log_decay", "pre_gate", "post_gate")
 """Arguments with a time axis."""
 STATES = ("initial_state", "state", "history", "hidden", "past", "sums", "ring0", "ring1")
 """Arguments that keep the dtype of the sums."""

@@ -12,6 +12,8 @@ FOLDER = "scan/fla_layers"
 FLA = "fla-org/flash-linear-attention"
 LAYERS = {"deltanet": f"{FLA}:DeltaNet", "gated_deltanet": f"{FLA}:GatedDeltaNet"}
 CASES = ["gdn_qwen3_next", "gdn_qwen3_5", "gdn_olmo_hybrid", "kda_kimi_linear", "kda_kimi_linear_mask", "kda_fla"]
+CASES += ["gdn2", "gated_delta_product"]
+OF_FLA = ["kda_fla", "gdn2", "gated_delta_product"]
 each_layer = pytest.mark.parametrize("layer", LAYERS)
 
 
@@ -51,7 +53,7 @@ def test_golden_outputs_and_gradients(name):
     check_gradients(imported, want, 1e-8, 1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "mask" not in name and name != "kda_fla"])
+@pytest.mark.parametrize("name", [name for name in CASES if "mask" not in name and name not in OF_FLA])
 def test_golden_prefill_steps_and_states(name):
     case = load_case(name)
     imported = Imported(case.meta["original"], case.group("param"), case.hyper)
@@ -63,6 +65,45 @@ def test_golden_prefill_steps_and_states(name):
     assert_close(final.memory, case.tensors["out.state_recurrent_final"], 1e-8, 1e-9, "last memory")
     conv = after_prompt.conv.mT
     assert_close(conv, case.tensors["out.state_conv_after_prefill"][..., -conv.shape[-1] :], 1e-8, 1e-9, "conv")
+
+
+@pytest.mark.parametrize("name", OF_FLA)
+def test_golden_last_states_and_steps_of_fla(name):
+    case = load_case(name)
+    imported = Imported(case.meta["original"], case.group("param"), case.hyper)
+    y, _, state = prefill_then_step(imported, case.tensors["in.hidden_states"], 5)
+    assert_close(y, case.tensors["out.y"], 1e-8, 1e-9, "prefill and steps")
+    assert_close(state.memory, case.tensors["out.final_state"], 1e-8, 1e-9, "state")
+
+
+def test_golden_products_of_reflections():
+    """The scan of the original: its queries are not scaled, keys, values and strengths have two rows per token."""
+    case = load_case("gated_delta_product_scan")
+    inputs = {k: v.clone().requires_grad_() for k, v in case.group("in").items()}
+    layer = create_mixer("gated_delta_product", 6, num_heads=2, head_dim=3, head_v_dim=4).double()
+    layer._beta = lambda x: inputs["beta"].unflatten(1, (-1, 2)).flatten(2)
+    layer._log_decay = lambda x: inputs["g"]
+    k, v = (inputs[n].unflatten(1, (-1, 2)).flatten(2, 3) for n in "kv")
+    o, state = layer._scan(3**0.5 * inputs["q"], k, v, inputs["q"], inputs["initial_state"])
+    outputs = {"o": o, "final_state": state}
+    for name, got in outputs.items():
+        assert_close(got, case.tensors[f"out.{name}"], 1e-8, 1e-9, name)
+    sum((outputs[name] * weight).sum() for name, weight in case.group("cot").items()).backward()
+    for name, gradient in case.group("grad.in").items():
+        assert_close(inputs[name].grad, gradient, 1e-8, 1e-9, f"gradient of {name}")
+
+
+def test_gated_deltanet_2_with_equal_gates_is_kda():
+    torch.manual_seed(0)
+    sizes = {"num_heads": 2, "head_dim": 4, "d_conv": None}
+    kda, gdn2 = (create_mixer(name, 8, **sizes).double() for name in ("kda", "gated_deltanet2"))
+    with torch.no_grad():
+        for projection in (gdn2.b_proj, gdn2.w_proj):
+            projection.weight.copy_(kda.b_proj.weight.repeat_interleave(4, dim=0))
+    same = {name: t for name, t in kda.state_dict().items() if "b_proj" not in name}
+    gdn2.load_state_dict(same, strict=False)
+    x = torch.randn(2, 20, 8, dtype=torch.float64)
+    torch.testing.assert_close(gdn2(x), kda(x))
 
 
 def test_golden_log_decay_and_state_of_kda():
@@ -89,6 +130,7 @@ def test_a_bounded_decay_stays_above_its_bound():
         ("gated_deltanet", {"num_heads": 0}, "sizes of at least 1"),
         ("gated_deltanet", {"dt_min": 0.2}, "0 < dt_min <= dt_max"),
         ("kda", {"decay_lower_bound": 1.0}, "a logarithm below 0"),
+        ("gated_delta_product", {"num_householder": 0}, "num_householder=0; wanted at least 1"),
     ],
 )
 def test_sizes_out_of_range_raise(name, options, message):

@@ -49,10 +49,22 @@ class Decayed(NamedTuple):
 
 def decayed(q: Tensor, k: Tensor, a: Tensor, *, diagonal: bool = True) -> Decayed:
     """Build the products by joining blocks of rows pairwise; without ``diagonal`` a row does not see itself."""
+    own = (q * k).sum(-1)
+    return _joined(q * a, k, a, own if diagonal else torch.zeros_like(own))
+
+
+def decayed_before(q: Tensor, k: Tensor, a: Tensor) -> Decayed:
+    """The same where a row reads the state before its own decay: ``prod_{j < s < i} a[s]``, and no diagonal.
+
+    ``q`` may have further leading axes, as many reads of the same keys.
+    """
+    return _joined(q.expand(*q.shape[: q.dim() - a.dim()], *a.shape[:-1], -1), k, a, torch.zeros_like((q * k).sum(-1)))
+
+
+def _joined(q: Tensor, k: Tensor, a: Tensor, own: Tensor) -> Decayed:
     rows = q.shape[-2]
-    own = (q * k).sum(-1)[..., None, None]
-    scores = own if diagonal else torch.zeros_like(own)
-    q, k, total = (x.unsqueeze(-2) for x in (q * a, k, a))
+    scores = own[..., None, None]
+    q, k, total = (x.unsqueeze(-2) for x in (q, k, a))
     for _ in range(rows.bit_length() - 1):
         q1, q2 = _halves(q)
         k1, k2 = _halves(k)

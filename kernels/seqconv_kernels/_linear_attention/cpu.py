@@ -95,12 +95,12 @@ def _buffers(inputs: Inputs) -> list[Tensor | None]:
     return [*tokens, inputs.k.new_empty(inputs.segments, heads, inputs.k.shape[3], d_v, dtype=dtype)]
 
 
-def _over_sharers(gradients: list[Tensor | None], inputs: Inputs) -> tuple[Tensor, ...]:
+def over_sharers(gradients: list[Tensor | None], inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """Gradients shaped like the tensors: summed over the heads that share one; empty for an absent tensor."""
-    shaped = []
+    shaped, given = [], next(g for g in gradients if g is not None)
     for gradient, (name, tensor) in zip(gradients, differentiable(inputs).items(), strict=True):
         if gradient is None or tensor is None:
-            shaped.append(inputs.k.new_empty(0, dtype=inputs.dtype))
+            shaped.append(given.new_empty(0))
         elif gradient.shape == tensor.shape:
             shaped.append(gradient)
         else:
@@ -110,7 +110,7 @@ def _over_sharers(gradients: list[Tensor | None], inputs: Inputs) -> tuple[Tenso
 
 
 def _gradients(inputs: Inputs, *_: Any) -> tuple[Tensor, ...]:
-    return _over_sharers(_buffers(inputs), inputs)
+    return over_sharers(_buffers(inputs), inputs)
 
 
 def _backward(inputs: Inputs, error: Tensor, do: Tensor, dfinal: Tensor | None) -> tuple[Tensor, ...]:
@@ -119,7 +119,7 @@ def _backward(inputs: Inputs, error: Tensor, do: Tensor, dfinal: Tensor | None) 
     read = (error if error.dim() == 4 else None, native.dense_rows(do), None if dfinal is None else dfinal.contiguous())
     native.library().linear_attention_backward(*views, *map(native.view, (*read, *gradients)), torch.get_num_threads())
     del kept
-    return _over_sharers(gradients, inputs)
+    return over_sharers(gradients, inputs)
 
 
 def _setup_context(ctx: Any, arguments: tuple[Inputs, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -7,8 +7,13 @@ Equation, per head, with a state ``S`` of (d_k, d_v)::
 
 The decay is a vector over d_k (Yang et al., 2024, *Gated Linear Attention Transformers*), a scalar per head
 (simple GLA, Mamba-2), a constant per head (RetNet, lightning attention: ``g_gamma``, which no implementation copies
-along the length), or absent. ``log_decay = -inf`` resets the state.
+along the length), or absent. ``log_decay = -inf`` resets the state. With a ``bonus`` u a token reads the state before
+it, and itself with a weight (RWKV-6)::
+
+    o[t] = scale * (S[t-1] + diag(u) k[t] v[t]^T)^T q[t]
 """
+
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +24,7 @@ from .._core.errors import argument_error
 from .._core.inputs import given_tensors
 from .._core.packing import count_rows, sum_over_time, with_state_and_decay
 from .._core.precision import accumulation_dtype
+from .bonus import Run, attend_with_bonus, step_with_bonus
 from .spec import ATTENTION, STEP, Inputs
 
 
@@ -29,6 +35,7 @@ def gated_linear_attention(
     log_decay: Float[Tensor, "batch length kv_heads *d_k"] | None = None,
     *,
     g_gamma: Float[Tensor, " kv_heads"] | None = None,
+    bonus: Float[Tensor, "heads d_k"] | None = None,
     scale: float | None = None,
     initial_state: Float[Tensor, "segments kv_heads d_k d_v"] | None = None,
     return_final_state: bool = False,
@@ -44,6 +51,7 @@ def gated_linear_attention(
         v: values.
         log_decay: logarithm of the decay, per channel of the key or per head; ``None`` for no decay.
         g_gamma: instead of it, the logarithm of a decay per head that is the same for all tokens.
+        bonus: weight of a token's own key for its query; not given, the query reads the state after its token.
         scale: of the queries; ``d_k ** -0.5`` if not given.
         initial_state: state before the first token (``segments`` = batch, or that of each packed sequence); zero if
             not given.
@@ -65,7 +73,8 @@ def gated_linear_attention(
     if g_gamma is not None and cu_seqlens is not None:
         log_decay = g_gamma.expand(k.shape[:-1])  # sequences become padded rows, whose padding does not decay
     inputs = Inputs(q, k, v, log_decay, scale, initial_state, cu_seqlens)
-    o, final_state = ATTENTION(inputs, _check, implementation)
+    run = partial(ATTENTION, check=_check, implementation=implementation)
+    o, final_state = run(inputs) if bonus is None else _with_bonus("gated_linear_attention", inputs, bonus, run)
     total = _total_decay(inputs) if return_total_decay else None
     return with_state_and_decay(o, final_state if return_final_state else None, total)
 
@@ -78,6 +87,7 @@ def gated_linear_attention_step(
     *,
     g_gamma: Float[Tensor, " kv_heads"] | None = None,
     state: Float[Tensor, "batch kv_heads d_k d_v"],
+    bonus: Float[Tensor, "heads d_k"] | None = None,
     scale: float | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Tensor, "batch heads d_v"], Float[Tensor, "batch kv_heads d_k d_v"]]:
@@ -90,7 +100,17 @@ def gated_linear_attention_step(
     """
     scale = k.shape[-1] ** -0.5 if scale is None else scale
     log_decay = _either("gated_linear_attention_step", k, log_decay, g_gamma)
-    return STEP(Inputs(q, k, v, log_decay, scale, state), _check_step, implementation)
+    inputs = Inputs(q, k, v, log_decay, scale, state)
+    run = partial(STEP, check=_check_step, implementation=implementation)
+    return run(inputs) if bonus is None else _with_bonus("gated_linear_attention_step", inputs, bonus, run)
+
+
+def _with_bonus(operation: str, inputs: Inputs, bonus: Tensor, run: Run) -> tuple[Tensor, Tensor]:
+    step = inputs.q.dim() == 3
+    (_check_step if step else _check)(operation, inputs)
+    check_shape(operation, "bonus", bonus, "heads, d_k", tuple(inputs.q.shape[-2:]))
+    check_floating(operation, {"bonus": bonus}, inputs.q.device)
+    return (step_with_bonus if step else attend_with_bonus)(inputs, bonus, run)
 
 
 def _either(operation: str, k: Tensor, log_decay: Tensor | None, g_gamma: Tensor | None) -> Tensor | None:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...mixers.linear_attention.deltanet import DeltaNet
+from ...mixers.linear_attention.gated_delta_product import GatedDeltaProduct
 from ...mixers.linear_attention.gated_deltanet import GatedDeltaNet
+from ...mixers.linear_attention.gated_deltanet2 import GatedDeltaNet2
 from ...mixers.linear_attention.kda import KimiDeltaAttention
 from ..importer import Weights, add_importer, options
 
@@ -37,6 +39,10 @@ FLA_HEADS = FLA_CONV | {
     "allow_neg_eigval": False, "norm_eps": 1e-5,
 }  # fmt: skip
 FLA_GATED = FLA_HEADS | {"use_gate": True}
+FLA_PRODUCT = FLA_HEADS | {
+    "use_output_gate": True, "use_forget_gate": True, "allow_neg_eigval": True, "num_householder": 2,
+}  # fmt: skip
+FLA_GDN2 = FLA_HEADS | {"head_dim": 128, "num_heads": 16, "expand_v": 1.0}
 FLA_KDA = FLA_HEADS | {"head_dim": 128, "num_heads": 16, "expand_v": 1.0, "lower_bound": None}
 GROUPED = {
     "hidden_size": 2048, "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
@@ -91,6 +97,17 @@ def _build_kda(original: str, **hyper: Any) -> KimiDeltaAttention:
     return KimiDeltaAttention(o.hidden_size, decay_lower_bound=o.lower_bound, **_fla_heads(o))
 
 
+def _build_gdn2(original: str, **hyper: Any) -> GatedDeltaNet2:
+    o = options(original, hyper, FLA_GDN2, FLA_IGNORED)
+    return GatedDeltaNet2(o.hidden_size, **_fla_heads(o))
+
+
+def _build_product(original: str, **hyper: Any) -> GatedDeltaProduct:
+    o = options(original, hyper, FLA_PRODUCT, FLA_IGNORED)
+    gates = {"use_forget_gate": o.use_forget_gate, "use_output_gate": o.use_output_gate}
+    return GatedDeltaProduct(o.hidden_size, num_householder=o.num_householder, **gates, **_fla_heads(o))
+
+
 def _convert_fla(known: Mapping[str, Any], original: str, w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """Names are kept; the three short convolutions become one."""
     o = options(original, hyper, known, FLA_IGNORED)
@@ -101,10 +118,13 @@ def _convert_fla(known: Mapping[str, Any], original: str, w: Weights, hyper: Map
         found["conv1d.weight"] = torch.cat([w.take(f"{n}_conv1d.weight").squeeze(1) for n in "qkv"])
     if o.use_short_conv and o.conv_bias:
         found["conv1d.bias"] = torch.cat([w.take(f"{n}_conv1d.bias") for n in "qkv"])
-    if known is FLA_KDA:
-        same = ["A_log", "dt_bias", *(f"{n}.weight" for n in ("f_proj.0", "f_proj.1", "g_proj.0", "g_proj.1"))]
+    if known is FLA_KDA or known is FLA_GDN2:
+        same = ["w_proj.weight"] * (known is FLA_GDN2)
+        same += ["A_log", "dt_bias", *(f"{n}.weight" for n in ("f_proj.0", "f_proj.1", "g_proj.0", "g_proj.1"))]
         return found | {name: w.take(name) for name in [*same, "g_proj.1.bias"]}
-    same = ["A_log", "dt_bias", "a_proj.weight"] * (known is FLA_GATED) + ["g_proj.weight"] * o.use_gate
+    decays = known is FLA_GATED or (known is FLA_PRODUCT and o.use_forget_gate)
+    gated = o.use_output_gate if known is FLA_PRODUCT else o.use_gate
+    same = ["A_log", "dt_bias", "a_proj.weight"] * decays + ["g_proj.weight"] * gated
     return found | {name: w.take(name) for name in same}
 
 
@@ -189,6 +209,8 @@ _FLA_LAYERS: tuple[tuple[str, Callable[..., nn.Module], Mapping[str, Any]], ...]
     (f"{FLA}:DeltaNet", _build_deltanet, FLA_DELTANET),
     (f"{FLA}:GatedDeltaNet", _build_gated, FLA_GATED),
     (f"{FLA}:KimiDeltaAttention", _build_kda, FLA_KDA),
+    (f"{FLA}:GatedDeltaNet2", _build_gdn2, FLA_GDN2),
+    (f"{FLA}:GatedDeltaProduct", _build_product, FLA_PRODUCT),
 )
 for _original, _build, _known in _FLA_LAYERS:
     add_importer(_original, build=partial(_build, _original), convert=partial(_convert_fla, _known, _original))

@@ -1,4 +1,4 @@
-"""The layer around the delta rule, written once for DeltaNet, gated DeltaNet and Kimi delta attention.
+"""The layer around the delta rule, written once for DeltaNet, its gated forms, DeltaProduct, Kimi delta attention.
 
 Equation, per value head, with a state ``S`` of (d_k, d_v), ``β`` in (0, 1) or (0, 2), and a decay ``α`` of the mixer::
 
@@ -46,7 +46,6 @@ class DeltaLayerOptions(TypedDict, total=False):
         head_v_dim: channels of a value head; ``head_dim`` if not given.
         d_conv: taps of the short convolution over queries, keys and values; ``None`` for none.
         conv_bias: whether it has a bias.
-        allow_neg_eigval: β up to 2, so that the transition matrix has eigenvalues down to -1 (Grazzi et al. 2024).
         norm_eps: ε of the output norm.
     """
 
@@ -56,7 +55,6 @@ class DeltaLayerOptions(TypedDict, total=False):
     head_v_dim: Annotated[int | None, Default(None)]
     d_conv: Annotated[int | None, Default(4)]
     conv_bias: Annotated[bool, Default(False)]
-    allow_neg_eigval: Annotated[bool, Default(False)]
     norm_eps: Annotated[float, Default(1e-5)]
 
 
@@ -73,27 +71,32 @@ class DeltaLayer(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
+        allow_neg_eigval: β up to 2, so that the transition matrix has eigenvalues down to -1 (Grazzi et al. 2024).
+        sub_steps: keys, values and strengths per token, which are written one after the other.
         **options: see :class:`DeltaLayerOptions`.
 
     Raises:
         ValueError: sizes below 1, or value heads that are no multiple of the heads.
     """
 
-    def __init__(self, d_model: int, **options: Unpack[DeltaLayerOptions]) -> None:
+    def __init__(
+        self, d_model: int, *, allow_neg_eigval: bool = False, sub_steps: int = 1, **options: Unpack[DeltaLayerOptions]
+    ) -> None:
         super().__init__(d_model)
         o = with_defaults(DeltaLayerOptions, options, self.name)
         self.heads, self.v_heads = o["num_heads"], o["num_v_heads"] or o["num_heads"]
         self.d_k = o["head_dim"] or d_model // max(self.heads, 1)
         self.d_v = o["head_v_dim"] or self.d_k
         self._check_sizes()
-        self.allow_neg_eigval = o["allow_neg_eigval"]
-        self.widths = [self.heads * self.d_k, self.heads * self.d_k, self.v_heads * self.d_v]
+        self.allow_neg_eigval = allow_neg_eigval
+        self.sub_steps, keys, self.d_inner = sub_steps, self.heads * self.d_k, self.v_heads * self.d_v
+        self.widths = [keys, sub_steps * keys, sub_steps * self.d_inner]
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, width, bias=False) for width in self.widths)
-        self.b_proj = nn.Linear(d_model, self.v_heads, bias=False)
+        self.b_proj = nn.Linear(d_model, self._strengths(), bias=False)
         taps = o["d_conv"]
         self.conv1d = None if taps is None else ShortConvolution(sum(self.widths), taps, bias=o["conv_bias"])
         self.o_norm = RMSNorm(self.d_v, eps=o["norm_eps"])
-        self.o_proj = nn.Linear(self.widths[2], d_model, bias=False)
+        self.o_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
     @abstractmethod
     def _log_decay(self, x: Float[Tensor, "*tokens d_model"]) -> Tensor | None:
@@ -129,7 +132,7 @@ class DeltaLayer(Mixer):
             assert state.conv is not None
             qkv, conv = self.conv1d.step(qkv, state.conv)
         q, k, v = self._split_heads(qkv)
-        o, memory = delta_rule_step(q, k, v, self._beta(x_t), self._log_decay(x_t), state=state.memory)
+        o, memory = self._recur(q, k, v, x_t, state.memory)
         return self._output(o, x_t), DeltaState(memory, conv)
 
     def _attend(self, x: Tensor, state: DeltaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -140,21 +143,33 @@ class DeltaLayer(Mixer):
             qkv, conv = self.conv1d(qkv, None if state is None else state.conv)
         q, k, v = self._split_heads(qkv)
         # A key of zero writes nothing: padding before the first token leaves the zero state as it is.
+        o, memory = self._scan(q, zero_padding(k, mask), v, x, None if state is None else state.memory)
+        return self._output(o, x), DeltaState(memory, conv)
+
+    def _scan(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The recurrence over whole sequences: outputs per value head and the last state."""
         pair = delta_rule(
-            q, zero_padding(k, mask), v, self._beta(x), self._log_decay(x),
-            initial_state=None if state is None else state.memory, return_final_state=True,
+            q, k, v, self._beta(x), self._log_decay(x), initial_state=memory, return_final_state=True
         )  # fmt: skip
         assert isinstance(pair, tuple)
-        return self._output(pair[0], x), DeltaState(pair[1], conv)
+        return pair
+
+    def _recur(self, q: Tensor, k: Tensor, v: Tensor, x_t: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The recurrence over one token."""
+        return delta_rule_step(q, k, v, self._beta(x_t), self._log_decay(x_t), state=memory)
+
+    def _strengths(self) -> int:
+        """Width of what ``b_proj`` computes."""
+        return self.sub_steps * self.v_heads
 
     def _project(self, x: Tensor) -> Tensor:
         return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
 
     def _split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys of unit length, (…, heads, d_k), and values, (…, v_heads, d_v)."""
+        """Queries and keys of unit length, (…, heads, d_k), and values, (…, v_heads, d_v), sub-steps among heads."""
         q, k, v = qkv.split(self.widths, dim=-1)
-        q, k = (_unit_length(t.unflatten(-1, (self.heads, -1))) for t in (q, k))
-        return q, k, v.unflatten(-1, (self.v_heads, -1))
+        q, k = (_unit_length(t.unflatten(-1, (-1, self.d_k))) for t in (q, k))
+        return q, k, v.unflatten(-1, (-1, self.d_v))
 
     def _beta(self, x: Tensor) -> Tensor:
         beta = torch.sigmoid(self.b_proj(x))

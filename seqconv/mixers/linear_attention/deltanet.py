@@ -28,15 +28,23 @@ class DeltaNet(DeltaLayer):
     Args:
         d_model: width of inputs and outputs.
         use_output_gate: multiply the normalised output by ``silu(W_g x)``.
+        allow_neg_eigval: β up to 2, for eigenvalues of the transition down to -1.
         num_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayerOptions`.
 
     Raises:
         ValueError: as :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayer`.
     """
 
-    def __init__(self, d_model: int, *, use_output_gate: bool = False, **options: Unpack[DeltaLayerOptions]) -> None:
-        super().__init__(d_model, **options)
-        self.g_proj = nn.Linear(d_model, self.widths[2], bias=False) if use_output_gate else None
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        use_output_gate: bool = False,
+        allow_neg_eigval: bool = False,
+        **options: Unpack[DeltaLayerOptions],
+    ) -> None:
+        super().__init__(d_model, allow_neg_eigval=allow_neg_eigval, **options)
+        self.g_proj = nn.Linear(d_model, self.d_inner, bias=False) if use_output_gate else None
 
     def _log_decay(self, x: Tensor) -> None:
         return None

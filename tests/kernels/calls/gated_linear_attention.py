@@ -22,12 +22,20 @@ def bare_inputs(batch: int, length: int) -> dict[str, Tensor]:
     return {k: v for k, v in inputs(batch, length).items() if k in "qkv"}
 
 
+def bonus_inputs(batch: int, length: int, segments: int | None = None) -> dict[str, Tensor]:
+    return inputs(batch, length, segments) | {"bonus": normal(2, 3)}
+
+
+TOKENS = ("q", "k", "v", "log_decay")
 CASES = {
     "gated_linear_attention": Case(with_state(gated_linear_attention), inputs),
     "gated_linear_attention, scalar": Case(with_state(gated_linear_attention), partial(inputs, decay_width=())),
     "gated_linear_attention, bare": Case(whole(gated_linear_attention), bare_inputs),
     "gated_linear_attention, packed": Case(packed(gated_linear_attention), packed_inputs(inputs)),
+    "gated_linear_attention, bonus": Case(with_state(gated_linear_attention), bonus_inputs, free=("bonus",)),
+    "gated_linear_attention, bonus, packed": Case(packed(gated_linear_attention), packed_inputs(bonus_inputs)),
 }
 STEPS = {
-    "gated_linear_attention_step": Case(gated_linear_attention_step, token(inputs, ("q", "k", "v", "log_decay"))),
+    "gated_linear_attention_step": Case(gated_linear_attention_step, token(inputs, TOKENS)),
+    "gated_linear_attention_step, bonus": Case(gated_linear_attention_step, token(bonus_inputs, TOKENS)),
 }

@@ -24,48 +24,10 @@
 // Rows in the lanes (backward_keys): first state_passing, which leaves S at the start of every chunk, then chunks from
 // the last one: chunk_scan recomputes a chunk's states and dq, chunk_backward runs the adjoint over it for dk and dlog
 // a.
-#include "kernel.hpp"
-
-#include "../../_cpp/dispatch.hpp"
-#include "../../_cpp/parallel.hpp"
+#include "head.hpp"
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
-
-// Tokens of a chunk: the copies of its rows (8 arrays of 32 x 64 float32) and a state of 64 x 64 fit the second-level
-// cache.
-constexpr int kChunk = 32;
-constexpr int kPrefetchAhead = 8;  // tokens
-constexpr int64_t kOperationsWorthThreads = 1 << 18;  // updates of a number of a state
-// Register blocks. Linear attention: kRows x 2 vectors of S. Delta rule: kWide vectors of columns, which share each
-// broadcast of k, q and a. Rows in the lanes: kColumns columns.
-constexpr int kRows = kManyRegisters ? 8 : 4, kWide = kManyRegisters ? 4 : 2, kColumns = 8;
-
-// `size` filled up to whole vectors and whole register blocks.
-inline int64_t padded(int64_t size, int64_t lanes, int64_t block) { return round_up(size, max(lanes, block)); }
-
-inline float number(float x) { return x; }
-inline double number(double x) { return x; }
-inline float number(bf16 x) { return Memory<float, bf16>::get(&x); }
-inline float number(f16 x) { return float(x); }
-
-// A row of numbers to and from the dtype of the sums.
-template <class T, class S> SEQCONV_INLINE void read_row(T* to, const S* from, int64_t count) {
-  constexpr int W = Lanes<T>::count;
-  int64_t i = 0;
-  if constexpr (sizeof(T) == 4 && sizeof(S) <= 4)
-    for (; i + W <= count; i += W) Memory<T, T>::store(to + i, Memory<T, S>::load(from + i));
-  for (; i < count; ++i) to[i] = T(number(from[i]));
-}
-template <class T> void read_row(T* to, const void* from, Dtype dtype, int64_t count) {
-  dispatch(dtype, [&](auto, auto storage) { read_row(to, (const decltype(storage)*)from, count); });
-}
-template <class S> void write_row(S* to, const float* from, int64_t count) {
-  constexpr int W = Lanes<float>::count;
-  for (int64_t i = 0; i < count; i += W)
-    store<float, S>(to + i, load<float, float>(from + i, int(min(W, count - i))), int(min(W, count - i)));
-}
-inline int64_t bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
 // Linear attention: kRows rows by N vectors of columns of S, in registers over `steps` tokens. q, k, a are (token,
 // rows), v and o (token, columns); the first block of rows starts o, the others add to it.
@@ -183,102 +145,44 @@ void delta_rule_backward_block(T* G, int64_t columns, int64_t rows, const Chunk<
 }
 
 // One head of one sequence. S, G and chunks are padded to `rows` and `columns`.
-template <class T> struct Head {
-  static constexpr int W = Lanes<T>::count;
-  using M = Memory<T, T>;
-  const LinearAttentionArgs& a;
-  const int64_t rows, columns;
-  int64_t row = 0, head = 0, sequence = 0, begin = 0, end = 0, chunks = 0;  // tokens from `begin` to `end`
+template <class T> struct Head : HeadBase<T> {
+  using Base = HeadBase<T>;
+  using typename Base::M;
+  using Base::W, Base::a, Base::rows, Base::columns, Base::begin, Base::end, Base::chunks, Base::S;
+  using Base::dot, Base::for_column_blocks, Base::initial, Base::lanes, Base::load_state, Base::matrix, Base::pack;
+  using Base::slot, Base::steps, Base::store_state, Base::time, Base::total, Base::unpack, Base::value;
   Chunk<T> x{};
-  T *S = nullptr, *dq = nullptr, *dk = nullptr, *dlog_decay = nullptr;
+  T *dq = nullptr, *dk = nullptr, *dlog_decay = nullptr;
   // With rows in the lanes, (block of W rows, column): S before every chunk, G; and S' of a block of columns per token.
   Vec<T> *checkpoints = nullptr, *G = nullptr, *decayed_states = nullptr;
 
-  explicit Head(const LinearAttentionArgs& args)  // of no item: for the size of its scratch
-      : a(args), rows(padded(args.d_k, W, kRows)), columns(padded(args.d_v, W, kColumns)) {}
-
+  explicit Head(const LinearAttentionArgs& args) : Base(args) {}
   Head(const LinearAttentionArgs& args, int64_t item, void* scratch) : Head(args) {
-    sequence = item / a.heads, head = item % a.heads;
-    row = a.segments.row(sequence), begin = a.segments.begin(sequence), end = a.segments.end(sequence);
-    chunks = ceil_div(end - begin, kChunk);
+    Base::select(item);
     place(scratch);
   }
   static size_t scratch_bytes(const LinearAttentionArgs& a) { return Head(a).place(nullptr); }
 
   // Lays the arrays out in the scratch and returns its size in bytes; with null only that.
   size_t place(void* scratch) {
-    char* free = (char*)scratch;
-    const auto take = [&](auto*& pointer, int64_t count) {
-      pointer = (decltype(+pointer))free;
-      free += round_up(count * int64_t(sizeof(*pointer)), kCacheLine);
-    };
-    for (T** array : {&x.q, &x.k, &x.a}) take(*array, kChunk * rows);
-    for (T** array : {&x.v, &x.beta, &x.error, &x.out, &x.extra}) take(*array, kChunk * columns);
-    take(x.qk, kChunk);
-    take(x.ones, rows);
-    take(S, rows * columns);
+    Layout layout{(char*)scratch};
+    for (T** array : {&x.q, &x.k, &x.a}) layout.take(*array, kChunk * rows);
+    for (T** array : {&x.v, &x.beta, &x.error, &x.out, &x.extra}) layout.take(*array, kChunk * columns);
+    layout.take(x.qk, kChunk);
+    layout.take(x.ones, rows);
+    layout.take(S, rows * columns);
     if (a.dq) {
-      for (T** array : {&dq, &dk, &dlog_decay}) take(*array, kChunk * rows);
-      take(checkpoints, ceil_div(a.length, kChunk) * rows / W * columns);
-      take(G, rows / W * columns);
-      take(decayed_states, kChunk * kColumns);
+      for (T** array : {&dq, &dk, &dlog_decay}) layout.take(*array, kChunk * rows);
+      layout.take(checkpoints, ceil_div(a.length, kChunk) * rows / W * columns);
+      layout.take(G, rows / W * columns);
+      layout.take(decayed_states, kChunk * kColumns);
     }
     if (scratch)
       for (int64_t i = 0; i < rows; ++i) x.ones[i] = T(1);
-    return size_t(free - (char*)scratch);
+    return size_t(layout.free - (char*)scratch);
   }
 
   bool delta_rule() const { return a.beta.width > 0; }
-  int steps(int64_t chunk) const { return int(min(kChunk, end - begin - chunk * kChunk)); }
-  int64_t time(int64_t chunk, int i, bool reversed) const {
-    const int64_t t = chunk * kChunk + i;
-    return reversed ? end - 1 - t : begin + t;
-  }
-  // This head's numbers of token t, from `first` on; one of them; and the same of a result, a state's gradient or a
-  // state.
-  const void* at(const Heads& from, int64_t t, int64_t first = 0) const {
-    const int64_t index = row * from.batch + t * from.time + head / (a.heads / from.heads) * from.head + first;
-    return (const char*)from.data + bytes(from.dtype) * index;
-  }
-  T value(const Heads& from, int64_t t, int64_t i) const {
-    T x;
-    read_row(&x, at(from, t, i), from.dtype, 1);
-    return x;
-  }
-  template <class S> S* slot_of(S* to, int64_t t, int64_t width) const {
-    return to + ((row * a.length + t) * a.heads + head) * width;
-  }
-  T* slot(void* to, int64_t t, int64_t width) const { return slot_of((T*)to, t, width); }
-  T* matrix(const void* states) const {
-    return states ? (T*)states + (sequence * a.heads + head) * a.d_k * a.d_v : nullptr;
-  }
-  const T* initial() const {
-    if (!a.initial) return nullptr;
-    return (const T*)a.initial + (sequence * a.initial_heads + head / (a.heads / a.initial_heads)) * a.d_k * a.d_v;
-  }
-
-  // Copies a chunk's rows of an input to scratch, each padded to `stride` with zeros, in the order of the pass. With
-  // `shift` those of later tokens, zeros after the last. A width of 1 is repeated, an absent tensor reads as `fill`.
-  void pack(T* to, int64_t stride, int64_t width, const Heads& from, int64_t chunk, bool reversed, int shift = 0,
-            T fill = T(0)) const {
-    for (int i = 0, n = steps(chunk); i < n; ++i, to += stride) {
-      const int64_t t = time(chunk, i, reversed) + shift;
-      const bool given = from.width > 0 && t < end;
-      if (given && from.width == width) {
-        prefetch(from, time(chunk, i + kPrefetchAhead, reversed) + shift, 0, width);
-        read_row(to, at(from, t), from.dtype, width);
-      } else {
-        const T one = given ? value(from, t, 0) : fill;
-        for (int64_t j = 0; j < width; ++j) to[j] = one;
-      }
-      for (int64_t j = width; j < stride; ++j) to[j] = T(0);
-    }
-  }
-  SEQCONV_INLINE void prefetch(const Heads& from, int64_t t, int64_t first, int64_t count) const {
-    if (t < begin || t >= end) return;
-    const char* place = (const char*)at(from, t, first);
-    for (int64_t byte = 0; byte < bytes(from.dtype) * count; byte += kCacheLine) __builtin_prefetch(place + byte);
-  }
   void pack_query(T* q, int64_t chunk, bool reversed) const {
     pack(q, rows, a.d_k, a.q, chunk, reversed);
     for (int64_t i = 0, count = steps(chunk) * rows; i < count; ++i) q[i] *= T(a.scale);
@@ -294,35 +198,9 @@ template <class T> struct Head {
     pack_query(q, chunk, reversed);
     pack_key(k, chunk, reversed, shift);
   }
-  // Copies a chunk's rows of a result from scratch.
-  void unpack(void* to, const T* from, int64_t stride, int64_t width, int64_t chunk, bool reversed) const {
-    for (int i = 0, n = steps(chunk); i < n; ++i)
-      __builtin_memcpy(slot(to, time(chunk, i, reversed), width), from + i * stride, width * sizeof(T));
-  }
   void unpack_values(void* to, const T* from, int64_t chunk, bool reversed) const {
     unpack(to, from, columns, a.d_v, chunk, reversed);
   }
-  // The output, in the dtype of v where that is narrower than the sums.
-  void unpack_output(int64_t chunk) const {
-    dispatch(a.v.dtype, [&](auto, auto storage) {
-      using S = decltype(storage);
-      if constexpr (sizeof(T) == 4 && sizeof(S) == 2) {
-        for (int i = 0, n = steps(chunk); i < n; ++i)
-          write_row(slot_of((S*)a.o, time(chunk, i, false), a.d_v), x.out + i * columns, a.d_v);
-      } else {
-        unpack_values(a.o, x.out, chunk, false);
-      }
-    });
-  }
-  void load_state(const T* from) const {
-    for (int64_t i = 0; i < rows * columns; ++i) S[i] = T(0);
-    for (int64_t i = 0; from && i < a.d_k; ++i)
-      __builtin_memcpy(S + i * columns, from + i * a.d_v, a.d_v * sizeof(T));
-  }
-  void store_state(T* to) const {
-    for (int64_t i = 0; i < a.d_k; ++i) __builtin_memcpy(to + i * a.d_v, S + i * columns, a.d_v * sizeof(T));
-  }
-
   // A chunk of linear attention on S, in register blocks.
   template <bool Decays> void attend(int n) const {
     for (int64_t c = 0; c < columns;) {
@@ -339,15 +217,11 @@ template <class T> struct Head {
   void attend(int n) const { a.log_decay.width ? attend<true>(n) : attend<false>(n); }
   // A chunk of the delta rule, or of its adjoint, on S, in column blocks.
   template <bool Backward> void apply_delta_rule(int n) const {
-    const auto block = [&](auto wide, int64_t c) {
+    for_column_blocks([&](auto wide, int64_t c) {
       constexpr int N = decltype(wide)::value;
       if (Backward) delta_rule_backward_block<T, N>(S + c, columns, rows, x, c, n);
       else delta_rule_block<T, N>(S + c, columns, rows, x, c, n);
-    };
-    int64_t c = 0;
-    for (; c + kWide * W <= columns; c += kWide * W) block(Constant<kWide>{}, c);
-    for (; c + 2 * W <= columns; c += 2 * W) block(Constant<2>{}, c);
-    for (; c < columns; c += W) block(Constant<1>{}, c);
+    });
   }
 
   void forward() const {
@@ -364,21 +238,10 @@ template <class T> struct Head {
       } else {
         attend(n);
       }
-      unpack_output(chunk);
+      Base::unpack_output(x.out, chunk);
     }
     store_state(matrix(a.final_state));
   }
-  T dot(const T* left, const T* right) const {
-    Vec<T> sum{};
-    for (int64_t i = 0; i < rows; i += W) sum += M::load(left + i) * M::load(right + i);
-    return total(sum, W);
-  }
-  static T total(Vec<T> v, int count) {
-    T sum = T(0);
-    for (int i = 0; i < count; ++i) sum += v[i];
-    return sum;
-  }
-
   // Columns in the lanes, backwards in time, with G in the place of S: dv, dbeta, dinitial. Linear attention is its own
   // adjoint in reversed time with q and k exchanged, do for v, and the decay of the later token (shift 1); the first
   // token's decay is left for the end.
@@ -434,12 +297,12 @@ template <class T> struct Head {
       pack_keys(x.q, x.k, chunk, false, 0);
       pack_written(x.v, chunk);
       pack(x.out, columns, a.d_v, a.grad, chunk, false);
-      if (DeltaRule) pack(x.extra, columns, a.d_v, gradient_of_values(), chunk, false);
+      if (DeltaRule) pack(x.extra, columns, a.d_v, Base::per_value(a.dv), chunk, false);
       for (int64_t block = 0; block < blocks; ++block)
         differentiate_rows<DeltaRule, Decays>(checkpoints + (chunk * blocks + block) * columns, block, steps(chunk));
       unpack(a.dq, dq, rows, a.d_k, chunk, false);
       unpack(a.dk, dk, rows, a.d_k, chunk, false);
-      if (Decays) unpack_decay(chunk);
+      if (Decays) Base::unpack_decay(dlog_decay, chunk);
     }
   }
   // S before every chunk, from that before the first one.
@@ -457,7 +320,7 @@ template <class T> struct Head {
   // dq, dk and dlog_decay of a block of W rows over a chunk, summed over blocks of columns.
   template <bool DeltaRule, bool Decays>
   void differentiate_rows(const Vec<T>* from, int64_t block, int n) const {
-    Sums q{}, k{}, decay{};
+    Sums<T> q{}, k{}, decay{};
     for (int64_t c = 0; c < columns; c += kColumns) {
       chunk_scan<DeltaRule, Decays>(from + c, block * W, c, n, q);
       chunk_backward<DeltaRule, Decays>(G + block * columns + c, block * W, c, n, k, decay);
@@ -469,22 +332,6 @@ template <class T> struct Head {
       M::store(dlog_decay + at, decay.of[t]);
     }
   }
-  void unpack_decay(int64_t chunk) const {
-    if (a.log_decay.width == a.d_k) return unpack(a.dlog_decay, dlog_decay, rows, a.d_k, chunk, false);
-    for (int t = 0, n = steps(chunk); t < n; ++t) {
-      Vec<T> sum{};
-      for (int64_t i = 0; i < rows; i += W) sum += M::load(dlog_decay + t * rows + i);
-      *slot(a.dlog_decay, time(chunk, t, false), 1) = total(sum, W);
-    }
-  }
-  Vec<T> lanes(const T* state, int64_t first, int64_t c) const {
-    Vec<T> v{};
-    for (int i = 0; state && c < a.d_v && i < W && first + i < a.d_k; ++i) v[i] = state[(first + i) * a.d_v + c];
-    return v;
-  }
-  Heads gradient_of_values() const {
-    return {a.dv, a.length * a.heads * a.d_v, a.heads * a.d_v, a.d_v, a.heads, a.d_v, a.dtype};
-  }
   // u, what the tokens wrote to S.
   void pack_written(T* to, int64_t chunk) const {
     pack(to, columns, a.d_v, delta_rule() ? a.forward_error : a.v, chunk, false);
@@ -492,9 +339,6 @@ template <class T> struct Head {
     pack(x.beta, columns, a.d_v, a.beta, chunk, false);
     for (int64_t i = 0, count = steps(chunk) * columns; i < count; ++i) to[i] *= x.beta[i];
   }
-  struct Sums {
-    Vec<T> of[kChunk];  // per token, of W rows
-  };
   // W rows and kColumns columns of S, in registers, through a chunk; every chunk but the last one is full.
   template <bool Decays> SEQCONV_INLINE void chunk_state(const Vec<T>* from, Vec<T>* to, int64_t row, int64_t c) const {
     const T *k = x.k + row, *decay = x.a + row, *u = x.v + c;
@@ -511,7 +355,7 @@ template <class T> struct Head {
   }
   // The same with dq = S do on the way, and S' of every token kept for the adjoint.
   template <bool DeltaRule, bool Decays>
-  SEQCONV_INLINE void chunk_scan(const Vec<T>* from, int64_t row, int64_t c, int n, Sums& dq) const {
+  SEQCONV_INLINE void chunk_scan(const Vec<T>* from, int64_t row, int64_t c, int n, Sums<T>& dq) const {
     const T *k = x.k + row, *decay = x.a + row, *u = x.v + c, *grad = x.out + c;
     Vec<T> s[kColumns];
 #pragma GCC unroll 8
@@ -531,7 +375,7 @@ template <class T> struct Head {
   }
   // The adjoint over W rows and kColumns columns of a chunk, G in registers: dk = G u - S' w, dlog a = dS' S'.
   template <bool DeltaRule, bool Decays>
-  SEQCONV_INLINE void chunk_backward(Vec<T>* later, int64_t row, int64_t c, int n, Sums& dk, Sums& dlog_decay) const {
+  SEQCONV_INLINE void chunk_backward(Vec<T>* later, int64_t row, int64_t c, int n, Sums<T>& dk, Sums<T>& dlog_decay) const {
     Vec<T> g[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) g[j] = later[j];
@@ -561,23 +405,13 @@ template <class T> struct Head {
   }
 };
 
-template <class T, bool Backward> Status run(const LinearAttentionArgs& a) {
-  const int64_t items = a.segments.count * a.heads, updates = a.batch * a.heads * a.length * a.d_k * a.d_v;
-  const int threads = thread_count(a.threads, items, updates, kOperationsWorthThreads);
-  return for_each_item(items, threads, Head<T>::scratch_bytes(a), [&](int64_t item, void* scratch) {
-    const Head<T> head(a, item, scratch);
-    if constexpr (Backward) head.backward();
-    else head.forward();
-  });
-}
-
 }  // namespace
 
 Status linear_attention_forward(const LinearAttentionArgs& a) {
-  return dispatch_accumulation(a.dtype, [&](auto acc) { return run<decltype(acc), false>(a); });
+  return dispatch_accumulation(a.dtype, [&](auto acc) { return run_heads<Head<decltype(acc)>, false>(a); });
 }
 Status linear_attention_backward(const LinearAttentionArgs& a) {
-  return dispatch_accumulation(a.dtype, [&](auto acc) { return run<decltype(acc), true>(a); });
+  return dispatch_accumulation(a.dtype, [&](auto acc) { return run_heads<Head<decltype(acc)>, true>(a); });
 }
 
 }  // namespace seqconv::SEQCONV_ISA

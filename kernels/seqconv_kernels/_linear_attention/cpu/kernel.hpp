@@ -1,4 +1,5 @@
-// Arguments of the kernels of linear attention with a decay and of the delta rule, checked by bind.cpp.
+// Arguments of the kernels of linear attention with a decay, of the delta rule and of its generalised form, checked by
+// bind.cpp.
 #pragma once
 
 #include "../../_cpp/arguments.hpp"
@@ -23,16 +24,19 @@ struct LinearAttentionArgs {
   Heads q, k, v;
   Heads log_decay;  // width d_k, 1, or 0 for none
   Heads beta;       // writing strength of the delta rule: width d_v, 1, or 0 for linear attention
+  Heads read, write;  // a and b of the generalised delta rule, d_k wide; write 0 wide where k takes its place
   const void* initial;  // (segments, initial_heads, d_k, d_v), or null
   int64_t initial_heads;
   void* o;            // (batch, length, heads, d_v)
   void* final_state;  // (segments, heads, d_k, d_v)
-  void* error;        // (batch, length, heads, d_v): v - S'^T k of the delta rule; null where no backward pass follows
+  void* error;        // (batch, length, heads, d_v): v - S'^T k of the delta rule, of the generalised one
+                      // what was read, S^T a; null where no backward pass follows
   // Backward only.
   Heads forward_error;  // of the forward pass
   Heads grad;           // gradient of o
   const void* dfinal;  // (segments, heads, d_k, d_v), or null
   void *dq, *dk, *dv;  // (batch, length, heads, d_k or d_v)
+  void *dread, *dwrite;  // (batch, length, heads, d_k)
   void *dlog_decay, *dbeta;  // (batch, length, heads, their width)
   void* dinitial;        // (segments, heads, d_k, d_v)
   int threads;
@@ -40,5 +44,7 @@ struct LinearAttentionArgs {
 
 SEQCONV_DECLARE(Status linear_attention_forward(const LinearAttentionArgs&))
 SEQCONV_DECLARE(Status linear_attention_backward(const LinearAttentionArgs&))
+SEQCONV_DECLARE(Status dplr_delta_rule_forward(const LinearAttentionArgs&))
+SEQCONV_DECLARE(Status dplr_delta_rule_backward(const LinearAttentionArgs&))
 
 }  // namespace seqconv
