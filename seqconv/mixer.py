@@ -25,6 +25,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .parameters import KeepFloat32
+from .rows import RowGroups, begun_rows_wait, groups_apart, rows_apart
 from .state import InitialState, State, call_with_state, carries_state
 from .types import StateKind
 
@@ -105,7 +106,7 @@ class Mixer(KeepFloat32, ABC):
             x: inputs (batch, length, d_model), or (batch, d_model) for one token from a state.
             state: state after the tokens before, or :class:`~seqconv.state.InitialState`.
             mask: True at real tokens, (batch, length); padding changes no other output and yields zeros. Without a
-                state on the left or right; with one on the left only, before the first token of its row.
+                state on the left or right; with one on the left only: rows that have begun wait until their tokens.
             cu_seqlens: boundaries of sequences packed along the length of a batch of one; without a state only.
             shared: values of earlier layers for the same tokens.
 
@@ -245,13 +246,26 @@ class Mixer(KeepFloat32, ABC):
     ) -> tuple[Tensor, State]:
         self._check_shape("prefill", x, rank=3)
         self._check_placement("prefill", x)
-        state = self._own_state("prefill", state, x)
+        fresh, state = isinstance(state, InitialState), self._own_state("prefill", state, x)
         if mask is None:
+            if isinstance(state, RowGroups):
+                return groups_apart(self._tokens, x, state, values.get("shared", {}))
             return self._prefill(x, state, None, **values)
         check_mask(self._op("prefill"), mask, x)
         check_left_padding(self._op("prefill"), mask)
+        not_begun = torch.ones_like(mask[:, 0]) if fresh else state.not_begun
+        if not torch.compiler.is_compiling() and begun_rows_wait(mask, not_begun):
+            return rows_apart(self._tokens, x, state, mask, values.get("shared", {}))
         y, state = self._prefill(zero_padding(x, mask), state, mask, **values)
+        state.not_begun = None if not_begun is None else not_begun & ~mask.any(1)
         return zero_padding(y, mask), state
+
+    def _tokens(self, x: Tensor, state: State, shared: SharedValues) -> tuple[Tensor, State]:
+        """Tokens of rows that all take part."""
+        if isinstance(state, RowGroups):
+            return groups_apart(self._tokens, x, state, shared)
+        values = {"shared": shared} if self.shares_values else {}
+        return self._prefill(x, state, None, **values) if x.dim() == 3 else self._step(x, state, **values)
 
     def _one_token(
         self, x_t: Tensor, state: State, mask: Tensor | None, values: dict[str, SharedValues]
@@ -261,7 +275,10 @@ class Mixer(KeepFloat32, ABC):
         if mask is not None:
             remedy = "pass the token as (batch, 1, d_model) with its mask"
             raise argument_error(self._op("step"), "a mask for a single token", "no mask", remedy)
-        return self._step(x_t, self._own_state("step", state, x_t), **values)
+        state = self._own_state("step", state, x_t)
+        if isinstance(state, RowGroups):
+            return groups_apart(self._tokens, x_t, state, values.get("shared", {}))
+        return self._step(x_t, state, **values)
 
     def _op(self, operation: str) -> str:
         return f"{self.name}.{operation}"
@@ -305,6 +322,11 @@ class Mixer(KeepFloat32, ABC):
         return state
 
     def _check_state(self, operation: str, state: State, batch_size: int) -> None:
+        if isinstance(state, RowGroups):
+            for rows, part in zip(state.rows, state.states, strict=True):
+                self._check_state(operation, part, len(rows))
+            self._check_rows(operation, state, batch_size)
+            return
         if self._state_like is None:
             with torch.no_grad():
                 like = self.init_state(1, max_length=1)
@@ -314,6 +336,9 @@ class Mixer(KeepFloat32, ABC):
             got = f"{type(state).__name__} with sizes {state.sizes() if isinstance(state, State) else None}"
             remedy = "pass what this mixer's init_state, prefill or step returned"
             raise argument_error(self._op(operation), got, f"{kind.__name__} with sizes {sizes}", remedy)
+        self._check_rows(operation, state, batch_size)
+
+    def _check_rows(self, operation: str, state: State, batch_size: int) -> None:
         if state.batch_size != batch_size:
             raise argument_error(
                 self._op(operation),

@@ -26,14 +26,29 @@ def check_mask(operation: str, mask: Bool[Tensor, "batch length"], x: Tensor) ->
         )
     if torch.compiler.is_compiling() or mask.device.type == "meta":
         return
-    runs = mask[:, 0] + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
-    if bool((runs > 1).any()):
+    if has_holes(mask):
         raise argument_error(
             operation,
             "a mask with a hole between real tokens",
             "padding on the left or right only",
             "pack separate documents with cu_seqlens instead",
         )
+
+
+def has_holes(mask: Bool[Tensor, "batch length"]) -> bool:
+    """Whether a row has padding between real tokens."""
+    runs = mask[:, 0] + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
+    return bool((runs > 1).any())
+
+
+def ends_in_padding(mask: Bool[Tensor, "batch length"]) -> bool:
+    """Whether a row with tokens ends in padding."""
+    return bool((mask.any(1) & ~mask[:, -1]).any())
+
+
+def padding_first(mask: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """The order of every row's positions in which all padding comes before the real tokens."""
+    return mask.byte().argsort(dim=1, stable=True)
 
 
 def check_left_padding(operation: str, mask: Bool[Tensor, "batch length"]) -> None:
@@ -44,7 +59,7 @@ def check_left_padding(operation: str, mask: Bool[Tensor, "batch length"]) -> No
     """
     if torch.compiler.is_compiling() or mask.device.type == "meta":
         return
-    if bool((mask.any(1) & ~mask[:, -1]).any()):
+    if ends_in_padding(mask):
         raise argument_error(
             operation,
             "a mask with padding on the right",

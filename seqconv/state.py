@@ -22,20 +22,26 @@ class State:
         batch_free: names of tensor fields without a batch axis (shared by all rows).
         growing: names of tensor fields whose sizes beyond the batch change with the context.
         time_axis: the only axis of those that changes; ``None``: any.
+        not_begun: rows without a token so far, where that is known; ``None``: any row may have begun.
     """
 
+    not_begun: Tensor | None = None  # no field: copies of a state do without it
     batch_free: ClassVar[frozenset[str]] = frozenset()
     growing: ClassVar[frozenset[str]] = frozenset()
     time_axis: ClassVar[int | None] = None
 
     def map(self: StateT, function: Callable[[Tensor], Tensor], *, batch_free: bool = True) -> StateT:
         """Apply ``function`` to every tensor; ``batch_free=False`` leaves tensors without a batch axis alone."""
+        return self._visit(function, lambda state: state.map(function, batch_free=batch_free), batch_free)
 
+    def _visit(
+        self: StateT, function: Callable[[Tensor], Tensor], nested: Callable[["State"], "State"], batch_free: bool
+    ) -> StateT:
         def visit(name: str, value: Any) -> Any:
             if isinstance(value, Tensor):
                 return function(value) if batch_free or name not in self.batch_free else value
             if isinstance(value, State):
-                return value.map(function, batch_free=batch_free)
+                return nested(value)
             if isinstance(value, tuple):
                 return tuple(visit(name, item) for item in value)
             return value
@@ -45,11 +51,13 @@ class State:
 
     def select(self: StateT, index: Tensor) -> StateT:
         """Rows ``index`` of the batch, in that order (beam search, batch expansion)."""
-        return self.map(lambda t: t.index_select(0, index.to(t.device)), batch_free=False)
+        return self._visit(lambda t: t.index_select(0, index.to(t.device)), lambda s: s.select(index), batch_free=False)
 
     def repeat_interleave(self: StateT, repeats: int) -> StateT:
         """Each row ``repeats`` times."""
-        return self.map(lambda t: t.repeat_interleave(repeats, dim=0), batch_free=False)
+        return self._visit(
+            lambda t: t.repeat_interleave(repeats, dim=0), lambda s: s.repeat_interleave(repeats), batch_free=False
+        )
 
     def detach(self: StateT) -> StateT:
         """The same values without their gradient history (truncated back-propagation)."""
@@ -71,7 +79,16 @@ class State:
     @property
     def batch_size(self) -> int:
         """Rows of the batch."""
-        return next(leaf.tensor.shape[0] for leaf in self._leaves() if leaf.batched)
+        return next(self._batch_sizes())
+
+    def _batch_sizes(self) -> Iterator[int]:
+        for f in fields(cast(Any, self)):
+            value = getattr(self, f.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, Tensor) and f.name not in self.batch_free:
+                    yield item.shape[0]
+                elif isinstance(item, State):
+                    yield from item._batch_sizes()
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Sizes beyond the batch that do not grow, by dotted name of the tensor: what makes two states alike."""

@@ -86,6 +86,23 @@ class SeqConvCache(Cache):
             self.mask = torch.cat([old, new], dim=1)
         self.state, self._seen, self._batch_size = after, self._seen + inputs.shape[1], inputs.shape[0]
 
+    def agrees_with(self, mask: Tensor) -> bool:
+        """Whether a mask over all tokens, (batch, seen or more), hides those that were hidden when they were read."""
+        earlier = mask[:, : self._seen].bool()
+        return bool(earlier.all()) if self.mask is None else torch.equal(earlier, self.mask.to(earlier.device))
+
+    def check_earlier(self, operation: str, mask: Tensor) -> None:
+        """Raise for a mask that hides tokens from the state which it has read, or shows others.
+
+        Raises:
+            ValueError: its first columns differ from the masks of the calls before.
+        """
+        if not self.agrees_with(mask):
+            got = "an attention_mask that differs from that of the calls before, at tokens which the cache has read"
+            wanted = "the same mask at earlier tokens: a state cannot forget a token"
+            remedy = "leave past_key_values out and pass all tokens, or pass the mask under which the cache was made"
+            raise argument_error(operation, got, wanted, remedy)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens read so far, padding included."""
         return self._seen

@@ -10,7 +10,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ..backbone import BackboneState
 from ..layers.norms import create_norm
-from ..packing import check_mask, zero_padding
+from ..packing import check_mask, ends_in_padding, has_holes, padding_first, zero_padding
 from ..state import InitialState, call_with_state
 from .arguments.checks import HOLDS, check_arguments, wrong_input
 from .arguments.packed_arguments import packed_bounds
@@ -111,11 +111,12 @@ class SeqConvModel(SeqConvPreTrainedModel):
 
         Args:
             input_ids, pixel_values, input_values, input_features, inputs_embeds: one of them.
-            attention_mask: 1 at real tokens, (batch, length), or with what the cache has seen in front.
+            attention_mask: 1 at real tokens, (batch, length), or with what the cache has seen in front. Padding may be
+                anywhere, between tokens too: outputs are those of the tokens without it.
             position_ids: for positions added to the embeddings; where they start again at 0, a packed sequence begins.
             past_key_values: state to continue from, as an earlier call returned it.
-            use_cache: return the state; by default where the model is causal, in evaluation, and no row ends in
-                padding.
+            use_cache: return the state after the last token of every row; by default where the model is causal, in
+                evaluation, and no row ends in padding.
             cu_seqlens: boundaries of packed sequences, (segments + 1,), in the rows one after the other;
                 ``cu_seq_lens_q``, ``cu_seq_lens_k`` and ``seq_idx`` (batch, length) say the same.
             output_hidden_states: also return the input of every block and the output.
@@ -139,13 +140,20 @@ class SeqConvModel(SeqConvPreTrainedModel):
         x = self.embedding_norm(self.positions(x, position_ids), mask)
         wants_hidden = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         mask = mask if self.config.mask_padding != "pooling" else None
+        order = None if mask is None else self._order(mask, bounds, cache)
+        given = (x, mask)
+        x, mask = _reordered(order, x, mask)
         if bounds is not None:
             y, *hidden = self._packed(x, mask, bounds, wants_hidden)
         elif cache is None:
             outputs = self.backbone(x, mask=mask, output_hidden_states=wants_hidden)
             y, *hidden = outputs if wants_hidden else (outputs,)
         else:
-            y, *hidden = self._continue(x, mask, cache, wants_hidden)
+            after, y, *hidden = self._continue(x, mask, cache, wants_hidden)
+            cache.put(after, *given, lambda x, state, mask: self._reread(x, state, mask, cache))
+        if order is not None:
+            back = order.argsort(1)[..., None]
+            y, hidden = y.take_along_dim(back, 1), [tuple(h.take_along_dim(back, 1) for h in hs) for hs in hidden]
         output = BaseModelOutputWithPast(
             last_hidden_state=y, past_key_values=cache, hidden_states=hidden[0] if wants_hidden else None
         )
@@ -159,19 +167,20 @@ class SeqConvModel(SeqConvPreTrainedModel):
         return [y, *(tuple(zero_padding(h.view(x.shape), mask) for h in states) for states in hidden)]
 
     def _continue(self, x: Tensor, mask: Tensor | None, cache: SeqConvCache, wants_hidden: bool) -> tuple[Any, ...]:
-        """Read tokens from the cache's state and leave the state after them there; outputs and hidden states."""
+        """Read tokens from the cache's state; the state after them, outputs and hidden states."""
         before = cache.take() or InitialState(cache.max_length)
         alone = x.shape[1] == 1 and mask is None
         y, after, *hidden = self.backbone(x[:, 0] if alone else x, before, mask=mask, output_hidden_states=wants_hidden)
         if alone:
             y, hidden = y[:, None], [tuple(h[:, None] for h in states) for states in hidden]
-        cache.put(after, x, mask, lambda x, s, m: self._reread(x, s, m, cache.max_length))
-        return y, *hidden
+        return after, y, *hidden
 
     def _reread(
-        self, x: Tensor, state: BackboneState | None, mask: Tensor | None, max_length: int | None
+        self, x: Tensor, state: BackboneState | None, mask: Tensor | None, cache: SeqConvCache
     ) -> BackboneState:
-        after: BackboneState = call_with_state(self.backbone, x, state or InitialState(max_length), mask=mask)[1]
+        x, mask = _reordered(None if mask is None else self._order(mask, None, cache), x, mask)
+        before = state or InitialState(cache.max_length)
+        after: BackboneState = call_with_state(self.backbone, x, before, mask=mask)[1]
         return after
 
     def _cache(
@@ -188,15 +197,11 @@ class SeqConvModel(SeqConvPreTrainedModel):
         asked = use_cache or (use_cache is None and cache is not None)
         if not asked and (use_cache is False or self.training or not self.config.use_cache):
             return None
-        right = mask is not None and bool((mask.any(1) & ~mask[:, -1]).any())
-        possible = self.causal and not right and bounds is None and self.config.modality == "text"
-        if possible:
+        possible = self.causal and bounds is None and self.config.modality == "text"
+        if possible and (asked or mask is None or not ends_in_padding(mask)):
             return SeqConvCache() if cache is None else cache
         if not asked:
             return None
-        if right:
-            remedy = "pad prompts on the left (tokenizer.padding_side = 'left'), or pass use_cache=False"
-            raise argument_error(name, "padding on the right with use_cache", "padding on the left only", remedy)
         wants = "a causal text model and no packed sequences: only those have a state"
         got, remedy = "use_cache=True", "pass use_cache=False"
         if cache is not None:
@@ -223,8 +228,18 @@ class SeqConvModel(SeqConvPreTrainedModel):
             mask = torch.cat([earlier, new], dim=1)
         if torch.compiler.is_compiling():
             return new, mask
-        check_mask(type(self).__name__, mask, mask)
+        if mask.shape[1] > length and cache is not None:
+            cache.check_earlier(type(self).__name__, mask)
         return (None if bool(new.all()) else new), mask
+
+    def _order(self, mask: Tensor, bounds: Tensor | None, cache: SeqConvCache | None) -> Tensor | None:
+        """The order of positions in which the backbone takes this mask; ``None``: as they are."""
+        if torch.compiler.is_compiling():
+            return None
+        if bounds is not None or self.config.mask_padding != "everywhere":
+            check_mask(type(self).__name__, mask, mask)
+            return None
+        return padding_first(mask) if has_holes(mask) or (cache is not None and ends_in_padding(mask)) else None
 
     def _check_mask(self, mask: Tensor) -> Tensor:
         if mask.dim() != 2:
@@ -249,3 +264,10 @@ class SeqConvModel(SeqConvPreTrainedModel):
             raise argument_error(
                 type(self).__name__, f"token ids from {low} to {high}", f"ids from 0 to {size - 1}", remedy
             )
+
+
+def _reordered(order: Tensor | None, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Inputs and their mask with the positions of every row in that order."""
+    if order is None or mask is None:
+        return x, mask
+    return x.take_along_dim(order[..., None], 1), mask.take_along_dim(order, 1)

@@ -188,14 +188,14 @@ def test_rows_of_a_cache():
     assert (cache.get_seq_length(), cache.state, cache.mask) == (0, None, None)
 
 
-def test_padding_on_the_right_has_no_state():
+@pytest.mark.filterwarnings("ignore:.*right-padding")
+def test_prompts_that_end_in_padding_raise():
     model = language_model()
     ids, mask = left_padded(7, 4)
     ids, mask = ids.flip(1), mask.flip(1)
-    with pytest.raises(ValueError, match=r"padding on the right with use_cache.*padding_side = 'left'"):
-        generate(model, ids, attention_mask=mask)
-    with pytest.raises(ValueError, match=r"padding on the right with use_cache"):
-        model(ids, attention_mask=mask, use_cache=True)
+    for use_cache in (True, False):
+        with pytest.raises(ValueError, match=r"prompts with padding on the right.*padding_side = 'left'"):
+            generate(model, ids, attention_mask=mask, use_cache=use_cache)
     assert model(ids, attention_mask=mask).past_key_values is None
 
 

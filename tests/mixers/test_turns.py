@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from seqconv import create_mixer, list_mixers
 from seqconv.convolution.replacement import decode_smoothly
 from seqconv.registry import mixer_entry
+from seqconv.rows import RowGroups
 from tolerances import assert_near
 
 D_MODEL = 8
@@ -65,3 +66,46 @@ def test_empty_batches_go_through_every_form(name):
         y_t, state = mixer.step(x[:, t], state)
     assert y_t.shape == (0, D_MODEL)
     assert state.batch_size == 0
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: str(v))
+def test_rows_that_bring_different_numbers_of_tokens_continue_as_alone(name, options):
+    mixer, generator = build(name, options), torch.Generator().manual_seed(2)
+    if not mixer.causal:
+        return
+    lengths = torch.tensor([[5, 4, 2], [3, 0, 3], [7, 9, 2]])  # of three turns, per row
+    rows = [torch.randn(int(n.sum()) + 3, D_MODEL, dtype=torch.float64, generator=generator) for n in lengths]
+    read, outputs, state = [0, 0, 0], [[], [], []], None
+    for turn in lengths.T:
+        longest = int(turn.max())
+        mask = torch.arange(longest) >= longest - turn[:, None]
+        x = torch.randn(3, longest, D_MODEL, dtype=torch.float64, generator=generator)
+        for i, count in enumerate(turn.tolist()):
+            x[i, longest - count :] = rows[i][read[i] : read[i] + count]
+        y, state = mixer.prefill(x, state, mask=mask)
+        for i, count in enumerate(turn.tolist()):
+            outputs[i].append(y[i, longest - count :])
+            read[i] += count
+            assert not y[i, : longest - count].any()
+    for step in range(3):
+        y, state = mixer.step(torch.stack([row[read[i] + step] for i, row in enumerate(rows)]), state)
+        if step == 0:  # beams are reordered and repeated in between
+            state = state.repeat_interleave(2).select(torch.tensor([0, 3, 4]))
+        for i in range(3):
+            outputs[i].append(y[i : i + 1])
+    for row, parts in zip(rows, outputs, strict=True):
+        assert_near(torch.cat(parts), mixer(row[None])[0])
+
+
+def test_a_state_of_rows_apart_is_checked():
+    mixer = build("hyena", {})
+    mask = torch.tensor([[True, True], [False, True]])
+    _, state = mixer.prefill(torch.randn(2, 3, D_MODEL, dtype=torch.float64))
+    _, state = mixer.prefill(torch.randn(2, 2, D_MODEL, dtype=torch.float64), state, mask=mask)
+    assert isinstance(state, RowGroups)
+    assert state.batch_size == 2
+    assert state.clone().select(torch.tensor([1, 0, 1])).batch_size == 3
+    with pytest.raises(ValueError, match=r"a state of 2 rows for 3 inputs"):
+        mixer.step(torch.randn(3, D_MODEL, dtype=torch.float64), state)
+    with pytest.raises(ValueError, match=r"pass what this mixer's init_state"):
+        build("gla", {}).step(torch.randn(2, D_MODEL, dtype=torch.float64), state)

@@ -22,7 +22,7 @@ def packed_bounds(
     position_ids: Int[Tensor, "rows length"] | None,
     mask: Tensor | None,
     arguments: dict[str, Any],
-) -> Int[Tensor, " bounds"] | None:
+) -> Int[Tensor, " segments_and_one"] | None:
     """Boundaries of packed sequences in the rows one after the other; ``None`` where nothing is packed.
 
     Args:

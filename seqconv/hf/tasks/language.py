@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...packing import ends_in_padding
 from ..arguments.packed_arguments import packed_bounds
 from ..base import SeqConvPreTrainedModel
 from ..cache import SeqConvCache
@@ -95,6 +96,27 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
+    def prepare_inputs_for_generation(  # type: ignore[override]  # transformers annotates its self by a protocol
+        self,
+        input_ids: Any,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers; reads the whole text again where its mask hides tokens that the cache has read.
+
+        ``generate`` feeds padding to rows that have ended; the mask of the next turn hides it.
+        """
+        cached = isinstance(past_key_values, SeqConvCache) and next_sequence_length is not None
+        masked = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
+        first = cached and masked and kwargs.get("is_first_iteration")
+        if first and not past_key_values.agrees_with(attention_mask):
+            past_key_values.reset()
+            next_sequence_length = None
+        inputs = {"past_key_values": past_key_values, "attention_mask": attention_mask}
+        return cast(Any, super()).prepare_inputs_for_generation(input_ids, next_sequence_length, **inputs, **kwargs)
+
     def _prepare_cache_for_generation(
         self,
         generation_config: Any,
@@ -105,7 +127,19 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
     ) -> Any:
         """Make the cache that ``generate`` carries; states know the longest context, and can go back if they must."""
         self._check_cache_implementation(generation_config.cache_implementation)
-        if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
+        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+        name = f"{type(self).__name__}.generate"
+        if mask is not None and mask.dim() == 2 and ends_in_padding(mask.bool()):
+            remedy = "pad prompts on the left (tokenizer.padding_side = 'left')"
+            wanted = "prompts that end in a token, after which to go on"
+            raise argument_error(name, "prompts with padding on the right", wanted, remedy)
+        if isinstance(cache, SeqConvCache) and mask is not None and not generation_config.is_assistant:
+            seen = cache.get_seq_length()
+            if seen and mask.shape[1] <= seen:
+                wanted = f"more tokens than the {seen} that the cache has read"
+                remedy = "pass the whole text so far with the new tokens at its end, or leave past_key_values out"
+                raise argument_error(name, f"a prompt of {mask.shape[1]} tokens", wanted, remedy)
+        if cache is not None or generation_config.use_cache is False:
             return
         longest = max(max_cache_length, getattr(generation_config, "max_cache_len", None) or 0)
         cache = SeqConvCache(max_length=longest)
