@@ -253,11 +253,13 @@ class Mixer(KeepFloat32, ABC):
             return self._prefill(x, state, None, **values)
         check_mask(self._op("prefill"), mask, x)
         check_left_padding(self._op("prefill"), mask)
+        eager = not torch.compiler.is_compiling()
         not_begun = torch.ones_like(mask[:, 0]) if fresh else state.not_begun
-        if not torch.compiler.is_compiling() and begun_rows_wait(mask, not_begun):
+        if eager and begun_rows_wait(mask, not_begun):
             return rows_apart(self._tokens, x, state, mask, values.get("shared", {}))
         y, state = self._prefill(zero_padding(x, mask), state, mask, **values)
-        state.not_begun = None if not_begun is None else not_begun & ~mask.any(1)
+        if eager and not_begun is not None:
+            state.not_begun = not_begun & ~mask.any(1)
         return zero_padding(y, mask), state
 
     def _tokens(self, x: Tensor, state: State, shared: SharedValues) -> tuple[Tensor, State]:
