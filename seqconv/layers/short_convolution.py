@@ -1,6 +1,6 @@
 """The short causal depthwise convolution of recurrent mixers, with the inputs it still needs as its state."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -56,17 +56,19 @@ class ShortConvolution(nn.Module):
         return torch.zeros(batch_size, width - 1, channels, device=device, dtype=dtype)
 
     def forward(
-        self, x: Float[Tensor, "batch length channels"], state: Float[Tensor, "batch reach channels"] | None = None
-    ) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch reach channels"]]:
-        """Any number of inputs behind those in ``state``; padding in front must be zero."""
-        pair = causal_conv1d(
-            x, self.weight, self.bias, activation=self.activation, initial_state=state, return_final_state=True
-        )
+        self, x: Float[Tensor, "batch *length channels"], state: Float[Tensor, "batch reach channels"] | None = None
+    ) -> tuple[Float[Tensor, "batch *length channels"], Float[Tensor, "batch reach channels"]]:
+        """Any number of inputs after those in ``state``, padding in front zero; or one input (batch, channels)."""
+        options: dict[str, Any] = {"activation": self.activation}
+        if x.dim() == 2 and state is not None:
+            return causal_conv1d_step(x, self.weight, self.bias, state=state, **options)
+        pair = causal_conv1d(x, self.weight, self.bias, initial_state=state, return_final_state=True, **options)
         assert isinstance(pair, tuple)
         return pair
 
     def step(
         self, x_t: Float[Tensor, "batch channels"], state: Float[Tensor, "batch reach channels"]
     ) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch reach channels"]]:
-        """One input behind those in ``state``."""
-        return causal_conv1d_step(x_t, self.weight, self.bias, state=state, activation=self.activation)
+        """One input after those in ``state``, through ``__call__``, where hooks load or gather the taps."""
+        outputs: tuple[Tensor, Tensor] = self(x_t, state)
+        return outputs

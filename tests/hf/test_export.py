@@ -24,7 +24,7 @@ INPUTS = {
 
 
 def modality(name):
-    kinds = {"Image": "image", "Audio": "audio", "Choice": "choices"}
+    kinds = {"Image": "image", "Audio": "audio", "CTC": "audio", "Choice": "choices"}
     return next((kind for word, kind in kinds.items() if word in name), "text")
 
 

@@ -72,6 +72,8 @@ class PositionFilter(WideFilter, ABC):
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         like = next(self.parameters(), torch.empty(0))  # quantised networks have none
+        if like.is_meta:  # an offloaded network, whose hooks move positions to its parameters
+            like = torch.empty(0, dtype=like.dtype)
         kept = min(length, self.max_length or length)
         with torch.autocast(like.device.type, enabled=False):
             lags = torch.arange(kept, device=like.device, dtype=like.dtype) * self.rate
