@@ -24,6 +24,8 @@ def create_mixer(
     d_conv: int | None = None,
     qkv_bias: bool = False,
     o_bias: bool = False,
+    qk_norm: bool = False,
+    qk_norm_eps: float = 1e-05,
     window: int | None = None,
     attention_chunk_size: int | None = None,
     bidirectional: bool = False,

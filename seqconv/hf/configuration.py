@@ -68,6 +68,8 @@ class SeqConvConfig(PreTrainedConfig):
         modality: ``"text"``, ``"image"`` or ``"audio"``; ``None`` leaves it to the model class.
         position_embedding: ``"none"``, ``"learned"`` or ``"sinusoidal"``, added to the embeddings, for at most
             ``max_position_embeddings`` positions (images: as many as there are patches).
+        embedding_scale: multiplies token embeddings, those passed as ``inputs_embeds`` too (Gemma).
+        logits_soft_cap: bounds the logits z of the next token, ``c tanh(z / c)``; ``None`` for no bound (Gemma).
         embedding_norm: a norm behind the embeddings.
         image_size, patch_size, num_channels: pixels a side, pixels of a patch a side, colours. ``patch_size=1`` reads
             an image pixel by pixel through a linear encoder.
@@ -127,6 +129,8 @@ class SeqConvConfig(PreTrainedConfig):
     modality: str | None = None
     position_embedding: str = "none"
     max_position_embeddings: int = 2048
+    embedding_scale: float = 1.0
+    logits_soft_cap: float | None = None
     embedding_norm: bool = False
     image_size: int = 32
     patch_size: int = 4
@@ -198,7 +202,8 @@ class SeqConvConfig(PreTrainedConfig):
             _require(name, getattr(self, name), lambda v: v is None or _is_count(v), "None or at least 1")
         for name in PROBABILITIES:
             _require(name, getattr(self, name), lambda v: _is_number(v) and 0 <= v < 1, "a probability in [0, 1)")
-        for name in ("mlp_ratio", "initializer_range"):
+        _require("logits_soft_cap", self.logits_soft_cap, lambda v: v is None or (_is_number(v) and v > 0), "above 0")
+        for name in ("mlp_ratio", "initializer_range", "embedding_scale"):
             _require(name, getattr(self, name), lambda v: _is_number(v) and v > 0, "a number above 0")
             setattr(self, name, float(getattr(self, name)))
         for name in BOOLEANS:

@@ -70,7 +70,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         input_values = input_features if input_values is None else input_values
         mask = None if attention_mask is None else self._check_mask(attention_mask)
         if inputs_embeds is not None:
-            return inputs_embeds, mask
+            return self._scaled(inputs_embeds), mask
         if input_values is not None:
             embedded: tuple[Tensor, Tensor | None] = self.embed_frames(input_values, mask)
             return embedded
@@ -78,7 +78,11 @@ class SeqConvModel(SeqConvPreTrainedModel):
             return self.embed_pixels(pixel_values), mask
         assert input_ids is not None
         self._check_ids(input_ids)
-        return self.embed_tokens(input_ids), mask
+        return self._scaled(self.embed_tokens(input_ids)), mask
+
+    def _scaled(self, embedded: Tensor) -> Tensor:
+        scale = self.config.embedding_scale if self.config.modality == "text" else 1.0
+        return embedded if scale == 1.0 else embedded * scale
 
     def _check_inputs(self, named: list[str]) -> None:
         modality = self.config.modality

@@ -73,7 +73,7 @@ def read_mamba_ssm(config: Mapping[str, Any], weights: Weights) -> Read:
             tensors |= {f"{block}.mlp.up.weight": torch.cat([gate, value])}
             tensors |= {f"{block}.mlp.down.weight": part.take("mlp.fc2.weight")}
     shape = {"hidden_size": c.d_model, "norm": norm, "norm_options": {"eps": 1e-5}}
-    return _language_model(c, weights, "backbone.embedding.weight", specs, tensors, shape, c.tie_embeddings)
+    return language_model(c, weights, "backbone.embedding.weight", specs, tensors, shape, c.tie_embeddings)
 
 
 def read_mamba(config: Mapping[str, Any], weights: Weights) -> Read:
@@ -137,7 +137,7 @@ def read_gla(config: Mapping[str, Any], weights: Weights) -> Read:
     options = gated_attention_options(GLA, GLA_DEFAULTS, hyper)
     shape = {"hidden_size": options.pop("d_model"), "norm": "rms", "norm_options": {"eps": c.norm_eps}}
     specs = [["gla", options]] * c.num_hidden_layers
-    return _language_model(c, weights, "model.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
+    return language_model(c, weights, "model.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
 
 
 def _only_fields(config: Mapping[str, Any], c: Configuration) -> None:
@@ -206,10 +206,10 @@ def _transformers_mamba(
     specs = [spec] * c.num_hidden_layers
     # The first releases called the table as mamba_ssm does; transformers renames it when it loads (load_hook there).
     old, new = "backbone.embedding.weight", "backbone.embeddings.weight"
-    return _language_model(c, weights, old if old in weights else new, specs, tensors, shape, c.tie_word_embeddings)
+    return language_model(c, weights, old if old in weights else new, specs, tensors, shape, c.tie_word_embeddings)
 
 
-def _language_model(
+def language_model(
     c: Configuration,
     weights: Weights,
     embedding: str,

@@ -31,6 +31,7 @@ PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {
 GATED: Mapping[str, Callable[[Tensor], Tensor]] = {
     "glu": torch.sigmoid,
     "geglu": F.gelu,
+    "geglu_tanh": _gelu_tanh,
     "reglu": F.relu,
     "swiglu": F.silu,
 }

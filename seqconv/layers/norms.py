@@ -89,15 +89,32 @@ class RMSNorm(Norm):
 
     Args:
         eps_outside: divide by ``√(σ²) + ε`` instead of ``√(σ² + ε)`` (StripedHyena).
+        unit_offset: multiply by one plus the weight, which starts at zero and is added in float32 (Gemma).
     """
 
-    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True, eps_outside: bool = False) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        eps_outside: bool = False,
+        unit_offset: bool = False,
+    ) -> None:
         super().__init__()
-        self.eps, self.eps_outside = eps, eps_outside
+        self.eps, self.eps_outside, self.unit_offset = eps, eps_outside, unit_offset
         self.weight = nn.Parameter(torch.empty(d_model)) if affine else None
         self.reset_parameters()
 
+    def reset_parameters(self) -> None:
+        """A factor of one."""
+        if self.weight is not None:
+            nn.init.constant_(self.weight, 0.0 if self.unit_offset else 1.0)
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.unit_offset and self.weight is not None:
+            wide = x.to(accumulation_dtype(x))
+            return (F.rms_norm(wide, x.shape[-1:], 1.0 + self.weight.to(wide.dtype), self.eps)).to(x.dtype)
         # One dtype for both: under autocast x is narrower than the weight, which the fused norm does not take.
         weight = None if self.weight is None else self.weight.to(x.dtype)
         if self.eps_outside:

@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache, token_positions
 from ...attention.rotary import rotate
 from ...attention.softmax import AttentionImplementation, softmax_attention
+from ...layers.norms import RMSNorm
 from ...layers.residual import check_probability
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
@@ -36,7 +37,7 @@ class ConvolvedState(State):
     "attention",
     examples=(
         {"num_heads": 4, "num_kv_heads": 2, "qkv_bias": True},
-        {"num_heads": 2, "window": 7},
+        {"num_heads": 2, "window": 7, "qk_norm": True},
         {"num_heads": 2, "attention_chunk_size": 5, "rotary": False},
         {"num_heads": 2, "rotary_dim": 2, "d_conv": 3, "qkv_bias": True},
         {"num_heads": 1, "bidirectional": True, "window": 6},
@@ -61,6 +62,8 @@ class Attention(Mixer):
         d_conv: taps of a causal convolution over queries, keys and values; none by default.
         qkv_bias: biases of the projections to queries, keys and values.
         o_bias: bias of the output projection.
+        qk_norm: normalise queries and keys of every head by their root mean square, before they rotate.
+        qk_norm_eps: ε of that norm.
         window: see only tokens fewer than ``window`` away.
         attention_chunk_size: see only tokens of the same chunk.
         bidirectional: see the future too.
@@ -86,6 +89,8 @@ class Attention(Mixer):
         d_conv: int | None = None,
         qkv_bias: bool = False,
         o_bias: bool = False,
+        qk_norm: bool = False,
+        qk_norm_eps: float = 1e-5,
         window: int | None = None,
         attention_chunk_size: int | None = None,
         bidirectional: bool = False,
@@ -103,6 +108,8 @@ class Attention(Mixer):
         channels = (num_heads + 2 * groups) * self.head_dim
         self.qkv_proj = nn.Linear(d_model, channels, bias=qkv_bias)
         self.conv1d = None if d_conv is None else ShortConvolution(channels, d_conv, activation=None)
+        self.q_norm = RMSNorm(self.head_dim, eps=qk_norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, eps=qk_norm_eps) if qk_norm else None
         self.o_proj = nn.Linear(num_heads * self.head_dim, d_model, bias=o_bias)
 
     @property
@@ -149,6 +156,7 @@ class Attention(Mixer):
         """Queries, keys and values, (batch, length, heads, head_dim) each."""
         heads = qkv.unflatten(-1, (-1, self.head_dim))
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
+        q, k = q if self.q_norm is None else self.q_norm(q), k if self.k_norm is None else self.k_norm(k)
         return self._rotate(q, position), self._rotate(k, position), v
 
     def _rotate(self, heads: Tensor, position: Tensor) -> Tensor:
