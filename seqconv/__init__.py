@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .hf.tasks.images import SeqConvForMaskedImageModeling
     from .hf.tasks.language import SeqConvForCausalLM, SeqConvForMaskedLM
     from .hf.tasks.sound import SeqConvForAudioFrameClassification, SeqConvForCTC
+    from .integrations.transformers import accelerate
     from .interop import from_original, list_checkpoints, list_originals, load_checkpoint
     from .mixer import Mixer
     from .parameters import parameter_groups
@@ -45,6 +46,7 @@ __all__ = [
     "SeqConvForTokenClassification",
     "SeqConvModel",
     "State",
+    "accelerate",
     "create_mixer",
     "distill",
     "from_original",
@@ -60,6 +62,7 @@ __all__ = [
 _MODULES = {
     "Mixer": "mixer",
     "State": "state",
+    "accelerate": "integrations.transformers",
     "create_mixer": "registry",
     "from_original": "interop",
     "list_checkpoints": "interop",

@@ -88,16 +88,20 @@ def doctor(
     """Show versions, the machine, and which implementation each op takes and why the others are unsupported."""
     import torch
 
+    from ..integrations.transformers import overview
     from . import doctor as facts
 
     with clear_errors():
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         versions, machine, ops = facts.versions(), facts.machine(), facts.choices(device, _dtype(dtype))
+        models = overview()
     if as_json:
-        report = {"versions": versions, "machine": machine, "ops": [dataclasses.asdict(choice) for choice in ops]}
+        report: dict[str, Any] = {"versions": versions, "machine": machine, "accelerate": models}
+        report["ops"] = [dataclasses.asdict(choice) for choice in ops]
         typer.echo(json.dumps(report, indent=2))
         return
-    _print(_pairs("versions", versions), _pairs("machine", machine), _op_table(ops, f"ops on {device}, {dtype}"))
+    tables = (_pairs("versions", versions), _pairs("machine", machine), _pairs("accelerate", models))
+    _print(*tables, _op_table(ops, f"ops on {device}, {dtype}"))
 
 
 @app.command()

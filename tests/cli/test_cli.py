@@ -82,6 +82,8 @@ def test_doctor_covers_every_op(run):
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     assert report["versions"]["torch"] == torch.__version__
+    assert report["accelerate"]["transformers"] == "in the range"
+    assert "qwen3_next" in report["accelerate"]["families served"]
     assert [choice["op"] for choice in report["ops"]] == sorted(ops())
     for choice in report["ops"]:
         names = [i.name for i in ops()[choice["op"]].op.implementations]

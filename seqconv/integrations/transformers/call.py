@@ -1,0 +1,133 @@
+"""What the replaced functions know of the layer that calls them, beyond their arguments.
+
+transformers calls its kernels with tensors alone. Where a result also depends on the cache (the state before a chunk of
+a prompt), on padding or on where documents begin, the layer's ``forward`` is wrapped, and the wrapper leaves a
+:class:`Call` here for the time of the layer. Without a call every replaced function runs what it replaced.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error
+
+from .documents import Documents
+
+MARK = "_seqconv_accelerated"
+"""Attribute of the modules that run on seqconv: whether an installed package gives way too."""
+
+CACHE_NAMES = ("cache", "cache_params", "past_key_values")
+
+
+class Unserved(Exception):
+    """Arguments that an op of seqconv does not serve; the message says which, and the replaced function runs."""
+
+
+class Call(NamedTuple):
+    """One run of a layer.
+
+    Attributes:
+        layer: the module.
+        mask: (batch, length), zero at padding, or ``None``.
+        cache: of the whole model, or ``None``.
+        documents: boundaries of packed documents, or ``None``.
+        override: whether an installed original package gives way too.
+        heads: heads scanned so far, where a layer scans one by one (Zamba).
+    """
+
+    layer: nn.Module
+    mask: Tensor | None
+    cache: Any
+    documents: Documents | None
+    override: bool
+    heads: list[int]
+
+
+def recurrent_state(call: Call) -> Tensor | None:
+    """The state that the cache holds for the layer before the call."""
+    return None if (held := _cached(call)) is None else held.recurrent_states[0]
+
+
+def padding_mask(call: Call, total: int) -> Tensor | None:
+    """The mask for inputs that begin with columns of the cache: (batch, 1, total)."""
+    if call.mask is None:
+        return None
+    return F.pad(call.mask, (total - call.mask.shape[1], 0), value=1)[:, None]
+
+
+def mask_conv_state(call: Call) -> None:
+    """Zero what the cache keeps of padded inputs, in place."""
+    held = _cached(call)
+    state = None if held is None else held.conv_states[getattr(call.layer, "conv_idx", 0)]
+    if state is None or call.mask is None:
+        return
+    kept = min(state.shape[-1], call.mask.shape[1])
+    state[..., -kept:].mul_(call.mask[:, None, -kept:].to(state.dtype))
+
+
+def _cached(call: Call) -> Any:
+    return None if call.cache is None else call.cache.layers[call.layer.layer_idx]
+
+
+class _Current(threading.local):
+    """Per thread: the running call, and the documents of the running model."""
+
+    call: Call | None = None
+    documents: Documents | None = None
+
+
+CURRENT = _Current()
+
+
+class Everywhere:
+    """Whether every layer of a patched class takes part, marked or not, and whether packages give way then."""
+
+    on = False
+    override = False
+
+
+def takes_part(module: nn.Module) -> bool:
+    """Whether the module runs on seqconv."""
+    return Everywhere.on or MARK in module.__dict__
+
+
+def begin(layer: nn.Module, given: dict[str, Any]) -> Call:
+    """The call of a layer from the named arguments of its ``forward``.
+
+    Raises:
+        ValueError: documents that were found in inputs of another shape.
+    """
+    hidden_states = given.get("hidden_states")
+    mask = given.get("attention_mask")
+    length = None if hidden_states is None else hidden_states.shape[1]
+    usable = isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == length
+    cache = next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+    documents = CURRENT.documents
+    if documents is not None and hidden_states is not None:
+        _check_shape(documents, hidden_states)
+    override = bool(layer.__dict__.get(MARK, False)) or Everywhere.override
+    return Call(layer, mask if usable else None, cache, documents, override, heads=[])
+
+
+@contextmanager
+def documents_of_model(documents: Documents | None) -> Iterator[None]:
+    """Keep the documents of a model for its layers."""
+    before, CURRENT.documents = CURRENT.documents, documents
+    try:
+        yield
+    finally:
+        CURRENT.documents = before
+
+
+def _check_shape(documents: Documents, hidden_states: Tensor) -> None:
+    if tuple(hidden_states.shape[:2]) != (documents.rows, documents.length):
+        raise argument_error(
+            "accelerate",
+            f"a layer with inputs of shape {tuple(hidden_states.shape)} inside a model with packed documents",
+            f"({documents.rows}, {documents.length}) tokens, as in the inputs of the model",
+            "give the boundaries to the model that holds the layer",
+        )

@@ -1,0 +1,16 @@
+"""Layers whose loops are no kernel calls in transformers, written again on the ops."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .minimax import lightning_attention
+from .recurrent_gemma import recurrent_block, rg_lru_scan
+
+LAYERS: dict[str, Callable[..., Any]] = {
+    "MiniMaxLightningAttention": lightning_attention,
+    "RecurrentGemmaRecurrentBlock": recurrent_block,
+}
+"""Class of a layer to what runs instead of its ``forward``: takes the call, then the named arguments."""
+
+METHODS: dict[str, dict[str, Callable[..., Any]]] = {"RecurrentGemmaRglru": {"_rnn_scan": rg_lru_scan}}
+"""Class to methods that run inside the call of an accelerated layer."""

@@ -1,0 +1,127 @@
+"""``selective_scan_fn`` and ``mamba_inner_fn`` as transformers' Mamba layers call them, channels before length."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqconv_kernels import selective_scan, selective_scan_step
+
+from .call import Call, recurrent_state
+
+
+def selective_scan_fn(
+    call: Call,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    **unused: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Scan whole sequences, from the state that the cache holds.
+
+    transformers passes no state: there a prompt given in two chunks starts again at the second.
+
+    Args:
+        call: of the layer.
+        u, delta, z: (batch, channels, length).
+        A: (channels, d_state).
+        B, C: (batch, d_state, length).
+        D, delta_bias: (channels).
+        delta_softplus: pass ``delta`` through a softplus.
+        return_last_state: also return the last state, (batch, channels, d_state), float32.
+        unused: which of transformers' own forms to take.
+    """
+    state = _initial_state(call)
+    delta, delta_bias = _adapted_time_step(call, u, delta, delta_bias)
+    rows = _one_dtype(u.mT, delta.mT, B.mT, C.mT, None if z is None else z.mT)
+    documents = call.documents
+    bounds = None
+    if documents is not None:
+        rows = [None if t is None else documents.pack(t) for t in rows]
+        bounds, state = documents.bounds, None
+    x, dt, B, C, gate = rows
+    y, last = selective_scan(
+        x,
+        dt,
+        A,
+        B,
+        C,
+        D,
+        gate,
+        delta_bias=delta_bias,
+        delta_softplus=delta_softplus,
+        initial_state=state,
+        return_final_state=True,
+        cu_seqlens=bounds,
+    )
+    y = (y if documents is None else documents.unpack(y)).mT.to(u.dtype)
+    return (y, last) if return_last_state else y
+
+
+def selective_scan_update(
+    call: Call,
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+) -> Tensor:
+    """One time step of Mamba-1; ``state`` (batch, channels, d_state) is moved on in place."""
+    dt, dt_bias = _adapted_time_step(call, x[..., None], dt[..., None], dt_bias)
+    x_, dt_, B, C, gate = _one_dtype(x, dt[..., 0], B, C, z)
+    y, after = selective_scan_step(
+        x_, dt_, A, B, C, D, gate, state=state.clone(), delta_bias=dt_bias, delta_softplus=dt_softplus
+    )
+    state.copy_(after)
+    return y.to(x.dtype)
+
+
+def mamba_inner_fn(call: Call, *args: Any, **kwargs: Any) -> None:
+    """Nothing: the layer then calls its projections as modules, so that adapters and quantised layers act.
+
+    The fused function takes the weights of the projections and passes over what wraps them.
+    """
+
+
+def _initial_state(call: Call) -> Tensor | None:
+    """The state in the cache: (batch, channels, d_state), of Zamba's next head where heads are scanned one by one."""
+    state = recurrent_state(call)
+    if state is None or state.dim() == 3:
+        return state
+    head = len(call.heads)
+    call.heads.append(head)
+    return state[:, head]
+
+
+def _adapted_time_step(call: Call, u: Tensor, delta: Tensor, delta_bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The time step through ``dt_proj`` as a module, where something wraps it: transformers multiplies by its weight.
+
+    The low-rank time step is computed again from the input of the scan.
+    """
+    layer: Any = call.layer
+    projection = getattr(layer, "dt_proj", None)
+    if projection is None or type(projection) is nn.Linear:
+        return delta, delta_bias
+    low = layer.x_proj(u.mT)[..., : layer.time_step_rank]
+    norm = getattr(layer, "dt_layernorm", None)
+    return projection(low if norm is None else norm(low)).mT, None  # the module adds the bias
+
+
+def _one_dtype(*tensors: Tensor | None) -> list[Any]:
+    """All in the widest dtype among them (norms of time step, B and C may leave another one)."""
+    dtype = tensors[0].dtype if tensors[0] is not None else torch.float32
+    for t in tensors[1:]:
+        dtype = dtype if t is None else torch.promote_types(dtype, t.dtype)
+    return [None if t is None else t.to(dtype) for t in tensors]

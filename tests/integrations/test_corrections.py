@@ -1,0 +1,130 @@
+"""Where transformers itself is wrong: seqconv is right, and transformers is seen to be wrong."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_families import build, chunks, tokens
+from transformers import AutoModelForCausalLM
+
+import seqconv
+from golden_cases import GOLDEN
+from tolerances import assert_near
+
+pytestmark = pytest.mark.filterwarnings("default")  # transformers warns of its own deprecations
+
+
+def wrong(got, want):
+    """Farther away than rounding explains."""
+    return (got - want).abs().max() > 1e-2 * want.abs().max()
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "jamba", "zamba", "recurrent_gemma"])
+@torch.no_grad()
+def test_a_prompt_in_two_chunks(family):
+    model, ids = build(family), tokens()
+    mask = torch.ones_like(ids)
+    want = model(ids, use_cache=False).logits
+    assert wrong(chunks(model, ids, mask, (11, 10)), want)
+    with seqconv.accelerate(model):
+        assert_near(chunks(model, ids, mask, (11, 10)), want)
+
+
+@pytest.mark.parametrize(
+    ("family", "option"),
+    [("mamba", "use_bias"), ("mamba2", "use_bias"), ("bamba", "mamba_proj_bias"), ("lfm2", "conv_bias")],
+)
+@torch.no_grad()
+def test_left_padding_after_a_biased_projection(family, option):
+    model, ids = build(family, **{option: True}), tokens()
+    for module in model.modules():
+        if hasattr(module, "in_proj"):
+            module.in_proj.bias.add_(0.5)
+    padded = torch.cat([torch.zeros_like(ids[:, :6]), ids], 1)
+    mask = (padded > 0).long()
+    want = model(ids, use_cache=False).logits
+    assert wrong(model(padded, attention_mask=mask, use_cache=False).logits[:, 6:], want)
+    with seqconv.accelerate(model):
+        assert_near(model(padded, attention_mask=mask, use_cache=False).logits[:, 6:], want)
+        if family != "lfm2":
+            short = torch.cat([torch.zeros_like(ids[:, :6]), ids[:, :2]], 1)  # fewer real tokens than taps
+            want = model.generate(ids[:, :2], max_new_tokens=6, do_sample=False)
+            got = model.generate(short, attention_mask=(short > 0).long(), max_new_tokens=6, do_sample=False)
+            assert torch.equal(got[:, 6:], want)
+
+
+@pytest.mark.parametrize(
+    ("family", "limits"),
+    [
+        ("mamba2", {"time_step_limit": (0.5, 0.6)}),
+        ("bamba", {"time_step_limit": (0.5, 0.6)}),
+        ("zamba2", {"time_step_min": 0.6}),
+        ("nemotron_h", {"time_step_min": 0.6}),
+    ],
+)
+@torch.no_grad()
+def test_time_steps_are_clamped_in_single_steps_too(family, limits):
+    model, ids = build(family, **limits), tokens(batch=1)
+    mask = torch.ones_like(ids)
+    want = model(ids, use_cache=False).logits
+    assert wrong(chunks(model, ids, mask, (15, 1, 1, 1, 1, 1, 1)), want)
+    with seqconv.accelerate(model):
+        assert_near(chunks(model, ids, mask, (15, 1, 1, 1, 1, 1, 1)), want)
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "jamba"])
+@torch.no_grad()
+def test_what_wraps_the_projection_of_time_steps_acts(family):
+    model, ids = build(family), tokens()
+    plain = model(ids, use_cache=False).logits
+    for module in model.modules():
+        if hasattr(module, "dt_proj"):
+            module.dt_proj = Adapted(module.dt_proj)
+    assert torch.equal(model(ids, use_cache=False).logits, plain)
+    with seqconv.accelerate(model):
+        got = model(ids, use_cache=False).logits
+        assert_near(chunks(model, ids, torch.ones_like(ids), (15, 5, 1)), got)
+    for module in model.modules():
+        if hasattr(module, "dt_proj"):
+            adapted = module.dt_proj
+            adapted.inner.weight += adapted.change
+            module.dt_proj = adapted.inner
+    assert wrong(got, plain)
+    assert_near(got, model(ids, use_cache=False).logits)
+
+
+class Adapted(torch.nn.Module):
+    """A linear layer with a term added, as adapters add one; its weight is that of the layer inside."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.change = inner, 0.3 * torch.randn_like(inner.weight)
+
+    weight = property(lambda self: self.inner.weight)
+    bias = property(lambda self: self.inner.bias)
+
+    def forward(self, x):
+        return self.inner(x) + x @ self.change.mT
+
+
+GOLDEN_CHECKPOINTS = [
+    "hf_bamba", "hf_falcon_mamba", "hf_jamba", "hf_mamba", "hf_mamba2", "hf_nemotron_h", "hf_qwen3_next",
+    "hf_recurrent_gemma", "hf_zamba2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOLDEN_CHECKPOINTS)
+@torch.no_grad()
+def test_checkpoints_with_stored_numbers(name):
+    folder = GOLDEN / "scan" / name
+    model = AutoModelForCausalLM.from_pretrained(folder / "ckpt", dtype=torch.float32).eval()
+    case, left = load_file(folder / "logits.safetensors"), load_file(folder / "left_padded.safetensors")
+    with seqconv.accelerate(model):
+        got = model(case["in.input_ids"], use_cache=False).logits
+        assert_near(got, case["out.logits"].float())
+        mask = left["in.attention_mask"]
+        got = model(left["in.input_ids"], attention_mask=mask, use_cache=False).logits
+        assert_near(got[mask.bool()], left["out.logits"].float()[mask.bool()])
+        prompt = case["gen.prompt"]
+        tokens = model.generate(prompt, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
+        want = case.get("gen.full_recompute_tokens", case["gen.tokens"])
+        assert torch.equal(tokens[:, -20:], want[:, -20:])
