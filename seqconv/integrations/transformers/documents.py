@@ -1,7 +1,7 @@
 """Packed documents in the arguments of a transformers model: where they begin, and what attention layers need to know.
 
-The recurrent layers take boundaries over the rows laid one after the other. Attention layers of transformers derive
-theirs from ``position_ids`` that start again, but only without a mask and without a cache: both are left out where
+The recurrent layers take boundaries over the rows laid one after the other. Attention layers of transformers find these
+from ``position_ids`` that start again, but only without a mask and without a cache: both are left out where
 documents are packed, and padding becomes documents of its own.
 """
 

@@ -101,7 +101,7 @@ def modelling_files() -> list[ModuleType]:
 
 
 def dispatching(name: str, original: Callable[..., Any], function: Function) -> Callable[..., Any]:
-    """A function that runs ours inside the call of an accelerated layer, otherwise what was there."""
+    """A function that runs the replacement inside the call of an accelerated layer, otherwise what was there."""
 
     def dispatched(*args: Any, **kwargs: Any) -> Any:
         call = CURRENT.call
@@ -151,13 +151,13 @@ def _with_call(forward: Callable[..., Any], instead: Callable[..., Any] | None) 
     return accelerated
 
 
-def _method(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that runs ours inside the call of an accelerated layer."""
+def _method(original: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that runs the replacement inside the call of an accelerated layer."""
 
     @wraps(original)
     def dispatched(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         call = CURRENT.call
-        return original(self, *args, **kwargs) if call is None else ours(call, *args, **kwargs)
+        return original(self, *args, **kwargs) if call is None else replacement(call, *args, **kwargs)
 
     return dispatched
 
