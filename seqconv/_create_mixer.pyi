@@ -105,6 +105,18 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["elman"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    bias: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Recurrent network of one tanh without gates."""
+
+@overload
+def create_mixer(
     name: Literal["ema"],
     d_model: int,
     *,
@@ -259,6 +271,18 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["gru"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    bias: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Recurrent network whose gates interpolate between the last and a new output."""
+
+@overload
+def create_mixer(
     name: Literal["h3"],
     d_model: int,
     *,
@@ -406,6 +430,18 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["lmu"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_state: int = 256,
+    window: int | float = 128,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Legendre memory of one learned signal, and an output that reads it with the input."""
+
+@overload
+def create_mixer(
     name: Literal["longconv"],
     d_model: int,
     *,
@@ -451,6 +487,18 @@ def create_mixer(
     tie_dropout: bool = False,
 ) -> Mixer:
     """Linear recurrent unit."""
+
+@overload
+def create_mixer(
+    name: Literal["lstm"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    bias: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Recurrent network with an additive memory behind gates."""
 
 @overload
 def create_mixer(
@@ -554,6 +602,23 @@ def create_mixer(
     tie_dropout: bool = False,
 ) -> Mixer:
     """Moving average equipped gated attention."""
+
+@overload
+def create_mixer(
+    name: Literal["mlstm"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    expand: int | float = 2.0,
+    qkv_block: int = 4,
+    d_conv: int = 4,
+    bias: bool = False,
+    dropout: float = 0.0,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with exponential gates and a normaliser, in an up-projected block."""
 
 @overload
 def create_mixer(
@@ -882,6 +947,20 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["slstm"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    d_conv: int | None = 4,
+    dropout: float = 0.0,
+    norm_eps: float = 1e-05,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Recurrent network with exponential gates and normalised memory."""
+
+@overload
+def create_mixer(
     name: Literal["smpconv"],
     d_model: int,
     *,
@@ -991,6 +1070,23 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Attention within segments and to a memory of the tokens before them (Transformer-XL)."""
+
+@overload
+def create_mixer(
+    name: Literal["xlstm_large"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    expand_k: int | float = 0.5,
+    expand_v: int | float = 1.0,
+    gate_soft_cap: int | float | None = 15.0,
+    bias: bool = False,
+    norm_eps: float = 1e-06,
+    eps: float = 1e-06,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with exponential gates and a normaliser, as in xLSTM-7B."""
 
 @overload
 def create_mixer(name: str, d_model: int, *, layer: LayerContext | None = None, **options: Any) -> Mixer: ...

@@ -122,6 +122,37 @@ class GLAConfiguration(Configuration):
 
 
 @dataclass(frozen=True, kw_only=True)
+class XLSTMConfiguration(Configuration):
+    """``xLSTMConfig`` of transformers 5.23.0, models/xlstm/configuration_xlstm.py.
+
+    Left out, by modeling_xlstm.py: ``chunk_size``, ``chunkwise_kernel``, ``sequence_kernel``, ``step_kernel``,
+    ``mode``, ``max_inference_chunksize``, ``return_last_states`` and ``use_cache`` (speed),
+    ``norm_reduction_force_float32``, ``autocast_kernel_dtype`` and ``inference_state_dtype`` (dtypes of intermediate
+    results), and ``add_out_norm``, which nothing reads. ``embedding_dim`` and ``num_blocks`` are other names of ``hidden_size`` and ``num_hidden_layers``.
+    """
+
+    hidden_size: int | None = 4096
+    embedding_dim: int | None = None
+    num_hidden_layers: int | None = 32
+    num_blocks: int | None = None
+    num_heads: int = 8
+    use_bias: bool = False
+    norm_eps: float = 1e-6
+    qk_dim_factor: int | float = 0.5
+    v_dim_factor: int | float = 1.0
+    eps: float = 1e-6
+    ffn_proj_factor: int | float = 2.667
+    ffn_round_up_to_multiple_of: int = 64
+    gate_soft_cap: int | float = 15.0
+    output_logit_soft_cap: int | float = 30.0
+    weight_mode: str = "single"
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class MambaSsmConfiguration(Configuration):
     """``MambaConfig`` of state-spaces/mamba, mamba_ssm/models/config_mamba.py at commit e9594ce.
 

@@ -1,4 +1,4 @@
-"""Reading language models made of Mamba, Mamba-2 and gated linear attention: mamba_ssm, transformers, fla.
+"""Reading language models made of Mamba, Mamba-2, gated linear attention and mLSTM: mamba_ssm, transformers, fla.
 
 All of them are embeddings, blocks with a norm in front of each layer, a final norm and a head; they differ in the
 names and in the mixer. What their options are is in :mod:`~seqconv.interop.configurations`.
@@ -21,6 +21,7 @@ from .configurations import (
     Mamba2Configuration,
     MambaConfiguration,
     MambaSsmConfiguration,
+    XLSTMConfiguration,
     read_configuration,
     require,
 )
@@ -29,6 +30,7 @@ from .linear_attention.gla import DEFAULTS as GLA_DEFAULTS
 from .linear_attention.gla import ORIGINAL as GLA
 from .linear_attention.gla import attention_options as gated_attention_options
 from .linear_attention.gla import convert as convert_gla
+from .linear_attention.mlstm import block_options, convert_block
 from .state_space.mamba import convert_mamba, convert_mamba2, mamba2_options, mamba_options
 from .state_space.mamba_attention import attention_options, convert_attention
 
@@ -53,6 +55,21 @@ GLA_LAYER = (
     "fuse_norm",
 )
 """Options of the model that each of its layers gets under the same name."""
+
+
+XLSTM_BLOCK = (
+    "num_heads",
+    "use_bias",
+    "norm_eps",
+    "qk_dim_factor",
+    "v_dim_factor",
+    "eps",
+    "ffn_proj_factor",
+    "ffn_round_up_to_multiple_of",
+    "gate_soft_cap",
+    "weight_mode",
+)
+"""Options of the model that each of its blocks gets under the same name."""
 
 
 def read_mamba_ssm(config: Mapping[str, Any], weights: Weights) -> Read:
@@ -138,6 +155,26 @@ def read_gla(config: Mapping[str, Any], weights: Weights) -> Read:
     shape = {"hidden_size": options.pop("d_model"), "norm": "rms", "norm_options": {"eps": c.norm_eps}}
     specs = [["gla", options]] * c.num_hidden_layers
     return language_model(c, weights, "model.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
+
+
+def read_xlstm(config: Mapping[str, Any], weights: Weights) -> Read:
+    """``xLSTMForCausalLM`` of transformers, models/xlstm/modeling_xlstm.py: xLSTM-7B."""
+    c = read_configuration(XLSTMConfiguration, config)
+    width, depth = c.hidden_size or c.embedding_dim, c.num_hidden_layers or c.num_blocks
+    if width is None or depth is None or c.embedding_dim not in (None, width) or c.num_blocks not in (None, depth):
+        got = f"widths {c.hidden_size} and {c.embedding_dim}, {c.num_hidden_layers} and {c.num_blocks} blocks"
+        raise argument_error("load_checkpoint", got, "one width and one number of blocks", "correct the configuration")
+    hyper = {name: getattr(c, name) for name in XLSTM_BLOCK} | {"hidden_size": width}
+    mixer, block = block_options(**hyper)
+    # The final norm does not get the ε of the configuration from its model there, but the norm's own default.
+    tensors = _norm(weights, "backbone.out_norm", "model.backbone.norm", ["weight"])
+    for i in range(depth):
+        converted = convert_block(weights.part(f"backbone.blocks.{i}."), hyper)
+        tensors |= {f"model.backbone.blocks.{i}.{name}": tensor for name, tensor in converted.items()}
+    shape = {"hidden_size": width, "logits_soft_cap": float(c.output_logit_soft_cap)}
+    shape |= {name: block[name] for name in ("norm", "norm_options")}
+    specs = [["xlstm_large", mixer]] * depth
+    return _language_model(c, weights, "backbone.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
 
 
 def _only_fields(config: Mapping[str, Any], c: Configuration) -> None:
@@ -241,3 +278,4 @@ add_checkpoint("mamba", read_mamba)
 add_checkpoint("falcon_mamba", read_falcon_mamba)
 add_checkpoint("mamba2", read_mamba2)
 add_checkpoint("gla", read_gla)
+add_checkpoint("xlstm", read_xlstm)
