@@ -128,7 +128,8 @@ class XLSTMConfiguration(Configuration):
     Left out, by modeling_xlstm.py: ``chunk_size``, ``chunkwise_kernel``, ``sequence_kernel``, ``step_kernel``,
     ``mode``, ``max_inference_chunksize``, ``return_last_states`` and ``use_cache`` (speed),
     ``norm_reduction_force_float32``, ``autocast_kernel_dtype`` and ``inference_state_dtype`` (dtypes of intermediate
-    results), and ``add_out_norm``, which nothing reads. ``embedding_dim`` and ``num_blocks`` are other names of ``hidden_size`` and ``num_hidden_layers``.
+    results), and ``add_out_norm``, which nothing reads. ``embedding_dim`` and ``num_blocks`` are other names of
+    ``hidden_size`` and ``num_hidden_layers``.
     """
 
     hidden_size: int | None = 4096

@@ -54,9 +54,9 @@ class HeadLayerNorm(nn.Module):
 
     def __init__(self, heads: int, width: int, *, eps: float = 1e-5, bias: bool = False) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.empty(heads, width))
-        self.bias = nn.Parameter(torch.empty(heads, width)) if bias else None
+        self.heads, self.eps = (heads, width), eps
+        self.weight = nn.Parameter(torch.empty(heads * width))
+        self.bias = nn.Parameter(torch.empty(heads * width)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -67,5 +67,5 @@ class HeadLayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*tokens heads width"]) -> Float[Tensor, "*tokens heads width"]:
         """Normalise every head of every token."""
-        y = F.layer_norm(x, x.shape[-1:], eps=self.eps) * self.weight.to(x.dtype)
-        return y if self.bias is None else y + self.bias.to(x.dtype)
+        y = F.layer_norm(x, x.shape[-1:], eps=self.eps) * self.weight.to(x.dtype).view(self.heads)
+        return y if self.bias is None else y + self.bias.to(x.dtype).view(self.heads)

@@ -5,9 +5,10 @@ import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
 from seqconv import create_mixer
+from seqconv.filters.state_space.matrix_powers import matrix_powers
 from seqconv.interop import from_original
 from seqconv.interop.state_space.lmu import ORIGINAL
-from seqconv.mixers.state_space.lmu import LegendreMemoryUnit, powers
+from seqconv.mixers.state_space.lmu import LegendreMemoryUnit
 from tolerances import assert_near
 
 
@@ -49,7 +50,7 @@ def test_the_matrices_are_those_of_the_original():
     fresh = LegendreMemoryUnit(4, 5, d_state=case.hyper["memory_size"], window=case.hyper["theta"])
     assert_near(fresh.A, case.tensors["param.A"])
     assert_near(fresh.B, case.tensors["param.B"].flatten())
-    taps = powers(imported.weights["A"], imported.weights["B"][:, None], case.hyper["seq_len"])[..., 0]
+    taps = matrix_powers(imported.weights["A"], imported.weights["B"][:, None], case.hyper["seq_len"])[..., 0]
     assert_close(taps.T, case.tensors["param.H"], 1e-9, 1e-12, "impulse response")
     assert built.window == case.hyper["theta"]
 
@@ -97,6 +98,15 @@ def test_the_memory_holds_the_window():
     got = sum(memory[0, i] * b for i, b in enumerate(basis))
     want = 2 + torch.sin((t[-1] - 50 * delay) / 15)
     assert (got - want)[2:-2].abs().max() < 0.05
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8])
+def test_powers_and_their_gradient(length):
+    rng = torch.Generator().manual_seed(0)
+    A, v = (torch.randn(*size, generator=rng, dtype=torch.float64) / 2 for size in ((3, 3), (3, 2)))
+    want = torch.stack([torch.linalg.matrix_power(A, t) @ v for t in range(length)])
+    assert_near(matrix_powers(A, v, length), want)
+    assert torch.autograd.gradcheck(lambda v: matrix_powers(A, v, length), v.requires_grad_())
 
 
 def test_sizes_that_do_not_fit_raise():

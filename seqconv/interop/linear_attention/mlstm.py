@@ -64,9 +64,8 @@ def build_layer(**hyper: Any) -> MLSTM:
     return MLSTM(o.embedding_dim, expand=expand, dropout=o.dropout, **sizes)
 
 
-def convert_layer(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+def convert_layer(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
     """The original's tensors."""
-    o = options(LAYER, hyper, LAYER_DEFAULTS, LAYER_IGNORED)
     found = {f"{n}_proj.weight": weights.take(f"{n}_proj.weight") for n in PARTS}
     for gate in ("i", "f"):
         for tensor in ("weight", "bias"):
@@ -77,7 +76,7 @@ def convert_layer(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
         "conv1d.weight": weights.take("conv1d.conv.weight").squeeze(1),
         "conv1d.bias": weights.take("conv1d.conv.bias"),
         "skip": weights.take("learnable_skip"),
-        "norm.weight": (1 + weights.take("mlstm_cell.outnorm.weight")).unflatten(0, (o.num_heads, -1)),
+        "norm.weight": 1 + weights.take("mlstm_cell.outnorm.weight"),
     }
 
 
@@ -126,7 +125,7 @@ def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
     for tensor, pair in zip(("weight", "bias"), gates, strict=True):
         found |= {f"mixer.{gate}_proj.{tensor}": value for gate, value in zip("if", pair, strict=True)}
     return found | {
-        "mixer.norm.weight": layer.take("multihead_norm.weight").unflatten(0, (o.num_heads, -1)),
+        "mixer.norm.weight": layer.take("multihead_norm.weight"),
         "mixer.out_proj.weight": layer.take("out_proj.weight"),
         "mixer_norm.weight": weights.take("norm_mlstm.weight"),
         "mlp_norm.weight": weights.take("norm_ffn.weight"),

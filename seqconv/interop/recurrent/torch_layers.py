@@ -45,8 +45,8 @@ def _convert(original: str, kind: type[RecurrentLayer], w: Weights, hyper: Mappi
     o = _read(original, hyper)
 
     def per_gate(name: str) -> Tensor:
-        tensor = w.take(name)
-        return tensor.unflatten(0, (-1, 1, o.hidden_size))
+        tensor: Tensor = w.take(name).unflatten(0, (-1, 1, o.hidden_size))
+        return tensor
 
     found = {"in_proj.weight": w.take("weight_ih_l0"), "recurrent_weight": per_gate("weight_hh_l0")}
     if not o.bias:

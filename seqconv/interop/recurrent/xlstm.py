@@ -67,7 +67,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     if o.conv1d_kernel_size:
         found["conv1d.weight"] = weights.take("conv1d.conv.weight").squeeze(1)
         found["conv1d.bias"] = weights.take("conv1d.conv.bias")
-    norm = (1 + weights.take("group_norm.weight")).unflatten(0, (heads, width))
+    norm = 1 + weights.take("group_norm.weight")
     return found | {"recurrent_weight": recurrent, "recurrent_bias": bias, "norm.weight": norm}
 
 

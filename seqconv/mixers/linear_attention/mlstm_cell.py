@@ -59,7 +59,7 @@ def mlstm(
         i, kept = i.masked_fill(~mask[..., None], -torch.inf), kept.masked_fill(~mask[..., None], 0)
     total = kept.cumsum(1)
     m = total + torch.maximum((i - total).cummax(1).values, stabilizer[:, None])
-    before = torch.cat([stabilizer[:, None], m[:, :-1]], dim=1)
+    before = torch.cat([stabilizer[:, None], m], dim=1)[:, :-1]
     weight, log_decay, least = i - m, kept + before - m, -m
     if mask is not None:
         padding = ~mask[..., None]

@@ -10,7 +10,7 @@ Equation, with the cell of :mod:`~seqconv.mixers.linear_attention.mlstm_cell` pe
 Against the mLSTM of the first paper (:mod:`~seqconv.mixers.linear_attention.mlstm`) it has no convolution, no
 up-projection and no skip; the channel mix of its block is a SwiGLU. Source: Beck et al. 2025, *xLSTM 7B* (arXiv
 2503.13427), ``xlstm/xlstm_large/model.py`` of NX-AI/xlstm at 032a6fb and transformers 5.23.0. Published result: the
-fastest of the models of 7 billion parameters compared there in generation, at a quality like theirs.
+fastest in generation of the models of 7 billion parameters that the paper compares, at comparable quality.
 
 Initialisation as there: projections N(0, 2/(5 d_model)), W_out N(0, (2/(depth √d_model))²), gate weights zero, input
 biases -10, forget biases from 3 to 6 over the heads.

@@ -26,6 +26,7 @@ from seqconv_kernels.rnn.cells import CELLS
 
 from ...mixer import Mixer
 from ...options import Default, with_defaults
+from ...parameters import set_optimizer_options
 from ...state import State, state_class
 from ...types import StateKind
 
@@ -93,6 +94,8 @@ class RecurrentLayer(Mixer):
         self.recurrent_weight = nn.Parameter(torch.empty(gates, *self.heads, width))
         apart = o["bias"] and self.recurrent_bias_apart
         self.recurrent_bias = nn.Parameter(torch.empty(gates, *self.heads)) if apart else None
+        if apart:
+            set_optimizer_options(self, "recurrent_bias", weight_decay=0.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -27,6 +27,7 @@ from seqconv_kernels.rnn.cells import CELLS
 from ...layers.heads import HeadLayerNorm, HeadwiseLinear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import LayerContext, StateKind
@@ -79,6 +80,7 @@ class SLSTM(Mixer):
         self.recurrent_weight = nn.Parameter(torch.empty(GATES, num_heads, width, width))
         self.recurrent_bias = nn.Parameter(torch.empty(GATES, num_heads, width))
         self.keep_float32("recurrent_bias")
+        set_optimizer_options(self, "recurrent_bias", weight_decay=0.0)
         self.dropout = nn.Dropout(dropout)
         self.norm = HeadLayerNorm(num_heads, width, eps=norm_eps)
         self.reset_parameters()

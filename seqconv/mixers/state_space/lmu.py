@@ -9,8 +9,8 @@ Equation, with a memory m of ``d_state`` and one scalar input per token::
     A_ij = (2i + 1) (-1 if i < j else (-1)^{i-j+1})       B_i = (2i + 1) (-1)^i
 
 m holds the Legendre coefficients of the last θ values of u. Whole sequences are convolved with the impulse response
-``Ā^t B̄`` by FFT; a state enters as ``Ā^{t+1} m``. Both are sequences of powers applied to a vector, which doubling
-builds from the squares of Ā, in float64 since Ā is far from normal.
+``Ā^t B̄`` by FFT; a state enters as ``Ā^{t+1} m``. Both are powers of Ā applied to a vector, made by doubling in float64
+(:mod:`~seqconv.filters.state_space.matrix_powers`), since Ā is far from normal.
 
 Source: Voelker et al. 2019; the parallel form of Chilkuri and Eliasmith 2021 (arXiv 2102.11417); ``LMUFFTCell`` of
 LMUFormer (Liu et al. 2024, arXiv 2402.04882), ``src/blocks/lmu_cell.py`` of zeyuliu1037/LMUFormer at 5debaddf.
@@ -28,6 +28,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...filters.state_space import hippo
+from ...filters.state_space.matrix_powers import matrix_powers
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import KeepFloat32
@@ -98,10 +99,11 @@ class LegendreMemoryUnit(KeepFloat32):
     ) -> tuple[Float[Tensor, "batch length d_output"], Float[Tensor, "batch d_state"]]:
         """Whole sequences: the outputs and the memory after the last token."""
         u = zero_padding(F.relu(self.u_proj(x)), mask).to(accumulation_dtype(x, self.B))
-        A, taps = self.A.to(torch.float64), powers(self.A, self.B[:, None], x.shape[1])[..., 0].to(u.dtype)
+        A, B = self.A.to(torch.float64), self.B.to(torch.float64)
+        taps = matrix_powers(A, B[:, None], x.shape[1])[..., 0].to(u.dtype)
         m = fft_conv(u.expand(-1, -1, len(self.B)), taps.T)
         if memory is not None:
-            later = powers(A, A @ memory.to(torch.float64).T, x.shape[1])  # (length, d_state, batch)
+            later = matrix_powers(A, A @ memory.to(torch.float64).T, x.shape[1])  # (length, d_state, batch)
             m = m + later.permute(2, 0, 1).to(u.dtype)
         return self._output(m, x), m[:, -1].clone()
 
@@ -115,15 +117,6 @@ class LegendreMemoryUnit(KeepFloat32):
 
     def _output(self, m: Tensor, x: Tensor) -> Tensor:
         return F.relu(self.out_proj(torch.cat([m.to(x.dtype), x], dim=-1)))
-
-
-def powers(A: Float[Tensor, "n n"], v: Float[Tensor, "n columns"], length: int) -> Float[Tensor, "length n columns"]:
-    """``A^t v`` for t from 0 in float64, by doubling: ``[K, A^p K]`` from p powers K."""
-    A, found = A.to(torch.float64), v.to(torch.float64)[None]
-    while len(found) < length:
-        found = torch.cat([found, A @ found])
-        A = A @ A
-    return found[:length]
 
 
 @register("lmu", examples=({"d_state": 6, "window": 10}, {"d_state": 3, "window": 4.5}))
