@@ -174,7 +174,7 @@ def read_xlstm(config: Mapping[str, Any], weights: Weights) -> Read:
     shape = {"hidden_size": width, "logits_soft_cap": float(c.output_logit_soft_cap)}
     shape |= {name: block[name] for name in ("norm", "norm_options")}
     specs = [["xlstm_large", mixer]] * depth
-    return _language_model(c, weights, "backbone.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
+    return language_model(c, weights, "backbone.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
 
 
 def _only_fields(config: Mapping[str, Any], c: Configuration) -> None:

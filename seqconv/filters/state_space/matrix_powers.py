@@ -1,7 +1,8 @@
 """``A^t v`` for all t up to a length, by doubling: from p powers K follow 2 p as ``[K, A^p K]``.
 
-The adjoint halves in the same way: ``sum over t of (A^t)^T g_t`` is that sum with ``A²`` over ``g_{2t} + A^T g_{2t+1}``.
-Both are operators, since the number of doublings depends on the length, which a compiler may keep open.
+The adjoint halves in the same way: ``sum over t of (A^t)^T g_t`` is that sum with ``A²`` in place of A over
+``g_{2t} + A^T g_{2t+1}``. Both are operators, since the number of doublings depends on the length, which a compiler may
+keep open.
 """
 
 from typing import Any
