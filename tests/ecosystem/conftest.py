@@ -12,6 +12,7 @@ TOOLS = {
     "lm_evaluation": ("lm-eval", "log-likelihoods of a saved folder, against the model's own"),
     "sentence_transformers": ("sentence-transformers", "embeddings of padded batches, against texts alone"),
     "torchao": ("torchao", "int8 weights: outputs and generation"),
+    "onnx": ("onnxruntime", "models exported by torch.onnx, run by onnxruntime: their logits"),
     "accelerate": ("accelerate", "prepare and training steps; accelerate launch; two processes"),
 }
 """Word in the names of a tool's tests, its package, and what they try."""
