@@ -79,4 +79,4 @@ def register_auto_classes() -> None:
 
     for auto, (config, source, name) in AUTO.items():
         transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
-        getattr(transformers, auto).register(config, deferred(source, name, config), exist_ok=True)
+        getattr(transformers, auto).register(config, deferred(source, name, config, auto), exist_ok=True)

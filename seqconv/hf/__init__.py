@@ -62,7 +62,7 @@ def register_auto_classes() -> None:
 
     transformers.AutoConfig.register(SeqConvConfig.model_type, SeqConvConfig, exist_ok=True)
     for auto, model in AUTO.items():
-        stand_in = deferred(f"{__name__}.{MODELS[model]}", model, SeqConvConfig)
+        stand_in = deferred(f"{__name__}.{MODELS[model]}", model, SeqConvConfig, auto)
         getattr(transformers, auto).register(SeqConvConfig, stand_in, exist_ok=True)
 
 

@@ -23,7 +23,7 @@ from .embeddings import InputMap
 from .initialization import is_part_of_backbone, materialize, reset_what_was_not_loaded
 from .saving.atomic_save import written_whole
 from .saving.model_card import write_model_card
-from .saving.remote import register_for
+from .saving.remote import auto_map, register_for
 
 
 class SeqConvPreTrainedModel(PreTrainedModel):
@@ -111,6 +111,8 @@ class SeqConvPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; a save that fails leaves the folder as it was."""
+        if self._auto_class is None:  # the code of another class is not written: it can not be named
+            self.config.auto_map = auto_map()
         if kwargs.get("push_to_hub") or not kwargs.get("is_main_process", True):
             super().save_pretrained(save_directory, *args, **kwargs)
             return

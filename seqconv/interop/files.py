@@ -184,7 +184,8 @@ def read_headers(
 
 def _headers(path: Path) -> dict[str, Header]:
     if path.suffix != ".safetensors":
-        return {n: Header(str(t.dtype), tuple(t.shape), is_wide(t)) for n, t in _read_file(path).items()}
+        tensors = _read_file(path, device="meta")
+        return {n: Header(str(t.dtype), tuple(t.shape), is_wide(t)) for n, t in tensors.items()}
     with _damage_named(path), safe_open(path, "pt") as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         read = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
@@ -252,11 +253,11 @@ def _read_shards(source: Source, index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     with _damage_named(path):
         if path.suffix == ".safetensors":
             return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise _damaged(path, f"a {type(tensors).__name__} that is no mapping from names to tensors")
     return dict(tensors)

@@ -11,7 +11,9 @@ import torch
 from tiny import config, language_model, prompts
 from transformers import AutoModel, AutoModelForCausalLM
 
+import seqconv
 from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForSequenceClassification, SeqConvModel
+from seqconv.hf import AUTO
 from seqconv.hf.saving.remote import SOURCE
 from seqconv.hf.tokenizer import byte_tokenizer
 
@@ -74,6 +76,31 @@ def test_a_checkpoint_loads_without_an_import_of_seqconv(saved, python, code, tm
         assert (tmp_path / "again/modeling_seqconv.py").read_text() == SOURCE
 
 
+EVERY = """
+import sys, transformers
+for auto, kind in AUTO.items():
+    model = getattr(transformers, auto).from_pretrained(f"{FOLDER}/{auto}", trust_remote_code=True)
+    assert type(model).__name__ == kind, auto
+    base = transformers.AutoModel.from_pretrained(f"{FOLDER}/{auto}", trust_remote_code=True)
+    print(auto, type(base).__name__, sum(p.sum().item() for p in base.parameters()))
+"""
+MODALITIES = {"Image": "image", "Audio": "audio", "CTC": "audio"}
+
+
+def test_every_head_loads_without_an_import_of_seqconv(python, tmp_path):
+    want = {}
+    for auto, name in AUTO.items():
+        modality = next((kind for word, kind in MODALITIES.items() if word in auto), None)
+        model = getattr(seqconv, name)(config(modality=modality, image_size=8))
+        model.save_pretrained(tmp_path / "saved" / auto)
+        want[auto] = sum(p.sum().item() for p in (model if auto == "AutoModel" else model.model).parameters())
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    done = python(f"AUTO, FOLDER = {AUTO!r}, {str(tmp_path / 'moved')!r}{EVERY}", ROOT, ROOT / "kernels")
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split(" SeqConvModel ") for line in done.stdout.splitlines())
+    assert {auto: float(total) for auto, total in found.items()} == pytest.approx(want)
+
+
 PLAIN = (
     "from transformers import AutoModelForCausalLM\nAutoModelForCausalLM.from_pretrained({!r}, trust_remote_code={})"
 )
@@ -121,6 +148,41 @@ def test_a_class_of_seqconv_registered_again_is_named_and_not_copied(saved, tmp_
     model.save_pretrained(tmp_path / "again")
     assert [path.name for path in (tmp_path / "again").glob("*.py")] == ["modeling_seqconv.py"]
     assert isinstance(AutoModel.from_pretrained(tmp_path / "again"), SeqConvModel)
+
+
+OWN = """
+from seqconv import SeqConvForCausalLM
+
+class Counting(SeqConvForCausalLM):
+    def count(self):
+        return 42
+"""
+SAVES = """
+from tiny_model import Counting
+from seqconv import SeqConvConfig
+Counting.register_for_auto_class("AutoModelForCausalLM")
+Counting(SeqConvConfig(vocab_size=17, hidden_size=8, num_hidden_layers=1)).save_pretrained("mine")
+"""
+READS = """
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+for folder in ("mine", "again"):
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert (type(model).__name__, model.count()) == ("Counting", 42)
+    model.save_pretrained("again")
+AutoModelForSequenceClassification.from_pretrained("mine", trust_remote_code=True).save_pretrained("plain")
+"""
+
+
+def test_a_class_of_the_user_travels_with_its_code(python, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/tiny_model.py").write_text(OWN)
+    for code, path in ((SAVES, [tmp_path / "code"]), (READS, [])):
+        done = python(code, ROOT, ROOT / "kernels", *path)
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "again").glob("*.py")} == {"modeling_seqconv.py", "tiny_model.py"}
+    assert {path.name for path in (tmp_path / "plain").glob("*.py")} == {"modeling_seqconv.py"}
+    names = json.loads((tmp_path / "plain/config.json").read_text())["auto_map"]
+    assert names["AutoModelForCausalLM"] == "modeling_seqconv.SeqConvForCausalLM"
 
 
 def test_the_model_card_describes_the_model(tmp_path):
