@@ -12,7 +12,7 @@ Source: Poli et al. 2023, "Hyena Hierarchy" (arXiv 2302.10866); src/models/seque
 (commit 02220c69) and of HazyResearch/hyena-dna (commit d553021b).
 """
 
-from typing import Annotated, Unpack, cast
+from typing import Annotated, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -48,13 +48,22 @@ class HyenaFilter(WideFilter):
         channels: number of impulse responses.
         l_max: number of taps.
         groups: groups of channels whose windows run over the same range, group after group.
+        two_networks: a network of its own for the second half of the channels, with the same ω and features.
         **options: see :class:`HyenaFilterOptions` and :class:`~.implicit.ImplicitFilterOptions`.
 
     Raises:
         ValueError: an even or too small ``emb_dim``, a size below 1, groups that do not divide the channels.
     """
 
-    def __init__(self, channels: int, *, l_max: int, groups: int = 1, **options: Unpack[HyenaFilterOptions]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        l_max: int,
+        groups: int = 1,
+        two_networks: bool = False,
+        **options: Unpack[HyenaFilterOptions],
+    ) -> None:
         o = with_defaults(HyenaFilterOptions, options, "HyenaFilter")
         check_implicit("HyenaFilter", o, channels=channels, l_max=l_max, groups=groups)
         if channels % groups:
@@ -64,7 +73,9 @@ class HyenaFilter(WideFilter):
         self.options, self.groups = o, groups
         dtype, width = wide_default_dtype(), o["filter_order"]
         widths = [o["emb_dim"]] if o["linear_filter"] else [o["emb_dim"], *[width] * (o["num_inner_mlps"] + 1)]
-        self.network = SineNetwork(widths, channels, dtype=dtype, lr=o["lr"], wd=o["wd"])
+        outputs = channels // 2 if two_networks else channels
+        self.network = SineNetwork(widths, outputs, dtype=dtype, lr=o["lr"], wd=o["wd"])
+        self.second = SineNetwork(widths, outputs, dtype=dtype, lr=o["lr"], wd=o["wd"]) if two_networks else None
         self.frequency = None if o["linear_filter"] else nn.Parameter(torch.empty(width, dtype=dtype))
         if self.frequency is not None:
             set_optimizer_options(self, "frequency", lr=o["lr"], weight_decay=o["wd"])
@@ -91,12 +102,14 @@ class HyenaFilter(WideFilter):
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps, zero from ``l_max`` on; float32 at least, also under autocast."""
         with torch.autocast(self.positions.device.type, enabled=False):
-            h = cast(Tensor, self.network(self.positions[:length], self.frequency))
+            networks = [self.network] if self.second is None else [self.network, self.second]
+            h = torch.cat([network(self.positions[:length], self.frequency) for network in networks], dim=1)
             if self.options["modulate"]:
                 times = self.times[:length].to(h.dtype)
                 h = h * (torch.exp(-times[:, None] * self.decays.abs()) + self.options["shift"])
             if self.options["normalize"]:
-                h = F.normalize(h, p=1, dim=1, eps=0)
+                parts = h.chunk(len(networks), dim=1)
+                h = torch.cat([F.normalize(part, p=1, dim=1, eps=0) for part in parts], dim=1)
         return F.pad(h.T, (0, length - h.shape[0]))
 
     def _recurrence(self) -> Recurrence | None:

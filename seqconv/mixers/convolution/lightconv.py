@@ -113,7 +113,7 @@ class DynamicConvolution(nn.Module):
     ) -> None:
         super().__init__()
         check_heads("DynamicConvolution", channels, num_heads, width)
-        self.width, self.num_heads, self.softmax = width, num_heads, softmax
+        self.channels, self.width, self.num_heads, self.softmax = channels, width, num_heads, softmax
         self.weight_dropout, self.lookahead = weight_dropout, lookahead
         self.weight_proj = nn.Linear(channels, num_heads * width, bias=bias)
         self.bias = nn.Parameter(torch.empty(channels)) if conv_bias else None
@@ -140,8 +140,7 @@ class DynamicConvolution(nn.Module):
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """Zero inputs before the first one."""
-        channels = self.weight_proj.in_features
-        return InputsState(torch.zeros(batch_size, self.width - 1, channels, device=device, dtype=dtype))
+        return InputsState(torch.zeros(batch_size, self.width - 1, self.channels, device=device, dtype=dtype))
 
     def _taps(self, rows: Tensor) -> Tensor:
         """Taps of every token and head, oldest first."""
@@ -160,6 +159,7 @@ class ProjectedConvolution(Mixer):
     """
 
     conv: LightConvolution | DynamicConvolution
+    out_proj: nn.Linear
 
     def __init__(self, d_model: int, width: int, bidirectional: bool) -> None:
         super().__init__(d_model, causal=not bidirectional)

@@ -29,7 +29,7 @@ class PeriodicState(State):
     position: Int[Tensor, " batch"]
 
 
-@register("periodic_conv", examples=({"period": 2, "width": 4}, {"period": 5, "width": 1, "bias": False}))
+@register("periodic_conv", examples=({"period": 2, "width": 4}, {"period": 5, "width": 3, "bias": False}))
 class PeriodicConv(Mixer):
     """Depthwise convolution with filters that take turns.
 
