@@ -27,6 +27,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ...layers.norms import LayerNorm
 from ...layers.residual import Dropout
 from ...mixer import Mixer
+from ...parameters import KeepFloat32
 from ...registry import register
 from ...state import State
 from ...types import StateKind
@@ -99,7 +100,7 @@ class FMLP(SpectralMixer):
         return y
 
 
-class SpectralConvolution(nn.Module):
+class SpectralConvolution(KeepFloat32):
     """FNO's convolution over one period, between any channels.
 
     Args:
@@ -112,6 +113,8 @@ class SpectralConvolution(nn.Module):
     Raises:
         ValueError: ``n_modes < 1``, an unknown norm, separable channels that differ.
     """
+
+    float32_names: frozenset[str] | None = frozenset()
 
     def __init__(
         self,
@@ -134,6 +137,7 @@ class SpectralConvolution(nn.Module):
         size = (inputs,) if separable else (inputs, outputs)
         self.weight = nn.Parameter(torch.empty(*size, n_modes // 2 + 1, 2))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.keep_float32("weight")
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
