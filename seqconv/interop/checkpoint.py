@@ -117,7 +117,8 @@ def _embedded_tokens(
     """Rows of the embeddings; raise for embeddings of another shape than the configuration says."""
     width, asked = found["hidden_size"], config.get("vocab_size")
     rows = table.shape[0] if asked is None else asked
-    multiple = 1 if "model_type" in config else config.get("pad_vocab_size_multiple", 8)  # as mamba_ssm rounds up
+    unset = 1 if "layer" in config else 8  # of hyena-dna, and of mamba_ssm
+    multiple = 1 if "model_type" in config else config.get("pad_vocab_size_multiple", unset)
     if type(rows) is not int or type(multiple) is not int or min(rows, multiple) < 1:
         got = f"vocab_size={asked!r}"
         raise argument_error("load_checkpoint", got, "an integer of at least 1", "correct config.json")
@@ -130,13 +131,20 @@ def _embedded_tokens(
 
 
 def _reader(config: Mapping[str, Any]) -> Reader:
-    kind = config.get("model_type") or ("mamba_ssm" if {"d_model", "n_layer"} <= set(config) else None)
+    kind = config.get("model_type") or _kind_of_fields(set(config))
     if kind is None:
         wanted = f"a config.json with a model_type of {', '.join(list_checkpoints())}, or that of mamba_ssm"
         raise argument_error("load_checkpoint", "a config.json without model_type", wanted, LAYERS)
     if kind not in list_checkpoints():
         raise _unknown_kind(str(kind))
     return _READERS[kind]
+
+
+def _kind_of_fields(fields: set[str]) -> str | None:
+    """The kind of a configuration that does not name it."""
+    if {"d_model", "n_layer"} <= fields:
+        return "hyenadna" if {"layer", "d_inner"} <= fields else "mamba_ssm"
+    return None
 
 
 def _unknown_kind(kind: str) -> ValueError:
