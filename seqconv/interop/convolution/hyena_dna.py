@@ -38,8 +38,8 @@ DEFAULTS: Mapping[str, Any] = {
     "pad_vocab_size_multiple": 1,
 }
 SHIFT = 0.05
-"""Added to the windows by standalone_hyenadna.py, which loads the published weights; 0 in the training code. A ``shift`` in
-``layer`` comes first."""
+"""Added to the windows by standalone_hyenadna.py, which loads the published weights; 0 in the training code.
+A ``shift`` in ``layer`` comes first."""
 
 OPTIONS = {
     "l_max": "l_max",
