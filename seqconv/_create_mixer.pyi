@@ -105,6 +105,19 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["dynamicconv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    width: int = 15,
+    num_heads: int = 4,
+    weight_dropout: float = 0.0,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Short convolution whose normalised taps every token computes."""
+
+@overload
+def create_mixer(
     name: Literal["elman"],
     d_model: int,
     *,
@@ -146,6 +159,33 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Continuous kernel convolution that learns the size of its kernel by a Gaussian mask."""
+
+@overload
+def create_mixer(
+    name: Literal["fmlp"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    l_max: int = 1024,
+    dropout: float = 0.0,
+    eps: float = 1e-12,
+    bidirectional: bool = False,
+) -> Mixer:
+    """FMLP-Rec's filter layer: a learned filter in the spectrum, its norm and residual connection inside."""
+
+@overload
+def create_mixer(
+    name: Literal["fno"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    n_modes: int = 16,
+    separable: bool = False,
+    fft_norm: str = "forward",
+    bias: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Fourier neural operator's spectral convolution over the sequence as one period."""
 
 @overload
 def create_mixer(
@@ -268,6 +308,19 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Linear attention with a data-dependent decay per key channel."""
+
+@overload
+def create_mixer(
+    name: Literal["gnconv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    order: int = 3,
+    d_conv: int = 7,
+    scale: float = 0.3333333333333333,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Recursive gated convolution of HorNet, causal in one dimension."""
 
 @overload
 def create_mixer(
@@ -397,6 +450,19 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["lightconv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    width: int = 15,
+    num_heads: int = 4,
+    weight_dropout: float = 0.0,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Short convolution with softmax-normalised taps that heads share."""
+
+@overload
+def create_mixer(
     name: Literal["lightning_attention"],
     d_model: int,
     *,
@@ -499,6 +565,34 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Recurrent network with an additive memory behind gates."""
+
+@overload
+def create_mixer(
+    name: Literal["m2_bert"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    l_max: int = 1024,
+    bidirectional: bool = True,
+    residual: bool = True,
+    d_conv: int = 3,
+    emb_dim: int = 3,
+    filter_order: int = 64,
+    num_inner_mlps: int = 2,
+    w: float = 1.0,
+    fast_decay_pct: float = 0.3,
+    slow_decay_pct: float = 1.5,
+    target: float = 0.01,
+    shift: float = 0.0,
+    lr: float | None = 0.001,
+    wd: float | None = 0.0,
+    lr_pos_emb: float = 1e-05,
+    modulation_lr: float = 0.0,
+    linear_filter: bool = False,
+    normalize: bool = False,
+    modulate: bool = True,
+) -> Mixer:
+    """Gated long convolution of M2-BERT, bidirectional by default."""
 
 @overload
 def create_mixer(
@@ -668,6 +762,19 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Multiresolution convolution: a wavelet tree with learned filters shared by its levels."""
+
+@overload
+def create_mixer(
+    name: Literal["periodic_conv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    period: int = 3,
+    width: int = 6,
+    bias: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Depthwise convolution with filters that take turns."""
 
 @overload
 def create_mixer(
