@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Reader = Callable[[Mapping[str, Any], Weights], tuple[dict[str, Any], dict[str, Tensor]]]
 """From an original's configuration and tensors to ``SeqConvConfig``'s options and ``SeqConvForCausalLM``'s tensors."""
 
+PTH = "RWKV-LM"
+"""Kind of the checkpoints that are a single ``.pth`` file, without a configuration."""
+
 _READERS: dict[str, Reader] = {}
 
 
@@ -42,7 +45,8 @@ def load_checkpoint(source: str | os.PathLike[str], **options: Any) -> "SeqConvF
 
     Args:
         source: a folder or a repository of the hub, with ``config.json`` and ``model.safetensors`` or
-            ``pytorch_model.bin``, whole or in shards, as transformers, mamba_ssm and flash-linear-attention write them.
+            ``pytorch_model.bin``, whole or in shards, as transformers, mamba_ssm and flash-linear-attention write them;
+            or a single ``.pth`` file of BlinkDL/RWKV-LM.
         **options: as in ``from_pretrained`` of transformers: ``dtype``, ``device_map``, ``revision``, ``token``,
             ``cache_dir``, ``local_files_only``, options of the configuration …
 
@@ -77,7 +81,7 @@ def read_foreign(source: Any, options: Mapping[str, Any], config_class: Any = No
     if source is None or given:
         return None
     place = Source(os.fspath(source), {name: options[name] for name in HUB_OPTIONS if name in options})
-    config = place.configuration()
+    config = {"model_type": PTH} if place.is_file else place.configuration()
     if config is None and place.find("adapter_config.json") is None:
         wanted = f"a folder with config.json and one of {', '.join(WEIGHT_FILES)}"
         raise argument_error("load_checkpoint", f"{place.name!r} without config.json", wanted, LAYERS)

@@ -62,12 +62,17 @@ class Source:
     """Where a checkpoint is.
 
     Attributes:
-        name: a folder, or ``owner/repository`` on the hub.
+        name: a folder, a single ``.pth`` file, or ``owner/repository`` on the hub.
         hub: those of :data:`HUB_OPTIONS` that were given.
     """
 
     name: str
     hub: Mapping[str, Any]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the checkpoint is a single file of tensors."""
+        return self.name.endswith(".pth") and os.path.isfile(self.name)
 
     def find(self, file: str) -> Path | None:
         """The path of a file, fetched if need be; ``None`` if the checkpoint has none of that name.
@@ -75,6 +80,8 @@ class Source:
         Raises:
             ValueError: the hub has no such repository or revision, or cannot be reached.
         """
+        if self.is_file:
+            return None
         from transformers.utils.hub import cached_file
 
         try:
@@ -133,7 +140,7 @@ def read_tensors(
     """
     names = _candidates(variant, use_safetensors)
     for name in names:
-        path = source.find(name)
+        path = Path(source.name) if source.is_file else source.find(name)
         if path is not None:
             tensors = unwrapped(_read_shards(source, path) if path.suffix == ".json" else _read_file(path))
             _check_dtypes(path, tensors)
