@@ -65,9 +65,9 @@ def convert_time_mix(w: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
     down = dict(zip(ORDER, w.take("time_maa_w1").T.chunk(5), strict=True))
     up = dict(zip(ORDER, w.take("time_maa_w2"), strict=True))
     found["mix_down.weight"] = torch.cat([down[use] for use in USES])
-    found |= {f"mix_up.{i}.weight": up[use].T for i, use in enumerate(USES)}
+    found |= {f"mix_up.{i}.weight": up[use].T.contiguous() for i, use in enumerate(USES)}
     found |= {"w0": w.take("time_decay").flatten(), "bonus": w.take("time_faaaa")}
-    found |= {f"w_lora.{n}.weight": w.take(f"time_decay_w{i}").T for n, i in (("down", 1), ("up", 2))}
+    found |= {f"w_lora.{n}.weight": w.take(f"time_decay_w{i}").T.contiguous() for n, i in (("down", 1), ("up", 2))}
     projections = {"r": "receptance", "k": "key", "v": "value", "g": "gate", "o": "output"}
     found |= {f"{n}_proj.weight": w.take(f"{original}.weight") for n, original in projections.items()}
     return found | {"ln_weight": w.take("ln_x.weight"), "ln_bias": w.take("ln_x.bias")}
@@ -122,7 +122,7 @@ def convert_fla_time_mix(w: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
     found = dict(zip((f"x_{use}" for use in USES), w.take("x_bias"), strict=True))
     found |= {"x_x": w.take("x_proj.0.mu"), "mix_down.weight": w.take("x_proj.0.linear.weight")}
     up = w.take("x_proj.2.weight").unflatten(1, (5, -1))
-    found |= {f"mix_up.{i}.weight": up[:, i] for i in range(5)}
+    found |= {f"mix_up.{i}.weight": up[:, i].contiguous() for i in range(5)}
     found |= {"w0": w.take("w_proj.linear.lora.2.bias"), "bonus": w.take("bonus")}
     found |= {f"w_lora.{n}.weight": w.take(f"w_proj.linear.lora.{i}.weight") for n, i in (("down", 0), ("up", 2))}
     found |= {f"{n}_proj.weight": w.take(f"{n}_proj.linear.weight") for n in "rkvg"}

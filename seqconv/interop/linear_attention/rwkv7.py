@@ -83,7 +83,8 @@ def convert_time_mix(w: Weights, first: bool) -> dict[str, Tensor]:
     vectors |= {"ln_weight": "ln_x.weight", "ln_bias": "ln_x.bias"}
     found = {name: w.take(original).flatten() for name, original in vectors.items()}
     for n in bottlenecks:
-        found[f"{n}_lora.down.weight"], found[f"{n}_lora.up.weight"] = w.take(f"{n}1").T, w.take(f"{n}2").T
+        for part, original in (("down", f"{n}1"), ("up", f"{n}2")):
+            found[f"{n}_lora.{part}.weight"] = w.take(original).T.contiguous()
     projections = {"r": "receptance", "k": "key", "v": "value", "o": "output"}
     found |= {f"{n}_proj.weight": w.take(f"{original}.weight") for n, original in projections.items()}
     return found | {"r_k": w.take("r_k")}
