@@ -1,5 +1,5 @@
 """Normalisations of the residual stream, by name: ``layer``, ``layer_scalar``, ``rms``, ``scale``, ``batch``,
-``instance``, ``group``, ``none``.
+``prep_batch``, ``instance``, ``group``, ``none``.
 
 With mean μ and variance σ² over the axes that a norm takes its statistics from, ``y = (x - μ)/√(σ² + ε) · w + b``:
 
@@ -11,6 +11,7 @@ name              statistics over          parameters
 ``rms``           channels, no mean        weight per channel
 ``scale``         channels, no mean        one scale (MEGA, ScaleNorm)
 ``batch``         batch and length         weight and bias per channel; running statistics in evaluation
+``prep_batch``    first as layer, then as batch    of both, and one scale of what is not normalised (SLAB)
 ``instance``      length, per channel      none by default
 ``group``         length and channels      weight and bias per channel
 ================  =======================  =====================================================
@@ -162,6 +163,53 @@ class BatchNorm(Norm):
         return torch.zeros_like(x).masked_scatter(mask[..., None], real)
 
 
+class PRepBatchNorm(Norm):
+    """From layer norm to batch norm in the course of training: ``λ layer(x) + (1 - λ) (batch(x) + α x)``.
+
+    λ falls from 1 to 0 in ``steps`` calls in training, after ``warmup_steps`` with the layer norm alone; in evaluation
+    it is 0, and the norm one scale and shift per channel.
+
+    Source: Guo et al. 2024 (arXiv 2405.11582, PRepBN), ``prepbn.py`` of xinghaochen/SLAB at d9598695.
+
+    Args:
+        steps: calls in training until λ is 0.
+        warmup_steps: calls in training before λ falls.
+        masked: as in :class:`BatchNorm`.
+    """
+
+    remaining: Tensor
+    warmup_remaining: Tensor
+
+    def __init__(
+        self, d_model: int, *, eps: float = 1e-5, steps: int = 300_000, warmup_steps: int = 0, masked: bool = True
+    ) -> None:
+        super().__init__()
+        self.steps, self.warmup_steps = steps, warmup_steps
+        self.layer = LayerNorm(d_model, eps=eps)
+        self.batch = BatchNorm(d_model, eps=eps, masked=masked)
+        self.alpha = nn.Parameter(torch.empty(1))
+        self.register_buffer("remaining", torch.empty((), dtype=torch.int64))
+        self.register_buffer("warmup_remaining", torch.empty((), dtype=torch.int64))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """α of 1, and all of the training ahead."""
+        nn.init.ones_(self.alpha)
+        self.remaining.fill_(self.steps)
+        self.warmup_remaining.fill_(self.warmup_steps)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        batch: Tensor = self.batch(x, mask) + self.alpha.to(x.dtype) * x
+        if not self.training:
+            return batch
+        warming = self.warmup_remaining > 0
+        share = torch.where(warming, 1.0, self.remaining / max(self.steps, 1)).to(x.dtype)
+        self.remaining.sub_((~warming & (self.remaining > 0)).to(torch.int64))
+        self.warmup_remaining.sub_(warming.to(torch.int64))
+        mixed: Tensor = share * self.layer(x) + (1.0 - share) * batch
+        return mixed
+
+
 class GroupNorm(Norm):
     """Statistics over the length and the channels of each group; ``groups=None`` makes every channel a group."""
 
@@ -207,6 +255,7 @@ NORMS: Mapping[str, Callable[..., Norm]] = {
     "rms": RMSNorm,
     "scale": ScaleNorm,
     "batch": BatchNorm,
+    "prep_batch": PRepBatchNorm,
     "instance": partial(GroupNorm, groups=None, affine=False),
     "group": GroupNorm,
     "none": NoNorm,

@@ -14,9 +14,9 @@ from seqconv_kernels.gated_linear_attention import cases as attention
 from seqconv_kernels.ssd import cases as ssd
 from tolerances import assert_near
 
-KINDS = [("gated_linear_attention", d) for d in ("vector", "scalar", "none")]
+KINDS = [("gated_linear_attention", d) for d in ("vector", "scalar", "constant", "none")]
 KINDS += [("delta_rule", d) for d in ("vector", "scalar", "none")] + [("ssd", "scalar")]
-DECAYING = [kind for kind in KINDS if kind[1] != "none" and kind[0] != "ssd"]
+DECAYING = [kind for kind in KINDS if kind[1] in ("vector", "scalar") and kind[0] != "ssd"]
 each_kind = pytest.mark.parametrize(("op", "decay"), KINDS)
 TOKENS = ("q", "k", "v", "beta", "log_decay", "x", "dt", "B", "C", "z")
 

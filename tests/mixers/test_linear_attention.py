@@ -202,3 +202,11 @@ def test_options_out_of_range_raise(name, options, message):
 def test_options_of_the_original_that_were_not_checked_raise(original, options):
     with pytest.raises(ValueError, match=r"not supported|did you mean|known|no layer_idx"):
         from_original(original, {}, hidden_size=8, **options)
+
+
+def test_gelu_is_another_function_in_retnet_than_in_simple_gla():
+    weights = {f"{n}_proj.weight": torch.zeros(8, 8) for n in "qkvgo"} | {"g_norm.weight": torch.ones(2)}
+    common = {"hidden_size": 8, "num_heads": 4, "expand_v": 1.0, "gate_fn": "gelu", "use_short_conv": False}
+    assert from_original(LAYERS["retnet"], weights, **common).gate_activation == "gelu"
+    weights |= {"gk_proj.weight": torch.zeros(4, 8), "gk_proj.bias": torch.zeros(4)}
+    assert from_original(LAYERS["simple_gla"], weights, **common).gate_activation == "gelu_tanh"

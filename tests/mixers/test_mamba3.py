@@ -77,6 +77,51 @@ def test_golden_scan_from_a_state():
         assert_close(tensor.grad, case.tensors[f"grad.in.{name}"], *TOLERANCE, f"gradient of {name}")
 
 
+def by_the_equation(mixer, u):
+    """The layer token by token, every head on its own."""
+    m, heads, states, outputs = mixer, range(mixer.heads), {}, []
+    angle = torch.zeros(u.shape[0], m.heads, m.angles, dtype=u.dtype)
+    for t in range(u.shape[1]):
+        z, x, B, C, delta, a, trap, phi = m.in_proj(u[:, t]).split(m.parts, dim=-1)
+        dt, mix = F.softplus(delta + m.dt_bias), trap.sigmoid()
+        A = -torch.where(a >= 0, 1 + a, 1 / (1 - a)).clamp(min=m.A_floor)
+        angle = angle + math.pi * torch.tanh(phi)[:, None] * dt[..., None]
+        B, C = (s.unflatten(-1, (m.rank, m.num_groups, m.d_state)) for s in (B, C))
+        B, C = m.B_norm(B), m.C_norm(C)
+        y = torch.zeros(u.shape[0], m.heads, m.head_dim, dtype=u.dtype)
+        for h in heads:
+            group, P = h // (m.heads // m.num_groups), slice(h * m.head_dim, (h + 1) * m.head_dim)
+            ones = torch.ones(m.rank, m.head_dim, dtype=u.dtype)
+            up, gate, down = ((p[h] if m.mimo else ones) for p in (m.mimo_x, m.mimo_z, m.mimo_o))
+            biased = (B[:, :, group] + m.B_bias[h], C[:, :, group] + m.C_bias[h])
+            b, c = (rotate_pairs(s, angle[:, None, h].expand(-1, m.rank, -1), adjacent=not m.mimo) for s in biased)
+            inputs = x[:, None, P] * up
+            new = torch.einsum("brn,brp->bnp", b, inputs)
+            state, last = states.get(h, (torch.zeros_like(new), torch.zeros_like(new)))
+            step, share = dt[:, h, None, None], mix[:, h, None, None]
+            state = (A[:, h, None, None] * step).exp() * (state + (1 - share) * step * last) + share * step * new
+            states[h] = (state, new)
+            read = torch.einsum("brn,bnp->brp", c, state) + m.D[h] * inputs
+            if m.norm is not None:
+                read = read * (read.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * m.norm.weight[P]
+            y[:, h] = (read * F.silu(z[:, None, P] * gate) * down).sum(1)
+        outputs.append(m.out_proj(y.flatten(1)))
+    return torch.stack(outputs, dim=1)
+
+
+@pytest.mark.parametrize("mimo_rank", [None, 1, 3])
+@pytest.mark.parametrize("outproj_norm", [False, True])
+def test_options_without_golden_numbers_follow_the_equation(mimo_rank, outproj_norm):
+    torch.manual_seed(0)
+    options = {"d_state": 6, "head_dim": 4, "num_groups": 2, "rope_fraction": 1.0, "A_floor": 0.5}
+    mixer = create_mixer("mamba3", 8, mimo_rank=mimo_rank, outproj_norm=outproj_norm, **options).double()
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        u = torch.randn(2, 7, 8, dtype=torch.float64)
+        assert_near(mixer(u), by_the_equation(mixer, u))
+
+
 def test_pairs_of_channels_that_rotate():
     x = torch.arange(8.0)[None]
     quarter = torch.full((1, 2), math.pi / 2)

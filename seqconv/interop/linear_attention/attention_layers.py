@@ -36,6 +36,11 @@ RETNET_DEFAULTS = {name: value for name, value in COMMON.items() if name != "gat
     "expand_v": 2.0,
     "num_heads": 8,
 }
+RETNET_ACTIVATIONS = {
+    "relu": "relu", "sigmoid": "sigmoid", "silu": "silu", "swish": "silu", "tanh": "tanh", "gelu": "gelu",
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu2": "relu2",
+}  # fmt: skip
+"""This layer takes its activations from transformers; the others take fla's, whose ``gelu`` is the approximation."""
 HGRN2_DEFAULTS = {
     "hidden_size": 1024, "num_heads": None, "expand_ratio": 128, "use_short_conv": False, "conv_size": 4,
     "conv_bias": False, "elementwise_affine": True, "norm_eps": 1e-5,
@@ -74,7 +79,7 @@ def _convert_simple_gla(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
 
 
 def _build_retnet(**hyper: Any) -> RetNet:
-    return RetNet(**attention_options(RETNET, RETNET_DEFAULTS, hyper))
+    return RetNet(**attention_options(RETNET, RETNET_DEFAULTS, hyper, RETNET_ACTIVATIONS))
 
 
 def _convert_retnet(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -58,7 +58,9 @@ ACTIVATIONS = {
 """The original's names of activations (``ACT2FN`` without ``bias_gelu``, which takes two arguments), and seqconv's."""
 
 
-def attention_options(original: str, known: Mapping[str, Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
+def attention_options(
+    original: str, known: Mapping[str, Any], hyper: Mapping[str, Any], activations: Mapping[str, str] = ACTIVATIONS
+) -> dict[str, Any]:
     """Arguments of a ``GatedAttentionLayer`` for the original's."""
     o = vars(options(original, hyper, known, IGNORED))
     del o["fuse_norm"]
@@ -68,9 +70,9 @@ def attention_options(original: str, known: Mapping[str, Any], hyper: Mapping[st
     for name in ("feature_map", "gate_activation"):
         if o[name] is None and name == "feature_map":
             continue
-        if o[name] not in ACTIVATIONS:
-            raise unknown_name(f"from_original({original!r})", name, str(o[name]), ACTIVATIONS)
-        o[name] = ACTIVATIONS[o[name]]
+        if o[name] not in activations:
+            raise unknown_name(f"from_original({original!r})", name, str(o[name]), activations)
+        o[name] = activations[o[name]]
     for name in {"norm_eps", "clamp_min"} & o.keys():
         o[name] = None if o[name] is None else float(o[name])
     return o
