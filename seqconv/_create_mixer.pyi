@@ -35,6 +35,25 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["cca"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    d_conv: int = 2,
+    d_conv_grouped: int = 2,
+    bias: bool = False,
+    rotary_base: float = 10000.0,
+    rotary_dim: int | None = None,
+    window: int | None = None,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Attention after two convolutions of queries and keys, with values half from the token before (ZAYA)."""
+
+@overload
+def create_mixer(
     name: Literal["ccnn"],
     d_model: int,
     *,
@@ -1051,6 +1070,21 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Linear attention with a data-dependent decay per head."""
+
+@overload
+def create_mixer(
+    name: Literal["slab"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    d_conv: int = 5,
+    qkv_bias: bool = True,
+    max_positions: int | None = None,
+    window: Sequence[int] | None = None,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Simplified linear attention with a short convolution of the values."""
 
 @overload
 def create_mixer(

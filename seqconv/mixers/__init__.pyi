@@ -3,6 +3,7 @@
 from types import ModuleType
 
 from .attention.attention import Attention as Attention
+from .attention.cca import CompressedConvolutionalAttention as CompressedConvolutionalAttention
 from .attention.galerkin import GalerkinAttention as GalerkinAttention
 from .attention.mega import Mega as Mega
 from .attention.tcnca import TCNCA as TCNCA
@@ -45,6 +46,7 @@ from .linear_attention.retnet import RetNet as RetNet
 from .linear_attention.rwkv6 import RWKV6 as RWKV6
 from .linear_attention.rwkv7 import RWKV7 as RWKV7
 from .linear_attention.simple_gla import SimpleGatedLinearAttention as SimpleGatedLinearAttention
+from .linear_attention.slab import SLAB as SLAB
 from .linear_attention.xlstm_large import XLSTMLarge as XLSTMLarge
 from .recurrent.elman import Elman as Elman
 from .recurrent.ema import EMA as EMA
