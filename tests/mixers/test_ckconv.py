@@ -46,6 +46,40 @@ def test_the_first_forward_of_the_original_scales_its_last_layer(name):
     assert_close(layer(case.tensors["in.x"].transpose(1, 2)).transpose(1, 2), case.tensors["out.y"], RTOL, ATOL)
 
 
+@pytest.mark.parametrize("name", ["ccnn_ckconv_magnet", "flexconv_ccnn"])
+def test_windows_around_the_token(name):
+    """ckconv/nn/functional/causal_conv.py of ccnn: a correlation with half the kernel of zeros on both sides."""
+    case = load_case(name)
+    kernel = case.hyper["kernel"] | {"size": "11"}
+    hyper = case.hyper | {"kernel": kernel, "conv": case.hyper["conv"] | {"causal": False}}
+    layer = from_original(case.meta["original"], parameters(case) | {"train_length": torch.zeros(1)}, **hyper)
+    x = torch.randn(2, 40, 4, dtype=torch.float64)
+    p = torch.linspace(-1, 1, 11, dtype=torch.float64)
+    taps = layer.filter.network(p).T
+    if "mask" in name or "flex" in name:
+        layer.filter.mask_mean.zero_()
+        width = layer.filter.mask_width
+        mask = torch.exp(-0.5 * p.square() / (width.square() + 1e-8))
+        taps = taps * mask * (p.abs() < width * math.sqrt(-2 * math.log(0.1)))
+    y = F.conv1d(x.transpose(1, 2), taps[:, None], layer.bias, padding=5, groups=4).transpose(1, 2)
+    assert_close(layer(x), layer.channel_mixer(y), RTOL, ATOL)
+    for use in (lambda: layer(x, layer.convolution.init_state(2)), lambda: layer.at_times(x, torch.zeros(2, 40))):
+        with pytest.raises(ValueError, match=r"5 taps in the future.*whole sequence"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["ckconv_siren", "ckconv_rff"])
+def test_kernel_networks_without_biases(name):
+    case = load_case(name)
+    first = "Kernel.kernel_net.0.bias" if name == "ckconv_rff" else ""
+    params = case.group("param")
+    zeroed = {k: torch.zeros_like(v) if k.endswith("bias") and k != first else v for k, v in params.items()}
+    bare = {k: v for k, v in params.items() if not k.endswith("bias") or k == first}
+    x = case.tensors["in.x"].transpose(1, 2)
+    want = from_original(case.meta["original"], zeroed, **case.hyper)(x)
+    assert_close(from_original(case.meta["original"], bare, **(case.hyper | {"bias": False}))(x), want, RTOL, ATOL)
+
+
 def test_an_odd_padded_length_is_convolved_and_not_distorted():
     case = load_case("ckconv_odd_length")
     layer = from_original(case.meta["original"], case.group("param"), **case.hyper)
@@ -217,7 +251,10 @@ def test_errors_say_what_to_do():
         r"train_length of 0.*pass L": lambda: from_original(
             flex, {"train_length": torch.zeros(1)}, **small, horizon="same"
         ),
-        r"a causal convolution of stride 1": lambda: from_original(ccnn, case.group("param"), **twoway),
+        r"40 taps with causal=False.*one token too many": lambda: from_original(ccnn, case.group("param"), **twoway),
+        r"kernel_learn_omega_0=True.*drop": lambda: from_original(
+            flex, {"train_length": torch.zeros(1)}, **small, horizon="same", kernel_learn_omega_0=True
+        ),
         r"at_rate: received rate=-1.0.*positive factor": lambda: mixer.at_rate(-1.0),
         r"mamba.at_rate.*functions of time.*resample": lambda: create_mixer("mamba", 4).at_rate(2.0),
         r"LongConvFilter.change_rate.*function of time": lambda: create_mixer("longconv", 4, l_max=8).at_rate(2.0),

@@ -112,6 +112,7 @@ class MaskOptions(TypedDict, total=False):
         threshold: taps where the mask is below it are zero; 0 keeps all.
         crop_exactly: leave out the first tap below the threshold, too.
         mask_eps: ε.
+        centred: the mask starts in the middle, and taps are left out at both ends: for a window around the token.
     """
 
     mask_width: Annotated[float | None, Default(None)]
@@ -119,6 +120,7 @@ class MaskOptions(TypedDict, total=False):
     threshold: Annotated[float, Default(0.1)]
     crop_exactly: Annotated[bool, Default(False)]
     mask_eps: Annotated[float, Default(1e-8)]
+    centred: Annotated[bool, Default(False)]
 
 
 class ContinuousFilterOptions(KernelNetworkOptions, MaskOptions, total=False):
@@ -179,7 +181,7 @@ class ContinuousFilter(PositionFilter):
         """Set the mask."""
         if self.mask_width is not None and self.mask_mean is not None:
             self.mask_width.fill_(cast(float, self.options["mask_width"]))
-            self.mask_mean.fill_(1)
+            self.mask_mean.fill_(0 if self.options["centred"] else 1)
 
     def kernel_at(self, p: Float[Tensor, " taps"]) -> Float[Tensor, "channels taps"]:
         k = cast(Tensor, self.network(p)).T
@@ -187,7 +189,18 @@ class ContinuousFilter(PositionFilter):
             return k
         distance = p - self.mask_mean
         mask = torch.exp(-0.5 * distance.square() / (self.mask_width.square() + self.options["mask_eps"]))
+        if self.options["centred"]:
+            return torch.where(distance.abs() < self._reach(), k * mask, 0.0)
         return torch.where(p > self._oldest(), k * mask, 0.0)
+
+    @torch.no_grad()
+    def _reach(self) -> Tensor:
+        """The distance from the mean at and beyond which a centred mask is below the threshold."""
+        assert self.mask_width is not None
+        if self.options["threshold"] == 0:
+            return torch.full_like(self.mask_width, math.inf)
+        reach = self.mask_width.abs() * math.sqrt(-2 * math.log(self.options["threshold"]))
+        return torch.where(reach < 1, reach, math.inf)
 
     @torch.no_grad()
     def _oldest(self) -> Tensor:

@@ -7,7 +7,8 @@ sangnekim/SMPConv (de4e59a7). All of them learn the length of their kernels in t
 (``"same"``, ``"full"``: 2 L - 1, or a number). ccnn scales the last layer of its network in that forward
 (``initialized``); here that is done on import.
 
-All are causal, and all but the separable ones mix channels. Where the padded length is odd, convolutions by FFT return
+All are causal but ccnn's with ``causal=False``, whose window of an odd number of taps is centred, and all but the
+separable ones mix channels. Where the padded length is odd, convolutions by FFT return
 distorted outputs in the originals (``irfft`` without a length); the imported layers return the convolution.
 """
 
@@ -58,7 +59,6 @@ FLEXCONV_DEFAULTS: dict[str, Any] = {
     "kernel_no_hidden": 32,
     "kernel_no_layers": 3,
     "kernel_omega_0": 0.0,
-    "kernel_learn_omega_0": False,
     "mask_init_value": 0.075,
     "mask_dynamic_cropping": True,
     "mask_threshold": 0.1,
@@ -67,6 +67,7 @@ FLEXCONV_DEFAULTS: dict[str, Any] = {
 FLEXCONV_FIXED: dict[str, Any] = {
     "kernel_dim_linear": 1,
     "kernel_weight_norm": False,
+    "kernel_learn_omega_0": False,
     "kernel_steerable": False,
     "kernel_sampling_rate_norm": 1.0,
     "mask_use": True,
@@ -133,9 +134,9 @@ def _only(original: str, o: Any, **wanted: Any) -> None:
             raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", f"drop {name}")
 
 
-def _layer(o: Any, filter: Callable[[int], PositionFilter], *, separable: bool, bias: bool) -> ContinuousConvolution:
+def _layer(o: Any, filter: Callable[[int], PositionFilter], **options: Any) -> ContinuousConvolution:
     return ContinuousConvolution(
-        o.in_channels, o.out_channels, lambda outputs, inputs: filter(outputs * inputs), separable=separable, bias=bias
+        o.in_channels, o.out_channels, lambda outputs, inputs: filter(outputs * inputs), **options
     )
 
 
@@ -146,9 +147,9 @@ def build_ckconv(**hyper: Any) -> ContinuousConvolution:
     if o.activation not in ACTIVATIONS:
         raise unknown_name(f"from_original({CKCONV!r})", "activation", o.activation, ACTIVATIONS)
     network = ACTIVATIONS[o.activation]
-    if o.weight_dropout or not o.bias:
-        got, remedy = f"weight_dropout={o.weight_dropout}, bias={o.bias}", "pass weight_dropout=0.0 and bias=True"
-        raise argument_error(f"from_original({CKCONV!r})", got, "no dropout, and biases", remedy)
+    if o.weight_dropout:
+        got, remedy = f"weight_dropout={o.weight_dropout}", "pass weight_dropout=0.0, which is the same in evaluation"
+        raise argument_error(f"from_original({CKCONV!r})", got, "no dropout of taps", remedy)
     filter = partial(
         ContinuousFilter,
         l_max=_length(CKCONV, hyper, "same"),
@@ -157,7 +158,7 @@ def build_ckconv(**hyper: Any) -> ContinuousConvolution:
         omega_0=float(o.omega_0),
         weight_norm=network != "fourier",
     )
-    return _layer(o, filter, separable=False, bias=True)
+    return _layer(o, filter, separable=False, bias=o.bias)
 
 
 def convert_ckconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -165,12 +166,16 @@ def convert_ckconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tens
     weights.ignore("train_length")
     fourier = hyper["activation"] == "RandomFourier"
     layers = dict(zip(("hidden.0", "hidden.1", "output"), (0, 1, 3) if fourier else (0, 4, 8), strict=True))
-    converted = {"bias": weights.take("bias")}
+    bias = hyper.get("bias", True)
+    converted = {"bias": weights.take("bias")} if bias else {}
     for name, index in layers.items():
         original, ours = weights.part(f"Kernel.kernel_net.{index}."), f"convolution.pairs.filter.network.{name}"
-        converted[f"{ours}.bias"] = original.take("bias")
         for part in ("weight",) if fourier else ("weight_v", "weight_g"):
             converted[f"{ours}.{part}"] = original.take(part)[..., 0]
+        named = bias or (fourier and index == 0)  # a network without biases is imported with zeros
+        outputs = len(converted[f"{ours}.weight" if fourier else f"{ours}.weight_v"])
+        zeros = converted[f"{ours}.weight" if fourier else f"{ours}.weight_v"].new_zeros(outputs)
+        converted[f"{ours}.bias"] = original.take("bias") if named else zeros
     return converted
 
 
@@ -215,9 +220,13 @@ def build_ccnn(*, original: str, **hyper: Any) -> ContinuousConvolution:
     if kernel["type"] not in NETWORKS:
         raise unknown_name(operation, "kernel.type", kernel["type"], NETWORKS)
     _only(original, o, data_dim=1)
-    if not conv["causal"] or conv["stride"] != 1 or not conv["bias"] or not kernel["bias"]:
+    if conv["stride"] != 1 or not conv["bias"] or not kernel["bias"]:
         got = f"conv={conv}, kernel.bias={kernel['bias']}"
-        raise argument_error(operation, got, "a causal convolution of stride 1 with biases", "correct the options")
+        raise argument_error(operation, got, "a convolution of stride 1 with biases", "correct the options")
+    taps = _length(original, hyper, kernel["size"])
+    if not conv["causal"] and taps % 2 == 0:
+        wanted = "an odd number of taps around the token (the original returns one token too many otherwise)"
+        raise argument_error(operation, f"{taps} taps with causal=False", wanted, "choose an odd kernel.size")
     masked = "Flex" in o.cls
     if masked and o.mask["type"] != "gaussian":
         raise unknown_name(operation, "mask.type", o.mask["type"], ("gaussian",))
@@ -227,17 +236,19 @@ def build_ccnn(*, original: str, **hyper: Any) -> ContinuousConvolution:
             "mask_width": float(o.mask["init_value"]),
             "learn_mean": o.mask["learn_mean"],
             "threshold": float(o.mask["threshold"]) if o.mask["dynamic_cropping"] else 0.0,
+            "centred": not conv["causal"],
         }
     filter = partial(
         ContinuousFilter,
-        l_max=_length(original, hyper, kernel["size"]),
+        l_max=taps,
         network=NETWORKS[kernel["type"]],
         hidden=kernel["no_hidden"],
         layers=kernel["no_layers"],
         omega_0=float(kernel["omega_0"]),
         **mask,
     )
-    return _layer(o, filter, separable=o.cls in SEPARABLE, bias=True)
+    ahead = 0 if conv["causal"] else taps // 2
+    return _layer(o, filter, separable=o.cls in SEPARABLE, bias=True, lookahead=ahead)
 
 
 def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -> dict[str, Tensor]:
@@ -252,7 +263,7 @@ def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -
     network = _network(weights.part("Kernel."), o.kernel["type"], o.kernel["no_layers"], linears="linears")
     if o.kernel["chang_initialize"] and not initialized:
         taps = _length(original, hyper, o.kernel["size"])
-        taps -= _cropped(o.mask, filter, taps) if masked else 0
+        taps -= _cropped(o.mask, filter, taps, causal=o.conv["causal"]) if masked else 0
         network["output.weight"] = network["output.weight"] * (taps * (1 if separable else o.in_channels)) ** -0.5
     filter |= {f"network.{name}": tensor for name, tensor in network.items()}
     inside = "convolution.filter" if separable else "convolution.pairs.filter"
@@ -263,12 +274,15 @@ def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -
     return converted
 
 
-def _cropped(mask: Mapping[str, Any], filter: Mapping[str, Tensor], taps: int) -> int:
-    """Oldest taps that the original leaves out of its kernel."""
+def _cropped(mask: Mapping[str, Any], filter: Mapping[str, Tensor], taps: int, *, causal: bool) -> int:
+    """Taps at the ends of the kernel that the original leaves out."""
     if not mask["dynamic_cropping"]:
         return 0
-    root = float(filter["mask_mean"]) - abs(float(filter["mask_width"])) * math.sqrt(-2 * math.log(mask["threshold"]))
-    return math.floor((root + 1) * (taps - 1) / 2) if abs(root) < 1 else 0
+    mean, step = float(filter["mask_mean"]), 2 / (taps - 1)
+    reach = abs(float(filter["mask_width"])) * math.sqrt(-2 * math.log(mask["threshold"]))
+    if causal:
+        return math.floor((mean - reach + 1) / step) if abs(mean - reach) < 1 else 0
+    return taps - (2 * math.ceil(reach / step + 1e-8) - 1) if reach < 1 else 0
 
 
 def _network(weights: Weights, kind: str, layers: int, *, linears: str) -> dict[str, Tensor]:

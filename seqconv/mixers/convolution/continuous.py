@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ class ContinuousConvolution(nn.Module):
             output per input, with the inputs counted once.
         separable: one kernel per input, then a projection.
         bias: whether the convolution, and the projection after it, have one.
+        lookahead: taps that reach into the future; with any there is no state, and no other rate.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class ContinuousConvolution(nn.Module):
         *,
         separable: bool = False,
         bias: bool = True,
+        lookahead: int = 0,
     ) -> None:
         super().__init__()
+        self.lookahead = lookahead
         self.convolution: LongConvolution | MixingConvolution
         if separable:
             self.convolution = LongConvolution(make_filter(1, inputs))
@@ -74,11 +78,21 @@ class ContinuousConvolution(nn.Module):
         """Whole sequences; with a state ``(y, state)``: any number of inputs, or one of shape (batch, inputs).
 
         Inputs at padding must be zero.
+
+        Raises:
+            ValueError: a state where the window reaches into the future.
         """
         if state is None:
-            return self._finish(self.convolution(u))
+            y = self.convolution(F.pad(u, (0, 0, 0, self.lookahead)))
+            return self._finish(y[:, self.lookahead :])
+        self._check_causal("forward with a state")
         y, after = self.convolution.step(u, state) if u.dim() == 2 else self.convolution.prefill(u, state)
         return self._finish(y), after
+
+    def _check_causal(self, operation: str) -> None:
+        if self.lookahead:
+            got, remedy = f"a window with {self.lookahead} taps in the future", "use forward on the whole sequence"
+            raise argument_error(f"ContinuousConvolution {operation}", got, "a causal convolution", remedy)
 
     def at_times(
         self, u: Float[Tensor, "batch length inputs"], times: Float[Tensor, "batch length"]
@@ -90,8 +104,9 @@ class ContinuousConvolution(nn.Module):
             times: in steps of training, not decreasing along a row.
 
         Raises:
-            ValueError: times of another shape, or that decrease.
+            ValueError: times of another shape, or that decrease; a window that reaches into the future.
         """
+        self._check_causal("at_times")
         if times.shape != u.shape[:2] or bool((times.diff(dim=1) < 0).any()):
             got = f"times of shape {tuple(times.shape)}" + (" that decrease" if times.shape == u.shape[:2] else "")
             wanted = f"{tuple(u.shape[:2])}, not decreasing along a row"
