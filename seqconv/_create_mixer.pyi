@@ -862,6 +862,17 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["rwkv4"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    expand: int | float = 1,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Average of values weighted by keys and age (RWKV-4's time mix)."""
+
+@overload
+def create_mixer(
     name: Literal["rwkv6"],
     d_model: int,
     *,

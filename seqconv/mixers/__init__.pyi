@@ -43,6 +43,7 @@ from .linear_attention.lightning import LightningAttention as LightningAttention
 from .linear_attention.linear_attention import LinearAttention as LinearAttention
 from .linear_attention.mlstm import MLSTM as MLSTM
 from .linear_attention.retnet import RetNet as RetNet
+from .linear_attention.rwkv4 import RWKV4 as RWKV4
 from .linear_attention.rwkv6 import RWKV6 as RWKV6
 from .linear_attention.rwkv7 import RWKV7 as RWKV7
 from .linear_attention.simple_gla import SimpleGatedLinearAttention as SimpleGatedLinearAttention

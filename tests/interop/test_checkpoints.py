@@ -24,6 +24,7 @@ CASES = {
     "transformers, Mamba-2": ("scan/hf_mamba2", "logits", "ckpt"),
     "transformers, FalconMamba": ("scan/hf_falcon_mamba", "logits", "ckpt"),
     "fla, GLA": ("scan/fla_gla_checkpoint", "logits", "ckpt"),
+    "transformers, RWKV-4": ("scan/hf_rwkv", "logits", "ckpt"),
     "transformers, xLSTM": ("scan/hf_xlstm", "logits", "ckpt"),
 }
 
@@ -33,6 +34,10 @@ def read_folder(folder):
     source = Source(str(folder), {})
     return source.configuration(), read_tensors(source)
 
+
+UNPADDED = ("mamba_ssm", "xLSTM", "RWKV-4")
+"""Originals without numbers for padded batches."""
+PADDED = [name for name in CASES if not any(word in name for word in UNPADDED)]
 
 every = pytest.mark.parametrize("name", CASES)
 MAMBA = GOLDEN / "scan/hf_mamba/ckpt"
@@ -67,7 +72,7 @@ def test_golden_tokens(name):
     assert torch.equal(got[:, prompt.shape[1] :], case.tensors["gen.tokens"])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("mamba_ssm") and "xLSTM" not in name])
+@pytest.mark.parametrize("name", PADDED)
 def test_golden_left_padding(name):
     folder, _, checkpoint = CASES[name]
     case = load_variant(folder, "left_padded")
