@@ -39,7 +39,7 @@ def test_prefill_and_steps_of_the_original():
     want = case.complex("out.state_ssm_after_prefill")
     space = mixer.convolution.filter.state_space()
     B = space.B * space.dt / (1 - space.dt * space.A / 2)
-    # ours is scaled by 1 / B, for the residues hold it, and of the conjugate poles
+    # scaled by 1 / B here, for the residues hold it, and of the conjugate poles
     assert_close(torch.view_as_real(hidden * B), torch.view_as_real(want), RTOL, ATOL, "state")
     steps = []
     for t in range(prompt, u.shape[1]):

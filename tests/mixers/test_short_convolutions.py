@@ -15,14 +15,14 @@ LIGHT, DYNAMIC = ("facebookresearch/fairseq:" + name for name in ("LightweightCo
 def test_outputs_and_gradients_of_the_original(name):
     case = load_case(name)
 
-    def ours(t):
+    def batch_first(t):
         return t.transpose(0, 1) if "conv1dTBC" in case.meta["original"].replace("Conv1d", "conv1d") else t
 
     imported = Imported(case.meta["original"], case.group("param"), case.hyper)
     x = case.tensors["in.x"].clone().requires_grad_()
-    y = imported(ours(x))
-    assert_close(y, ours(case.tensors["out.y"]), RTOL, ATOL, "y")
-    (y * ours(case.tensors["cot.y"])).sum().backward()
+    y = imported(batch_first(x))
+    assert_close(y, batch_first(case.tensors["out.y"]), RTOL, ATOL, "y")
+    (y * batch_first(case.tensors["cot.y"])).sum().backward()
     wanted = case.group("grad")
     assert_close(x.grad, wanted.pop("in.x"), RTOL, ATOL, "gradient of the input")
     check_gradients(imported, wanted, RTOL, ATOL)

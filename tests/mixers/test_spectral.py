@@ -45,8 +45,8 @@ def test_the_gates_of_hornet_follow_its_convolution():
     p = case.group("param")
     mixer = create_mixer("gnconv", 8, order=3, scale=case.hyper["scale"]).double()
     names = {"in_proj": "proj_in", "out_proj": "proj_out", "gate_projs.0": "pws.0", "gate_projs.1": "pws.1"}
-    state = {f"{ours}.weight": p[f"{theirs}.weight"][..., 0, 0] for ours, theirs in names.items()}
-    state |= {f"{ours}.bias": p[f"{theirs}.bias"] for ours, theirs in names.items()}
+    state = {f"{name}.weight": p[f"{original}.weight"][..., 0, 0] for name, original in names.items()}
+    state |= {f"{name}.bias": p[f"{original}.bias"] for name, original in names.items()}
     mixer.load_state_dict(state, strict=False)
     x = case.tensors["in.x"].permute(0, 2, 3, 1)
     first, q = mixer.in_proj(x).split([2, 14], dim=-1)

@@ -1,23 +1,18 @@
-"""Continuous convolutions: dwromero/ckconv, rjbruin/flexconv, david-knigge/ccnn and sangnekim/SMPConv.
+"""Continuous convolutions: dwromero/ckconv and sangnekim/SMPConv, and what the readers of this kind share.
 
-Read in ckconv/nn/ckconv.py of dwromero/ckconv (commit d44c6441), ckconv/nn/ckconv.py and ck/*.py of rjbruin/flexconv
-(0f355d15), ckconv/nn/{ckconv,flexconv}.py and ck/*.py of david-knigge/ccnn (a543e388), smp/ckconv/nn/ckconv.py of
-sangnekim/SMPConv (de4e59a7). All of them learn the length of their kernels in the first forward and store it as
-``train_length``; where it is still 0 it comes from ``L``, the length of the inputs to come, and ``horizon`` or ``size``
-(``"same"``, ``"full"``: 2 L - 1, or a number). ccnn scales the last layer of its network in that forward
-(``initialized``); here that is done on import.
+Read in ckconv/nn/ckconv.py of dwromero/ckconv (commit d44c6441) and smp/ckconv/nn/ckconv.py of sangnekim/SMPConv
+(de4e59a7). All learn the length of their kernels in the first forward and store it as ``train_length``; where it is
+still 0 it comes from ``L``, the length of the inputs to come, and ``horizon`` (``"same"``, ``"full"``: 2 L - 1, or a
+number).
 
-All are causal but ccnn's with ``causal=False``, whose window of an odd number of taps is centred, and all but the
-separable ones mix channels. Where the padded length is odd, convolutions by FFT return
-distorted outputs in the originals (``irfft`` without a length); the imported layers return the convolution.
+All are causal and mix channels. Where the padded length is odd, convolutions by FFT return distorted outputs in the
+originals (``irfft`` without a length); the imported layers return the convolution.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
@@ -27,9 +22,6 @@ from ...mixers.convolution.continuous import ContinuousConvolution
 from ..importer import Weights, add_importer, options
 
 CKCONV = "dwromero/ckconv:CKConv"
-FLEXCONV = "rjbruin/flexconv:FlexConv"
-CCNN = "david-knigge/ccnn:CKConv"
-CCNN_FLEX = "david-knigge/ccnn:FlexConv"
 SMPCONV = "sangnekim/SMPConv:CKConv"
 ACTIVATIONS: Mapping[str, str] = {
     "Sine": "sine",
@@ -38,7 +30,6 @@ ACTIVATIONS: Mapping[str, str] = {
     "Swish": "silu",
     "RandomFourier": "fourier",
 }
-NETWORKS: Mapping[str, str] = {"MAGNet": "magnet", "SIREN": "sine"}
 CKCONV_DEFAULTS: Mapping[str, Any] = {
     "in_channels": ...,
     "out_channels": ...,
@@ -49,43 +40,6 @@ CKCONV_DEFAULTS: Mapping[str, Any] = {
     "bias": True,
     "omega_0": ...,
     "weight_dropout": 0.0,
-    "train_length": None,
-}
-FLEXCONV_DEFAULTS: dict[str, Any] = {
-    "in_channels": ...,
-    "out_channels": ...,
-    "horizon": ...,
-    "kernel_type": "MAGNet",
-    "kernel_no_hidden": 32,
-    "kernel_no_layers": 3,
-    "kernel_omega_0": 0.0,
-    "mask_init_value": 0.075,
-    "mask_dynamic_cropping": True,
-    "mask_threshold": 0.1,
-    "train_length": None,
-}
-FLEXCONV_FIXED: dict[str, Any] = {
-    "kernel_dim_linear": 1,
-    "kernel_weight_norm": False,
-    "kernel_learn_omega_0": False,
-    "kernel_steerable": False,
-    "kernel_sampling_rate_norm": 1.0,
-    "mask_use": True,
-    "mask_type": "gaussian",
-    "conv_padding": "same",
-    "conv_stride": 1,
-    "conv_bias": True,
-}
-"""The only values that are imported."""
-
-CCNN_DEFAULTS: Mapping[str, Any] = {
-    "cls": ...,
-    "in_channels": ...,
-    "out_channels": ...,
-    "data_dim": 1,
-    "kernel": ...,
-    "conv": ...,
-    "mask": None,
     "train_length": None,
 }
 SMP_DEFAULTS: Mapping[str, Any] = {
@@ -101,10 +55,7 @@ SMP_DEFAULTS: Mapping[str, Any] = {
     "conv_stride": 1,
     "train_length": None,
 }
-IGNORED = ("kernel_activ_function", "kernel_norm", "kernel_bias_init", "kernel_input_scale",
-"kernel_init_spatial_value",
-           "conv_use_fft", "use_fft", "mask_temperature")  # fmt: skip
-SEPARABLE = ("SeparableCKConv", "SeparableFlexConv")
+SMP_IGNORED = ("use_fft", "conv_use_fft")
 
 
 def infer(weights: Weights) -> dict[str, Any]:
@@ -113,7 +64,7 @@ def infer(weights: Weights) -> dict[str, Any]:
     return {"train_length": length} if length else {}
 
 
-def _length(original: str, hyper: Mapping[str, Any], size: Any) -> int:
+def kernel_length(original: str, hyper: Mapping[str, Any], size: Any) -> int:
     """Taps of the kernel in training."""
     given = hyper.get("train_length")
     if given is not None:
@@ -126,7 +77,7 @@ def _length(original: str, hyper: Mapping[str, Any], size: Any) -> int:
     return 2 * int(hyper["L"]) - 1 if size == "full" else int(hyper["L"])
 
 
-def _only(original: str, o: Any, **wanted: Any) -> None:
+def only(original: str, o: Any, **wanted: Any) -> None:
     """Raise for options whose other values were not checked."""
     for name, value in wanted.items():
         if getattr(o, name) != value:
@@ -134,7 +85,8 @@ def _only(original: str, o: Any, **wanted: Any) -> None:
             raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", f"drop {name}")
 
 
-def _layer(o: Any, filter: Callable[[int], PositionFilter], **options: Any) -> ContinuousConvolution:
+def make_layer(o: Any, filter: Callable[[int], PositionFilter], **options: Any) -> ContinuousConvolution:
+    """The layer of an original's channels; options as those of :class:`ContinuousConvolution`."""
     return ContinuousConvolution(
         o.in_channels, o.out_channels, lambda outputs, inputs: filter(outputs * inputs), **options
     )
@@ -143,7 +95,7 @@ def _layer(o: Any, filter: Callable[[int], PositionFilter], **options: Any) -> C
 def build_ckconv(**hyper: Any) -> ContinuousConvolution:
     """The layer of dwromero/ckconv."""
     o = options(CKCONV, hyper, CKCONV_DEFAULTS)
-    _only(CKCONV, o, norm="", dim_linear=1)
+    only(CKCONV, o, norm="", dim_linear=1)
     if o.activation not in ACTIVATIONS:
         raise unknown_name(f"from_original({CKCONV!r})", "activation", o.activation, ACTIVATIONS)
     network = ACTIVATIONS[o.activation]
@@ -152,13 +104,13 @@ def build_ckconv(**hyper: Any) -> ContinuousConvolution:
         raise argument_error(f"from_original({CKCONV!r})", got, "no dropout of taps", remedy)
     filter = partial(
         ContinuousFilter,
-        l_max=_length(CKCONV, hyper, "same"),
+        l_max=kernel_length(CKCONV, hyper, "same"),
         network=network,
         hidden=o.hidden,
         omega_0=float(o.omega_0),
         weight_norm=network != "fourier",
     )
-    return _layer(o, filter, separable=False, bias=o.bias)
+    return make_layer(o, filter, separable=False, bias=o.bias)
 
 
 def convert_ckconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -169,148 +121,23 @@ def convert_ckconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tens
     bias = hyper.get("bias", True)
     converted = {"bias": weights.take("bias")} if bias else {}
     for name, index in layers.items():
-        original, ours = weights.part(f"Kernel.kernel_net.{index}."), f"convolution.pairs.filter.network.{name}"
+        original, layer = weights.part(f"Kernel.kernel_net.{index}."), f"convolution.pairs.filter.network.{name}"
         for part in ("weight",) if fourier else ("weight_v", "weight_g"):
-            converted[f"{ours}.{part}"] = original.take(part)[..., 0]
+            converted[f"{layer}.{part}"] = original.take(part)[..., 0]
         named = bias or (fourier and index == 0)  # a network without biases is imported with zeros
-        outputs = len(converted[f"{ours}.weight" if fourier else f"{ours}.weight_v"])
-        zeros = converted[f"{ours}.weight" if fourier else f"{ours}.weight_v"].new_zeros(outputs)
-        converted[f"{ours}.bias"] = original.take("bias") if named else zeros
-    return converted
-
-
-def build_flexconv(**hyper: Any) -> ContinuousConvolution:
-    """The layer of rjbruin/flexconv in one dimension."""
-    o = options(FLEXCONV, hyper, FLEXCONV_FIXED | FLEXCONV_DEFAULTS, IGNORED)
-    _only(FLEXCONV, o, **FLEXCONV_FIXED)
-    if o.kernel_type not in NETWORKS:
-        raise unknown_name(f"from_original({FLEXCONV!r})", "kernel_type", o.kernel_type, NETWORKS)
-    filter = partial(
-        ContinuousFilter,
-        l_max=_length(FLEXCONV, hyper, o.horizon),
-        network=NETWORKS[o.kernel_type],
-        hidden=o.kernel_no_hidden,
-        layers=o.kernel_no_layers,
-        omega_0=float(o.kernel_omega_0),
-        mask_width=float(o.mask_init_value),
-        learn_mean=True,
-        threshold=float(o.mask_threshold) if o.mask_dynamic_cropping else 0.0,
-        crop_exactly=True,
-        mask_eps=0.0,
-    )
-    return _layer(o, filter, separable=False, bias=True)
-
-
-def convert_flexconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of the layer from that of rjbruin/flexconv."""
-    o = options(FLEXCONV, hyper, FLEXCONV_FIXED | FLEXCONV_DEFAULTS, IGNORED)
-    weights.ignore("train_length", "temperature", "mask_threshold")
-    mean, width = weights.take("mask_params")[0].split(1)
-    network = _network(weights.part("Kernel."), o.kernel_type, o.kernel_no_layers, linears="linear")
-    filter = {"mask_mean": mean, "mask_width": width} | {f"network.{name}": t for name, t in network.items()}
-    return {"bias": weights.take("bias")} | {f"convolution.pairs.filter.{name}": t for name, t in filter.items()}
-
-
-def build_ccnn(*, original: str, **hyper: Any) -> ContinuousConvolution:
-    """The layers of david-knigge/ccnn in one dimension."""
-    o = options(original, hyper, CCNN_DEFAULTS)
-    kernel, conv, operation = o.kernel, o.conv, f"from_original({original!r})"
-    if o.cls not in ("CKConv", "FlexConv", *SEPARABLE):
-        raise unknown_name(operation, "cls", o.cls, ("CKConv", "FlexConv", *SEPARABLE))
-    if kernel["type"] not in NETWORKS:
-        raise unknown_name(operation, "kernel.type", kernel["type"], NETWORKS)
-    _only(original, o, data_dim=1)
-    if conv["stride"] != 1 or not conv["bias"] or not kernel["bias"]:
-        got = f"conv={conv}, kernel.bias={kernel['bias']}"
-        raise argument_error(operation, got, "a convolution of stride 1 with biases", "correct the options")
-    taps = _length(original, hyper, kernel["size"])
-    if not conv["causal"] and taps % 2 == 0:
-        wanted = "an odd number of taps around the token (the original returns one token too many otherwise)"
-        raise argument_error(operation, f"{taps} taps with causal=False", wanted, "choose an odd kernel.size")
-    masked = "Flex" in o.cls
-    if masked and o.mask["type"] != "gaussian":
-        raise unknown_name(operation, "mask.type", o.mask["type"], ("gaussian",))
-    mask: dict[str, Any] = {}
-    if masked:
-        mask = {
-            "mask_width": float(o.mask["init_value"]),
-            "learn_mean": o.mask["learn_mean"],
-            "threshold": float(o.mask["threshold"]) if o.mask["dynamic_cropping"] else 0.0,
-            "centred": not conv["causal"],
-        }
-    filter = partial(
-        ContinuousFilter,
-        l_max=taps,
-        network=NETWORKS[kernel["type"]],
-        hidden=kernel["no_hidden"],
-        layers=kernel["no_layers"],
-        omega_0=float(kernel["omega_0"]),
-        **mask,
-    )
-    ahead = 0 if conv["causal"] else taps // 2
-    return _layer(o, filter, separable=o.cls in SEPARABLE, bias=True, lookahead=ahead)
-
-
-def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -> dict[str, Tensor]:
-    """The state dict of the layer from that of david-knigge/ccnn."""
-    o = options(original, hyper, CCNN_DEFAULTS)
-    weights.ignore("train_length", "mask_threshold")
-    initialized = bool(weights.take("initialized"))
-    separable, masked = o.cls in SEPARABLE, "Flex" in o.cls
-    filter = {}
-    if masked:
-        filter = {"mask_mean": weights.take("mask_mean_param"), "mask_width": weights.take("mask_width_param")}
-    network = _network(weights.part("Kernel."), o.kernel["type"], o.kernel["no_layers"], linears="linears")
-    if o.kernel["chang_initialize"] and not initialized:
-        taps = _length(original, hyper, o.kernel["size"])
-        taps -= _cropped(o.mask, filter, taps, causal=o.conv["causal"]) if masked else 0
-        network["output.weight"] = network["output.weight"] * (taps * (1 if separable else o.in_channels)) ** -0.5
-    filter |= {f"network.{name}": tensor for name, tensor in network.items()}
-    inside = "convolution.filter" if separable else "convolution.pairs.filter"
-    converted = {"bias": weights.take("bias")} | {f"{inside}.{name}": tensor for name, tensor in filter.items()}
-    if separable:
-        converted["channel_mixer.weight"] = weights.take("channel_mixer.weight")[..., 0]
-        converted["channel_mixer.bias"] = weights.take("channel_mixer.bias")
-    return converted
-
-
-def _cropped(mask: Mapping[str, Any], filter: Mapping[str, Tensor], taps: int, *, causal: bool) -> int:
-    """Taps at the ends of the kernel that the original leaves out."""
-    if not mask["dynamic_cropping"]:
-        return 0
-    mean, step = float(filter["mask_mean"]), 2 / (taps - 1)
-    reach = abs(float(filter["mask_width"])) * math.sqrt(-2 * math.log(mask["threshold"]))
-    if causal:
-        return math.floor((mean - reach + 1) / step) if abs(mean - reach) < 1 else 0
-    return taps - (2 * math.ceil(reach / step + 1e-8) - 1) if reach < 1 else 0
-
-
-def _network(weights: Weights, kind: str, layers: int, *, linears: str) -> dict[str, Tensor]:
-    """The state dict of a kernel network of flexconv or ccnn."""
-    converted: dict[str, Tensor] = {}
-    if kind == "MAGNet":
-        gabor = [weights.part(f"filters.{i}.") for i in range(layers + 1)]
-        stacked = {"frequency": "linear.weight", "phase": "linear.bias", "gamma": "gamma", "mu": "mu"}
-        for name, original in stacked.items():
-            converted[name] = torch.stack([part.take(original).flatten() for part in gabor])
-        places = {f"linears.{i}": f"{linears}.{i}" for i in range(layers)} | {"output": "output_linear"}
-    else:
-        places = {f"hidden.{i}": f"kernel_net.{2 * i}" for i in range(layers - 1)}
-        places["output"] = "output_linear" if linears == "linears" else f"kernel_net.{2 * (layers - 1)}"
-        weights.ignore(*(f"{original}.omega_0" for original in places.values()))
-    for name, original in places.items():
-        converted[f"{name}.weight"] = weights.take(f"{original}.weight")[..., 0]
-        converted[f"{name}.bias"] = weights.take(f"{original}.bias")
+        outputs = len(converted[f"{layer}.weight" if fourier else f"{layer}.weight_v"])
+        zeros = converted[f"{layer}.weight" if fourier else f"{layer}.weight_v"].new_zeros(outputs)
+        converted[f"{layer}.bias"] = original.take("bias") if named else zeros
     return converted
 
 
 def build_smpconv(**hyper: Any) -> ContinuousConvolution:
     """The layer of sangnekim/SMPConv in one dimension."""
-    o = options(SMPCONV, hyper, SMP_DEFAULTS, IGNORED)
-    _only(SMPCONV, o, kernel_dim_linear=1, conv_padding="same", conv_stride=1)
+    o = options(SMPCONV, hyper, SMP_DEFAULTS, SMP_IGNORED)
+    only(SMPCONV, o, kernel_dim_linear=1, conv_padding="same", conv_stride=1)
     filter = partial(
         PointFilter,
-        l_max=_length(SMPCONV, hyper, o.horizon),
+        l_max=kernel_length(SMPCONV, hyper, o.horizon),
         points=o.n_points,
         radius=float(o.init_radius),
         spread=float(o.coord_std),
@@ -332,12 +159,4 @@ def convert_smpconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Ten
 
 
 add_importer(CKCONV, build=build_ckconv, convert=convert_ckconv, infer=infer)
-add_importer(FLEXCONV, build=build_flexconv, convert=convert_flexconv, infer=infer)
 add_importer(SMPCONV, build=build_smpconv, convert=convert_smpconv, infer=infer)
-for _original in (CCNN, CCNN_FLEX):
-    add_importer(
-        _original,
-        build=partial(build_ccnn, original=_original),
-        convert=partial(convert_ccnn, original=_original),
-        infer=infer,
-    )
