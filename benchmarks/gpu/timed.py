@@ -23,6 +23,7 @@ from seqconv_kernels.dilated_conv import cases as dilated_shapes
 from seqconv_kernels.fft_conv import cases as fft_shapes
 from seqconv_kernels.gated_linear_attention import cases as gla_shapes
 from seqconv_kernels.linear_scan import cases as linear_shapes
+from seqconv_kernels.rnn import cases as rnn_shapes
 from seqconv_kernels.selective_scan import cases as scan_shapes
 from seqconv_kernels.ssd import cases as ssd_shapes
 from seqconv_kernels.ssm_kernel import cases as kernel_shapes
@@ -79,6 +80,7 @@ def _real(device: str) -> Iterator[Timed]:
     yield _causal_conv1d((8, 4096, 4096, 4), BF16, device)
     yield _selective_scan((8, 4096, 2048, 16), SINGLE, device)
     yield _linear_scan((8, 4096, 4096), SINGLE, device)
+    yield _rnn((16, 1024, 4, 64), SINGLE, device)
     for decay in ("vector", "scalar"):
         yield _gated_linear_attention((4, 4096, 16, 64, 64), decay, BF16, device)
         yield _delta_rule((4, 4096, 16, 64, 64), decay, BF16, device)
@@ -96,6 +98,7 @@ def _small(device: str) -> Iterator[Timed]:
     yield _ssd((1, 33, 2, 16, 1, 16), BF16, device)
     yield _causal_conv1d((1, 33, 24, 4), BF16, device)
     yield _linear_scan((1, 33, 4), SINGLE, device)
+    yield _rnn((2, 9, 2, 5), SINGLE, device)
     yield _dilated_conv((1, 33, 4, 3, 2, 3), BF16, device)
     yield _vandermonde((1, 2, 2, 33), device)
     yield _cauchy((1, 2, 2, 33), device)
@@ -296,6 +299,19 @@ def _linear_scan(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Tim
         return Case("linear_scan", _words(shape), shape.length, repeated(one, shape.batch), contenders)
 
     return Timed("linear_scan", _words(shape), dtype, make)
+
+
+def _rnn(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:
+    shape = rnn_shapes.Shape(*sizes)
+
+    def make(smaller: int) -> Case:
+        run = partial(K.rnn, cell="lstm")
+        contenders = _contenders(run, {"loop in PyTorch": _named(run, "reference")})
+        inputs = rnn_shapes.example_inputs(shape, dtype=dtype, device=device)
+        products = 2.0 * inputs["x"].numel() * shape.head_dim
+        return Case("rnn", _words(shape), shape.length, inputs, contenders, operations=products)
+
+    return Timed("rnn", _words(shape), dtype, make)
 
 
 def _dilated_conv(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:

@@ -129,6 +129,24 @@ def test_linear_scan(compiled, tmp_path):
     check(compiled, ["_chunk_state_kernel", "_state_passing_kernel", "_chunk_scan_kernel"] * 2, tmp_path)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+@pytest.mark.parametrize("dtype", [FLOAT, BFLOAT])
+def test_rnn(compiled, tmp_path, cell, dtype):
+    from seqconv_kernels.rnn import triton as cells
+    from seqconv_kernels.rnn.cells import CELLS
+    from seqconv_kernels.rnn.spec import Inputs
+
+    gates, states, _ = CELLS[cell]
+    x, weight = meta(16, 1024, gates, 4, 64, dtype=dtype), meta(gates, 4, 64, 64, dtype=dtype)
+    first = meta(16, states, 4, 64)
+    inputs = Inputs(x, weight, meta(gates, 4, 64, dtype=dtype), cell, first)
+    h, _, saved = cells._forward(inputs, True)
+    cells._backward(inputs, h, saved, h, first)
+    # The adjoint of sLSTM has a few more numbers in flight than there are registers.
+    spills = 128 if cell == "slstm" else 64
+    check(compiled, ["_forward_kernel", "_backward_kernel"], tmp_path, products=True, most_stack=spills)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_vandermonde(compiled, tmp_path, parts):
     from seqconv_kernels.ssm_kernel import triton as products

@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .._core import native
+from .._core import native, triton_support
 from .._core.dispatch import Implementation, Op
 from .._core.inputs import Bounds
 
+ON_CHIP = 64
+"""Channels of a head whose recurrent weights a program of the Triton kernels can keep on chip."""
 PARAMETERS = ("recurrent_weight", "bias", "initial_state")
 
 
@@ -29,6 +31,7 @@ class Inputs(NamedTuple):
 RNN: Op[Inputs, tuple[Tensor, Tensor]] = Op(
     "rnn",
     Inputs,
+    Implementation("triton", "rnn.triton:rnn", "rnn.spec:triton_unsupported_reason"),
     Implementation("cpu", "rnn.cpu:rnn", "rnn.spec:cpu_unsupported_reason"),
     Implementation("reference", "rnn.reference:rnn"),
 )
@@ -38,3 +41,11 @@ STEP: Op[Inputs, tuple[Tensor, Tensor]] = Op("rnn_step", Inputs, Implementation(
 def cpu_unsupported_reason(inputs: Inputs) -> str | None:
     """Why the native kernels do not support the inputs, or ``None``."""
     return native.unsupported_reason(inputs, activation="x", parameters=PARAMETERS)
+
+
+def triton_unsupported_reason(inputs: Inputs) -> str | None:
+    """Why the kernels in Triton do not support the inputs, or ``None``."""
+    reason: str | None = triton_support.unsupported_reason(inputs, activation="x", parameters=PARAMETERS)
+    if reason is None and inputs.x.shape[-1] > ON_CHIP:
+        return f"heads of {inputs.x.shape[-1]} channels, whose weights do not stay on chip beyond {ON_CHIP}"
+    return reason
