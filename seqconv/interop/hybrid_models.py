@@ -91,25 +91,7 @@ def read_recurrent_gemma(config: Mapping[str, Any], weights: Weights) -> Read:
         require("block_types", kind, ("recurrent", "attention"), LAYERS)
     hyper: dict[str, Any] = {"hidden_size": c.hidden_size, "lru_width": c.lru_width}
     hyper |= {"num_attention_heads": c.num_attention_heads, "conv1d_width": c.conv1d_width}
-    theta, factor = _rotation(c.rope_parameters, c.rope_theta, c.partial_rotary_factor)
-    head_dim = c.hidden_size // c.num_attention_heads
-    options = {
-        "recurrent": {
-            "expand": (c.lru_width or c.hidden_size) / c.hidden_size,
-            "num_heads": c.num_attention_heads,
-            "d_conv": c.conv1d_width,
-            "activation": ACTIVATIONS[c.hidden_activation],
-        },
-        "attention": {
-            "num_heads": c.num_attention_heads,
-            "num_kv_heads": c.num_key_value_heads or c.num_attention_heads,
-            "rotary_base": theta,
-            "rotary_dim": int(head_dim * factor),
-            "qkv_bias": c.attention_bias,
-            "o_bias": True,
-            "window": c.attention_window_size,
-        },
-    }
+    options = _gemma_mixers(c)
     specs, tensors = [], {"model.backbone.norm.weight": weights.take("model.final_norm.weight")}
     for i in range(c.num_hidden_layers):
         kind = c.block_types[i % len(c.block_types)]
@@ -130,6 +112,29 @@ def read_recurrent_gemma(config: Mapping[str, Any], weights: Weights) -> Read:
     scale = torch.tensor(c.hidden_size**0.5, dtype=torch.bfloat16).item()  # the original rounds it
     read |= {"mlp": MLPS[c.hidden_activation], "mlp_bias": True}
     return read | {"embedding_scale": scale, "logits_soft_cap": c.logits_soft_cap}, tensors
+
+
+def _gemma_mixers(c: RecurrentGemmaConfiguration) -> dict[str, dict[str, Any]]:
+    """Options of the two kinds of layers."""
+    theta, factor = _rotation(c.rope_parameters, c.rope_theta, c.partial_rotary_factor)
+    head_dim = c.hidden_size // c.num_attention_heads
+    return {
+        "recurrent": {
+            "expand": (c.lru_width or c.hidden_size) / c.hidden_size,
+            "num_heads": c.num_attention_heads,
+            "d_conv": c.conv1d_width,
+            "activation": ACTIVATIONS[c.hidden_activation],
+        },
+        "attention": {
+            "num_heads": c.num_attention_heads,
+            "num_kv_heads": c.num_key_value_heads or c.num_attention_heads,
+            "rotary_base": theta,
+            "rotary_dim": int(head_dim * factor),
+            "qkv_bias": c.attention_bias,
+            "o_bias": True,
+            "window": c.attention_window_size,
+        },
+    }
 
 
 def read_lfm2(config: Mapping[str, Any], weights: Weights) -> Read:

@@ -19,6 +19,8 @@ LAYERS = {
     "retnet": f"{FLA}:MultiScaleRetention",
     "hgrn2": f"{FLA}:HGRN2Attention",
 }
+FLOAT32_RATES = (1e-7, 1e-8)
+"""torchscale keeps its rates of rotation and decay in float32."""
 LIGHTNING = "huggingface/transformers:MiniMaxLightningAttention"
 each_layer = pytest.mark.parametrize("layer", LAYERS)
 
@@ -210,3 +212,19 @@ def test_gelu_is_another_function_in_retnet_than_in_simple_gla():
     assert from_original(LAYERS["retnet"], weights, **common).gate_activation == "gelu"
     weights |= {"gk_proj.weight": torch.zeros(4, 8), "gk_proj.bias": torch.zeros(4)}
     assert from_original(LAYERS["simple_gla"], weights, **common).gate_activation == "gelu_tanh"
+
+
+@pytest.mark.parametrize("variant", ["parallel", "parallel_odd"])
+def test_golden_retention_of_torchscale(variant):
+    """The parallel form; its recurrent and chunked forms differ from it, but for the norm, in what they divide by."""
+    owner, case = load_variant("scan/retnet_torchscale", "parallel"), load_variant("scan/retnet_torchscale", variant)
+    params = {n.removeprefix("retention."): t for n, t in owner.group("param").items() if n.startswith("retention.")}
+    hyper = {name: owner.meta[name] for name in ("embed_dim", "value_dim")} | {"num_heads": owner.meta["heads"]}
+    imported = Imported("microsoft/torchscale:MultiScaleRetention", params, hyper)
+    x = case.tensors["in.x"].double().requires_grad_()
+    y = imported(x)
+    assert_close(y, case.tensors["out.y"], *FLOAT32_RATES, "output")
+    (y * case.tensors["cot.y"]).sum().backward()
+    assert_close(x.grad, case.tensors["grad.in.x"], *FLOAT32_RATES, "gradient of the input")
+    want = {n.removeprefix("retention."): t for n, t in case.group("grad.param").items()}
+    check_gradients(imported, want, *FLOAT32_RATES)

@@ -1,7 +1,8 @@
 """Reading linear attention layers of fla-org/flash-linear-attention and MiniMax's of transformers.
 
 Read in fla (``fla/layers/simple_gla.py`` at 16c38300, ``multiscale_retention.py`` at 17423c96, ``hgrn2.py`` at
-0315a70e, ``linear_attn.py`` at 038bdb3c) and in transformers 5.23.0 (``models/minimax/modeling_minimax.py``).
+0315a70e, ``linear_attn.py`` at 038bdb3c), in microsoft/torchscale (``multiscale_retention.py`` at 05a96283) and in
+transformers 5.23.0 (``models/minimax/modeling_minimax.py``).
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from .gla import IGNORED, attention_options, attention_weights, short_convolutio
 FLA = "fla-org/flash-linear-attention"
 SIMPLE_GLA, RETNET = f"{FLA}:SimpleGatedLinearAttention", f"{FLA}:MultiScaleRetention"
 HGRN2_ATTENTION, LINEAR = f"{FLA}:HGRN2Attention", f"{FLA}:LinearAttention"
+TORCHSCALE = "microsoft/torchscale:MultiScaleRetention"
 LIGHTNING = "huggingface/transformers:MiniMaxLightningAttention"
 
 COMMON = {name: value for name, value in GLA.items() if name not in ("gate_low_rank_dim", "clamp_min")}
@@ -41,6 +43,9 @@ RETNET_ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu2": "relu2",
 }  # fmt: skip
 """This layer takes its activations from transformers; the others take fla's, whose ``gelu`` is the approximation."""
+TORCHSCALE_DEFAULTS = {
+    "embed_dim": ..., "value_dim": ..., "num_heads": ..., "gate_fn": "swish", "layernorm_eps": 1e-6,
+}  # fmt: skip
 HGRN2_DEFAULTS = {
     "hidden_size": 1024, "num_heads": None, "expand_ratio": 128, "use_short_conv": False, "conv_size": 4,
     "conv_bias": False, "elementwise_affine": True, "norm_eps": 1e-5,
@@ -86,6 +91,34 @@ def _convert_retnet(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     o = options(RETNET, hyper, RETNET_DEFAULTS, IGNORED)
     w.ignore("rotary.inv_freq")
     return attention_weights(w, o, gate=o.use_output_gate)
+
+
+def _build_torchscale(**hyper: Any) -> RetNet:
+    """Its rates of rotation, 10000^(-i/(n-1)) for the pairs i < n of a head, are those of another base."""
+    o = options(TORCHSCALE, hyper, TORCHSCALE_DEFAULTS, ("seed",))
+    if o.gate_fn not in ("swish", "gelu"):
+        raise unknown_name(f"from_original({TORCHSCALE!r})", "gate_fn", o.gate_fn, ("swish", "gelu"))
+    pairs = o.embed_dim // o.num_heads // 2
+    return RetNet(
+        o.embed_dim,
+        expand_v=o.value_dim / o.embed_dim,
+        num_heads=o.num_heads,
+        normalize=True,
+        rotary_base=10000.0 ** (pairs / max(pairs - 1, 1)),
+        gate_activation="silu" if o.gate_fn == "swish" else "gelu",
+        norm_affine=False,
+        norm_eps=o.layernorm_eps,
+    )
+
+
+def _convert_torchscale(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Neighbouring channels of queries and keys rotate there, halves of a head here."""
+    o = options(TORCHSCALE, hyper, TORCHSCALE_DEFAULTS, ("seed",))
+    found = {f"{name}_proj.weight": w.take(f"{name}_proj.weight") for name in "vg"}
+    for name in "qk":
+        rows = w.take(f"{name}_proj.weight").unflatten(0, (o.num_heads, -1, 2))
+        found[f"{name}_proj.weight"] = rows.transpose(1, 2).flatten(0, 2)
+    return found | {"o_proj.weight": w.take("out_proj.weight")}
 
 
 def _build_hgrn2(**hyper: Any) -> HGRN2:
@@ -157,6 +190,7 @@ def _convert_lightning(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor
 
 add_importer(SIMPLE_GLA, build=_build_simple_gla, convert=_convert_simple_gla)
 add_importer(RETNET, build=_build_retnet, convert=_convert_retnet)
+add_importer(TORCHSCALE, build=_build_torchscale, convert=_convert_torchscale)
 add_importer(HGRN2_ATTENTION, build=_build_hgrn2, convert=_convert_hgrn2)
 add_importer(LINEAR, build=_build_linear, convert=_convert_linear)
 add_importer(LIGHTNING, build=_build_lightning, convert=_convert_lightning)

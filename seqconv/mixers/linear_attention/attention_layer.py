@@ -117,6 +117,10 @@ class LinearAttentionLayer(Mixer):
         k, v = (t.unflatten(-1, (self.kv_heads, -1)) for t in (k, v))
         return Heads(q.unflatten(-1, (self.heads, -1)), k, v, self._log_decay(x))
 
+    def _read(self, o: Tensor, position: Int[Tensor, "batch #length"] | None) -> Tensor:
+        """What was read of the state, scaled if the mixer does; the positions have a length as ``o`` has."""
+        return o
+
     def _state_size(self) -> tuple[int, int, int]:
         """Heads, rows and columns of the matrix states."""
         return self.kv_heads, self.d_k, self.d_v
@@ -153,7 +157,11 @@ class LinearAttentionLayer(Mixer):
             h = Heads(h.q[:, 0], h.k[:, 0], h.v[:, 0], None if h.log_decay is None else h.log_decay[:, 0])
         decay = self._constant_decay(state.memory)
         o, memory = gated_linear_attention_step(*h, g_gamma=decay, state=state.memory, scale=self.scale)
-        return self._output(o, x_t), LinearAttentionState(memory, conv, _after(state.position, 1))
+        if state.position is not None:
+            o = self._read(o[:, None], state.position[:, None])[:, 0]
+        return self._output(o, x_t), LinearAttentionState(
+            memory, conv, None if state.position is None else state.position + 1
+        )
 
     def _attend(self, x: Tensor, state: LinearAttentionState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         qkv, conv, length = self._project(x), None, x.shape[1]
@@ -162,7 +170,7 @@ class LinearAttentionLayer(Mixer):
         start = x.new_zeros(x.shape[0], dtype=torch.int64) if self.counts_positions else None
         if state is not None:
             start = state.position
-        position = None if start is None else start[:, None] + torch.arange(length, device=x.device)
+        position = None if start is None else _positions(start, length, mask)
         q, k, v, log_decay = self._heads(qkv, x, position)
         # A key of zero writes nothing: padding before the first token leaves the zero state as it is.
         pair = gated_linear_attention(
@@ -170,7 +178,8 @@ class LinearAttentionLayer(Mixer):
             initial_state=None if state is None else state.memory, return_final_state=True,
         )  # fmt: skip
         assert isinstance(pair, tuple)
-        return self._output(pair[0], x), LinearAttentionState(pair[1], conv, _after(start, length))
+        after = None if position is None else position[:, -1] + 1
+        return self._output(self._read(pair[0], position), x), LinearAttentionState(pair[1], conv, after)
 
     def _project(self, x: Tensor) -> Tensor:
         return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
@@ -185,8 +194,11 @@ class LinearAttentionLayer(Mixer):
             raise argument_error(operation, got, "multiples of the heads", "change num_heads, expand_k or expand_v")
 
 
-def _after(position: Tensor | None, tokens: int) -> Tensor | None:
-    return None if position is None else position + tokens
+def _positions(start: Tensor, length: int, mask: Tensor | None) -> Int[Tensor, "batch length"]:
+    """Real tokens before each token; -1 before the first."""
+    if mask is None:
+        return start[:, None] + torch.arange(length, device=start.device)
+    return start[:, None] + mask.to(torch.int64).cumsum(1) - 1
 
 
 class GatedAttentionOptions(TypedDict, total=False):

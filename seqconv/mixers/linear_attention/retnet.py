@@ -10,8 +10,13 @@ Scores depend on the distance of two tokens alone, ``γ^(i-j) (R_{i-j} q_i) · k
 
 Source: Sun et al. 2023 (arXiv 2307.08621; at 6.7B parameters and 8k tokens 8.4 times the decoding throughput of a
 Transformer with a cache, abstract) and ``fla/layers/multiscale_retention.py`` of fla-org/flash-linear-attention at
-17423c96. microsoft/torchscale divides scores by sums of their magnitudes, which the norm over each head takes out
-again but for its ε; that is not done here, and its rotation has other rates.
+17423c96. microsoft/torchscale (``torchscale/component/multiscale_retention.py`` at 05a96283) divides the scores of a
+token by the root of the sum of their decays and by the magnitude of their sum, at least 1, through which no gradient
+passes::
+
+    o_t ← o_t / (√s max(|Σ_j score_j| / √s, 1)),    s = Σ_{n ≤ t} γ^n
+
+The norm over each head takes that out again but for its ε; ``normalize=True`` does it.
 """
 
 from typing import Unpack
@@ -35,6 +40,7 @@ PROJECTION_GAIN = 2**-2.5
     examples=(
         {"num_heads": 2, "expand_v": 1.0, "d_conv": 4, "feature_map": "relu"},
         {"num_kv_heads": 2, "norm_affine": False, "use_output_gate": False, "rotary_base": 100.0},
+        {"num_heads": 2, "normalize": True},
     ),
 )
 class RetNet(GatedAttentionLayer):
@@ -46,6 +52,7 @@ class RetNet(GatedAttentionLayer):
         expand_v: value channels of all heads per input channel.
         num_heads: query heads.
         d_conv: taps of a short convolution over queries, keys and values, with SiLU; none if not given.
+        normalize: divide by the sums of decays and scores.
         rotary_base: the slowest pair of channels turns by about 1/base per token.
         num_kv_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.attention_layer.GatedAttentionOptions`.
 
@@ -63,6 +70,7 @@ class RetNet(GatedAttentionLayer):
         expand_v: int | float = 2.0,
         num_heads: int = 4,
         d_conv: int | None = None,
+        normalize: bool = False,
         rotary_base: float = 10000.0,
         **options: Unpack[GatedAttentionOptions],
     ) -> None:
@@ -72,7 +80,7 @@ class RetNet(GatedAttentionLayer):
             raise argument_error(
                 "retnet mixer", got, "an even number and a base above 0", "change num_heads or expand_k"
             )
-        self.rotary_base = rotary_base
+        self.rotary_base, self.normalize = rotary_base, normalize
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -92,7 +100,21 @@ class RetNet(GatedAttentionLayer):
         turned = heads._replace(
             q=rotate(heads.q, position, self.rotary_base), k=rotate(heads.k, position, self.rotary_base)
         )
-        return repeat_heads(turned, self.heads // self.kv_heads)
+        repeated = repeat_heads(turned, self.heads // self.kv_heads)
+        if not self.normalize:
+            return repeated
+        ones = torch.ones_like(repeated.v[..., :1])  # a value of one: the sum of the scores
+        return repeated._replace(v=torch.cat([repeated.v, ones], dim=-1))
+
+    def _read(self, o: Tensor, position: Tensor | None) -> Tensor:
+        if not self.normalize:
+            return o
+        assert position is not None
+        log_decay = self._constant_decay(o)
+        decays = torch.expm1(log_decay * (position[..., None].clamp(min=0) + 1)) / torch.expm1(log_decay)
+        root = decays.sqrt()[..., None]
+        scores = (o[..., -1:].detach() / root).abs().clamp(min=1.0)
+        return (o[..., :-1] / (root * scores)).to(o.dtype)
 
     def _state_size(self) -> tuple[int, int, int]:
-        return self.heads, self.d_k, self.d_v
+        return self.heads, self.d_k, self.d_v + self.normalize
