@@ -805,6 +805,7 @@ def create_mixer(
     expand_v: int | float = 2.0,
     num_heads: int = 4,
     d_conv: int | None = None,
+    normalize: bool = False,
     rotary_base: float = 10000.0,
     num_kv_heads: int | None = None,
     feature_map: str | None = None,
