@@ -92,6 +92,31 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["comba"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    use_inner_decay: bool = True,
+    use_output_correction: bool = True,
+    correction_factor: float = 1.0,
+    allow_neg_eigval: bool = False,
+    num_heads: int = 4,
+    num_v_heads: int | None = None,
+    head_dim: int | None = None,
+    head_v_dim: int | None = None,
+    d_conv: int | None = 4,
+    conv_bias: bool = False,
+    norm_eps: float = 1e-05,
+    use_output_gate: bool = True,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention with the delta rule, closed-loop: feedback before the decay, corrected queries."""
+
+@overload
+def create_mixer(
     name: Literal["dcls"],
     d_model: int,
     *,
@@ -715,6 +740,23 @@ def create_mixer(
     tie_dropout: bool = False,
 ) -> Mixer:
     """Moving average equipped gated attention."""
+
+@overload
+def create_mixer(
+    name: Literal["mesa_net"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    head_dim: int | None = None,
+    use_output_gate: bool = False,
+    d_conv: int = 4,
+    conv_bias: bool = False,
+    norm_eps: float = 1e-05,
+    lambda_lower_bound: float = 0.25,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Linear attention that solves the regression from keys to values at every token."""
 
 @overload
 def create_mixer(

@@ -32,6 +32,7 @@ from .convolution.spectral import FNO as FNO
 from .convolution.striped_hyena import StripedHyena as StripedHyena
 from .convolution.striped_hyena2 import StripedHyena2 as StripedHyena2
 from .convolution.tcn import TCN as TCN
+from .linear_attention.comba import Comba as Comba
 from .linear_attention.deltanet import DeltaNet as DeltaNet
 from .linear_attention.gated_delta_product import GatedDeltaProduct as GatedDeltaProduct
 from .linear_attention.gated_deltanet import GatedDeltaNet as GatedDeltaNet
@@ -41,6 +42,7 @@ from .linear_attention.hgrn2 import HGRN2 as HGRN2
 from .linear_attention.kda import KimiDeltaAttention as KimiDeltaAttention
 from .linear_attention.lightning import LightningAttention as LightningAttention
 from .linear_attention.linear_attention import LinearAttention as LinearAttention
+from .linear_attention.mesa_net import MesaNet as MesaNet
 from .linear_attention.mlstm import MLSTM as MLSTM
 from .linear_attention.retnet import RetNet as RetNet
 from .linear_attention.rwkv4 import RWKV4 as RWKV4

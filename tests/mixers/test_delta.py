@@ -12,8 +12,8 @@ FOLDER = "scan/fla_layers"
 FLA = "fla-org/flash-linear-attention"
 LAYERS = {"deltanet": f"{FLA}:DeltaNet", "gated_deltanet": f"{FLA}:GatedDeltaNet"}
 CASES = ["gdn_qwen3_next", "gdn_qwen3_5", "gdn_olmo_hybrid", "kda_kimi_linear", "kda_kimi_linear_mask", "kda_fla"]
-CASES += ["gdn2", "gated_delta_product"]
-OF_FLA = ["kda_fla", "gdn2", "gated_delta_product"]
+CASES += ["gdn2", "gated_delta_product", "comba"]
+OF_FLA = ["kda_fla", "gdn2", "gated_delta_product", "comba"]
 each_layer = pytest.mark.parametrize("layer", LAYERS)
 
 
@@ -142,6 +142,11 @@ def test_sizes_out_of_range_raise(name, options, message):
 def test_options_of_the_original_that_were_not_checked_raise(option):
     with pytest.raises(ValueError, match="this variant is not supported"):
         from_original(LAYERS["deltanet"], {}, hidden_size=8, **option)
+
+
+def test_fewer_heads_of_keys_than_of_values_raise_for_comba():
+    with pytest.raises(ValueError, match=r"num_v_heads=4; wanted 2.*not supported"):
+        from_original(f"{FLA}:Comba", {}, hidden_size=8, head_dim=2, num_heads=2, num_v_heads=4)
 
 
 def test_value_heads_read_the_keys_of_their_group():

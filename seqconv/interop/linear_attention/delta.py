@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...mixers.linear_attention.comba import Comba
 from ...mixers.linear_attention.deltanet import DeltaNet
 from ...mixers.linear_attention.gated_delta_product import GatedDeltaProduct
 from ...mixers.linear_attention.gated_deltanet import GatedDeltaNet
@@ -41,6 +42,9 @@ FLA_HEADS = FLA_CONV | {
 FLA_GATED = FLA_HEADS | {"use_gate": True}
 FLA_PRODUCT = FLA_HEADS | {
     "use_output_gate": True, "use_forget_gate": True, "allow_neg_eigval": True, "num_householder": 2,
+}  # fmt: skip
+FLA_COMBA = FLA_HEADS | {
+    "use_output_gate": True, "use_output_correction": True, "use_inner_decay": True, "correction_factor": 1.0,
 }  # fmt: skip
 FLA_GDN2 = FLA_HEADS | {"head_dim": 128, "num_heads": 16, "expand_v": 1.0}
 FLA_KDA = FLA_HEADS | {"head_dim": 128, "num_heads": 16, "expand_v": 1.0, "lower_bound": None}
@@ -108,6 +112,21 @@ def _build_product(original: str, **hyper: Any) -> GatedDeltaProduct:
     return GatedDeltaProduct(o.hidden_size, num_householder=o.num_householder, **gates, **_fla_heads(o))
 
 
+def _build_comba(original: str, **hyper: Any) -> Comba:
+    o = options(original, hyper, FLA_COMBA, FLA_IGNORED)
+    _only(original, o, allow_neg_eigval=False)
+    if o.num_v_heads not in (None, o.num_heads):  # the original repeats queries and keys, but not what it reads
+        _only(original, o, num_v_heads=o.num_heads)
+    gates = {n: getattr(o, n) for n in ("use_output_gate", "use_output_correction", "use_inner_decay")}
+    return Comba(o.hidden_size, correction_factor=float(o.correction_factor), **gates, **_fla_heads(o))
+
+
+def _convert_comba(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    o = options(COMBA, hyper, FLA_COMBA, FLA_IGNORED)
+    found = {"inner_decay": w.take("decay")} if o.use_inner_decay else {}
+    return found | ({"D": w.take("D")} if o.use_output_correction else {}) | _convert_fla(FLA_COMBA, COMBA, w, hyper)
+
+
 def _convert_fla(known: Mapping[str, Any], original: str, w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """Names are kept; the three short convolutions become one."""
     o = options(original, hyper, known, FLA_IGNORED)
@@ -122,8 +141,8 @@ def _convert_fla(known: Mapping[str, Any], original: str, w: Weights, hyper: Map
         same = ["w_proj.weight"] * (known is FLA_GDN2)
         same += ["A_log", "dt_bias", *(f"{n}.weight" for n in ("f_proj.0", "f_proj.1", "g_proj.0", "g_proj.1"))]
         return found | {name: w.take(name) for name in [*same, "g_proj.1.bias"]}
-    decays = known is FLA_GATED or (known is FLA_PRODUCT and o.use_forget_gate)
-    gated = o.use_output_gate if known is FLA_PRODUCT else o.use_gate
+    decays = known is FLA_GATED or known is FLA_COMBA or (known is FLA_PRODUCT and o.use_forget_gate)
+    gated = o.use_output_gate if known is FLA_PRODUCT or known is FLA_COMBA else o.use_gate
     same = ["A_log", "dt_bias", "a_proj.weight"] * decays + ["g_proj.weight"] * gated
     return found | {name: w.take(name) for name in same}
 
@@ -203,6 +222,7 @@ def _convert_kimi(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
 QWEN3_NEXT = f"{TRANSFORMERS}:Qwen3NextGatedDeltaNet"
 QWEN3_5 = f"{TRANSFORMERS}:Qwen3_5GatedDeltaNet"
 OLMO_HYBRID = f"{TRANSFORMERS}:OlmoHybridGatedDeltaNet"
+COMBA = f"{FLA}:Comba"
 KIMI_LINEAR = f"{TRANSFORMERS}:KimiLinearDeltaAttention"
 
 _FLA_LAYERS: tuple[tuple[str, Callable[..., nn.Module], Mapping[str, Any]], ...] = (
@@ -214,6 +234,7 @@ _FLA_LAYERS: tuple[tuple[str, Callable[..., nn.Module], Mapping[str, Any]], ...]
 )
 for _original, _build, _known in _FLA_LAYERS:
     add_importer(_original, build=partial(_build, _original), convert=partial(_convert_fla, _known, _original))
+add_importer(COMBA, build=partial(_build_comba, COMBA), convert=_convert_comba)
 add_importer(QWEN3_NEXT, build=partial(_build_config, GROUPED, QWEN3_NEXT), convert=_convert_qwen3_next)
 add_importer(QWEN3_5, build=partial(_build_config, QWEN3_5_CONFIG, QWEN3_5), convert=_convert_qwen3_5)
 add_importer(

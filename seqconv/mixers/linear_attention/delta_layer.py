@@ -168,7 +168,7 @@ class DeltaLayer(Mixer):
     def _split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys of unit length, (…, heads, d_k), and values, (…, v_heads, d_v), sub-steps among heads."""
         q, k, v = qkv.split(self.widths, dim=-1)
-        q, k = (_unit_length(t.unflatten(-1, (-1, self.d_k))) for t in (q, k))
+        q, k = (unit_length(t.unflatten(-1, (-1, self.d_k))) for t in (q, k))
         return q, k, v.unflatten(-1, (-1, self.d_v))
 
     def _beta(self, x: Tensor) -> Tensor:
@@ -187,6 +187,7 @@ class DeltaLayer(Mixer):
             raise argument_error(f"{self.name} mixer", got, wanted, "change num_v_heads, or give head_dim")
 
 
-def _unit_length(x: Tensor) -> Tensor:
+def unit_length(x: Tensor) -> Tensor:
+    """Vectors of the last axis over their length, ``x / √(Σ x² + 1e-6)``."""
     wide = x.to(accumulation_dtype(x))
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + NORM_EPS)).to(x.dtype)

@@ -62,6 +62,7 @@ class GatedDeltaProduct(ScalarDecayLayer):
             raise argument_error(f"{self.name} mixer", got, "at least 1", remedy)
         own = {"decays": use_forget_gate, "allow_neg_eigval": allow_neg_eigval}
         super().__init__(d_model, sub_steps=num_householder, **own, **options)
+        self.reset_parameters()
 
     def _scan(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
         n = self.sub_steps

@@ -36,3 +36,4 @@ class GatedDeltaNet(ScalarDecayLayer):
 
     def __init__(self, d_model: int, *, allow_neg_eigval: bool = False, **options: Unpack[ScalarDecayOptions]) -> None:
         super().__init__(d_model, allow_neg_eigval=allow_neg_eigval, **options)
+        self.reset_parameters()

@@ -41,7 +41,7 @@ class ScalarDecayOptions(DeltaLayerOptions, total=False):
 
 
 class ScalarDecayLayer(DeltaLayer):
-    """A layer of the delta rule with a scalar decay per head, or without.
+    """A layer of the delta rule with or without a scalar decay per head; concrete ones end with ``reset_parameters()``.
 
     Args:
         d_model: width of inputs and outputs.
@@ -75,7 +75,6 @@ class ScalarDecayLayer(DeltaLayer):
             self.dt_bias = nn.Parameter(torch.empty(self.v_heads))
             self.keep_float32("A_log", "dt_bias")
             set_optimizer_options(self, "A_log", "dt_bias", weight_decay=0.0)
-        self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
