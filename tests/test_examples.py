@@ -68,3 +68,13 @@ def test_a_distilled_hyena_is_compared_with_the_exact_one(tmp_path, monkeypatch)
 
 def test_classify_images_learns_the_stripes(tmp_path):
     assert load("classify_images").main(mixer="s4d", steps=30, size=8, width=16, out=tmp_path) > 0.9
+
+
+def test_accelerated_models_are_timed_against_transformers(capsys):
+    example = load("accelerate_transformers")
+    sizes = {"layers": 3, "scale": 0.25, "prompt": 16, "train": 16, "repeats": 1}
+    results = example.main(families="mamba,lfm2", memory=False, **sizes)
+    assert set(results) == {"mamba", "lfm2"}
+    assert all(results[family][what] > 0 for family in results for what in ("prefill", "training", "decoding"))
+    assert example.memory_ratio("mamba", 2, 0.25, 64) > 0
+    assert "training memory" in capsys.readouterr().out

@@ -16,8 +16,6 @@ def lightning_attention(
     call: Call,
     hidden_states: Tensor,
     position_embeddings: Any = None,
-    attention_mask: Tensor | None = None,
-    past_key_values: Any = None,
     **unused: Any,
 ) -> tuple[Tensor, Tensor]:
     """``MiniMaxLightningAttention.forward``: (batch, length, hidden_size) and the state after the last token."""
@@ -28,7 +26,8 @@ def lightning_attention(
         qkv = qkv * call.mask[:, :, None].to(qkv.dtype)
     q, k, v = qkv.view(batch, length, layer.num_attention_heads, -1).chunk(3, dim=-1)
     log_decay = -layer.slope_rate.flatten().expand(batch, length, -1)
-    state = None if past_key_values is None else past_key_values.get_linear_cache(layer.layer_idx)
+    cache = call.cache
+    state = None if cache is None else cache.get_linear_cache(layer.layer_idx)
     documents, bounds = call.documents, None
     if documents is not None:
         q, k, v, log_decay = (documents.pack(t) for t in (q, k, v, log_decay))
@@ -37,6 +36,6 @@ def lightning_attention(
         q, k, v, log_decay, scale=1.0, initial_state=state, return_final_state=True, cu_seqlens=bounds
     )
     o = layer.norm(o.reshape(batch, length, -1))
-    if past_key_values is not None:
-        past_key_values.set_linear_cache(layer.layer_idx, state)
+    if cache is not None:
+        cache.set_linear_cache(layer.layer_idx, state)
     return layer.out_proj(layer.output_gate(hidden_states).sigmoid() * o), state

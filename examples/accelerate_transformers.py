@@ -1,0 +1,169 @@
+"""transformers' models of linear time, as they are and on seqconv: prefill, a training step, decoding, memory.
+
+python examples/accelerate_transformers.py --families mamba,mamba2 --layers 4
+
+Random weights of the published small sizes with fewer layers. Runs with and without seqconv alternate in one process,
+and the medians are shown; peak memory of a training step comes from a process of its own for each. Set
+MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592, so that page faults are not what is measured.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib import import_module
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, logging
+
+import seqconv
+
+HYBRID = {"intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
+GATED_DELTA = {
+    **HYBRID,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+    "shared_expert_intermediate_size": 256,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": ("Mamba", {"hidden_size": 768}),
+    "falcon_mamba": ("FalconMamba", {"hidden_size": 768}),
+    "mamba2": ("Mamba2", {"hidden_size": 768, "num_heads": 24, "head_dim": 64, "n_groups": 1, "state_size": 128}),
+    "bamba": ("Bamba", {"hidden_size": 512, "mamba_n_heads": 16, "mamba_d_head": 64, "mamba_d_state": 64, **HYBRID}),
+    "qwen3_next": ("Qwen3Next", {"hidden_size": 512, **GATED_DELTA, **EXPERTS}),
+    "qwen3_5": ("Qwen3_5", {"hidden_size": 512, **GATED_DELTA}),
+    "lfm2": ("Lfm2", {"hidden_size": 512, **HYBRID}),
+    "minimax": (
+        "MiniMax",
+        {"hidden_size": 512, **HYBRID, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 256},
+    ),
+    "recurrent_gemma": ("RecurrentGemma", {"hidden_size": 512, "lru_width": 512, **HYBRID}),
+}
+
+
+def build(family: str, layers: int, scale: float) -> PreTrainedModel:
+    """A model of the family with random weights; ``scale`` shrinks its width and its vocabulary (for a quick look)."""
+    name, sizes = MODELS[family]
+    config = import_module(f"transformers.models.{family}.configuration_{family}")
+    kind = getattr(config, f"{name}TextConfig", None) or getattr(config, f"{name}Config")
+    widths = {"hidden_size", "lru_width", "intermediate_size", "num_heads", "mamba_n_heads"}
+    sizes = {key: int(value * scale) if key in widths else value for key, value in sizes.items()}
+    torch.manual_seed(0)
+    model = import_module(f"transformers.models.{family}.modeling_{family}")
+    if family == "lfm2":
+        sizes["layer_types"] = ["full_attention" if layer % 3 == 2 else "conv" for layer in range(layers)]
+    settings = {"vocab_size": int(8192 * scale), "num_hidden_layers": layers, "pad_token_id": 0, "eos_token_id": None}
+    built: PreTrainedModel = getattr(model, f"{name}ForCausalLM")(kind(**sizes, **settings))
+    return built
+
+
+def alternate(model: PreTrainedModel, run: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median seconds of ``run`` as it is and accelerated; once each before, unmeasured."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for which, found in enumerate(times):
+            with seqconv.accelerate(model) if which else nullcontext():
+                start = time.perf_counter()
+                run()
+                if repeat:
+                    found.append(time.perf_counter() - start)
+    return median(times[0]), median(times[1])
+
+
+def measure(
+    family: str, layers: int, scale: float, prompt: int, train: int, repeats: int
+) -> dict[str, tuple[float, float]]:
+    """Seconds as they are and accelerated: prefill, a training step, 16 tokens after a short prompt."""
+    model = build(family, layers, scale)
+    ids = torch.randint(1, model.config.vocab_size, (1, max(prompt, train)))
+
+    def prefill() -> None:
+        with torch.no_grad():
+            model.eval()(ids[:, :prompt], use_cache=False)
+
+    def decode() -> None:
+        model.eval().generate(ids[:, :8], max_new_tokens=16, min_new_tokens=16, do_sample=False)  # type: ignore[operator]
+
+    return {
+        "prefill": alternate(model, prefill, repeats),
+        "decoding": alternate(model, decode, repeats),
+        "training": alternate(model, lambda: step(model, ids[:, :train]), repeats),
+    }
+
+
+def step(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    """Forward and backward pass of the language-model loss."""
+    model.train()
+    model.zero_grad()
+    model(ids, labels=ids, use_cache=False).loss.backward()
+
+
+def training_memory(family: str, layers: int, scale: float, train: int, accelerated: bool) -> float:
+    """Megabytes that a training step adds to this process; called in a fresh one."""
+    model = build(family, layers, scale)
+    ids = torch.randint(1, model.config.vocab_size, (1, train))
+    with seqconv.accelerate(model) if accelerated else nullcontext():
+        step(model, ids[:, :8])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step(model, ids)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def memory_ratio(family: str, layers: int, scale: float, train: int) -> float:
+    """Accelerated peak memory of a training step over that of transformers, each in a process of its own."""
+    options = ["--families", family, "--layers", layers, "--scale", scale, "--train", train, "--only-memory-of"]
+    command = [sys.executable, __file__, *map(str, options)]
+    stock, fast = (
+        float(subprocess.run([*command, which], check=True, capture_output=True, text=True).stdout)
+        for which in ("transformers", "seqconv")
+    )
+    return fast / max(stock, 1e-3)
+
+
+def main(
+    families: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(MODELS),
+    layers: Annotated[int, typer.Option(min=2, help="Layers of each model.")] = 4,
+    scale: Annotated[float, typer.Option(help="Shrinks widths and vocabulary.")] = 1.0,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 2048,
+    train: Annotated[int, typer.Option(min=8, help="Tokens of the training step.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured runs of each kind.")] = 3,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    only_memory_of: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> dict[str, dict[str, float]]:
+    """Print how many times as fast each family is, and its share of the memory."""
+    logging.set_verbosity_error()
+    if only_memory_of is not None:
+        print(training_memory(families, layers, scale, train, only_memory_of == "seqconv"))
+        return {}
+    table = Table("family", "prefill", "training step", "decoding", "training memory")
+    results: dict[str, dict[str, float]] = {}
+    for family in families.split(","):
+        seconds = measure(family, layers, scale, prompt, train, repeats)
+        results[family] = {what: stock / fast for what, (stock, fast) in seconds.items()}
+        share = memory_ratio(family, layers, scale, train) if memory else float("nan")
+        results[family]["memory"] = share
+        speeds = [
+            f"{stock:.3f} / {fast:.3f} s = {stock / fast:.1f} ×"
+            for stock, fast in (seconds[what] for what in ("prefill", "training", "decoding"))
+        ]
+        table.add_row(family, *speeds, f"{share:.2f}" if memory else "")
+    Console().print(table)
+    return results
+
+
+if __name__ == "__main__":
+    typer.run(main)
