@@ -113,12 +113,11 @@ def step(model: PreTrainedModel, ids: torch.Tensor) -> None:
 
 
 def training_memory(family: str, layers: int, scale: float, train: int, accelerated: bool) -> float:
-    """Megabytes that a training step adds to this process; called in a fresh one."""
+    """Megabytes that a training step adds to this process, gradients included; called in a fresh one."""
     model = build(family, layers, scale)
     ids = torch.randint(1, model.config.vocab_size, (1, train))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with seqconv.accelerate(model) if accelerated else nullcontext():
-        step(model, ids[:, :8])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         step(model, ids)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
