@@ -35,7 +35,7 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Zero in front of the bottleneck, orthogonal behind it."""
+        """The first matrix zero, the second orthogonal."""
         self.down.weight.zero_()
         gain = max(1.0, self.up.in_features / self.up.out_features) ** 0.5
         reset_orthogonal(self.up.weight, OUTPUT_GAIN * gain)

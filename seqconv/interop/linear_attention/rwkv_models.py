@@ -1,6 +1,6 @@
 """Reading language models of RWKV: fla's folders and the single ``.pth`` files of BlinkDL/RWKV-LM.
 
-Blocks are ``x + att(ln1(x))``, then ``x + ffn(ln2(x))``, with a norm behind the embeddings and one before the head:
+Blocks are ``x + att(ln1(x))``, then ``x + ffn(ln2(x))``, with a norm after the embeddings and one before the head:
 read in RWKV-v7/rwkv_v7_demo.py and RWKV-v5/src/model.py of BlinkDL/RWKV-LM at 524481d5, and in fla/models/rwkv7 and
 rwkv6 of fla-org/flash-linear-attention at bc3b101d. A ``.pth`` file has no configuration: its tensors give all sizes.
 """

@@ -64,8 +64,8 @@ class RWKV6(Mixer):
         d_model: width of inputs and outputs.
         head_dim: channels of a value head; the largest divisor of their width up to 64 if not given.
         expand_k, expand_v: key and value channels of all heads per input channel.
-        proj_low_rank_dim: width of the bottleneck in front of each token shift.
-        decay_low_rank_dim: width of the bottleneck in front of the decay.
+        proj_low_rank_dim: width of the bottleneck of each token shift.
+        decay_low_rank_dim: width of the bottleneck of the decay.
         gate_activation: φ.
         norm_eps: ε of the output norm.
         layer: place in the stack, on which the initial values depend; the first of one by default.
