@@ -91,6 +91,7 @@ class RMSNorm(Norm):
     Args:
         eps_outside: divide by ``√(σ²) + ε`` instead of ``√(σ² + ε)`` (StripedHyena).
         unit_offset: multiply by one plus the weight, which starts at zero and is added in float32 (Gemma).
+        bias: whether a bias per channel is added (an option of xLSTM-7B).
     """
 
     def __init__(
@@ -101,18 +102,26 @@ class RMSNorm(Norm):
         affine: bool = True,
         eps_outside: bool = False,
         unit_offset: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.eps, self.eps_outside, self.unit_offset = eps, eps_outside, unit_offset
         self.weight = nn.Parameter(torch.empty(d_model)) if affine else None
+        self.bias = nn.Parameter(torch.empty(d_model)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """A factor of one."""
         if self.weight is not None:
             nn.init.constant_(self.weight, 0.0 if self.unit_offset else 1.0)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self._scaled(x)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _scaled(self, x: Tensor) -> Tensor:
         if self.unit_offset and self.weight is not None:
             wide = x.to(accumulation_dtype(x))
             return (F.rms_norm(wide, x.shape[-1:], 1.0 + self.weight.to(wide.dtype), self.eps)).to(x.dtype)

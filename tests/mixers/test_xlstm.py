@@ -159,6 +159,25 @@ def test_fused_weights_of_xlstm_7b_are_the_same_rows():
     assert_close(block(case.tensors["in.x"]), case.tensors["out.y"], 1e-8, 1e-9, "output")
 
 
+@pytest.mark.parametrize("weight_mode", ["single", "fused"])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_biases_and_fused_weights_of_xlstm_7b_equal_transformers(weight_mode, use_bias):
+    from transformers import xLSTMConfig
+    from transformers.models.xlstm.modeling_xlstm import xLSTMBlock
+
+    hyper = {"hidden_size": 16, "num_heads": 2, "qk_dim_factor": 1.0, "v_dim_factor": 2.0, "ffn_proj_factor": 1.3}
+    hyper |= {"ffn_round_up_to_multiple_of": 8, "gate_soft_cap": 5.0, "weight_mode": weight_mode, "use_bias": use_bias}
+    torch.manual_seed(0)
+    original = xLSTMBlock(xLSTMConfig(**hyper, chunk_size=16)).eval()
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.randn(2, 21, 16)
+    with torch.no_grad():
+        want, _ = original(x)
+        assert_near(from_original(BLOCK, original.state_dict(), **hyper)(x), want)
+
+
 @pytest.mark.parametrize("name", ["mlstm", "xlstm_large"])
 def test_large_gates_stay_finite(name):
     torch.manual_seed(0)
@@ -201,7 +220,6 @@ def test_the_inner_width_is_rounded_as_in_the_original():
 
 def test_options_that_were_not_checked_raise():
     for original, options, message in [
-        (BLOCK, {"use_bias": True}, r"use_bias=True.*Remedy"),
         (BLOCK, {"weight_mode": "split"}, r"weight_mode='split'.*Remedy"),
         (BLOCK, {"num_head": 2}, r"'num_head'.*did you mean 'num_heads'"),
         (LAYER, {"embedding_dim": 8, "bias": True}, r"bias=True.*Remedy"),

@@ -84,21 +84,22 @@ def block_options(**hyper: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the mixer, and of the block around it, for the original's configuration.
 
     Raises:
-        ValueError: biases, which the norms of the block do not have here; an unknown layout of the weights.
+        ValueError: an unknown layout of the weights.
     """
     o = options(BLOCK, hyper, BLOCK_DEFAULTS, BLOCK_IGNORED)
-    if o.use_bias or o.weight_mode not in ("single", "fused"):
-        got = f"use_bias={o.use_bias}, weight_mode={o.weight_mode!r}"
-        wanted = "use_bias=False, weight_mode 'single' or 'fused'"
-        raise argument_error(f"from_original({BLOCK!r})", got, wanted, "this variant of the block was not checked")
+    if o.weight_mode not in ("single", "fused"):
+        got = f"weight_mode={o.weight_mode!r}"
+        raise argument_error(f"from_original({BLOCK!r})", got, "'single' or 'fused'", "correct the configuration")
     mixer = {
         "num_heads": o.num_heads, "expand_k": o.qk_dim_factor, "expand_v": o.v_dim_factor,
-        "gate_soft_cap": o.gate_soft_cap, "norm_eps": o.norm_eps, "eps": o.eps,
+        "gate_soft_cap": o.gate_soft_cap, "norm_eps": o.norm_eps, "eps": o.eps, "bias": o.use_bias,
     }  # fmt: skip
     multiple = o.ffn_round_up_to_multiple_of
     hidden = int((o.hidden_size * o.ffn_proj_factor + multiple - 1) // multiple * multiple)
-    block = {"norm": "rms", "norm_options": {"eps": o.norm_eps}, "mlp": "swiglu", "mlp_hidden": hidden}
-    return mixer, block | {"mlp_bias": False}
+    norm = {"eps": o.norm_eps} | ({"bias": True} if o.use_bias else {})
+    return mixer, {
+        "norm": "rms", "norm_options": norm, "mlp": "swiglu", "mlp_hidden": hidden, "mlp_bias": o.use_bias
+    }  # fmt: skip
 
 
 def build_block(**hyper: Any) -> Block:
@@ -112,26 +113,41 @@ def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
     """The original's tensors, in one matrix per projection or with several in one."""
     o = options(BLOCK, hyper, BLOCK_DEFAULTS, BLOCK_IGNORED)
     layer, ffn = weights.part("mlstm_layer."), weights.part("ffn.")
+    found: dict[str, Tensor] = {}
+    for tensor in ("weight", "bias"):
+        gates = _gates(layer, tensor, o.weight_mode)
+        found |= {f"mixer.{gate}_proj.{tensor}": value for gate, value in zip("if", gates, strict=True)}
+    for tensor in ("weight", "bias") if o.use_bias else ("weight",):
+        projections = _projections(layer, tensor, o)
+        found |= {f"mixer.{name}_proj.{tensor}": value for name, value in zip("qkvo", projections, strict=True)}
+        if o.weight_mode == "fused":
+            found[f"mlp.up.{tensor}"] = ffn.take(f"proj_up_gate_z.{tensor}")
+        else:
+            found[f"mlp.up.{tensor}"] = torch.cat(
+                [ffn.take(f"{name}.{tensor}") for name in ("proj_up_gate", "proj_up")]
+            )
+        found[f"mlp.down.{tensor}"] = ffn.take(f"proj_down.{tensor}")
+        found[f"mixer.norm.{tensor}"] = layer.take(f"multihead_norm.{tensor}")
+        found[f"mixer.out_proj.{tensor}"] = layer.take(f"out_proj.{tensor}")
+        found[f"mixer_norm.{tensor}"] = weights.take(f"norm_mlstm.{tensor}")
+        found[f"mlp_norm.{tensor}"] = weights.take(f"norm_ffn.{tensor}")
+    return found
+
+
+def _gates(layer: Weights, tensor: str, weight_mode: str) -> tuple[Tensor, ...]:
+    """Input and forget gates, from one matrix or from two."""
+    if weight_mode == "fused":
+        return layer.take(f"ifgate_preact.{tensor}").chunk(2)
+    return tuple(layer.take(f"{gate}gate_preact.{tensor}") for gate in "if")
+
+
+def _projections(layer: Weights, tensor: str, o: Any) -> tuple[Tensor, ...]:
+    """Queries, keys, values and output gates, from one matrix or from four."""
     if o.weight_mode == "fused":
         keys, values = int(o.hidden_size * o.qk_dim_factor), int(o.hidden_size * o.v_dim_factor)
-        projections = layer.take("qkv_opreact.weight").split([keys, keys, values, values])
-        gates = [layer.take(f"ifgate_preact.{tensor}").chunk(2) for tensor in ("weight", "bias")]
-        up = ffn.take("proj_up_gate_z.weight")
-    else:
-        projections = tuple(layer.take(f"{name}.weight") for name in ("q", "k", "v", "ogate_preact"))
-        gates = [tuple(layer.take(f"{g}gate_preact.{t}") for g in ("i", "f")) for t in ("weight", "bias")]
-        up = torch.cat([ffn.take("proj_up_gate.weight"), ffn.take("proj_up.weight")])
-    found = {f"mixer.{name}_proj.weight": tensor for name, tensor in zip("qkvo", projections, strict=True)}
-    for tensor, pair in zip(("weight", "bias"), gates, strict=True):
-        found |= {f"mixer.{gate}_proj.{tensor}": value for gate, value in zip("if", pair, strict=True)}
-    return found | {
-        "mixer.norm.weight": layer.take("multihead_norm.weight"),
-        "mixer.out_proj.weight": layer.take("out_proj.weight"),
-        "mixer_norm.weight": weights.take("norm_mlstm.weight"),
-        "mlp_norm.weight": weights.take("norm_ffn.weight"),
-        "mlp.up.weight": up,
-        "mlp.down.weight": ffn.take("proj_down.weight"),
-    }
+        q, k, v, gate = layer.take(f"qkv_opreact.{tensor}").split([keys, keys, values, values])
+        return q, k, v, gate
+    return tuple(layer.take(f"{name}.{tensor}") for name in ("q", "k", "v", "ogate_preact"))
 
 
 add_importer(*LAYER_NAMES, build=build_layer, convert=convert_layer)
