@@ -7,13 +7,13 @@ and the medians are shown; peak memory of a training step comes from a process o
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592, so that page faults are not what is measured.
 """
 
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
@@ -116,10 +116,16 @@ def training_memory(family: str, layers: int, scale: float, train: int, accelera
     """Megabytes that a training step adds to this process, gradients included; called in a fresh one."""
     model = build(family, layers, scale)
     ids = torch.randint(1, model.config.vocab_size, (1, train))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     with seqconv.accelerate(model) if accelerated else nullcontext():
         step(model, ids)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_memory() - before
+
+
+def peak_memory() -> float:
+    """Most megabytes that this process has held (Linux); unlike getrusage's, not those of the process before it."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024
 
 
 def memory_ratio(family: str, layers: int, scale: float, train: int) -> float:

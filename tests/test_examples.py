@@ -70,7 +70,8 @@ def test_classify_images_learns_the_stripes(tmp_path):
     assert load("classify_images").main(mixer="s4d", steps=30, size=8, width=16, out=tmp_path) > 0.9
 
 
-def test_accelerated_models_are_timed_against_transformers(capsys):
+def test_accelerated_models_are_timed_against_transformers(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     example = load("accelerate_transformers")
     sizes = {"layers": 3, "scale": 0.25, "prompt": 16, "train": 16, "repeats": 1}
     results = example.main(families="mamba,lfm2", memory=False, **sizes)
