@@ -22,13 +22,14 @@ def distill_filter(
     order: int | None = None,
     tolerance: float | None = None,
     *,
-    method: Method = "kung-varpro",
+    method: Method = "best",
     norm: Norm = "hinf",
     fir_head: int | None = None,
     refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
     weight: Float[Tensor, "channels bins"] | None = None,
     beyond: Float[Tensor, " channels"] | None = None,
+    within: int | None = None,
 ) -> Distilled:
     """Find a small recurrence with (nearly) the given impulse responses, and certify its error.
 
@@ -40,7 +41,8 @@ def distill_filter(
             can. Where no head is long enough, every channel that misses it keeps the largest order, and its
             ``certificate.met`` is False.
         method: ``"kung-varpro"`` (shift invariance of the Hankel matrix, then least squares refined by variable
-            projection), ``"balanced"``, ``"prony"``, or ``"gradient"`` (slow; for comparison).
+            projection), ``"balanced"``, ``"prony"``, ``"gradient"`` (slow; for comparison), or ``"best"``: per channel
+            whichever of the first two has the smallest proven bound, and a lower order where that is no worse.
         norm: error to keep small where the two differ: the half section of the Hankel matrix serves ``"hinf"``,
             and next to it tall ones, which weight early taps more, may serve ``"l2"`` better.
         fir_head: leading taps kept exactly; at least 1, the tap at lag 0. By default 1, and longer ones are tried
@@ -51,12 +53,17 @@ def distill_filter(
             squared error is weighted with when the residues are solved; usually that of the input.
         beyond: bound of the sum of the absolute taps after those in ``h``, which the certificate then includes; 0 for a
             filter that ends with ``h``.
+        within: longest context of interest: only the first ``within`` taps are fitted, orders are chosen and a
+            tolerance is met by ``window_bound``; of longer contexts only the other bounds speak.
 
     Raises:
         ValueError: not two axes, fewer than 2 taps, taps that are not finite, neither or both of order and
-            tolerance, an order below 1, a tolerance outside (0, 1), a head outside [1, length), unknown method.
+            tolerance, an order below 1, a tolerance outside (0, 1), a head outside [1, length), unknown method, a
+            context within which there are fewer than 2 taps.
     """
     _check_request(order, tolerance)
+    if within is not None:
+        h, beyond = _first_taps(h, beyond, within)
     task_behind = partial(
         filter_task,
         h,
@@ -67,6 +74,7 @@ def distill_filter(
         dtype=dtype,
         weight=weight,
         beyond=beyond,
+        window_only=within is not None,
     )
     task = task_behind(fir_head=fir_head)
     if order is not None:
@@ -105,6 +113,15 @@ def _possible(task: FilterTask, order: int, tolerance: float) -> Bool[Tensor, " 
     if order >= sigma.shape[1]:
         return torch.ones(len(sigma), dtype=torch.bool)
     return sigma[:, order] <= tolerance * frequency_maximum(task.taps)
+
+
+def _first_taps(h: Tensor, beyond: Tensor | None, within: int) -> tuple[Tensor, Tensor]:
+    """The taps within a context, and the bound of all others."""
+    if within < 2 or h.dim() != 2:
+        got = f"within={within} and h of shape {tuple(h.shape)}"
+        raise argument_error("distill_filter", got, "at least 2 taps of (channels, length)", "raise within")
+    left_out = h[:, within:].detach().double().abs().sum(1).cpu()
+    return h[:, :within], left_out if beyond is None else left_out + beyond.cpu()
 
 
 def _check_request(order: int | None, tolerance: float | None) -> None:

@@ -85,7 +85,7 @@ def distill(
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).
         weighted: solve residues under the spectra seen on ``calibration`` where no tolerance is asked for.
         progress: wraps the names of the filters while they are fitted, to show a progress bar.
-        **options: ``method``, ``norm``, ``fir_head`` and ``refine_steps`` of
+        **options: ``method``, ``norm``, ``fir_head``, ``refine_steps`` and ``within`` of
             :func:`~seqconv.distill.distill_filter`; the parameters take the dtype of the filter's, float32 at least.
 
     Raises:

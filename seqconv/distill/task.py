@@ -20,7 +20,7 @@ from .fitting.poles import balanced, kung, prony, tall_window
 from .fitting.second_order import from_poles, powers_of
 from .fitting.varpro import errors, refine
 
-Method = Literal["kung-varpro", "gradient", "balanced", "prony"]
+Method = Literal["best", "kung-varpro", "gradient", "balanced", "prony"]
 
 Norm = Literal["hinf", "l2"]
 
@@ -79,6 +79,7 @@ class FilterTask:
     subspace: Subspace
     weight: Float[Tensor, "channels bins"] | None
     beyond: Float[Tensor, " channels"]
+    window_only: bool = False
 
     def rows(self, index: Tensor) -> "FilterTask":
         """The same task for some of the channels."""
@@ -92,6 +93,50 @@ class FilterTask:
 
     def fit(self, order: int) -> tuple[Modes, tuple[str, ...]]:
         """Modes of one order for every channel; channels of lower numerical rank are fitted at their rank."""
+        if self.method != "best":
+            return self._fit_method(order)
+        modes, notes = self._with("kung-varpro")._fit_method(order)
+        # A weight or squared errors ask for something else than the H-infinity error that bounds compare.
+        if self.norm == "hinf" and self.weight is None:
+            self._choose(modes, order)
+        return modes, notes
+
+    def bounds(self, modes: Modes) -> Float[Tensor, " channels"]:
+        """Proven H-infinity error of these modes as stored: that which a tolerance is compared with."""
+        certificate = self.certify(modes, None)
+        return certificate.window_bound if self.window_only else certificate.hinf_bound
+
+    def _with(self, method: Method, norm: Norm | None = None) -> "FilterTask":
+        steps = self.steps if norm is None else STEPS[norm]
+        return replace(self, method=method, norm=norm or self.norm, steps=steps)
+
+    def _choose(self, modes: Modes, order: int) -> None:
+        """Put per channel what has the smallest bound, of three methods and of :data:`ORDERS` up to this one.
+
+        A lower order is fitted only where its lower bound leaves the possibility that it is better; so the bound of an
+        order does not exceed that of one of ``ORDERS`` below it, but for the rounding of fits in other batches.
+        """
+        least, sigma = self.bounds(modes), self.subspace.values
+        for d in (order, *(lower for lower in reversed(ORDERS) if lower < order)):
+            lowest = sigma[:, d] if d < sigma.shape[1] else torch.zeros_like(least)
+            rows = (least > lowest).nonzero().flatten()
+            if d < order:
+                self._improve(modes, least, rows, self._with("kung-varpro"), d)
+            self._improve(modes, least, rows, self._with("balanced"), d)
+            poor = (least > TOO_FAR * lowest).nonzero().flatten()
+            self._improve(modes, least, poor, self._with("kung-varpro", "l2"), d)
+
+    def _improve(self, modes: Modes, least: Tensor, rows: Tensor, other: "FilterTask", order: int) -> None:
+        """Take what another task finds for some rows where its bound is smaller, in place."""
+        if len(rows):
+            part = other.rows(rows)
+            found = part._fit_method(order)[0]
+            bounds = part.bounds(found)
+            better = bounds < least[rows]
+            put(modes, rows[better], found.rows(better))
+            least[rows[better]] = bounds[better]
+
+    def _fit_method(self, order: int) -> tuple[Modes, tuple[str, ...]]:
         values = self.subspace.values
         rank = (values > RANK * values[:, :1]).sum(1).clamp_max(order)
         modes = self.no_modes(order + 1)
@@ -171,7 +216,10 @@ class FilterTask:
     def certify(self, modes: Modes, tolerance: float | None, notes: tuple[str, ...] = ()) -> Certificate:
         """The certificate of these modes."""
         values, modal = self.subspace.values, self.modal(modes)
-        return certify(self.taps, modal, values, tolerance=tolerance, beyond=self.beyond, notes=notes)
+        return certify(
+            self.taps, modal, values,
+            tolerance=tolerance, beyond=self.beyond, window_only=self.window_only, notes=notes,
+        )  # fmt: skip
 
     def finish(self, modes: Modes, tolerance: float | None, notes: tuple[str, ...]) -> Distilled:
         """The filter and its certificate."""
@@ -188,13 +236,14 @@ def filter_task(
     h: Float[Tensor, "channels length"],
     largest: int,
     *,
-    method: Method = "kung-varpro",
+    method: Method = "best",
     norm: Norm = "hinf",
     fir_head: int | None = None,
     refine_steps: int | None = None,
     dtype: torch.dtype = torch.float32,
     weight: Float[Tensor, "channels bins"] | None = None,
     beyond: Float[Tensor, " channels"] | None = None,
+    window_only: bool = False,
 ) -> FilterTask:
     """Check what was asked for and decompose the Hankel matrices up to order ``largest``; arguments and errors as
     :func:`~seqconv.distill.distill_filter`.
@@ -207,7 +256,7 @@ def filter_task(
     subspace = _subspace(taps[:, head:], largest)
     steps = STEPS[norm] if refine_steps is None else refine_steps
     missing = taps.new_zeros(len(taps)) if beyond is None else beyond.detach().cpu().double()
-    return FilterTask(taps, head, method, norm, steps, dtype, subspace, weight, missing)
+    return FilterTask(taps, head, method, norm, steps, dtype, subspace, weight, missing, window_only)
 
 
 def put(modes: Modes, rows: Tensor, found: Modes) -> None:

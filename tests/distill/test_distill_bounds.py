@@ -55,6 +55,91 @@ def test_the_lower_bound_of_a_pure_delay_is_one(length, lag):
     assert certificate.lower_bound.item() <= certificate.hinf_bound.item()
 
 
+def filters(seed: int) -> torch.Tensor:
+    """30 filters of ten kinds, some of low rank, with multiple singular values, with ends, or without any decay."""
+    g = torch.Generator().manual_seed(seed)
+    length = int(torch.randint(40, 220, (1,), generator=g))
+    t = torch.arange(length, dtype=torch.float64)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    lags = torch.randint(1, length, (3, 3), generator=g)
+    delays = torch.stack([torch.eye(length, dtype=torch.float64)[row].sum(0) for row in lags])
+    radius, angle = torch.rand(3, 4, 1, generator=g).double(), 3 * torch.rand(3, 4, 1, generator=g).double()
+    modes = (draw(3, 4, 1) * radius**t * torch.cos(angle * t)).sum(1)
+    combs = torch.stack([(t % period == 0).double() for period in (2, 5, 9)])
+    return torch.cat([
+        draw(3, length), draw(3, length) * 0.9**t, delays, delays + 1e-9 * draw(3, length), modes, combs,
+        combs * 0.99**t, t * modes, (t < 10) * draw(3, length), torch.ones(3, length).double() * draw(3, 1),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_lower_bounds_and_minimum_orders_against_dense_matrices(seed):
+    h = filters(seed) * 10.0 ** ((7 * seed) % 13 - 6)
+    certificate = distill_filter(h, tolerance=0.2, fir_head=1, method="balanced", dtype=torch.float64).certificate
+    rows = h.shape[1] // 2
+    dense = torch.linalg.svdvals(hankel(h[:, 1 : 2 * rows], rows))
+    dense = torch.nn.functional.pad(dense, (0, 65))
+    at = dense.gather(1, certificate.order[:, None])[:, 0]
+    assert (certificate.lower_bound <= at + 1e-9 * dense[:, 0]).all()
+    assert (certificate.lower_bound <= certificate.hinf_bound * (1 + 1e-9)).all()
+    needed = (dense > 0.2 * certificate.norm_hinf[:, None] * (1 + 1e-9)).sum(1)
+    claimed = certificate.minimum_order >= 0
+    assert (certificate.minimum_order[claimed] <= needed[claimed]).all()
+    assert claimed.any()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_best_method_is_no_worse_than_any_and_no_order_worse_than_one_below(seed):
+    h = filters(seed)[::3, :80]
+    before = torch.full((len(h),), torch.inf, dtype=torch.float64)
+    for order in (2, 4, 8):
+        best = distill_filter(h, order).certificate
+        assert (best.hinf_bound <= before * (1 + 1e-2)).all(), (
+            "beyond the rounding of the fits, which see other batches"
+        )
+        for options in ({"method": "kung-varpro"}, {"method": "balanced"}):
+            assert (best.hinf_bound <= distill_filter(h, order, **options).certificate.hinf_bound * (1 + 1e-2)).all()
+        assert (best.order <= order).all()
+        before = best.hinf_bound
+
+
+def test_a_window_is_certified_without_what_comes_after_it():
+    t = torch.arange(4096, dtype=torch.float64)
+    h = torch.stack([0.9999**t * torch.cos(0.2 * t), 0.9995**t])
+    options = {"tolerance": 1e-2, "method": "kung-varpro", "fir_head": 1}
+    done = distill_filter(h, within=256, **options)
+    assert done.certificate.met.all()
+    assert not distill_filter(h[:, :256], beyond=h[:, 256:].abs().sum(1), **options).certificate.met.any()
+    error = (h - done.filter.in_float64().impulse_response(4096))[:, :256]
+    window = torch.fft.rfft(error, n=1 << 14).abs().amax(1)
+    assert (window <= done.certificate.window_bound).all()
+    whole = torch.fft.rfft(h - done.filter.in_float64().impulse_response(4096), n=1 << 15).abs().amax(1)
+    assert (whole <= done.certificate.hinf_bound).all()
+    with pytest.raises(ValueError, match=r"within=1 .*at least 2 taps.*Remedy: raise within"):
+        distill_filter(h, 4, within=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decay", [0.5, 0.99, 0.9999])
+def test_rounding_of_a_decoding_state_stays_within_its_own_bound(decay):
+    t = torch.arange(600, dtype=torch.float64)
+    h = torch.stack([decay**t * torch.cos(0.3 * k * t) / (1 + k) for k in range(4)])
+    done = distill_filter(h, 4, method="kung-varpro")
+    stored, exact = done.filter.recurrence(), done.filter.in_float64()
+    u = torch.rand(1, 4000, 4, generator=torch.Generator().manual_seed(0)).sign()
+    state, wide = stored.init_state(1), exact.init_state(1)
+    worst = torch.zeros(4, dtype=torch.float64)
+    for u_t in u.unbind(1):
+        y, state = stored.step(u_t, state)
+        want, wide = exact.step(u_t.double(), wide)
+        worst = torch.maximum(worst, (y.double() - want).abs()[0])
+    assert (worst <= done.certificate.rounding).all()
+    assert (worst > 0).any()
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_fits_do_not_depend_on_the_gradient_mode_of_the_caller(mode):
     torch.manual_seed(0)

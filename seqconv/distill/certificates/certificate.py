@@ -3,7 +3,9 @@
 With ``e = h - h_d`` on the window ``t < T`` and E its spectrum, every input u within the window satisfies
 ``max|y - y_d| <= l1 max|u|``, ``||y - y_d||_2 <= hinf ||u||_2`` and ``max|y - y_d| <= l2 ||u||_2``. Beyond the
 window the original is zero and the recurrence adds at most ``tail`` to l1, and so to the H-infinity error.
-All errors are those of the parameters as stored, and hold up to the rounding of float64.
+All errors are those of the parameters as stored, and hold up to the rounding of float64. Computing with a state in
+the dtype of the parameters adds at most ``rounding max|u|`` to an output, to first order in its precision; no other
+bound includes that.
 Whatever the method, no recurrence of order d after the same head has an H-infinity error below
 ``sigma_{d+1}`` of the Hankel section (Adamjan, Arov and Krein 1971).
 """
@@ -12,7 +14,7 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
@@ -38,11 +40,14 @@ class Certificate:
         l1, l2: norms of the error on the window.
         hinf: largest error of the frequency response that was measured on the grid.
         hinf_bound: proven upper bound of the H-infinity error at any length, the tail included.
+        window_bound: the same for inputs and outputs within the window alone, without a tail.
+        rounding: what the rounding of a decoding state adds to ``max|y - y_d|`` at most, per ``max|u|``.
         tail: bound on the l1 norm of what the recurrence adds beyond the window.
         norm_l2, norm_hinf: norms of the filter itself, the latter on the grid.
         minimum_order: smallest order that any method could meet the tolerance with; -1 where it lies beyond
             the singular values that were computed, or no tolerance was asked for.
-        met: whether ``hinf_bound <= tolerance * norm_hinf``; True where no tolerance was asked for.
+        met: whether ``hinf_bound`` (``window_bound``, if the tolerance is for the window) is at most
+            ``tolerance * norm_hinf``; True where no tolerance was asked for.
         tolerance: relative H-infinity error that was asked for.
         notes: what was decided on the way, in words.
     """
@@ -54,6 +59,8 @@ class Certificate:
     l2: Float[Tensor, " channels"]
     hinf: Float[Tensor, " channels"]
     hinf_bound: Float[Tensor, " channels"]
+    window_bound: Float[Tensor, " channels"]
+    rounding: Float[Tensor, " channels"]
     tail: Float[Tensor, " channels"]
     norm_l2: Float[Tensor, " channels"]
     norm_hinf: Float[Tensor, " channels"]
@@ -89,6 +96,7 @@ def certify(
     *,
     tolerance: float | None = None,
     beyond: Float[Tensor, " channels"] | None = None,
+    window_only: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Certificate:
     """Measure a modal filter, with its parameters as they are stored, against the filter it replaces.
@@ -98,6 +106,7 @@ def certify(
         modal: its distillation.
         singular_values: of ``h`` after the head of ``modal``, largest first.
         beyond: bound of the sum of the filter's absolute taps after those in ``h``; zero if not given.
+        window_only: the tolerance is for inputs and outputs within the window.
 
     Raises:
         ValueError: channels that do not match.
@@ -124,11 +133,30 @@ def certify(
         needed = torch.where(small.any(1), small.int().argmax(1), needed)
         if singular_values.shape[1] == (h.shape[1] - reach + 1) // 2:  # all of them: after the last comes zero
             needed = torch.where(small.any(1), needed, singular_values.shape[1])
-    met = torch.ones_like(order, dtype=torch.bool) if tolerance is None else bound <= tolerance * least_norm
+    met = torch.ones_like(order, dtype=torch.bool)
+    if tolerance is not None:
+        met = factor * hinf <= tolerance * norm_hinf if window_only else bound <= tolerance * least_norm
+    rounding = _rounding(ssm.offsets, ssm.residues, torch.finfo(modal.residues.dtype).eps)
+    l1, l2 = error.abs().sum(1), error.norm(dim=1)
     return Certificate(
-        order, singular_values, lower, error.abs().sum(1), error.norm(dim=1), hinf, bound, tail,
+        order, singular_values, lower, l1, l2, hinf, bound, factor * hinf, rounding, tail,
         h.norm(dim=1), norm_hinf, needed, met, tolerance, notes,
     )  # fmt: skip
+
+
+def _rounding(
+    offsets: Complex[Tensor, "channels modes"], residues: Complex[Tensor, "channels modes"], eps: float
+) -> Float[Tensor, " channels"]:
+    """Bound of what rounding every operation of ``x += offset x + u, y = Re sum residue x`` adds to y, for |u| <= 1.
+
+    ``|x| <= 1 / (1 - |pole|) = m``. A step rounds a complex product (3 eps |offset| m), the sum with u and that with x
+    (2 eps m together with the product): an error that decays like the state, so m steps of it add up. The output
+    rounds products and a sum of as many terms as there are modes.
+    """
+    longest = 1 / (1 - (1 + offsets).abs())
+    step = eps * (3 * offsets.abs() + 3) * longest
+    output = eps * (offsets.shape[1] + 3) * longest
+    return (residues.abs() * (step * longest + output)).sum(1)
 
 
 def _grid_size(length: int) -> int:
