@@ -1268,6 +1268,27 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["vim"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    version: str = "v2",
+    halve: bool | None = None,
+    d_state: int = 16,
+    d_conv: int = 4,
+    expand: int | float = 2,
+    dt_rank: int | Literal["auto"] = "auto",
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    conv_bias: bool = True,
+    bias: bool = False,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Selective state space over the past and over the future (Vision Mamba)."""
+
+@overload
+def create_mixer(
     name: Literal["xlstm_large"],
     d_model: int,
     *,

@@ -66,5 +66,6 @@ from .state_space.rtf import RTF as RTF
 from .state_space.s4 import S4 as S4
 from .state_space.s4d import S4D as S4D
 from .state_space.s5 import S5 as S5
+from .state_space.vim import Vim as Vim
 
 def load_all() -> list[ModuleType]: ...

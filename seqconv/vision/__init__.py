@@ -6,8 +6,10 @@ from .mixer_2d import Mixer2d
 from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
 from .scan import Scan2d
 from .scan_orders import scan_order
+from .ss2d import SS2D
 
 __all__ = [
+    "SS2D",
     "DirectFilter2d",
     "Hyena2d",
     "HyenaFilter2d",

@@ -14,15 +14,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..registry import create_mixer
+from .directions import frame_orders
 from .mixer_2d import Mixer2d, image_sizes
 from .registry import register_2d
-from .scan_orders import check_scan_order, inverse, scan_order
+from .scan_orders import check_scan_order
 
 MERGES = ("sum", "mean", "concat")
 CROSS = ("row", "row_reversed", "column", "column_reversed")
@@ -81,7 +82,7 @@ class Scan2d(Mixer2d):
         if mask is not None:
             lengths = torch.tensor([h * w for h, w in sizes], device=x.device)
             scanned_mask = torch.arange(height * width, device=x.device) < lengths[:, None]
-        orders = [_indices(name, sizes, height, width).to(x.device) for name in self.orders]
+        orders = [frame_orders(name, sizes, height, width).to(x.device) for name in self.orders]
         scans = [cells.take_along_dim(order.expand(batch, -1)[..., None], dim=1) for order, _ in orders]
         results = self._mix(scans, scanned_mask)
         back = [
@@ -105,17 +106,3 @@ class Scan2d(Mixer2d):
             return y
         total = torch.stack(results).sum(0)
         return total / len(results) if self.merge == "mean" else total
-
-
-def _indices(name: str, sizes: Sequence[tuple[int, int]], height: int, width: int) -> Int[Tensor, "2 images cells"]:
-    """The order of images inside frames of ``height`` by ``width`` cells, and its inverse; the padding comes last."""
-    orders = [_order_in_frame(name, h, w, height, width) for h, w in sizes]
-    return torch.stack([torch.stack(orders), torch.stack([inverse(order) for order in orders])])
-
-
-def _order_in_frame(name: str, h: int, w: int, height: int, width: int) -> Int[Tensor, " cells"]:
-    order = scan_order(name, h, w)
-    if (h, w) == (height, width):
-        return order
-    frame = torch.arange(height * width).view(height, width)
-    return torch.cat([frame[:h, :w].flatten()[order], frame[:h, w:].flatten(), frame[h:].flatten()])

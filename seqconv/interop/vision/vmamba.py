@@ -1,0 +1,106 @@
+"""MzeroMiko/VMamba: SS2D.
+
+Read in ``vmamba.py`` at 2ed52ead. ``v01`` to ``v05`` differ in the kernels and in rounding, not in the equation; the
+other debugging scans, output norms and initialisations were not checked and are unsupported. ``channel_first`` changes
+the layout alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error
+
+from ...vision.ss2d import SS2D
+from ..importer import Weights, add_importer, options
+
+ORIGINAL = "MzeroMiko/VMamba:SS2D"
+DEFAULTS: Mapping[str, Any] = {
+    "d_model": 96,
+    "d_state": 16,
+    "ssm_ratio": 2.0,
+    "dt_rank": "auto",
+    "d_conv": 3,
+    "conv_bias": True,
+    "dropout": 0.0,
+    "bias": False,
+    "dt_min": 0.001,
+    "dt_max": 0.1,
+    "dt_init_floor": 1e-4,
+    "forward_type": "v2",
+    "act_layer": "silu",
+}
+IGNORED = ("channel_first", "initialize", "dt_init", "dt_scale", "force_fp32")
+GATES: Mapping[str, str] = {
+    "v0": "silu",
+    **{
+        f"{version}{suffix}": gate
+        for version in ("v01", "v02", "v03", "v04", "v05", "v2", "v3")
+        for suffix, gate in (("", "silu"), ("_noz", "none"), ("_nozact", "linear"))
+    },
+}
+"""The gate of every forward type whose equation was checked."""
+
+
+def ss2d_options(**hyper: Any) -> dict[str, Any]:
+    """Arguments of the module for the original's."""
+    o = _options(hyper)
+    first = o.forward_type == "v0"  # the first version has a biased 3 by 3 convolution whatever it is given
+    return {
+        "d_model": o.d_model,
+        "d_state": o.d_state,
+        "expand": float(o.ssm_ratio),
+        "dt_rank": o.dt_rank,
+        "d_conv": 3 if first else max(1, o.d_conv),
+        "conv_bias": first or o.conv_bias,
+        "bias": o.bias and not first,
+        "gate": GATES[o.forward_type],
+        "dt_min": float(o.dt_min),
+        "dt_max": float(o.dt_max),
+        "dt_init_floor": float(o.dt_init_floor),
+        "dropout": float(o.dropout),
+    }
+
+
+def build(**hyper: Any) -> SS2D:
+    """The mixer with the options of the original."""
+    return SS2D(**ss2d_options(**hyper))
+
+
+def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the mixer from that of the original, of either version and layout."""
+    o = ss2d_options(**hyper)
+    converted = {name: weights.take(name) for name in ("out_norm.weight", "out_norm.bias")}
+    for name in ("in_proj", "out_proj"):
+        converted[f"{name}.weight"] = weights.take(f"{name}.weight").flatten(1)
+        converted |= {f"{name}.bias": weights.take(f"{name}.bias")} if o["bias"] else {}
+    if o["d_conv"] > 1:
+        converted["conv2d.weight"] = weights.take("conv2d.weight")
+        converted |= {"conv2d.bias": weights.take("conv2d.bias")} if o["conv_bias"] else {}
+    bias = weights.take("dt_projs_bias")
+    directions, inner = bias.shape
+    converted["x_proj.weight"] = _either(weights, "x_proj").reshape(-1, inner)
+    converted["dt_proj.weight"] = _either(weights, "dt_projs").reshape(directions, inner, -1)
+    converted["dt_bias"] = bias
+    converted["A_log"] = weights.take("A_logs").unflatten(0, (directions, inner))
+    return converted | {"D": weights.take("Ds").view(directions, inner)}
+
+
+def _either(weights: Weights, name: str) -> Tensor:
+    """A weight under its name in modules, or under that of the first version's parameters."""
+    return weights.take(f"{name}_weight" if f"{name}_weight" in weights else f"{name}.weight")
+
+
+def _options(hyper: Mapping[str, Any]) -> Any:
+    o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
+    if o.forward_type not in GATES or o.act_layer != "silu":
+        got = f"forward_type={o.forward_type!r}, act_layer={o.act_layer!r}"
+        wanted = f"a forward type that was checked: {', '.join(GATES)}; act_layer 'silu'"
+        raise argument_error(
+            f"from_original({ORIGINAL!r})", got, wanted, "train one of these, or use seqconv's options"
+        )
+    return o
+
+
+add_importer(ORIGINAL, build=build, convert=convert)

@@ -1,0 +1,175 @@
+"""Vim's block: a selective state space in both directions between one pair of projections.
+
+Equation, with ``rev`` the reversal of the sequence and scan_k the selective scan of :mod:`.mamba` with its gate::
+
+    [u, z] = W_in x
+    y_f = scan_f(silu(conv_f(u)), z)            y_b = rev scan_b(silu(conv_b(rev u)), rev z)
+    y = W_out (y_f + y_b)                       version "v2": all but the projections twice; may be halved
+    y_b = rev scan_b(rev silu(conv_f(u)), rev z)    version "v1": only A is there twice
+
+Both scans are one call with two groups of channels. There is no state: an output depends on the whole sequence.
+
+Source: Zhu et al. 2024 (arXiv 2401.09417) and ``mamba-1p1p1/mamba_ssm/modules/mamba_simple.py`` of hustvl/Vim at
+dd0358a.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqconv_kernels import selective_scan
+from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
+
+from ...layers.initialisation import reset_residual_projection
+from ...layers.short_convolution import ShortConvolution
+from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...mixer import Mixer
+from ...packing import zero_padding
+from ...parameters import set_optimizer_options
+from ...registry import register
+from ...state import State
+from ...types import LayerContext, StateKind
+
+VERSIONS = ("v2", "v1")
+
+
+class Selection(nn.Module):
+    """Time step before bias and softplus, input and output weights of every token, from its inner channels."""
+
+    def __init__(self, d_inner: int, d_state: int, dt_rank: int) -> None:
+        super().__init__()
+        self.sizes = [dt_rank, d_state, d_state]
+        self.x_proj = nn.Linear(d_inner, sum(self.sizes), bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the projection of the time step within ± the inverse root of its rank."""
+        bound = self.sizes[0] ** -0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From (batch, length, d_inner)."""
+        low, B, C = self.x_proj(u).split(self.sizes, dim=-1)
+        return self.dt_proj(low), B, C
+
+
+@register(
+    "vim",
+    examples=(
+        {"d_state": 3, "d_conv": 3, "expand": 1, "dt_rank": 5, "halve": False},
+        {"d_state": 4, "version": "v1", "conv_bias": False, "bias": True},
+    ),
+)
+class Vim(Mixer):
+    """Selective state space over the past and over the future (Vision Mamba).
+
+    Args:
+        d_model: width of inputs and outputs.
+        version: ``"v2"``, a convolution and a scan for each direction, or ``"v1"``, where they differ in A alone.
+        halve: take the mean of the directions instead of their sum; ``None`` halves version 2 and not version 1.
+        d_state: state size per channel.
+        d_conv: taps of the short convolution.
+        expand: inner channels per input channel.
+        dt_rank: width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉.
+        dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
+        dt_init_floor: least initial time step.
+        conv_bias: whether the short convolution has a bias.
+        bias: whether the projections into and out of the mixer have biases.
+        layer: place in a stack; the initial output projection shrinks with its depth.
+
+    Raises:
+        ValueError: an unknown version, sizes below 1.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        version: str = "v2",
+        halve: bool | None = None,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int | float = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        layer: LayerContext | None = None,
+    ) -> None:
+        super().__init__(d_model, causal=False)
+        if version not in VERSIONS:
+            raise unknown_name("vim mixer", "version", version, VERSIONS)
+        inner, rank = int(expand * d_model), math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        if min(inner, d_state, rank) < 1:
+            got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}"
+            raise argument_error("vim mixer", got, "sizes of at least 1", "raise the sizes")
+        check_time_steps(dt_min, dt_max, dt_init_floor)
+        self.dt_range, self.layer = (dt_min, dt_max, dt_init_floor), layer
+        self.halve = version == "v2" if halve is None else halve
+        sets = 2 if version == "v2" else 1
+        self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias)
+        self.conv1d = nn.ModuleList(ShortConvolution(inner, d_conv, bias=conv_bias) for _ in range(sets))
+        self.selection = nn.ModuleList(Selection(inner, d_state, rank) for _ in range(sets))
+        self.dt_bias = nn.Parameter(torch.empty(sets, inner))
+        self.A_log = nn.Parameter(torch.empty(2, inner, d_state))
+        self.D = nn.Parameter(torch.empty(sets, inner))
+        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        self.keep_float32("dt_bias", "A_log", "D")
+        set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A = -(1 .. d_state), D = 1, time steps log-uniform in their range, the output projection by the depth."""
+        reset_time_step_bias(self.dt_bias, *self.dt_range)
+        rates = torch.arange(1.0, self.A_log.shape[-1] + 1, device=self.A_log.device)
+        self.A_log.copy_(rates.log().expand_as(self.A_log))
+        self.D.fill_(1.0)
+        reset_residual_projection(self.out_proj, self.layer)
+
+    @property
+    def state_kind(self) -> StateKind:
+        """There is no state: every output depends on the whole sequence."""
+        return "none"
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u = zero_padding(u, mask)
+        past, future = self._directions(u, mask)
+        A = -self.A_log.to(accumulation_dtype(self.A_log)).exp()
+        delta, B, C = (
+            torch.stack([a, b.flip(1)], dim=2) for a, b in zip(past[1:], future[1:], strict=True)
+        )  # (batch, length, directions, ·)
+        u = torch.cat([past[0], future[0].flip(1)], dim=-1)
+        y = selective_scan(
+            u, delta.flatten(2), A.flatten(0, 1), B, C, self.D.expand(2, -1).flatten(), torch.cat([z, z.flip(1)], -1),
+            delta_bias=self.dt_bias.expand(2, -1).flatten(), delta_softplus=True,
+        )  # fmt: skip
+        assert isinstance(y, Tensor)
+        forth, back = y.chunk(2, dim=-1)
+        total = forth + back.flip(1)
+        mixed: Tensor = self.out_proj(total / 2 if self.halve else total)
+        return mixed
+
+    def _directions(self, u: Tensor, mask: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Convolved inputs with what is selected from them, for the past and for the future, both in token order."""
+        flipped = [u] if len(self.conv1d) == 1 else [u, u.flip(1)]
+        convolved = [conv(part)[0] for conv, part in zip(self.conv1d, flipped, strict=True)]
+        convolved = [zero_padding(part, mask) for part in (convolved[0], *(c.flip(1) for c in convolved[1:]))]
+        parts = [(part, *select(part)) for part, select in zip(convolved, self.selection, strict=True)]
+        return parts[0], parts[-1]
+
+    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
+        raise NotImplementedError
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+    def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        raise NotImplementedError

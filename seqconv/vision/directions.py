@@ -1,0 +1,137 @@
+"""Images read along several scan orders at once, and put back: gathers in both passes, no scatter.
+
+With K orders ``o_k`` of L cells, step s of direction k is place ``s K + k`` of one sequence of L K entries::
+
+    spread(x)[s, k]  = x[o_k[s]]              one image for all directions
+    scan(x)[s, k]    = x[o_k[s], k]           a value of its own for each direction
+    unscan(y)[p, k]  = y[inverse(o_k)[p], k]
+
+The last two are permutations of the L K entries, inverse to each other, so that the adjoint of each is the other; the
+adjoint of ``spread`` is ``unscan`` summed over the directions. Images of different sizes are each read in the order of
+their own size, padding after their cells.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .mixer_2d import image_sizes
+from .scan_orders import inverse, scan_order
+
+CACHED_DIRECTIONS = 64
+"""Sets of indices kept in memory, per size and device."""
+
+
+class Directions(NamedTuple):
+    """Scan orders of the images of a batch, as indices into the entries above; ``rows`` is 1 or the batch.
+
+    Attributes:
+        cells: the cell of every entry.
+        there: the entry that :func:`scan` reads for every entry.
+        back: the inverse permutation.
+        num: number of directions.
+    """
+
+    cells: Int[Tensor, "rows entries"]
+    there: Int[Tensor, "rows entries"]
+    back: Int[Tensor, "rows entries"]
+    num: int
+
+
+def spread(
+    x: Float[Tensor, "batch cells channels"], directions: Directions
+) -> Float[Tensor, "batch cells directions channels"]:
+    """Every image along all directions."""
+    y: Tensor = _rearrange(x, directions.cells, directions.back, directions.num).unflatten(1, (-1, directions.num))
+    return y
+
+
+def scan(
+    x: Float[Tensor, "batch cells directions channels"], directions: Directions
+) -> Float[Tensor, "batch cells directions channels"]:
+    """The values of each direction along it."""
+    y: Tensor = _rearrange(x.flatten(1, 2), directions.there, directions.back, 1).unflatten(1, (-1, directions.num))
+    return y
+
+
+def unscan(
+    y: Float[Tensor, "batch cells directions channels"], directions: Directions
+) -> Float[Tensor, "batch cells directions channels"]:
+    """What was computed along each direction, back at its cells."""
+    x: Tensor = _rearrange(y.flatten(1, 2), directions.back, directions.there, 1).unflatten(1, (-1, directions.num))
+    return x
+
+
+def image_directions(
+    orders: Sequence[str], height: int, width: int, mask: Tensor | None, device: torch.device
+) -> Directions:
+    """The orders for images in frames of ``height`` by ``width`` cells, each under its part of the mask."""
+    sizes = ((height, width),) if mask is None else tuple(image_sizes(mask))
+    # Compilers trace the computation: they do not look into caches.
+    make = _directions if torch.compiler.is_compiling() or mask is not None else _cached_directions
+    return make(tuple(orders), sizes, height, width, device)
+
+
+def frame_orders(name: str, sizes: Sequence[tuple[int, int]], height: int, width: int) -> Int[Tensor, "2 images cells"]:
+    """The order of images inside frames of ``height`` by ``width`` cells, and its inverse; the padding comes last."""
+    orders = [_order_in_frame(name, h, w, height, width) for h, w in sizes]
+    return torch.stack([torch.stack(orders), torch.stack([inverse(order) for order in orders])])
+
+
+def _directions(
+    orders: tuple[str, ...], sizes: tuple[tuple[int, int], ...], height: int, width: int, device: torch.device
+) -> Directions:
+    count = len(orders)
+    order, step = torch.stack([frame_orders(name, sizes, height, width) for name in orders], dim=-1)
+    direction = torch.arange(count)
+    indices = [order, order * count + direction, step * count + direction]
+    cells, there, back = (index.flatten(1).to(device) for index in indices)
+    return Directions(cells, there, back, count)
+
+
+_cached_directions = lru_cache(CACHED_DIRECTIONS)(_directions)
+
+
+def _order_in_frame(name: str, h: int, w: int, height: int, width: int) -> Int[Tensor, " cells"]:
+    order = scan_order(name, h, w)
+    if (h, w) == (height, width):
+        return order
+    frame = torch.arange(height * width).view(height, width)
+    return torch.cat([frame[:h, :w].flatten()[order], frame[:h, w:].flatten(), frame[h:].flatten()])
+
+
+def _gather(x: Float[Tensor, "batch places channels"], index: Int[Tensor, "rows entries"]) -> Tensor:
+    if len(index) == 1:
+        return x.index_select(1, index[0])
+    return x.take_along_dim(index[..., None], dim=1)
+
+
+def _rearrange(x: Tensor, index: Tensor, back: Tensor, copies: int) -> Tensor:
+    if torch.compiler.is_compiling():  # compilers fuse gathers, and trace custom gradients with warnings
+        return _gather(x, index)
+    y: Tensor = _Gather.apply(x, index, back, copies)
+    return y
+
+
+class _Gather(torch.autograd.Function):
+    """Entries of ``x`` by index; the adjoint gathers by the inverse index and sums over copies.
+
+    Autograd's own adjoint of an index is a scatter, which is slower on every device.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor, copies: int) -> Tensor:
+        ctx.save_for_backward(index, back)
+        ctx.copies = copies
+        return _gather(x, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        _, back = ctx.saved_tensors
+        gradient = _gather(gradients[0], back)
+        copies = ctx.copies
+        return gradient if copies == 1 else gradient.unflatten(1, (-1, copies)).sum(2), None, None, None

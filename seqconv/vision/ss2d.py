@@ -1,0 +1,162 @@
+"""SS2D, the mixer of VMamba: one selective scan along several orders of the image.
+
+Equation, with E inner channels, K directions of orders ``o_k``, each with x_proj, W_Δ, A, D of its own::
+
+    [u, z] = W_in x                                u = silu(conv2d(u))
+    [δ_k, B_k, C_k] = W_k u                        Δ_k = softplus(W_Δ,k δ_k + b_Δ,k)
+    h_s = exp(Δ_s A_k) h_{s-1} + Δ_s B_s u[o_k[s]]     y_k[o_k[s]] = C_s h_s + D_k u[o_k[s]]
+    y = W_out (norm(Σ_k y_k) ⊙ φ(z))
+
+The projections of a cell do not depend on the order, so that they are computed once, on the image; the K scans are one
+call with K groups of channels.
+
+Published variants, by the forward types of the original: ``v0`` is ``gate="silu"`` with ``conv_bias=True``, ``v05`` the
+same equation, ``v05_noz`` (all released second-generation models) ``gate="none"``, ``_nozact`` ``gate="linear"``.
+
+Source: Liu et al. 2024 (arXiv 2401.10166) and ``vmamba.py`` of MzeroMiko/VMamba at 2ed52ead.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqconv_kernels import selective_scan
+from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
+
+from ..layers.grouped_linear import GroupedLinear
+from ..layers.norms import LayerNorm
+from ..layers.residual import Dropout
+from ..layers.time_step import check_time_steps, reset_time_step_bias
+from ..parameters import KeepFloat32, set_optimizer_options
+from .directions import image_directions, scan, spread, unscan
+from .mixer_2d import Mixer2d, zero_padding_2d
+from .registry import register_2d
+from .scan import CROSS
+from .scan_orders import check_scan_order
+
+GATES = ("silu", "linear", "none")
+CROSS_SCAN = ("row", "column", "row_reversed", "column_reversed")
+"""VMamba's directions, in the order of its parameters."""
+
+assert set(CROSS_SCAN) == set(CROSS)
+
+
+@register_2d(
+    "ss2d",
+    examples=(
+        {"gate": "none", "d_state": 1, "expand": 1, "conv_bias": False},
+        {"gate": "linear", "d_state": 3, "d_conv": 1, "dt_rank": 2, "orders": ["snake", "hilbert_reversed"]},
+    ),
+)
+class SS2D(KeepFloat32, Mixer2d):
+    """Selective state space along several scan orders of the image (VMamba).
+
+    Args:
+        d_model: width of inputs and outputs.
+        d_state: state size per channel and direction.
+        d_conv: rows and columns of the depthwise convolution in front of the scan, odd; 1 leaves it out.
+        expand: inner channels per input channel.
+        dt_rank: width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉.
+        gate: activation of the gate ``z``: ``"silu"``, ``"linear"``, or ``"none"`` without a gate.
+        conv_bias: whether the depthwise convolution has a bias.
+        bias: whether the projections into and out of the mixer have biases.
+        orders: scan orders, see :mod:`~seqconv.vision.scan_orders`.
+        dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
+        dt_init_floor: least initial time step.
+        dropout: probability for the outputs.
+
+    Raises:
+        ValueError: no or unknown orders, an unknown gate, an even ``d_conv``, sizes below 1.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 3,
+        expand: int | float = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        gate: str = "silu",
+        conv_bias: bool = True,
+        bias: bool = False,
+        orders: Sequence[str] = CROSS_SCAN,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(d_model)
+        self.d_inner, self.d_state = int(expand * d_model), d_state
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        if min(self.d_inner, d_state, self.dt_rank) < 1 or d_conv < 1 or d_conv % 2 == 0:
+            got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}, d_conv={d_conv}"
+            raise argument_error("ss2d 2-D mixer", got, "sizes of at least 1, an odd d_conv", "correct the sizes")
+        if gate not in GATES:
+            raise unknown_name("ss2d 2-D mixer", "gate", gate, GATES)
+        if not orders or isinstance(orders, str):
+            wanted, remedy = "a list of at least one scan order", "pass orders=['row']"
+            raise argument_error("ss2d 2-D mixer", f"orders={orders!r}", wanted, remedy)
+        check_time_steps(dt_min, dt_max, dt_init_floor)
+        self.gate, self.orders = gate, tuple(check_scan_order(name) for name in orders)
+        self.dt_range, directions = (dt_min, dt_max, dt_init_floor), len(self.orders)
+        inner = self.d_inner
+        self.in_proj = nn.Linear(d_model, inner if gate == "none" else 2 * inner, bias=bias)
+        self.conv2d = depthwise_conv2d(inner, d_conv, bias=conv_bias) if d_conv > 1 else None
+        self.x_proj = nn.Linear(inner, directions * (self.dt_rank + 2 * d_state), bias=False)
+        self.dt_proj = GroupedLinear(directions, self.dt_rank, inner)
+        self.dt_bias = nn.Parameter(torch.empty(directions, inner))
+        self.A_log = nn.Parameter(torch.empty(directions, inner, d_state))
+        self.D = nn.Parameter(torch.empty(directions, inner))
+        self.out_norm = LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        self.dropout = Dropout(dropout)
+        self.keep_float32("dt_bias", "A_log", "D")
+        set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A = -(1 .. d_state), D = 1, time steps log-uniform in their range."""
+        reset_time_step_bias(self.dt_bias, *self.dt_range)
+        self.A_log.copy_(torch.arange(1.0, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
+        self.D.fill_(1.0)
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        u = self.in_proj(x)
+        z = None
+        if self.gate != "none":
+            u, z = u.chunk(2, dim=-1)
+        if self.conv2d is not None:
+            u = self.conv2d(zero_padding_2d(u, mask).movedim(-1, 1)).movedim(1, -1)
+        y = self.out_norm(self._scan(nn.functional.silu(u), mask))
+        if z is not None:
+            y = y * (nn.functional.silu(z) if self.gate == "silu" else z)
+        mixed: Tensor = self.dropout(self.out_proj(y))
+        return mixed
+
+    def _scan(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        """Σ_k y_k, (batch, height, width, d_inner): one scan of all directions' channels."""
+        height, width = u.shape[1:3]
+        directions = image_directions(self.orders, height, width, mask, u.device)
+        cells = u.flatten(1, 2)
+        selection = scan(self.x_proj(cells).unflatten(-1, (directions.num, -1)), directions)
+        low, B, C = selection.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        A = -self.A_log.to(accumulation_dtype(self.A_log)).exp()
+        y = selective_scan(
+            spread(cells, directions).flatten(2), self.dt_proj(low).flatten(2),
+            A.flatten(0, 1), B.contiguous(), C.contiguous(), self.D.flatten(),
+            delta_bias=self.dt_bias.flatten(), delta_softplus=True,
+        )  # fmt: skip
+        assert isinstance(y, Tensor)
+        total: Tensor = unscan(y.unflatten(-1, (directions.num, -1)), directions).sum(2).unflatten(1, (height, width))
+        return total
+
+
+def depthwise_conv2d(channels: int, size: int, *, bias: bool = True) -> nn.Conv2d:
+    """A centred convolution of every channel by itself, ``size`` by ``size``, zeros around the image."""
+    return nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels, bias=bias)
