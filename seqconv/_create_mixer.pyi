@@ -544,7 +544,7 @@ def create_mixer(
     d_model: int,
     *,
     layer: LayerContext | None = None,
-    d_state: int = 256,
+    d_state: int | None = None,
     window: int | float = 128,
     bidirectional: bool = False,
 ) -> Mixer:

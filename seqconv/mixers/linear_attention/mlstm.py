@@ -28,6 +28,7 @@ from ...layers.heads import HeadLayerNorm, HeadwiseLinear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import LayerContext, StateKind
@@ -99,6 +100,7 @@ class MLSTM(Mixer):
         self.i_proj, self.f_proj = nn.Linear(3 * inner, num_heads), nn.Linear(3 * inner, num_heads)
         self.norm = HeadLayerNorm(*self.heads, eps=norm_eps)
         self.skip = nn.Parameter(torch.empty(inner))
+        set_optimizer_options(self, "skip", weight_decay=0.0)
         self.down_proj = nn.Linear(inner, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()

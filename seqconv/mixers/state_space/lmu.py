@@ -14,8 +14,8 @@ m holds the Legendre coefficients of the last θ values of u. Whole sequences ar
 
 Source: Voelker et al. 2019; the parallel form of Chilkuri and Eliasmith 2021 (arXiv 2102.11417); ``LMUFFTCell`` of
 LMUFormer (Liu et al. 2024, arXiv 2402.04882), ``src/blocks/lmu_cell.py`` of zeyuliu1037/LMUFormer at 5debaddf.
-Published result: LMUFormer reaches 96.53 % on Speech Commands V2 with 35 classes (its README). Initialisation as
-torch's linear layers.
+Published result: LMUFormer reaches 96.53 % on Speech Commands V2 with 35 classes (its README). The input weights start
+uniform with variance 1 / d_model (LeCun), as in Voelker et al., the rest as torch's linear layers.
 """
 
 import torch
@@ -65,8 +65,8 @@ class LegendreMemoryUnit(KeepFloat32):
             got = f"d_input={d_input}, d_output={d_output}, d_state={d_state}, window={window}"
             raise argument_error("lmu mixer", got, "sizes of at least 1 and a window above 0", "correct the sizes")
         self.window = window
-        self.u_proj = nn.Linear(d_input, 1)
         self.out_proj = nn.Linear(d_state + d_input, d_output)
+        self.u_proj = nn.Linear(d_input, 1)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("A", torch.empty(d_state, d_state, dtype=dtype))
         self.register_buffer("B", torch.empty(d_state, dtype=dtype))
@@ -76,7 +76,9 @@ class LegendreMemoryUnit(KeepFloat32):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Discretise the memory, in float64."""
+        """Discretise the memory, in float64; the input weights are uniform with variance 1 / d_input."""
+        bound = (3 / self.u_proj.in_features) ** 0.5
+        self.u_proj.weight.uniform_(-bound, bound)
         if self.A.is_meta:
             return
         A, B = hippo.transition("lmu", len(self.B))
@@ -89,15 +91,19 @@ class LegendreMemoryUnit(KeepFloat32):
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """An empty memory, (batch, d_state)."""
-        return torch.zeros(batch_size, len(self.B), device=device, dtype=accumulation_dtype(self.B.to(dtype)))
+        wide = torch.promote_types(dtype, torch.float32)
+        return torch.zeros(batch_size, len(self.B), device=device, dtype=wide)
 
     def forward(
         self,
-        x: Float[Tensor, "batch length d_input"],
+        x: Float[Tensor, "batch *length d_input"],
         memory: Float[Tensor, "batch d_state"] | None = None,
         mask: Tensor | None = None,
-    ) -> tuple[Float[Tensor, "batch length d_output"], Float[Tensor, "batch d_state"]]:
-        """Whole sequences: the outputs and the memory after the last token."""
+    ) -> tuple[Float[Tensor, "batch *length d_output"], Float[Tensor, "batch d_state"]]:
+        """Whole sequences, or one token from a memory: the outputs and the memory after the last token."""
+        if x.dim() == 2:
+            assert memory is not None
+            return self._step(x, memory)
         u = zero_padding(F.relu(self.u_proj(x)), mask).to(accumulation_dtype(x, self.B))
         A, B = self.A.to(torch.float64), self.B.to(torch.float64)
         taps = matrix_powers(A, B[:, None], x.shape[1])[..., 0].to(u.dtype)
@@ -111,6 +117,10 @@ class LegendreMemoryUnit(KeepFloat32):
         self, x_t: Float[Tensor, "batch d_input"], memory: Float[Tensor, "batch d_state"]
     ) -> tuple[Float[Tensor, "batch d_output"], Float[Tensor, "batch d_state"]]:
         """One token."""
+        pair: tuple[Tensor, Tensor] = self(x_t, memory)
+        return pair
+
+    def _step(self, x_t: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         u = F.relu(self.u_proj(x_t)).to(accumulation_dtype(x_t, self.B))
         m = memory.to(u.dtype) @ self.A.to(u.dtype).T + u * self.B.to(u.dtype)
         return self._output(m, x_t), m
@@ -119,22 +129,23 @@ class LegendreMemoryUnit(KeepFloat32):
         return F.relu(self.out_proj(torch.cat([m.to(x.dtype), x], dim=-1)))
 
 
-@register("lmu", examples=({"d_state": 6, "window": 10}, {"d_state": 3, "window": 4.5}))
+@register("lmu", examples=({"window": 12}, {"window": 6.5}))
 class LMU(Mixer):
     """Legendre memory of one learned signal, and an output that reads it with the input.
 
     Args:
         d_model: width of inputs and outputs.
-        d_state: Legendre polynomials.
+        d_state: Legendre polynomials; d_model if not given, as in LMUFormer.
         window: θ, tokens that the memory spans.
 
     Raises:
         ValueError: ``d_state < 1``, or an empty window.
     """
 
-    def __init__(self, d_model: int, *, d_state: int = 256, window: int | float = 128) -> None:
+    def __init__(self, d_model: int, *, d_state: int | None = None, window: int | float = 128) -> None:
         super().__init__(d_model)
-        self.cell = LegendreMemoryUnit(d_model, d_model, d_state=d_state, window=window)
+        size = d_model if d_state is None else d_state
+        self.cell = LegendreMemoryUnit(d_model, d_model, d_state=size, window=window)
 
     @property
     def state_kind(self) -> StateKind:
@@ -155,5 +166,5 @@ class LMU(Mixer):
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, LMUState)
-        y, memory = self.cell.step(x_t, state.memory)
+        y, memory = self.cell(x_t, state.memory)
         return y, LMUState(memory)
