@@ -54,6 +54,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrent_gemma": ("RecurrentGemma", {"hidden_size": 512, "lru_width": 512, **HYBRID}),
 }
 
+HYBRIDS = {"lfm2": "conv", "qwen3_next": "linear_attention", "qwen3_5": "linear_attention"}
+"""Families with attention in the fourth and the last layer here, and what they call the others."""
+
 
 def build(family: str, layers: int, scale: float) -> PreTrainedModel:
     """A model of the family with random weights; ``scale`` shrinks its width and its vocabulary (for a quick look)."""
@@ -64,8 +67,9 @@ def build(family: str, layers: int, scale: float) -> PreTrainedModel:
     sizes = {key: int(value * scale) if key in widths else value for key, value in sizes.items()}
     torch.manual_seed(0)
     model = import_module(f"transformers.models.{family}.modeling_{family}")
-    if family == "lfm2":
-        sizes["layer_types"] = ["full_attention" if layer % 3 == 2 else "conv" for layer in range(layers)]
+    if family in HYBRIDS:
+        linear = HYBRIDS[family]
+        sizes["layer_types"] = ["full_attention" if layer in (layers - 1, 3) else linear for layer in range(layers)]
     settings = {"vocab_size": int(8192 * scale), "num_hidden_layers": layers, "pad_token_id": 0, "eos_token_id": None}
     built: PreTrainedModel = getattr(model, f"{name}ForCausalLM")(kind(**sizes, **settings))
     return built

@@ -73,7 +73,7 @@ def test_classify_images_learns_the_stripes(tmp_path):
 def test_accelerated_models_are_timed_against_transformers(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     example = load("accelerate_transformers")
-    sizes = {"layers": 3, "scale": 0.25, "prompt": 16, "train": 16, "repeats": 1}
+    sizes = {"layers": 2, "scale": 0.25, "prompt": 16, "train": 16, "repeats": 1}
     results = example.main(families="mamba,lfm2", memory=False, **sizes)
     assert set(results) == {"mamba", "lfm2"}
     assert all(results[family][what] > 0 for family in results for what in ("prefill", "training", "decoding"))

@@ -175,3 +175,10 @@ def test_packed_documents_of_a_family_that_was_not_checked(monkeypatch):
         assert "not checked" in repr(seqconv.integrations.transformers.active()[0])
         with pytest.raises(ValueError, match="packed documents in a model of family 'mamba'"):
             model(torch.cat(documents())[None], **arguments("seq_idx", 1))
+
+
+def test_attention_that_takes_no_mask_of_documents(monkeypatch):
+    model = build("granitemoehybrid")
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
+    with seqconv.accelerate(model), pytest.raises(ValueError, match=r"granitemoehybrid.*attn_implementation='sdpa'"):
+        model(torch.cat(documents())[None], **arguments("seq_idx", 1))

@@ -15,7 +15,10 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error
 
 from .call import CURRENT, Call, Unserved, begin, documents_of_model, takes_part
 from .documents import changed_arguments, find_documents
@@ -175,12 +178,27 @@ def _with_documents(forward: Callable[..., Any], family: str) -> Callable[..., A
         documents = find_documents(given) if any(given.get(name) is not None for name in PACKING) else None
         if documents is None:
             return forward(self, *args, **kwargs)
-        mask_dtype = None if check_packing(family).masks_documents else self.dtype
-        given |= changed_arguments(documents, given, takes_positions, mask_dtype)
+        given |= changed_arguments(documents, given, takes_positions, _mask_dtype(self, family))
         with documents_of_model(documents), _kept_for_checkpoints(self):
             return forward(self, **given)
 
     return accelerated
+
+
+def _mask_dtype(model: Any, family: str) -> torch.dtype | None:
+    """Dtype of a mask that keeps documents apart, where attention layers do not find them in ``position_ids``.
+
+    Raises:
+        ValueError: a family that was not checked, or attention that takes no such mask.
+    """
+    if check_packing(family).masks_documents:
+        return None
+    attention = str(getattr(model.config, "_attn_implementation", ""))
+    if "flash" in attention:
+        what = f"packed documents in a model of family {family!r} with {attention}"
+        raise argument_error("accelerate", what, "sdpa or eager attention", "load it with attn_implementation='sdpa'")
+    dtype: torch.dtype = model.dtype
+    return dtype
 
 
 PACKING = ("position_ids", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
