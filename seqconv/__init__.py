@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .parameters import parameter_groups
     from .registry import list_mixers, mixer_config, register
     from .state import State
+    from .zoo import create_model, list_models
 
 __all__ = [
     "Mixer",
@@ -48,10 +49,12 @@ __all__ = [
     "State",
     "accelerate",
     "create_mixer",
+    "create_model",
     "distill",
     "from_original",
     "list_checkpoints",
     "list_mixers",
+    "list_models",
     "list_originals",
     "load_checkpoint",
     "mixer_config",
@@ -64,9 +67,11 @@ _MODULES = {
     "State": "state",
     "accelerate": "integrations.transformers",
     "create_mixer": "registry",
+    "create_model": "zoo",
     "from_original": "interop",
     "list_checkpoints": "interop",
     "list_mixers": "registry",
+    "list_models": "zoo",
     "list_originals": "interop",
     "load_checkpoint": "interop",
     "mixer_config": "registry",

@@ -1,0 +1,159 @@
+"""MzeroMiko/VMamba: whole classifiers.
+
+Read in ``vmamba.py`` (VSSM) at 2ed52ead: patch embedding v1 and v2, downsampling v1 and v3. All sizes come from the
+shapes of the tensors, so that a published state dict (``checkpoint["model"]``) is read without hyper-parameters.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error
+
+from ...vision.backbone import ImageClassifier
+from ...vision.hierarchical import HierarchicalBackbone
+from ..importer import Weights, add_importer, options
+from .vmamba import convert as convert_ss2d
+from .vmamba import ss2d_options
+
+ORIGINAL = "MzeroMiko/VMamba:VSSM"
+DEFAULTS: Mapping[str, Any] = {
+    "patch_size": 4,
+    "in_chans": 3,
+    "num_classes": 1000,
+    "depths": (2, 2, 9, 2),
+    "dims": (96, 192, 384, 768),
+    "ssm_d_state": 16,
+    "ssm_ratio": 2.0,
+    "ssm_dt_rank": "auto",
+    "ssm_conv": 3,
+    "ssm_conv_bias": True,
+    "forward_type": "v2",
+    "mlp_ratio": 4.0,
+    "downsample_version": "v2",
+    "patchembed_version": "v1",
+    "posembed": False,
+    "gmlp": False,
+    "drop_path_rate": 0.0,
+}
+IGNORED = (
+    "image", "imgsize", "norm_layer", "ssm_act_layer", "ssm_drop_rate", "ssm_init", "mlp_act_layer", "mlp_drop_rate",
+    "patch_norm", "use_checkpoint",
+)  # fmt: skip
+STEMS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "v1": ("patch", {"proj": "0", "norm": "2"}),
+    "v2": ("conv", {"conv1": "0", "norm1": "2", "conv2": "5", "norm2": "7"}),
+}
+DOWNSAMPLINGS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "v1": ("merge", {"norm": "1", "proj": "2"}),
+    "v3": ("conv", {"conv": "1", "norm": "3"}),
+}
+"""Versions: seqconv's name, and the place of each module in the original's sequence."""
+
+
+def build(**hyper: Any) -> ImageClassifier:
+    """The classifier with the options of the original."""
+    o = _options(hyper)
+    mixer_options = {name: value for name, value in ss2d_options(**_ss2d(o)).items() if name != "d_model"}
+    backbone = HierarchicalBackbone(
+        "ss2d",
+        dims=_dims(o),
+        depths=o.depths,
+        mixer_options=mixer_options,
+        in_channels=o.in_chans,
+        patch_size=o.patch_size,
+        stem=STEMS[o.patchembed_version][0],
+        downsampling=DOWNSAMPLINGS[o.downsample_version][0],
+        mlp_ratio=float(o.mlp_ratio),
+        drop_path=float(o.drop_path_rate),
+    )
+    return ImageClassifier(backbone, o.num_classes)
+
+
+def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the classifier from that of the original."""
+    o = _options(hyper)
+    converted = _modules(weights, "patch_embed", "backbone.stem", STEMS[o.patchembed_version][1])
+    converted |= _modules(weights, "classifier", "backbone", {"norm": "norm"})
+    converted |= _modules(weights, "classifier", "", {"head": "head"})
+    for stage, depth in enumerate(o.depths):
+        if stage:
+            names, target = DOWNSAMPLINGS[o.downsample_version][1], f"backbone.downsamplings.{stage - 1}"
+            converted |= _modules(weights, f"layers.{stage - 1}.downsample", target, names)
+        for index in range(depth):
+            source, target = f"layers.{stage}.blocks.{index}", f"backbone.stages.{stage}.{index}"
+            converted |= _modules(weights, source, target, {"mixer_norm": "norm"})
+            if o.mlp_ratio > 0:
+                names = {"mlp_norm": "norm2", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
+                converted |= _modules(weights, source, target, names)
+            mixer = convert_ss2d(weights.part(f"{source}.op."), {**_ss2d(o), "d_model": _dims(o)[stage]})
+            converted |= {f"{target}.mixer.{name}": tensor for name, tensor in mixer.items()}
+    return converted
+
+
+def infer(weights: Weights) -> dict[str, Any]:
+    """All sizes, from the shapes of the tensors."""
+    depths: list[int] = []
+    while f"layers.{len(depths)}.blocks.0.norm.weight" in weights:
+        depth = 1
+        while f"layers.{len(depths)}.blocks.{depth}.norm.weight" in weights:
+            depth += 1
+        depths.append(depth)
+    if not depths:
+        return {}
+    dims = [len(weights.peek(f"layers.{stage}.blocks.0.norm.weight")) for stage in range(len(depths))]
+    first, op = "layers.0.blocks.0", weights.part("layers.0.blocks.0.op.")
+    inner, d_state = len(op.peek("out_norm.weight")), op.peek("A_logs").shape[1]
+    gated = len(op.peek("in_proj.weight")) == 2 * inner
+    version = "v0" if "x_proj_weight" in op else "v05"
+    stem = weights.peek("patch_embed.0.weight")
+    overlapping = "patch_embed.5.weight" in weights
+    mlp = f"{first}.mlp.fc1.weight"
+    merging = len(depths) > 1 and "layers.0.downsample.2.weight" in weights
+    return {
+        "depths": depths, "dims": dims, "ssm_d_state": d_state, "ssm_ratio": inner / dims[0],
+        "forward_type": version if gated else f"{version}_noz",
+        "ssm_conv": op.peek("conv2d.weight").shape[-1] if "conv2d.weight" in op else 0,
+        "ssm_conv_bias": "conv2d.bias" in op,
+        "mlp_ratio": len(weights.peek(mlp)) / dims[0] if mlp in weights else 0.0,
+        "patch_size": 4 if overlapping else stem.shape[-1], "in_chans": stem.shape[1],
+        "patchembed_version": "v2" if overlapping else "v1", "downsample_version": "v1" if merging else "v3",
+        "num_classes": len(weights.peek("classifier.head.weight")),
+    }  # fmt: skip
+
+
+def _modules(weights: Weights, source: str, target: str, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights and, where there are, biases of modules; linear layers of the channels-first layout have flat weights."""
+    converted = {}
+    for name, original in names.items():
+        place = f"{target}.{name}" if target else name
+        converted[f"{place}.weight"] = weights.take(f"{source}.{original}.weight")
+        if f"{source}.{original}.bias" in weights:
+            converted[f"{place}.bias"] = weights.take(f"{source}.{original}.bias")
+    return converted
+
+
+def _ss2d(o: Any) -> dict[str, Any]:
+    """Hyper-parameters of the mixers; those of the first stage stand for all."""
+    return {
+        "d_model": _dims(o)[0], "d_state": o.ssm_d_state, "ssm_ratio": o.ssm_ratio, "dt_rank": o.ssm_dt_rank,
+        "d_conv": o.ssm_conv, "conv_bias": o.ssm_conv_bias, "forward_type": o.forward_type,
+    }  # fmt: skip
+
+
+def _dims(o: Any) -> list[int]:
+    return [o.dims * 2**stage for stage in range(len(o.depths))] if isinstance(o.dims, int) else list(o.dims)
+
+
+def _options(hyper: Mapping[str, Any]) -> Any:
+    o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
+    if o.patchembed_version not in STEMS or o.downsample_version not in DOWNSAMPLINGS or o.posembed or o.gmlp:
+        got = f"patchembed_version={o.patchembed_version!r}, downsample_version={o.downsample_version!r}"
+        got += f", posembed={o.posembed}, gmlp={o.gmlp}"
+        wanted = "patch embedding v1 or v2, downsampling v1 or v3, no position embedding, no gMLP"
+        raise argument_error(f"from_original({ORIGINAL!r})", got, wanted, "these alone were checked")
+    return o
+
+
+add_importer(ORIGINAL, build=build, convert=convert, infer=infer)

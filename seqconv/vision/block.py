@@ -1,0 +1,61 @@
+"""A block over images: ``x + c ⊙ f(norm(x))`` with f a 2-D mixer, then the same with f a per-cell network."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..layers.mlp import MLP
+from ..layers.norms import LayerNorm
+from ..layers.residual import DropPath, Residual, create_residual
+from .mixer_2d import Mixer2d
+
+
+class Block2d(nn.Module):
+    """2-D mixer and MLP with layer norms in front and residual connections around.
+
+    Args:
+        mixer: the 2-D mixer.
+        mlp_ratio: hidden width of the MLP over the width; 0 leaves the MLP out.
+        drop_path: probability of leaving out the mixer, or the MLP, for an image.
+        layer_scale: initial value of a learned factor per channel of what is added (c); ``None`` for none.
+        norm_eps: ε of the norms.
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer2d,
+        *,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        d_model = mixer.d_model
+        self.mixer, self.mixer_norm = mixer, LayerNorm(d_model, eps=norm_eps)
+        self.mixer_residual = _residual(d_model, layer_scale)
+        self.mlp = None
+        if mlp_ratio > 0:
+            self.mlp_norm = LayerNorm(d_model, eps=norm_eps)
+            self.mlp = MLP(d_model, hidden=int(mlp_ratio * d_model))
+            self.mlp_residual = _residual(d_model, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
+        """Mix the cells, then the channels."""
+        y: Tensor = self.mixer_residual(x, self.drop_path(self.mixer(self.mixer_norm(x))))
+        if self.mlp is not None:
+            y = self.mlp_residual(y, self.drop_path(self.mlp(self.mlp_norm(y))))
+        return y
+
+
+def _residual(d_model: int, layer_scale: float | None) -> Residual:
+    if layer_scale is None:
+        return create_residual("sum", d_model)
+    return create_residual("affine", d_model, beta=layer_scale, per_channel=True)
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Rates that rise evenly from 0 at the first block to ``last``."""
+    rates: list[float] = torch.linspace(0, last, depth, device="cpu", dtype=torch.float64).tolist()
+    return rates

@@ -1,0 +1,98 @@
+"""Hierarchical backbones: stages of blocks, each on a quarter of the cells of the stage before and wider.
+
+``stem → blocks → downsampling → blocks → …``; the features of a stage are what its last block returns. A classifier
+reads the mean over the cells of the normed last map.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error
+
+from ..layers.norms import LayerNorm
+from .backbone import ImageBackbone, reset_linear
+from .block import Block2d, drop_path_rates
+from .registry import create_mixer_2d
+from .stems import check_images, create_downsampling, create_stem
+
+
+class HierarchicalBackbone(ImageBackbone):
+    """Stages of one kind of 2-D mixer.
+
+    Args:
+        mixer: name of the 2-D mixer, one of :func:`~seqconv.vision.registry.list_mixers_2d`.
+        dims: width of each stage.
+        depths: blocks of each stage.
+        mixer_options: options of the mixer in all stages.
+        in_channels: channels of the images.
+        patch_size: pixels of a cell of the first stage along each axis.
+        stem, downsampling: see :mod:`~seqconv.vision.stems`.
+        mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`.
+        drop_path: rate of the last block; it rises evenly from 0 at the first.
+        gradient_checkpointing: see :class:`~seqconv.vision.backbone.ImageBackbone`.
+
+    Raises:
+        ValueError: no stages, a width or a depth too many, unknown names or options (the nearest are named).
+    """
+
+    def __init__(
+        self,
+        mixer: str,
+        *,
+        dims: Sequence[int],
+        depths: Sequence[int],
+        mixer_options: Mapping[str, Any] | None = None,
+        in_channels: int = 3,
+        patch_size: int = 4,
+        stem: str = "patch",
+        downsampling: str = "merge",
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(dims) != len(depths) or not dims or min(depths) < 1:
+            got = f"dims={tuple(dims)}, depths={tuple(depths)}"
+            raise argument_error("HierarchicalBackbone", got, "a width and a depth >= 1 per stage", "correct the sizes")
+        self.in_channels, self.patch_size = in_channels, patch_size
+        self.dims, self.gradient_checkpointing = tuple(dims), gradient_checkpointing
+        self.strides = tuple(patch_size * 2**stage for stage in range(len(dims)))
+        self.stem = create_stem(stem, in_channels, dims[0], patch_size)
+        rates = iter(drop_path_rates(drop_path, sum(depths)))
+        self.downsamplings = nn.ModuleList(
+            create_downsampling(downsampling, d_in, d_out) for d_in, d_out in pairwise(dims)
+        )
+        self.stages = nn.ModuleList()
+        for dim, depth in zip(dims, depths, strict=True):
+            mixers = (create_mixer_2d(mixer, dim, **(mixer_options or {})) for _ in range(depth))
+            blocks = [Block2d(m, mlp_ratio=mlp_ratio, layer_scale=layer_scale, drop_path=next(rates)) for m in mixers]
+            self.stages.append(nn.ModuleList(blocks))
+        self.norm = LayerNorm(dims[-1])
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small weights and no biases in all linear layers, those of the mixers among them, as in Swin and VMamba."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                reset_linear(module)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """A map of features for every stage."""
+        check_images("HierarchicalBackbone", images, self.in_channels, self.patch_size)
+        x, features = self.stem(images), list[Tensor]()
+        for stage, blocks in enumerate(self.stages):
+            x = self.downsamplings[stage - 1](x) if stage else x
+            for block in blocks:  # type: ignore[attr-defined]  # a ModuleList is typed as a Module
+                x = self._run(block, x)
+            features.append(x)
+        return features
+
+    def pooled(self, images: Tensor) -> Float[Tensor, "batch d_model"]:
+        """The mean over the cells of the normed last map."""
+        normed: Tensor = self.norm(self(images)[-1])
+        return normed.mean((1, 2))

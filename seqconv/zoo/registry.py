@@ -1,0 +1,103 @@
+"""Names of published vision models: ``create_model`` builds one, ``list_models`` shows them.
+
+A variant is one function of options of its backbone, entered by ``@register_model``; a family of variants is one file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib import import_module
+from typing import Any
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+from ..vision.backbone import ImageBackbone, ImageClassifier
+
+FAMILIES = ("vim", "vmamba")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A published model.
+
+    Attributes:
+        build: options of the backbone to the backbone.
+        top1: published accuracy on ImageNet-1K in percent, without extra data.
+        millions: published number of parameters, in millions, with 1,000 classes.
+        source: where both are published.
+        original: name of the importer that reads its checkpoints, see :func:`~seqconv.interop.from_original`.
+    """
+
+    build: Callable[..., ImageBackbone]
+    top1: float
+    millions: int
+    source: str
+    original: str
+
+
+_MODELS: dict[str, ModelEntry] = {}
+
+
+def register_model(
+    *, top1: float, millions: int, source: str, original: str
+) -> Callable[[Callable[..., ImageBackbone]], Callable[..., ImageBackbone]]:
+    """Decorator: enter a function that builds a backbone under the function's name."""
+
+    def enter(build: Callable[..., ImageBackbone]) -> Callable[..., ImageBackbone]:
+        _MODELS[build.__name__] = ModelEntry(build, top1, millions, source, original)
+        return build
+
+    return enter
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The entry of a model.
+
+    Raises:
+        ValueError: an unknown name; the nearest are named.
+    """
+    models = _models()
+    if name not in models:
+        raise unknown_name("create_model", "model", name, models)
+    return models[name]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models that match a shell pattern, sorted.
+
+    >>> list_models("vim_*")
+    ['vim_base', 'vim_small', 'vim_tiny']
+    """
+    return sorted(name for name in _models() if fnmatch(name, pattern))
+
+
+def create_model(
+    name: str, num_classes: int = 1000, *, features_only: bool = False, **options: Any
+) -> ImageClassifier | ImageBackbone:
+    """Build a published vision model by name, freshly initialised.
+
+    Args:
+        name: one of :func:`list_models`.
+        num_classes: logits; 0 for the pooled features.
+        features_only: the backbone alone, which returns a map of features per stage.
+        **options: of the backbone: ``drop_path``, ``in_channels``, ``gradient_checkpointing`` and those of
+            :class:`~seqconv.vision.hierarchical.HierarchicalBackbone` or :class:`~seqconv.vision.plain.PlainBackbone`
+            that the variant does not fix.
+
+    Returns:
+        A module of ``(batch, channels, height, width)`` images.
+
+    Raises:
+        ValueError: unknown names, fewer than 0 classes.
+    """
+    entry = model_entry(name)
+    if num_classes < 0:
+        raise argument_error("create_model", f"num_classes={num_classes}", "0 or more", "pass 0 for features")
+    backbone = entry.build(**options)
+    return backbone if features_only else ImageClassifier(backbone, num_classes)
+
+
+def _models() -> dict[str, ModelEntry]:
+    for family in FAMILIES:
+        import_module(f"{__package__}.{family}")
+    return _MODELS

@@ -1,0 +1,175 @@
+"""Published vision models: parameter counts, features, and the numbers of the original code's tiny models."""
+
+import pytest
+import torch
+
+from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
+from seqconv import create_model, from_original, list_models
+from seqconv.vision.hierarchical import HierarchicalBackbone
+from seqconv.vision.plain import PlainBackbone
+from seqconv.zoo import model_entry
+
+VMAMBA, VIM = "MzeroMiko/VMamba:VSSM", "hustvl/Vim:VisionMamba"
+PARAMETERS = {
+    "vim_base": 97_598_440,
+    "vim_small": 25_796_584,
+    "vim_tiny": 7_148_008,
+    "vmamba_base": 88_557_800,
+    "vmamba_small": 50_147_752,
+    "vmamba_tiny": 30_249_064,
+}
+
+
+def check(got, want, rtol, what):
+    assert_close(got, want.to(got.dtype), rtol, rtol * want.abs().max().item(), what)
+
+
+def check_all_gradients(imported, want):
+    """Stored in float32: relative to the largest of all gradients."""
+    largest = max(t.abs().max().item() for t in want.values())
+    check_gradients(imported, {k: v.double() for k, v in want.items()}, 1e-6, 1e-6 * largest)
+
+
+@pytest.mark.parametrize("name", ["vmamba_vssm", "vmamba_v0_vanilla"])
+def test_whole_vmamba(name):
+    case = load_case(f"vision/{name}")
+    params = {k: v.double() for k, v in case.group("param").items()}
+    imported = Imported(VMAMBA, params, case.hyper)
+    x = case.tensors["in.x"].double().requires_grad_()
+    y = imported(x)
+    check(y, case.tensors["out.y"], 1e-9, "logits")
+    (y * case.tensors["cot.y"]).sum().backward()
+    want = case.group("grad")
+    check(x.grad, want.pop("in.x"), 1e-6, "gradient of the images")
+    check_all_gradients(imported, want)
+    read = from_original(VMAMBA, params)  # without hyper-parameters
+    check(read(x), case.tensors["out.y"], 1e-9, "logits of the model read from shapes")
+
+
+def test_whole_vim():
+    case = load_variant("scan/vim", "vision_mamba")
+    params = {k: v.double() for k, v in case.group("param").items()}
+    imported = Imported(VIM, params, case.meta["cfg"])
+    features = []
+    imported.module.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    x = case.tensors["in.x"].double().requires_grad_()
+    logits = imported(x)
+    check(logits, case.tensors["out.logits"], 1e-9, "logits")
+    check(features[0], case.tensors["out.features"], 1e-9, "features")
+    loss = (logits * case.tensors["cot.logits"]).sum() + (features[0] * case.tensors["cot.features"]).sum()
+    loss.backward()
+    check(x.grad, case.tensors["grad.in.x"], 1e-6, "gradient of the images")
+    check_all_gradients(imported, case.group("grad.param"))
+    read = from_original(VIM, params)  # without hyper-parameters
+    check(read(x), case.tensors["out.logits"], 1e-9, "logits of the model read from shapes")
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_parameters_are_as_many_as_published(name):
+    with torch.device("meta"):
+        model = create_model(name)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == PARAMETERS[name]
+    assert abs(count / 1e6 - model_entry(name).millions) < 1
+
+
+def small(kind):
+    torch.manual_seed(0)
+    if kind == "plain":
+        return PlainBackbone("vim", d_model=8, depth=3, image_size=16, patch_size=4, out_indices=[0, 2])
+    options = {"d_state": 1, "gate": "none"}
+    return HierarchicalBackbone("ss2d", dims=[8, 12, 16], depths=[1, 1, 1], mixer_options=options, layer_scale=0.5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 10), (4, 5)])
+@pytest.mark.parametrize("kind", ["plain", "hierarchical"])
+def test_features_of_any_size(kind, size):
+    backbone = small(kind)
+    features = backbone(torch.randn(2, 3, *size))
+    assert len(features) == len(backbone.dims) == len(backbone.strides)
+    for cells, dim, stride in zip(features, backbone.dims, backbone.strides, strict=True):
+        rows, columns = (-(-(side // 4) * 4 // stride) for side in size)
+        assert cells.shape == (2, rows, columns, dim)
+    assert backbone.pooled(torch.randn(2, 3, *size)).shape == (2, backbone.dims[-1])
+
+
+@pytest.mark.parametrize("kind", ["plain", "hierarchical"])
+def test_checkpointing_changes_no_gradient(kind):
+    backbone, x = small(kind).double(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    gradients = []
+    for checkpointing in (False, True):
+        backbone.gradient_checkpointing = checkpointing
+        backbone.zero_grad()
+        backbone(x)[-1].square().sum().backward()
+        gradients.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for a, b in zip(*gradients, strict=True):
+        assert_close(a, b, 1e-12, 1e-14)
+
+
+def test_position_embeddings_are_resized_smoothly():
+    backbone = small("plain")
+    with torch.no_grad():
+        backbone.position_embedding.copy_(torch.linspace(0, 1, 4)[:, None, None].expand(4, 4, 8))
+    assert backbone._positions(4, 4) is backbone.position_embedding
+    rows = backbone._positions(8, 6)[:, 0, 0]
+    assert (rows.diff() > -0.05).all()
+    assert rows[-1] - rows[0] > 0.9
+
+
+def test_drop_path_leaves_out_blocks_in_training_alone():
+    torch.manual_seed(0)
+    backbone, x = HierarchicalBackbone("ss2d", dims=[8], depths=[2], drop_path=0.9), torch.randn(16, 3, 16, 16)
+    assert not torch.equal(backbone(x)[0], backbone(x)[0])
+    backbone.eval()
+    assert torch.equal(backbone(x)[0], backbone(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["plain", "hierarchical"])
+def test_a_backbone_built_on_meta_and_reset_equals_one_that_was_built(kind):
+    def reset(module):
+        for child in module.children():
+            reset(child)
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+    want = small(kind).state_dict()
+    with torch.device("meta"):
+        backbone = small(kind)
+    torch.manual_seed(0)
+    reset(backbone.to_empty(device="cpu"))
+    got = backbone.state_dict()
+    assert [name for name in want if not torch.equal(got[name], want[name])] == []
+
+
+def test_names_and_features_only():
+    assert list_models("vim*") == ["vim_base", "vim_small", "vim_tiny"]
+    with torch.device("meta"):
+        backbone = create_model("vmamba_tiny", features_only=True)
+        model = create_model("vim_tiny", num_classes=7, in_channels=1)
+    assert backbone.dims == (96, 192, 384, 768)
+    assert backbone.strides == (4, 8, 16, 32)
+    assert model.backbone.in_channels == 1
+    assert model.head.out_features == 7
+
+
+def test_errors_say_what_to_do(unannotated):
+    vim = small("plain")
+    case = load_case("vision/vmamba_vssm")
+    cases = {
+        r"model 'vmamba_tny'.*did you mean 'vmamba_tiny'": lambda: create_model("vmamba_tny"),
+        r"num_classes=-1.*0 or more": lambda: create_model("vim_tiny", num_classes=-1),
+        r"images of 3 by 9 pixels.*at least 4": lambda: vim(torch.zeros(1, 3, 3, 9)),
+        r"images of shape \(1, 1, 16, 16\).*grey": lambda: vim(torch.zeros(1, 1, 16, 16)),
+        r"dims=\(8,\), depths=\(1, 1\)": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1, 1]),
+        r"stem 'cnv'.*did you mean 'conv'": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1], stem="cnv"),
+        r"pooling 'cls'.*one of": lambda: PlainBackbone("vim", d_model=8, depth=1, pooling="cls"),
+        r"out_indices=\(3,\)": lambda: PlainBackbone("vim", d_model=8, depth=1, out_indices=[3]),
+        r"downsample_version='v2'.*checked": lambda: from_original(
+            VMAMBA, case.group("param"), **case.hyper | {"downsample_version": "v2"}
+        ),
+        r"if_rope=True.*checked": lambda: from_original(VIM, {}, if_rope=True),
+    }
+    for pattern, use in cases.items():
+        with pytest.raises(ValueError, match=pattern):
+            use()
