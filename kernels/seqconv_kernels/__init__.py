@@ -15,6 +15,7 @@ from .gated_linear_attention import gated_linear_attention, gated_linear_attenti
 from .linear_scan import linear_scan, linear_scan_step
 from .rnn import rnn, rnn_step
 from .selective_scan import selective_scan, selective_scan_step
+from .skinny_linear import skinny_linear
 from .ssd import ssd, ssd_step
 from .ssm_kernel import cauchy, vandermonde
 
@@ -40,6 +41,7 @@ __all__ = [
     "rnn_step",
     "selective_scan",
     "selective_scan_step",
+    "skinny_linear",
     "ssd",
     "ssd_step",
     "unroll_rings",

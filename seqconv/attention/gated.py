@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..layers.activations import activate, check_activation
+from ..layers.linear import Linear
 from ..layers.norms import create_norm
 from ..layers.residual import Dropout, check_probability
 from ..mixer import Mixer
@@ -126,9 +127,9 @@ class GatedAttention(Mixer):
         self.gates, self.prenorm, self.sizes = gates, o["prenorm"], (d_model, d_k, d_v)
         self.norm = _create_norm(o["norm"], d_model, o["norm_affine"], memory.causal, count_padding)
         self.memory = memory
-        self.v_proj = nn.Linear(d_model, d_v)
-        self.mx_proj = nn.Linear(d_model, 2 * d_model + d_k + d_v if gates else d_k)
-        self.h_proj = nn.Linear(d_v, d_model)
+        self.v_proj = Linear(d_model, d_v)
+        self.mx_proj = Linear(d_model, 2 * d_model + d_k + d_v if gates else d_k)
+        self.h_proj = Linear(d_v, d_model)
         self.qk_scale, self.qk_shift = (nn.Parameter(torch.empty(2, d_k)) for _ in range(2))
         set_optimizer_options(self, "qk_scale", "qk_shift", weight_decay=0.0)
         reach = o["max_positions"] if attention_chunk_size is None else attention_chunk_size

@@ -24,6 +24,7 @@ from ..mixer import Mixer
 from ..packing import zero_padding
 from ..state import State, state_class
 from ..types import LayerContext, StateKind
+from .linear import Linear
 from .mlp import GATED, MLP, PLAIN
 from .residual import Dropout
 from .token_shift import token_before
@@ -70,11 +71,11 @@ class TokenShiftMLP(Mixer):
             raise argument_error(self.name, f"hidden={hidden}", "at least 1", "raise mlp_ratio or the hidden width")
         self.layer = layer or LayerContext(0, 1)
         self.x_k = nn.Parameter(torch.empty(d_model))
-        self.key = nn.Linear(d_model, hidden, bias=bias)
+        self.key = Linear(d_model, hidden, bias=bias)
         self.dropout = Dropout(dropout, tied=tie_dropout)
-        self.value = nn.Linear(hidden, d_model, bias=bias)
+        self.value = Linear(hidden, d_model, bias=bias)
         self.x_r = nn.Parameter(torch.empty(d_model)) if gated else None
-        self.receptance = nn.Linear(d_model, d_model, bias=bias) if gated else None
+        self.receptance = Linear(d_model, d_model, bias=bias) if gated else None
         self.reset_parameters()
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .activations import activate
 from .initialisation import reset_orthogonal
+from .linear import Linear
 
 OUTPUT_GAIN = 0.1
 """Gain of the second matrix at the start, as in the original."""
@@ -30,7 +31,7 @@ class LowRank(nn.Module):
     def __init__(self, d_in: int, rank: int, d_out: int, *, activation: str = "identity") -> None:
         super().__init__()
         self.activation = activation
-        self.down, self.up = nn.Linear(d_in, rank, bias=False), nn.Linear(rank, d_out, bias=False)
+        self.down, self.up = Linear(d_in, rank, bias=False), Linear(rank, d_out, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from .linear import Linear
 from .residual import Dropout
 
 
@@ -68,9 +69,9 @@ class MLP(nn.Module):
         if hidden < 1:
             raise argument_error("MLP", f"hidden={hidden}", "at least 1", "raise mlp_ratio or the hidden width")
         self.kind = kind
-        self.up = nn.Linear(d_model, 2 * hidden if kind in GATED else hidden, bias=bias)
+        self.up = Linear(d_model, 2 * hidden if kind in GATED else hidden, bias=bias)
         self.dropout = Dropout(dropout, tied=tie_dropout)
-        self.down = nn.Linear(hidden, d_model, bias=bias)
+        self.down = Linear(hidden, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch *length d_model"]) -> Float[Tensor, "batch *length d_model"]:
         if self.kind in PLAIN:

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from .linear import Linear
+
 
 class Residual(nn.Module, ABC):
     """Base of all residual connections."""
@@ -110,8 +112,8 @@ class Highway(Residual):
     def __init__(self, d_model: int, depth: int, *, elementwise: bool = False, scaling: float = 1.0) -> None:
         super().__init__()
         self.scaling = scaling
-        self.stream = nn.Linear(d_model, d_model)
-        self.layer = Diagonal(d_model) if elementwise else nn.Linear(d_model, d_model)
+        self.stream = Linear(d_model, d_model)
+        self.layer = Diagonal(d_model) if elementwise else Linear(d_model, d_model)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         wy = self.layer(y)

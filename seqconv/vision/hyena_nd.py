@@ -32,6 +32,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..convolution.spatial import convolve_2d
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d, HyenaFilter2dOptions
+from ..layers.linear import Linear
 from ..layers.residual import Dropout
 from .mixer_2d import Mixer2d, zero_padding_2d
 from .registry import register_2d
@@ -88,16 +89,16 @@ class Hyena2d(Mixer2d):
         self.l_max, self.order, self.directions = l_max, order, directions
         self.divide_by_side, self.sets = divide_by_side, 4 if directions == "parallel" else 1
         inner, channels = (order + 1) * d_model, (order - 1) * d_model
-        self.in_proj = nn.Linear(d_model, inner)
+        self.in_proj = Linear(d_model, inner)
         self.short_conv = nn.Conv2d(inner, self.sets * inner, 3, padding=1, groups=inner)
         self.filter = (
             DirectFilter2d(channels, l_max=l_max) if direct else HyenaFilter2d(channels, l_max=l_max, **filter)
         )
         self.D = nn.Parameter(torch.empty(order - 1, d_model))
         if directions in ("4dir", "4dirp"):
-            self.mix = nn.Linear(4, 1) if directions == "4dir" else nn.Linear(4 * d_model, d_model)
+            self.mix = Linear(4, 1) if directions == "4dir" else Linear(4 * d_model, d_model)
         self.dropout = Dropout(dropout)
-        self.out_proj = nn.Linear(self.sets * d_model, d_model)
+        self.out_proj = Linear(self.sets * d_model, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ..layers.linear import Linear
 from ..registry import create_mixer
 from .directions import frame_orders
 from .mixer_2d import Mixer2d, image_sizes
@@ -71,7 +72,7 @@ class Scan2d(Mixer2d):
         self.orders, self.merge = tuple(check_scan_order(name) for name in orders), merge
         count = 1 if shared else len(self.orders)
         self.mixers = nn.ModuleList([create_mixer(mixer, d_model, **(mixer_options or {})) for _ in range(count)])
-        self.out_proj = nn.Linear(len(self.orders) * d_model, d_model) if merge == "concat" else None
+        self.out_proj = Linear(len(self.orders) * d_model, d_model) if merge == "concat" else None
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, height, width, _ = x.shape

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from mixer_cases import build, causal, every, inputs, run_in_pieces
 from seqconv import Mixer
+from seqconv.layers.linear import use_torch_linear
 from tolerances import assert_near
 
 RANK = 3
@@ -106,7 +107,8 @@ def test_peft_on_all_linear_layers(case):
 def test_dynamic_int8_runs_in_every_form(case):
     """torch's own quantiser: Linear layers keep packed int8 weights that no attribute ``weight`` holds as a tensor."""
     plain = build(case, torch.float32)
-    mixer = torch.ao.quantization.quantize_dynamic(copy.deepcopy(plain), {nn.Linear}, dtype=torch.qint8)
+    exact = use_torch_linear(copy.deepcopy(plain))
+    mixer = torch.ao.quantization.quantize_dynamic(exact, {nn.Linear}, dtype=torch.qint8)
     x = inputs(dtype=torch.float32)
     with torch.no_grad():
         y, want = mixer(x), plain(x)

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     MultipleChoiceModelOutput,
@@ -12,6 +12,7 @@ from transformers.modeling_outputs import (
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.linear import Linear
 from ..arguments.checks import check_arguments, state_arguments
 from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
@@ -26,7 +27,7 @@ class SeqConvForQuestionAnswering(SeqConvPreTrainedModel):
         require_modality(type(self).__name__, config, "text")
         super().__init__(config)
         self.model = SeqConvModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2)
         self.post_init()
 
     def forward(
@@ -70,7 +71,7 @@ class SeqConvForMultipleChoice(SeqConvPreTrainedModel):
         super().__init__(config)
         self.model = SeqConvModel(config)
         self.pooling = Pooling(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.classifier = Linear(config.hidden_size, 1)
         self.post_init()
 
     def forward(

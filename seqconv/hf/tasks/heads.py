@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.linear import Linear
 from ..configuration import SeqConvConfig
 
 
@@ -18,8 +19,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(config.classifier_dropout)
         width = config.classifier_hidden or config.hidden_size
-        self.hidden = None if config.classifier_hidden is None else nn.Linear(config.hidden_size, width)
-        self.output = nn.Linear(width, cast(int, config.num_labels))
+        self.hidden = None if config.classifier_hidden is None else Linear(config.hidden_size, width)
+        self.output = Linear(width, cast(int, config.num_labels))
 
     def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows labels"]:
         x = self.dropout(x)

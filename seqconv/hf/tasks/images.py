@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedImageMo
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.linear import Linear
 from ..arguments.checks import check_arguments, state_arguments
 from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
@@ -38,7 +39,7 @@ class SeqConvForMaskedImageModeling(SeqConvPreTrainedModel):
         self.model = SeqConvModel(config)
         with torch.device("meta"):
             self.mask_token = nn.Embedding(1, config.hidden_size)
-            self.decoder = nn.Linear(config.hidden_size, config.num_channels * config.patch_size**2)
+            self.decoder = Linear(config.hidden_size, config.num_channels * config.patch_size**2)
         self.post_init()
 
     def forward(

@@ -3,13 +3,14 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.linear import Linear
 from ...packing import ends_in_padding
 from ..arguments.packed_arguments import packed_bounds
 from ..base import SeqConvPreTrainedModel
@@ -42,7 +43,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
                 type(self).__name__, f"layers {non_causal} that are not causal", "causal layers", remedy
             )
         with torch.device("meta"):
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -172,7 +173,7 @@ class SeqConvForMaskedLM(PerTokenModel):
     def __init__(self, config: SeqConvConfig) -> None:
         super().__init__(config)
         with torch.device("meta"):
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def _output(self, hidden: Tensor) -> Tensor:

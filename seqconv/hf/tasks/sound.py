@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.linear import Linear
 from ..arguments.checks import check_arguments, state_arguments
 from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
@@ -125,7 +126,7 @@ class SeqConvForCTC(_PerFrameModel):
         super().__init__(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         with torch.device("meta"):
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     def forward(

@@ -8,13 +8,14 @@ Source: Vaswani et al. 2017 (arXiv 1706.03762); grouped heads: Ainslie et al. 20
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
 from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache, token_positions
 from ...attention.rotary import rotate
 from ...attention.softmax import AttentionImplementation, softmax_attention
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.residual import check_probability
 from ...layers.short_convolution import ShortConvolution
@@ -106,11 +107,11 @@ class Attention(Mixer):
         _check_rotation(self.rotary_dim, self.head_dim, rotary_base)
         self.pattern = Pattern(not bidirectional, window=window, chunk=attention_chunk_size)
         channels = (num_heads + 2 * groups) * self.head_dim
-        self.qkv_proj = nn.Linear(d_model, channels, bias=qkv_bias)
+        self.qkv_proj = Linear(d_model, channels, bias=qkv_bias)
         self.conv1d = None if d_conv is None else ShortConvolution(channels, d_conv, activation=None)
         self.q_norm = RMSNorm(self.head_dim, eps=qk_norm_eps) if qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, eps=qk_norm_eps) if qk_norm else None
-        self.o_proj = nn.Linear(num_heads * self.head_dim, d_model, bias=o_bias)
+        self.o_proj = Linear(num_heads * self.head_dim, d_model, bias=o_bias)
 
     @property
     def state_kind(self) -> StateKind:

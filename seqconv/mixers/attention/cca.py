@@ -27,6 +27,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache, token_positions
 from ...attention.rotary import rotate
 from ...attention.softmax import AttentionImplementation, softmax_attention
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...registry import register
@@ -104,12 +105,12 @@ class CompressedConvolutionalAttention(Mixer):
         self.widths = [num_heads * self.head_dim, groups * self.head_dim]
         self._check_sizes(min(d_conv, d_conv_grouped))
         channels, halves = sum(self.widths), self.widths[1] // 2
-        self.q_proj, self.k_proj = (nn.Linear(d_model, width, bias=bias) for width in self.widths)
-        self.v_proj_current, self.v_proj_delayed = (nn.Linear(d_model, halves, bias=bias) for _ in range(2))
+        self.q_proj, self.k_proj = (Linear(d_model, width, bias=bias) for width in self.widths)
+        self.v_proj_current, self.v_proj_delayed = (Linear(d_model, halves, bias=bias) for _ in range(2))
         self.conv_depthwise = nn.Conv1d(channels, channels, d_conv, groups=channels)
         self.conv_grouped = nn.Conv1d(channels, channels, d_conv_grouped, groups=num_heads + groups)
         self.temp = nn.Parameter(torch.empty(groups))
-        self.o_proj = nn.Linear(self.widths[0], d_model, bias=bias)
+        self.o_proj = Linear(self.widths[0], d_model, bias=bias)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ from seqconv_kernels import gated_linear_attention
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -111,12 +112,12 @@ class GalerkinAttention(Mixer):
         _check(d_model, kind, num_heads, positions, bidirectional)
         self.kind, self.heads, self.positions = kind, num_heads, positions
         self.init_gain, self.diagonal_weight = init_gain, diagonal_weight
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, d_model) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (Linear(d_model, d_model) for _ in range(3))
         width = d_model // num_heads
         self.k_norm = HeadNorm(num_heads, width) if norm else None
         self.v_norm = HeadNorm(num_heads, width) if norm and kind != "fourier" else None
         self.q_norm = HeadNorm(num_heads, width) if norm and kind == "fourier" else None
-        self.out_proj = nn.Linear(d_model + num_heads, d_model) if positions else None
+        self.out_proj = Linear(d_model + num_heads, d_model) if positions else None
         self.dropout = Dropout(dropout)
         self.reset_parameters()
 

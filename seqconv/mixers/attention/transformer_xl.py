@@ -23,6 +23,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache
 from ...attention.pattern import visible
+from ...layers.linear import Linear
 from ...layers.residual import check_probability
 from ...mixer import Mixer
 from ...registry import register
@@ -72,11 +73,11 @@ class TransformerXL(Mixer):
         self.segment_length, self.mem_length, self.dropout = segment_length, mem_length, dropout
         self.pattern = Pattern(True, window=segment_length + mem_length)
         width = num_heads * self.head_dim
-        self.qkv_proj = nn.Linear(d_model, 3 * width, bias=False)
-        self.r_proj = nn.Linear(d_model, width, bias=False)
+        self.qkv_proj = Linear(d_model, 3 * width, bias=False)
+        self.r_proj = Linear(d_model, width, bias=False)
         self.content_bias = nn.Parameter(torch.empty(num_heads, self.head_dim))
         self.position_bias = nn.Parameter(torch.empty(num_heads, self.head_dim))
-        self.o_proj = nn.Linear(width, d_model, bias=False)
+        self.o_proj = Linear(width, d_model, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()

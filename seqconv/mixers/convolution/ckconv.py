@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ...filters.implicit.continuous import ContinuousFilter, PointFilter, PointFilterOptions, PositionFilter
 from ...layers.activations import activate, check_activation
+from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...options import Default, with_defaults
 from ...registry import register
@@ -198,7 +199,7 @@ class CCNN(ContinuousMixer):
         super().__init__(d_model, masked_kernels(1, kernel, self.name), separable=True, bias=bias)
         self.activation = check_activation("ccnn mixer", activation)
         self.dropout = Dropout(dropout)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

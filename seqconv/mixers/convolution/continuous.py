@@ -17,6 +17,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...convolution.long_convolution import LongConvolution
 from ...convolution.mixing import MixingConvolution
 from ...filters.implicit.continuous import PositionFilter
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...state import State
@@ -57,7 +58,7 @@ class ContinuousConvolution(nn.Module):
         else:
             self.convolution = MixingConvolution(make_filter(outputs, inputs), inputs)
         self.bias = nn.Parameter(torch.empty(inputs if separable else outputs)) if bias else None
-        self.channel_mixer = nn.Linear(inputs, outputs, bias=bias) if separable else None
+        self.channel_mixer = Linear(inputs, outputs, bias=bias) if separable else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...convolution.window import WindowConvolution
 from ...filters.explicit.dcls import DCLSFilter
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...registry import register
 from ...state import State
@@ -86,7 +87,7 @@ class DCLS(Mixer):
             DCLSFilter(d_model, kernel_count=kernel_count, span=span, version=version, uniform=True)
         )
         self.bias = nn.Parameter(torch.empty(d_model))
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -13,8 +13,9 @@ twice the prefill and decoding speed of models of its size on CPUs (abstract of 
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -45,9 +46,9 @@ class GatedShortConv(Mixer):
 
     def __init__(self, d_model: int, *, d_conv: int = 3, bias: bool = False) -> None:
         super().__init__(d_model)
-        self.in_proj = nn.Linear(d_model, 3 * d_model, bias=bias)
+        self.in_proj = Linear(d_model, 3 * d_model, bias=bias)
         self.conv1d = ShortConvolution(d_model, d_conv, bias=bias, activation=None)
-        self.out_proj = nn.Linear(d_model, d_model, bias=bias)
+        self.out_proj = Linear(d_model, d_model, bias=bias)
 
     @property
     def state_kind(self) -> StateKind:

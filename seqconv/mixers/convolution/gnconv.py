@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -46,11 +47,11 @@ class GnConv(Mixer):
             got, wanted = f"order={order}", f"at least 1, with 2^(order-1) a divisor of d_model={d_model}"
             raise argument_error("gnconv mixer", got, wanted, "lower the order")
         self.widths, self.scale = [d_model // 2 ** (order - 1 - i) for i in range(order)], scale
-        self.in_proj = nn.Linear(d_model, 2 * d_model)
+        self.in_proj = Linear(d_model, 2 * d_model)
         self.short_conv = ShortConvolution(sum(self.widths), d_conv, activation=None)
         pairs = zip(self.widths, self.widths[1:], strict=False)
-        self.gate_projs = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.gate_projs = nn.ModuleList(Linear(a, b) for a, b in pairs)
+        self.out_proj = Linear(d_model, d_model)
 
     @property
     def state_kind(self) -> StateKind:

@@ -33,6 +33,7 @@ from ...filters.base import Filter
 from ...filters.explicit.longconv import LongConvFilter, LongConvFilterOptions
 from ...filters.explicit.shift import ShiftFilter
 from ...filters.state_space.s4d import S4DFilter
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
@@ -69,13 +70,13 @@ class H3Layer(Mixer):
     ) -> None:
         super().__init__(d_model)
         self.num_heads = d_model // head_dim
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, d_model) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (Linear(d_model, d_model) for _ in range(3))
         self.key_convolution = key_convolution()
         self.convolution = LongConvolution(filter(), heads=head_dim**2)
         self.D_k = nn.Parameter(torch.empty(d_model))
         self.D = nn.Parameter(torch.empty(self.num_heads))
         set_optimizer_options(self, "D_k", "D", weight_decay=0.0)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -23,6 +23,7 @@ from ...convolution.blockwise import convolve_blocks, convolve_circular
 from ...convolution.long_convolution import Kernel, LongConvolution, convolve
 from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
 from ...layers.activations import activate, check_activation
+from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
@@ -103,7 +104,7 @@ class Hyena(Mixer):
         self.circular = circular and (bidirectional or num_blocks > 1)
         self.bidirectional = bidirectional
         self.activation = check_activation("hyena mixer", activation)
-        self.in_proj = nn.Linear(d_model, (order + 1) * width, bias=in_proj_bias)
+        self.in_proj = Linear(d_model, (order + 1) * width, bias=in_proj_bias)
         self.short_conv = ShortConvolution((order + 1) * width, d_conv, activation=None)
         two_sided, head_dim = bidirectional and not circular, width // num_heads
         groups = 2 * stages if two_sided else stages
@@ -113,7 +114,7 @@ class Hyena(Mixer):
         mixing = torch.empty(stages, num_heads, num_heads)
         self.head_mixing = nn.Parameter(mixing) if post_order_ffn else None
         self.dropout = Dropout(dropout)
-        self.out_proj = nn.Linear(width, d_model)
+        self.out_proj = Linear(width, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

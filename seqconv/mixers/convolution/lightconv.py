@@ -24,6 +24,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...convolution.window import WindowConvolution
 from ...filters.explicit.softmax_taps import SoftmaxTapsFilter, check_heads
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...registry import register
@@ -115,7 +116,7 @@ class DynamicConvolution(nn.Module):
         check_heads("DynamicConvolution", channels, num_heads, width)
         self.channels, self.width, self.num_heads, self.softmax = channels, width, num_heads, softmax
         self.weight_dropout, self.lookahead = weight_dropout, lookahead
-        self.weight_proj = nn.Linear(channels, num_heads * width, bias=bias)
+        self.weight_proj = Linear(channels, num_heads * width, bias=bias)
         self.bias = nn.Parameter(torch.empty(channels)) if conv_bias else None
         self.reset_parameters()
 
@@ -166,7 +167,7 @@ class ProjectedConvolution(Mixer):
         if bidirectional and width % 2 == 0:
             got, wanted = f"width={width}", "an odd number of taps where the window is centred"
             raise argument_error(f"{self.name} mixer", got, wanted, "add or drop one")
-        self.in_proj = nn.Linear(d_model, 2 * d_model)
+        self.in_proj = Linear(d_model, 2 * d_model)
 
     @property
     def state_kind(self) -> StateKind:
@@ -221,7 +222,7 @@ class LightConv(ProjectedConvolution):
         self.conv = LightConvolution(
             d_model, width=width, num_heads=num_heads, weight_dropout=weight_dropout, lookahead=ahead
         )
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
 
 
 @register("dynamicconv", examples=({"width": 4, "num_heads": 2}, {"width": 7, "bidirectional": True}))
@@ -253,4 +254,4 @@ class DynamicConv(ProjectedConvolution):
         self.conv = DynamicConvolution(
             d_model, width=width, num_heads=num_heads, weight_dropout=weight_dropout, lookahead=ahead
         )
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...convolution.long_convolution import LongConvolution
 from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -64,7 +65,7 @@ class M2BERT(Mixer):
         **filter: Unpack[HyenaFilterOptions],
     ) -> None:
         super().__init__(d_model, causal=not bidirectional)
-        self.in_proj = nn.Linear(d_model, 3 * d_model)
+        self.in_proj = Linear(d_model, 3 * d_model)
         self.short_conv = ShortConvolution(3 * d_model, d_conv, activation=None)
         sides = 2 if bidirectional else 1
 
@@ -77,7 +78,7 @@ class M2BERT(Mixer):
         self.D = nn.Parameter(torch.empty(d_model))
         self.residual_D = nn.Parameter(torch.empty(d_model)) if residual else None
         set_optimizer_options(self, *("D", "residual_D")[: 1 + residual], weight_decay=0.0)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

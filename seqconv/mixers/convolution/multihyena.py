@@ -20,6 +20,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...convolution.long_convolution import LongConvolution
 from ...convolution.outer_products import convolve_outer, convolve_outer_from, split_heads
 from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -77,12 +78,12 @@ class MultiHyena(Mixer):
             if parts < 1 or whole < 1 or whole % parts:
                 raise argument_error("multihyena mixer", f"{name}={parts}", f"a divisor of {whole}", f"change {name}")
         self.num_heads, self.head_dim, self.proj_groups = num_heads, width // num_heads, proj_groups
-        self.in_proj = nn.Linear(d_model, 3 * width // proj_groups)
+        self.in_proj = Linear(d_model, 3 * width // proj_groups)
         self.short_conv = ShortConvolution(3 * width, d_conv, activation=None)
         self.convolution = LongConvolution(HyenaFilter(num_heads, l_max=l_max, **filter), heads=self.head_dim**2)
         self.D = nn.Parameter(torch.empty(num_heads))
         set_optimizer_options(self, "D", weight_decay=0.0)
-        self.out_proj = nn.Linear(width, d_model)
+        self.out_proj = Linear(width, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

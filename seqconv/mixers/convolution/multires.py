@@ -12,10 +12,11 @@ from typing import Annotated, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...convolution.long_convolution import LongConvolution
 from ...filters.explicit.multires import MultiresFilter, MultiresFilterOptions
+from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...mixer import Mixer
 from ...options import Default, select_options, with_defaults
@@ -63,7 +64,7 @@ class MultiresConv(Mixer):
         filter = MultiresFilter(d_model, l_max=o["l_max"], **select_options(MultiresFilterOptions, o))
         self.convolution = LongConvolution(filter)
         self.dropout = Dropout(o["dropout"], tied=True)
-        self.out_proj = nn.Linear(d_model, 2 * d_model) if o["project"] else None
+        self.out_proj = Linear(d_model, 2 * d_model) if o["project"] else None
 
     @property
     def state_kind(self) -> StateKind:

@@ -17,6 +17,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ...convolution.long_convolution import LongConvolution
 from ...filters.explicit.sgconv import SGConvFilter, SGConvFilterOptions
 from ...layers.activations import activate, check_activation
+from ...layers.linear import Linear
 from ...layers.norms import create_norm
 from ...layers.residual import Dropout
 from ...mixer import Mixer
@@ -94,7 +95,7 @@ class SGConv(Mixer):
         self.norm = create_norm(norm, channels * d_model)
         self.dropout = Dropout(dropout, tied=tie_dropout)
         width = 2 * d_model if final_act == "glu" else d_model
-        self.out_proj = None if linear else nn.Linear(channels * d_model, width)
+        self.out_proj = None if linear else Linear(channels * d_model, width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

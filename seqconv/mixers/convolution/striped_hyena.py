@@ -15,12 +15,13 @@ state that steps would have given.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...convolution.long_convolution import LongConvolution
 from ...filters.base import Filter
 from ...filters.state_space.pole_residue import PoleResidueFilter
 from ...filters.wrappers import TruncatedFilter
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...registry import register
@@ -95,9 +96,9 @@ class StripedHyena(Mixer):
         l_max: int | None = None,
     ) -> None:
         super().__init__(d_model)
-        self.in_proj = nn.Linear(d_model, 3 * d_model, bias=in_proj_bias)
+        self.in_proj = Linear(d_model, 3 * d_model, bias=in_proj_bias)
         self.gated_conv = GatedModalConvolution(d_model, d_state=d_state, n_ssm=n_ssm, d_conv=d_conv, l_max=l_max)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
 
     @property
     def state_kind(self) -> StateKind:

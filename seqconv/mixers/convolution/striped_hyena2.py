@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.errors import unknown_name
 
@@ -31,6 +31,7 @@ from ...convolution.long_convolution import LongConvolution
 from ...convolution.window import WindowConvolution
 from ...filters.explicit.taps import TapsFilter
 from ...filters.state_space.real_modal import FactoredModalFilter, RealModalFilter
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...registry import register
@@ -88,12 +89,12 @@ class StripedHyena2(Mixer):
         out_proj_bias: bool = True,
     ) -> None:
         super().__init__(d_model)
-        self.in_proj = nn.Linear(d_model, 3 * d_model, bias=in_proj_bias)
+        self.in_proj = Linear(d_model, 3 * d_model, bias=in_proj_bias)
         make = make_operator(
             d_model, operator, width=width, groups=groups, decay=decay, d_state=d_state, factored=factored
         )
         self.gated_conv = GatedConvolution(d_model, make, d_conv=d_conv, conv_bias=conv_bias, skip=operator != "short")
-        self.out_proj = nn.Linear(d_model, d_model, bias=out_proj_bias)
+        self.out_proj = Linear(d_model, d_model, bias=out_proj_bias)
 
     @property
     def state_kind(self) -> StateKind:

@@ -15,12 +15,13 @@ from typing import Annotated, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.activations import activate, check_activation
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
@@ -92,7 +93,7 @@ class LinearAttentionLayer(Mixer):
         self._check_heads(d_key, d_value)
         self.d_k, self.d_v = d_key // num_heads, d_value // num_heads
         self.widths = [d_key, self.kv_heads * self.d_k, self.kv_heads * self.d_v]
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, width, bias=False) for width in self.widths)
+        self.q_proj, self.k_proj, self.v_proj = (Linear(d_model, width, bias=False) for width in self.widths)
         self.conv1d = (
             None
             if d_conv is None
@@ -256,9 +257,9 @@ class GatedAttentionLayer(LinearAttentionLayer):
         )  # fmt: skip
         self.feature_map = "identity" if o["feature_map"] is None else check_activation(name, o["feature_map"])
         self.gate_activation = check_activation(name, o["gate_activation"])
-        self.g_proj = nn.Linear(d_model, d_value, bias=False) if o["use_output_gate"] else None
+        self.g_proj = Linear(d_model, d_value, bias=False) if o["use_output_gate"] else None
         self.g_norm = RMSNorm(self.d_v, eps=o["norm_eps"], affine=o["norm_affine"])
-        self.o_proj = nn.Linear(d_value, d_model, bias=False)
+        self.o_proj = Linear(d_value, d_model, bias=False)
 
     def _heads(self, qkv: Tensor, x: Tensor, position: Tensor | None) -> Heads:
         q, k, v, log_decay = super()._heads(qkv, x, position)

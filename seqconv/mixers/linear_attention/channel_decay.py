@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.time_step import check_time_steps, reset_time_step_bias
 from ...options import Default, select_options, with_defaults
 from ...parameters import set_optimizer_options
@@ -83,10 +84,8 @@ class ChannelDecayLayer(DeltaLayer):
         rank = self.d_v if o["gate_low_rank_dim"] is None else o["gate_low_rank_dim"]
         self.decay_heads = self.heads if self.decay_of_keys else self.v_heads
         decays = self.decay_heads * self.d_k
-        self.f_proj = nn.Sequential(nn.Linear(d_model, rank, bias=False), nn.Linear(rank, decays, bias=False))
-        self.g_proj = nn.Sequential(
-            nn.Linear(d_model, rank, bias=False), nn.Linear(rank, self.d_inner, bias=o["gate_bias"])
-        )
+        self.f_proj = nn.Sequential(Linear(d_model, rank, bias=False), Linear(rank, decays, bias=False))
+        self.g_proj = nn.Sequential(Linear(d_model, rank, bias=False), Linear(rank, self.d_inner, bias=o["gate_bias"]))
         self.A_log = nn.Parameter(torch.empty(self.decay_heads))
         self.dt_bias = nn.Parameter(torch.empty(decays))
         self.keep_float32("A_log", "dt_bias")

@@ -18,12 +18,13 @@ from typing import Annotated, TypedDict, Unpack
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels import delta_rule, delta_rule_step
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
@@ -91,12 +92,12 @@ class DeltaLayer(Mixer):
         self.allow_neg_eigval = allow_neg_eigval
         self.sub_steps, keys, self.d_inner = sub_steps, self.heads * self.d_k, self.v_heads * self.d_v
         self.widths = [keys, sub_steps * keys, sub_steps * self.d_inner]
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, width, bias=False) for width in self.widths)
-        self.b_proj = nn.Linear(d_model, self._strengths(), bias=False)
+        self.q_proj, self.k_proj, self.v_proj = (Linear(d_model, width, bias=False) for width in self.widths)
+        self.b_proj = Linear(d_model, self._strengths(), bias=False)
         taps = o["d_conv"]
         self.conv1d = None if taps is None else ShortConvolution(sum(self.widths), taps, bias=o["conv_bias"])
         self.o_norm = RMSNorm(self.d_v, eps=o["norm_eps"])
-        self.o_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.o_proj = Linear(self.d_inner, d_model, bias=False)
 
     @abstractmethod
     def _log_decay(self, x: Float[Tensor, "*tokens d_model"]) -> Tensor | None:

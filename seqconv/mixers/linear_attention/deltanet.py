@@ -9,8 +9,9 @@ fla-org/flash-linear-attention at 0315a70e.
 from typing import Unpack
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...layers.linear import Linear
 from ...registry import register
 from .delta_layer import DeltaLayer, DeltaLayerOptions
 
@@ -44,7 +45,7 @@ class DeltaNet(DeltaLayer):
         **options: Unpack[DeltaLayerOptions],
     ) -> None:
         super().__init__(d_model, allow_neg_eigval=allow_neg_eigval, **options)
-        self.g_proj = nn.Linear(d_model, self.d_inner, bias=False) if use_output_gate else None
+        self.g_proj = Linear(d_model, self.d_inner, bias=False) if use_output_gate else None
 
     def _log_decay(self, x: Tensor) -> None:
         return None

@@ -16,10 +16,11 @@ Write in Linear Attention"; its published results were not looked up).
 from typing import Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels import dplr_delta_rule, dplr_delta_rule_step
 
+from ...layers.linear import Linear
 from ...registry import register
 from .channel_decay import ChannelDecayLayer, ChannelDecayOptions
 
@@ -49,7 +50,7 @@ class GatedDeltaNet2(ChannelDecayLayer):
 
     def __init__(self, d_model: int, *, allow_neg_eigval: bool = False, **options: Unpack[ChannelDecayOptions]) -> None:
         super().__init__(d_model, allow_neg_eigval=allow_neg_eigval, **options)
-        self.w_proj = nn.Linear(d_model, self.d_inner, bias=False)
+        self.w_proj = Linear(d_model, self.d_inner, bias=False)
         self.reset_parameters()
 
     def _strengths(self) -> int:

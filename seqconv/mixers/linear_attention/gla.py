@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...registry import register
 from .attention_layer import GatedAttentionLayer, GatedAttentionOptions
 
@@ -64,7 +65,7 @@ class GatedLinearAttention(GatedAttentionLayer):
         super().__init__(d_model, expand_k=expand_k, expand_v=expand_v, num_heads=num_heads, d_conv=d_conv, **options)
         self.gate_logit_normalizer, self.clamp_min = gate_logit_normalizer, clamp_min
         self.gk_proj = nn.Sequential(
-            nn.Linear(d_model, gate_low_rank_dim, bias=False), nn.Linear(gate_low_rank_dim, self.widths[1])
+            Linear(d_model, gate_low_rank_dim, bias=False), Linear(gate_low_rank_dim, self.widths[1])
         )
 
     def _log_decay(self, x: Tensor) -> Tensor:

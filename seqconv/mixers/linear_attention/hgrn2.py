@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...parameters import set_optimizer_options
 from ...registry import register
@@ -69,7 +70,7 @@ class HGRN2(LinearAttentionLayer):
         self.layer = layer
         self.lower_bound_logit = nn.Parameter(torch.empty(d_key)) if lower_bound else None
         self.g_norm = RMSNorm(d_model, eps=norm_eps)
-        self.o_proj = nn.Linear(d_model, d_model, bias=False)
+        self.o_proj = Linear(d_model, d_model, bias=False)
         if lower_bound:
             self.keep_float32("lower_bound_logit")
             set_optimizer_options(self, "lower_bound_logit", weight_decay=0.0)

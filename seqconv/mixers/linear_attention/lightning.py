@@ -16,9 +16,10 @@ training and 4M in inference, abstract) and ``MiniMaxLightningAttention`` of tra
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...layers.activations import activate, check_activation
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...registry import register
 from ...types import LayerContext
@@ -62,9 +63,9 @@ class LightningAttention(LinearAttentionLayer):
         width = d_model if head_dim is None else num_heads * head_dim
         super().__init__(d_model, num_heads=num_heads, d_key=width, d_value=width)
         self.activation, self.layer = check_activation("lightning_attention mixer", activation), layer
-        self.g_proj = nn.Linear(d_model, width, bias=False)
+        self.g_proj = Linear(d_model, width, bias=False)
         self.g_norm = RMSNorm(width, eps=norm_eps)
-        self.o_proj = nn.Linear(width, d_model, bias=False)
+        self.o_proj = Linear(width, d_model, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()

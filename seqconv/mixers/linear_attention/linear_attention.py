@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...packing import zero_padding
 from ...registry import register
@@ -101,7 +102,7 @@ class LinearAttention(LinearAttentionLayer):
         self.feature_map, self.normalize, self.denominator_eps = feature_map, normalize, denominator_eps
         self.scale = 1.0 if normalize else None
         self.o_norm = RMSNorm(self.d_v, eps=norm_eps) if output_norm else None
-        self.o_proj = nn.Linear(d_value, d_model, bias=False)
+        self.o_proj = Linear(d_value, d_model, bias=False)
 
     @property
     def state_kind(self) -> StateKind:

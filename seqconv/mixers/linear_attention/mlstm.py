@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.heads import HeadLayerNorm, HeadwiseLinear
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -92,16 +93,16 @@ class MLSTM(Mixer):
             got = f"num_heads={num_heads}, qkv_block={qkv_block} for {inner} inner channels"
             raise argument_error("mlstm mixer", got, "divisors of the inner channels", "change num_heads or qkv_block")
         self.heads, std = (num_heads, inner // num_heads), (2 / (5 * d_model)) ** 0.5
-        self.up_proj = nn.Linear(d_model, 2 * inner, bias=bias)
+        self.up_proj = Linear(d_model, 2 * inner, bias=bias)
         self.conv1d = ShortConvolution(inner, d_conv)
         self.q_proj, self.k_proj, self.v_proj = (
             HeadwiseLinear(inner, inner // qkv_block, init_std=std) for _ in range(3)
         )
-        self.i_proj, self.f_proj = nn.Linear(3 * inner, num_heads), nn.Linear(3 * inner, num_heads)
+        self.i_proj, self.f_proj = Linear(3 * inner, num_heads), Linear(3 * inner, num_heads)
         self.norm = HeadLayerNorm(*self.heads, eps=norm_eps)
         self.skip = nn.Parameter(torch.empty(inner))
         set_optimizer_options(self, "skip", weight_decay=0.0)
-        self.down_proj = nn.Linear(inner, d_model, bias=bias)
+        self.down_proj = Linear(inner, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 

@@ -26,6 +26,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.activations import activate, check_activation
 from ...layers.initialisation import reset_orthogonal
+from ...layers.linear import Linear
 from ...layers.low_rank import LowRank
 from ...layers.token_shift import token_before
 from ...mixer import Mixer
@@ -98,14 +99,14 @@ class RWKV6(Mixer):
         self.d_k, self.d_v = d_key // self.heads, d_value // self.heads
         shifts = (nn.Parameter(torch.empty(d_model)) for _ in SHIFT_POWERS)
         self.x_x, self.x_r, self.x_w, self.x_k, self.x_v, self.x_g = shifts
-        self.mix_down = nn.Linear(d_model, len(USES) * proj_low_rank_dim, bias=False)
-        self.mix_up = nn.ModuleList(nn.Linear(proj_low_rank_dim, d_model, bias=False) for _ in USES)
+        self.mix_down = Linear(d_model, len(USES) * proj_low_rank_dim, bias=False)
+        self.mix_up = nn.ModuleList(Linear(proj_low_rank_dim, d_model, bias=False) for _ in USES)
         self.w0, self.bonus = nn.Parameter(torch.empty(d_key)), nn.Parameter(torch.empty(self.heads, self.d_k))
         self.w_lora = LowRank(d_model, decay_low_rank_dim, d_key, activation="tanh")
-        self.r_proj, self.k_proj = (nn.Linear(d_model, d_key, bias=False) for _ in range(2))
-        self.v_proj, self.g_proj = (nn.Linear(d_model, d_value, bias=False) for _ in range(2))
+        self.r_proj, self.k_proj = (Linear(d_model, d_key, bias=False) for _ in range(2))
+        self.v_proj, self.g_proj = (Linear(d_model, d_value, bias=False) for _ in range(2))
         self.ln_weight, self.ln_bias = (nn.Parameter(torch.empty(d_value)) for _ in range(2))
-        self.o_proj = nn.Linear(d_value, d_model, bias=False)
+        self.o_proj = Linear(d_value, d_model, bias=False)
         self.keep_float32("w0")
         names = [name for name, p in self.named_parameters() if "_proj" not in name]
         set_optimizer_options(self, *(name for name in names if "." not in name), weight_decay=0.0)

@@ -30,6 +30,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.initialisation import reset_orthogonal
+from ...layers.linear import Linear
 from ...layers.low_rank import LowRank, rwkv_rank
 from ...layers.token_shift import token_before
 from ...mixer import Mixer, SharedValues
@@ -106,7 +107,7 @@ class RWKV7(Mixer):
         if self.layer.index > 0:
             (self.v0,) = self._vectors(1)
             self.v_lora = LowRank(d_model, v_low_rank_dim or rwkv_rank(1.7, d_model), d_model)
-        self.r_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.r_proj, self.k_proj, self.v_proj, self.o_proj = (Linear(d_model, d_model, bias=False) for _ in range(4))
         self.keep_float32("w0")
         names = [name for name, p in self.named_parameters() if "_proj" not in name and "lora" not in name]
         set_optimizer_options(self, *names, weight_decay=0.0)

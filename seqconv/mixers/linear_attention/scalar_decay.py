@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.time_step import check_time_steps, reset_time_step_bias
 from ...options import Default, select_options, with_defaults
 from ...parameters import set_optimizer_options
@@ -68,9 +69,9 @@ class ScalarDecayLayer(DeltaLayer):
         self.dt_range = (o["dt_min"], o["dt_max"], o["dt_init_floor"])
         check_time_steps(*self.dt_range)
         self.decays = decays
-        self.g_proj = nn.Linear(d_model, self.d_inner, bias=False) if o["use_output_gate"] else None
+        self.g_proj = Linear(d_model, self.d_inner, bias=False) if o["use_output_gate"] else None
         if decays:
-            self.a_proj = nn.Linear(d_model, self.v_heads, bias=False)
+            self.a_proj = Linear(d_model, self.v_heads, bias=False)
             self.A_log = nn.Parameter(torch.empty(self.v_heads))
             self.dt_bias = nn.Parameter(torch.empty(self.v_heads))
             self.keep_float32("A_log", "dt_bias")

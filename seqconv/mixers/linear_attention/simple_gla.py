@@ -16,10 +16,11 @@ same keys and values, each with a decay of its own.
 from typing import Unpack
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...registry import register
 from .attention_layer import GatedAttentionLayer, GatedAttentionOptions, Heads, repeat_heads
 
@@ -60,7 +61,7 @@ class SimpleGatedLinearAttention(GatedAttentionLayer):
     ) -> None:
         super().__init__(d_model, expand_k=expand_k, expand_v=expand_v, num_heads=num_heads, d_conv=d_conv, **options)
         self.gate_logit_normalizer = gate_logit_normalizer
-        self.gk_proj = nn.Linear(d_model, num_heads)
+        self.gk_proj = Linear(d_model, num_heads)
 
     def _log_decay(self, x: Tensor) -> Tensor:
         logits = self.gk_proj(x)

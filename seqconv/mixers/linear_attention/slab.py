@@ -24,6 +24,7 @@ from seqconv_kernels import gated_linear_attention
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -81,8 +82,8 @@ class SLAB(Mixer):
         super().__init__(d_model, causal=not bidirectional)
         _check(d_model, num_heads, d_conv, max_positions, window, bidirectional)
         self.heads, self.window = num_heads, None if window is None else (int(window[0]), int(window[1]))
-        self.qkv_proj = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
-        self.o_proj = nn.Linear(d_model, d_model)
+        self.qkv_proj = Linear(d_model, 3 * d_model, bias=qkv_bias)
+        self.o_proj = Linear(d_model, d_model)
         width = d_model // num_heads
         self.conv1d = None if bidirectional else ShortConvolution(width, d_conv, activation=None)
         self.dwc = _convolution(width, d_conv, window is not None) if bidirectional else None

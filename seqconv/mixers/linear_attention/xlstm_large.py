@@ -18,11 +18,12 @@ biases -10, forget biases from 3 to 6 over the heads.
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.heads import HeadLayerNorm
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...registry import register
 from ...state import State, state_class
@@ -86,11 +87,11 @@ class XLSTMLarge(Mixer):
             raise argument_error("xlstm_large mixer", got, "multiples of the heads", "change num_heads")
         self.heads, self.gate_soft_cap, self.eps, self.layer = num_heads, gate_soft_cap, eps, layer
         self.d_k, self.d_v = d_key // num_heads, d_value // num_heads
-        self.q_proj, self.k_proj = (nn.Linear(d_model, d_key, bias=bias) for _ in range(2))
-        self.v_proj, self.o_proj = (nn.Linear(d_model, d_value, bias=bias) for _ in range(2))
-        self.i_proj, self.f_proj = nn.Linear(d_model, num_heads), nn.Linear(d_model, num_heads)
+        self.q_proj, self.k_proj = (Linear(d_model, d_key, bias=bias) for _ in range(2))
+        self.v_proj, self.o_proj = (Linear(d_model, d_value, bias=bias) for _ in range(2))
+        self.i_proj, self.f_proj = Linear(d_model, num_heads), Linear(d_model, num_heads)
         self.norm = HeadLayerNorm(num_heads, self.d_v, eps=norm_eps, bias=bias)
-        self.out_proj = nn.Linear(d_value, d_model, bias=bias)
+        self.out_proj = Linear(d_value, d_model, bias=bias)
         self.reset_parameters()
 
     @torch.no_grad()

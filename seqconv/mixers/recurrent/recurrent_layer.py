@@ -24,6 +24,7 @@ from seqconv_kernels import rnn, rnn_step
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels.rnn.cells import CELLS
 
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...options import Default, with_defaults
 from ...parameters import set_optimizer_options
@@ -90,7 +91,7 @@ class RecurrentLayer(Mixer):
         o = with_defaults(RecurrentOptions, options, self.name)
         width, gates = head_width(self.name, d_model, o["num_heads"]), CELLS[self.cell].gates
         self.heads = (o["num_heads"], width)
-        self.in_proj = nn.Linear(d_model, gates * d_model, bias=o["bias"])
+        self.in_proj = Linear(d_model, gates * d_model, bias=o["bias"])
         self.recurrent_weight = nn.Parameter(torch.empty(gates, *self.heads, width))
         apart = o["bias"] and self.recurrent_bias_apart
         self.recurrent_bias = nn.Parameter(torch.empty(gates, *self.heads)) if apart else None

@@ -29,6 +29,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.activations import activate, check_activation
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
 from ...packing import zero_padding
@@ -164,10 +165,10 @@ class RGLRUBlock(Mixer):
             got = f"{channels} channels in {heads} heads"
             raise argument_error("rg_lru mixer", got, "heads that divide the channels", "change num_heads or expand")
         self.activation, self.layer = check_activation("rg_lru mixer", activation), layer
-        self.y_proj, self.x_proj = nn.Linear(d_model, channels), nn.Linear(d_model, channels)
+        self.y_proj, self.x_proj = Linear(d_model, channels), Linear(d_model, channels)
         self.conv1d = ShortConvolution(channels, d_conv, activation=None)
         self.rg_lru = RGLRU(channels, heads)
-        self.out_proj = nn.Linear(channels, d_model)
+        self.out_proj = Linear(channels, d_model)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from seqconv_kernels import linear_scan, linear_scan_step
 from seqconv_kernels._core.errors import unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...mixer import Mixer
 from ...options import Default, with_defaults
@@ -91,8 +92,8 @@ class DenseSSMLayer(Mixer):
             raise unknown_name(f"{self.name} mixer", "gate", gate, GATES)
         self.d_state, self.gate = d_state, gate
         self.D = nn.Parameter(torch.empty(d_model))
-        self.out_proj = nn.Linear(d_model, d_model) if self.gate == "full_glu" else None
-        self.gate_proj = nn.Linear(d_model, d_model) if self.gate.endswith(("glu", "glu1", "glu2")) else None
+        self.out_proj = Linear(d_model, d_model) if self.gate == "full_glu" else None
+        self.gate_proj = Linear(d_model, d_model) if self.gate.endswith(("glu", "glu1", "glu2")) else None
         self.dropout = Dropout(o["dropout"], tied=o["tie_dropout"])
 
     @abstractmethod

@@ -21,7 +21,7 @@ uniform with variance 1 / d_model (LeCun), as in Voelker et al., the rest as tor
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels import fft_conv
 from seqconv_kernels._core.errors import argument_error
@@ -29,6 +29,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...filters.state_space import hippo
 from ...filters.state_space.matrix_powers import matrix_powers
+from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import KeepFloat32
@@ -65,8 +66,8 @@ class LegendreMemoryUnit(KeepFloat32):
             got = f"d_input={d_input}, d_output={d_output}, d_state={d_state}, window={window}"
             raise argument_error("lmu mixer", got, "sizes of at least 1 and a window above 0", "correct the sizes")
         self.window = window
-        self.out_proj = nn.Linear(d_state + d_input, d_output)
-        self.u_proj = nn.Linear(d_input, 1)
+        self.out_proj = Linear(d_state + d_input, d_output)
+        self.u_proj = Linear(d_input, 1)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("A", torch.empty(d_state, d_state, dtype=dtype))
         self.register_buffer("B", torch.empty(d_state, dtype=dtype))

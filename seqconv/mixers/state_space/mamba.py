@@ -24,6 +24,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.initialisation import reset_residual_projection
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
 from ...layers.time_step import check_time_steps, reset_time_step_bias
@@ -105,17 +106,17 @@ class Mamba(Mixer):
         check_time_steps(dt_min, dt_max, dt_init_floor)
         self.dt_init, self.dt_scale, self.dt_range = dt_init, dt_scale, (dt_min, dt_max, dt_init_floor)
         self.layer = layer
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.in_proj = Linear(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = ShortConvolution(self.d_inner, d_conv, bias=conv_bias)
-        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.x_proj = Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_norm, self.B_norm, self.C_norm = (
             _create_norm(parameter_norm, width, parameter_norm_eps) for width in (self.dt_rank, d_state, d_state)
         )
-        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, bias=False)
+        self.dt_proj = Linear(self.dt_rank, self.d_inner, bias=False)
         self.dt_bias = nn.Parameter(torch.empty(self.d_inner))
         self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
         self.D = nn.Parameter(torch.empty(self.d_inner))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias)
         self.keep_float32("dt_bias", "A_log", "D")
         set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
         self.reset_parameters()

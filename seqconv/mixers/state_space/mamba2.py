@@ -26,6 +26,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.initialisation import reset_residual_projection
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...layers.time_step import check_time_steps, reset_time_step_bias
 from ...mixer import Mixer
@@ -160,7 +161,7 @@ class Mamba2(Mixer):
         self.conv_channels = self.d_ssm + 2 * num_groups * d_state
         d_mlp = self.d_inner - self.d_ssm
         self.parts = [d_mlp, d_mlp, self.d_ssm, self.conv_channels, self.heads]
-        self.in_proj = nn.Linear(d_model, sum(self.parts), bias=bias)
+        self.in_proj = Linear(d_model, sum(self.parts), bias=bias)
         self.conv1d = ShortConvolution(self.conv_channels, d_conv, bias=conv_bias, init_range=conv_init)
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
@@ -170,7 +171,7 @@ class Mamba2(Mixer):
             if rmsnorm
             else None
         )
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias)
         self.keep_float32("dt_bias", "A_log", "D")
         set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
         self.reset_parameters()

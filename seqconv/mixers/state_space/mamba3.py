@@ -30,6 +30,7 @@ from seqconv_kernels import gated_linear_attention
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.time_step import check_time_steps, reset_time_step_bias
 from ...mixer import Mixer
@@ -178,7 +179,7 @@ class Mamba3(Mixer):
         self.heads = self.d_inner // self.head_dim
         grouped = d_state * num_groups * self.rank
         self.parts = [self.d_inner, self.d_inner, grouped, grouped, self.heads, self.heads, self.heads, self.angles]
-        self.in_proj = nn.Linear(d_model, sum(self.parts), bias=False)
+        self.in_proj = Linear(d_model, sum(self.parts), bias=False)
         self.dt_bias, self.D = nn.Parameter(torch.empty(self.heads)), nn.Parameter(torch.empty(self.heads))
         self.B_bias = nn.Parameter(torch.empty(self.heads, self.rank, d_state))
         self.C_bias = nn.Parameter(torch.empty(self.heads, self.rank, d_state))
@@ -186,7 +187,7 @@ class Mamba3(Mixer):
         self.mimo_x, self.mimo_z, self.mimo_o = (self._rank_projection() for _ in range(3))
         norm = GatedRMSNorm(self.d_inner, groups=self.heads, norm_before_gate=True, eps=NORM_EPS)
         self.norm = norm if outproj_norm else None
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.out_proj = Linear(self.d_inner, d_model, bias=False)
         self.keep_float32("dt_bias", "D", "B_bias", "C_bias")
         set_optimizer_options(self, "dt_bias", "D", weight_decay=0.0)
         self.reset_parameters()

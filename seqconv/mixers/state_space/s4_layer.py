@@ -19,6 +19,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ...convolution.long_convolution import LongConvolution
 from ...filters.base import Filter
 from ...filters.wrappers import TapDropout, TruncatedFilter
+from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...mixer import Mixer
 from ...options import Default, with_defaults
@@ -224,7 +225,7 @@ class S4Layer(Mixer):
         return y if self.out_proj is None else self.final_activation(self.out_proj(y))
 
 
-class S4Linear(nn.Linear):
+class S4Linear(Linear):
     """Linear layer with the initial values and the weight normalisation of S4's options.
 
     Args:

@@ -1,0 +1,31 @@
+"""Linear layer ``y = x W^T + b`` which reads its weight at the speed of memory when it decodes.
+
+It is an ``nn.Linear``: the same parameters, names and initial values, and what looks for that class (adapters,
+quantisers, FSDP) finds it. Only its forward differs: with few rows, on the CPU, in eager mode and without a gradient
+it calls :func:`seqconv_kernels.skinny_linear`; every other call is torch's.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from seqconv_kernels.skinny_linear import eager_linear
+
+
+class Linear(nn.Linear):
+    """See the module's docstring; constructor as of ``torch.nn.Linear``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """From (..., in_features) to (..., out_features)."""
+        y = None if torch.compiler.is_compiling() else eager_linear(input, self.weight, self.bias)
+        return super().forward(input) if y is None else y
+
+
+def use_torch_linear(model: nn.Module) -> nn.Module:
+    """Give every :class:`Linear` of a model the class ``nn.Linear`` itself, in place; returns the model.
+
+    For tools that look for the exact class: ``torch.ao.quantization.quantize_dynamic`` leaves subclasses as they are.
+    """
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = nn.Linear
+    return model
