@@ -1,0 +1,85 @@
+"""The linear layer of decoding: an nn.Linear for all that look for one, its kernel in every mixer's steps."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mixer_cases import LENGTH, build, causal, inputs, run_in_pieces
+from seqconv.layers import linear
+from seqconv.layers.linear import Linear, use_torch_linear
+from seqconv_kernels._core import native
+from seqconv_kernels.skinny_linear import cpu
+from tolerances import assert_near
+
+compiled = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+WIDE = 256  # whose weight is large enough for the kernel
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The shapes of the inputs that the kernel served."""
+    served, eager = [], linear.eager_linear
+
+    def observed(x, weight, bias):
+        y = eager(x, weight, bias)
+        if y is not None:
+            served.append(tuple(x.shape))
+        return y
+
+    monkeypatch.setattr(linear, "eager_linear", observed)
+    return served
+
+
+def test_parameters_names_and_initial_values_are_those_of_torch():
+    torch.manual_seed(0)
+    layer = Linear(5, 3)
+    torch.manual_seed(0)
+    plain = nn.Linear(5, 3)
+    assert isinstance(layer, nn.Linear)
+    assert repr(layer) == repr(plain)
+    assert list(layer.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), plain.parameters(), strict=True))
+    assert type(use_torch_linear(nn.Sequential(layer))[0]) is nn.Linear
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_serves_decoding_alone(calls, dtype):
+    layer = Linear(WIDE, WIDE, dtype=dtype)
+    x = torch.randn(1, 1, WIDE, generator=torch.Generator().manual_seed(0)).to(dtype)
+    want = nn.functional.linear(x, layer.weight, layer.bias)
+    assert torch.equal(layer(x), want)
+    assert calls == []
+    with torch.no_grad():
+        assert_near(layer(x), want.detach(), dtype=dtype)
+        assert calls == [(1, 1, WIDE)]
+        layer(x.expand(9, 1, WIDE))
+        layer.requires_grad_(False)
+    layer(x.clone().requires_grad_()).sum().backward()
+    assert calls == [(1, 1, WIDE)]
+    layer(x)
+    assert len(calls) == 2
+
+
+@compiled
+def test_hooks_see_the_call_and_the_compiler_sees_torch():
+    layer, seen = Linear(WIDE, WIDE), []
+    layer.register_forward_hook(lambda module, args, output: seen.append(output))
+    x = torch.ones(1, WIDE)
+    with torch.no_grad():
+        assert layer(x) is seen[0]
+        exported = torch.export.export(layer, (x,))
+    assert "aten.linear.default" in {str(node.target) for node in exported.graph.nodes}
+
+
+@compiled
+@causal
+def test_steps_by_the_kernel_equal_the_whole_sequence(case, monkeypatch):
+    """The size from which on the kernel is called is taken away: mixers of tests are small."""
+    mixer, x = build(case), inputs()
+    with torch.no_grad():
+        want = use_torch_linear(copy.deepcopy(mixer))(x)
+        monkeypatch.setattr(cpu, "WORTH_A_CALL", 0)
+        assert_near(run_in_pieces(mixer, x, [*range(LENGTH - 4, LENGTH)])[0], want)
