@@ -28,6 +28,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ..layers.grouped_linear import GroupedLinear
+from ..layers.linear import Linear
 from ..layers.norms import LayerNorm
 from ..layers.residual import Dropout
 from ..layers.time_step import check_time_steps, reset_time_step_bias
@@ -105,15 +106,15 @@ class SS2D(KeepFloat32, Mixer2d):
         self.gate, self.orders = gate, tuple(check_scan_order(name) for name in orders)
         self.dt_range, directions = (dt_min, dt_max, dt_init_floor), len(self.orders)
         inner = self.d_inner
-        self.in_proj = nn.Linear(d_model, inner if gate == "none" else 2 * inner, bias=bias)
+        self.in_proj = Linear(d_model, inner if gate == "none" else 2 * inner, bias=bias)
         self.conv2d = depthwise_conv2d(inner, d_conv, bias=conv_bias) if d_conv > 1 else None
-        self.x_proj = nn.Linear(inner, directions * (self.dt_rank + 2 * d_state), bias=False)
+        self.x_proj = Linear(inner, directions * (self.dt_rank + 2 * d_state), bias=False)
         self.dt_proj = GroupedLinear(directions, self.dt_rank, inner)
         self.dt_bias = nn.Parameter(torch.empty(directions, inner))
         self.A_log = nn.Parameter(torch.empty(directions, inner, d_state))
         self.D = nn.Parameter(torch.empty(directions, inner))
         self.out_norm = LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        self.out_proj = Linear(inner, d_model, bias=bias)
         self.dropout = Dropout(dropout)
         self.keep_float32("dt_bias", "A_log", "D")
         set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)

@@ -28,6 +28,7 @@ from seqconv_kernels import gated_linear_attention, linear_scan
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
@@ -89,12 +90,12 @@ class MesaNet(Mixer):
             wanted = f"sizes of at least 1 and a bound in [0, {INITIAL_LAMBDA})"
             raise argument_error("mesa_net mixer", got, wanted, "change the sizes or the bound")
         self.lambda_lower_bound, width = lambda_lower_bound, self.heads * self.d_k
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, width, bias=False) for _ in range(3))
-        self.a_proj, self.b_proj = nn.Linear(d_model, self.heads), nn.Linear(d_model, self.heads)
+        self.q_proj, self.k_proj, self.v_proj = (Linear(d_model, width, bias=False) for _ in range(3))
+        self.a_proj, self.b_proj = Linear(d_model, self.heads), Linear(d_model, self.heads)
         self.conv1d = ShortConvolution(2 * width, d_conv, bias=conv_bias)
-        self.g_proj = nn.Linear(d_model, width, bias=False) if use_output_gate else None
+        self.g_proj = Linear(d_model, width, bias=False) if use_output_gate else None
         self.o_norm = RMSNorm(self.d_k, eps=norm_eps)
-        self.o_proj = nn.Linear(width, d_model, bias=False)
+        self.o_proj = Linear(width, d_model, bias=False)
         self.lambda_params = nn.Parameter(torch.empty(width))
         self.keep_float32("lambda_params")
         set_optimizer_options(self, "lambda_params", weight_decay=0.0)

@@ -26,6 +26,7 @@ from seqconv_kernels import linear_scan
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.initialisation import reset_orthogonal
+from ...layers.linear import Linear
 from ...layers.token_shift import token_before
 from ...mixer import Mixer
 from ...parameters import set_optimizer_options
@@ -61,8 +62,8 @@ class RWKV4(Mixer):
         self.layer, self.d_inner = layer or LayerContext(0, 1), int(d_model * expand)
         self.x_r, self.x_k, self.x_v = (nn.Parameter(torch.empty(d_model)) for _ in range(3))
         self.time_decay, self.bonus = (nn.Parameter(torch.empty(self.d_inner)) for _ in range(2))
-        self.r_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, self.d_inner, bias=False) for _ in range(3))
-        self.o_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.r_proj, self.k_proj, self.v_proj = (Linear(d_model, self.d_inner, bias=False) for _ in range(3))
+        self.o_proj = Linear(self.d_inner, d_model, bias=False)
         self.keep_float32("time_decay", "bonus")
         set_optimizer_options(self, "time_decay", "bonus", "x_r", "x_k", "x_v", weight_decay=0.0)
         self.reset_parameters()

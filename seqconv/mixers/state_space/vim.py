@@ -24,6 +24,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.initialisation import reset_residual_projection
+from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...layers.time_step import check_time_steps, reset_time_step_bias
 from ...mixer import Mixer
@@ -42,8 +43,8 @@ class Selection(nn.Module):
     def __init__(self, d_inner: int, d_state: int, dt_rank: int) -> None:
         super().__init__()
         self.sizes = [dt_rank, d_state, d_state]
-        self.x_proj = nn.Linear(d_inner, sum(self.sizes), bias=False)
-        self.dt_proj = nn.Linear(dt_rank, d_inner, bias=False)
+        self.x_proj = Linear(d_inner, sum(self.sizes), bias=False)
+        self.dt_proj = Linear(dt_rank, d_inner, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,13 +114,13 @@ class Vim(Mixer):
         self.dt_range, self.layer = (dt_min, dt_max, dt_init_floor), layer
         self.halve = version == "v2" if halve is None else halve
         sets = 2 if version == "v2" else 1
-        self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias)
+        self.in_proj = Linear(d_model, 2 * inner, bias=bias)
         self.conv1d = nn.ModuleList(ShortConvolution(inner, d_conv, bias=conv_bias) for _ in range(sets))
         self.selection = nn.ModuleList(Selection(inner, d_state, rank) for _ in range(sets))
         self.dt_bias = nn.Parameter(torch.empty(sets, inner))
         self.A_log = nn.Parameter(torch.empty(2, inner, d_state))
         self.D = nn.Parameter(torch.empty(sets, inner))
-        self.out_proj = nn.Linear(inner, d_model, bias=bias)
+        self.out_proj = Linear(inner, d_model, bias=bias)
         self.keep_float32("dt_bias", "A_log", "D")
         set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
         self.reset_parameters()
