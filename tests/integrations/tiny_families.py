@@ -1,6 +1,7 @@
 """Tiny models of transformers' families, randomly initialised, that run on one kernel or another."""
 
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from transformers import DynamicCache
@@ -181,6 +182,9 @@ FAMILIES = {
         {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 64, "head_dim": 8},
     ),
 }
+
+FAMILIES = {name: case for name, case in FAMILIES.items() if find_spec(f"transformers.models.{name}")}
+"""Those that the installed transformers has: older ones in the supported range have fewer."""
 
 
 def config(family, **options):
