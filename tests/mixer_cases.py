@@ -25,6 +25,10 @@ BIDIRECTIONAL = [(name, {"bidirectional": True}) for name in list_mixers()]
 
 every = pytest.mark.parametrize("case", ALL, ids=label)
 causal = pytest.mark.parametrize("case", CAUSAL, ids=label)
+each_default = pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c[1] else [], id=label(c)) for c in ALL]
+)
+"""Every case; those with options of their own are slow tests, for what takes seconds each."""
 each_name = pytest.mark.parametrize("name", list_mixers())
 
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from mixer_cases import build, every, inputs
+from mixer_cases import build, each_default, inputs
 from tolerances import assert_near
 
 LENGTHS = (12, 5, 33, 70)
 
 
-@every
+@each_default
 @pytest.mark.usefixtures("unannotated")
 def test_compiles_once_for_all_lengths(case):
     """The first length is compiled for itself, the second one opens the size; no later one compiles again."""
@@ -21,7 +21,7 @@ def test_compiles_once_for_all_lengths(case):
             assert_near(compiled(inputs(length)), mixer(inputs(length)), what=f"length {length}")
 
 
-@every
+@each_default
 @pytest.mark.usefixtures("unannotated")
 def test_exports_with_an_open_length(case):
     mixer = build(case)

@@ -15,6 +15,7 @@ from mixer_cases import (
     LENGTH,
     build,
     causal,
+    each_default,
     each_name,
     every,
     inputs,
@@ -215,7 +216,7 @@ def test_strided_inputs_and_empty_batches(case):
     assert mixer(x[:0]).shape == (0, LENGTH, D_MODEL)
 
 
-@every
+@each_default
 def test_compiles_without_graph_breaks(case, unannotated):
     mixer, x = build(case), inputs(9)
     torch.compiler.reset()
