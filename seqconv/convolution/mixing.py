@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.non_finite import set_apart
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ..filters.base import Filter
@@ -58,10 +59,11 @@ class MixingConvolution(nn.Module):
         wide = accumulation_dtype(u, taps)
         with torch.autocast(u.device.type, enabled=False):
             size = 1 << (u.shape[1] + taps.shape[-1] - 2).bit_length()
-            spectra = torch.fft.rfft(u.to(wide), n=size, dim=1), torch.fft.rfft(taps.to(wide), n=size)
+            finite, spoilt = set_apart(u.to(wide), 1)
+            spectra = torch.fft.rfft(finite, n=size, dim=1), torch.fft.rfft(taps.to(wide), n=size)
             product = torch.einsum("bfi,oif->bfo", *spectra)
             y: Tensor = torch.fft.irfft(product, n=size, dim=1)
-        return y[:, : u.shape[1]].to(u.dtype)
+        return (y[:, : u.shape[1]] + spoilt.sum(2, keepdim=True)).to(u.dtype)
 
     def init_state(self, batch_size: int, max_length: int | None = None) -> State:
         """The state before the first input; arguments as for the convolution of the pairs."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.composed import Composed
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.non_finite import set_apart
 
 
 def check_sizes(taps: Float[Tensor, "channels taps"], block: int) -> None:
@@ -73,10 +74,12 @@ def _convolve_circle(
     """Circular convolution of ``size``; the time goes last, where an FFT is faster."""
     if 0 in inputs.shape:
         return inputs.new_zeros(inputs.shape[0], size, inputs.shape[2])
-    signal, spectrum = torch.fft.rfft(inputs.transpose(1, 2), n=size), torch.fft.rfft(taps, n=size)
+    finite, spoilt = set_apart(inputs, 1)
+    signal, spectrum = torch.fft.rfft(finite.transpose(1, 2), n=size), torch.fft.rfft(taps, n=size)
     by_head = cast(Tensor, writable(signal, taps).unflatten(1, (-1, taps.shape[0])))
-    y: Tensor = torch.fft.irfft(by_head.mul_(spectrum).flatten(1, 2), n=size)
-    return y.transpose(1, 2)
+    y: Tensor = torch.fft.irfft(by_head.mul_(spectrum).flatten(1, 2), n=size).transpose(1, 2)
+    later = spoilt[:, -1:].expand(-1, size - spoilt.shape[1], -1)
+    return y + torch.cat([spoilt, later], dim=1)
 
 
 def writable(buffer: Tensor, *others: Tensor) -> Tensor:

@@ -130,3 +130,28 @@ def test_comes_first_and_says_what_is_unsupported():
         K.fft_conv(**(inputs | {"h": inputs["h"].double()}), implementation="triton")
     with pytest.raises(ValueError, match="u has no time steps"):
         K.fft_conv(**(inputs | {"u": inputs["u"][:, :0]}), implementation="triton")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    ("shape", "past", "outer"),
+    [(Shape(2, 300, 3, 300), 0, False), (Shape(2, 200, 17, 300), 40, False), (Shape(2, 2101, 2, 2101), 70, True)],
+)
+def test_what_is_not_finite_reaches_later_outputs_of_its_channel(shape, past, outer, value):
+    inputs = example_inputs(shape, dtype=torch.float32, gates=True)
+    inputs = after_history(inputs, past) if past else inputs
+    length, token = shape.length, shape.length // 2
+    assert (plan.Plan.make(length + past, shape.taps, torch.float32, None).outer > 1) == outer
+    want = K.fft_conv(**inputs, implementation="reference")
+    spoilt = {k: v.clone() for k, v in inputs.items()}
+    spoilt["u"][1, token, 1] = value
+    got = K.fft_conv(**device_and_layout(spoilt), implementation="triton").cpu()
+    expected = want.clone()
+    expected[1, token:, 1] = torch.nan
+    assert_near(got.nan_to_num(), expected.nan_to_num())
+    assert torch.equal(got.isnan(), expected.isnan())
+    if past:
+        spoilt["history"][0, 3, 0] = value
+        got = K.fft_conv(**device_and_layout(spoilt), implementation="triton").cpu()
+        expected[0, :, 0] = torch.nan
+        assert torch.equal(got.isnan(), expected.isnan())

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.non_finite import set_apart
+
 CHUNK = 64
 
 
@@ -83,8 +85,8 @@ def lower_product(scores: Tensor, values: Tensor) -> Tensor:
     A value that is not finite makes its own row and those after it NaN, and no row before it, although a matrix
     product multiplies it by the zeros there: ``0 x`` sums up to what is added to the rows, zero for finite values.
     """
-    finite = torch.where(values.isfinite(), values, 0.0)
-    return torch.einsum("...ij,...jv->...iv", scores, finite) + (0.0 * values).cumsum(-2)
+    finite, spoilt = set_apart(values, -2)
+    return torch.einsum("...ij,...jv->...iv", scores, finite) + spoilt
 
 
 def carry(state: Tensor, decay: Tensor, inflow: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from .._core.double_backward import composed_gradients, differentiate_again
 from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
 from .._core.operators import Operator, empty_like
 from . import reference
+from .isolation import isolated
 from .spec import PARAMETERS, Inputs
 
 SMALLEST = 4
@@ -102,6 +103,10 @@ def _gradients(inputs: Inputs, *_: Any) -> tuple[Tensor, ...]:
 
 
 def _forward(inputs: Inputs) -> Tensor:
+    return isolated(_transformed, inputs)
+
+
+def _transformed(inputs: Inputs) -> Tensor:
     prepared, size = _prepare(inputs)
     y = empty_like(inputs.u, inputs.u, inputs.u.dtype)
     native.library().fft_conv_forward(*map(native.view, prepared), size, native.view(y), torch.get_num_threads())

@@ -5,25 +5,25 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.precision import accumulation_dtype
+from .._core.non_finite import set_apart
+from .isolation import signal
 from .plan import grid_size, kept_frequencies
 from .spec import Inputs
 
 
 def fft_conv(inputs: Inputs) -> Tensor:
     """y_t = post_t * (sum_s h[s] v_{t-s} + skip * v_t), with v = pre * u after the ``history``."""
-    u, h, skip, pre_gate, post_gate, history, limit = inputs
-    dtype = accumulation_dtype(u, h)
-    v = u.to(dtype) if pre_gate is None else u.to(dtype) * pre_gate
-    extended = v if history is None else torch.cat([history.to(dtype), v], dim=1)
-    taps = h[:, : extended.shape[1]].to(dtype)
+    u, h, skip, _, post_gate, _, limit = inputs
+    extended = signal(inputs)
+    past, taps = extended.shape[1] - u.shape[1], h[:, : extended.shape[1]].to(extended.dtype)
     if limit is None:
-        y = _convolve(extended, taps)
+        finite, spoilt = set_apart(extended, 1)
+        y = _convolve(finite, taps) + spoilt
     else:
         y = _convolve_low(extended, taps if skip is None else _with_skip(taps, skip), limit)
-    y = y[:, extended.shape[1] - v.shape[1] :]
+    y = y[:, past:]
     if skip is not None and limit is None:
-        y = y + skip * v
+        y = y + skip * extended[:, past:]
     return (y if post_gate is None else y * post_gate).to(u.dtype)
 
 

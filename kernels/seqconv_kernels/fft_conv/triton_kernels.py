@@ -16,7 +16,9 @@ from .triton_transform import (
     load_matrix,
     load_table,
     real_part,
+    set_apart,
     spectrum_tile,
+    spoil,
     store_block,
     store_matrix,
     tile_mask,
@@ -73,7 +75,8 @@ def response_kernel(
 def convolve_kernel(
     x, spectrum, out, first, twiddle, second,
     batch, items, parts, length, channels, block, shift, scale,
-    ADJOINT: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, K2: tl.constexpr, LANES: tl.constexpr,
+    ADJOINT: tl.constexpr, ISOLATE: tl.constexpr,
+    N1: tl.constexpr, N2: tl.constexpr, K2: tl.constexpr, LANES: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``out = gate conv(x)``, and the other output with another gate; the adjoint takes conjugate spectra.
@@ -82,7 +85,9 @@ def convolve_kernel(
     of its channels: it loads their spectra and the tables once, and the next item's signal while it transforms one. An
     item reads the positions from ``index * block - shift`` on and writes those of its steps in [shift, shift + block):
     overlap-save, where the first ``shift`` outputs of a transform are wrapped around and belong to the block before.
+    With ISOLATE inputs that are not finite make the outputs of the block from them on NaN, and no earlier ones.
     """
+    n = tl.arange(0, N1)[:, None, None] * N2 + tl.arange(0, N2)[None, None, :]
     f1r, f1i = load_table(first, N1, N1)
     f2r, f2i = load_table(second, N2, K2)
     place, exists = spectrum_tile(channels, N1, K2, LANES)
@@ -94,6 +99,8 @@ def convolve_kernel(
         im = None
         if x.im is not None:
             im = load_block(x, x.im, None, row, start, low, high, channels, N1, N2, LANES, ACC, f1r.dtype)
+        if ISOLATE:
+            re, first_bad = set_apart(re, n, N1 * N2, LANES)
         re, im = transform(re, im, f1r, f1i, twiddle, f2r, f2i, N1, N2, LANES, ACC, PRECISION)
         # Loaded here rather than kept: as registers they would not fit next to the transform.
         kr = tl.load(spectrum + place, mask=exists, other=0).to(ACC)
@@ -105,6 +112,8 @@ def convolve_kernel(
         gr, gi = inverse_transform(zr, zi, twiddle, f2r, f2i, N1, N2, LANES, ACC, PRECISION)
         low, high = tl.maximum(out.first - start, shift), tl.minimum(length - start, shift + block)
         y = real_part(gr, gi, f1r, f1i, ACC, PRECISION) * scale
+        if ISOLATE:
+            y = spoil(y, n, first_bad)
         store_block(out, out.re, out.gate, row, start, low, high, channels, y, N1, N2, LANES, ACC)
         if out.other is not None:
             store_block(out, out.other, out.other_gate, row, start, low, high, channels, y, N1, N2, LANES, ACC)

@@ -14,7 +14,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .triton_transform import add_dot, load_matrix, store_matrix
+from .triton_transform import add_dot, load_matrix, set_apart, spoil, store_matrix
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def _outer_twiddle(coarse, fine, k1, block, blocks, R: tl.constexpr, BLOCK: tl.c
 @triton.jit
 @no_type_check
 def outer_kernel(
-    x, mid, first, coarse, fine, plane, length, channels, inner,
+    x, mid, first_bad, first, coarse, fine, plane, length, channels, inner,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -39,6 +39,7 @@ def outer_kernel(
 
     Grid (blocks of columns, blocks of channels * blocks of rows, batch). A program owns ROWS of the frequencies k1 for
     BLOCK columns of LANES channels, (ROWS, LANES BLOCK); it streams all n1 of these columns, ROWS at a time.
+    ``first_bad`` (batch, channels), if given, becomes the least step that is not finite, where that is less.
     """
     # The second axis of the grid counts blocks of rows fastest: programs that read the same columns run together
     # and find them in the cache.
@@ -47,6 +48,7 @@ def outer_kernel(
     k1, i = rows + tl.arange(0, ROWS), tl.arange(0, ROWS)
     n2, c = block * BLOCK + tl.arange(0, BLOCK)[None, :, None], lane + tl.arange(0, LANES)[None, None, :]
     ar, ai = tl.zeros([ROWS, LANES * BLOCK], ACC), tl.zeros([ROWS, LANES * BLOCK], ACC)
+    bad = tl.full([LANES], length, tl.int32)
     for n1 in tl.range(0, R, ROWS):
         n = (n1 + i).to(tl.int64)[:, None, None] * inner + n2
         at = row * x.row + (n - x.first) * x.step + c.to(tl.int64) * x.channel
@@ -57,7 +59,14 @@ def outer_kernel(
         fi = tl.load(first + R * R + k1[:, None] * R + (n1 + i)[None, :])
         gate_at = row * x.gate_row + (n - x.first) * x.gate_step + c.to(tl.int64) * x.gate_channel
         re = load_matrix(x.re, at, x.gate, gate_at, valid, ACC, fr.dtype)
+        if first_bad is not None:
+            steps = (n1 + i)[:, None, None] * inner + block * BLOCK + tl.arange(0, BLOCK)[None, None, :]
+            re, here = set_apart(re, steps, length, LANES)
+            bad = tl.minimum(bad, here)
         ar, ai = add_dot(ar, fr, re, ACC, PRECISION), add_dot(ai, fi, re, ACC, PRECISION)
+    if first_bad is not None:
+        lanes = lane + tl.arange(0, LANES)
+        tl.atomic_min(first_bad + row * channels + lanes, bad, mask=(lanes < channels) & (bad < length))
     ar, ai = tl.reshape(ar, (ROWS, LANES, BLOCK)), tl.reshape(ai, (ROWS, LANES, BLOCK))
     tr, ti = _outer_twiddle(coarse, fine, k1, block, blocks, R, BLOCK, ACC)
     tr, ti = tr[:, None, :], ti[:, None, :]
@@ -72,14 +81,15 @@ def outer_kernel(
 @triton.jit
 @no_type_check
 def outer_inverse_kernel(
-    mid, out, first, coarse, fine, plane, length, channels, inner, scale,
+    mid, out, first_bad, first, coarse, fine, plane, length, channels, inner, scale,
     R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Back from ``mid`` to a real signal, times its gates.
 
     Grid as in :func:`outer_kernel`. A program owns ROWS of the steps n1 for BLOCK columns of LANES channels; it streams
-    all k1, undoes the twiddle and multiplies by the conjugate of the matrix transposed, real part only.
+    all k1, undoes the twiddle and multiplies by the conjugate of the matrix transposed, real part only. From the step
+    ``first_bad`` (batch, channels), if given, on the signal is NaN.
     """
     block, row, blocks = tl.program_id(0), tl.program_id(2).to(tl.int64), inner // BLOCK
     rows, lane = tl.program_id(1) % (R // ROWS) * ROWS, tl.program_id(1) // (R // ROWS) * LANES
@@ -104,6 +114,12 @@ def outer_inverse_kernel(
     at = row * out.row + (n - out.first) * out.step + c.to(tl.int64) * out.channel
     valid = (n >= out.first) & (n < length) & (c < channels)
     gate_at = row * out.gate_row + (n - out.first) * out.gate_step + c.to(tl.int64) * out.gate_channel
-    store_matrix(out.re, at, out.gate, gate_at, y * scale, valid, ACC)
+    y *= scale
+    if first_bad is not None:
+        lanes = lane + tl.arange(0, LANES)
+        bad = tl.load(first_bad + row * channels + lanes, mask=lanes < channels, other=length)
+        steps = (rows + i)[:, None, None] * inner + block * BLOCK + tl.arange(0, BLOCK)[None, None, :]
+        y = spoil(y, steps, bad)
+    store_matrix(out.re, at, out.gate, gate_at, y, valid, ACC)
     if out.other is not None:
-        store_matrix(out.other, at, out.other_gate, gate_at, y * scale, valid, ACC)
+        store_matrix(out.other, at, out.other_gate, gate_at, y, valid, ACC)

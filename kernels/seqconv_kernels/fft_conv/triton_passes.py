@@ -113,32 +113,41 @@ class Convolution:
         return self.plan.inner * self.lanes <= PREFETCH_POINTS
 
     def run(self, spectrum: Tensor, source: Signal, target: Output, *, adjoint: bool = False) -> None:
-        """Convolve ``source`` into ``target``; the adjoint correlates."""
-        plan, target = self.plan, target.with_equal_strides()
+        """Convolve ``source`` into ``target``; the adjoint correlates.
+
+        Inputs that are not finite reach outputs from their step on only, where those depend on no later input.
+        """
+        plan, target, isolate = self.plan, target.with_equal_strides(), not adjoint and self.limit is None
         if plan.outer > 1:
             # Three passes over memory: over n1, R inner convolutions in place, back over k1.
-            mid = self._outer_transform(source)
+            bad = None
+            if isolate:
+                bad = source.x.new_full(
+                    (self.batch, self.channels), source.first + source.x.shape[1], dtype=torch.int32
+                )
+            mid = self._outer_transform(source, bad)
             # R complex signals per channel, each convolved in place.
             re, im = (part.flatten(1, 2).mT for part in mid)
-            self._convolve(spectrum, Signal(re).view(im), Output(re).view(im), adjoint)
-            self._inverse_outer_transform(mid, target, inverse_scale(plan.outer))
+            self._convolve(spectrum, Signal(re).view(im), Output(re).view(im), adjoint, False)
+            self._inverse_outer_transform(mid, target, inverse_scale(plan.outer), bad)
         elif self._needs_transpose(target.out):
             # Few channels per program: reading them from rows of channels would use a few bytes of each line.
             transposed = self._channel_first_buffer(target.out)
             out = Output(transposed, first=target.first)
-            self._convolve(spectrum, self._transposed(source).view(), out.view(), adjoint)
+            self._convolve(spectrum, self._transposed(source).view(), out.view(), adjoint, isolate)
             _transpose(Signal(transposed, target.gate), target, self.types[0])
         else:
-            self._convolve(spectrum, self._transposed(source).view(), target.view(), adjoint)
+            self._convolve(spectrum, self._transposed(source).view(), target.view(), adjoint, isolate)
 
-    def _convolve(self, spectrum: Tensor, source: SignalView, target: OutputView, adjoint: bool) -> None:
+    def _convolve(self, spectrum: Tensor, source: SignalView, target: OutputView, adjoint: bool, isolate: bool) -> None:
         plan = self.plan
         length = self.length if plan.outer == 1 else plan.inner
         # The adjoint reads after each block what the forward reads before it, so it drops outputs at the other end.
         step, shift = (plan.step, 0 if adjoint else plan.overlap) if plan.outer == 1 else (plan.inner, 0)
         convolve_kernel[(*self.grid, self.parts)](
             source, spectrum, target, *self.tables, self.batch, self.items, self.parts, length, self.series, step,
-            shift, inverse_scale(plan.rows, plan.columns), adjoint, *self.sizes, *self.types, **self.resources,
+            shift, inverse_scale(plan.rows, plan.columns), adjoint, isolate, *self.sizes, *self.types,
+            **self.resources,
         )  # fmt: skip
 
     def spectrum(self, h: Tensor) -> Tensor:
@@ -232,23 +241,25 @@ class Convolution:
         _transpose(signal, Output(buffer), self.types[0])
         return Signal(buffer, None, signal.first)
 
-    def _outer_transform(self, signal: Signal) -> Tensor:
-        """The outer transform of a signal, (2, batch, channels, R, inner)."""
+    def _outer_transform(self, signal: Signal, first_bad: Tensor | None = None) -> Tensor:
+        """The outer transform of a signal, (2, batch, channels, R, inner); it fills in the first steps not finite."""
         plan, (rows, block, lanes) = self.plan, self._outer_tile
         batch, length, channels = signal.x.shape
         mid = signal.x.new_empty(2, batch, channels, plan.outer, plan.inner, dtype=self.dtype)
         outer_kernel[self._outer_grid(channels, batch)](
-            signal.view(), mid, *outer_tables(plan, block, self.dtype, self.device), mid.stride(0),
+            signal.view(), mid, first_bad, *outer_tables(plan, block, self.dtype, self.device), mid.stride(0),
             signal.first + length, channels, plan.inner, plan.outer, rows, block, lanes, *self.types,
             **self.outer_resources,
         )  # fmt: skip
         return mid
 
-    def _inverse_outer_transform(self, mid: Tensor, target: Output, scale: float) -> None:
+    def _inverse_outer_transform(
+        self, mid: Tensor, target: Output, scale: float, first_bad: Tensor | None = None
+    ) -> None:
         plan, (rows, block, lanes) = self.plan, self._outer_tile
         batch, length, channels = target.out.shape
         outer_inverse_kernel[self._outer_grid(channels, batch)](
-            mid, target.view(), *outer_tables(plan, block, self.dtype, self.device), mid.stride(0),
+            mid, target.view(), first_bad, *outer_tables(plan, block, self.dtype, self.device), mid.stride(0),
             target.first + length, channels, plan.inner, scale, plan.outer, rows, block, lanes, *self.types,
             **self.outer_resources,
         )  # fmt: skip

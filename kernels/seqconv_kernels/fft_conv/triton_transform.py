@@ -131,6 +131,27 @@ def load_block(
 
 @triton.jit
 @no_type_check
+def set_apart(matrix, n, never, LANES: tl.constexpr):
+    """A signal (rows, LANES columns) with zeros for what is not finite, and the first such step of each lane.
+
+    A transform would spread it over all steps. ``n`` (rows, 1, columns) are the steps, ``never`` is after the last.
+    """
+    tile = tl.reshape(matrix, (n.shape[0], LANES, n.shape[2]))
+    finite = tl.abs(tile) < float("inf")  # false for NaN
+    first = tl.min(tl.min(tl.where(finite, never, n), axis=2), axis=0)
+    return tl.reshape(tl.where(finite, tile, tl.zeros_like(tile)), matrix.shape), first
+
+
+@triton.jit
+@no_type_check
+def spoil(matrix, n, first):
+    """A result (rows, LANES columns) that is NaN from the step ``first`` of each lane on."""
+    reached = tl.reshape(n >= first[None, :, None], matrix.shape)
+    return tl.where(reached, float("nan"), matrix)
+
+
+@triton.jit
+@no_type_check
 def store_block(
     out, part, gate, row, start, low, high, channels, matrix,
     N1: tl.constexpr, N2: tl.constexpr, LANES: tl.constexpr, ACC: tl.constexpr,

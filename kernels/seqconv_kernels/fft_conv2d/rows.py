@@ -7,6 +7,7 @@ With rows of ``P >= width + columns - 1`` values, zeros at the end of those of t
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._core.precision import accumulation_dtype
 from ..fft_conv import fft_conv
 from .spec import Inputs, taps_inside
 
@@ -22,4 +23,6 @@ def fft_conv2d(inputs: Inputs) -> Tensor:
     (batch, height, width, _), columns = u.shape, h.shape[2]
     spaced = F.pad(u, (0, 0, 0, columns - 1)).flatten(1, 2)
     taps = F.pad(h, (0, width - 1)).flatten(1)
-    return fft_conv(spaced, taps, skip=inputs.skip).view(batch, height, -1, u.shape[3])[:, :, :width]
+    y = fft_conv(spaced, taps, skip=inputs.skip).view(batch, height, -1, u.shape[3])[:, :, :width]
+    # A feature map has no earlier and later: what is not finite makes all of its channel NaN, as one transform does.
+    return y + (0 * u.detach().sum((1, 2), keepdim=True, dtype=accumulation_dtype(u))).to(y.dtype)

@@ -1,0 +1,80 @@
+"""A value that is not finite reaches later outputs of its own row, and nothing else, in every form of every mixer."""
+
+import pytest
+import torch
+
+from mixer_cases import D_MODEL, build, causal, every
+from tolerances import assert_near
+
+BATCH, LENGTH, TOKEN = 3, 70, 41
+OTHERS = [0, 2]
+VALUES = pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
+
+
+def signals(value):
+    """Inputs, and the same with one value of the middle row replaced."""
+    x = torch.randn(BATCH, LENGTH, D_MODEL, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    spoilt = x.clone()
+    spoilt[1, TOKEN, 3] = value
+    return x, spoilt
+
+
+def assert_isolated(got, want, token, what, *, causal=True):
+    """Other rows as before, the row of the value as before up to its token and not finite at some later one."""
+    assert_near(got[OTHERS], want[OTHERS], what=f"{what}: other rows")
+    if causal:
+        assert_near(got[1, :token], want[1, :token], what=f"{what}: earlier tokens")
+    assert not got[1, token:].isfinite().all(), f"{what}: it vanished"
+
+
+@VALUES
+@every
+def test_in_forward(case, value):
+    mixer = build(case)
+    x, spoilt = signals(value)
+    assert_isolated(mixer(spoilt), mixer(x), TOKEN, "forward", causal=mixer.causal)
+
+
+@VALUES
+@causal
+@pytest.mark.parametrize("start", [0, 17, TOKEN])
+def test_in_prefill_and_the_steps_after_it(case, value, start):
+    mixer, outputs = build(case), []
+    for x in signals(value):
+        state = mixer.init_state(BATCH)
+        if start:
+            _, state = mixer.prefill(x[:, :start], state)
+        y, state = mixer.prefill(x[:, start:-20], state)
+        found = [y]
+        for t in range(LENGTH - 20, LENGTH):
+            y, state = mixer.step(x[:, t], state)
+            found.append(y[:, None])
+        outputs.append(torch.cat(found, dim=1))
+    assert_isolated(*reversed(outputs), TOKEN - start, f"prefill from {start}")
+
+
+@VALUES
+@causal
+def test_in_steps(case, value):
+    mixer, outputs = build(case), []
+    for x in signals(value):
+        y, state = mixer.prefill(x[:, :30])
+        found = [y]
+        for t in range(30, LENGTH):
+            y, state = mixer.step(x[:, t], state)
+            found.append(y[:, None])
+        outputs.append(torch.cat(found, dim=1))
+    assert_isolated(*reversed(outputs), TOKEN, "steps")
+
+
+@every
+def test_in_gradients(case):
+    """Inputs of other rows keep theirs; nothing raises, although the loss is not a number."""
+    mixer, gradients = build(case).train(), []
+    for x in signals(torch.nan):
+        torch.manual_seed(0)
+        x.requires_grad_()
+        y = mixer(x)
+        (y * torch.linspace(0, 1, D_MODEL, dtype=y.dtype)).sum().backward()
+        gradients.append(x.grad)
+    assert_near(gradients[1][OTHERS], gradients[0][OTHERS], what="gradients of other rows")
