@@ -94,11 +94,13 @@ def test_linear_attention(compiled, tmp_path, dtype, width, decay, delta):
 def test_selective_scan(compiled, tmp_path, dtype, batch, chunked):
     """In chunks that are scanned twice, or whole sequences at once; an exponential is one instruction."""
     from seqconv_kernels.selective_scan import triton as scan
+    from seqconv_kernels.selective_scan.spec import Inputs
 
     u, B = meta(batch, 2048, 1536, dtype=dtype), meta(batch, 2048, 16, dtype=dtype)
     A, D = meta(1536, 16), meta(1536)
-    _, _, checkpoints = scan._forward.run(u, u, A, B, B, D, u, D, True, None, None, True)
-    scan._backward.run(u, u, A, B, B, D, u, D, True, None, checkpoints, u, None)
+    inputs = Inputs(u, u, A, B, B, D, u, D, True, None, None)
+    _, _, checkpoints = scan._forward.run(inputs, True)
+    scan._backward.run(inputs, checkpoints, u, None)
     names = ["chunk_state_kernel", "_state_passing_kernel"] * chunked + ["chunk_scan_kernel"]
     names += ["chunk_state_backward_kernel", "_state_passing_kernel"] * chunked + ["chunk_scan_backward_kernel"]
     check(compiled, names, tmp_path)
@@ -111,11 +113,12 @@ def test_selective_scan(compiled, tmp_path, dtype, batch, chunked):
 @pytest.mark.parametrize("activation", ["silu", None])
 def test_causal_conv1d(compiled, tmp_path, activation):
     from seqconv_kernels.causal_conv1d import triton as conv
+    from seqconv_kernels.causal_conv1d.spec import Inputs
 
     x, weight, bias, state = meta(8, 2048, 1536, dtype=BFLOAT), meta(1536, 4), meta(1536), meta(8, 3, 1536)
-    arguments = (x, weight, bias, activation, state, None)
-    conv._forward.run(*arguments)
-    conv._backward.run(*arguments, x)
+    inputs = Inputs(x, weight, bias, activation, state, None)
+    conv._forward.run(inputs)
+    conv._backward.run(inputs, x)
     backward = ["_weight_gradient_kernel", "_input_gradient_kernel", "_state_gradient_kernel"]
     check(compiled, ["_forward_kernel", *backward], tmp_path)
 
@@ -171,11 +174,13 @@ def test_fft_conv(compiled, tmp_path, dtype, length, outer):
     """One program holds the transform, or 16 outer points are split off; the backward runs the spectrum again."""
     from seqconv_kernels.fft_conv import triton as conv
     from seqconv_kernels.fft_conv.plan import Plan
+    from seqconv_kernels.fft_conv.spec import Inputs
 
     u, h, skip = meta(64, length, 768, dtype=dtype), meta(768, length), meta(768)
     assert Plan.make(length, length, dtype, None).outer == outer
-    conv._forward.run(u, h, skip, u, u, None, None)
-    conv._backward.run(u, h, skip, u, u, None, None, u)
+    inputs = Inputs(u, h, skip, u, u, None, None)
+    conv._forward.run(inputs)
+    conv._backward.run(inputs, u)
     if outer == 1:
         names = ["spectrum_kernel", "convolve_kernel"] * 2 + ["convolve_kernel", "correlate_kernel", "response_kernel"]
     else:

@@ -35,10 +35,9 @@ def test_in_forward(case, value):
     assert_isolated(mixer(spoilt), mixer(x), TOKEN, "forward", causal=mixer.causal)
 
 
-@VALUES
 @causal
-@pytest.mark.parametrize("start", [0, 17, TOKEN])
-def test_in_prefill_and_the_steps_after_it(case, value, start):
+@pytest.mark.parametrize(("start", "value"), [(0, torch.inf), (17, torch.nan)])
+def test_in_prefill_and_the_steps_after_it(case, start, value):
     mixer, outputs = build(case), []
     for x in signals(value):
         state = mixer.init_state(BATCH)
@@ -53,11 +52,10 @@ def test_in_prefill_and_the_steps_after_it(case, value, start):
     assert_isolated(*reversed(outputs), TOKEN - start, f"prefill from {start}")
 
 
-@VALUES
 @causal
-def test_in_steps(case, value):
+def test_in_steps(case):
     mixer, outputs = build(case), []
-    for x in signals(value):
+    for x in signals(torch.nan):
         y, state = mixer.prefill(x[:, :30])
         found = [y]
         for t in range(30, LENGTH):
@@ -70,7 +68,8 @@ def test_in_steps(case, value):
 @every
 def test_in_gradients(case):
     """Inputs of other rows keep theirs; nothing raises, although the loss is not a number."""
-    mixer, gradients = build(case).train(), []
+    # Batch norms in training take statistics over all rows, which is their definition.
+    mixer, gradients = build(case).train(case[1].get("norm") != "batch"), []
     for x in signals(torch.nan):
         torch.manual_seed(0)
         x.requires_grad_()
