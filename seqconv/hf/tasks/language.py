@@ -105,6 +105,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         next_sequence_length: int | None = None,
         past_key_values: Any = None,
         attention_mask: Any = None,
+        inputs_embeds: Any = None,  # named here: ``generate`` looks for it among the parameters
         **kwargs: Any,
     ) -> Any:
         """As in transformers; reads the whole text again where its mask hides tokens that the cache has read.
@@ -117,7 +118,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         if first and not past_key_values.agrees_with(attention_mask):
             past_key_values.reset()
             next_sequence_length = None
-        inputs = {"past_key_values": past_key_values, "attention_mask": attention_mask}
+        inputs = {"past_key_values": past_key_values, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         return cast(Any, super()).prepare_inputs_for_generation(input_ids, next_sequence_length, **inputs, **kwargs)
 
     def _prepare_cache_for_generation(
