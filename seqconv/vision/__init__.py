@@ -3,6 +3,7 @@
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
 from .hyena_nd import Hyena2d
 from .mixer_2d import Mixer2d
+from .plain_mamba import PlainMamba2d
 from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
 from .scan import Scan2d
 from .scan_orders import scan_order
@@ -14,6 +15,7 @@ __all__ = [
     "Hyena2d",
     "HyenaFilter2d",
     "Mixer2d",
+    "PlainMamba2d",
     "Scan2d",
     "create_mixer_2d",
     "list_mixers_2d",
