@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqconv import create_mixer, list_mixers, registry
+from seqconv import list_mixers, registry
 from seqconv.cli.doctor import ops
+from seqconv.cli.tables import describe_state, measure_work, tables
 from seqconv.interop import importer, list_originals
 from seqconv_kernels._core.registry import ops as all_ops
 
@@ -90,11 +91,19 @@ def table(page: str, header: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
 
 
-def test_the_readme_lists_every_mixer_with_its_state():
-    rows = {name: state for name, _, state, _ in table("README.md", "| name | what it is |")}
-    assert rows == {name: create_mixer(name, 8).state_kind for name in list_mixers()}, (
-        "add a row to the table of README.md"
-    )
+def test_the_tables_of_mixers_are_those_of_the_registry():
+    """Mend with ``python -m seqconv.cli.tables``."""
+    for path, text in tables().items():
+        assert path.read_text(encoding="utf-8") == text, f"{name_of(path)}: run python -m seqconv.cli.tables"
+
+
+def test_the_tables_of_mixers_measure_what_is_known():
+    """Mamba: 2 · 16 numbers of its scan and 2 · 3 of its convolution; attention: a key and a value per token."""
+    assert describe_state("mamba") == "constant, 38"
+    assert describe_state("attention") == "growing, 2 per token"
+    assert measure_work("attention") == ("n²", ())
+    assert measure_work("mamba") == ("n", ("causal_conv1d", "selective_scan"))
+    assert measure_work("s4d")[0] == "n log n"
 
 
 def test_the_table_of_ops_says_what_each_can_do():

@@ -106,11 +106,13 @@ class Importer:
         convert: tensors of the original and its hyper-parameters to the module's complete state dict.
         infer: hyper-parameters that only the shapes of the tensors tell, where the original takes them from a
             configuration of its own; those given by the caller come first.
+        mixers: names of the registered mixers that hold such a module, where ``build`` does not name them itself.
     """
 
     build: Callable[..., nn.Module]
     convert: Callable[[Weights, Mapping[str, Any]], dict[str, Tensor]]
     infer: Callable[[Weights], dict[str, Any]] = _infer_nothing
+    mixers: tuple[str, ...] = ()
 
 
 _IMPORTERS: dict[str, Importer] = {}
@@ -147,9 +149,13 @@ def add_importer(
     build: Callable[..., nn.Module],
     convert: Callable[..., dict[str, Tensor]],
     infer: Callable[[Weights], dict[str, Any]] = _infer_nothing,
+    mixers: tuple[str, ...] = (),
 ) -> None:
-    """Enter an importer under the name of the original that it reads; ``aliases`` are other spellings of the name."""
-    _IMPORTERS[original] = Importer(build, convert, infer)
+    """Enter an importer under the name of the original that it reads; ``aliases`` are other spellings of the name.
+
+    The rest as in :class:`Importer`.
+    """
+    _IMPORTERS[original] = Importer(build, convert, infer, mixers)
     _ALIASES.update(dict.fromkeys(aliases, original))
 
 

@@ -52,3 +52,8 @@ def example_inputs(
         if cell == "slstm":  # a normaliser that the zero state can lead to
             inputs["initial_state"][:, 2] = 1 + inputs["initial_state"][:, 2].abs()
     return inputs
+
+
+def rnn_inputs(shape: Shape, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor | str]:
+    """Every argument of an example call, the cell among them."""
+    return {**example_inputs(shape, "lstm", dtype=dtype, device=device), "cell": "lstm"}

@@ -158,5 +158,5 @@ def convert_smpconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Ten
     return converted | ({"bias": weights.take("bias")} if hyper.get("conv_bias", True) else {})
 
 
-add_importer(CKCONV, build=build_ckconv, convert=convert_ckconv, infer=infer)
-add_importer(SMPCONV, build=build_smpconv, convert=convert_smpconv, infer=infer)
+add_importer(CKCONV, build=build_ckconv, convert=convert_ckconv, infer=infer, mixers=("ckconv",))
+add_importer(SMPCONV, build=build_smpconv, convert=convert_smpconv, infer=infer, mixers=("smpconv",))

@@ -61,4 +61,4 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     return converted | ({"bias": weights.take("bias")} if hyper.get("bias", True) else {})
 
 
-add_importer(ORIGINAL, build=build, convert=convert)
+add_importer(ORIGINAL, build=build, convert=convert, mixers=("dcls",))

@@ -196,11 +196,12 @@ def _network(weights: Weights, kind: str, layers: int, *, linears: str) -> dict[
     return converted
 
 
-add_importer(FLEXCONV, build=build_flexconv, convert=convert_flexconv, infer=infer)
-for _original in (CCNN, CCNN_FLEX):
+add_importer(FLEXCONV, build=build_flexconv, convert=convert_flexconv, infer=infer, mixers=("flexconv",))
+for _original, _mixer in ((CCNN, "ckconv"), (CCNN_FLEX, "flexconv")):
     add_importer(
         _original,
         build=partial(build_ccnn, original=_original),
         convert=partial(convert_ccnn, original=_original),
         infer=infer,
+        mixers=(_mixer, "ccnn"),
     )

@@ -80,5 +80,5 @@ def convert_dynamic(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Ten
     return converted | ({"bias": weights.take("conv_bias")} if hyper.get("conv_bias") else {})
 
 
-add_importer(LIGHT, build=build_light, convert=convert_light)
-add_importer(DYNAMIC, build=build_dynamic, convert=convert_dynamic)
+add_importer(LIGHT, build=build_light, convert=convert_light, mixers=("lightconv",))
+add_importer(DYNAMIC, build=build_dynamic, convert=convert_dynamic, mixers=("dynamicconv",))

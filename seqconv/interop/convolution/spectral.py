@@ -82,5 +82,5 @@ def convert_dct(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]
 
 
 add_importer(FILTER_LAYER, build=build_filter, convert=convert_filter)
-add_importer(SPECTRAL_CONV, build=build_spectral, convert=convert_spectral)
+add_importer(SPECTRAL_CONV, build=build_spectral, convert=convert_spectral, mixers=("fno",))
 add_importer(DCT, build=build_dct, convert=convert_dct)

@@ -176,5 +176,7 @@ def _mlp_width(o: Any) -> int:
     return int(-(-int(2 * o.hidden_size * 4 / 3) // multiple) * multiple)
 
 
-add_importer(FILTER, build=build_filter, convert=convert_filter, infer=partial(infer, prefix=""))
+add_importer(
+    FILTER, build=build_filter, convert=convert_filter, infer=partial(infer, prefix=""), mixers=("striped_hyena",)
+)
 add_importer(BLOCK, build=build_block, convert=convert_block, infer=partial(infer, prefix="filter."))

@@ -131,6 +131,6 @@ def convert_long(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor
     return {name: weights.take(original).transpose(0, 1) for name, original in parts.items()}
 
 
-add_importer(CASCADE, build=build, convert=convert)
-add_importer(MEDIUM, build=build_medium, convert=convert_medium)
-add_importer(LONG, build=build_long, convert=convert_long)
+add_importer(CASCADE, build=build, convert=convert, mixers=("striped_hyena2",))
+add_importer(MEDIUM, build=build_medium, convert=convert_medium, mixers=("striped_hyena2",))
+add_importer(LONG, build=build_long, convert=convert_long, mixers=("striped_hyena2",))

@@ -46,4 +46,4 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     return {"filter.a": a, "filter.b": b, "filter.h_0": weights.take("h_0")}
 
 
-add_importer(ORIGINAL, build=build, convert=convert)
+add_importer(ORIGINAL, build=build, convert=convert, mixers=("rtf",))

@@ -220,7 +220,11 @@ def _convert_minimal(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Te
     }
 
 
-add_importer(f"{REPOSITORY}:SSMKernelDiag", build=_build_diagonal_kernel, convert=_convert_diagonal_kernel)
-add_importer(f"{REPOSITORY}:SSMKernelDPLR", build=_build_low_rank_kernel, convert=_convert_low_rank_kernel)
+add_importer(
+    f"{REPOSITORY}:SSMKernelDiag", build=_build_diagonal_kernel, convert=_convert_diagonal_kernel, mixers=("s4d",)
+)
+add_importer(
+    f"{REPOSITORY}:SSMKernelDPLR", build=_build_low_rank_kernel, convert=_convert_low_rank_kernel, mixers=("s4",)
+)
 add_importer(f"{REPOSITORY}:S4Block", build=build_block, convert=_convert_block)
 add_importer(f"{REPOSITORY}:S4D", build=_build_minimal, convert=_convert_minimal)
