@@ -257,7 +257,7 @@ def _built_by(build: Any, names: dict[str, type[Mixer]]) -> set[type[Mixer]]:
     kinds, found, seen = set(names.values()), set[type[Mixer]](), set[int]()
     waiting = [build]
     while waiting:
-        item = waiting.pop()
+        item = inspect.unwrap(waiting.pop())
         if id(item) in seen:
             continue
         seen.add(id(item))

@@ -27,11 +27,11 @@ def original(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_of_transformers_give_the_same_outputs_and_gradients(name):
-    theirs = original(name)
-    ours = from_original(f"huggingface/transformers:{name}", theirs.state_dict(), **SIZES)
+    reference = original(name)
+    imported = from_original(f"huggingface/transformers:{name}", reference.state_dict(), **SIZES)
     inputs = torch.randn(2, 20, 8, dtype=torch.float64)
     found = []
-    for layer in (lambda x: theirs(x)[0], ours):
+    for layer in (lambda x: reference(x)[0], imported):
         x = inputs.clone().requires_grad_()
         y = layer(x)
         y.square().sum().backward()
