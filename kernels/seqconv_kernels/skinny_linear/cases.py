@@ -48,3 +48,9 @@ def example_inputs(
         narrow, scale = quantize_rows(weight, group_size=group_size)
         return inputs | {"weight": narrow, "scale": scale}
     return inputs | {"weight": weight.to(getattr(torch, weights))}
+
+
+def skinny_linear_inputs(shape: Shape, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor]:
+    """The same on a device, weights in the dtype of the activations."""
+    inputs = example_inputs(shape, str(dtype).removeprefix("torch."), dtype=dtype)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
