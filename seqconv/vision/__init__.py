@@ -1,6 +1,7 @@
 """2-D mixers: (batch, height, width, channels) in and out, by name as sequence mixers are."""
 
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
+from .gnconv import GnConv2d
 from .hyena_nd import Hyena2d
 from .mixer_2d import Mixer2d
 from .plain_mamba import PlainMamba2d
@@ -12,6 +13,7 @@ from .ss2d import SS2D
 __all__ = [
     "SS2D",
     "DirectFilter2d",
+    "GnConv2d",
     "Hyena2d",
     "HyenaFilter2d",
     "Mixer2d",

@@ -67,7 +67,7 @@ def test_in_steps(case):
 
 @every
 def test_in_gradients(case):
-    """Inputs of other rows keep theirs; nothing raises, although the loss is not a number."""
+    """Inputs of other rows keep their gradients; nothing raises, although the loss is not a number."""
     # Batch norms in training take statistics over all rows, which is their definition.
     mixer, gradients = build(case).train(case[1].get("norm") != "batch"), []
     for x in signals(torch.nan):

@@ -12,6 +12,8 @@ Source: Rao et al. 2022, "HorNet: Efficient High-Order Spatial Interactions with
 (README).
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -43,10 +45,7 @@ class GnConv(Mixer):
 
     def __init__(self, d_model: int, *, order: int = 3, d_conv: int = 7, scale: float = 1 / 3) -> None:
         super().__init__(d_model)
-        if order < 1 or d_model % 2 ** max(0, order - 1):
-            got, wanted = f"order={order}", f"at least 1, with 2^(order-1) a divisor of d_model={d_model}"
-            raise argument_error("gnconv mixer", got, wanted, "lower the order")
-        self.widths, self.scale = [d_model // 2 ** (order - 1 - i) for i in range(order)], scale
+        self.widths, self.scale = gate_widths(d_model, order), scale
         self.in_proj = Linear(d_model, 2 * d_model)
         self.short_conv = ShortConvolution(sum(self.widths), d_conv, activation=None)
         pairs = zip(self.widths, self.widths[1:], strict=False)
@@ -84,8 +83,24 @@ class GnConv(Mixer):
     def combine(self, p: Tensor, mixed: Tensor) -> Tensor:
         """The gates and the output projection, from the first input and the outputs of the convolution."""
         first, *gates = (self.scale * mixed).split(self.widths, dim=-1)
-        p = p * first
-        for project, gate in zip(self.gate_projs, gates, strict=True):
-            p = project(p) * gate
-        y: Tensor = self.out_proj(p)
+        y: Tensor = self.out_proj(recursive_gates(p * first, gates, self.gate_projs))
         return y
+
+
+def recursive_gates(p: Tensor, gates: Iterable[Tensor], projections: Iterable[nn.Module]) -> Tensor:
+    """``p ← (W_i p + b_i) ⊙ q_{i+1}`` for each gate."""
+    for project, gate in zip(projections, gates, strict=True):
+        p = project(p) * gate
+    return p
+
+
+def gate_widths(d_model: int, order: int) -> list[int]:
+    """``d_i``, the last of them ``d_model``.
+
+    Raises:
+        ValueError: an order below 1, a width that ``2^(order-1)`` does not divide.
+    """
+    if order < 1 or d_model % 2 ** max(0, order - 1):
+        got, wanted = f"order={order}", f"at least 1, with 2^(order-1) a divisor of d_model={d_model}"
+        raise argument_error("gnconv mixer", got, wanted, "lower the order")
+    return [d_model // 2 ** (order - 1 - i) for i in range(order)]
