@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import cases, config, label, prompts
+from tiny import cases, config, each_default, label, prompts
 
 from seqconv import (
     SeqConvForAudioClassification,
@@ -16,7 +16,7 @@ from seqconv import (
 )
 from seqconv.parameters import kept_parameters, parameter_groups
 
-every_case = pytest.mark.parametrize("case", cases(), ids=label)
+every_case = each_default(cases(), label)
 every_model = pytest.mark.parametrize(
     ("kind", "options"),
     [

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny import cases, config, label, language_model, left_padded, prompts
+from tiny import cases, config, each_default, label, language_model, left_padded, prompts
 
 from seqconv import SeqConvForSequenceClassification, SeqConvModel, list_mixers
 
@@ -30,7 +30,7 @@ def backbone(case, **options):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case", cases(), ids=label)
+@each_default(cases(), label)
 def test_packed_sequences_are_separate_in_every_form_and_row(case, form):
     model, ids = backbone(case), prompts(2, 8)
     got = model(ids, use_cache=False, **FORMS[form]()).last_hidden_state

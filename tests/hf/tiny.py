@@ -1,5 +1,6 @@
 """Small models for the tests of the transformers side."""
 
+import pytest
 import torch
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer, list_mixers
@@ -39,6 +40,12 @@ def cases():
     """Every registered mixer with its defaults and with each of its examples."""
     found = [(name, dict(options)) for name in list_mixers() for options in ({}, *mixer_entry(name).examples)]
     return [case for i, case in enumerate(found) if case not in found[:i]]
+
+
+def each_default(cases, label):
+    """Parametrises with every case; those with options of their own are slow tests."""
+    marked = [pytest.param(case, marks=[pytest.mark.slow] if case[1] else [], id=label(case)) for case in cases]
+    return pytest.mark.parametrize("case", marked)
 
 
 def label(case):

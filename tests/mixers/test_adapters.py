@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from mixer_cases import build, causal, every, inputs, run_in_pieces
+from mixer_cases import build, causal, each_default, every, inputs, run_in_pieces
 from seqconv import Mixer
 from seqconv.layers.linear import use_torch_linear
 from tolerances import assert_near
@@ -83,7 +83,7 @@ def test_adapters_act_in_every_form(case):
 
 
 @pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
-@every
+@each_default
 def test_peft_on_all_linear_layers(case):
     from peft import LoraConfig, get_peft_model
 
@@ -103,7 +103,7 @@ def test_peft_on_all_linear_layers(case):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor:UserWarning")
-@every
+@each_default
 def test_dynamic_int8_runs_in_every_form(case):
     """torch's own quantiser: Linear layers keep packed int8 weights that no attribute ``weight`` holds as a tensor."""
     plain = build(case, torch.float32)

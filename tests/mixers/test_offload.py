@@ -4,11 +4,11 @@ import accelerate
 import pytest
 import torch
 
-from mixer_cases import build, every, inputs
+from mixer_cases import build, each_default, inputs
 from tolerances import assert_near
 
 
-@every
+@each_default
 @pytest.mark.parametrize("buffers", [False, True])
 @pytest.mark.usefixtures("unannotated")
 @torch.no_grad()

@@ -39,7 +39,7 @@ def run(mixer, lengths, max_length):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: str(v))
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(lengths=turns, max_length=st.one_of(st.none(), st.integers(1, 60)))
 def test_any_sequence_of_turns_equals_forward(name, options, lengths, max_length):
     mixer = build(name, options)
