@@ -26,6 +26,7 @@ OWN = (
     "lra_efficiency",
     "instruction_sets",
     "threads",
+    "decoding_linear",
 )
 """Measurements with rows of their own kind: ``benchmarks/<name>.py`` makes them."""
 RESULTS = Path(__file__).parent / "results"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .interop import from_original, list_checkpoints, list_originals, load_checkpoint
     from .mixer import Mixer
     from .parameters import parameter_groups
+    from .quantization import quantize
     from .registry import list_mixers, mixer_config, register
     from .state import State
     from .zoo import create_model, list_models
@@ -59,6 +60,7 @@ __all__ = [
     "load_checkpoint",
     "mixer_config",
     "parameter_groups",
+    "quantize",
     "register",
 ]
 
@@ -76,6 +78,7 @@ _MODULES = {
     "load_checkpoint": "interop",
     "mixer_config": "registry",
     "parameter_groups": "parameters",
+    "quantize": "quantization",
     "register": "registry",
 }
 """The module of each name; model classes are those of :data:`seqconv.hf.MODELS`."""
