@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...mixers.linear_attention.comba import Comba
-from ...mixers.linear_attention.deltanet import DeltaNet
-from ...mixers.linear_attention.gated_delta_product import GatedDeltaProduct
-from ...mixers.linear_attention.gated_deltanet import GatedDeltaNet
-from ...mixers.linear_attention.gated_deltanet2 import GatedDeltaNet2
-from ...mixers.linear_attention.kda import KimiDeltaAttention
+from ...mixers.linear_attention.delta_rule.comba import Comba
+from ...mixers.linear_attention.delta_rule.deltanet import DeltaNet
+from ...mixers.linear_attention.delta_rule.gated_delta_product import GatedDeltaProduct
+from ...mixers.linear_attention.delta_rule.gated_deltanet import GatedDeltaNet
+from ...mixers.linear_attention.delta_rule.gated_deltanet2 import GatedDeltaNet2
+from ...mixers.linear_attention.delta_rule.kda import KimiDeltaAttention
 from ..importer import Weights, add_importer, options
 
 FLA = "fla-org/flash-linear-attention"

@@ -37,7 +37,7 @@ from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import StateKind
-from .delta_layer import unit_length
+from .delta_rule.delta_layer import unit_length
 
 CHUNK = 64
 """Tokens whose systems are held and solved at once."""

@@ -1,7 +1,7 @@
 """Gated DeltaNet: the delta rule with one decay per head and token, as in Mamba-2.
 
-The equation of :mod:`~seqconv.mixers.linear_attention.delta_layer` with the decay and the output gate of
-:mod:`~seqconv.mixers.linear_attention.scalar_decay`.
+The equation of :mod:`.delta_layer` with the decay and the output gate of
+:mod:`.scalar_decay`.
 
 Source: Yang et al. 2024 (arXiv 2412.06464); ``fla/layers/gated_deltanet.py`` of fla-org/flash-linear-attention at
 0243cc45; the layers of Qwen3-Next, Qwen3.5 and OLMo-Hybrid in transformers 5.23.0.
@@ -9,7 +9,7 @@ Source: Yang et al. 2024 (arXiv 2412.06464); ``fla/layers/gated_deltanet.py`` of
 
 from typing import Unpack
 
-from ...registry import register
+from ....registry import register
 from .scalar_decay import ScalarDecayLayer, ScalarDecayOptions
 
 
@@ -27,11 +27,11 @@ class GatedDeltaNet(ScalarDecayLayer):
         d_model: width of inputs and outputs.
         allow_neg_eigval: β up to 2, for eigenvalues of the transition down to -1.
         use_output_gate ... dt_init_floor: see
-            :class:`~seqconv.mixers.linear_attention.scalar_decay.ScalarDecayOptions`.
-        num_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayerOptions`.
+            :class:`.scalar_decay.ScalarDecayOptions`.
+        num_heads ... norm_eps: see :class:`.delta_layer.DeltaLayerOptions`.
 
     Raises:
-        ValueError: as :class:`~seqconv.mixers.linear_attention.scalar_decay.ScalarDecayLayer`.
+        ValueError: as :class:`.scalar_decay.ScalarDecayLayer`.
     """
 
     def __init__(self, d_model: int, *, allow_neg_eigval: bool = False, **options: Unpack[ScalarDecayOptions]) -> None:

@@ -1,7 +1,7 @@
 """Gated DeltaNet-2: the delta rule with separate gates for what is erased and what is written.
 
-The equation of :mod:`~seqconv.mixers.linear_attention.delta_layer`, with the decays, per key head, and the output gate
-of :mod:`~seqconv.mixers.linear_attention.channel_decay`, and instead of β, per key channel and per value channel::
+The equation of :mod:`.delta_layer`, with the decays, per key head, and the output gate
+of :mod:`.channel_decay`, and instead of β, per key channel and per value channel::
 
     e_t = σ(W_b x), twice that with negative eigenvalues          w_t = σ(W_w x)
     S_t = S' + k_t (w_t ⊙ v_t - S'^T (e_t ⊙ k_t))^T               S' = diag(α_t) S_{t-1}
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from seqconv_kernels import dplr_delta_rule, dplr_delta_rule_step
 
-from ...layers.linear import Linear
-from ...registry import register
+from ....layers.linear import Linear
+from ....registry import register
 from .channel_decay import ChannelDecayLayer, ChannelDecayOptions
 
 
@@ -39,11 +39,11 @@ class GatedDeltaNet2(ChannelDecayLayer):
         d_model: width of inputs and outputs.
         allow_neg_eigval: erase gates up to 2, for eigenvalues of the transition down to -1.
         gate_low_rank_dim ... dt_init_floor: see
-            :class:`~seqconv.mixers.linear_attention.channel_decay.ChannelDecayOptions`.
-        num_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayerOptions`.
+            :class:`.channel_decay.ChannelDecayOptions`.
+        num_heads ... norm_eps: see :class:`.delta_layer.DeltaLayerOptions`.
 
     Raises:
-        ValueError: as :class:`~seqconv.mixers.linear_attention.channel_decay.ChannelDecayLayer`.
+        ValueError: as :class:`.channel_decay.ChannelDecayLayer`.
     """
 
     decay_of_keys = True

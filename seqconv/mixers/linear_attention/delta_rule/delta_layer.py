@@ -24,14 +24,14 @@ from seqconv_kernels import delta_rule, delta_rule_step
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.linear import Linear
-from ...layers.norms import RMSNorm
-from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
-from ...options import Default, with_defaults
-from ...packing import zero_padding
-from ...state import State, state_class
-from ...types import StateKind
+from ....layers.linear import Linear
+from ....layers.norms import RMSNorm
+from ....layers.short_convolution import ShortConvolution
+from ....mixer import Mixer
+from ....options import Default, with_defaults
+from ....packing import zero_padding
+from ....state import State, state_class
+from ....types import StateKind
 
 NORM_EPS = 1e-6
 """Added to the squared length of queries and keys, as in the original."""

@@ -1,7 +1,7 @@
 """Comba: the delta rule with a feedback of its own, read before the decay, and queries that are corrected by it.
 
-The layer of :mod:`~seqconv.mixers.linear_attention.delta_layer` with the decay of
-:mod:`~seqconv.mixers.linear_attention.scalar_decay` and, per head, before q, k and p get unit length::
+The layer of :mod:`.delta_layer` with the decay of
+:mod:`.scalar_decay` and, per head, before q, k and p get unit length::
 
     p = σ(δ) k                q ← q - D p
     S_t = α_t S_{t-1} + k_t β_t (v_t - S_{t-1}^T p_t)^T          gate = σ(W_g x)
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels import dplr_delta_rule, dplr_delta_rule_step
 
-from ...parameters import set_optimizer_options
-from ...registry import register
+from ....parameters import set_optimizer_options
+from ....registry import register
 from .delta_layer import unit_length
 from .scalar_decay import ScalarDecayLayer, ScalarDecayOptions
 
@@ -45,11 +45,11 @@ class Comba(ScalarDecayLayer):
         correction_factor: initial D.
         allow_neg_eigval: β up to 2; the original has no such option.
         use_output_gate ... dt_init_floor: see
-            :class:`~seqconv.mixers.linear_attention.scalar_decay.ScalarDecayOptions`; the gate is ``σ(W_g x)``.
-        num_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayerOptions`.
+            :class:`.scalar_decay.ScalarDecayOptions`; the gate is ``σ(W_g x)``.
+        num_heads ... norm_eps: see :class:`.delta_layer.DeltaLayerOptions`.
 
     Raises:
-        ValueError: as :class:`~seqconv.mixers.linear_attention.scalar_decay.ScalarDecayLayer`.
+        ValueError: as :class:`.scalar_decay.ScalarDecayLayer`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Gated DeltaProduct: several steps of the delta rule per token, so that a transition is a product of reflections.
 
-The equation of :mod:`~seqconv.mixers.linear_attention.delta_layer` with n keys, values and strengths per token and the
-decay and output gate of :mod:`~seqconv.mixers.linear_attention.scalar_decay`::
+The equation of :mod:`.delta_layer` with n keys, values and strengths per token and the
+decay and output gate of :mod:`.scalar_decay`::
 
     S ← α_t S;   for j < n:  S ← S + k_tj β_tj (v_tj - S^T k_tj)^T;   o_t = d_k^{-1/2} S^T q_t
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from seqconv_kernels import delta_rule, delta_rule_step
 from seqconv_kernels._core.errors import argument_error
 
-from ...registry import register
+from ....registry import register
 from .scalar_decay import ScalarDecayLayer, ScalarDecayOptions
 
 
@@ -41,11 +41,11 @@ class GatedDeltaProduct(ScalarDecayLayer):
         use_forget_gate: whether there is a decay.
         allow_neg_eigval: β up to 2, reflections; on in the original.
         use_output_gate ... dt_init_floor: see
-            :class:`~seqconv.mixers.linear_attention.scalar_decay.ScalarDecayOptions`.
-        num_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayerOptions`.
+            :class:`.scalar_decay.ScalarDecayOptions`.
+        num_heads ... norm_eps: see :class:`.delta_layer.DeltaLayerOptions`.
 
     Raises:
-        ValueError: ``num_householder < 1``; as :class:`~seqconv.mixers.linear_attention.scalar_decay.ScalarDecayLayer`.
+        ValueError: ``num_householder < 1``; as :class:`.scalar_decay.ScalarDecayLayer`.
     """
 
     def __init__(

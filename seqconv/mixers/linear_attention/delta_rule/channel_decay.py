@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.linear import Linear
-from ...layers.time_step import check_time_steps, reset_time_step_bias
-from ...options import Default, select_options, with_defaults
-from ...parameters import set_optimizer_options
+from ....layers.linear import Linear
+from ....layers.time_step import check_time_steps, reset_time_step_bias
+from ....options import Default, select_options, with_defaults
+from ....parameters import set_optimizer_options
 from .delta_layer import DeltaLayer, DeltaLayerOptions
 
 A_RANGE = (1.0, 16.0)
@@ -51,7 +51,7 @@ class ChannelDecayLayer(DeltaLayer):
 
     Args:
         d_model: width of inputs and outputs.
-        allow_neg_eigval: as :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayer`.
+        allow_neg_eigval: as :class:`.delta_layer.DeltaLayer`.
         decay_lower_bound: least logarithm of the decay, below 0; ``None`` for the unbounded form.
         **options: see :class:`ChannelDecayOptions`.
 
@@ -59,7 +59,7 @@ class ChannelDecayLayer(DeltaLayer):
         decay_of_keys: whether the decays are those of the key heads, which value heads share.
 
     Raises:
-        ValueError: as :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayer`; time steps or a bound out of
+        ValueError: as :class:`.delta_layer.DeltaLayer`; time steps or a bound out of
             range.
     """
 

@@ -11,8 +11,8 @@ from typing import Unpack
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers.linear import Linear
-from ...registry import register
+from ....layers.linear import Linear
+from ....registry import register
 from .delta_layer import DeltaLayer, DeltaLayerOptions
 
 
@@ -30,10 +30,10 @@ class DeltaNet(DeltaLayer):
         d_model: width of inputs and outputs.
         use_output_gate: multiply the normalised output by ``silu(W_g x)``.
         allow_neg_eigval: β up to 2, for eigenvalues of the transition down to -1.
-        num_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayerOptions`.
+        num_heads ... norm_eps: see :class:`.delta_layer.DeltaLayerOptions`.
 
     Raises:
-        ValueError: as :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayer`.
+        ValueError: as :class:`.delta_layer.DeltaLayer`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Kimi delta attention: the delta rule with a decay per key channel and token.
 
-The equation of :mod:`~seqconv.mixers.linear_attention.delta_layer` with the decays, per value head, and the output gate
-of :mod:`~seqconv.mixers.linear_attention.channel_decay`.
+The equation of :mod:`.delta_layer` with the decays, per value head, and the output gate
+of :mod:`.channel_decay`.
 
 Source: Kimi Team 2025 (arXiv 2510.26692): 48 B parameters, one layer of full attention in four, MMLU-Pro 51.0 and
 RULER at 128k tokens 84.3 (README of MoonshotAI/Kimi-Linear); ``fla/layers/kda.py`` of
@@ -11,7 +11,7 @@ of a key head in between and no bias.
 
 from typing import Unpack
 
-from ...registry import register
+from ....registry import register
 from .channel_decay import ChannelDecayLayer, ChannelDecayOptions
 
 
@@ -30,11 +30,11 @@ class KimiDeltaAttention(ChannelDecayLayer):
         allow_neg_eigval: β up to 2, for eigenvalues of the transition down to -1.
         decay_lower_bound: least logarithm of the decay, below 0; ``None`` for the unbounded form.
         gate_low_rank_dim ... dt_init_floor: see
-            :class:`~seqconv.mixers.linear_attention.channel_decay.ChannelDecayOptions`.
-        num_heads ... norm_eps: see :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayerOptions`.
+            :class:`.channel_decay.ChannelDecayOptions`.
+        num_heads ... norm_eps: see :class:`.delta_layer.DeltaLayerOptions`.
 
     Raises:
-        ValueError: as :class:`~seqconv.mixers.linear_attention.channel_decay.ChannelDecayLayer`.
+        ValueError: as :class:`.channel_decay.ChannelDecayLayer`.
     """
 
     def __init__(

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.linear import Linear
-from ...layers.time_step import check_time_steps, reset_time_step_bias
-from ...options import Default, select_options, with_defaults
-from ...parameters import set_optimizer_options
+from ....layers.linear import Linear
+from ....layers.time_step import check_time_steps, reset_time_step_bias
+from ....options import Default, select_options, with_defaults
+from ....parameters import set_optimizer_options
 from .delta_layer import DeltaLayer, DeltaLayerOptions
 
 A_RANGE = (0.0, 16.0)
@@ -47,11 +47,11 @@ class ScalarDecayLayer(DeltaLayer):
     Args:
         d_model: width of inputs and outputs.
         decays: whether there is a decay.
-        allow_neg_eigval, sub_steps: as :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayer`.
+        allow_neg_eigval, sub_steps: as :class:`.delta_layer.DeltaLayer`.
         **options: see :class:`ScalarDecayOptions`.
 
     Raises:
-        ValueError: as :class:`~seqconv.mixers.linear_attention.delta_layer.DeltaLayer`; time steps out of range.
+        ValueError: as :class:`.delta_layer.DeltaLayer`; time steps out of range.
     """
 
     def __init__(
