@@ -280,7 +280,10 @@ class Mixer(KeepFloat32, ABC):
         state = self._own_state("step", state, x_t)
         if isinstance(state, RowGroups):
             return groups_apart(self._tokens, x_t, state, values.get("shared", {}))
-        return self._step(x_t, state, **values)
+        y, after = self._step(x_t, state, **values)
+        if not torch.compiler.is_compiling():
+            after.known_sizes = self._state_like
+        return y, after
 
     def _op(self, operation: str) -> str:
         return f"{self.name}.{operation}"
@@ -327,6 +330,10 @@ class Mixer(KeepFloat32, ABC):
         if isinstance(state, RowGroups):
             for rows, part in zip(state.rows, state.states, strict=True):
                 self._check_state(operation, part, len(rows))
+            self._check_rows(operation, state, batch_size)
+            return
+        known = getattr(state, "known_sizes", None)  # anything may be passed in
+        if known is not None and known is self._state_like:
             self._check_rows(operation, state, batch_size)
             return
         if self._state_like is None:

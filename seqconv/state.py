@@ -23,9 +23,12 @@ class State:
         growing: names of tensor fields whose sizes beyond the batch change with the context.
         time_axis: the only axis of those that changes; ``None``: any.
         not_begun: rows without a token so far, where that is known; ``None``: any row may have begun.
+        known_sizes: the kind and sizes that its mixer gave it, so that they are not compared at every token; ``None``:
+            not known.
     """
 
     not_begun: Tensor | None = None  # no field: copies of a state do without it
+    known_sizes: tuple[type["State"], dict[str, tuple[int, ...]]] | None = None  # nor this
     batch_free: ClassVar[frozenset[str]] = frozenset()
     growing: ClassVar[frozenset[str]] = frozenset()
     time_axis: ClassVar[int | None] = None
