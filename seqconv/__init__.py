@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from ._create_mixer import create_mixer
     from .distill import distill
     from .hf.model import SeqConvModel
-    from .hf.tasks.choices import SeqConvForMultipleChoice, SeqConvForQuestionAnswering
+    from .hf.tasks.choices import SeqConvForMultipleChoice as SeqConvForMultipleChoice
+    from .hf.tasks.choices import SeqConvForQuestionAnswering
     from .hf.tasks.classification import (
         SeqConvForAudioClassification,
         SeqConvForImageClassification,
         SeqConvForSequenceClassification,
         SeqConvForTokenClassification,
     )
-    from .hf.tasks.images import SeqConvForMaskedImageModeling
+    from .hf.tasks.images import SeqConvForMaskedImageModeling as SeqConvForMaskedImageModeling
     from .hf.tasks.language import SeqConvForCausalLM, SeqConvForMaskedLM
-    from .hf.tasks.sound import SeqConvForAudioFrameClassification, SeqConvForCTC
+    from .hf.tasks.sound import SeqConvForAudioFrameClassification as SeqConvForAudioFrameClassification
+    from .hf.tasks.sound import SeqConvForCTC as SeqConvForCTC
     from .integrations.transformers import accelerate
     from .interop import from_original, list_checkpoints, list_originals, load_checkpoint
     from .mixer import Mixer
@@ -36,13 +38,9 @@ __all__ = [
     "Mixer",
     "SeqConvConfig",
     "SeqConvForAudioClassification",
-    "SeqConvForAudioFrameClassification",
-    "SeqConvForCTC",
     "SeqConvForCausalLM",
     "SeqConvForImageClassification",
-    "SeqConvForMaskedImageModeling",
     "SeqConvForMaskedLM",
-    "SeqConvForMultipleChoice",
     "SeqConvForQuestionAnswering",
     "SeqConvForSequenceClassification",
     "SeqConvForTokenClassification",
