@@ -16,7 +16,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from .checkpoint import add_checkpoint
 from .configurations import Configuration, read_configuration, require
-from .convolution.gated_short_conv import convert as convert_short_conv
+from .convolution.gated.gated_short_conv import convert as convert_short_conv
 from .importer import Weights
 from .language_models import MIXER_NORM, MLP_NORM, Read, language_model
 from .recurrent.rg_lru import ACTIVATIONS

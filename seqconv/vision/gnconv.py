@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..mixers.convolution.gnconv import gate_widths, recursive_gates
+from ..mixers.convolution.gated.gnconv import gate_widths, recursive_gates
 from .mixer_2d import Mixer2d, zero_padding_2d
 from .registry import register_2d
 from .ss2d import depthwise_conv2d

@@ -7,13 +7,7 @@ from tiny import config, prompts
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed, trainer_pt_utils
 
-from seqconv import (
-    SeqConvForCausalLM,
-    SeqConvForSequenceClassification,
-    create_mixer,
-    list_mixers,
-    parameter_groups,
-)
+from seqconv import SeqConvForCausalLM, SeqConvForSequenceClassification, create_mixer, list_mixers, parameter_groups
 from seqconv.layers.norms import Norm
 
 NEVER_DECAYED = (

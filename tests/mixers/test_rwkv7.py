@@ -8,7 +8,7 @@ from scan_modules import prefill_then_step
 from seqconv import create_mixer
 from seqconv.backbone import build_backbone
 from seqconv.interop import from_original
-from seqconv.mixers.linear_attention.rwkv7 import FIRST_VALUE
+from seqconv.mixers.linear_attention.rwkv.rwkv7 import FIRST_VALUE
 from seqconv.types import LayerContext
 from tolerances import assert_near
 

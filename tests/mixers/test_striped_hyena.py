@@ -9,7 +9,7 @@ from seqconv.blocks import BlockState
 from seqconv.filters.state_space.pole_residue import PoleResidueFilter
 from seqconv.interop import from_original
 from seqconv.layers.norms import create_norm
-from seqconv.mixers.convolution.striped_hyena import GatedModalConvolution
+from seqconv.mixers.convolution.gated.striped_hyena import GatedModalConvolution
 
 RTOL, ATOL = 1e-9, 1e-10
 CASES = ["stripedhyena_filter", "stripedhyena_block"]

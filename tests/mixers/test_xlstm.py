@@ -8,7 +8,7 @@ from seqconv import create_mixer
 from seqconv.interop import from_original
 from seqconv.interop.linear_attention.mlstm import BLOCK, LAYER, build_layer
 from seqconv.interop.recurrent.xlstm import ORIGINAL as SLSTM_LAYER
-from seqconv.mixers.linear_attention.mlstm_cell import mlstm, mlstm_step
+from seqconv.mixers.linear_attention.xlstm.mlstm_cell import mlstm, mlstm_step
 from seqconv.types import LayerContext
 from tolerances import assert_near
 

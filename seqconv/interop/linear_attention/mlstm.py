@@ -14,8 +14,8 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ...blocks import Block
-from ...mixers.linear_attention.mlstm import MLSTM
-from ...mixers.linear_attention.xlstm_large import XLSTMLarge
+from ...mixers.linear_attention.xlstm.mlstm import MLSTM
+from ...mixers.linear_attention.xlstm.xlstm_large import XLSTMLarge
 from ..importer import Weights, add_importer, options
 
 LAYER = "NX-AI/xlstm:mLSTMLayer"

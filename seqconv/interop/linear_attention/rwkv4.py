@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...layers.channel_mix import TokenShiftMLP
-from ...mixers.linear_attention.rwkv4 import RWKV4
+from ...mixers.linear_attention.rwkv.rwkv4 import RWKV4
 from ..checkpoint import add_checkpoint
 from ..configurations import Configuration, read_configuration
 from ..importer import Weights, add_importer, options

@@ -14,7 +14,7 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.channel_mix import TokenShiftMLP
-from ...mixers.linear_attention.rwkv6 import RWKV6, USES
+from ...mixers.linear_attention.rwkv.rwkv6 import RWKV6, USES
 from ..importer import Weights, add_importer, options
 from .gla import ACTIVATIONS
 from .rwkv7 import FLA, IGNORED, LAYER, REPOSITORY, layer_context

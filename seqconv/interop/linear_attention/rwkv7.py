@@ -13,7 +13,7 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.channel_mix import TokenShiftMLP
-from ...mixers.linear_attention.rwkv7 import RWKV7
+from ...mixers.linear_attention.rwkv.rwkv7 import RWKV7
 from ...types import LayerContext
 from ..importer import Weights, add_importer, options
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...convolution.long_convolution import LongConvolution
-from ...convolution.window import WindowConvolution
-from ...layers.short_convolution import ShortConvolution
-from ...packing import zero_padding
-from ...parameters import set_optimizer_options
+from ....convolution.long_convolution import LongConvolution
+from ....convolution.window import WindowConvolution
+from ....layers.short_convolution import ShortConvolution
+from ....packing import zero_padding
+from ....parameters import set_optimizer_options
 from .hyena import HyenaState
 
 

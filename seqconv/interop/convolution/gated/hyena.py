@@ -16,9 +16,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.activations import ALIASES
-from ...mixers.convolution.hyena import Hyena
-from ..importer import Weights, add_importer, options
+from ....layers.activations import ALIASES
+from ....mixers.convolution.gated.hyena import Hyena
+from ...importer import Weights, add_importer, options
 
 SAFARI = "HazyResearch/safari:HyenaOperator"
 STANDALONE = "HazyResearch/safari:standalone_hyena.HyenaOperator"

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ...blocks import Block
-from ...mixers.convolution.striped_hyena import GatedModalConvolution, StripedHyena
-from ..importer import Weights, add_importer, options
+from ....blocks import Block
+from ....mixers.convolution.gated.striped_hyena import GatedModalConvolution, StripedHyena
+from ...importer import Weights, add_importer, options
 
 FILTER = "togethercomputer/stripedhyena:ParallelHyenaFilter"
 BLOCK = "togethercomputer/stripedhyena:ParallelGatedConvBlock"

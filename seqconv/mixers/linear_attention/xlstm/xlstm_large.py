@@ -1,13 +1,13 @@
 """The mLSTM layer of xLSTM-7B: a matrix memory with exponential gates, between plain projections.
 
-Equation, with the cell of :mod:`~seqconv.mixers.linear_attention.mlstm_cell` per head::
+Equation, with the cell of :mod:`~seqconv.mixers.linear_attention.xlstm.mlstm_cell` per head::
 
     q, k, v, o = W_q x, W_k x, W_v x, W_o x
     i, f = cap(W_i x + b_i), cap(W_f x + b_f)        cap(a) = c tanh(a / c)
     h = layer norm of mlstm(q, k, v, i, f) over each head
     y = W_out (h ⊙ σ(o))
 
-Against the mLSTM of the first paper (:mod:`~seqconv.mixers.linear_attention.mlstm`) it has no convolution, no
+Against the mLSTM of the first paper (:mod:`~seqconv.mixers.linear_attention.xlstm.mlstm`) it has no convolution, no
 up-projection and no skip; the channel mix of its block is a SwiGLU. Source: Beck et al. 2025, *xLSTM 7B* (arXiv
 2503.13427), ``xlstm/xlstm_large/model.py`` of NX-AI/xlstm at 032a6fb and transformers 5.23.0. Published result: the
 fastest in generation of the models of 7 billion parameters that the paper compares, at comparable quality.
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.heads import HeadLayerNorm
-from ...layers.linear import Linear
-from ...mixer import Mixer
-from ...registry import register
-from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ....layers.heads import HeadLayerNorm
+from ....layers.linear import Linear
+from ....mixer import Mixer
+from ....registry import register
+from ....state import State, state_class
+from ....types import LayerContext, StateKind
 from .mlstm import reset_gates
 from .mlstm_cell import EPS, mlstm, mlstm_step
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...mixers.convolution.m2_bert import M2BERT
-from ..importer import Weights, add_importer, options
+from ....mixers.convolution.gated.m2_bert import M2BERT
+from ...importer import Weights, add_importer, options
 from .hyena import implicit_filter
 
 ORIGINAL = "HazyResearch/m2:MonarchMixerSequenceMixing"

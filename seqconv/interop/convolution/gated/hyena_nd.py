@@ -13,8 +13,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ...vision import Hyena2d
-from ..importer import Weights, add_importer, options
+from ....vision import Hyena2d
+from ...importer import Weights, add_importer, options
 
 ORIGINAL = "Itamarzimm/HyenaND:HyenaOperator2d"
 DEFAULTS: Mapping[str, Any] = {

@@ -29,15 +29,15 @@ from seqconv_kernels import dplr_delta_rule, dplr_delta_rule_step
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.initialisation import reset_orthogonal
-from ...layers.linear import Linear
-from ...layers.low_rank import LowRank, rwkv_rank
-from ...layers.token_shift import token_before
-from ...mixer import Mixer, SharedValues
-from ...parameters import set_optimizer_options
-from ...registry import register
-from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ....layers.initialisation import reset_orthogonal
+from ....layers.linear import Linear
+from ....layers.low_rank import LowRank, rwkv_rank
+from ....layers.token_shift import token_before
+from ....mixer import Mixer, SharedValues
+from ....parameters import set_optimizer_options
+from ....registry import register
+from ....state import State, state_class
+from ....types import LayerContext, StateKind
 
 SLOWEST = math.exp(-0.5)
 """The log decay lies between this number below zero and zero."""

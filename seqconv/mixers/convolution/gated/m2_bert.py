@@ -18,16 +18,16 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from ...convolution.long_convolution import LongConvolution
-from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
-from ...layers.linear import Linear
-from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...parameters import set_optimizer_options
-from ...registry import register
-from ...state import State
-from ...types import StateKind
+from ....convolution.long_convolution import LongConvolution
+from ....filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
+from ....layers.linear import Linear
+from ....layers.short_convolution import ShortConvolution
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....parameters import set_optimizer_options
+from ....registry import register
+from ....state import State
+from ....types import StateKind
 from .hyena import HyenaState
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...mixers.convolution.multihyena import MultiHyena
-from ..importer import Weights, add_importer, options
+from ....mixers.convolution.gated.multihyena import MultiHyena
+from ...importer import Weights, add_importer, options
 from .hyena import implicit_filter
 
 ORIGINAL = "athms/mad-lab:MultiHeadHyenaOperator"

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...filters.explicit.taps import TapsFilter
-from ...filters.state_space.real_modal import FactoredModalFilter
-from ...mixers.convolution.gated_convolution import GatedConvolution
-from ...mixers.convolution.striped_hyena2 import make_operator
-from ..importer import Weights, add_importer, options
+from ....filters.explicit.taps import TapsFilter
+from ....filters.state_space.real_modal import FactoredModalFilter
+from ....mixers.convolution.gated.gated_convolution import GatedConvolution
+from ....mixers.convolution.gated.striped_hyena2 import make_operator
+from ...importer import Weights, add_importer, options
 
 CASCADE = "Zymrael/vortex:HyenaCascade"
 MEDIUM = "Zymrael/savanna:ExplicitSingleDecayFilter"

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...mixers.convolution.gated_short_conv import GatedShortConv
-from ..importer import Weights, add_importer, options
+from ....mixers.convolution.gated.gated_short_conv import GatedShortConv
+from ...importer import Weights, add_importer, options
 
 ORIGINAL = "huggingface/transformers:Lfm2ShortConv"
 DEFAULTS = {"hidden_size": 2560, "conv_L_cache": 3, "conv_bias": False}

@@ -17,16 +17,16 @@ state that steps would have given.
 import torch
 from torch import Tensor
 
-from ...convolution.long_convolution import LongConvolution
-from ...filters.base import Filter
-from ...filters.state_space.pole_residue import PoleResidueFilter
-from ...filters.wrappers import TruncatedFilter
-from ...layers.linear import Linear
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...registry import register
-from ...state import State
-from ...types import StateKind
+from ....convolution.long_convolution import LongConvolution
+from ....filters.base import Filter
+from ....filters.state_space.pole_residue import PoleResidueFilter
+from ....filters.wrappers import TruncatedFilter
+from ....layers.linear import Linear
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....registry import register
+from ....state import State
+from ....types import StateKind
 from .gated_convolution import GatedConvolution
 
 

@@ -24,16 +24,16 @@ from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.activations import activate, check_activation
-from ...layers.initialisation import reset_orthogonal
-from ...layers.linear import Linear
-from ...layers.low_rank import LowRank
-from ...layers.token_shift import token_before
-from ...mixer import Mixer
-from ...parameters import set_optimizer_options
-from ...registry import register
-from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ....layers.activations import activate, check_activation
+from ....layers.initialisation import reset_orthogonal
+from ....layers.linear import Linear
+from ....layers.low_rank import LowRank
+from ....layers.token_shift import token_before
+from ....mixer import Mixer
+from ....parameters import set_optimizer_options
+from ....registry import register
+from ....state import State, state_class
+from ....types import LayerContext, StateKind
 from .rwkv7 import count_heads
 
 USES = ("r", "w", "k", "v", "g")

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.linear import Linear
-from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...registry import register
-from ...state import State
-from ...types import StateKind
-from .lightconv import InputsState
+from ....layers.linear import Linear
+from ....layers.short_convolution import ShortConvolution
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....registry import register
+from ....state import State
+from ....types import StateKind
+from ..lightconv import InputsState
 
 
 @register("gnconv", examples=({"order": 2, "d_conv": 3}, {"order": 4, "d_conv": 5, "scale": 1.0}))

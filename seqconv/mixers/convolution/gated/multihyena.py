@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...convolution.long_convolution import LongConvolution
-from ...convolution.outer_products import convolve_outer, convolve_outer_from, split_heads
-from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
-from ...layers.linear import Linear
-from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...parameters import set_optimizer_options
-from ...registry import register
-from ...state import State, state_class
-from ...types import StateKind
+from ....convolution.long_convolution import LongConvolution
+from ....convolution.outer_products import convolve_outer, convolve_outer_from, split_heads
+from ....filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
+from ....layers.linear import Linear
+from ....layers.short_convolution import ShortConvolution
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....parameters import set_optimizer_options
+from ....registry import register
+from ....state import State, state_class
+from ....types import StateKind
 
 
 @state_class

@@ -26,20 +26,20 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...convolution.long_convolution import LongConvolution
-from ...convolution.outer_products import convolve_outer, convolve_outer_from, split_heads
-from ...convolution.window import WindowConvolution
-from ...filters.base import Filter
-from ...filters.explicit.longconv import LongConvFilter, LongConvFilterOptions
-from ...filters.explicit.shift import ShiftFilter
-from ...filters.state_space.s4d import S4DFilter
-from ...layers.linear import Linear
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...parameters import set_optimizer_options
-from ...registry import register
-from ...state import State, state_class
-from ...types import StateKind
+from ....convolution.long_convolution import LongConvolution
+from ....convolution.outer_products import convolve_outer, convolve_outer_from, split_heads
+from ....convolution.window import WindowConvolution
+from ....filters.base import Filter
+from ....filters.explicit.longconv import LongConvFilter, LongConvFilterOptions
+from ....filters.explicit.shift import ShiftFilter
+from ....filters.state_space.s4d import S4DFilter
+from ....layers.linear import Linear
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....parameters import set_optimizer_options
+from ....registry import register
+from ....state import State, state_class
+from ....types import StateKind
 
 
 @state_class

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...layers.linear import Linear
-from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...registry import register
-from ...state import State, state_class
-from ...types import StateKind
+from ....layers.linear import Linear
+from ....layers.short_convolution import ShortConvolution
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....registry import register
+from ....state import State, state_class
+from ....types import StateKind
 
 
 @state_class

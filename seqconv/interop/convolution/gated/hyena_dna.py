@@ -14,8 +14,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..checkpoint import add_checkpoint
-from ..importer import Weights
+from ...checkpoint import add_checkpoint
+from ...importer import Weights
 from .hyena import DNA
 from .hyena import build as build_operator
 from .hyena import convert as convert_operator

@@ -1,6 +1,6 @@
 """mLSTM: a matrix memory with exponential gates inside an up-projected, gated block (xLSTM).
 
-Equation, with the cell of :mod:`~seqconv.mixers.linear_attention.mlstm_cell` per head::
+Equation, with the cell of :mod:`~seqconv.mixers.linear_attention.xlstm.mlstm_cell` per head::
 
     a, z = W_up x                     u = silu(conv(a))
     q, k, v = W_q u, W_k u, W_v a     block-diagonal, in blocks of a few channels
@@ -24,15 +24,15 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.heads import HeadLayerNorm, HeadwiseLinear
-from ...layers.linear import Linear
-from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...parameters import set_optimizer_options
-from ...registry import register
-from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ....layers.heads import HeadLayerNorm, HeadwiseLinear
+from ....layers.linear import Linear
+from ....layers.short_convolution import ShortConvolution
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....parameters import set_optimizer_options
+from ....registry import register
+from ....state import State, state_class
+from ....types import LayerContext, StateKind
 from .mlstm_cell import mlstm, mlstm_step
 
 FORGET_BIAS = (3.0, 6.0)

@@ -27,16 +27,16 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import unknown_name
 
-from ...convolution.long_convolution import LongConvolution
-from ...convolution.window import WindowConvolution
-from ...filters.explicit.taps import TapsFilter
-from ...filters.state_space.real_modal import FactoredModalFilter, RealModalFilter
-from ...layers.linear import Linear
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...registry import register
-from ...state import State
-from ...types import StateKind
+from ....convolution.long_convolution import LongConvolution
+from ....convolution.window import WindowConvolution
+from ....filters.explicit.taps import TapsFilter
+from ....filters.state_space.real_modal import FactoredModalFilter, RealModalFilter
+from ....layers.linear import Linear
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....registry import register
+from ....state import State
+from ....types import StateKind
 from .gated_convolution import GatedConvolution
 from .hyena import HyenaState
 

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from seqconv_kernels import linear_scan
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.initialisation import reset_orthogonal
-from ...layers.linear import Linear
-from ...layers.token_shift import token_before
-from ...mixer import Mixer
-from ...parameters import set_optimizer_options
-from ...registry import register
-from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ....layers.initialisation import reset_orthogonal
+from ....layers.linear import Linear
+from ....layers.token_shift import token_before
+from ....mixer import Mixer
+from ....parameters import set_optimizer_options
+from ....registry import register
+from ....state import State, state_class
+from ....types import LayerContext, StateKind
 
 LEAST = -1e38
 """Exponent of a sum of nothing, and of the keys of padding."""

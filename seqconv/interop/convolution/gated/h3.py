@@ -12,9 +12,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ...mixers.convolution.h3 import H3, H3Conv
-from ..importer import Weights, add_importer, options
-from .longconv import KERNEL, filter_options
+from ....mixers.convolution.gated.h3 import H3, H3Conv
+from ...importer import Weights, add_importer, options
+from ..longconv import KERNEL, filter_options
 
 SSM = "HazyResearch/safari:H3"
 CONV = "HazyResearch/safari:H3Conv"

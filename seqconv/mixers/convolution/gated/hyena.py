@@ -19,18 +19,18 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...convolution.blockwise import convolve_blocks, convolve_circular
-from ...convolution.long_convolution import Kernel, LongConvolution, convolve
-from ...filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
-from ...layers.activations import activate, check_activation
-from ...layers.linear import Linear
-from ...layers.residual import Dropout
-from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
-from ...packing import zero_padding
-from ...registry import register
-from ...state import State, state_class
-from ...types import StateKind
+from ....convolution.blockwise import convolve_blocks, convolve_circular
+from ....convolution.long_convolution import Kernel, LongConvolution, convolve
+from ....filters.implicit.hyena import HyenaFilter, HyenaFilterOptions
+from ....layers.activations import activate, check_activation
+from ....layers.linear import Linear
+from ....layers.residual import Dropout
+from ....layers.short_convolution import ShortConvolution
+from ....mixer import Mixer
+from ....packing import zero_padding
+from ....registry import register
+from ....state import State, state_class
+from ....types import StateKind
 
 
 @state_class

@@ -1,0 +1,1 @@
+"""Readers of gated convolutions of other projects."""

@@ -1,0 +1,1 @@
+"""Gated convolutions: short and long convolutions between elementwise products."""

@@ -1,0 +1,1 @@
+"""RWKV's time mixes, one file per generation."""
