@@ -23,6 +23,7 @@ from torch import Tensor
 from seqconv_kernels._core.checks import check_cu_seqlens
 from seqconv_kernels._core.errors import argument_error
 
+from .inputs import check_placement, check_shape
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .parameters import KeepFloat32
 from .rows import RowGroups, begun_rows_wait, groups_apart, rows_apart
@@ -180,7 +181,7 @@ class Mixer(KeepFloat32, ABC):
 
         The same as ``mixer(x, state, mask=mask)``, with its arguments and errors.
         """
-        self._check_shape("prefill", x, rank=3)
+        check_shape(self._op("prefill"), x, 3, self.d_model)
         outputs: tuple[Tensor, State] = call_with_state(self, x, state, mask=mask)
         return outputs
 
@@ -192,7 +193,7 @@ class Mixer(KeepFloat32, ABC):
 
         The same as ``mixer(x_t, state)``, with its errors.
         """
-        self._check_shape("step", x_t, rank=2)
+        check_shape(self._op("step"), x_t, 2, self.d_model)
         outputs: tuple[Tensor, State] = call_with_state(self, x_t, state)
         return outputs
 
@@ -228,8 +229,8 @@ class Mixer(KeepFloat32, ABC):
     def _parallel(
         self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, values: dict[str, SharedValues]
     ) -> Tensor:
-        self._check_shape("forward", x, rank=3)
-        self._check_placement("forward", x)
+        check_shape(self._op("forward"), x, 3, self.d_model)
+        check_placement(self._op("forward"), x, self)
         if cu_seqlens is not None:
             if mask is not None:
                 raise argument_error(self._op("forward"), "a mask and cu_seqlens", "one of them", "drop the mask")
@@ -244,8 +245,8 @@ class Mixer(KeepFloat32, ABC):
     def _from(
         self, x: Tensor, state: State, mask: Tensor | None, values: dict[str, SharedValues]
     ) -> tuple[Tensor, State]:
-        self._check_shape("prefill", x, rank=3)
-        self._check_placement("prefill", x)
+        check_shape(self._op("prefill"), x, 3, self.d_model)
+        check_placement(self._op("prefill"), x, self)
         fresh, state = isinstance(state, InitialState), self._own_state("prefill", state, x)
         if mask is None:
             if isinstance(state, RowGroups):
@@ -272,8 +273,8 @@ class Mixer(KeepFloat32, ABC):
     def _one_token(
         self, x_t: Tensor, state: State, mask: Tensor | None, values: dict[str, SharedValues]
     ) -> tuple[Tensor, State]:
-        self._check_shape("step", x_t, rank=2)
-        self._check_placement("step", x_t)
+        check_shape(self._op("step"), x_t, 2, self.d_model)
+        check_placement(self._op("step"), x_t, self)
         if mask is not None:
             remedy = "pass the token as (batch, 1, d_model) with its mask"
             raise argument_error(self._op("step"), "a mask for a single token", "no mask", remedy)
@@ -287,36 +288,6 @@ class Mixer(KeepFloat32, ABC):
 
     def _op(self, operation: str) -> str:
         return f"{self.name}.{operation}"
-
-    def _check_shape(self, operation: str, x: Tensor, rank: int) -> None:
-        axes = "(batch, length, d_model)" if rank == 3 else "(batch, d_model)"
-        if x.dim() != rank or x.shape[-1] != self.d_model:
-            wanted = f"{axes} with d_model={self.d_model}"
-            raise argument_error(
-                self._op(operation), f"x of shape {tuple(x.shape)}", wanted, "reshape or project the input"
-            )
-        if rank == 3 and x.shape[1] == 0:
-            raise argument_error(
-                self._op(operation), "a sequence of length 0", "at least one token", "leave empty inputs out"
-            )
-
-    def _check_placement(self, operation: str, x: Tensor) -> None:
-        found = None if torch.compiler.is_compiling() else self.activation_parameter()
-        if found is None:
-            return
-        parameter, kept = found
-        if x.dtype == parameter.dtype and x.device == parameter.device:
-            return
-        device, dtype = parameter.device, parameter.dtype
-        if x.device != device and device.type != "meta":  # offloaded parameters arrive when their module is called
-            raise argument_error(
-                self._op(operation), f"x on {x.device}", f"the mixer on {device}", "move one with .to()"
-            )
-        narrower = kept and dtype == torch.float32 and x.dtype.itemsize <= dtype.itemsize
-        if x.dtype == dtype or (x.is_floating_point() and (narrower or torch.is_autocast_enabled(x.device.type))):
-            return
-        remedy = "convert one with .to(dtype), or run under torch.autocast"
-        raise argument_error(self._op(operation), f"x of dtype {x.dtype}", f"{dtype}", remedy)
 
     def _own_state(self, operation: str, state: State, x: Tensor) -> State:
         """The state to continue from: built now where it is the initial one, checked where it is not."""

@@ -1,10 +1,7 @@
 """The configuration of every seqconv model: one flat, JSON-able list of options, checked when it is made."""
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any, ClassVar, no_type_check
 
@@ -16,6 +13,16 @@ from ..backbone import parse_layer
 from ..blocks import Block
 from ..registry import check_mixer_options
 from .arguments.checks import MAIN_INPUT
+from .option_values import (
+    are_sizes,
+    are_token_ids,
+    check_json,
+    check_spelling,
+    is_count,
+    is_filled_list,
+    is_number,
+    require,
+)
 from .saving.remote import auto_map, write_module
 
 MODALITIES = ("text", "image", "audio")
@@ -159,7 +166,7 @@ class SeqConvConfig(PreTrainedConfig):
         for alias, name in self.attribute_map.items():
             if alias in kwargs:
                 setattr(self, name, kwargs.pop(alias))
-        _check_spelling(kwargs, {f.name for f in fields(type(self))} | set(self.attribute_map))
+        check_spelling(kwargs, {f.name for f in fields(type(self))} | set(self.attribute_map))
         super().__post_init__(**kwargs)
         self.auto_map = {**auto_map(), **(getattr(self, "auto_map", None) or {})}  # classes of others stay named
         self.check()
@@ -195,29 +202,29 @@ class SeqConvConfig(PreTrainedConfig):
         Raises:
             ValueError: see the class.
         """
-        _check_json(self)
+        check_json(self)
         for name in POSITIVE:
-            _require(name, getattr(self, name), _is_count, "an integer of at least 1")
+            require(name, getattr(self, name), is_count, "an integer of at least 1")
         for name in ("mlp_hidden", "classifier_hidden"):
-            _require(name, getattr(self, name), lambda v: v is None or _is_count(v), "None or at least 1")
+            require(name, getattr(self, name), lambda v: v is None or is_count(v), "None or at least 1")
         for name in PROBABILITIES:
-            _require(name, getattr(self, name), lambda v: _is_number(v) and 0 <= v < 1, "a probability in [0, 1)")
-        _require("logits_soft_cap", self.logits_soft_cap, lambda v: v is None or (_is_number(v) and v > 0), "above 0")
+            require(name, getattr(self, name), lambda v: is_number(v) and 0 <= v < 1, "a probability in [0, 1)")
+        require("logits_soft_cap", self.logits_soft_cap, lambda v: v is None or (is_number(v) and v > 0), "above 0")
         for name in ("mlp_ratio", "initializer_range", "embedding_scale"):
-            _require(name, getattr(self, name), lambda v: _is_number(v) and v > 0, "a number above 0")
+            require(name, getattr(self, name), lambda v: is_number(v) and v > 0, "a number above 0")
             setattr(self, name, float(getattr(self, name)))
         for name in BOOLEANS:
-            _require(name, getattr(self, name), lambda v: isinstance(v, bool), "True or False")
-        _require("mlp_bias", self.mlp_bias, lambda v: v is None or isinstance(v, bool), "None, True or False")
+            require(name, getattr(self, name), lambda v: isinstance(v, bool), "True or False")
+        require("mlp_bias", self.mlp_bias, lambda v: v is None or isinstance(v, bool), "None, True or False")
         for name in NAMES:
-            _require(name, getattr(self, name), lambda v: isinstance(v, str), "a name")
+            require(name, getattr(self, name), lambda v: isinstance(v, str), "a name")
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            _require(name, getattr(self, name), _are_token_ids, "a token id, or None")
+            require(name, getattr(self, name), are_token_ids, "a token id, or None")
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known and not (name == "modality" and value is None):
                 raise unknown_name("SeqConvConfig", name, str(value), known)
-        _require("modal_filters", self.modal_filters, _are_sizes, "None, or names with [modes, taps] of at least 1")
+        require("modal_filters", self.modal_filters, are_sizes, "None, or names with [modes, taps] of at least 1")
         if self.image_size % self.patch_size:
             got = f"image_size={self.image_size} and patch_size={self.patch_size}"
             raise argument_error("SeqConvConfig", got, "a patch size that divides the image size", "change one of them")
@@ -253,64 +260,13 @@ class SeqConvConfig(PreTrainedConfig):
 
     def _check_layers(self) -> None:
         for name in ("mixer_options", "norm_options", "residual_options", "mlp_norm_options"):
-            _require(name, getattr(self, name), lambda v: v is None or isinstance(v, Mapping), "a mapping or None")
+            require(name, getattr(self, name), lambda v: v is None or isinstance(v, Mapping), "a mapping or None")
         if self.layer_pattern is not None and self.mixer_options:
             got = "a layer_pattern and mixer_options"
             raise argument_error("SeqConvConfig", got, "one of them", "write the options into the pattern")
         if self.layer_pattern is not None:
-            _require("layer_pattern", self.layer_pattern, _is_filled_list, "a list of layers")
+            require("layer_pattern", self.layer_pattern, is_filled_list, "a list of layers")
         for layer in self.layers:
             mixer, options, _ = parse_layer(layer)
             if mixer != "none":
                 check_mixer_options(mixer, options)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _are_token_ids(value: object) -> bool:
-    ids = value if isinstance(value, list | tuple) else [value]
-    return value is None or all(isinstance(i, int) and not isinstance(i, bool) for i in ids)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_filled_list(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0
-
-
-def _are_sizes(value: object) -> bool:
-    if value is None:
-        return True
-    rows = value.values() if isinstance(value, Mapping) else [()]
-    return all(isinstance(row, list | tuple) and len(row) == 2 and all(map(_is_count, row)) for row in rows)
-
-
-def _require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> None:
-    if not holds(value):
-        raise argument_error("SeqConvConfig", f"{name}={value!r}", wanted, f"correct {name}")
-
-
-def _check_spelling(extra: Mapping[str, Any], known: set[str]) -> None:
-    """Transformers keeps unknown arguments as attributes; those that look like one of ours are mistakes."""
-    for name in extra:
-        if get_close_matches(name, known, n=1, cutoff=0.8) and not hasattr(PreTrainedConfig, name):
-            raise unknown_name("SeqConvConfig", "option", name, known)
-
-
-def _check_json(config: SeqConvConfig) -> None:
-    """Raise for what a file cannot hold; make options what they will be when read back (tuples become lists)."""
-    for field in fields(SeqConvConfig):
-        if field.name in ("dtype", "id2label", "label2id"):
-            continue
-        value = getattr(config, field.name)
-        try:
-            written = json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            wanted = "numbers that are finite, strings, booleans, lists and mappings"
-            raise argument_error("SeqConvConfig", f"{field.name}={value!r}", wanted, f"correct {field.name}") from error
-        if isinstance(value, dict | list | tuple):
-            setattr(config, field.name, json.loads(written))

@@ -1,0 +1,69 @@
+"""Checks of single options of the configuration: kinds of values, spelling, what a JSON file can hold."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+
+def is_count(value: object) -> bool:
+    """Whether it is an integer of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def are_token_ids(value: object) -> bool:
+    """Whether it is an integer, a list of them or ``None``."""
+    ids = value if isinstance(value, list | tuple) else [value]
+    return value is None or all(isinstance(i, int) and not isinstance(i, bool) for i in ids)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_filled_list(value: object) -> bool:
+    """Whether it is a list or tuple with entries."""
+    return isinstance(value, list | tuple) and len(value) > 0
+
+
+def are_sizes(value: object) -> bool:
+    """Whether it is ``None`` or a mapping of pairs of counts."""
+    if value is None:
+        return True
+    rows = value.values() if isinstance(value, Mapping) else [()]
+    return all(isinstance(row, list | tuple) and len(row) == 2 and all(map(is_count, row)) for row in rows)
+
+
+def require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> None:
+    """Raise a ``ValueError`` that says what is ``wanted`` unless the value ``holds``."""
+    if not holds(value):
+        raise argument_error("SeqConvConfig", f"{name}={value!r}", wanted, f"correct {name}")
+
+
+def check_spelling(extra: Mapping[str, Any], known: set[str]) -> None:
+    """Transformers keeps unknown arguments as attributes; those that look like one of ours are mistakes."""
+    for name in extra:
+        if get_close_matches(name, known, n=1, cutoff=0.8) and not hasattr(PreTrainedConfig, name):
+            raise unknown_name("SeqConvConfig", "option", name, known)
+
+
+def check_json(config: Any) -> None:
+    """Raise for what a file cannot hold; make options what they will be when read back (tuples become lists)."""
+    for field in fields(config):
+        if field.name in ("dtype", "id2label", "label2id"):
+            continue
+        value = getattr(config, field.name)
+        try:
+            written = json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            wanted = "numbers that are finite, strings, booleans, lists and mappings"
+            raise argument_error("SeqConvConfig", f"{field.name}={value!r}", wanted, f"correct {field.name}") from error
+        if isinstance(value, dict | list | tuple):
+            setattr(config, field.name, json.loads(written))

@@ -1,0 +1,36 @@
+"""Checks of the inputs of a mixer: shape, device and dtype."""
+
+import torch
+from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error
+
+from .parameters import KeepFloat32
+
+
+def check_shape(operation: str, x: Tensor, rank: int, d_model: int) -> None:
+    """Raise a ``ValueError`` unless x is (batch, length, d_model), not empty (rank 3), or (batch, d_model) (rank 2)."""
+    axes = "(batch, length, d_model)" if rank == 3 else "(batch, d_model)"
+    if x.dim() != rank or x.shape[-1] != d_model:
+        wanted = f"{axes} with d_model={d_model}"
+        raise argument_error(operation, f"x of shape {tuple(x.shape)}", wanted, "reshape or project the input")
+    if rank == 3 and x.shape[1] == 0:
+        raise argument_error(operation, "a sequence of length 0", "at least one token", "leave empty inputs out")
+
+
+def check_placement(operation: str, x: Tensor, module: KeepFloat32) -> None:
+    """Raise a ``ValueError`` unless x is on the device of the module and in a dtype that its parameters take."""
+    found = None if torch.compiler.is_compiling() else module.activation_parameter()
+    if found is None:
+        return
+    parameter, kept = found
+    if x.dtype == parameter.dtype and x.device == parameter.device:
+        return
+    device, dtype = parameter.device, parameter.dtype
+    if x.device != device and device.type != "meta":  # offloaded parameters arrive when their module is called
+        raise argument_error(operation, f"x on {x.device}", f"the mixer on {device}", "move one with .to()")
+    narrower = kept and dtype == torch.float32 and x.dtype.itemsize <= dtype.itemsize
+    if x.dtype == dtype or (x.is_floating_point() and (narrower or torch.is_autocast_enabled(x.device.type))):
+        return
+    remedy = "convert one with .to(dtype), or run under torch.autocast"
+    raise argument_error(operation, f"x of dtype {x.dtype}", f"{dtype}", remedy)
