@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from seqconv_kernels._core.composed import Composed
-from seqconv_kernels._core.sizes import known
+from seqconv_kernels._core.operator.composed import Composed
+from seqconv_kernels._core.operator.sizes import known
 
 
 def block_count(length: int, size: int) -> int:

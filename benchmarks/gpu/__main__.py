@@ -8,7 +8,7 @@ First everything is compiled and checked, in parallel processes, because compili
 one process times. The report is rewritten after every result. Where time on a GPU is short, take it in parts:
 ``--part checks --minutes 4`` leaves out all timing, ``--part times`` all checks, whose results it takes from an earlier
 report (``--earlier``, or the one in ``--out``). ``--tune`` times other choices of blocks instead. What failed is
-listed as entries for ``seqconv_kernels/_core/withdrawn.py``, and the exit status is not 0.
+listed as entries for ``seqconv_kernels/_core/triton/withdrawn.py``, and the exit status is not 0.
 """
 
 import argparse

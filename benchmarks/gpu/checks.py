@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from seqconv_kernels._core.withdrawn import WITHDRAWN
+from seqconv_kernels._core.triton.withdrawn import WITHDRAWN
 
 from .workers import Item, Row
 

@@ -32,7 +32,7 @@ def continued(gpu: bool, part: str, file: Path) -> Report:
 
 
 def withdrawals(report: Report) -> list[str]:
-    """Entries for ``seqconv_kernels/_core/withdrawn.py``: every op and dtype whose kernel failed a check."""
+    """Entries for ``seqconv_kernels/_core/triton/withdrawn.py``: every op and dtype whose kernel failed a check."""
     entries = []
     for op, dtype in sorted(_wrong(report["checks"])):
         failed = [row for row in report["checks"] if (row["op"], row["dtype"], row["passed"]) == (op, dtype, False)]
@@ -76,7 +76,7 @@ def markdown(report: Report) -> str:
         lines += ["## Times", "", *_times(report["rows"], _wrong(report["checks"])), ""]
         lines += ["## Kernels of a call", "", *_kernels(report["rows"]), ""]
     wrong = [f"    {entry}" for entry in withdrawals(report)]
-    lines += ["## To be withdrawn in `_core/withdrawn.py`", "", *wrong, ""] if wrong else []
+    lines += ["## To be withdrawn in `_core/triton/withdrawn.py`", "", *wrong, ""] if wrong else []
     lines += [*_notes([*report["rows"], *report["prepared"]]), *_checks(report["checks"])]
     return "\n".join(lines) + "\n"
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seqconv_kernels._core.composed import Composed
-from seqconv_kernels._core.sizes import known
+from seqconv_kernels._core.operator.composed import Composed
+from seqconv_kernels._core.operator.sizes import known
 
 from ..state import State, state_class
 from .pattern import Attend, Pattern, View, attend_apart

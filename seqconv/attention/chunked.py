@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqconv_kernels._core.sizes import known
+from seqconv_kernels._core.operator.sizes import known
 
 from ..chunking import block_count, cut_blocks, join_blocks, roll_rows
 from .pattern import Attend, Pattern, View, attend_apart

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import fft_conv
-from seqconv_kernels._core.sizes import known
+from seqconv_kernels._core.operator.sizes import known
 
 from ..filters.base import Filter, Recurrence, add_skip, foreign_state
 from ..state import State, state_class

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seqconv_kernels._core.composed import Composed
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.non_finite import set_apart
+from seqconv_kernels._core.operator.composed import Composed
 
 
 def check_sizes(taps: Float[Tensor, "channels taps"], block: int) -> None:

@@ -24,8 +24,8 @@ from benchmarks.gpu.speed import measure
 from benchmarks.gpu.targets import Target
 from benchmarks.gpu.timed import timed
 from benchmarks.gpu.workers import Item, Job, rows_of, serve, work
-from seqconv_kernels._core import withdrawn
 from seqconv_kernels._core.registry import ops
+from seqconv_kernels._core.triton import withdrawn
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAME = {"op": "planted", "case": "five numbers", "dtype": "float32"}

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqconv_kernels._core import native
-from seqconv_kernels._core.operators import Operator
+from seqconv_kernels._core.operator.operators import Operator
 from seqconv_kernels.diagonal_step import prepare
 from tolerances import assert_near
 

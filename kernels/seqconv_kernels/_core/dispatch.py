@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .errors import argument_error, unknown_name
-from .inputs import given_tensors
 from .native import PLAIN, transformed
-from .operators import is_observed
-from .sizes import is_exporting_to_onnx
-from .withdrawn import withdrawn_reason
+from .operator.inputs import given_tensors
+from .operator.operators import is_observed
+from .operator.sizes import is_exporting_to_onnx
+from .triton.withdrawn import withdrawn_reason
 
 I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 R = TypeVar("R")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from .dispatch import device_type
-from .inputs import given_tensors
 from .native import transformed
+from .operator.inputs import given_tensors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

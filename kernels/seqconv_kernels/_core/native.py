@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .inputs import given_tensors
+from .operator.inputs import given_tensors
 
 View = tuple[int, int, tuple[int, ...], tuple[int, ...]] | tuple[()]
 

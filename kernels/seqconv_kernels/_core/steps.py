@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .inputs import given_tensors, needs_gradient
 from .native import memory_reason, transformed
+from .operator.inputs import given_tensors, needs_gradient
 
 
 def in_place_unsupported_reason(inputs: tuple[Any, ...]) -> str | None:

@@ -9,7 +9,7 @@ Equation, per head, with a state ``S`` of (d_k, d_v)::
 
 from typing import Any
 
-from .._core import triton_support
+from .._core.triton import support as triton_support
 
 WIDEST_KEY = 256
 

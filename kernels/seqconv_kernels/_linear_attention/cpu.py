@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.inputs import differentiable, gradients_by_name, needs_gradient, save_inputs, saved_inputs
-from .._core.operators import Operator
+from .._core.operator.double_backward import composed_gradients, differentiate_again
+from .._core.operator.inputs import differentiable, gradients_by_name, needs_gradient, save_inputs, saved_inputs
+from .._core.operator.operators import Operator
 from .._core.steps import overwritten, state_to_overwrite
 from ..delta_rule import chunked as delta_rule
 from ..delta_rule.spec import Inputs as DeltaInputs

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.inputs import Bounds, differentiable
+from .._core.operator.inputs import Bounds, differentiable
 from .._core.packing import segment_count
 from .._core.precision import accumulation_dtype
 

@@ -37,9 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.inputs import gradients_by_name, save_inputs, saved_inputs
-from .._core.operators import operator
-from .._core.triton_support import accumulator_dtype
+from .._core.operator.inputs import gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.operators import operator
+from .._core.triton.support import accumulator_dtype
 from .triton_launch import Inputs, Launch
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.triton_functions import TYPES
-from .._core.triton_support import accumulator_dtype, interpreted
+from .._core.triton.functions import TYPES
+from .._core.triton.support import accumulator_dtype, interpreted
 
 CHUNK = 64
 """Rows of a chunk: the height of a matrix product of a warp group, and fewest operations per token for d near 128."""

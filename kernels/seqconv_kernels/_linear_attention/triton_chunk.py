@@ -10,7 +10,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .._core.triton_functions import load_vector, store_tile
+from .._core.triton.functions import load_vector, store_tile
 
 
 @triton.jit

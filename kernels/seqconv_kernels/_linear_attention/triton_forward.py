@@ -30,7 +30,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .._core.triton_functions import head_address, load_tile, load_vector, store_tile
+from .._core.triton.functions import head_address, load_tile, load_vector, store_tile
 from .triton_chunk import (
     decay_matrix,
     dot,

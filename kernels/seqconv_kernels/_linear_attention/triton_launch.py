@@ -6,9 +6,9 @@ import torch
 import triton
 from torch import Tensor
 
-from .._core.inputs import Bounds
-from .._core.triton_functions import View, view
-from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
+from .._core.operator.inputs import Bounds
+from .._core.triton.functions import View, view
+from .._core.triton.support import Chunks, accumulator_dtype, count_segments, on_device
 from .triton_backward import intra_chunk_backward_kernel, state_passing_backward_kernel
 from .triton_blocks import Sizes, dtypes
 from .triton_forward import intra_chunk_kernel, state_passing_kernel

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.checks import check_floating, check_shape
 from .._core.errors import argument_error, unknown_name
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from .._core.packing import count_rows
 from .reference import last_inputs
 from .spec import CONV, STEP, Inputs

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
-from .._core.operators import Operator, empty_like
+from .._core.operator.double_backward import composed_gradients, differentiate_again
+from .._core.operator.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.operators import Operator, empty_like
 from .._core.packing import segment_count
 from .._core.steps import in_place_unsupported_reason, overwritten, state_to_overwrite
 from . import reference

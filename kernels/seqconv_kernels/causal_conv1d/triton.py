@@ -22,10 +22,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.inputs import gradients_by_name, save_inputs, saved_inputs
-from .._core.operators import operator
-from .._core.triton_functions import TYPES, address, sigmoid, silu_slope, store_tile, view
-from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
+from .._core.operator.inputs import gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.operators import operator
+from .._core.triton.functions import TYPES, address, sigmoid, silu_slope, store_tile, view
+from .._core.triton.support import Chunks, accumulator_dtype, count_segments, on_device
 from .spec import Inputs
 
 BLOCK_T = 32

@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 from .._core import native
 from .._core.complex import view_output_as_complex
 from .._core.errors import argument_error
-from .._core.operators import Operator
+from .._core.operator.operators import Operator
 from .spec import Inputs
 
 _SUMS = {

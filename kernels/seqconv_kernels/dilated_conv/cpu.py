@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
-from .._core.operators import Operator
+from .._core.operator.double_backward import composed_gradients, differentiate_again
+from .._core.operator.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.operators import Operator
 from .._core.precision import accumulation_dtype
 from . import reference
 from .spec import Inputs, reaches

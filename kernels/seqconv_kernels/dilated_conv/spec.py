@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._core.dispatch import Implementation, Op
-from .._core.triton_support import unsupported_reason
+from .._core.triton.support import unsupported_reason
 
 ACTIVATIONS = ("relu", "silu", "tanh")
 """Those that keep zeros zero, so that padding stays zero on every level."""

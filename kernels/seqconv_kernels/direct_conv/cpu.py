@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._core import native
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from .spec import StepInputs, TileInputs
 
 _SUMS = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), torch.float32) | {torch.float64: torch.float64}

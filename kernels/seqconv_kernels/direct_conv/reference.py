@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_floating
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from .spec import StepInputs, TileInputs
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .._core.checks import check_floating, check_shape, check_shape_among
 from .._core.errors import argument_error
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from .._core.packing import count_rows
 from .spec import DPLR_DELTA_RULE, STEP, Inputs
 

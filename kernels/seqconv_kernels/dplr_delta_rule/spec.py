@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._core.dispatch import Implementation, Op
-from .._core.inputs import Bounds, differentiable
+from .._core.operator.inputs import Bounds, differentiable
 from .._core.precision import accumulation_dtype
 
 

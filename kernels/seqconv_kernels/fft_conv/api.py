@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._core.checks import check_floating, check_shape
 from .._core.errors import argument_error
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from .spec import CONV, Inputs
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._core.dispatch import Implementation, Op
-from .._core.triton_support import unsupported_reason
+from .._core.triton.support import unsupported_reason
 
 
 class Inputs(NamedTuple):

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
-from .._core.operators import operator
-from .._core.triton_support import accumulator_dtype, on_device
+from .._core.operator.double_backward import composed_gradients, differentiate_again
+from .._core.operator.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.operators import operator
+from .._core.triton.support import accumulator_dtype, on_device
 from . import reference
 from .spec import Inputs
 from .triton_passes import Convolution, Output, Signal

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.triton_functions import TYPES
-from .._core.triton_support import accumulator_dtype
+from .._core.triton.functions import TYPES
+from .._core.triton.support import accumulator_dtype
 from .plan import TILES, Plan, forward_scale, inverse_scale, outer_tables, spectral_mask, tables
 from .triton_kernels import convolve_kernel, correlate_kernel, response_kernel, spectrum_kernel, transpose_kernel
 from .triton_outer import outer_inverse_kernel, outer_kernel

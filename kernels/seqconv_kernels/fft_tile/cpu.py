@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._core import native
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from ..fft_conv.cpu import SMALLEST, tables
 from .spec import SpectrumInputs, TileInputs
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .._core.checks import check_floating, check_shape, check_shape_among
 from .._core.errors import argument_error
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from .._core.packing import count_rows, sum_over_time, with_state_and_decay
 from .._core.precision import accumulation_dtype
 from .bonus import Run, attend_with_bonus, step_with_bonus

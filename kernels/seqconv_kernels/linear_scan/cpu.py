@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .._core import native
 from .._core.complex import view_output_as_complex
-from .._core.double_backward import differentiate_again
-from .._core.inputs import Bounds, gradients_by_name, save_inputs, saved_inputs
-from .._core.operators import Operator, empty_like
+from .._core.operator.double_backward import differentiate_again
+from .._core.operator.inputs import Bounds, gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.operators import Operator, empty_like
 from .._core.packing import Segments, segment_count
 from .._core.precision import accumulation_dtype
 from . import chunked

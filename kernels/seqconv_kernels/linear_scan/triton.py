@@ -26,8 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.operators import operator
-from .._core.triton_support import Chunks, on_device
+from .._core.operator.operators import operator
+from .._core.triton.support import Chunks, on_device
 from .reference import scan_batch
 from .spec import Inputs
 

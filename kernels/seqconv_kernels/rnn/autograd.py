@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.double_backward import composed_gradients, differentiate_again
-from .._core.inputs import differentiable, gradients_by_name, needs_gradient, save_inputs, saved_inputs
-from .._core.operators import Operator, empty_like
+from .._core.operator.double_backward import composed_gradients, differentiate_again
+from .._core.operator.inputs import differentiable, gradients_by_name, needs_gradient, save_inputs, saved_inputs
+from .._core.operator.operators import Operator, empty_like
 from .._core.packing import segment_count
 from . import reference
 from .cells import CELLS
@@ -57,7 +57,7 @@ def kernels(name: str, forward: Forward, backward: Backward, devices: str) -> Ca
         name: of the operator.
         forward: the outputs, final states and what is saved, from the inputs and whether to save.
         backward: the four :func:`gradients`, from the inputs, outputs, what was saved, and their gradients.
-        devices: as of :class:`.._core.operators.Operator`.
+        devices: as of :class:`.._core.operator.operators.Operator`.
     """
     operator = Operator(name, forward, outputs, devices)
     adjoint = Operator(f"{name}_backward", backward, gradients, devices, results=4)

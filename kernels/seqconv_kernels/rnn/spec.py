@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .._core import native, triton_support
+from .._core import native
 from .._core.dispatch import Implementation, Op
-from .._core.inputs import Bounds
+from .._core.operator.inputs import Bounds
+from .._core.triton import support as triton_support
 
 ON_CHIP = 64
 """Channels of a head whose recurrent weights a program of the Triton kernels can keep on chip."""

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.triton_functions import TYPES, sigmoid
-from .._core.triton_support import accumulator_dtype, on_device
+from .._core.triton.functions import TYPES, sigmoid
+from .._core.triton.support import accumulator_dtype, on_device
 from .autograd import SAVED, gradients, kernels, outputs
 from .cells import CELLS
 from .spec import Inputs

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._core.checks import check_floating, check_same_dtype, check_shape, widest_under_autocast
 from .._core.errors import argument_error
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
 from .._core.packing import count_rows, sum_over_time, with_state_and_decay
 from .reference import state_dtype, time_step
 from .spec import SCAN, STEP, Inputs

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._core.dispatch import Implementation, Op
-from .._core.inputs import Bounds
-from .._core.triton_support import unsupported_reason
+from .._core.operator.inputs import Bounds
+from .._core.triton.support import unsupported_reason
 
 
 class Inputs(NamedTuple):

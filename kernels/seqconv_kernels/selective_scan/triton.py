@@ -30,10 +30,10 @@ import torch
 import triton
 from torch import Tensor
 
-from .._core.inputs import gradients_by_name, needs_gradient, save_inputs, saved_inputs
-from .._core.operators import operator
-from .._core.triton_functions import TYPES, View, view
-from .._core.triton_support import Chunks, accumulator_dtype, count_segments, on_device
+from .._core.operator.inputs import gradients_by_name, needs_gradient, save_inputs, saved_inputs
+from .._core.operator.operators import operator
+from .._core.triton.functions import TYPES, View, view
+from .._core.triton.support import Chunks, accumulator_dtype, count_segments, on_device
 from ..linear_scan.triton import state_passing
 from .spec import Inputs
 from .triton_kernels import (

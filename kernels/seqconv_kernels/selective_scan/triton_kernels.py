@@ -11,7 +11,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .._core.triton_functions import address, head_address, sigmoid, silu_slope
+from .._core.triton.functions import address, head_address, sigmoid, silu_slope
 
 
 @triton.jit

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.inputs import given_tensors
-from .._core.operators import Operator
+from .._core.operator.inputs import given_tensors
+from .._core.operator.operators import Operator
 from .api import check
 from .spec import MAX_ROWS, Inputs
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._core.dispatch import Implementation, Op
-from .._core.inputs import Bounds
+from .._core.operator.inputs import Bounds
 from .._linear_attention import unsupported_reason
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .._core import native
 from .._core.complex import view_output_as_complex
-from .._core.double_backward import differentiate_again
-from .._core.operators import Operator
+from .._core.operator.double_backward import differentiate_again
+from .._core.operator.operators import Operator
 from .parts import (
     cauchy_gradients,
     empty_gradients,

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core import native, triton_support
+from .._core import native
 from .._core.dispatch import Implementation, Op, device_type
-from .._core.inputs import given_tensors
+from .._core.operator.inputs import given_tensors
+from .._core.triton import support as triton_support
 
 SERVED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 

@@ -26,10 +26,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.double_backward import differentiate_again
-from .._core.operators import operator
-from .._core.triton_functions import TYPES
-from .._core.triton_support import on_device
+from .._core.operator.double_backward import differentiate_again
+from .._core.operator.operators import operator
+from .._core.triton.functions import TYPES
+from .._core.triton.support import on_device
 from .nodes import half_angle_nodes
 from .parts import (
     cauchy_gradients,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqconv_kernels import fft_conv
-from seqconv_kernels._core.composed import Composed
+from seqconv_kernels._core.operator.composed import Composed
 
 from ...state import State, state_class
 from ..base import Recurrence, add_skip, foreign_state

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.composed import leading
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.operator.composed import leading
+from seqconv_kernels._core.operator.sizes import known
 from seqconv_kernels._core.precision import accumulation_dtype
-from seqconv_kernels._core.sizes import known
 
 from ...options import Default, with_defaults
 from ...parameters import register_tensor, wide_default_dtype

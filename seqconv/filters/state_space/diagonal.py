@@ -14,7 +14,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from seqconv_kernels import diagonal_step, fft_conv
-from seqconv_kernels._core.composed import Composed
+from seqconv_kernels._core.operator.composed import Composed
 from seqconv_kernels.diagonal_step import prepare
 
 from ...state import State, state_class

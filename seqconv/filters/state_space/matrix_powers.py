@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float64
 from torch import Tensor
 
-from seqconv_kernels._core.operators import operator
+from seqconv_kernels._core.operator.operators import operator
 
 
 def matrix_powers(

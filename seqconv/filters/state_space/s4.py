@@ -16,9 +16,9 @@ from torch import Tensor
 
 from seqconv_kernels import cauchy
 from seqconv_kernels._core.checks import readable
-from seqconv_kernels._core.composed import Composed, leading
 from seqconv_kernels._core.errors import argument_error, unknown_name
-from seqconv_kernels._core.sizes import known
+from seqconv_kernels._core.operator.composed import Composed, leading
+from seqconv_kernels._core.operator.sizes import known
 from seqconv_kernels.ssm_kernel import half_angle_nodes
 
 from ...options import Default, select_options, with_defaults

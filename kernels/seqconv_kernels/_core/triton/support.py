@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatch import device_type
-from .inputs import given_tensors
-from .native import accumulator_dtype as accumulator_dtype
-from .native import transformed
+from ..dispatch import device_type
+from ..native import accumulator_dtype as accumulator_dtype
+from ..native import transformed
+from ..operator.inputs import given_tensors
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .inputs import given_tensors
+from ..operator.inputs import given_tensors
 
 WITHDRAWN: dict[tuple[str, torch.dtype], str] = {}
 """By path of the implementation and real dtype of the op's first tensor: what failed, and where it was reported."""

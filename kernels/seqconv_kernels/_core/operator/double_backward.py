@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import argument_error
+from ..errors import argument_error
 from .inputs import flatten, save_inputs
 from .operators import Operator
 

@@ -12,9 +12,9 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from .errors import argument_error
+from ..errors import argument_error
+from ..native import holds_values
 from .inputs import fields, flat_schema, flatten, is_inputs
-from .native import holds_values
 
 
 class Operator:

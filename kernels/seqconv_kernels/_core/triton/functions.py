@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .native import dense_rows
+from ..native import dense_rows
 
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 

@@ -1,0 +1,1 @@
+"""Ops as operators of PyTorch: their inputs, schemas, derivatives and sizes."""
