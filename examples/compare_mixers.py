@@ -56,7 +56,10 @@ def main(
         "mixer", "parameters", *context, "forward", "token", title=f"d_model {d_model}, float32, one sequence"
     )
     for name in list_mixers(pattern):
-        numbers = compare(create_mixer(name, d_model).eval(), length)
+        mixer = create_mixer(name, d_model).eval()
+        if not mixer.causal:
+            continue  # no state to compare
+        numbers = compare(mixer, length)
         formats = "{:,}", "{:.1f} kB", "{:.1f} kB", "{:.2f} ms", "{:.3f} ms"
         table.add_row(name, *(text.format(n) for text, n in zip(formats, numbers, strict=True)))
     Console().print(table)

@@ -122,7 +122,7 @@ class Backbone(nn.Module):
             run = partial(call, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
             outputs = self._gradient_checkpointing_func(run, x) if self._checkpoints else run(x)
             x, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
-            shared = None if shared is None else rest.pop()
+            shared = None if shared is None else {**shared, **rest.pop()}
             after.extend(rest)
         x = zero_padding(self.norm(x, mask), mask)
         results: list[Any] = [x] if state is None else [x, BackboneState(tuple(after))]

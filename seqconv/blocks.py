@@ -131,7 +131,11 @@ class Block(nn.Module):
         cu_seqlens: Int[Tensor, " bounds"] | None = None,
         shared: SharedValues | None = None,
     ) -> Any:
-        """As ``Mixer.forward``: arguments, returned values and errors; the state is a :class:`BlockState`."""
+        """As ``Mixer.forward``: arguments, returned values and errors; the state is a :class:`BlockState`.
+
+        Of the shared values those are returned that this block set: a sharded module may not return its inputs.
+        """
+        given = shared
         if cu_seqlens is not None:
             self._check_packing()
         before = BlockState() if state is None else self._own_state(state)
@@ -150,7 +154,7 @@ class Block(nn.Module):
                 y = self.mlp(y)
             x = self._join(x, y, mask, self.mlp_residual, self.mlp_norm)
         after = [] if state is None else [BlockState(mixed, fed)]
-        outputs = (zero_padding(x, mask), *after, *([] if shared is None else [shared]))
+        outputs = (zero_padding(x, mask), *after, *([] if shared is None else [_changed(shared, given)]))
         return outputs if len(outputs) > 1 else outputs[0]
 
     def init_state(
@@ -229,6 +233,10 @@ class Block(nn.Module):
     @property
     def _per_token_norms(self) -> bool:
         return all(child.per_token for child in self.children() if isinstance(child, Norm))
+
+
+def _changed(values: SharedValues, given: SharedValues | None) -> SharedValues:
+    return {name: value for name, value in values.items() if given is None or value is not given.get(name)}
 
 
 def _call(

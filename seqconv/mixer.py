@@ -258,6 +258,8 @@ class Mixer(KeepFloat32, ABC):
         not_begun = torch.ones_like(mask[:, 0]) if fresh else state.not_begun
         if eager and begun_rows_wait(mask, not_begun):
             return rows_apart(self._tokens, x, state, mask, values.get("shared", {}))
+        if eager:
+            state.not_begun = not_begun  # for mixers inside this one, which get their part of the state
         y, state = self._prefill(zero_padding(x, mask), state, mask, **values)
         if eager and not_begun is not None:
             state.not_begun = not_begun & ~mask.any(1)

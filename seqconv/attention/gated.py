@@ -168,6 +168,8 @@ class GatedAttention(Mixer):
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         assert isinstance(state, GatedState)
         normed = self._enter(x, mask)
+        if mask is not None:
+            state.memory.not_begun = state.not_begun
         remembered, memory = self.memory.prefill(normed, state.memory, mask=mask)
         return self._continue(x, normed, remembered, GatedState(memory, state.cache), mask)
 

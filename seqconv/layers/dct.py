@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
@@ -40,7 +41,7 @@ def idct(coefficients: Float[Tensor, "batch length channels"]) -> Float[Tensor, 
     turn = torch.arange(length, device=scaled.device, dtype=scaled.dtype) * (math.pi / (2 * length))
     half = torch.polar(torch.ones_like(turn), turn)[:, None] * scaled
     spectrum = F.pad(torch.view_as_real(half), (0, 0, 0, 0, 0, 1))
-    y = cast(Tensor, torch.fft.irfft(torch.view_as_complex(spectrum), n=2 * length, dim=1))
+    y = cast(Tensor, torch.fft.irfft(as_complex(spectrum), n=2 * length, dim=1))
     return y[:, :length]
 
 

@@ -8,6 +8,8 @@ from tolerances import assert_near
 
 BATCH, LENGTH, TOKEN = 3, 63, 41
 OTHERS = [0, 2]
+BOUNDED_GATES = {"elman", "gru", "lstm"}
+"""Cells whose inputs reach the state through bounded functions alone: an infinity is a closed or an open gate."""
 VALUES = pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
 
 
@@ -19,12 +21,12 @@ def signals(value):
     return x, spoilt
 
 
-def assert_isolated(got, want, token, what, *, causal=True):
+def assert_isolated(got, want, token, what, *, causal=True, stays=True):
     """Other rows as before, the row of the value as before up to its token and not finite at some later one."""
     assert_near(got[OTHERS], want[OTHERS], what=f"{what}: other rows")
     if causal:
         assert_near(got[1, :token], want[1, :token], what=f"{what}: earlier tokens")
-    assert not got[1, token:].isfinite().all(), f"{what}: it vanished"
+    assert not stays or not got[1, token:].isfinite().all(), f"{what}: it vanished"
 
 
 @VALUES
@@ -32,7 +34,8 @@ def assert_isolated(got, want, token, what, *, causal=True):
 def test_in_forward(case, value):
     mixer = build(case)
     x, spoilt = signals(value)
-    assert_isolated(mixer(spoilt), mixer(x), TOKEN, "forward", causal=mixer.causal)
+    stays = value != torch.inf or case[0] not in BOUNDED_GATES
+    assert_isolated(mixer(spoilt), mixer(x), TOKEN, "forward", causal=mixer.causal, stays=stays)
 
 
 @causal
@@ -49,7 +52,8 @@ def test_in_prefill_and_the_steps_after_it(case, start, value):
             y, state = mixer.step(x[:, t], state)
             found.append(y[:, None])
         outputs.append(torch.cat(found, dim=1))
-    assert_isolated(*reversed(outputs), TOKEN - start, f"prefill from {start}")
+    stays = value != torch.inf or case[0] not in BOUNDED_GATES
+    assert_isolated(*reversed(outputs), TOKEN - start, f"prefill from {start}", stays=stays)
 
 
 @causal

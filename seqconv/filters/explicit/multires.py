@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
@@ -143,8 +144,8 @@ def _product(factors: list[Tensor]) -> Tensor:
     total = factors[0]
     for factor in factors[1:]:
         padded = F.pad(torch.view_as_real(total).T, (1, 1)).T.contiguous()
-        total = factor[0] * torch.view_as_complex(padded[1:].contiguous())
-        total = total + factor[1] * torch.view_as_complex(padded[:-1].contiguous())
+        total = factor[0] * as_complex(padded[1:])
+        total = total + factor[1] * as_complex(padded[:-1])
     return total
 
 

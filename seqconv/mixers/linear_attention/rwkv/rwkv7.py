@@ -186,7 +186,11 @@ class RWKV7(Mixer):
 
     def _values(self, x: Tensor, shared: SharedValues | None) -> Tensor:
         v: Tensor = self.v_proj(x)
-        first = v if shared is None else shared.setdefault(FIRST_VALUE, v)
+        if shared is not None and FIRST_VALUE not in shared:
+            shared[FIRST_VALUE] = (
+                v.clone()
+            )  # outputs of a sharded block may not be views, as those of a linear layer are
+        first = v if shared is None else shared[FIRST_VALUE]
         if self.v_lora is None:
             return v
         return torch.lerp(v, first, torch.sigmoid(self.v0 + self.v_lora(x)))
