@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from tiny import config, prompts
+from tiny import config, prompts, token_model
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed, trainer_pt_utils
 
@@ -114,7 +114,7 @@ def test_language_models_train_with_accumulated_gradients(tmp_path):
 
 @pytest.mark.parametrize("mixer", list_mixers())
 def test_groups_hold_every_parameter_once(mixer):
-    model = SeqConvForCausalLM(config(mixer, mlp="gelu", norm="rms"))
+    model = token_model(mixer, mlp="gelu", norm="rms")
     groups = parameter_groups(model, lr=1e-2, weight_decay=0.1)
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted({id(p) for p in model.parameters()})
@@ -138,7 +138,7 @@ def decayed_names(model):
 @pytest.mark.parametrize("mixer", list_mixers())
 def test_the_default_trainer_decays_the_weights_alone(mixer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = SeqConvForCausalLM(config(mixer, mlp="gelu", norm="rms", residual="affine"))
+    model = token_model(mixer, mlp="gelu", norm="rms", residual="affine")
     groups = parameter_groups(model, lr=1e-2, weight_decay=0.1)
     wanted = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     assert decayed_names(model) == {name for name, p in model.named_parameters() if id(p) in wanted}

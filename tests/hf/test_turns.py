@@ -1,16 +1,15 @@
-"""A cache that ``generate`` returned continues in a second turn, for every mixer: as if the whole text came at once."""
+"""A cache that ``generate`` returned continues in a second turn, for causal mixers: as if all text came at once."""
 
 import pytest
 import torch
 from tiny import VOCAB, causal_mixers, language_model, left_padded, prompts
 
-from seqconv import list_mixers
 from seqconv.hf import SeqConvConfig, SeqConvForCausalLM
 from seqconv.hf.cache import SeqConvCache
 from tolerances import assert_near
 
 
-@pytest.mark.parametrize("name", list_mixers())
+@pytest.mark.parametrize("name", causal_mixers())
 def test_a_second_turn_of_generate_continues_the_text(name):
     torch.manual_seed(0)
     config = SeqConvConfig(vocab_size=50, hidden_size=16, layer_pattern=[name], num_hidden_layers=2)

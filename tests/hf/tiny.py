@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer, list_mixers
+from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForMaskedLM, create_mixer, list_mixers
 from seqconv.registry import mixer_entry
 
 VOCAB = 17
@@ -18,6 +18,12 @@ def config(mixer="s4d", **options):
 def language_model(mixer="s4d", *, dtype=torch.float64, **options):
     torch.manual_seed(0)
     return SeqConvForCausalLM(config(mixer, **options)).eval().to(dtype)
+
+
+def token_model(mixer, **options):
+    """A causal language model where the mixer is causal, a masked one where it is not; both have a head per token."""
+    model = SeqConvForCausalLM if create_mixer(mixer, 8).causal else SeqConvForMaskedLM
+    return model(config(mixer, **options))
 
 
 def prompts(batch=2, length=7):

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...options import Default, with_defaults
-from ...parameters import register_tensor, wide_default_dtype
+from ...parameters import register_tensor, set_optimizer_options, wide_default_dtype
 from ..base import Recurrence, WideFilter
 from .networks import create_network
 
@@ -173,7 +173,9 @@ class ContinuousFilter(PositionFilter):
         if width is None:
             self.mask_mean = None
         else:
-            register_tensor(self, "mask_mean", torch.empty(1, dtype=dtype), lr=None if o["learn_mean"] else 0.0)
+            set_optimizer_options(self, "mask_width", weight_decay=0.0)
+            rate = None if o["learn_mean"] else 0.0
+            register_tensor(self, "mask_mean", torch.empty(1, dtype=dtype), lr=rate, weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

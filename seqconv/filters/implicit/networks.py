@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ...parameters import set_optimizer_options
+
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sine": torch.sin,
     "relu": F.relu,
@@ -175,6 +177,8 @@ class MAGNet(KernelNetwork):
         self.frequency, self.phase, self.gamma, self.mu = (
             nn.Parameter(torch.empty(layers + 1, hidden, dtype=dtype)) for _ in range(4)
         )
+        # ccnn penalises the sampled kernel instead of the parameters of its network (ckconv/nn/loss.py)
+        set_optimizer_options(self, "frequency", "phase", "gamma", "mu", weight_decay=0.0)
         self.linears = nn.ModuleList(nn.Linear(hidden, hidden, dtype=dtype) for _ in range(layers))
         self.output = nn.Linear(hidden, channels, dtype=dtype)
         self.reset_parameters()

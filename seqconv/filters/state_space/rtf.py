@@ -25,7 +25,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...options import Default, with_defaults
-from ...parameters import wide_default_dtype
+from ...parameters import set_optimizer_options, wide_default_dtype
 from ..base import WideFilter
 from ..explicit.dense import DenseSSM, binary_powers, dense_response
 
@@ -72,6 +72,7 @@ class RTFFilter(WideFilter):
         self.a = nn.Parameter(torch.empty(sets, d_state, dtype=dtype))
         self.b = nn.Parameter(torch.empty(channels, d_state, dtype=dtype))
         self.h_0 = nn.Parameter(torch.empty(channels, dtype=dtype))
+        set_optimizer_options(self, "h_0", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from ...attention.softmax import AttentionImplementation, softmax_attention
 from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...packing import zero_padding
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import StateKind
@@ -110,6 +111,7 @@ class CompressedConvolutionalAttention(Mixer):
         self.conv_depthwise = nn.Conv1d(channels, channels, d_conv, groups=channels)
         self.conv_grouped = nn.Conv1d(channels, channels, d_conv_grouped, groups=num_heads + groups)
         self.temp = nn.Parameter(torch.empty(groups))
+        set_optimizer_options(self, "temp", weight_decay=0.0)
         self.o_proj = Linear(self.widths[0], d_model, bias=bias)
         self.reset_parameters()
 

@@ -31,6 +31,7 @@ from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...mixer import Mixer
 from ...packing import zero_padding
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import StateKind
@@ -58,6 +59,7 @@ class HeadNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(heads, channels))
         self.bias = nn.Parameter(torch.empty(heads, channels))
+        set_optimizer_options(self, "weight", "bias", weight_decay=0.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

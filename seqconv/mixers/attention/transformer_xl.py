@@ -26,6 +26,7 @@ from ...attention.pattern import visible
 from ...layers.linear import Linear
 from ...layers.residual import check_probability
 from ...mixer import Mixer
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State
 from ...types import StateKind
@@ -78,6 +79,7 @@ class TransformerXL(Mixer):
         self.content_bias = nn.Parameter(torch.empty(num_heads, self.head_dim))
         self.position_bias = nn.Parameter(torch.empty(num_heads, self.head_dim))
         self.o_proj = Linear(width, d_model, bias=False)
+        set_optimizer_options(self, "content_bias", "position_bias", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

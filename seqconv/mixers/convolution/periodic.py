@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...mixer import Mixer
+from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
 from ...types import StateKind
@@ -51,6 +52,8 @@ class PeriodicConv(Mixer):
         self.period, self.width = period, width
         self.weight = nn.Parameter(torch.empty(period, width, d_model))
         self.bias = nn.Parameter(torch.empty(period, d_model)) if bias else None
+        if bias:
+            set_optimizer_options(self, "bias", weight_decay=0.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -76,7 +76,7 @@ class RGLRU(KeepFloat32):
         self.recurrent_gate_bias = nn.Parameter(torch.empty(num_heads, width))
         self.recurrent_param = nn.Parameter(torch.empty(channels))
         self.keep_float32("recurrent_param")
-        set_optimizer_options(self, "recurrent_param", weight_decay=0.0)
+        set_optimizer_options(self, "recurrent_param", "input_gate_bias", "recurrent_gate_bias", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

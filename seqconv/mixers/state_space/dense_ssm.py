@@ -29,6 +29,7 @@ from ...layers.linear import Linear
 from ...layers.residual import Dropout
 from ...mixer import Mixer
 from ...options import Default, with_defaults
+from ...parameters import set_optimizer_options
 from ...state import State, state_class
 from ...types import StateKind
 
@@ -92,6 +93,7 @@ class DenseSSMLayer(Mixer):
             raise unknown_name(f"{self.name} mixer", "gate", gate, GATES)
         self.d_state, self.gate = d_state, gate
         self.D = nn.Parameter(torch.empty(d_model))
+        set_optimizer_options(self, "D", weight_decay=0.0)
         self.out_proj = Linear(d_model, d_model) if self.gate == "full_glu" else None
         self.gate_proj = Linear(d_model, d_model) if self.gate.endswith(("glu", "glu1", "glu2")) else None
         self.dropout = Dropout(o["dropout"], tied=o["tie_dropout"])

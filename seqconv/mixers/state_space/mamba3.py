@@ -191,7 +191,7 @@ class Mamba3(Mixer):
         self.norm = norm if outproj_norm else None
         self.out_proj = Linear(self.d_inner, d_model, bias=False)
         self.keep_float32("dt_bias", "D", "B_bias", "C_bias")
-        set_optimizer_options(self, "dt_bias", "D", weight_decay=0.0)
+        set_optimizer_options(self, "dt_bias", "D", "B_bias", "C_bias", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -66,8 +66,8 @@ class Comba(ScalarDecayLayer):
         self.correction_factor = correction_factor
         self.inner_decay = nn.Parameter(torch.empty(self.heads)) if use_inner_decay else None
         self.D = nn.Parameter(torch.empty(self.heads)) if use_output_correction else None
-        if use_output_correction:
-            set_optimizer_options(self, "D", weight_decay=0.0)
+        vectors = (("inner_decay", self.inner_decay), ("D", self.D))
+        set_optimizer_options(self, *(name for name, vector in vectors if vector is not None), weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()
