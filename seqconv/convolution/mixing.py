@@ -13,12 +13,28 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.non_finite import set_apart
+from seqconv_kernels._core.operator.composed import Composed
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ..filters.base import Filter
 from ..state import State
 from ..types import StateKind
 from .long_convolution import LongConvolution
+
+
+def _convolve(u: Tensor, taps: Tensor) -> Tensor:
+    """Inputs (batch, length, inputs) and taps (outputs, inputs, lags) to (batch, length, outputs)."""
+    wide = accumulation_dtype(u, taps)
+    with torch.autocast(u.device.type, enabled=False):
+        size = 1 << (u.shape[1] + taps.shape[-1] - 2).bit_length()
+        finite, spoilt = set_apart(u.to(wide), 1)
+        spectra = torch.fft.rfft(finite, n=size, dim=1), torch.fft.rfft(taps.to(wide), n=size)
+        product = torch.einsum("bfi,oif->bfo", *spectra)
+        y: Tensor = torch.fft.irfft(product, n=size, dim=1)
+    return (y[:, : u.shape[1]] + spoilt.sum(2, keepdim=True)).to(u.dtype)
+
+
+_CONVOLVE = Composed("mixing_conv", _convolve, lambda u, taps: u.new_empty(*u.shape[:2], taps.shape[0]))
 
 
 class MixingConvolution(nn.Module):
@@ -56,14 +72,8 @@ class MixingConvolution(nn.Module):
             return u.new_zeros(0, u.shape[1], self.outputs)
         (kernel,) = self.pairs.kernels(u.shape[1])
         taps = kernel.past.unflatten(0, (self.outputs, self.inputs))
-        wide = accumulation_dtype(u, taps)
-        with torch.autocast(u.device.type, enabled=False):
-            size = 1 << (u.shape[1] + taps.shape[-1] - 2).bit_length()
-            finite, spoilt = set_apart(u.to(wide), 1)
-            spectra = torch.fft.rfft(finite, n=size, dim=1), torch.fft.rfft(taps.to(wide), n=size)
-            product = torch.einsum("bfi,oif->bfo", *spectra)
-            y: Tensor = torch.fft.irfft(product, n=size, dim=1)
-        return (y[:, : u.shape[1]] + spoilt.sum(2, keepdim=True)).to(u.dtype)
+        y: Tensor = _CONVOLVE(u, taps)
+        return y
 
     def init_state(self, batch_size: int, max_length: int | None = None) -> State:
         """The state before the first input; arguments as for the convolution of the pairs."""

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.operator.composed import fitted
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...options import Default, with_defaults
@@ -98,7 +99,7 @@ class LongConvFilter(WideFilter):
         elif self.options["smoothing"] == "frequency":
             k = self._smooth_spectrum(k)
         squashed = F.relu(k.abs() - self.options["threshold"]) * k.sign()
-        return F.pad(squashed[:, :length], (0, max(0, length - squashed.shape[1])))
+        return fitted(squashed, length)  # type: ignore[no-any-return]
 
     def _smooth_spectrum(self, k: Tensor) -> Tensor:
         """``k`` with its spectrum convolved with a Gaussian, zeros beyond the ends of the half spectrum."""

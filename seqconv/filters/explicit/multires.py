@@ -17,7 +17,7 @@ layers/multireslayer.py of thjashin/multires-conv (commit 828089f2).
 """
 
 import math
-from typing import Annotated, TypedDict, Unpack
+from typing import Annotated, Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.operator.composed import Composed
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...options import Default, with_defaults
@@ -101,21 +102,37 @@ class MultiresFilter(WideFilter):
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         dtype = accumulation_dtype(self.w)
         h0, h1, w = (p.to(dtype) for p in (self.h0, self.h1, self.w))
-        a = F.pad(torch.ones_like(w[:, :1]), (0, length - 1))
-        b: list[Tensor] = []
-        for level in range(self.levels):
-            b.append(_dilated(a, h1, 2**level))
-            a = _dilated(a, h0, 2**level)
-        taps, used = w[:, :1] * a, 1
-        for level, count in self.counts:
-            dilation = 2 ** (level if self.options["tree"] == "uniform" else 0)
-            taps = taps + _dilated(b[level - 1], w[:, used : used + count], dilation)
-            used += count
-        return torch.cat([taps[:, :1] + w[:, -1:], taps[:, 1:]], dim=1)
+        levels, counts = (list(numbers) for numbers in zip(*self.counts, strict=True))
+        uniform = self.options["tree"] == "uniform"
+        return _TREE(h0, h1, w, self.levels, levels, counts, uniform, length)  # type: ignore[no-any-return]
 
     def _recurrence(self) -> Recurrence | None:
         """There is none: the tree ends."""
         return None
+
+
+def _tree(
+    h0: Tensor, h1: Tensor, w: Tensor, depth: int, levels: list[int], counts: list[int], uniform: bool, length: int
+) -> Tensor:
+    """The tree run on an impulse; ``levels``, deepest first, and how many coefficients of each are used."""
+    a = F.pad(torch.ones_like(w[:, :1]), (0, length - 1))
+    b: list[Tensor] = []
+    for level in range(depth):
+        b.append(_dilated(a, h1, 2**level))
+        a = _dilated(a, h0, 2**level)
+    taps, used = w[:, :1] * a, 1
+    for level, count in zip(levels, counts, strict=True):
+        dilation = 2 ** (level if uniform else 0)
+        taps = taps + _dilated(b[level - 1], w[:, used : used + count], dilation)
+        used += count
+    return torch.cat([taps[:, :1] + w[:, -1:], taps[:, 1:]], dim=1)
+
+
+def _empty_taps(h0: Tensor, h1: Tensor, w: Tensor, *sizes: Any) -> Tensor:
+    return w.new_empty(w.shape[0], sizes[-1])
+
+
+_TREE = Composed("multires_tree", _tree, _empty_taps)
 
 
 def daubechies(moments: int) -> Float[Tensor, " taps"]:

@@ -31,6 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.operator.composed import Composed, fitted
 
 from ...options import Default, with_defaults
 from ...parameters import register_tensor, set_optimizer_options, wide_default_dtype
@@ -78,7 +79,7 @@ class PositionFilter(WideFilter, ABC):
         with torch.autocast(like.device.type, enabled=False):
             lags = torch.arange(kept, device=like.device, dtype=like.dtype) * self.rate
             k = self.rate * self.kernel_at(1 - lags * (2 / (self.l_max - 1)))
-        return F.pad(k, (0, length - kept))
+        return fitted(k, length)  # type: ignore[no-any-return]
 
     def _recurrence(self) -> Recurrence | None:
         """There is none; :mod:`seqconv.distill` finds one that comes close."""
@@ -273,6 +274,18 @@ class PointFilter(PositionFilter):
         self.radius.clamp_(smallest, largest)
 
     def kernel_at(self, p: Float[Tensor, " taps"]) -> Float[Tensor, "channels taps"]:
-        phi = F.relu(1 - (self.position[..., None] - p).abs() / self.radius[..., None])
-        count = (phi != 0).sum(dim=1, keepdim=True).to(phi.dtype)
-        return (self.weight @ (phi / (count + 1e-6))).flatten(0, 1)
+        return _INTERPOLATE(p, self.position, self.radius, self.weight)  # type: ignore[no-any-return]
+
+
+def _interpolate(p: Tensor, position: Tensor, radius: Tensor, weight: Tensor) -> Tensor:
+    """Values at ``p`` between points (outputs, points) of weights (outputs, inputs, points)."""
+    phi = F.relu(1 - (position[..., None] - p).abs() / radius[..., None])
+    count = (phi != 0).sum(dim=1, keepdim=True).to(phi.dtype)
+    return (weight @ (phi / (count + 1e-6))).flatten(0, 1)
+
+
+def _empty_kernel(p: Tensor, position: Tensor, radius: Tensor, weight: Tensor) -> Tensor:
+    return weight.new_empty(weight.shape[0] * weight.shape[1], p.shape[0])
+
+
+_INTERPOLATE = Composed("interpolate_points", _interpolate, _empty_kernel)

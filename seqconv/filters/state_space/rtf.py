@@ -22,6 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.operator.composed import leading
+from seqconv_kernels._core.operator.sizes import known
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...options import Default, with_defaults
@@ -90,10 +92,10 @@ class RTFFilter(WideFilter):
         return self.l_max + self.l_max % 2
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
-        if length > self.l_max:
-            A, B, C = self._system()
-            return dense_response(A, B, C[None], length)[0]
-        return self._folded()[:, :length]
+        if known(length <= self.l_max):
+            return leading(self._folded(), length)  # type: ignore[no-any-return]
+        A, B, C = self._system()
+        return dense_response(A, B, C[None], length)[0]
 
     def _folded(self) -> Float[Tensor, "channels points"]:
         """``b / a + h_0`` at the roots of unity, transformed back."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.operator.composed import Composed
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.norms import LayerNorm
@@ -33,6 +34,33 @@ from ...state import State
 from ...types import StateKind
 
 FFT_NORMS = ("forward", "backward", "ortho")
+
+
+def _filter_circle(x: Tensor, weight: Tensor, tokens: int) -> Tensor:
+    """``x`` (batch, length, channels) on a circle of ``tokens``, filtered by (frequencies, channels, 2)."""
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.to(accumulation_dtype(x, weight))
+        spectrum = torch.fft.rfft(wide, n=tokens, dim=1) * as_complex(weight)
+        filtered: Tensor = torch.fft.irfft(spectrum, n=tokens, dim=1)
+    return filtered[:, : x.shape[1]].to(x.dtype)
+
+
+def _filter_period(x: Tensor, weight: Tensor, fft_norm: str) -> Tensor:
+    """``x`` (batch, length, inputs) as one period, by (inputs, [outputs,] frequencies, 2)."""
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.to(accumulation_dtype(x, weight))
+        spectrum = torch.fft.rfft(wide, dim=1, norm=fft_norm)
+        modes = as_complex(weight)[..., : spectrum.shape[1]]
+        kept = spectrum[:, : modes.shape[-1]]
+        mixed = kept * modes.T if modes.dim() == 2 else torch.einsum("bki,iok->bko", kept, modes)
+        y = cast(Tensor, torch.fft.irfft(mixed, n=x.shape[1], dim=1, norm=fft_norm))
+    return y.to(x.dtype)
+
+
+_FILTER_CIRCLE = Composed("filter_circle", _filter_circle, lambda x, weight, tokens: x.new_empty(x.shape))
+_FILTER_PERIOD = Composed(
+    "filter_period", _filter_period, lambda x, weight, fft_norm: x.new_empty(*x.shape[:2], weight.shape[-3])
+)
 
 
 class SpectralMixer(Mixer):
@@ -92,11 +120,7 @@ class FMLP(SpectralMixer):
             raise argument_error("fmlp.forward", f"{x.shape[1]} tokens", f"at most l_max={self.l_max}", remedy)
         if x.shape[0] == 0:  # no transform of nothing
             return x
-        with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(accumulation_dtype(x, self.weight))
-            spectrum = torch.fft.rfft(wide, n=self.l_max, dim=1) * as_complex(self.weight)
-            filtered: Tensor = torch.fft.irfft(spectrum, n=self.l_max, dim=1)
-        y: Tensor = self.norm(self.dropout(filtered[:, : x.shape[1]].to(x.dtype)) + x)
+        y: Tensor = self.norm(self.dropout(_FILTER_CIRCLE(x, self.weight, self.l_max)) + x)
         return y
 
 
@@ -149,17 +173,7 @@ class SpectralConvolution(KeepFloat32):
 
     def forward(self, x: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch length outputs"]:
         """Filter whole sequences, each one period."""
-        length = x.shape[1]
-        with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(accumulation_dtype(x, self.weight))
-            spectrum = torch.fft.rfft(wide, dim=1, norm=self.fft_norm)
-            weight = as_complex(self.weight)[..., : spectrum.shape[1]]
-            kept = spectrum[:, : weight.shape[-1]]
-            if self.separable:
-                mixed = kept * weight.T
-            else:
-                mixed = torch.einsum("bki,iok->bko", kept, weight)
-            y = cast(Tensor, torch.fft.irfft(mixed, n=length, dim=1, norm=self.fft_norm)).to(x.dtype)
+        y: Tensor = _FILTER_PERIOD(x, self.weight, self.fft_norm)
         return y if self.bias is None else y + self.bias
 
 

@@ -107,5 +107,12 @@ def _leading(x: Tensor, length: int) -> Tensor:
     return x[..., :length]
 
 
+def _fitted(x: Tensor, length: int) -> Tensor:
+    return torch.nn.functional.pad(x[..., :length], (0, max(0, length - x.shape[-1])))
+
+
 leading = Composed("leading", _leading, lambda x, length: x.new_empty(*x.shape[:-1], length))
 """``leading(x, length)``: the first values of the last axis, of which there are as many."""
+
+fitted = Composed("fitted", _fitted, lambda x, length: x.new_empty(*x.shape[:-1], length))
+"""``fitted(x, length)``: the first values of the last axis, and zeros after its end where there are fewer."""
