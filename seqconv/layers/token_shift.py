@@ -1,13 +1,17 @@
-"""RWKV's token shift: what a layer mixes each token with, the token before it."""
+"""Each token's predecessor: what RWKV's token shift mixes each token with."""
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 
 def token_before(
-    x: Float[Tensor, "batch length d_model"], last: Float[Tensor, "batch d_model"] | None = None
-) -> Float[Tensor, "batch length d_model"]:
-    """Each token's predecessor; before the first one comes ``last``, zero if not given."""
-    return F.pad(x, (0, 0, 1, -1)) if last is None else torch.cat([last[:, None], x[:, :-1]], dim=1)
+    x: Shaped[Tensor, "batch length *token"], last: Shaped[Tensor, "batch *token"] | None = None
+) -> Shaped[Tensor, "batch length *token"]:
+    """Each token's predecessor; before the first one comes ``last``, zero if not given.
+
+    Never a length less than that of x: where a compiler or an export keeps it open, length - 1 may be 1, which they
+    treat apart.
+    """
+    last = torch.zeros_like(x[:, 0]) if last is None else last
+    return torch.cat([last[:, None], x], dim=1)[:, :-1]

@@ -41,7 +41,8 @@ def test_exports_with_an_open_length(case):
 
 
 @pytest.mark.parametrize(
-    "name", ["s4", "striped_hyena", "sgconv", "ckconv", "fmlp", "fno", "longconv", "multires", "rtf", "smpconv"]
+    "name",
+    ["s4", "striped_hyena", "sgconv", "ckconv", "fmlp", "fno", "longconv", "mesa_net", "multires", "rtf", "smpconv"],
 )
 @pytest.mark.usefixtures("unannotated")
 def test_gradients_through_operators_that_hide_their_steps(name):

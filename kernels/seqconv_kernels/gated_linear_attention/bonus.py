@@ -20,8 +20,8 @@ Run = Callable[[Inputs], tuple[Tensor, Tensor]]
 def attend_with_bonus(inputs: Inputs, bonus: Tensor, run: Run) -> tuple[Tensor, Tensor]:
     """Outputs and final states for a ``bonus`` of (heads, d_k); ``run`` computes linear attention."""
     q, state, cu_seqlens = inputs.q, inputs.initial_state, inputs.cu_seqlens
-    later, final_state = run(inputs._replace(q=torch.cat([q[:, 1:], torch.zeros_like(q[:, :1])], dim=1)))
-    before = torch.cat([torch.zeros_like(later[:, :1]), later[:, :-1]], dim=1)
+    later, final_state = run(inputs._replace(q=torch.cat([q, torch.zeros_like(q[:, :1])], dim=1)[:, 1:]))
+    before = torch.cat([torch.zeros_like(later[:, :1]), later], dim=1)[:, :-1]
     # The query of a first token has read another sequence, or nothing: it reads its initial state.
     starts = torch.zeros(1, dtype=torch.long) if cu_seqlens is None else cu_seqlens[:-1].long()
     starts = starts.to(q.device)

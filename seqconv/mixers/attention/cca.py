@@ -28,6 +28,7 @@ from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in
 from ...attention.rotary import rotate
 from ...attention.softmax import AttentionImplementation, softmax_attention
 from ...layers.linear import Linear
+from ...layers.token_shift import token_before
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
@@ -166,7 +167,7 @@ class CompressedConvolutionalAttention(Mixer):
         q_residual = 0.5 * (q_own + k_own)
         q, k = self._unit(q + q_residual.flatten(2, 3)), self._unit(k + q_residual.mean(3))
         k = k * self.temp.to(k.dtype)[:, None]
-        before = torch.cat([last[:, None], x[:, :-1]], dim=1)
+        before = token_before(x, last)
         v = torch.cat([self.v_proj_current(x), self.v_proj_delayed(before)], dim=-1)
         return self._rotate(q, position), self._rotate(k, position), v.unflatten(-1, (-1, self.head_dim))
 

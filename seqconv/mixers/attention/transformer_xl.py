@@ -116,18 +116,20 @@ class TransformerXL(Mixer):
         return q, k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        rows, reach = q.shape[:2], view.reach
         span = view.position % self.segment_length + self.mem_length
         span = span.expand(q.shape[0], -1, -1) if view.span is None else torch.minimum(span, view.span)
-        seen = visible(view._replace(span=span))[:, :, None]
-        distance = (-view.offset).clamp(min=0)
-        table = self._relative(int(view.reach), q)
-        content = torch.einsum("bnqhd,bnkhd->bnhqk", q + self.content_bias, k)
-        relative = torch.einsum("bnqhd,rhd->bnhqr", q + self.position_bias, table)
-        index = distance.clamp(max=table.shape[0] - 1).expand(*relative.shape[:3], *distance.shape)
+        seen = visible(view._replace(span=span)).expand(*rows, *view.offset.shape).flatten(0, 1)
+        # (heads, rows, tokens, head_dim): another order fixes the number of blocks under compilers.
+        q, k, v = (t.flatten(0, 1).permute(2, 0, 1, 3) for t in (q, k, v))
+        content = (q + self.content_bias[:, None, None]) @ k.mT
+        relative = (q + self.position_bias[:, None, None]) @ self._relative(reach, q).permute(1, 2, 0)[:, None]
+        index = (-view.offset).clamp(0, reach - 1).expand(*relative.shape[:2], *view.offset.shape)
         scores = (content + relative.gather(-1, index)).to(accumulation_dtype(q)) * self.head_dim**-0.5
         weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
         weights = F.dropout(weights, self.dropout, self.training).to(v.dtype)
-        return torch.einsum("bnhqk,bnkhd->bnqhd", weights, v)
+        y: Tensor = (weights @ v).permute(1, 2, 0, 3).unflatten(0, rows)
+        return y
 
     def _relative(self, reach: int, like: Tensor) -> Tensor:
         """Projected positions of the distances below ``reach``, (reach, heads, head_dim)."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels import gated_linear_attention, linear_scan
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.operator.composed import Composed
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.linear import Linear
@@ -128,7 +129,10 @@ class MesaNet(Mixer):
         a, b = self.a_proj(x), self.b_proj(x)
         wide = accumulation_dtype(a, self.lambda_params)
         log_decay, written = F.logsigmoid(a.to(wide)), k * torch.sigmoid(b)[..., None]
-        solved, keys = self._solve(q.to(wide), k.to(wide), written.to(wide), log_decay, state.keys.to(wide))
+        regularisation = F.softplus(self.lambda_params.to(wide)) + self.lambda_lower_bound
+        solved, keys = solve_regressions(
+            *(t.to(wide) for t in (q, k, written, log_decay, state.keys)), regularisation.unflatten(0, (self.heads, -1))
+        )
         pair = gated_linear_attention(
             solved, written, v, log_decay, scale=1.0, initial_state=state.memory, return_final_state=True
         )  # fmt: skip
@@ -140,15 +144,26 @@ class MesaNet(Mixer):
         y, state = self._prefill(x_t[:, None], state, None)
         return y[:, 0], state
 
-    def _solve(self, q: Tensor, k: Tensor, written: Tensor, log_decay: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """``(H_t + diag(Λ))^{-1} q_t`` for all tokens, (batch, length, heads, d_k), and the last H."""
-        regularisation = F.softplus(self.lambda_params.to(q.dtype)) + self.lambda_lower_bound
-        diagonal = torch.diag_embed(regularisation.unflatten(0, (self.heads, -1)))
-        solutions = []
-        for part in zip(*(t.split(CHUNK, dim=1) for t in (q, k, written, log_decay)), strict=True):
-            queries, right, left, decays = part
-            inflow = left[..., :, None] * right[..., None, :]
-            factor = decays.exp()[..., None, None].expand_as(inflow)
-            H, keys = linear_scan(factor, inflow, initial_state=keys, return_final_state=True)
-            solutions.append(torch.linalg.solve(H + diagonal, queries[..., None])[..., 0])
-        return torch.cat(solutions, dim=1), keys
+
+def _solve(
+    q: Tensor, k: Tensor, written: Tensor, log_decay: Tensor, keys: Tensor, regularisation: Tensor
+) -> tuple[Tensor, Tensor]:
+    diagonal, solutions = torch.diag_embed(regularisation), []
+    for part in zip(*(t.split(CHUNK, dim=1) for t in (q, k, written, log_decay)), strict=True):
+        queries, right, left, decays = part
+        inflow = left[..., :, None] * right[..., None, :]
+        factor = decays.exp()[..., None, None].expand_as(inflow)
+        H, keys = linear_scan(factor, inflow, initial_state=keys, return_final_state=True)
+        solutions.append(torch.linalg.solve(H + diagonal, queries[..., None])[..., 0])
+    return torch.cat(solutions, dim=1), keys
+
+
+solve_regressions = Composed(
+    "mesa_net_solve",
+    _solve,
+    lambda q, k, written, log_decay, keys, diagonal: (q.new_empty(q.shape), keys.new_empty(keys.shape)),
+)
+"""``(H_t + diag(Λ))^{-1} q_t`` for all tokens, (batch, length, heads, d_k), and the last H; Λ is (heads, d_k).
+
+An operator, since there are as many steps as chunks of :data:`CHUNK` tokens.
+"""

@@ -31,6 +31,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ...layers.activations import activate, check_activation
 from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
+from ...layers.token_shift import token_before
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import KeepFloat32, set_optimizer_options
@@ -223,6 +224,6 @@ def _first_tokens(x: Tensor, started: Tensor | None, mask: Tensor | None) -> tup
     """Where a row's first token is, (batch, length), and which rows have one by the end."""
     real = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
     before = torch.zeros_like(real[:, 0]) if started is None else started
-    seen = torch.cat([before[:, None], real[:, :-1]], dim=1)
+    seen = token_before(real, before)
     earlier = seen if started is None else seen | before[:, None]
     return real & ~earlier, before | real.any(1)

@@ -110,7 +110,7 @@ def trapezoidal_scan(
         state: before the first token, with that token's part of the token before it.
     """
     rank = c.shape[2]
-    own, later = mix * dt, F.pad(((1.0 - mix) * dt)[:, 1:], (0, 0, 0, 1))
+    own, later = mix * dt, F.pad((1.0 - mix) * dt, (0, 0, 0, 1))[:, 1:]
     # A next token that is not finite spoils its own outputs: here its part cancels, which NaN does not.
     later = torch.where(later.isfinite(), later, 0.0)
     keys = (b * (own + later)[:, :, None, :, None]).to(x.dtype)

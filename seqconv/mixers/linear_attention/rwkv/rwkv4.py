@@ -128,7 +128,7 @@ class RWKV4(Mixer):
         inflow = torch.stack([weight * v, weight], dim=2)
         factor = (decay + earlier - own).exp()[:, :, None].expand_as(inflow)
         pair = linear_scan(factor, inflow, initial_state=state.sums.to(k.dtype), return_final_state=True)
-        sums = torch.cat([state.sums[:, None].to(k.dtype), pair[0][:, :-1]], dim=1)
+        sums = token_before(pair[0], state.sums.to(k.dtype))
         largest = torch.maximum(earlier, (self.bonus + k).detach())
         past, now = (earlier - largest).exp(), (self.bonus + k - largest).exp()
         o = (past * sums[:, :, 0] + now * v) / (past * sums[:, :, 1] + now)
