@@ -43,6 +43,8 @@ def test_ddp(tmp_path):
 def test_accelerate():
     import accelerate
 
+    # accelerate keeps one state per process, which a Trainer of an earlier test may have set to float32
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     accelerator, ids = accelerate.Accelerator(mixed_precision="bf16", cpu=True), ddp_worker.batch()
     try:
         model = accelerator.prepare(ddp_worker.model())
