@@ -1,10 +1,13 @@
 """``accelerate`` as a call: what it replaces, what it puts back, what it raises, where originals keep their place."""
 
 import copy
+import gc
 import os
+import pickle
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,8 @@ def test_importing_changes_nothing_and_every_end_puts_everything_back():
         assert all(getattr(modeling_mamba, n) is not f for n, f in before.items() if n in FUNCTIONS)
         acceleration.restore()
         assert globals_of_mamba() == before
-    first, second = seqconv.accelerate(model), seqconv.accelerate(build("mamba"))
+    other = build("mamba")
+    first, second = seqconv.accelerate(model), seqconv.accelerate(other)
     first.restore()
     assert globals_of_mamba() != before
     second.restore()
@@ -63,6 +67,39 @@ def test_only_the_given_model_and_its_copies_take_part(scans):
         assert len(scans) == 2
         copy.deepcopy(model)(tokens())
         assert len(scans) == 4
+
+
+def test_copies_take_part_until_the_end_and_can_be_accelerated_again(scans):
+    model = build("mamba")
+    with seqconv.accelerate(model):
+        copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+        pickled(tokens())
+        assert len(scans) == 0
+    for made in (copied, pickled):
+        with seqconv.accelerate(made), seqconv.accelerate(model):
+            scans.clear()
+            made(tokens())
+            assert len(scans) == 2
+
+
+def test_an_acceleration_keeps_no_model_in_memory(scans):
+    before = globals_of_mamba()
+    model = build("mamba")
+    seqconv.accelerate(model)
+    copied = copy.deepcopy(model)
+    watched = weakref.ref(model)
+    del model
+    gc.collect()
+    assert watched() is None
+    copied(tokens())
+    assert len(scans) == 2
+    assert len(active()) == 1
+    del copied
+    gc.collect()
+    assert active() == ()
+    with seqconv.accelerate(build("mamba")):
+        pass
+    assert globals_of_mamba() == before
 
 
 def test_all_models_also_those_built_later(scans):
@@ -109,6 +146,11 @@ def test_a_model_that_is_accelerated_already():
         assert_near(model(tokens()).logits, want)
     with seqconv.accelerate(), pytest.raises(ValueError, match="second call for all models"):
         seqconv.accelerate()
+
+
+def test_the_name_of_a_model_is_no_model(unannotated):
+    with pytest.raises(ValueError, match=r"received 'gpt2'.*from_pretrained"):
+        seqconv.accelerate("gpt2")
 
 
 def test_a_family_without_layers_to_replace():

@@ -6,12 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
+from weakref import WeakSet, ref
 
 from torch import nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from .call import MARK, Everywhere
+from .call import MARK, Everywhere, Mark, is_marked
 from .families import FAMILIES, LEFT
 from .functions import FUNCTIONS
 from .patching import Patches, modelling_files
@@ -33,32 +34,43 @@ class Acceleration:
     """
 
     def __init__(self, model: nn.Module | None, override: bool) -> None:
-        self._model, self._override = model, override
-        self._marked: list[nn.Module] = []
+        self._everywhere, self._override = model is None, override
+        # Weak: an acceleration that is never restored keeps no model in memory. The modules hold their mark.
+        self._mark: ref[Mark] | None = None
+        self._layers = WeakSet[nn.Module]()
+        self._left: tuple[FamilyReport, ...] = ()
+        if model is None:
+            Everywhere.on, Everywhere.override = True, override
+            _patch_now_and_later()
+        else:
+            self._mark_layers(model)
+            self._left = left_families(model.modules())
+        _active.append(self)
 
     @property
     def report(self) -> tuple[FamilyReport, ...]:
         """What was replaced, per family."""
-        if self not in _active:
+        if self not in active():
             return ()
-        if self._model is None:
+        if self._everywhere:
             return report(_patches.files.values(), None, self._override)
-        modules = list(self._model.modules())
-        names = {type(m).__module__ for m in modules}
+        names = {type(m).__module__ for m in self._layers}
         files = [file for name, file in _patches.files.items() if name in names]
-        return report(files, modules, self._override) + left_families(modules)
+        return report(files, self._layers, self._override) + self._left
 
     def restore(self) -> None:
         """Put back what was there before; the second time nothing."""
         if self not in _active:
             return
         _active.remove(self)
-        for module in self._marked:
+        if self._mark is not None and (mark := self._mark()) is not None:
+            mark.active = False
+        for module in self._layers:
             delattr(module, MARK)
-        self._marked.clear()
-        if self._model is None:
+        self._layers.clear()
+        if self._everywhere:
             Everywhere.on = Everywhere.override = False
-        if not _active:
+        if not active():
             _patches.undo()
 
     def __enter__(self) -> "Acceleration":
@@ -73,21 +85,19 @@ class Acceleration:
         """The report."""
         return "\n".join(map(str, self.report)) or "nothing is accelerated"
 
-    def _start(self) -> None:
-        if self._model is None:
-            Everywhere.on, Everywhere.override = True, self._override
-            _patch_now_and_later()
-        else:
-            self._mark(self._model)
-        _active.append(self)
-
-    def _mark(self, model: nn.Module) -> None:
+    def _mark_layers(self, model: nn.Module) -> None:
         found = [_patches.files[name] for name in _file_names(model) if name in _patches.files]
         classes = tuple(c for file in found for c in file.layers + file.models)
+        mark = Mark(self._override)
+        self._mark = ref(mark)
         for module in model.modules():
             if isinstance(module, classes):
-                setattr(module, MARK, self._override)
-                self._marked.append(module)
+                setattr(module, MARK, mark)
+                self._layers.add(module)
+
+    def _ended(self) -> bool:
+        """Whether every module that was accelerated is gone, copies included."""
+        return self._mark is not None and self._mark() is None
 
 
 def accelerate(model: nn.Module | None = None, *, override: bool = False) -> Acceleration:
@@ -100,6 +110,9 @@ def accelerate(model: nn.Module | None = None, *, override: bool = False) -> Acc
         with seqconv.accelerate(model):
             model.generate(**inputs)
 
+    Under gradient checkpointing the backward pass runs layers again, so it belongs into the block too. Deep copies of
+    an accelerated model run on seqconv until the end of its acceleration; pickled and saved models know nothing of it.
+
     Args:
         model: a model of transformers, also inside peft's or a compiled wrapper. ``None``: all models of the process,
             those built later included.
@@ -110,22 +123,25 @@ def accelerate(model: nn.Module | None = None, *, override: bool = False) -> Acc
         The acceleration: ``restore()`` ends it, ``report`` says what was replaced.
 
     Raises:
-        ValueError: a version of transformers outside the range; a model without layers to replace, or one that is
-            accelerated already. Nothing is changed then.
+        ValueError: a version of transformers outside the range; no model; a model without layers to replace, or one
+            that is accelerated already. Nothing is changed then.
     """
     check_version()
-    if Everywhere.on or (model is not None and any(hasattr(m, MARK) for m in model.modules())):
+    given: object = model
+    if not isinstance(given, nn.Module | None):
+        got, remedy = repr(model), "load the model with from_pretrained first"
+        raise argument_error("accelerate", got, "a model of transformers, or None for all", remedy)
+    if Everywhere.on or (model is not None and any(map(is_marked, model.modules()))):
         what = "a model that is accelerated already" if model is not None else "a second call for all models"
         raise argument_error("accelerate", what, "one acceleration at a time", "call restore() of the first one")
     if model is not None:
         _patch_files_of(model)
-    acceleration = Acceleration(model, override)
-    acceleration._start()
-    return acceleration
+    return Acceleration(model, override)
 
 
 def active() -> tuple[Acceleration, ...]:
-    """The accelerations of this process that were not restored."""
+    """The accelerations of this process that were not restored and whose models still exist."""
+    _active[:] = [acceleration for acceleration in _active if not acceleration._ended()]
     return tuple(_active)
 
 
@@ -145,7 +161,7 @@ def overview() -> dict[str, str]:
         "families served": ", ".join(sorted(FAMILIES.keys() & installed)),
         "families left": "; ".join(left) or "none",
         "original packages": ", ".join(f"{n}: {'' if found else 'not '}installed" for n, found in packages.items()),
-        "accelerated now": "\n".join(map(repr, _active)) or "nothing",
+        "accelerated now": "\n".join(map(repr, active())) or "nothing",
     }
 
 
@@ -179,7 +195,7 @@ def _patch_files_of(model: nn.Module) -> None:
         _patches.patch(file)
     classes = tuple(c for f in files if f.__name__ in _patches.files for c in _patches.files[f.__name__].layers)
     if not any(isinstance(m, classes) for m in model.modules()):
-        if not _active:
+        if not active():
             _patches.undo()
         names = [file.__name__.rsplit(".modeling_", 1)[-1] for file in files]
         why = next((LEFT[name] for name in names if name in LEFT), "none of its layers calls a kernel of linear time")

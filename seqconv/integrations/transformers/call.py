@@ -18,9 +18,29 @@ from seqconv_kernels._core.errors import argument_error
 from .documents import Documents
 
 MARK = "_seqconv_accelerated"
-"""Attribute of the modules that run on seqconv: whether an installed package gives way too."""
+"""Attribute of the modules that run on seqconv: their :class:`Mark`."""
 
 CACHE_NAMES = ("cache", "cache_params", "past_key_values")
+
+
+class Mark:
+    """What the modules of one acceleration share: a copy of a module runs on seqconv as long as the module does.
+
+    A pickled module, which may be loaded long after the acceleration or in another process, has none.
+
+    Attributes:
+        override: whether an installed original package gives way too.
+        active: until the acceleration is restored.
+    """
+
+    def __init__(self, override: bool) -> None:
+        self.override, self.active = override, True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Mark":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
 
 class Unserved(Exception):
@@ -90,9 +110,15 @@ class Everywhere:
     override = False
 
 
+def is_marked(module: nn.Module) -> bool:
+    """Whether the module or one that it was copied from is accelerated by itself."""
+    mark = module.__dict__.get(MARK)
+    return mark is not None and bool(mark.active)
+
+
 def takes_part(module: nn.Module) -> bool:
     """Whether the module runs on seqconv."""
-    return Everywhere.on or MARK in module.__dict__
+    return Everywhere.on or is_marked(module)
 
 
 def begin(layer: nn.Module, given: dict[str, Any]) -> Call:
@@ -109,7 +135,7 @@ def begin(layer: nn.Module, given: dict[str, Any]) -> Call:
     documents = CURRENT.documents
     if documents is not None and hidden_states is not None:
         _check_shape(documents, hidden_states)
-    override = bool(layer.__dict__.get(MARK, False)) or Everywhere.override
+    override = Everywhere.override or (is_marked(layer) and layer.__dict__[MARK].override)
     return Call(layer, mask if usable else None, cache, documents, override, heads=[])
 
 
