@@ -7,7 +7,8 @@ imported at its first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .hf import MODELS, SeqConvConfig, load, register_auto_classes
+from .hf import MODELS, VISION_MODELS, SeqConvConfig, load, register_auto_classes
+from .hf import SeqConvVisionConfig as SeqConvVisionConfig
 
 if TYPE_CHECKING:
     from ._create_mixer import create_mixer
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from .hf.tasks.language import SeqConvForCausalLM, SeqConvForMaskedLM
     from .hf.tasks.sound import SeqConvForAudioFrameClassification as SeqConvForAudioFrameClassification
     from .hf.tasks.sound import SeqConvForCTC as SeqConvForCTC
+    from .hf.vision.models import SeqConvBackbone as SeqConvBackbone
+    from .hf.vision.models import SeqConvVisionForImageClassification as SeqConvVisionForImageClassification
+    from .hf.vision.models import SeqConvVisionModel as SeqConvVisionModel
+    from .hf.vision.segmentation import SeqConvForSemanticSegmentation as SeqConvForSemanticSegmentation
     from .integrations.transformers import accelerate
     from .interop import from_original, list_checkpoints, list_originals, load_checkpoint
     from .mixer import Mixer
@@ -91,7 +96,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *MODELS})
+    return sorted({*globals(), *__all__, *MODELS, *VISION_MODELS})
 
 
 register_auto_classes()

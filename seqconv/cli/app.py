@@ -1,4 +1,4 @@
-"""The ``seqconv`` command: ``list`` the mixers, ``doctor`` the installation, ``generate`` text, ``distill`` a model."""
+"""The ``seqconv`` command: ``list`` mixers and models, ``doctor`` the installation, ``generate`` text, ``distill``."""
 
 import dataclasses
 import inspect
@@ -57,11 +57,14 @@ def main() -> None:
 
 @app.command("list")
 def list_(
-    mixer: Annotated[str, typer.Argument(help="A name, or a shell pattern such as 'mamba*'.")] = "*",
+    mixer: Annotated[
+        str, typer.Argument(help="A name, or a shell pattern such as 'mamba*'; 'models' for published image models.")
+    ] = "*",
+    pattern: Annotated[str, typer.Argument(help="After 'models': a name or a shell pattern.")] = "*",
     originals: Annotated[bool, typer.Option(help="Show the layers of other projects that can be imported.")] = False,
     checkpoints: Annotated[bool, typer.Option(help="Show the kinds of checkpoints that can be imported.")] = False,
 ) -> None:
-    """Show the mixers, or the options of one."""
+    """Show the mixers, or the options of one; or the published image models."""
     from ..interop import list_checkpoints, list_originals
     from ..registry import list_mixers, mixer_entry
 
@@ -70,6 +73,12 @@ def list_(
             names = [*(list_originals() if originals else []), *(list_checkpoints() if checkpoints else [])]
             typer.echo("\n".join(names))
             return
+        if mixer == "models":
+            _show_models(pattern)
+            return
+        if pattern != "*":
+            got, remedy = f"{mixer!r} and {pattern!r}", "write 'seqconv list models PATTERN', or one pattern alone"
+            raise argument_error("list", got, "one name or pattern of mixers", remedy)
         names = list_mixers(mixer)
         if names == [mixer] or not names:
             _show_options(mixer_entry(mixer).name)
@@ -179,6 +188,19 @@ def _show_mixers(names: list[str]) -> None:
     table = Table("mixer", "state", "summary", title="mixers", caption="seqconv list NAME shows the options of one")
     for name in names:
         table.add_row(name, create_mixer(name, 8).state_kind, escape(mixer_entry(name).summary))
+    _print(table)
+
+
+def _show_models(pattern: str) -> None:
+    from ..zoo import list_models, model_entry
+
+    names = list_models(pattern)
+    if not names:
+        model_entry(pattern)  # raises, and names the nearest
+    table = Table("model", "million parameters", "ImageNet-1K top-1", "source", title="published image models")
+    for name in names:
+        entry = model_entry(name)
+        table.add_row(name, f"{entry.millions:g}", f"{entry.top1:.1f}", entry.source)
     _print(table)
 
 

@@ -9,8 +9,18 @@ from typing import Any
 
 from .configuration import SeqConvConfig
 from .deferred import deferred
+from .vision.configuration import SeqConvVisionConfig
 
-__all__ = ["AUTO", "MODELS", "SeqConvConfig", "load", "register_auto_classes"]
+__all__ = [
+    "AUTO",
+    "MODELS",
+    "VISION_AUTO",
+    "VISION_MODELS",
+    "SeqConvConfig",
+    "SeqConvVisionConfig",
+    "load",
+    "register_auto_classes",
+]
 
 MODELS = {
     "SeqConvModel": "model",
@@ -44,6 +54,22 @@ AUTO = {
 }
 """Auto classes of transformers and what they build for a :class:`SeqConvConfig`."""
 
+VISION_MODELS = {
+    "SeqConvVisionModel": "vision.models",
+    "SeqConvBackbone": "vision.models",
+    "SeqConvVisionForImageClassification": "vision.models",
+    "SeqConvForSemanticSegmentation": "vision.segmentation",
+}
+"""Classes of image models with maps of features, and the modules that define them."""
+
+VISION_AUTO = {
+    "AutoModel": "SeqConvVisionModel",
+    "AutoBackbone": "SeqConvBackbone",
+    "AutoModelForImageClassification": "SeqConvVisionForImageClassification",
+    "AutoModelForSemanticSegmentation": "SeqConvForSemanticSegmentation",
+}
+"""Auto classes of transformers and what they build for a :class:`SeqConvVisionConfig`."""
+
 
 def load(name: str) -> Any:
     """The model class of that name.
@@ -51,19 +77,24 @@ def load(name: str) -> Any:
     Raises:
         AttributeError: there is none.
     """
-    if name not in MODELS:
+    modules = {**MODELS, **VISION_MODELS}
+    if name not in modules:
         raise AttributeError(f"module 'seqconv' has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODELS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{modules[name]}"), name)
 
 
 def register_auto_classes() -> None:
     """Enter the configuration and the models into transformers' Auto classes; again does nothing more."""
     import transformers
 
-    transformers.AutoConfig.register(SeqConvConfig.model_type, SeqConvConfig, exist_ok=True)
-    for auto, model in AUTO.items():
-        stand_in = deferred(f"{__name__}.{MODELS[model]}", model, SeqConvConfig, auto)
-        getattr(transformers, auto).register(SeqConvConfig, stand_in, exist_ok=True)
+    for config, auto_classes, modules in (
+        (SeqConvConfig, AUTO, MODELS),
+        (SeqConvVisionConfig, VISION_AUTO, VISION_MODELS),
+    ):
+        transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
+        for auto, model in auto_classes.items():
+            stand_in = deferred(f"{__name__}.{modules[model]}", model, config, auto)
+            getattr(transformers, auto).register(config, stand_in, exist_ok=True)
 
 
 def __getattr__(name: str) -> Any:

@@ -29,13 +29,13 @@ from .saving.remote import auto_map, register_for
 class SeqConvPreTrainedModel(PreTrainedModel):
     """Base of the seqconv models."""
 
-    config_class = SeqConvConfig
+    config_class: Any = SeqConvConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Block"]  # noqa: RUF012  (transformers declares it so)
 
-    def __init__(self, config: SeqConvConfig, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         config.check()
         super().__init__(config, *args, **kwargs)
 

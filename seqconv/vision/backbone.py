@@ -1,11 +1,14 @@
 """What backbones share: images in, one map of features per stage out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from seqconv_kernels._core.errors import argument_error
 
 LINEAR_INIT_STD = 0.02
 """Standard deviation of initial weights of linear layers in vision models, cut off at two of PyTorch's units."""
@@ -16,6 +19,9 @@ class ImageBackbone(nn.Module, ABC):
 
     Attributes:
         in_channels: channels of the images.
+        d_model: width of the pooled features.
+        num_stages: stages, of a plain backbone blocks.
+        out_indices: stages (of a plain backbone: blocks) whose outputs are the maps of features, counted from 0.
         dims: width of each map of features.
         strides: pixels of a cell of each map along each axis.
         gradient_checkpointing: compute the blocks a second time in the backward pass instead of storing their inner
@@ -23,23 +29,38 @@ class ImageBackbone(nn.Module, ABC):
     """
 
     in_channels: int
+    d_model: int
+    num_stages: int
+    out_indices: tuple[int, ...]
     dims: tuple[int, ...]
     strides: tuple[int, ...]
     gradient_checkpointing: bool
 
     @abstractmethod
-    def forward(
+    def features(
         self, images: Float[Tensor, "batch channels height width"]
-    ) -> list[Float[Tensor, "batch rows columns width"]]:
-        """A map of features for every stage, the finest first, channels last.
+    ) -> tuple[list[Float[Tensor, "batch _ _ _"]], Tensor]:
+        """The maps of features, and what the last block returns, class token included.
 
         Raises:
             ValueError: other channels, images smaller than a patch.
         """
 
     @abstractmethod
+    def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
+        """One vector for each image, normed, from what the last block returns."""
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """A map of features for each of ``out_indices``, the finest first: (batch, rows, columns, width).
+
+        Raises:
+            ValueError: as :meth:`features`.
+        """
+        return self.features(images)[0]
+
     def pooled(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch d_model"]:
         """One vector for each image, normed: what a classifier reads."""
+        return self.pool(self.features(images)[1])
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         """A block, with or without its inner values."""
@@ -61,7 +82,7 @@ class ImageClassifier(nn.Module):
     def __init__(self, backbone: ImageBackbone, num_classes: int) -> None:
         super().__init__()
         self.backbone, self.num_classes = backbone, num_classes
-        self.head = nn.Linear(backbone.dims[-1], num_classes) if num_classes else nn.Identity()
+        self.head = nn.Linear(backbone.d_model, num_classes) if num_classes else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -84,6 +105,18 @@ class ImageClassifier(nn.Module):
         """
         logits: Tensor = self.head(self.backbone.pooled(images))
         return logits
+
+
+def check_out_indices(operation: str, indices: Sequence[int], stages: int) -> tuple[int, ...]:
+    """The indices as a tuple.
+
+    Raises:
+        ValueError: none, in another order than that of the stages, outside of them.
+    """
+    if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= stages:
+        wanted = f"rising indices from 0 to {stages - 1}"
+        raise argument_error(operation, f"out_indices={tuple(indices)}", wanted, "correct the indices")
+    return tuple(indices)
 
 
 def reset_linear(linear: nn.Linear) -> None:

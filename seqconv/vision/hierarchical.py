@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ..layers.norms import LayerNorm
-from .backbone import ImageBackbone, reset_linear
+from .backbone import ImageBackbone, check_out_indices, reset_linear
 from .block import Block2d, drop_path_rates
 from .registry import create_mixer_2d
 from .stems import check_images, create_downsampling, create_stem
@@ -33,6 +33,7 @@ class HierarchicalBackbone(ImageBackbone):
         stem, downsampling: see :mod:`~seqconv.vision.stems`.
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
+        out_indices: stages whose outputs are the maps of features, counted from 0; all if not given.
         gradient_checkpointing: see :class:`~seqconv.vision.backbone.ImageBackbone`.
 
     Raises:
@@ -53,6 +54,7 @@ class HierarchicalBackbone(ImageBackbone):
         mlp_ratio: float = 4.0,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
+        out_indices: Sequence[int] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -60,8 +62,11 @@ class HierarchicalBackbone(ImageBackbone):
             got = f"dims={tuple(dims)}, depths={tuple(depths)}"
             raise argument_error("HierarchicalBackbone", got, "a width and a depth >= 1 per stage", "correct the sizes")
         self.in_channels, self.patch_size = in_channels, patch_size
-        self.dims, self.gradient_checkpointing = tuple(dims), gradient_checkpointing
-        self.strides = tuple(patch_size * 2**stage for stage in range(len(dims)))
+        self.d_model, self.num_stages, self.gradient_checkpointing = dims[-1], len(dims), gradient_checkpointing
+        out_indices = range(len(dims)) if out_indices is None else out_indices
+        self.out_indices = check_out_indices("HierarchicalBackbone", out_indices, len(dims))
+        self.dims = tuple(dims[stage] for stage in self.out_indices)
+        self.strides = tuple(patch_size * 2**stage for stage in self.out_indices)
         self.stem = create_stem(stem, in_channels, dims[0], patch_size)
         rates = iter(drop_path_rates(drop_path, sum(depths)))
         self.downsamplings = nn.ModuleList(
@@ -81,18 +86,19 @@ class HierarchicalBackbone(ImageBackbone):
             if isinstance(module, nn.Linear):
                 reset_linear(module)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """A map of features for every stage."""
+    def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps of features, and the last map."""
         check_images("HierarchicalBackbone", images, self.in_channels, self.patch_size)
         x, features = self.stem(images), list[Tensor]()
         for stage, blocks in enumerate(self.stages):
             x = self.downsamplings[stage - 1](x) if stage else x
             for block in blocks:  # type: ignore[attr-defined]  # a ModuleList is typed as a Module
                 x = self._run(block, x)
-            features.append(x)
-        return features
+            if stage in self.out_indices:
+                features.append(x)
+        return features, x
 
-    def pooled(self, images: Tensor) -> Float[Tensor, "batch d_model"]:
-        """The mean over the cells of the normed last map."""
-        normed: Tensor = self.norm(self(images)[-1])
+    def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
+        """The mean over the cells of the normed map."""
+        normed: Tensor = self.norm(last)
         return normed.mean((1, 2))

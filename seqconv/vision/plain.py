@@ -21,7 +21,7 @@ from ..blocks import Block
 from ..layers.norms import create_norm
 from ..registry import create_mixer
 from ..types import LayerContext
-from .backbone import LINEAR_INIT_STD, ImageBackbone
+from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import drop_path_rates
 from .stems import check_images
 
@@ -71,15 +71,16 @@ class PlainBackbone(ImageBackbone):
     ) -> None:
         super().__init__()
         stride = patch_size if stride is None else stride
-        self.out_indices = (depth - 1,) if out_indices is None else tuple(out_indices)
-        in_range = self.out_indices and all(0 <= index < depth for index in self.out_indices)
-        if min(depth, patch_size, stride) < 1 or image_size < patch_size or not in_range:
-            got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}, out_indices={self.out_indices}"
-            wanted = "sizes of at least 1, an image of at least a patch, indices below the depth"
+        if min(depth, patch_size, stride) < 1 or image_size < patch_size:
+            got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}"
+            wanted = "sizes of at least 1, an image of at least a patch"
             raise argument_error("PlainBackbone", got, wanted, "correct the sizes")
         if pooling not in POOLINGS:
             raise unknown_name("PlainBackbone", "pooling", pooling, POOLINGS)
+        out_indices = (depth - 1,) if out_indices is None else out_indices
+        self.out_indices = check_out_indices("PlainBackbone", out_indices, depth)
         self.in_channels, self.patch_size, self.pooling = in_channels, patch_size, pooling
+        self.d_model, self.num_stages = d_model, depth
         self.dims, self.strides = (d_model,) * len(self.out_indices), (stride,) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
         self.grid = (image_size - patch_size) // stride + 1
@@ -107,20 +108,8 @@ class PlainBackbone(ImageBackbone):
         for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """A map of features for each of ``out_indices``, without the class token."""
-        return self._features(images)[0]
-
-    def pooled(self, images: Tensor) -> Float[Tensor, "batch d_model"]:
-        """The normed class token, or the mean of the normed patches."""
-        x = self._features(images)[1]
-        if self.pooling == "class":
-            x = x[:, (x.shape[1] - 1) // 2]  # one token: norms act on each by itself
-        y: Tensor = self.norm(x)
-        return y if self.pooling == "class" else y.mean(1)
-
-    def _features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps of features, and the last sequence."""
+    def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps of features, without the class token, and the last sequence."""
         check_images("PlainBackbone", images, self.in_channels, self.patch_size)
         cells = self.patch_embedding(images).movedim(1, -1)
         rows, columns = cells.shape[1:3]
@@ -136,6 +125,13 @@ class PlainBackbone(ImageBackbone):
                 patches = torch.cat([x[:, :middle], x[:, middle + 1 :]], dim=1) if self.pooling == "class" else x
                 features.append(patches.unflatten(1, (rows, columns)))
         return features, x
+
+    def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
+        """The normed class token, or the mean of the normed patches."""
+        if self.pooling == "class":
+            last = last[:, (last.shape[1] - 1) // 2]  # one token: norms act on each by itself
+        y: Tensor = self.norm(last)
+        return y if self.pooling == "class" else y.mean(1)
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "rows columns d_model"]:
         """The position embeddings of a grid of patches."""

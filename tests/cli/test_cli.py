@@ -52,6 +52,16 @@ def test_list_of_one_mixer_shows_options_with_types_and_defaults(run):
         assert repr(option.default) in row
 
 
+def test_list_shows_the_published_models(run):
+    result = run("list", "models", "vmamba*")
+    row = next(line for line in result.stdout.splitlines() if "│ vmamba_tiny " in line)
+    assert "82.6" in row
+    assert "github.com/MzeroMiko/VMamba" in row
+    assert "vim_tiny" not in result.stdout
+    assert "did you mean 'vim_tiny'" in run("list", "models", "vim_tny").stderr
+    assert "Remedy: write 'seqconv list models PATTERN'" in run("list", "mamba*", "x").stderr
+
+
 def test_list_shows_what_can_be_imported(run):
     assert run("list", "--originals").stdout.split("\n")[:-1] == list_originals()
     assert run("list", "--checkpoints").stdout.split() == list_checkpoints()

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ...registry import mixer_entry
+from ...registry import MixerEntry, mixer_entry
+from ...vision.registry import list_mixers_2d, mixer_2d_entry
 
 TASKS = {
     "SeqConvForCausalLM": "text-generation",
@@ -19,6 +20,9 @@ TASKS = {
     "SeqConvForQuestionAnswering": "question-answering",
     "SeqConvForMultipleChoice": "multiple-choice",
     "SeqConvForImageClassification": "image-classification",
+    "SeqConvVisionForImageClassification": "image-classification",
+    "SeqConvForSemanticSegmentation": "image-segmentation",
+    "SeqConvVisionModel": "image-feature-extraction",
     "SeqConvForAudioClassification": "audio-classification",
     "SeqConvForCTC": "automatic-speech-recognition",
 }
@@ -87,7 +91,11 @@ model = {_auto_class(kind)}.from_pretrained("FOLDER", trust_remote_code=True)  #
 def _sentence(model: Any) -> str:
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
-    sizes = f"{config.num_hidden_layers} layers of width {config.hidden_size}, {parameters:,} parameters"
+    if config.model_type == "seqconv":
+        kind = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+    else:
+        kind = f"the backbone {config.backbone_name}"
+    sizes = f"{kind}, {parameters:,} parameters"
     start = f" Its weights started from {config.name_or_path}." if _is_repository(config.name_or_path) else ""
     return f"A model of seqconv with {sizes}, saved in {str(model.dtype).removeprefix('torch.')}.{start}"
 
@@ -98,7 +106,10 @@ def _is_repository(name: str | None) -> bool:
 
 
 def _summary(mixer: str) -> str:
-    return mixer_entry(mixer).summary if mixer != "bidirectional" else "two causal mixers, one for each direction."
+    if mixer == "bidirectional":
+        return "two causal mixers, one for each direction."
+    entry: MixerEntry[Any] = mixer_2d_entry(mixer) if mixer in list_mixers_2d() else mixer_entry(mixer)
+    return entry.summary
 
 
 def _papers(model: nn.Module) -> list[tuple[str, str]]:
@@ -109,9 +120,9 @@ def _papers(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def _auto_class(kind: str) -> str:
-    from .. import AUTO
+    from .. import AUTO, VISION_AUTO
 
-    return next((auto for auto, name in AUTO.items() if name == kind), "AutoModel")
+    return next((auto for auto, name in [*AUTO.items(), *VISION_AUTO.items()] if name == kind), "AutoModel")
 
 
 def _version() -> str:

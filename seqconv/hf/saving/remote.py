@@ -34,6 +34,13 @@ def auto_map() -> dict[str, str]:
     return {auto: f"{MODULE}.{name}" for auto, name in {"AutoConfig": "SeqConvConfig", **AUTO, **_ALSO}.items()}
 
 
+def vision_auto_map() -> dict[str, str]:
+    """The same for image models with maps of features."""
+    from .. import VISION_AUTO
+
+    return {auto: f"{MODULE}.{name}" for auto, name in {"AutoConfig": "SeqConvVisionConfig", **VISION_AUTO}.items()}
+
+
 def write_module(folder: str | os.PathLike[str]) -> None:
     """Write the file that :func:`auto_map` names."""
     Path(folder).mkdir(parents=True, exist_ok=True)

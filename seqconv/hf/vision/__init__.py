@@ -1,0 +1,1 @@
+"""Image models with maps of features for transformers: backbone, classifier, semantic segmentation."""
