@@ -552,6 +552,28 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["log_linear_mamba2"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_state: int = 128,
+    d_conv: int = 4,
+    conv_init: float | None = None,
+    expand: int | float = 2,
+    head_dim: int | None = None,
+    num_levels: int = 15,
+    norm_eps: float = 1e-05,
+    dt_min: float = 0.001,
+    dt_max: float = 0.1,
+    dt_init_floor: float = 0.0001,
+    bias: bool = True,
+    conv_bias: bool = False,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Mamba-2 with a memory for each level of distance."""
+
+@overload
+def create_mixer(
     name: Literal["longconv"],
     d_model: int,
     *,
@@ -823,6 +845,24 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Multiresolution convolution: a wavelet tree with learned filters shared by its levels."""
+
+@overload
+def create_mixer(
+    name: Literal["path_attention"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    num_kv_heads: int | None = None,
+    w_rank: int | None = 32,
+    forget_gate: bool = False,
+    qk_norm: bool = False,
+    d_conv: int | None = 3,
+    conv_bias: bool = False,
+    float32_scores: bool = False,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Softmax attention with data-dependent reflections between keys and queries."""
 
 @overload
 def create_mixer(

@@ -29,7 +29,8 @@ def check_placement(operation: str, x: Tensor, module: KeepFloat32) -> None:
     device, dtype = parameter.device, parameter.dtype
     if x.device != device and device.type != "meta":  # offloaded parameters arrive when their module is called
         raise argument_error(operation, f"x on {x.device}", f"the mixer on {device}", "move one with .to()")
-    narrower = kept and dtype == torch.float32 and x.dtype.itemsize <= dtype.itemsize
+    # In a mixer whose parameters are all kept wide they do not tell what it was converted to.
+    narrower = kept and (x.dtype.itemsize <= dtype.itemsize == torch.float32.itemsize or x.dtype == module.converted_to)
     if x.dtype == dtype or (x.is_floating_point() and (narrower or torch.is_autocast_enabled(x.device.type))):
         return
     remedy = "convert one with .to(dtype), or run under torch.autocast"

@@ -45,9 +45,11 @@ class KeepFloat32(nn.Module):
 
     Attributes:
         float32_names: the module's own parameters and buffers that do; ``None``: all, and those of its children too.
+        converted_to: the dtype that the module was last converted to, whatever of it stayed wide; ``None``: none yet.
     """
 
     float32_names: frozenset[str] | None = None
+    converted_to: torch.dtype | None = None
     _found: tuple[Callable[[Any], Any], bool] | None = None
 
     def keep_float32(self, *names: str) -> None:
@@ -92,6 +94,8 @@ class KeepFloat32(nn.Module):
 
         def convert(t: Tensor) -> Tensor:
             moved = fn(t)
+            if moved.is_floating_point() and moved.dtype != t.dtype:
+                self.converted_to = moved.dtype
             wide = kept is None or id(t) in kept
             narrowed = moved.is_floating_point() and moved.dtype.itemsize < torch.float32.itemsize
             return t.to(moved.device, torch.promote_types(t.dtype, torch.float32)) if wide and narrowed else moved

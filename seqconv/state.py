@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -71,9 +72,15 @@ class State:
         return self.map(Tensor.clone)
 
     def to(self: StateT, *args: Any, **kwargs: Any) -> StateT:
-        """Move every tensor, as ``Tensor.to``; a dtype applies to floating point tensors only."""
+        """Move every tensor, as ``Tensor.to``; a dtype applies to floating point tensors.
+
+        Complex tensors take it for their real and imaginary parts, float32 at least.
+        """
 
         def move(t: Tensor) -> Tensor:
+            if t.is_complex():
+                parts = torch.view_as_real(t.resolve_conj()).to(*args, **kwargs)
+                return torch.view_as_complex(parts.to(torch.promote_types(parts.dtype, torch.float32)))
             moved = t.to(*args, **kwargs)
             return moved if t.is_floating_point() else moved.to(t.dtype)
 

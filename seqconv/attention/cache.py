@@ -92,7 +92,8 @@ def _attend_chunk(
     view = View(True, pattern.window, position[:, None], offset, reach, None, None if whole else span[:, None])
     key = torch.cat([state.key, k.to(state.key.dtype)], dim=1)
     value = torch.cat([state.value, v.to(state.value.dtype)], dim=1)
-    heads = (q[:, None], key[:, None], value[:, None])
+    wide = torch.promote_types(key.dtype, q.dtype)  # a cache may be kept narrower than the activations
+    heads = (q[:, None], key[:, None].to(wide), value[:, None].to(wide))
     # A single query sees all tokens that are kept: there is nothing to keep apart.
     y = attend(*heads, view) if length == 1 else attend_apart(attend, *heads, view)
     y = y[:, 0]

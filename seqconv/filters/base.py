@@ -1,6 +1,7 @@
 """What a filter is: an impulse response per channel and, where there is one, an exact recurrence for it."""
 
 from abc import ABC, abstractmethod
+from itertools import chain
 from typing import Any, final
 
 import torch
@@ -97,7 +98,16 @@ class Filter(nn.Module, ABC):
         """The first ``length`` taps, ``(channels, length)``, lag 0 first; without a length the recurrence.
 
         Both read parameters, so both are reached through ``nn.Module.__call__``, where hooks load or gather them.
+        Neither is narrowed by autocast: rounded taps are another filter, and complex numbers have no such type.
         """
+        tensors = chain(self.parameters(), self.buffers())
+        device = next((t.device.type for t in tensors if not t.is_meta), "cpu")  # offloaded ones are still to come
+        if not torch.is_autocast_enabled(device):
+            return self._evaluate(length)
+        with torch.autocast(device, enabled=False):
+            return self._evaluate(length)
+
+    def _evaluate(self, length: int | None) -> Tensor | Recurrence | None:
         return self._recurrence() if length is None else self._taps(length)
 
     @final

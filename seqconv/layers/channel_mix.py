@@ -27,7 +27,7 @@ from ..types import LayerContext, StateKind
 from .linear import Linear
 from .mlp import GATED, MLP, PLAIN
 from .residual import Dropout
-from .token_shift import token_before
+from .token_shift import interpolate, token_before
 
 
 @state_class
@@ -113,10 +113,10 @@ class TokenShiftMLP(Mixer):
         return self._mix(x_t, state.last), TokenShiftState(x_t)
 
     def _mix(self, x: Tensor, before: Tensor) -> Tensor:
-        y: Tensor = self.value(self.dropout(F.relu(self.key(torch.lerp(x, before, self.x_k))).square()))
+        y: Tensor = self.value(self.dropout(F.relu(self.key(interpolate(x, before, self.x_k))).square()))
         if self.receptance is None or self.x_r is None:
             return y
-        return y * torch.sigmoid(self.receptance(torch.lerp(x, before, self.x_r)))
+        return y * torch.sigmoid(self.receptance(interpolate(x, before, self.x_r)))
 
 
 CHANNEL_MIXES: Mapping[str, Callable[..., TokenShiftMLP]] = {

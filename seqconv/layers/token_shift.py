@@ -14,4 +14,11 @@ def token_before(
     treat apart.
     """
     last = torch.zeros_like(x[:, 0]) if last is None else last
-    return torch.cat([last[:, None], x], dim=1)[:, :-1]
+    return torch.cat([last[:, None].to(x.dtype), x], dim=1)[:, :-1]
+
+
+def interpolate(
+    x: Shaped[Tensor, "*batch token"], before: Shaped[Tensor, "*batch token"], share: Shaped[Tensor, "*#batch token"]
+) -> Shaped[Tensor, "*batch token"]:
+    """``x + share (before - x)`` in the dtype of x, which autocast and a state may leave apart from the others."""
+    return torch.lerp(x, before.to(x.dtype), share.to(x.dtype))

@@ -6,6 +6,7 @@ from .attention.attention import Attention as Attention
 from .attention.cca import CompressedConvolutionalAttention as CompressedConvolutionalAttention
 from .attention.galerkin import GalerkinAttention as GalerkinAttention
 from .attention.mega import Mega as Mega
+from .attention.path_attention import PathAttention as PathAttention
 from .attention.tcnca import TCNCA as TCNCA
 from .attention.transformer_xl import TransformerXL as TransformerXL
 from .bidirectional import Bidirectional as Bidirectional
@@ -42,6 +43,7 @@ from .linear_attention.gla import GatedLinearAttention as GatedLinearAttention
 from .linear_attention.hgrn2 import HGRN2 as HGRN2
 from .linear_attention.lightning import LightningAttention as LightningAttention
 from .linear_attention.linear_attention import LinearAttention as LinearAttention
+from .linear_attention.log_linear_mamba2 import LogLinearMamba2 as LogLinearMamba2
 from .linear_attention.mesa_net import MesaNet as MesaNet
 from .linear_attention.retnet import RetNet as RetNet
 from .linear_attention.rwkv.rwkv4 import RWKV4 as RWKV4

@@ -24,16 +24,45 @@ from mixer_cases import (
 )
 from seqconv import Mixer, create_mixer
 from seqconv.state import InitialState
-from tolerances import assert_near
+from tolerances import RELATIVE, assert_near
 
 
 @every
 def test_output_has_the_shape_and_dtype_of_the_input(case):
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        y = build(case, dtype)(inputs(5, dtype=dtype))
+    mixer = build(case)
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):  # straight from the widest to the narrowest
+        y = mixer.to(dtype)(inputs(5, dtype=dtype))
         assert y.shape == (BATCH, 5, D_MODEL)
         assert y.dtype == dtype
         assert y.isfinite().all()
+
+
+@causal
+def test_a_state_in_another_dtype_continues_the_sequence(case):
+    mixer, x = build(case, torch.float32), inputs(dtype=torch.float32)
+    y, state = mixer.prefill(x[:, :20])
+    want, _ = mixer.step(x[:, 20], state.clone())
+    exact, _ = mixer.step(x[:, 20], state.clone().to(torch.float64).to(torch.float32))
+    torch.testing.assert_close(exact, want, rtol=0, atol=0)
+    rounded, _ = mixer.step(x[:, 20], state.to(torch.bfloat16))
+    assert rounded.dtype == y.dtype
+    assert_near(rounded.to(torch.bfloat16), want)
+
+
+@every
+def test_autocast_takes_wide_and_narrow_inputs(case):
+    mixer, x = build(case, torch.float32), inputs(dtype=torch.float32)
+    want = mixer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16):
+            y = mixer(x.to(dtype))
+            assert (y - want).norm() < RELATIVE[torch.bfloat16] * want.norm()
+            if mixer.causal:
+                _, state = mixer.prefill(x[:, :20].to(dtype))
+                y_t, _ = mixer.step(x[:, 20].to(dtype), state)
+                assert (y_t - want[:, 20]).norm() < RELATIVE[torch.bfloat16] * want[:, 20].norm()
+    y.float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in mixer.parameters())
 
 
 @causal

@@ -76,9 +76,8 @@ class PositionFilter(WideFilter, ABC):
         if like.is_meta:  # an offloaded network, whose hooks move positions to its parameters
             like = torch.empty(0, dtype=like.dtype)
         kept = min(length, self.max_length or length)
-        with torch.autocast(like.device.type, enabled=False):
-            lags = torch.arange(kept, device=like.device, dtype=like.dtype) * self.rate
-            k = self.rate * self.kernel_at(1 - lags * (2 / (self.l_max - 1)))
+        lags = torch.arange(kept, device=like.device, dtype=like.dtype) * self.rate
+        k = self.rate * self.kernel_at(1 - lags * (2 / (self.l_max - 1)))
         return fitted(k, length)  # type: ignore[no-any-return]
 
     def _recurrence(self) -> Recurrence | None:

@@ -101,15 +101,14 @@ class HyenaFilter(WideFilter):
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         """The first ``length`` taps, zero from ``l_max`` on; float32 at least, also under autocast."""
-        with torch.autocast(self.positions.device.type, enabled=False):
-            networks = [self.network] if self.second is None else [self.network, self.second]
-            h = torch.cat([network(self.positions[:length], self.frequency) for network in networks], dim=1)
-            if self.options["modulate"]:
-                times = self.times[:length].to(h.dtype)
-                h = h * (torch.exp(-times[:, None] * self.decays.abs()) + self.options["shift"])
-            if self.options["normalize"]:
-                parts = h.chunk(len(networks), dim=1)
-                h = torch.cat([F.normalize(part, p=1, dim=1, eps=0) for part in parts], dim=1)
+        networks = [self.network] if self.second is None else [self.network, self.second]
+        h = torch.cat([network(self.positions[:length], self.frequency) for network in networks], dim=1)
+        if self.options["modulate"]:
+            times = self.times[:length].to(h.dtype)
+            h = h * (torch.exp(-times[:, None] * self.decays.abs()) + self.options["shift"])
+        if self.options["normalize"]:
+            parts = h.chunk(len(networks), dim=1)
+            h = torch.cat([F.normalize(part, p=1, dim=1, eps=0) for part in parts], dim=1)
         return F.pad(h.T, (0, length - h.shape[0]))
 
     def _recurrence(self) -> Recurrence | None:

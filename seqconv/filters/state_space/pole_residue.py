@@ -64,8 +64,7 @@ class PoleResidueFilter(WideFilter):
         self.residues.normal_().mul_(((1 - radius.square()) / self.poles.shape[1]).sqrt()[..., None])
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
-        with torch.autocast(self.poles.device.type, enabled=False):
-            return self._spread(modal_response(*self._system(), length))
+        return self._spread(modal_response(*self._system(), length))
 
     def _recurrence(self) -> DiagonalSSM:
         offsets, residues = self._system()

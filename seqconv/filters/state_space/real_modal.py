@@ -44,9 +44,8 @@ class RealModes(WideFilter, ABC):
         return modal_response(ssm.offsets, ssm.residues, length)
 
     def _recurrence(self) -> DiagonalSSM:
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            log_poles, residues = self.modes()
-            return DiagonalSSM(torch.expm1(log_poles), residues)
+        log_poles, residues = self.modes()
+        return DiagonalSSM(torch.expm1(log_poles), residues)
 
 
 class RealModalFilter(RealModes):

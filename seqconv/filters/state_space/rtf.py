@@ -100,11 +100,10 @@ class RTFFilter(WideFilter):
     def _folded(self) -> Float[Tensor, "channels points"]:
         """``b / a + h_0`` at the roots of unity, transformed back."""
         dtype, points = accumulation_dtype(self.a), self._points
-        with torch.autocast(self.a.device.type, enabled=False):
-            a, b = (F.pad(p.to(dtype), (1, 0)) for p in (self.a, self.b))
-            a = torch.cat([torch.ones_like(a[:, :1]), a[:, 1:]], dim=1)
-            ratio = torch.fft.rfft(b, n=points) / self._spread(torch.fft.rfft(a, n=points))
-            taps: Tensor = torch.fft.irfft(ratio + self.h_0.to(dtype)[:, None], n=points)
+        a, b = (F.pad(p.to(dtype), (1, 0)) for p in (self.a, self.b))
+        a = torch.cat([torch.ones_like(a[:, :1]), a[:, 1:]], dim=1)
+        ratio = torch.fft.rfft(b, n=points) / self._spread(torch.fft.rfft(a, n=points))
+        taps: Tensor = torch.fft.irfft(ratio + self.h_0.to(dtype)[:, None], n=points)
         return taps
 
     def _recurrence(self) -> DenseSSM:
@@ -113,16 +112,15 @@ class RTFFilter(WideFilter):
     def _system(self) -> tuple[Tensor, Tensor, Tensor]:
         """A, B and C of the state ``[x_{t-1}, u_t]``, so that the tap of lag 0 is free."""
         dtype = accumulation_dtype(self.a)
-        with torch.autocast(self.a.device.type, enabled=False):
-            a = self._spread(self.a.to(dtype))
-            channels, d_state = a.shape
-            one = torch.eye(d_state, dtype=dtype, device=a.device)
-            companion = torch.cat([-a[:, None], one[:-1].expand(channels, -1, -1)], dim=1)
-            folded = one - _power(binary_powers(companion, self._points), self._points)
-            c = torch.linalg.solve(folded.mT, self.b.to(dtype))
-            A = F.pad(torch.cat([companion, one[:, :1].expand(channels, -1, -1)], dim=2), (0, 0, 0, 1))
-            B = F.pad(torch.ones_like(c[:, :1]), (d_state, 0))
-            return A, B, torch.cat([c, self._folded()[:, :1]], dim=1)
+        a = self._spread(self.a.to(dtype))
+        channels, d_state = a.shape
+        one = torch.eye(d_state, dtype=dtype, device=a.device)
+        companion = torch.cat([-a[:, None], one[:-1].expand(channels, -1, -1)], dim=1)
+        folded = one - _power(binary_powers(companion, self._points), self._points)
+        c = torch.linalg.solve(folded.mT, self.b.to(dtype))
+        A = F.pad(torch.cat([companion, one[:, :1].expand(channels, -1, -1)], dim=2), (0, 0, 0, 1))
+        B = F.pad(torch.ones_like(c[:, :1]), (d_state, 0))
+        return A, B, torch.cat([c, self._folded()[:, :1]], dim=1)
 
     def _spread(self, of_sets: Tensor) -> Tensor:
         """Repeat the rows of the denominators for their channels."""

@@ -150,11 +150,13 @@ class DenseSSMLayer(Mixer):
 
 
 def _times_real(x: Tensor, matrix: Tensor) -> Tensor:
-    """``matrix x`` for real x, as two real products."""
+    """``matrix x`` for real x, as two real products, which autocast does not narrow: no complex type is as narrow."""
     x = x.to(accumulation_dtype(x, matrix.real))
-    return torch.complex(x @ matrix.real.T, x @ matrix.imag.T)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.complex(x @ matrix.real.T, x @ matrix.imag.T)
 
 
 def _real_part(h: Tensor, matrix: Tensor) -> Tensor:
-    """``Re(matrix h)``, as two real products."""
-    return h.real @ matrix.real.T - h.imag @ matrix.imag.T
+    """``Re(matrix h)``, as two real products in the precision of h."""
+    with torch.autocast(h.device.type, enabled=False):
+        return h.real @ matrix.real.T - h.imag @ matrix.imag.T

@@ -40,8 +40,9 @@ class Composed:
         return self.run(*arguments)
 
     def _given(self, arguments: Sequence[Any]) -> list[int]:
-        """Places of the tensors that have a gradient."""
-        return [i for i in self._differentiable if arguments[i] is not None]
+        """Places of the tensors that have a gradient: masks and positions have none."""
+        tensors = [(i, arguments[i]) for i in self._differentiable if arguments[i] is not None]
+        return [i for i, t in tensors if t.is_floating_point() or t.is_complex()]
 
     def _gradients(self, cotangents: list[Tensor], *arguments: Any) -> list[Tensor]:
         given = self._given(arguments)

@@ -27,7 +27,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 from ....layers.initialisation import reset_orthogonal
 from ....layers.linear import Linear
-from ....layers.token_shift import token_before
+from ....layers.token_shift import interpolate, token_before
 from ....mixer import Mixer
 from ....parameters import set_optimizer_options
 from ....registry import register
@@ -110,7 +110,7 @@ class RWKV4(Mixer):
 
     def _attend(self, x: Tensor, state: RWKV4State, mask: Tensor | None) -> tuple[Tensor, State]:
         before = token_before(x, state.last)
-        x_r, x_k, x_v = (torch.lerp(x, before, shift) for shift in (self.x_r, self.x_k, self.x_v))
+        x_r, x_k, x_v = (interpolate(x, before, shift) for shift in (self.x_r, self.x_k, self.x_v))
         gate, k, v = torch.sigmoid(self.r_proj(x_r)), self.k_proj(x_k), self.v_proj(x_v)
         k, v = (t.to(accumulation_dtype(t, self.time_decay)) for t in (k, v))
         if mask is not None:

@@ -32,7 +32,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ....layers.initialisation import reset_orthogonal
 from ....layers.linear import Linear
 from ....layers.low_rank import LowRank, rwkv_rank
-from ....layers.token_shift import token_before
+from ....layers.token_shift import interpolate, token_before
 from ....mixer import Mixer, SharedValues
 from ....parameters import set_optimizer_options
 from ....registry import register
@@ -176,7 +176,7 @@ class RWKV7(Mixer):
     def _project(self, x: Tensor, before: Tensor, shared: SharedValues | None) -> tuple[Tensor, ...]:
         """r, k, v, κ, η and the log decay per head, (…, heads, head_dim), and the gate (…, d_model)."""
         shifts = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        x_r, x_w, x_k, x_v, x_a, x_g = (torch.lerp(x, before, shift) for shift in shifts)
+        x_r, x_w, x_k, x_v, x_a, x_g = (interpolate(x, before, shift) for shift in shifts)
         r, k, v = self.r_proj(x_r), self.k_proj(x_k), self._values(x_v, shared)
         rate = torch.sigmoid(self.a0 + self.a_lora(x_a))
         kappa = self._unit_length(self._per_head(k * self.k_k))
@@ -193,7 +193,7 @@ class RWKV7(Mixer):
         first = v if shared is None else shared[FIRST_VALUE]
         if self.v_lora is None:
             return v
-        return torch.lerp(v, first, torch.sigmoid(self.v0 + self.v_lora(x)))
+        return interpolate(v, first, torch.sigmoid(self.v0 + self.v_lora(x)))
 
     def _log_decay(self, x: Tensor) -> Tensor:
         logits = self.w_lora(x)
