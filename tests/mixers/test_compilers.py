@@ -43,9 +43,20 @@ def test_exports_with_an_open_length(case):
 @pytest.mark.parametrize(
     "name",
     [
-        "s4", "striped_hyena", "sgconv", "ckconv", "fmlp", "fno", "longconv", "mesa_net", "multires", "rtf", "smpconv",
-        "path_attention", "log_linear_mamba2",
-    ],  # fmt: skip
+        "s4",
+        "striped_hyena",
+        "sgconv",
+        "ckconv",
+        "fmlp",
+        "fno",
+        "longconv",
+        "mesa_net",
+        "multires",
+        "rtf",
+        "smpconv",
+        "path_attention",
+        "log_linear_mamba2",
+    ],
 )
 @pytest.mark.usefixtures("unannotated")
 def test_gradients_through_operators_that_hide_their_steps(name):
