@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from inspect import signature
 from itertools import cycle, islice
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .blocks import Block, BlockState, most_growing
+from .decoding.stateful import Stateful
 from .layers.norms import create_norm
 from .layers.residual import Dropout
 from .mixer import SharedValues
@@ -35,8 +36,10 @@ class BackboneState(State):
 
     layers: tuple[BlockState, ...]
 
+    of_modules: ClassVar[bool] = True
 
-class Backbone(nn.Module):
+
+class Backbone(Stateful[BackboneState]):
     """Blocks one after the other, then a norm.
 
     Args:
@@ -142,24 +145,6 @@ class Backbone(nn.Module):
         self._check_causal()
         sizes: dict[str, Any] = {"max_length": max_length, "device": device, "dtype": dtype}
         return BackboneState(tuple(block.init_state(batch_size, **sizes) for block in self.layers))
-
-    def prefill(
-        self,
-        x: Float[Tensor, "batch length d_model"],
-        state: State | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> tuple[Float[Tensor, "batch length d_model"], BackboneState]:
-        """Any number of tokens from ``state``; as ``Mixer.prefill``."""
-        outputs: tuple[Tensor, BackboneState] = call_with_state(self, x, state, mask=mask)
-        return outputs
-
-    def step(
-        self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
-    ) -> tuple[Float[Tensor, "batch d_model"], BackboneState]:
-        """One token from ``state``; as ``Mixer.step``."""
-        outputs: tuple[Tensor, BackboneState] = call_with_state(self, x_t, state)
-        return outputs
 
     @property
     def _checkpoints(self) -> bool:

@@ -11,14 +11,15 @@ without a mixer is a per-token network alone, and one without an MLP a mixer alo
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from .decoding.stateful import Stateful
 from .layers.channel_mix import create_channel_mix
 from .layers.mlp import MLP
 from .layers.norms import Norm, create_norm
@@ -36,8 +37,10 @@ class BlockState(State):
     mixer: State | None = None
     mlp: State | None = None
 
+    of_modules: ClassVar[bool] = True
 
-class Block(nn.Module):
+
+class Block(Stateful[BlockState]):
     """Mixer and MLP with norms and residuals: one layer of a :class:`~seqconv.backbone.Backbone`.
 
     Args:
@@ -174,24 +177,6 @@ class Block(nn.Module):
         sizes: dict[str, Any] = {"max_length": max_length, "device": device, "dtype": dtype}
         own = (m.init_state(batch_size, **sizes) if isinstance(m, Mixer) else None for m in (self.mixer, self.mlp))
         return BlockState(*own)
-
-    def prefill(
-        self,
-        x: Float[Tensor, "batch length d_model"],
-        state: State | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> tuple[Float[Tensor, "batch length d_model"], BlockState]:
-        """Any number of tokens from ``state``; as ``Mixer.prefill``."""
-        outputs: tuple[Tensor, BlockState] = call_with_state(self, x, state, mask=mask)
-        return outputs
-
-    def step(
-        self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
-    ) -> tuple[Float[Tensor, "batch d_model"], BlockState]:
-        """One token from ``state``; as ``Mixer.step``."""
-        outputs: tuple[Tensor, BlockState] = call_with_state(self, x_t, state)
-        return outputs
 
     def _enter(self, x: Tensor, mask: Tensor | None, norm: Norm) -> Tensor:
         """The input of the mixer or the MLP."""

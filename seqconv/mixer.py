@@ -23,11 +23,12 @@ from torch import Tensor
 from seqconv_kernels._core.checks import check_cu_seqlens
 from seqconv_kernels._core.errors import argument_error
 
+from .decoding.stateful import Stateful
 from .inputs import check_placement, check_shape
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
 from .parameters import KeepFloat32
 from .rows import RowGroups, begun_rows_wait, groups_apart, rows_apart
-from .state import InitialState, State, call_with_state, carries_state
+from .state import InitialState, State, carries_state
 from .types import StateKind
 
 MixerT = TypeVar("MixerT", bound="Mixer")
@@ -36,7 +37,7 @@ SharedValues = dict[str, Tensor]
 """Values that layers of a stack hand on for the tokens of one call, such as the first layer's values in RWKV-7."""
 
 
-class Mixer(KeepFloat32, ABC):
+class Mixer(KeepFloat32, Stateful[State], ABC):
     """Base of all sequence mixers.
 
     Parameters that must not be rounded are kept in float32 by ``self.keep_float32("A_log", "D")`` in the constructor.
@@ -170,34 +171,6 @@ class Mixer(KeepFloat32, ABC):
         return self._init_state(batch_size, max_length, torch.device(device), dtype)
 
     @final
-    def prefill(
-        self,
-        x: Float[Tensor, "batch length d_model"],
-        state: State | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-    ) -> tuple[Float[Tensor, "batch length d_model"], State]:
-        """Mix any number of tokens from ``state``, or from the initial one; return the outputs and the state after.
-
-        The same as ``mixer(x, state, mask=mask)``, with its arguments and errors.
-        """
-        check_shape(self._op("prefill"), x, 3, self.d_model)
-        outputs: tuple[Tensor, State] = call_with_state(self, x, state, mask=mask)
-        return outputs
-
-    @final
-    def step(
-        self, x_t: Float[Tensor, "batch d_model"], state: State | None = None
-    ) -> tuple[Float[Tensor, "batch d_model"], State]:
-        """Mix one token from ``state``, or from the initial one; return the output and the state after.
-
-        The same as ``mixer(x_t, state)``, with its errors.
-        """
-        check_shape(self._op("step"), x_t, 2, self.d_model)
-        outputs: tuple[Tensor, State] = call_with_state(self, x_t, state)
-        return outputs
-
-    @final
     def at_rate(self: MixerT, rate: float) -> MixerT:
         """The same mixer, with the same parameters, for tokens ``rate`` times as far apart in time as now.
 
@@ -287,9 +260,6 @@ class Mixer(KeepFloat32, ABC):
         if not torch.compiler.is_compiling():
             after.known_sizes = self._state_like
         return y, after
-
-    def _op(self, operation: str) -> str:
-        return f"{self.name}.{operation}"
 
     def _own_state(self, operation: str, state: State, x: Tensor) -> State:
         """The state to continue from: built now where it is the initial one, checked where it is not."""

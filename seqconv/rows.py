@@ -7,7 +7,7 @@ token, so each set of rows with equally many tokens continues by itself, from it
     row  {1}:     · · · x      →  f(x[1],    state[1])         states of equal form are joined again
 
 States that count tokens (caches of convolutions) cannot be joined: they stay apart, as :class:`RowGroups`, in which
-every later call runs set by set.
+every later call runs set by set. Caches of attention can, with padding in front of the shorter ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -58,24 +59,90 @@ class RowGroups(State):
 
 
 def join(rows: list[Tensor], states: list[State]) -> State:
-    """One state of all rows where the sets' states have the same form and counts, else a :class:`RowGroups`."""
+    """One state of all rows; states of mixers that differ in form or counts stay apart, as a :class:`RowGroups`.
+
+    Args:
+        rows: places of each state's rows in the batch.
+        states: of one module each, all of one kind.
+    """
     if len(states) == 1:
         return states[0].select(rows[0].argsort())
-    order = torch.cat(rows).argsort()
+    first = states[0]
+    if first.of_modules:
+        return _replaced(first, states, lambda values: _join_optional(rows, values))
+    rows, states = _flat(rows, states)
+    sets: dict[Any, list[int]] = {}
+    for i, state in enumerate(states):
+        sets.setdefault(_form(state), []).append(i)
+    joined = [group for places in sets.values() for group in _joined_set(rows, states, places)]
+    if len(joined) == 1:
+        return joined[0][1].select(joined[0][0].argsort())
+    return RowGroups(tuple(where for where, _ in joined), tuple(state for _, state in joined))
+
+
+def _join_optional(rows: list[Tensor], values: list[Any]) -> Any:
+    return join(rows, values) if isinstance(values[0], State) else values[0]
+
+
+def _flat(rows: list[Tensor], states: list[State]) -> tuple[list[Tensor], list[State]]:
+    """The same with the sets of states that are apart already as states of their own."""
+    places: list[Tensor] = []
+    parts: list[State] = []
+    for where, state in zip(rows, states, strict=True):
+        places += [where[inner] for inner in state.rows] if isinstance(state, RowGroups) else [where]
+        parts += state.states if isinstance(state, RowGroups) else [state]
+    return places, parts
+
+
+def _joined_set(rows: list[Tensor], states: list[State], places: list[int]) -> list[tuple[Tensor, State]]:
+    """One state of equal forms, or each by itself where they hold different values for all rows."""
     try:
-        return _joined(states).select(order)
+        return [(torch.cat([rows[i] for i in places]), _joined([states[i] for i in places]))]
     except _Differs:
-        return RowGroups(tuple(rows), tuple(states))
+        return [(rows[i], states[i]) for i in places]
 
 
 class _Differs(Exception):
     """States that differ in more than their rows."""
 
 
+def _form(state: State) -> Any:
+    """What states must have in common to be joined: kinds, counts and sizes beyond the batch."""
+    items: list[Any] = [type(state)]
+    for f in fields(cast(Any, state)):
+        value = getattr(state, f.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, State):
+                items.append(_form(item))
+            elif isinstance(item, Tensor):
+                batched = f.name not in state.batch_free
+                longer = state.padded_in_front and f.name in state.growing
+                items.append(tuple(n for i, n in enumerate(item.shape) if not _free(i, batched, longer, state)))
+            else:
+                items.append(item)
+    return tuple(items)
+
+
+def _free(axis: int, batched: bool, longer: bool, state: State) -> bool:
+    """Whether a tensor's size along ``axis`` may differ between states that are joined."""
+    return (batched and axis == 0) or (longer and axis == state.time_axis)
+
+
+def _replaced(first: State, states: list[State], value: Callable[[list[Any]], Any]) -> State:
+    """``first`` with every field, or every item of a tuple, made from those of all states."""
+
+    def of(values: list[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            return tuple(of(list(items)) for items in zip(*values, strict=True))
+        return value(values)
+
+    items = {f.name: of([getattr(s, f.name) for s in states]) for f in fields(cast(Any, first))}
+    return cast(State, replace(cast(Any, first), **items))
+
+
 def _joined(states: list[State]) -> State:
+    """One state of all rows, of states of equal form."""
     first = states[0]
-    if any(type(state) is not type(first) for state in states) or isinstance(first, RowGroups):
-        raise _Differs
     items = {f.name: _value(first, f.name, [getattr(s, f.name) for s in states]) for f in fields(cast(Any, first))}
     return cast(State, replace(cast(Any, first), **items))
 
@@ -83,23 +150,26 @@ def _joined(states: list[State]) -> State:
 def _value(state: State, name: str, values: list[Any]) -> Any:
     first = values[0]
     if isinstance(first, tuple):
-        if any(len(value) != len(first) for value in values):
-            raise _Differs
         return tuple(_value(state, name, list(items)) for items in zip(*values, strict=True))
     if isinstance(first, State):
         return _joined(values)
     if not isinstance(first, Tensor):
-        if any(value != first for value in values):
-            raise _Differs
         return first
-    alike = name not in state.batch_free
-    if any(value.shape[alike:] != first.shape[alike:] for value in values):
-        raise _Differs
-    if alike:
-        return torch.cat(values)
+    if name not in state.batch_free:
+        return torch.cat(
+            _padded_in_front(values, state.time_axis) if state.padded_in_front and name in state.growing else values
+        )
     if any(value is not first and not torch.equal(value, first) for value in values):
         raise _Differs
     return first
+
+
+def _padded_in_front(values: list[Tensor], axis: int | None) -> list[Tensor]:
+    """Tensors with zeros in front of the shorter ones along ``axis``."""
+    assert axis is not None
+    longest = max(value.shape[axis] for value in values)
+    behind = 2 * (values[0].dim() - 1 - axis)
+    return [F.pad(value, (*[0] * behind, longest - value.shape[axis], 0)) for value in values]
 
 
 def begun_rows_wait(mask: Bool[Tensor, "batch length"], not_begun: Bool[Tensor, " batch"] | None) -> bool:

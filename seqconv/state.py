@@ -23,6 +23,9 @@ class State:
         batch_free: names of tensor fields without a batch axis (shared by all rows).
         growing: names of tensor fields whose sizes beyond the batch change with the context.
         time_axis: the only axis of those that changes; ``None``: any.
+        padded_in_front: whether zeros in front along ``time_axis`` change nothing, so that rows of different contexts
+            fit into one tensor.
+        of_modules: whether its fields are states of modules of their own, which are handed on one by one.
         not_begun: rows without a token so far, where that is known; ``None``: any row may have begun.
         known_sizes: the kind and sizes that its mixer gave it, so that they are not compared at every token; ``None``:
             not known.
@@ -33,6 +36,8 @@ class State:
     batch_free: ClassVar[frozenset[str]] = frozenset()
     growing: ClassVar[frozenset[str]] = frozenset()
     time_axis: ClassVar[int | None] = None
+    padded_in_front: ClassVar[bool] = False
+    of_modules: ClassVar[bool] = False
 
     def map(self: StateT, function: Callable[[Tensor], Tensor], *, batch_free: bool = True) -> StateT:
         """Apply ``function`` to every tensor; ``batch_free=False`` leaves tensors without a batch axis alone."""
@@ -99,6 +104,12 @@ class State:
                     yield item.shape[0]
                 elif isinstance(item, State):
                     yield from item._batch_sizes()
+
+    @property
+    def has_fixed_shape(self) -> bool:
+        """Whether it consists of tensors alone whose sizes do not change with the context."""
+        leaves = pytree.tree_leaves(self)
+        return all(isinstance(leaf, Tensor) for leaf in leaves) and not any(leaf.growing for leaf in self._leaves())
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Sizes beyond the batch that do not grow, by dotted name of the tensor: what makes two states alike."""

@@ -30,6 +30,7 @@ class CacheState(State):
 
     growing: ClassVar[frozenset[str]] = frozenset({"key", "value"})
     time_axis: ClassVar[int | None] = 1
+    padded_in_front: ClassVar[bool] = True
 
 
 def init_cache(

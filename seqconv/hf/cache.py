@@ -1,15 +1,16 @@
 """The states of all layers in the form in which transformers carries a cache through ``generate``.
 
 It holds one :class:`~seqconv.backbone.BackboneState` instead of keys and values per layer. Beam search reorders its
-rows. Assisted generation takes tokens back: while recording, the cache keeps the state before every call and what
-the call read, so that :meth:`SeqConvCache.crop` restores a state and reads the tokens that stay once more.
+rows. Assisted generation takes tokens back: while recording, a :class:`~seqconv.decoding.History` holds the state
+before every call and what the call read, so that :meth:`SeqConvCache.crop` goes back to a state and reads the tokens
+that stay once more. Prompts share what they have in common by states inside a prefill (``states_at``, ``at``), and
+requests share a batch by :mod:`~seqconv.hf.cache_rows`.
 
 The cache is a pytree of its state, its mask and the number of tokens read, so that a model exports as it is called.
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,65 +21,88 @@ from transformers.cache_utils import Cache
 from seqconv_kernels._core.errors import argument_error
 
 from ..backbone import BackboneState
-
-Prefill = Callable[[Tensor, BackboneState | None, Tensor | None], BackboneState]
-"""Inputs, the state before them and their mask, to the state after them."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What one call of the model read, and from where."""
-
-    before: BackboneState | None
-    inputs: Tensor
-    mask: Tensor | None
-    prefill: Prefill
+from ..decoding.history import History, Prefill
 
 
 class SeqConvCache(Cache):
     """State of a causal seqconv model between calls.
 
     Args:
-        max_length: longest context to come, where known; growing states reserve room for it.
+        max_length: longest context to come, where known; growing states reserve memory for it.
+        states_at: numbers of tokens, padding included, after which a state is kept for :meth:`at`; a call that reads
+            past one of them is cut there.
 
     Attributes:
         state: states of all layers, ``None`` before the first token.
         mask: which positions so far held real tokens, (batch, seen); ``None`` if all.
     """
 
-    def __init__(self, max_length: int | None = None) -> None:
+    def __init__(self, max_length: int | None = None, *, states_at: Sequence[int] = ()) -> None:
         super().__init__(layers=[])
-        self.max_length = max_length
+        self.max_length, self.states_at = max_length, states_at
         self.state: BackboneState | None = None
         self.mask: Tensor | None = None
         self._seen = 0
         self._batch_size = -1
-        self._recorded: list[_Call] | None = None
+        self._kept: dict[int, BackboneState] = {}
+        self._history: History | None = None
+        self._prefill: Prefill | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SeqConvCache":
         """A cache that goes on by itself: one prompt, read once, serves many continuations."""
         twin = copy.copy(self)
         twin.state = None if self.state is None else self.state.clone()
-        twin._recorded = None if self._recorded is None else list(self._recorded)
+        twin._kept = dict(self._kept)
+        twin._history = None if self._history is None else self._history.copy()
         return twin
 
     def take(self) -> BackboneState | None:
         """The state to continue from; the memory of what is handed out may be used up."""
-        if self._recorded is None or self.state is None:
+        if self._history is None or self.state is None:
             return self.state
         return self.state.clone()
+
+    def cuts(self, length: int) -> list[int]:
+        """Positions among the next ``length`` at which a call is cut, because their state is to be kept."""
+        if not self.states_at:
+            return []
+        return sorted({t - self._seen for t in self.states_at if self._seen < t <= self._seen + length})
+
+    def keep(self, position: int, state: BackboneState) -> None:
+        """Keep a copy of the state after the next ``position`` tokens."""
+        self._kept[self._seen + position] = state.clone()
+
+    def at(self, tokens: int) -> "SeqConvCache":
+        """A cache of its own that has read the first ``tokens``, one of ``states_at``.
+
+        Raises:
+            ValueError: no state was kept there.
+        """
+        if tokens not in self._kept:
+            remedy = "make the cache with SeqConvCache(states_at=...) before the prompt is read"
+            raise argument_error("SeqConvCache.at", f"{tokens} tokens", f"one of {sorted(self._kept)}", remedy)
+        mask = None if self.mask is None else self.mask[:, :tokens]
+        return self.other(self._kept[tokens].clone(), mask, tokens, self._batch_size)
+
+    def other(self, state: BackboneState, mask: Tensor | None, seen: int, rows: int) -> "SeqConvCache":
+        """A cache of the same options that has read ``seen`` tokens in ``rows`` rows, up to this state."""
+        other = SeqConvCache(self.max_length)
+        other.state, other._seen, other._batch_size = state, seen, rows
+        other.mask = None if mask is None or bool(mask.all()) else mask
+        return other
 
     def put(self, after: BackboneState, inputs: Tensor, mask: Tensor | None, prefill: Prefill) -> None:
         """The state after a call.
 
         Args:
-            after: states of all layers behind ``inputs``.
+            after: states of all layers after ``inputs``.
             inputs: embeddings that the call read, (batch, length, d_model).
             mask: True at real tokens among them, (batch, length); ``None`` if all are.
             prefill: reads inputs again; used by :meth:`crop`.
         """
-        if self._recorded is not None:
-            self._recorded.append(_Call(self.state, inputs.detach(), mask, prefill))
+        if self._history is not None:
+            self._history.record(self.state, inputs, mask)
+            self._prefill = prefill
         if mask is not None or self.mask is not None:
             rows, length = inputs.shape[:2]
             new = torch.ones(rows, length, dtype=torch.bool, device=inputs.device) if mask is None else mask
@@ -136,55 +160,47 @@ class SeqConvCache(Cache):
     def reset(self) -> None:
         """Forget everything."""
         self.state, self.mask, self._seen, self._batch_size = None, None, 0, -1
-        self._recorded = None if self._recorded is None else []
+        self._kept = {}
+        self._history = None if self._history is None else History()
 
     def activate_past_recording(self) -> None:
         """Keep what :meth:`crop` needs from now on; the calls since the last crop cost a copy of the state each."""
-        self._recorded = [] if self._recorded is None else self._recorded
+        self._history = History() if self._history is None else self._history
 
     @property
     def is_recording(self) -> bool:
         """Whether tokens can be taken back."""
-        return self._recorded is not None
+        return self._history is not None
 
     def crop(self, tokens_to_remove: int | Tensor) -> None:
-        """Take back tokens: ``-n`` the last ``n``; a positive length keeps that many. Forgets older calls.
+        """Take back tokens: ``-n`` the last ``n``; a positive length keeps that many. Accepts those that stay.
 
         Raises:
             ValueError: the tokens were not recorded.
         """
         asked = int(tokens_to_remove)
         count = self._seen - asked if asked > 0 else -asked
-        calls = self._recorded
-        if count > 0 and (calls is None or sum(call.inputs.shape[1] for call in calls) < count):
+        if count > 0 and (self._history is None or len(self._history) < count):
             remedy = "call activate_past_recording() before the tokens that may be taken back"
             raise argument_error("SeqConvCache.crop", f"{count} tokens", "tokens read while recording", remedy)
-        while calls and count > 0:
-            count -= self._undo(calls.pop(), count)
-        if self._recorded is not None:
-            self._recorded = []
-
-    def _undo(self, call: _Call, count: int) -> int:
-        """Go back before ``call`` and read again what stays of it; returns how many tokens were taken back."""
-        length = call.inputs.shape[1]
-        stays = max(0, length - count)
-        self.state, self._seen = call.before, self._seen - length
-        self.mask = None if self.mask is None else self.mask[:, : self._seen]
-        if stays:
-            inputs, mask = call.inputs[:, :stays], None if call.mask is None else call.mask[:, :stays]
-            before = None if call.before is None else call.before.clone()
-            with torch.no_grad():
-                self.put(call.prefill(inputs, before, mask), inputs, mask, call.prefill)
-        return length - stays
+        if self._history is None:
+            return
+        if count > 0 and self._prefill is not None:
+            self.state = self._history.rollback(self.state, count, self._prefill)
+            self._seen -= count
+            self.mask = None if self.mask is None else self.mask[:, : self._seen]
+            self._kept = {t: state for t, state in self._kept.items() if t <= self._seen}
+        self._history.accept()
 
     def _rows(self, tensor: Callable[[Tensor], Tensor], state: Callable[[BackboneState], BackboneState]) -> None:
-        if self._recorded:
+        if self._history:
             remedy = "call crop(0) first, which accepts the tokens read so far"
             raise argument_error(
                 "SeqConvCache", "a change of rows while tokens may be taken back", "accepted tokens", remedy
             )
         self.state = None if self.state is None else state(self.state)
         self.mask = None if self.mask is None else tensor(self.mask)
+        self._kept = {t: state(kept) for t, kept in self._kept.items()}
 
     @property
     def batch_size(self) -> int:

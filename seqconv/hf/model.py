@@ -1,6 +1,6 @@
 """The backbone behind the embeddings of its modality, with the calling conventions of transformers."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from seqconv_kernels._core.errors import argument_error
 from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask, ends_in_padding, has_holes, padding_first, zero_padding
-from ..state import InitialState, call_with_state
+from ..state import InitialState, State, call_with_state
 from .arguments.checks import HOLDS, check_arguments, wrong_input
 from .arguments.packed_arguments import packed_bounds
 from .base import SeqConvPreTrainedModel, use_attention
@@ -153,7 +153,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
             outputs = self.backbone(x, mask=mask, output_hidden_states=wants_hidden)
             y, *hidden = outputs if wants_hidden else (outputs,)
         else:
-            after, y, *hidden = self._continue(x, mask, cache, wants_hidden)
+            y, after, *hidden = self._continue(x, mask, cache, wants_hidden)
             cache.put(after, *given, lambda x, state, mask: self._reread(x, state, mask, cache))
         if order is not None:
             back = order.argsort(1)[..., None]
@@ -171,13 +171,29 @@ class SeqConvModel(SeqConvPreTrainedModel):
         return [y, *(tuple(zero_padding(h.view(x.shape), mask) for h in states) for states in hidden)]
 
     def _continue(self, x: Tensor, mask: Tensor | None, cache: SeqConvCache, wants_hidden: bool) -> tuple[Any, ...]:
-        """Read tokens from the cache's state; the state after them, outputs and hidden states."""
-        before = cache.take() or InitialState(cache.max_length)
+        """Read tokens from the cache's state; outputs, the state after them and hidden states."""
+        state: State = cache.take() or InitialState(cache.max_length)
+        length, cuts = x.shape[1], cache.cuts(x.shape[1])
+        if not cuts:
+            return self._read(x, state, mask, wants_hidden)
+        start, parts = 0, []
+        for stop in sorted({*cuts, length}):
+            part = None if mask is None else mask[:, start:stop]
+            y, state, *hidden = self._read(x[:, start:stop], state, part, wants_hidden)
+            if stop in cuts:
+                cache.keep(stop, cast(BackboneState, state))
+            parts.append((y, *(hidden[0] if wants_hidden else ())))
+            start = stop
+        y, *layers = (torch.cat(outputs, dim=1) for outputs in zip(*parts, strict=True))
+        return y, state, *([tuple(layers)] if wants_hidden else [])
+
+    def _read(self, x: Tensor, state: State, mask: Tensor | None, wants_hidden: bool) -> tuple[Any, ...]:
+        """Outputs, the state after them and, if wanted, hidden states; one token without a mask is a step."""
         alone = x.shape[1] == 1 and mask is None
-        y, after, *hidden = self.backbone(x[:, 0] if alone else x, before, mask=mask, output_hidden_states=wants_hidden)
+        y, after, *hidden = self.backbone(x[:, 0] if alone else x, state, mask=mask, output_hidden_states=wants_hidden)
         if alone:
             y, hidden = y[:, None], [tuple(h[:, None] for h in states) for states in hidden]
-        return after, y, *hidden
+        return y, after, *hidden
 
     def _reread(
         self, x: Tensor, state: BackboneState | None, mask: Tensor | None, cache: SeqConvCache
@@ -243,7 +259,12 @@ class SeqConvModel(SeqConvPreTrainedModel):
         if bounds is not None or self.config.mask_padding != "everywhere":
             check_mask(type(self).__name__, mask, mask)
             return None
-        return padding_first(mask) if has_holes(mask) or (cache is not None and ends_in_padding(mask)) else None
+        if not has_holes(mask) and (cache is None or not ends_in_padding(mask)):
+            return None
+        if cache is not None and cache.cuts(mask.shape[1]):
+            wanted, remedy = "padding on the left where states are kept", "read the prompt by itself, without padding"
+            raise argument_error(type(self).__name__, "padding between tokens and states_at", wanted, remedy)
+        return padding_first(mask)
 
     def _check_mask(self, mask: Tensor) -> Tensor:
         if mask.dim() != 2:
