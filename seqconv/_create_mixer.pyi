@@ -879,6 +879,19 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["residual_conv"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    d_conv: int = 4,
+    num_heads: int = 4,
+    dynamic: bool = True,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Short convolution with a residual connection, whose taps the tokens may change."""
+
+@overload
+def create_mixer(
     name: Literal["retnet"],
     d_model: int,
     *,

@@ -29,6 +29,7 @@ from .convolution.lightconv import LightConv as LightConv
 from .convolution.longconv import LongConv as LongConv
 from .convolution.multires import MultiresConv as MultiresConv
 from .convolution.periodic import PeriodicConv as PeriodicConv
+from .convolution.residual_conv import ResidualConv as ResidualConv
 from .convolution.sgconv import SGConv as SGConv
 from .convolution.spectral import FMLP as FMLP
 from .convolution.spectral import FNO as FNO

@@ -8,17 +8,20 @@ from .plain_mamba import PlainMamba2d
 from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
 from .scan import Scan2d
 from .scan_orders import scan_order
+from .spectral import FNO2d, SpectralConvolution2d
 from .ss2d import SS2D
 
 __all__ = [
     "SS2D",
     "DirectFilter2d",
+    "FNO2d",
     "GnConv2d",
     "Hyena2d",
     "HyenaFilter2d",
     "Mixer2d",
     "PlainMamba2d",
     "Scan2d",
+    "SpectralConvolution2d",
     "create_mixer_2d",
     "list_mixers_2d",
     "mixer_2d_config",

@@ -64,6 +64,6 @@ def create_mixer_2d(name: str, d_model: int, **options: Any) -> Mixer2d:
 
 
 def _registry() -> Registry[Mixer2d]:
-    for module in ("gnconv", "hyena_nd", "plain_mamba", "scan", "ss2d"):
+    for module in ("gnconv", "hyena_nd", "plain_mamba", "scan", "spectral", "ss2d"):
         import_module(f"{__package__}.{module}")
     return _MIXERS_2D

@@ -120,7 +120,7 @@ def test_errors_say_what_to_do():
         r"fft_norm 'forwrd'.*did you mean 'forward'": lambda: create_mixer("fno", 4, fft_norm="forwrd"),
         r"n_modes=0.*at least one frequency": lambda: create_mixer("fno", 4, n_modes=0),
         r"ratio=0.0.*positive number": lambda: SpectralResampling(0.0),
-        r"one dimension": lambda: from_original(FNO, {}, **(hyper | {"n_modes": [4, 4]})),
+        r"one or two dimensions": lambda: from_original(FNO, {}, **(hyper | {"n_modes": [4, 4, 4]})),
         r"hyena_training_additions=True": lambda: from_original(M2, {}, d_model=4, hyena_training_additions=True),
     }
     for pattern, use in cases.items():

@@ -1,7 +1,7 @@
 """Layers in the spectrum: RUCAIBox/FMLP-Rec, neuraloperator/neuraloperator, LUMIA-Group/FourierTransformer.
 
 Read in modules.py of FMLP-Rec (commit f3c42856), neuralop/layers/spectral_convolution.py of neuraloperator (93d3f063),
-in one dimension with a dense weight, and LRA/code/attention_dct.py of FourierTransformer (cba1dc22).
+in one and two dimensions with a dense weight, and LRA/code/attention_dct.py of FourierTransformer (cba1dc22).
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...layers.dct import SpectralResampling
 from ...mixers.convolution.spectral import FMLP, SpectralConvolution
+from ...vision.spectral import SpectralConvolution2d
 from ..importer import Weights, add_importer, options
 
 FILTER_LAYER = "RUCAIBox/FMLP-Rec:FilterLayer"
@@ -47,27 +48,27 @@ def convert_filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tens
     }
 
 
-def build_spectral(**hyper: Any) -> SpectralConvolution:
-    """The convolution of neuraloperator in one dimension."""
+def build_spectral(**hyper: Any) -> SpectralConvolution | SpectralConvolution2d:
+    """The convolution of neuraloperator in one or two dimensions."""
     o = options(SPECTRAL_CONV, hyper, SPECTRAL_DEFAULTS, ("size", "seed"))
-    modes = [o.n_modes] if isinstance(o.n_modes, int) else list(o.n_modes)
-    if len(modes) != 1 or o.output_shape is not None:
-        got, wanted = f"n_modes={o.n_modes}, output_shape={o.output_shape}", "one dimension, at its own length"
-        raise argument_error(f"from_original({SPECTRAL_CONV!r})", got, wanted, "pass one number of modes")
-    return SpectralConvolution(
-        o.in_channels,
-        o.out_channels,
-        n_modes=modes[0],
-        separable=o.separable,
-        fft_norm=o.fft_norm,
-        bias=bool(o.bias),
-    )
+    modes = _modes(o.n_modes)
+    if len(modes) > 2 or o.output_shape is not None:
+        got, wanted = f"n_modes={o.n_modes}, output_shape={o.output_shape}", "one or two dimensions, at their own size"
+        raise argument_error(f"from_original({SPECTRAL_CONV!r})", got, wanted, "pass one or two numbers of modes")
+    common = {"separable": o.separable, "fft_norm": o.fft_norm, "bias": bool(o.bias)}
+    if len(modes) == 1:
+        return SpectralConvolution(o.in_channels, o.out_channels, n_modes=modes[0], **common)
+    return SpectralConvolution2d(o.in_channels, o.out_channels, n_modes=modes, **common)
 
 
 def convert_spectral(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the convolution from that of neuraloperator."""
     converted = {"weight": torch.view_as_real(weights.take_complex("weight"))}
-    return converted | ({"bias": weights.take("bias")[:, 0]} if hyper.get("bias", True) else {})
+    return converted | ({"bias": weights.take("bias").flatten()} if hyper.get("bias", True) else {})
+
+
+def _modes(n_modes: Any) -> list[int]:
+    return [n_modes] if isinstance(n_modes, int) else list(n_modes)
 
 
 def build_dct(**hyper: Any) -> SpectralResampling:

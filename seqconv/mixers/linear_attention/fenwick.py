@@ -39,8 +39,8 @@ def _attend(
         v, g, scales, outputs = v.transpose(1, 2), g.transpose(1, 2), scales.transpose(1, 2), []
         for first in range(0, q.shape[1], CHUNK):
             span = slice(first, first + CHUNK)
-            heads = (t[:, :, span] for t in (v, g, scales))
-            o, memory = _chunk(q[:, span], k[:, span], *heads, position[:, span], memory, start)
+            value, decay, weight = (t[:, :, span] for t in (v, g, scales))
+            o, memory = _chunk(q[:, span], k[:, span], value, decay, weight, position[:, span], memory, start)
             start = position[:, span][:, -1] + 1
             outputs.append(o)
         return torch.cat(outputs, dim=2).transpose(1, 2), memory
