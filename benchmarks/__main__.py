@@ -1,7 +1,8 @@
 """``python -m benchmarks [OP ...]``: measure ops, write ``results/<op>-<threads>-<instruction set>.json`` and ``.md``.
 
 With ``--sweep``: time and memory against the length, with a plot. ``python -m benchmarks table`` measures nothing: it
-writes what was measured into ``kernels/README.md``, which every run of an op does too.
+writes what was measured into ``kernels/README.md``, which every run of an op does too; ``python -m benchmarks results``
+writes all figures into ``docs/results.md`` and draws the picture of ``README.md``.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import measure, page
+from . import measure, page, results_page
 from .case import compare
 from .memory import extra
 from .table import OPS, build
@@ -43,6 +44,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.ops == ["table"]:
         page.update(RESULTS)
+        return
+    if options.ops == ["results"]:
+        results_page.update()
         return
     unknown = set(options.ops) - {*OPS, *OWN}
     if unknown:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import date
 
 import torch
 import transformers
@@ -37,6 +38,7 @@ class Machine:
     python: str
     torch: str
     transformers: str
+    date: str
 
     @classmethod
     def here(cls) -> "Machine":
@@ -46,7 +48,7 @@ class Machine:
         isa = native.unavailable() or native.library().isa()
         return cls(
             _processor(), isa, os.cpu_count() or 0, torch.get_num_threads(), round(os.getloadavg()[0], 1),
-            platform.python_version(), torch.__version__, transformers.__version__,
+            platform.python_version(), torch.__version__, transformers.__version__, date.today().isoformat(),
         )  # fmt: skip
 
 

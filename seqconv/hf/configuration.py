@@ -69,15 +69,16 @@ class SeqConvConfig(PreTrainedConfig):
             or a mapping with ``"mixer"``, ``"options"`` and options of :class:`seqconv.blocks.Block`. Instead of
             ``mixer``.
         bidirectional: every mixer depends on the whole sequence, unless its own options say otherwise.
-        norm, norm_options, norm_placement, residual, residual_options, mlp, mlp_ratio, mlp_hidden, mlp_bias,
-            mlp_dropout, mlp_norm, mlp_norm_options, dropout, tie_dropout: as :class:`seqconv.blocks.Block`.
+        norm, norm_options, norm_placement, residual, residual_options, dropout, tie_dropout: as in
+            :class:`seqconv.blocks.Block`.
+        mlp, mlp_ratio, mlp_hidden, mlp_bias, mlp_dropout, mlp_norm, mlp_norm_options: as there.
         final_norm, input_dropout, drop_path, drop_path_schedule: as :func:`seqconv.backbone.build_backbone`.
         modality: ``"text"``, ``"image"`` or ``"audio"``; ``None`` leaves it to the model class.
         position_embedding: ``"none"``, ``"learned"`` or ``"sinusoidal"``, added to the embeddings, for at most
             ``max_position_embeddings`` positions (images: as many as there are patches).
         embedding_scale: multiplies token embeddings, those passed as ``inputs_embeds`` too (Gemma).
         logits_soft_cap: bounds the logits z of the next token, ``c tanh(z / c)``; ``None`` for no bound (Gemma).
-        embedding_norm: a norm behind the embeddings.
+        embedding_norm: a norm after the embeddings.
         image_size, patch_size, num_channels: pixels a side, pixels of a patch a side, colours. ``patch_size=1`` reads
             an image pixel by pixel through a linear encoder.
         audio_input: ``"waveform"`` cuts ``(batch, samples)`` into frames of ``frame_size`` samples every

@@ -5,8 +5,8 @@ Equation, per head, with ``h`` of (head_dim,) and the recurrent weights ``R`` of
     r[t] = R h[t-1] + b                      one block of (head_dim, head_dim) per gate and head
     states[t] = cell(x[t], r[t], states[t-1])
 
-where ``x`` are inputs that were projected beforehand, one vector per gate (:mod:`.cells` has the equations of the
-cells). Unlike a scan it is not linear in its state: there is no parallel form. It can track states that scans of
+where ``x`` are inputs that were projected beforehand, one vector per gate (:mod:`~seqconv_kernels.rnn.cells` has the
+equations of the cells). Unlike a scan it is not linear in its state: there is no parallel form. It can track states that scans of
 diagonal matrices cannot (Merrill et al., 2024). Source: Pöppel et al., 2025, *FlashRNN* (arXiv 2412.07752).
 """
 
@@ -36,7 +36,7 @@ def rnn(
     """Run a cell over whole sequences; differentiable in every floating tensor.
 
     Args:
-        x: projected inputs, one vector per gate, in the order of :mod:`.cells`.
+        x: projected inputs, one vector per gate, in the order of :mod:`~seqconv_kernels.rnn.cells`.
         recurrent_weight: rows are outputs, as in ``nn.Linear``.
         bias: added to the recurrent product; zero if not given.
         cell: ``"lstm"``, ``"gru"``, ``"elman"`` or ``"slstm"``.

@@ -57,7 +57,7 @@ def kernels(name: str, forward: Forward, backward: Backward, devices: str) -> Ca
         name: of the operator.
         forward: the outputs, final states and what is saved, from the inputs and whether to save.
         backward: the four :func:`gradients`, from the inputs, outputs, what was saved, and their gradients.
-        devices: as of :class:`.._core.operator.operators.Operator`.
+        devices: as of the operator class.
     """
     operator = Operator(name, forward, outputs, devices)
     adjoint = Operator(f"{name}_backward", backward, gradients, devices, results=4)

@@ -2,9 +2,8 @@
 
 * ``fmlp``: ``y = LN(dropout(irfft(W ⊙ rfft(x))) + x)``, one complex number per frequency and channel, over a circle of
   ``l_max`` tokens. The norm and the residual connection are inside.
-* ``fno``: ``ŷ_o[k] = sum_i W_{i,o,k} x̂_i[k]`` for the lowest ``n_modes`` frequencies, zero for the others, and a bias:
-a
-  function of the domain, which is one period whatever the number of tokens on it.
+* ``fno``: ``ŷ_o[k] = sum_i W_{i,o,k} x̂_i[k]`` for the lowest ``n_modes`` frequencies, zero for the others, and a
+  bias: a function of the domain, which is one period whatever the number of tokens on it.
 
 Both are circular: the first tokens see the last ones. They are not causal and have no state.
 
