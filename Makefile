@@ -9,7 +9,7 @@ NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name
 
 MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help install demo lra-small hyena bench gpu test test-slow test-ecosystem test-newest sanitize neon check lint format
+.PHONY: help install demo lra-small hyena bench gpu test test-slow test-ecosystem test-newest sanitize neon docs wheel check lint format
 
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
@@ -23,6 +23,8 @@ help:
 	@echo "make test-newest  all tests with the newest releases that pyproject.toml allows"
 	@echo "make sanitize the kernels' tests under the sanitizers of the compiler"
 	@echo "make neon    the kernels for 64-bit ARM, by a cross compiler, into build/neon"
+	@echo "make docs    the documentation site, into build/site; broken links and references fail"
+	@echo "make wheel   a wheel for this machine, installed without a compiler and tried, into dist"
 	@echo "make check   lint, then all tests"
 	@echo "make lint    ruff, the format check, mypy"
 	@echo "make format  let ruff rewrite what it can"
@@ -103,6 +105,27 @@ sanitize: $(INSTALLED)
 	$(BIN)/cmake --build build/sanitize -j $(WORKERS)
 	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
 		$(BIN)/python tests/kernels/sanitized.py build/sanitize
+
+# Sphinx, whose notation the docstrings have. On top of .venv, since it imports what it documents.
+outputs/docs: $(INSTALLED)
+	$(BIN)/python -m venv $@
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($@/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	$@/bin/python -m pip install --quiet -c constraints.txt sphinx furo myst-parser sphinx-copybutton
+
+docs: outputs/docs
+	PYTHONPATH=.:kernels $</bin/python docs/site/build.py build/docs
+	PYTHONPATH=.:kernels $</bin/python -m sphinx -q -W --keep-going -b html build/docs build/site
+	@echo "build/site/index.html"
+
+# Into an environment that sees the packages of .venv, but neither this checkout nor a compiler.
+wheel: $(INSTALLED)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m venv --clear outputs/wheel
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$(outputs/wheel/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	CXX=false outputs/wheel/bin/python -m pip install --quiet --no-deps --ignore-installed dist/seqconv-*.whl
+	cd outputs/wheel && bin/python -P $(abspath tests/smoke.py) && bin/seqconv doctor
 
 CROSS := aarch64-linux-gnu-g++
 

@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import seqconv
+from benchmarks import results_page
 from seqconv import list_mixers, registry
 from seqconv.cli.doctor import ops
 from seqconv.cli.tables import describe_state, measure_work, tables
@@ -20,7 +23,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "kernels" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -135,3 +138,40 @@ def test_the_table_of_implementations_is_that_of_the_code():
 def test_every_original_is_listed():
     listed = [original for original, _ in table("docs/importing.md", "| original | seqconv's module |")]
     assert sorted(listed) == list_originals(), "the table of docs/importing.md has one row for each"
+
+
+def test_the_public_names_are_those_that_pages_speak_of():
+    """Every name of the front door is explained on a page, and pages import no name that it does not have."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in seqconv.__all__ if not re.search(rf"\b{name}\b", text)] == []
+    imported = {
+        name.strip()
+        for names in re.findall(r"^from seqconv import \(?([\w, \n]+)\)?$", text, re.MULTILINE)
+        for name in names.split("\n\n")[0].replace("\n", ",").split(",")
+        if name.strip().isidentifier()
+    }
+    assert {name for name in imported if not hasattr(seqconv, name)} == set()
+
+
+def test_the_page_of_results_is_that_of_the_files():
+    """Mend with ``python -m benchmarks results``."""
+    assert results_page.table() in results_page.PAGE.read_text(encoding="utf-8")
+
+
+def test_results_tell_their_range_over_shapes(tmp_path):
+    rows = [
+        {"direction": "forward", "ms": {"seqconv": 1.0, "a": 3.0, "b": 2.0}, "mb": {"seqconv": 2, "a": 8}},
+        {"direction": "forward", "ms": {"seqconv": 2.0, "a": 10.0}, "mb": {"seqconv": 0.1, "a": 8}},
+    ]
+    machine = {"processor": "P", "instruction_set": "plain", "torch": "2", "date": "2026-01-01"}
+    report = {"machine": machine, "allocator": {}, "rows": rows}
+    (tmp_path / "op-2-threads-plain.json").write_text(json.dumps(report))
+    line = results_page.table(tmp_path).splitlines()[2]
+    assert "a, b | forward 2.0 to 5.0 × | 4.0 × | `python -m benchmarks op --threads 2` | P, plain, torch 2" in line
+
+
+def test_the_site_has_a_place_for_every_page():
+    """Pages outside of the sections would be found by search alone."""
+    site = (ROOT / "docs" / "site" / "build.py").read_text(encoding="utf-8")
+    pages = [page.relative_to(ROOT / "docs").with_suffix("").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f'"{page}"' not in site] == []

@@ -23,23 +23,7 @@ from seqconv_kernels._core import native
 print(json.dumps({"seqconv": seqconv.__file__, "kernels": seqconv_kernels.__file__, "native": native.unavailable()}))
 """
 
-EVERYTHING_RUNS = """
-import torch
-from seqconv import create_mixer, list_mixers
-from seqconv.cli.doctor import choices, example_arguments, ops
-
-torch.manual_seed(0)
-for name, (_, function, _) in ops().items():
-    arguments = example_arguments(name, "cpu", torch.float64)
-    want = function(**arguments, implementation="reference")
-    torch.testing.assert_close(function(**arguments), want, rtol=1e-8, atol=1e-8)
-for name in list_mixers():
-    mixer, x = create_mixer(name, 8).double().eval(), torch.randn(2, 33, 8, dtype=torch.float64)
-    y, state = mixer.prefill(x[:, :32])
-    y_t, _ = mixer.step(x[:, 32], state)
-    torch.testing.assert_close(y_t, mixer(x)[:, 32], rtol=1e-6, atol=1e-8)
-print(len(list_mixers()), {choice.taken for choice in choices("cpu", torch.float32)})
-"""
+EVERYTHING_RUNS = (ROOT / "tests" / "smoke.py").read_text(encoding="utf-8")
 
 
 class Environment:

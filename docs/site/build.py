@@ -25,7 +25,10 @@ PAGES = {
 LINK = re.compile(r"(\]\(|(?:src|srcset)=\")(?!https?:|#|mailto:)([^)#\"\s]+)(#[^)\"\s]*)?([)\"])")
 SECTIONS = {
     "Tutorials": ["tutorials/language_model", "tutorials/import_and_distil", "tutorials/classify", "tutorials/lra"],
-    "Guides": ["choosing", "huggingface", "tasks", "accelerate", "decoding", "distillation", "lra", "importing"],
+    "Guides": [
+        *("choosing", "huggingface", "accelerate", "decoding", "distillation", "importing", "sampling_rate", "vision"),
+        *("lra", "tasks"),
+    ],
     "Mixers": ["table_of_mixers", *mixer_pages.FAMILY_PAGES, "mixers"],
     "Results": ["results", "kernels", "benchmarks", "ecosystem"],
     "Reference": ["api/index", "contracts", "errors", "design"],
@@ -46,7 +49,7 @@ def main(target: Path) -> None:
         _write(target / page, _with_links(source.read_text(encoding="utf-8"), source.relative_to(ROOT), page, linked))
     _copy_linked(linked, target)
     with (target / "index.md").open("a", encoding="utf-8") as index:
-        index.write("".join(_toctree(title, entries) for title, entries in _sections(pages.values()).items()))
+        index.write("".join(_toctree(title, entries) for title, entries in SECTIONS.items()))
     for page, text in (mixer_pages.pages() | api_pages.pages()).items():
         _write(target / page, text)
 
@@ -54,14 +57,6 @@ def main(target: Path) -> None:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _sections(pages: object) -> dict[str, list[str]]:
-    """The sections, with pages that none of them names under guides."""
-    named = {entry for entries in SECTIONS.values() for entry in entries}
-    assert isinstance(pages, type({}.values()))
-    others = [page.removesuffix(".md") for page in pages if page.removesuffix(".md") not in named | {"index"}]
-    return SECTIONS | {"Guides": SECTIONS["Guides"] + others}
 
 
 def _toctree(title: str, entries: list[str]) -> str:

@@ -1,13 +1,13 @@
 """A run: data, model and training by transformers' Trainer, everything written into one folder.
 
-===================  =====================================================================================
-``run.json``         recipe, versions, hardware, seeds, fingerprint and origin of the data, parameter counts
-``metrics.jsonl``    one line per log: step, seconds, loss, learning rate, accuracies
-``checkpoints/``     what a resumed run starts from
-``best/``, ``last/`` models for ``AutoModelForSequenceClassification``
-``artifacts.npz``    learned kernels and test images with the model's answers, for reports
-``result.json``      accuracies on every split and of the baselines, throughput; written at the end
-===================  =====================================================================================
+====================  =======================================================================================
+``run.json``          recipe, versions, hardware, seeds, fingerprint and origin of the data, parameter counts
+``metrics.jsonl``     one line per log: step, seconds, loss, learning rate, accuracies
+``checkpoints/``      what a resumed run starts from
+``best/``, ``last/``  models for ``AutoModelForSequenceClassification``
+``artifacts.npz``     learned kernels and test images with the model's answers, for reports
+``result.json``       accuracies on every split and of the baselines, throughput; written at the end
+====================  =======================================================================================
 
 Under ``torchrun`` every process calls the same functions; the first one makes the data and writes the files.
 """

@@ -3,18 +3,18 @@
 
 With mean μ and variance σ² over the axes that a norm takes its statistics from, ``y = (x - μ)/√(σ² + ε) · w + b``:
 
-================  =======================  =====================================================
+================  =======================  ===================================================================
 name              statistics over          parameters
-================  =======================  =====================================================
+================  =======================  ===================================================================
 ``layer``         channels                 weight and bias per channel
 ``layer_scalar``  channels                 one scale and one shift, ``y = s (x - μ + m)/σ`` (S4, TransposedLN)
 ``rms``           channels, no mean        weight per channel
 ``scale``         channels, no mean        one scale (MEGA, ScaleNorm)
 ``batch``         batch and length         weight and bias per channel; running statistics in evaluation
-``prep_batch``    first as layer, then as batch    of both, and one scale of what is not normalised (SLAB)
+``prep_batch``    as layer, then as batch  of both, and one scale of what is not normalised (SLAB)
 ``instance``      length, per channel      none by default
 ``group``         length and channels      weight and bias per channel
-================  =======================  =====================================================
+================  =======================  ===================================================================
 
 The last two depend on the whole sequence and are therefore not causal. Statistics leave padding out.
 """

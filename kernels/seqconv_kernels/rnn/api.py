@@ -6,8 +6,9 @@ Equation, per head, with ``h`` of (head_dim,) and the recurrent weights ``R`` of
     states[t] = cell(x[t], r[t], states[t-1])
 
 where ``x`` are inputs that were projected beforehand, one vector per gate (:mod:`~seqconv_kernels.rnn.cells` has the
-equations of the cells). Unlike a scan it is not linear in its state: there is no parallel form. It can track states that scans of
-diagonal matrices cannot (Merrill et al., 2024). Source: Pöppel et al., 2025, *FlashRNN* (arXiv 2412.07752).
+equations of the cells). Unlike a scan it is not linear in its state: there is no parallel form. It can track states
+that scans of diagonal matrices cannot (Merrill et al., 2024). Source: Pöppel et al., 2025, *FlashRNN* (arXiv
+2412.07752).
 """
 
 import torch
