@@ -12,7 +12,7 @@ from seqconv.registry import mixer_entry
 ROOT = Path(__file__).parents[2]
 SOURCES = {"seqconv": ROOT / "seqconv", "seqconv_kernels": ROOT / "kernels" / "seqconv_kernels", "lra": ROOT / "lra"}
 IMPLEMENTATIONS = ("cpu", "triton", "operator", "grid", "chunked")
-"""Modules of an op's folder that nobody calls by name: its implementations, taken by its function."""
+"""Implementations of an op, which its function chooses: no module that a user imports."""
 
 
 def pages() -> dict[str, str]:
