@@ -12,7 +12,7 @@ project = "seqconv"
 author = "the seqconv authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns: list[str] = []
-suppress_warnings = ["myst.strikethrough"]
+suppress_warnings = ["ref.python"]  # fields of tuples share their names: which one is meant does not matter
 
 html_theme = "furo"
 html_title = "seqconv"
