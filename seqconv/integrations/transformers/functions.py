@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from ..installing import is_shim
 from . import convolution, delta_rule, selective_scan, ssd
 
 
@@ -28,7 +29,9 @@ class Function:
     run: Callable[..., Any]
 
     def installed(self) -> bool:
-        """Whether the original package can be found."""
+        """Whether the original package can be found, and not seqconv's under its name."""
+        if is_shim(self.package):
+            return False
         try:
             return find_spec(self.package) is not None
         except ValueError:  # in sys.modules without a specification

@@ -1,0 +1,170 @@
+"""seqconv's ops under the signatures of the package fla (fla-org/flash-linear-attention).
+
+``install()`` puts them under that import name, where the package is absent; ``uninstall()`` takes them away.
+"""
+
+from typing import Any
+
+from .. import installing
+from . import convolution, decoding, delta_rule, generalised, linear_attention, recurrent, retention
+from .convolution import FusedRMSNormGated, L2Norm, ShortConvolution, causal_conv1d, causal_conv1d_update, l2norm
+from .decoding import fused_recurrent_kda_fwd
+from .delta_rule import (
+    chunk_delta_rule,
+    chunk_gated_delta_rule,
+    chunk_gdn,
+    chunk_kda,
+    fused_chunk_delta_rule,
+    fused_recurrent_delta_rule,
+    fused_recurrent_gated_delta_rule,
+    fused_recurrent_gdn,
+    fused_recurrent_kda,
+)
+from .generalised import (
+    chunk_comba,
+    chunk_dplr_delta_rule,
+    chunk_iplr_delta_rule,
+    chunk_rwkv7,
+    fused_mul_recurrent_rwkv7,
+    fused_recurrent_comba,
+    fused_recurrent_dplr_delta_rule,
+    fused_recurrent_iplr_delta_rule,
+    fused_recurrent_rwkv7,
+)
+from .linear_attention import (
+    chunk_gla,
+    chunk_linear_attn,
+    chunk_simple_gla,
+    fused_chunk_gla,
+    fused_chunk_linear_attn,
+    fused_chunk_simple_gla,
+    fused_recurrent_gla,
+    fused_recurrent_linear_attn,
+    fused_recurrent_simple_gla,
+    parallel_simple_gla,
+)
+from .recurrent import chunk_hgrn, chunk_rwkv6, fused_recurrent_hgrn, fused_recurrent_rwkv6
+from .retention import (
+    chunk_lightning_attn,
+    chunk_retention,
+    fused_chunk_retention,
+    fused_recurrent_lightning_attn,
+    fused_recurrent_retention,
+    parallel_retention,
+)
+
+__all__ = [
+    "FusedRMSNormGated",
+    "L2Norm",
+    "ShortConvolution",
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "chunk_comba",
+    "chunk_delta_rule",
+    "chunk_dplr_delta_rule",
+    "chunk_gated_delta_rule",
+    "chunk_gdn",
+    "chunk_gla",
+    "chunk_hgrn",
+    "chunk_iplr_delta_rule",
+    "chunk_kda",
+    "chunk_lightning_attn",
+    "chunk_linear_attn",
+    "chunk_retention",
+    "chunk_rwkv6",
+    "chunk_rwkv7",
+    "chunk_simple_gla",
+    "fused_chunk_delta_rule",
+    "fused_chunk_gla",
+    "fused_chunk_linear_attn",
+    "fused_chunk_retention",
+    "fused_chunk_simple_gla",
+    "fused_mul_recurrent_rwkv7",
+    "fused_recurrent_comba",
+    "fused_recurrent_delta_rule",
+    "fused_recurrent_dplr_delta_rule",
+    "fused_recurrent_gated_delta_rule",
+    "fused_recurrent_gdn",
+    "fused_recurrent_gla",
+    "fused_recurrent_hgrn",
+    "fused_recurrent_iplr_delta_rule",
+    "fused_recurrent_kda",
+    "fused_recurrent_kda_fwd",
+    "fused_recurrent_lightning_attn",
+    "fused_recurrent_linear_attn",
+    "fused_recurrent_retention",
+    "fused_recurrent_rwkv6",
+    "fused_recurrent_rwkv7",
+    "fused_recurrent_simple_gla",
+    "install",
+    "l2norm",
+    "parallel_retention",
+    "parallel_simple_gla",
+    "uninstall",
+]
+
+_OPS = {
+    "delta_rule": (delta_rule, "chunk_delta_rule fused_chunk_delta_rule fused_recurrent_delta_rule"),
+    "gated_delta_rule": (
+        delta_rule,
+        "chunk_gated_delta_rule chunk_gdn fused_recurrent_gated_delta_rule fused_recurrent_gdn",
+    ),
+    "kda": (delta_rule, "chunk_kda fused_recurrent_kda"),
+    "generalized_delta_rule": (
+        generalised,
+        "chunk_dplr_delta_rule chunk_iplr_delta_rule fused_recurrent_dplr_delta_rule fused_recurrent_iplr_delta_rule",
+    ),
+    "rwkv7": (generalised, "chunk_rwkv7 fused_mul_recurrent_rwkv7 fused_recurrent_rwkv7"),
+    "comba": (generalised, "chunk_comba fused_recurrent_comba"),
+    "gla": (linear_attention, "chunk_gla fused_chunk_gla fused_recurrent_gla"),
+    "simple_gla": (
+        linear_attention,
+        "chunk_simple_gla fused_chunk_simple_gla fused_recurrent_simple_gla parallel_simple_gla",
+    ),
+    "retention": (
+        retention,
+        "chunk_retention fused_chunk_retention fused_recurrent_retention parallel_retention",
+    ),
+    "lightning_attn": (retention, "chunk_lightning_attn fused_recurrent_lightning_attn"),
+    "linear_attn": (linear_attention, "chunk_linear_attn fused_chunk_linear_attn fused_recurrent_linear_attn"),
+    "rwkv6": (recurrent, "chunk_rwkv6 fused_recurrent_rwkv6"),
+    "hgrn": (recurrent, "chunk_hgrn fused_recurrent_hgrn"),
+}
+"""By the folder of ``fla/ops``."""
+
+_FILES = {
+    "chunk": ("chunk_",),
+    "fused_chunk": ("fused_chunk_",),
+    "fused_recurrent": ("fused_recurrent_", "fused_mul_recurrent_"),
+    "parallel": ("parallel_",),
+}
+"""Files of a folder, and how the names in them begin."""
+
+_CONVOLUTION = installing.exports(convolution, "ShortConvolution causal_conv1d causal_conv1d_update")
+
+
+def _modules() -> dict[str, dict[str, Any]]:
+    ops = {folder: installing.exports(*content) for folder, content in _OPS.items()}
+    modules: dict[str, dict[str, Any]] = {
+        "fla.ops": {name: f for content in ops.values() for name, f in content.items()},
+        "fla.modules": installing.exports(convolution, "ShortConvolution L2Norm FusedRMSNormGated"),
+        "fla.modules.convolution": _CONVOLUTION,
+        "fla.modules.conv": _CONVOLUTION,
+        "fla.modules.l2norm": {**installing.exports(convolution, "l2norm L2Norm"), "l2_norm": convolution.l2norm},
+        "fla.modules.fused_norm_gate": installing.exports(convolution, "FusedRMSNormGated"),
+    }
+    for folder, content in ops.items():
+        modules[f"fla.ops.{folder}"] = content
+        for name, function in content.items():
+            file = next(file for file, begins in _FILES.items() if name.startswith(begins))
+            below = f".{name.rsplit('_')[-3]}" if folder == "generalized_delta_rule" else ""  # dplr and iplr
+            modules.setdefault(f"fla.ops.{folder}{below}.{file}", {})[name] = function
+            modules.setdefault(f"fla.ops.{folder}{below}", {})[name] = function
+    modules["fla.ops.kda.fused_recurrent"]["fused_recurrent_kda_fwd"] = decoding.fused_recurrent_kda_fwd
+    return modules
+
+
+_SHIM = installing.Shim("fla", "0.5.2", _modules())
+
+install = _SHIM.install
+uninstall = _SHIM.uninstall
