@@ -16,6 +16,7 @@ def distill_command(
     state_budget: Annotated[int | None, typer.Option(help="Real states of all recurrences together.")] = None,
     calibrate: Annotated[Path | None, typer.Option(help="Text file to predict and measure the KL on.")] = None,
     calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens taken from it.")] = 4096,
+    within: Annotated[int | None, typer.Option(min=2, help="Longest context that the bounds speak of.")] = None,
     fir_head: Annotated[
         int | None, typer.Option(min=1, help="Leading taps kept exactly; 1, or more if needed.")
     ] = None,
@@ -39,6 +40,7 @@ def distill_command(
             state_budget=state_budget,
             calibration=ids,
             fir_head=fir_head,
+            within=within,
             progress=lambda names: track(list(names), description="distilling", transient=True),
         )
         save_distilled(distilled, output, tokenizer=tokenizer)

@@ -1,5 +1,6 @@
 """Distilling impulse responses: the whole way from taps to a certified modal filter."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -64,7 +65,7 @@ def distill_filter(
     _check_request(order, tolerance)
     if within is not None:
         h, beyond = _first_taps(h, beyond, within)
-    task_behind = partial(
+    task_after = partial(
         filter_task,
         h,
         order or ORDERS[-1],
@@ -76,7 +77,7 @@ def distill_filter(
         beyond=beyond,
         window_only=within is not None,
     )
-    task = task_behind(fir_head=fir_head)
+    task = task_after(fir_head=fir_head)
     if order is not None:
         modes, notes = task.fit(order)
         return task.finish(modes, None, notes)
@@ -84,13 +85,18 @@ def distill_filter(
     first = _to_tolerance(task, tolerance)
     if fir_head is not None or bool(first.certificate.met.all()):
         return first
-    for head in (taps for taps in HEADS if 2 * taps < h.shape[1]):
-        task = task_behind(fir_head=head)
+    return _after_longer_heads(task_after, tolerance, h.shape[1]) or first
+
+
+def _after_longer_heads(task_after: Callable[..., FilterTask], tolerance: float, length: int) -> Distilled | None:
+    """With the shortest head after which every channel meets the tolerance, or ``None``."""
+    for head in (taps for taps in HEADS if 2 * taps < length):
+        task = task_after(fir_head=head)
         if bool(_possible(task, ORDERS[-1], tolerance).all()):
             found = _to_tolerance(task, tolerance, (f"{head} exact taps, since shorter heads miss the tolerance",))
             if bool(found.certificate.met.all()):
                 return found
-    return first
+    return None
 
 
 def _to_tolerance(task: FilterTask, tolerance: float, notes: tuple[str, ...] = ()) -> Distilled:
@@ -101,7 +107,7 @@ def _to_tolerance(task: FilterTask, tolerance: float, notes: tuple[str, ...] = (
         rows = (unmet & (_possible(task, order, tolerance) | (order == ORDERS[-1]))).nonzero().flatten()
         if len(rows):
             part = task.rows(rows)
-            found = part.fit(order)[0]
+            found = part.fit(order, modes.rows(rows))[0]
             put(modes, rows, found)
             unmet[rows] = ~part.certify(found, tolerance).met
     return task.finish(modes, tolerance, notes)

@@ -20,7 +20,7 @@ from .certificates.tail import taps_beyond
 from .filter import distill_filter
 from .fitting.gradient_mode import with_gradients
 from .fitting.sensitivity import Sensitivity, check_calibration, measured_divergence, sensitivities
-from .task import ORDERS, Distilled, Modes, filter_task, put
+from .task import ORDERS, Distilled, FilterTask, Modes, filter_task, put
 
 FLOOR = 1e-3
 """Share of the mean of a spectrum that every frequency weighs at least."""
@@ -64,6 +64,7 @@ def distill(
     state_budget: int | None = None,
     calibration: Int[Tensor, "batch length"] | None = None,
     length: int | None = None,
+    within: int | None = None,
     recurrent: bool = False,
     weighted: bool = True,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
@@ -82,10 +83,12 @@ def distill(
             the predicted and the measured divergence to the result.
         length: taps that are fitted; by default as many as the filter defines. The certificates include a bound of
             the taps after them; it is infinite for a filter without end whose recurrence does not tell.
+        within: longest context of interest: as ``length``, and bounds of that window alone choose and are compared with
+            the tolerance, as in :func:`~seqconv.distill.distill_filter`.
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).
         weighted: solve residues under the spectra seen on ``calibration`` where no tolerance is asked for.
         progress: wraps the names of the filters while they are fitted, to show a progress bar.
-        **options: ``method``, ``norm``, ``fir_head``, ``refine_steps`` and ``within`` of
+        **options: ``method``, ``norm``, ``fir_head`` and ``refine_steps`` of
             :func:`~seqconv.distill.distill_filter`; the parameters take the dtype of the filter's, float32 at least.
 
     Raises:
@@ -95,13 +98,17 @@ def distill(
     if calibration is not None:
         check_calibration(calibration)
         calibration = calibration.clone()  # one of inference mode cannot be saved for the derivatives
-    taps = _all_taps(model, length, recurrent)
+    reach = min((n for n in (length, within) if n is not None), default=None)
+    taps = _all_taps(model, reach, recurrent)
     seen = None if calibration is None else sensitivities(model, calibration, {n: h.shape[1] for n, h in taps.items()})
     own = {name: options | _given(long_convolutions(model)[name], taps[name]) for name in taps}
     if seen is not None and tolerance is None and weighted:
         own = {name: own[name] | {"weight": _weight(seen[name])} for name in taps}
     if state_budget is None:
-        results = {name: distill_filter(taps[name], order, tolerance, **own[name]) for name in progress(taps)}
+        results = {
+            name: distill_filter(taps[name], order, tolerance, within=within and taps[name].shape[1], **own[name])
+            for name in progress(taps)
+        }
     elif order is not None or tolerance is not None:
         got = f"state_budget={state_budget} with order={order}, tolerance={tolerance}"
         raise argument_error("distill", got, "one way to choose the orders", "pass one of the three")
@@ -109,7 +116,8 @@ def distill(
         remedy = "pass calibration=token_ids"
         raise argument_error("distill", f"state_budget={state_budget} alone", "a calibration batch too", remedy)
     else:
-        results = _within_budget(taps, own, seen, state_budget, progress)
+        window = {name: options | {"window_only": within is not None} for name, options in own.items()}
+        results = _within_budget(taps, window, seen, state_budget, progress)
     made = _replaced(model, results)
     if seen is None or calibration is None:
         return made
@@ -171,7 +179,7 @@ def _within_budget(
     good, and the spectra have fewer of them to fit.
     """
     tasks = {name: filter_task(h, ORDERS[-1], **options[name]) for name, h in taps.items()}
-    fitted = {name: {0: tasks[name].no_modes()} | {d: tasks[name].fit(d)[0] for d in ORDERS} for name in progress(taps)}
+    fitted = {name: _every_order(tasks[name]) for name in progress(taps)}
     choices = {}
     for name, task in tasks.items():
         errors = [_error(taps[name], task.modal(modes)) for modes in fitted[name].values()]
@@ -185,6 +193,14 @@ def _within_budget(
             put(modes, rows, Modes(*(part[rows] for part in fitted[name][d])))
         results[name] = tasks[name].finish(modes, None, (f"orders from a budget of {budget} real states",))
     return results
+
+
+def _every_order(task: FilterTask) -> dict[int, Modes]:
+    """Modes of every one of :data:`ORDERS`, and none for order 0."""
+    found = {0: task.no_modes()}
+    for order in ORDERS:
+        found[order] = task.fit(order, found[max(found)])[0]
+    return found
 
 
 def _replaced(model: nn.Module, results: dict[str, Distilled]) -> DistilledModel:

@@ -91,14 +91,19 @@ class FilterTask:
         """No recurrence at all, in the shape of ``width`` modes per channel."""
         return Modes(*torch.zeros(2, len(self.taps), width, dtype=torch.complex128))
 
-    def fit(self, order: int) -> tuple[Modes, tuple[str, ...]]:
-        """Modes of one order for every channel; channels of lower numerical rank are fitted at their rank."""
+    def fit(self, order: int, lower: Modes | None = None) -> tuple[Modes, tuple[str, ...]]:
+        """Modes of one order for every channel; channels of lower numerical rank are fitted at their rank.
+
+        Args:
+            lower: what this found for the next lower of :data:`ORDERS`, where that is known; else ``"best"`` fits the
+                lower orders again.
+        """
         if self.method != "best":
             return self._fit_method(order)
         modes, notes = self._with("kung-varpro")._fit_method(order)
         # A weight or squared errors ask for something else than the H-infinity error that bounds compare.
-        if self.norm == "hinf" and self.weight is None:
-            self._choose(modes, order)
+        if order and self.norm == "hinf" and self.weight is None:
+            self._choose(modes, order, lower)
         return modes, notes
 
     def bounds(self, modes: Modes) -> Float[Tensor, " channels"]:
@@ -110,14 +115,16 @@ class FilterTask:
         steps = self.steps if norm is None else STEPS[norm]
         return replace(self, method=method, norm=norm or self.norm, steps=steps)
 
-    def _choose(self, modes: Modes, order: int) -> None:
+    def _choose(self, modes: Modes, order: int, lower: Modes | None) -> None:
         """Put per channel what has the smallest bound, of three methods and of :data:`ORDERS` up to this one.
 
         A lower order is fitted only where its lower bound leaves the possibility that it is better; so the bound of an
         order does not exceed that of one of ``ORDERS`` below it, but for the rounding of fits in other batches.
         """
         least, sigma = self.bounds(modes), self.subspace.values
-        for d in (order, *(lower for lower in reversed(ORDERS) if lower < order)):
+        if lower is not None:
+            _keep_smaller(modes, least, torch.arange(len(least)), lower, self.bounds(lower))
+        for d in (order, *(other for other in reversed(ORDERS) if lower is None and other < order)):
             lowest = sigma[:, d] if d < sigma.shape[1] else torch.zeros_like(least)
             rows = (least > lowest).nonzero().flatten()
             if d < order:
@@ -131,10 +138,7 @@ class FilterTask:
         if len(rows):
             part = other.rows(rows)
             found = part._fit_method(order)[0]
-            bounds = part.bounds(found)
-            better = bounds < least[rows]
-            put(modes, rows[better], found.rows(better))
-            least[rows[better]] = bounds[better]
+            _keep_smaller(modes, least, rows, found, part.bounds(found))
 
     def _fit_method(self, order: int) -> tuple[Modes, tuple[str, ...]]:
         values = self.subspace.values
@@ -260,9 +264,17 @@ def filter_task(
 
 
 def put(modes: Modes, rows: Tensor, found: Modes) -> None:
-    """Write the modes of some channels, padded with none."""
+    """Write the modes of some channels, padded with none; modes beyond the width are none."""
     for whole, part in zip(modes, found, strict=True):
-        whole[rows] = torch.nn.functional.pad(part, (0, whole.shape[1] - part.shape[1]))
+        width = whole.shape[1]
+        whole[rows] = torch.nn.functional.pad(part[:, :width], (0, max(0, width - part.shape[1])))
+
+
+def _keep_smaller(modes: Modes, least: Tensor, rows: Tensor, found: Modes, bounds: Tensor) -> None:
+    """Put what was found for some rows where its bound is smaller, in place."""
+    better = bounds < least[rows]
+    put(modes, rows[better], found.rows(better))
+    least[rows[better]] = bounds[better]
 
 
 def _subspace(g: Tensor, order: int) -> Subspace:

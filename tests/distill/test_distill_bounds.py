@@ -154,3 +154,17 @@ def test_fits_do_not_depend_on_the_gradient_mode_of_the_caller(mode):
         assert distill_filter(taps, 4, method="gradient").certificate.hinf_bound.isfinite().all()
     assert got.predicted_kl == want.predicted_kl
     got.model(torch.zeros(1, 5, dtype=torch.long)).logits.sum().backward()
+
+
+@pytest.mark.parametrize("options", [{"order": 4}, {"tolerance": 0.5}, {"state_budget": 40}], ids=str)
+def test_a_window_serves_every_way_to_choose_the_orders_of_a_model(options):
+    torch.manual_seed(0)
+    small = {"l_max": 64, "filter_order": 8}
+    config = SeqConvConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, mixer="hyena", mixer_options=small)
+    ids = torch.arange(80).view(2, 40) % 16
+    done = distill(SeqConvForCausalLM(config).eval(), within=32, calibration=ids, **options)
+    (certificate,) = done.certificates.values()
+    assert (certificate.window_bound < certificate.hinf_bound).any()
+    assert certificate.hinf_bound.isfinite().all()
+    if "tolerance" in options:
+        assert torch.equal(certificate.met, certificate.window_bound <= 0.5 * certificate.norm_hinf)

@@ -14,11 +14,12 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...filters.state_space.diagonal import DiagonalSSM
 from ...filters.state_space.modal import ModalFilter
 from ..fitting.parallel import in_blocks
 
@@ -136,7 +137,7 @@ def certify(
     met = torch.ones_like(order, dtype=torch.bool)
     if tolerance is not None:
         met = factor * hinf <= tolerance * norm_hinf if window_only else bound <= tolerance * least_norm
-    rounding = _rounding(ssm.offsets, ssm.residues, torch.finfo(modal.residues.dtype).eps)
+    rounding = _rounding(ssm, torch.finfo(modal.residues.dtype).eps)
     l1, l2 = error.abs().sum(1), error.norm(dim=1)
     return Certificate(
         order, singular_values, lower, l1, l2, hinf, bound, factor * hinf, rounding, tail,
@@ -144,19 +145,20 @@ def certify(
     )  # fmt: skip
 
 
-def _rounding(
-    offsets: Complex[Tensor, "channels modes"], residues: Complex[Tensor, "channels modes"], eps: float
-) -> Float[Tensor, " channels"]:
-    """Bound of what rounding every operation of ``x += offset x + u, y = Re sum residue x`` adds to y, for |u| <= 1.
+def _rounding(ssm: DiagonalSSM, eps: float) -> Float[Tensor, " channels"]:
+    """Bound of what rounding every operation of ``x += offset x + u, y = head . u + Re sum residue x`` adds to y.
+
+    For ``|u| <= 1``:
 
     ``|x| <= 1 / (1 - |pole|) = m``. A step rounds a complex product (3 eps |offset| m), the sum with u and that with x
     (2 eps m together with the product): an error that decays like the state, so m steps of it add up. The output
-    rounds products and a sum of as many terms as there are modes.
+    rounds products and a sum of as many terms as there are modes and taps of the head.
     """
-    longest = 1 / (1 - (1 + offsets).abs())
-    step = eps * (3 * offsets.abs() + 3) * longest
-    output = eps * (offsets.shape[1] + 3) * longest
-    return (residues.abs() * (step * longest + output)).sum(1)
+    terms = ssm.offsets.shape[1] + 3 + (0 if ssm.head is None else ssm.head.shape[1])
+    longest = 1 / (1 - (1 + ssm.offsets).abs())
+    step = eps * (3 * ssm.offsets.abs() + 3) * longest
+    modes = (ssm.residues.abs() * (step * longest + eps * terms * longest)).sum(1)
+    return modes if ssm.head is None else modes + eps * terms * ssm.head.abs().sum(1)
 
 
 def _grid_size(length: int) -> int:
