@@ -20,6 +20,8 @@ def distill_command(
     fir_head: Annotated[
         int | None, typer.Option(min=1, help="Leading taps kept exactly; 1, or more if needed.")
     ] = None,
+    strict: Annotated[bool, typer.Option(help="Fail unless every channel was distilled.")] = False,
+    write_unchanged: Annotated[bool, typer.Option(help="Write the model even if no channel was distilled.")] = False,
     plots: Annotated[bool, typer.Option(help="Draw the worst channel of every filter.")] = True,
 ) -> None:
     """Distil the long convolutions of a language model into recurrences with proven errors."""
@@ -43,19 +45,34 @@ def distill_command(
             within=within,
             progress=lambda names: track(list(names), description="distilling", transient=True),
         )
-        save_distilled(distilled, output, tokenizer=tokenizer)
-        if plots:
-            _plot(model, distilled, output)
+        written = distilled.channels[0] > 0 or write_unchanged
+        if written:
+            save_distilled(distilled, output, tokenizer=tokenizer)
+            if plots:
+                _plot(model, distilled, output)
     print_summary(distilled)
-    typer.echo(f"written to {output}; every channel is in {output / TABLE}")
+    if written:
+        typer.echo(f"written to {output}; every channel is in {output / TABLE}")
+    else:
+        typer.echo("nothing was distilled, so nothing is written (--write-unchanged writes the model as it is)")
+    convolutions, channels = distilled.convolutions, distilled.channels
+    typer.echo(
+        f"{convolutions[0]} of {convolutions[1]} convolutions, {channels[0]} of {channels[1]} channels distilled"
+    )
+    if strict and channels[0] < channels[1]:
+        raise typer.Exit(1)
 
 
 def print_summary(distilled: Any) -> None:
-    """A line per filter: what became of it, the states of its channels, and the worst error of one."""
+    """A line per filter: what became of it, the states of its distilled channels, and the worst error of one."""
+    import torch
+
     for name, c in distilled.certificates.items():
-        error = f"worst relative error {float((c.hinf_bound / c.norm_hinf).max()):.2g}"
+        shown = c.met if bool(c.met.any()) else torch.ones_like(c.met)
+        error = f"worst relative error {float((c.hinf_bound / c.norm_hinf)[shown].max()):.2g}"
         within = "" if c.tolerance is None else f", {int(c.met.sum())} of {len(c.met)} channels within {c.tolerance:g}"
-        states = f"{int(c.order.sum())} states, {int(c.order.min())} to {int(c.order.max())} a channel"
+        order = c.order[shown]
+        states = f"{int(order.sum())} states, {int(order.min())} to {int(order.max())} a channel"
         fate = "kept exact" if name in distilled.kept else states
         typer.echo(f"{name or 'the module itself'}: {fate}, {error}{within}")
     if distilled.predicted_kl is not None:

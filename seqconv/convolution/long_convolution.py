@@ -8,7 +8,7 @@ Replacing ``filter`` by another one (a distilled one, say) changes nothing else.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,11 @@ from seqconv_kernels import fft_conv
 from seqconv_kernels._core.operator.sizes import known
 
 from ..filters.base import Filter, Recurrence, add_skip, foreign_state
+from ..filters.mixed import MixedFilter
 from ..state import State, state_class
 from ..types import StateKind
 from .fractal import FractalState
+from .mixed import MixedState, mixed_state
 from .online import OnlineState, extend_online, init_online, known_inputs, online_prefill, online_step
 from .smooth import SmoothState
 
@@ -158,16 +160,39 @@ class LongConvolution(nn.Module):
             max_length: longest context to come, where known; a state without a recurrence begins with as many taps,
                 and with more from the filter when the context becomes longer.
         """
-        recurrence = self.filter.recurrence()
+        if not isinstance(self.filter, MixedFilter):
+            return tuple(self._initial(form, batch_size) for form in self._forms(self.filter, max_length))
+        modal = cast(Recurrence, self.filter.modal.recurrence())
+        states: list[State] = []
+        for stage, form in enumerate(self._forms(self.filter.exact, max_length)):
+            split = self.filter.of_stage(stage, self.stages)
+            if split.exact and split.distilled:
+                of_distilled = self._initial(_channels(modal, split.rows), batch_size)
+                index = torch.tensor(split.exact, device=self.filter.distilled.device)
+                of_exact = self._initial(_channels(form, index), batch_size)
+                states.append(mixed_state(split, self.heads, of_distilled, of_exact, index.device))
+            else:
+                whole = form if split.exact else _channels(modal, split.rows)
+                states.append(self._initial(whole, batch_size))
+        return tuple(states)
+
+    def _forms(self, filter: Filter, max_length: int | None) -> list[Recurrence | Tensor]:
+        """Per stage what a filter decodes with: its recurrence, or else its taps."""
+        recurrence = filter.recurrence()
         if recurrence is not None:
-            parts = [self._part(recurrence, stage) for stage in range(self.stages)]
-            return tuple(RecurrentState(part, part.init_state(batch_size)) for part in parts)
-        lengths = [length for length in (self.filter.max_length, max_length) if length is not None]
-        taps = self._taps(self.filter, min(lengths, default=FIRST_TAPS))
-        extensible = self._extensible(taps[0].shape[1])
-        return tuple(
-            init_online(h, batch_size, heads=self.heads, smooth=self.smooth, extensible=extensible) for h in taps
-        )
+            if self.stages == 1:
+                return [recurrence]
+            size = self.filter.channels // self.stages
+            return [_channels(recurrence, slice(i * size, (i + 1) * size)) for i in range(self.stages)]
+        lengths = [length for length in (filter.max_length, max_length) if length is not None]
+        return list(self._taps(filter, min(lengths, default=FIRST_TAPS)))
+
+    def _initial(self, form: Recurrence | Tensor, batch_size: int) -> State:
+        if isinstance(form, Tensor):
+            extensible = self._extensible(form.shape[1])
+            return init_online(form, batch_size, heads=self.heads, smooth=self.smooth, extensible=extensible)
+        whole = form if self.heads == 1 else form.map(lambda t: torch.cat([t] * self.heads))
+        return RecurrentState(whole, whole.init_state(batch_size))
 
     def prefill(
         self,
@@ -183,12 +208,9 @@ class LongConvolution(nn.Module):
             ValueError: a state of another filter: of another kind, width, order or batch size.
         """
         self._check_state("prefill", u, state)
-        if isinstance(state, RecurrentState):
-            y, hidden = state.recurrence.prefill(u, state.hidden)
-            after: State = RecurrentState(state.recurrence, hidden)
-        else:
-            y, after = online_prefill(u, self._reaching(cast(OnlineState, state), u.shape[1], stage))
-        return (y if skip is None else y + (skip * u).to(y.dtype)), after
+        if isinstance(state, MixedState):
+            return state.advance(u, skip, lambda v, s, channels, own: self._prefill_part(v, s, stage, channels, own))
+        return self._prefill_part(u, state, stage, None, skip)
 
     def step(
         self,
@@ -200,41 +222,71 @@ class LongConvolution(nn.Module):
     ) -> tuple[Float[Tensor, "batch channels"], State]:
         """One input from the state of a stage; errors as :meth:`prefill`."""
         if isinstance(state, RecurrentState) and self.filter.recurrent:
+            return self._step_part(u_t, state, stage, None, skip)
+        self._check_state("step", u_t, state)
+        if isinstance(state, MixedState):
+            return state.advance(u_t, skip, lambda v, s, channels, own: self._step_part(v, s, stage, channels, own))
+        return self._step_part(u_t, state, stage, None, skip)
+
+    def _prefill_part(
+        self, u: Tensor, state: State, stage: int, channels: Tensor | None, skip: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Inputs of channels that are decoded alike: all of the stage, or ``channels``."""
+        if isinstance(state, RecurrentState):
+            y, hidden = state.recurrence.prefill(u, state.hidden)
+            after: State = RecurrentState(state.recurrence, hidden)
+        else:
+            y, after = online_prefill(u, self._reaching(cast(OnlineState, state), u.shape[1], stage, channels))
+        return (y if skip is None else y + (skip * u).to(y.dtype)), after
+
+    def _step_part(
+        self, u_t: Tensor, state: State, stage: int, channels: Tensor | None, skip: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """One input of channels that are decoded alike."""
+        if isinstance(state, RecurrentState):
             y, hidden = state.recurrence.step(u_t, state.hidden, skip=skip)
             return y, RecurrentState(state.recurrence, hidden)
-        self._check_state("step", u_t, state)
-        y, after = online_step(u_t, self._reaching(cast(OnlineState, state), 1, stage))
+        y, after = online_step(u_t, self._reaching(cast(OnlineState, state), 1, stage, channels))
         return add_skip(y, u_t, skip), after
 
     def _check_state(self, operation: str, u: Tensor, state: State) -> None:
         """Kind, rows and width; a recurrence checks the order itself."""
-        if self.filter.recurrent:
-            if not isinstance(state, RecurrentState):
-                raise foreign_state(f"LongConvolution.{operation}", state, "RecurrentState, as the filter has one")
+        mixed, width = isinstance(self.filter, MixedFilter), u.shape[-1]
+        if mixed and isinstance(state, MixedState) and len(state.order) == width:
+            width, state = len(state.exact), state.of_exact
+        if isinstance(state, RecurrentState) and (mixed or self.filter.recurrent):
             return
-        kind, sizes = SmoothState if self.smooth else FractalState, (u.shape[0], u.shape[-1])
+        if self.filter.recurrent:
+            raise foreign_state(f"LongConvolution.{operation}", state, "RecurrentState, as the filter has one")
+        kind, sizes = SmoothState if self.smooth else FractalState, (u.shape[0], width)
         if not isinstance(state, kind) or (state.echo.shape[0], state.head.shape[1]) != sizes:
             wanted = f"{kind.__name__} of {sizes[0]} rows of width {sizes[1]}"
             raise foreign_state(f"LongConvolution.{operation}", state, wanted)
 
+    @property
+    def _online_filter(self) -> Filter:
+        """The filter whose taps online convolution takes."""
+        return self.filter.exact if isinstance(self.filter, MixedFilter) else self.filter
+
     def _extensible(self, taps: int) -> bool:
         """Whether the filter has taps beyond the first ``taps``."""
-        return self.filter.max_length is None or not known(taps >= self.filter.max_length)
+        end = self._online_filter.max_length
+        return end is None or not known(taps >= end)
 
-    def _reaching(self, state: OnlineState, more: int, stage: int) -> OnlineState:
+    def _reaching(self, state: OnlineState, more: int, stage: int, channels: Tensor | None) -> OnlineState:
         """The state with enough taps for ``more`` inputs: doubled, or as many as needed, until the filter's end."""
         needed, have = known_inputs(state) + more + 1, state.taps.shape[1]
         if state.earlier is None or known(needed <= have) or not self._extensible(have):
             return state
-        taps = self._taps(self.filter, max(2 * have, needed))[stage]
+        taps = self._taps(self._online_filter, max(2 * have, needed))[stage]
+        taps = taps if channels is None else taps[channels]
         return extend_online(state, taps, extensible=self._extensible(taps.shape[1]))
 
     def _taps(self, filter: Filter, length: int) -> tuple[Tensor, ...]:
         reach = length if filter.max_length is None else min(length, filter.max_length)
         return filter(reach).chunk(2 * self.stages if self.two_sided else self.stages)  # type: ignore[no-any-return]
 
-    def _part(self, recurrence: Recurrence, stage: int) -> Recurrence:
-        """The recurrence of one stage, repeated for every head; its tensors have the channels first."""
-        if self.stages == self.heads == 1:
-            return recurrence
-        return recurrence.map(lambda t: torch.cat([t.chunk(self.stages, dim=0)[stage]] * self.heads))
+
+def _channels(form: Recurrence | Tensor, index: Any) -> Any:
+    """Some channels of taps or of a recurrence; its tensors have the channels first."""
+    return form[index] if isinstance(form, Tensor) else form.map(lambda t: t[index])

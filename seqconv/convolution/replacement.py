@@ -1,6 +1,7 @@
-"""Changing the long convolutions inside a model: other filters, room for modal ones, another way of decoding."""
+"""Changing the long convolutions inside a model: other filters, places for modal ones, another way of decoding."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from seqconv_kernels._core.errors import argument_error
 
 from ..filters.base import Filter
+from ..filters.mixed import MixedFilter
 from ..filters.state_space.modal import ModalFilter
 from ..mixer import Mixer
 from .long_convolution import LongConvolution
@@ -40,30 +42,35 @@ def _forget_state_sizes(module: nn.Module) -> None:
             part.forget_state_sizes()
 
 
-def modal_sizes(module: nn.Module) -> dict[str, list[int]]:
-    """Modes and exact taps of every modal filter in a long convolution: what :func:`place_modal_filters` needs."""
-    found = {name: conv.filter for name, conv in long_convolutions(module).items()}
-    return {
-        name: [filter.poles.shape[1], filter.head.shape[1]]
-        for name, filter in found.items()
-        if isinstance(filter, ModalFilter)
-    }
+def modal_sizes(module: nn.Module) -> dict[str, list[Any]]:
+    """What :func:`place_modal_filters` needs: ``[modes, taps]`` of every modal filter in a long convolution, and
+    ``[modes, taps, exact channels]`` where some channels keep their exact filter.
+    """
+    sizes: dict[str, list[Any]] = {}
+    for name, convolution in long_convolutions(module).items():
+        mixed = convolution.filter if isinstance(convolution.filter, MixedFilter) else None
+        filter = convolution.filter if mixed is None else mixed.modal
+        if isinstance(filter, ModalFilter):
+            exact = [] if mixed is None else [list(mixed.exact_channels)]
+            sizes[name] = [filter.poles.shape[1], filter.head.shape[1], *exact]
+    return sizes
 
 
-def place_modal_filters(module: nn.Module, sizes: Mapping[str, list[int]]) -> None:
+def place_modal_filters(module: nn.Module, sizes: Mapping[str, list[Any]]) -> None:
     """Put zero modal filters of the given sizes in place, ready for a checkpoint of the distilled module.
 
     Raises:
-        ValueError: a name that is no long convolution of the module.
+        ValueError: a name that is no long convolution of the module, exact channels that it does not have.
     """
     convolutions = long_convolutions(module)
-    for name, (modes, taps) in sizes.items():
+    for name, (modes, taps, *exact) in sizes.items():
         if name not in convolutions:
             known = ", ".join(sorted(convolutions)) or "none"
             remedy = "load it with the configuration it was saved with"
             raise argument_error(
                 "place_modal_filters", f"a modal filter at {name!r}", f"a long convolution ({known})", remedy
             )
-        channels = convolutions[name].filter.channels
-        none = torch.zeros(channels, modes, dtype=torch.complex64)
-        replace_filter(module, name, ModalFilter(none, none, torch.zeros(channels, taps)))
+        before, kept = convolutions[name].filter, exact[0] if exact else []
+        none = torch.zeros(before.channels - len(kept), modes, dtype=torch.complex64)
+        modal = ModalFilter(none, none, torch.zeros(len(none), taps))
+        replace_filter(module, name, MixedFilter(before, modal, kept) if kept else modal)

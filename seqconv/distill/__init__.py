@@ -10,9 +10,11 @@ from types import ModuleType
 from .certificates.certificate import Certificate
 from .filter import distill_filter
 from .model import DistilledModel, distill
+from .regularizer import regularizer
 from .task import Distilled
+from .tuning import fine_tune
 
-__all__ = ["Certificate", "Distilled", "DistilledModel", "distill", "distill_filter"]
+__all__ = ["Certificate", "Distilled", "DistilledModel", "distill", "distill_filter", "fine_tune", "regularizer"]
 
 
 class _CallablePackage(ModuleType):

@@ -78,5 +78,7 @@ def _summary(distilled: DistilledModel) -> dict[str, Any]:
         "kept": list(distilled.kept),
         "predicted_kl": distilled.predicted_kl,
         "measured_kl": distilled.measured_kl,
-        "states": sum(int(c.order.sum()) for n, c in distilled.certificates.items() if n not in distilled.kept),
+        "states": distilled.states,
+        "convolutions": list(distilled.convolutions),
+        "channels": list(distilled.channels),
     }

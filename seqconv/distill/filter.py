@@ -38,9 +38,8 @@ def distill_filter(
         h: impulse responses, lag 0 first.
         order: real order of every channel's recurrence.
         tolerance: H-infinity error allowed, relative to the filter's own; each channel takes the smallest of
-            :data:`ORDERS` that is proven to meet it, after the shortest of :data:`HEADS` with which all channels
-            can. Where no head is long enough, every channel that misses it keeps the largest order, and its
-            ``certificate.met`` is False.
+            :data:`ORDERS` that is proven to meet it, after the shortest of :data:`HEADS` with which the most channels
+            can. A channel that misses it keeps the largest order, and its ``certificate.met`` is False.
         method: ``"kung-varpro"`` (shift invariance of the Hankel matrix, then least squares refined by variable
             projection), ``"balanced"``, ``"prony"``, ``"gradient"`` (slow; for comparison), or ``"best"``: per channel
             whichever of the first two has the smallest proven bound, and a lower order where that is no worse.
@@ -83,20 +82,25 @@ def distill_filter(
         return task.finish(modes, None, notes)
     assert tolerance is not None
     first = _to_tolerance(task, tolerance)
-    if fir_head is not None or bool(first.certificate.met.all()):
+    if fir_head is not None:
         return first
-    return _after_longer_heads(task_after, tolerance, h.shape[1]) or first
+    return _after_longer_heads(task_after, first, tolerance, h.shape[1])
 
 
-def _after_longer_heads(task_after: Callable[..., FilterTask], tolerance: float, length: int) -> Distilled | None:
-    """With the shortest head after which every channel meets the tolerance, or ``None``."""
+def _after_longer_heads(
+    task_after: Callable[..., FilterTask], best: Distilled, tolerance: float, length: int
+) -> Distilled:
+    """With the shortest head after which the most channels meet the tolerance."""
     for head in (taps for taps in HEADS if 2 * taps < length):
+        met = int(best.certificate.met.sum())
+        if met == len(best.certificate.met):
+            break
         task = task_after(fir_head=head)
-        if bool(_possible(task, ORDERS[-1], tolerance).all()):
-            found = _to_tolerance(task, tolerance, (f"{head} exact taps, since shorter heads miss the tolerance",))
-            if bool(found.certificate.met.all()):
-                return found
-    return None
+        if int(_possible(task, ORDERS[-1], tolerance).sum()) > met:
+            note = f"{head} exact taps, since shorter heads miss the tolerance in more channels"
+            found = _to_tolerance(task, tolerance, (note,))
+            best = found if int(found.certificate.met.sum()) > met else best
+    return best
 
 
 def _to_tolerance(task: FilterTask, tolerance: float, notes: tuple[str, ...] = ()) -> Distilled:

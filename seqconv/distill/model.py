@@ -1,4 +1,4 @@
-"""Distilling whole models: every long convolution whose filter has no recurrence gets a modal one."""
+"""Distilling whole models: long convolutions whose filter has no recurrence get a modal one in each channel."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -13,6 +13,8 @@ from seqconv_kernels._core.errors import argument_error
 
 from ..convolution.long_convolution import LongConvolution
 from ..convolution.replacement import long_convolutions, modal_sizes, replace_filter
+from ..filters.base import Filter
+from ..filters.mixed import MixedFilter
 from ..filters.state_space.modal import ModalFilter
 from .certificates.budget import Choice, spend
 from .certificates.certificate import Certificate
@@ -33,7 +35,8 @@ class DistilledModel:
     Attributes:
         model: the copy; its original is unchanged.
         certificates: of every filter that was tried, by the name of its convolution.
-        kept: names of convolutions that keep their exact filter, because some channel cannot meet the tolerance.
+        kept: names of convolutions that keep their exact filter, because no channel can meet the tolerance. Of the
+            others, channels whose certificate is not ``met`` keep theirs.
         predicted_kl: divergence from the original's predictions on the calibration batch, in nats per token, as the
             Fisher information predicts it; ``None`` without calibration.
         measured_kl: the same, measured.
@@ -45,10 +48,28 @@ class DistilledModel:
     predicted_kl: float | None = None
     measured_kl: float | None = None
 
+    @property
+    def channels(self) -> tuple[int, int]:
+        """How many channels are distilled, and of how many."""
+        met = [c.met for c in self.certificates.values()]
+        return sum(int(m.sum()) for m in met), sum(len(m) for m in met)
+
+    @property
+    def convolutions(self) -> tuple[int, int]:
+        """How many convolutions are distilled in every channel, and of how many."""
+        return sum(bool(c.met.all()) for c in self.certificates.values()), len(self.certificates)
+
+    @property
+    def states(self) -> int:
+        """Real states of all recurrences together."""
+        return sum(int(c.order[c.met].sum()) for c in self.certificates.values())
+
     def __str__(self) -> str:
         parts = []
         for name, certificate in self.certificates.items():
-            fate = "kept exact: not every channel meets the tolerance" if name in self.kept else "distilled"
+            met, channels = int(certificate.met.sum()), len(certificate.met)
+            fate = "distilled" if met == channels else f"{met} of {channels} channels distilled, the others kept exact"
+            fate = "kept exact: no channel meets the tolerance" if name in self.kept else fate
             parts.append(f"{name or 'the module itself'} ({fate})\n{certificate}")
         if self.predicted_kl is not None:
             parts.append(f"KL per token: predicted {self.predicted_kl:.3g} nats, measured {self.measured_kl:.3g} nats")
@@ -75,8 +96,8 @@ def distill(
     Args:
         model: a model or mixer of ours; it is copied.
         order: real order of every recurrence.
-        tolerance: relative H-infinity error allowed; a convolution with a channel that cannot be proven to meet it
-            keeps its exact filter.
+        tolerance: relative H-infinity error allowed; a channel that cannot be proven to meet it keeps its exact
+            filter, and is decoded by exact online convolution next to the recurrences of the others.
         state_budget: real states of all recurrences together, given to the channels that need them most by the
             divergence predicted on ``calibration``.
         calibration: token ids for a causal language model; with any of the three ways to choose orders it adds
@@ -121,8 +142,10 @@ def distill(
     made = _replaced(model, results)
     if seen is None or calibration is None:
         return made
-    used = set(results) - set(made.kept)
-    predicted = sum(float(seen[name].from_taps(_error(taps[name], results[name].filter)).sum()) for name in used)
+    predicted = sum(
+        float(seen[name].from_taps(_error(taps[name], result.filter))[result.certificate.met].sum())
+        for name, result in results.items()
+    )
     return replace(made, predicted_kl=predicted, measured_kl=measured_divergence(model, made.model, calibration))
 
 
@@ -206,13 +229,22 @@ def _every_order(task: FilterTask) -> dict[int, Modes]:
 def _replaced(model: nn.Module, results: dict[str, Distilled]) -> DistilledModel:
     copied = copy.deepcopy(model)
     certificates = {name: result.certificate for name, result in results.items()}
-    kept = tuple(name for name, certificate in certificates.items() if not bool(certificate.met.all()))
+    kept = tuple(name for name, certificate in certificates.items() if not bool(certificate.met.any()))
     for name, result in results.items():
         if name not in kept:
-            device = next(long_convolutions(copied)[name].filter.parameters()).device
-            replace_filter(copied, name, result.filter.to(device))
+            before = long_convolutions(copied)[name].filter
+            replace_filter(copied, name, _distilled_part(before, result).to(next(before.parameters()).device))
     for part in copied.modules():
         backbone, config = getattr(part, "backbone", None), getattr(part, "config", None)
         if isinstance(backbone, nn.Module) and config is not None:
             cast(Any, config).modal_filters = modal_sizes(backbone)
     return DistilledModel(copied, certificates, kept)
+
+
+def _distilled_part(before: Filter, result: Distilled) -> Filter:
+    """The modal filter, or, where channels miss the tolerance, a mixed one in which they stay as they are."""
+    met = result.certificate.met
+    if bool(met.all()):
+        return result.filter
+    exact: list[int] = (~met).nonzero().flatten().tolist()
+    return MixedFilter(before, result.filter.select(met.nonzero().flatten()), exact)

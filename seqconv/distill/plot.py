@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..filters.mixed import MixedFilter
 from ..filters.state_space.modal import ModalFilter
 from .certificates.certificate import Certificate
 
@@ -13,21 +14,24 @@ from .certificates.certificate import Certificate
 def plot_certificate(
     path: str | os.PathLike[str],
     h: Float[Tensor, "channels length"],
-    modal: ModalFilter,
+    filter: ModalFilter | MixedFilter,
     certificate: Certificate,
     *,
     channel: int | None = None,
 ) -> None:
-    """Draw one channel (by default the one with the largest relative error) into an image file.
+    """Draw one channel (by default the distilled one with the largest relative error) into an image file.
 
     Needs matplotlib (``pip install seqconv[lra]``).
     """
     from matplotlib.figure import Figure
 
-    share = certificate.hinf / certificate.norm_hinf.clamp_min(1e-300)
-    worst = int(share.argmax()) if channel is None else channel
+    mixed = filter if isinstance(filter, MixedFilter) else None
+    modal = filter.modal if isinstance(filter, MixedFilter) else filter
+    drawn = torch.arange(modal.channels) if mixed is None else mixed.distilled.cpu()
+    share = (certificate.hinf / certificate.norm_hinf.clamp_min(1e-300))[drawn]
+    worst = int(drawn[share.argmax()]) if channel is None else channel
     taps = h[worst].detach().cpu().double()
-    fit = modal.in_float64().impulse_response(len(taps))[worst]
+    fit = modal.in_float64().impulse_response(len(taps))[int((drawn == worst).nonzero())]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     values, response, spectrum = figure.subplots(1, 3)
     values.semilogy(certificate.singular_values[worst].clamp_min(1e-17), marker=".")

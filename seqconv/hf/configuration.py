@@ -94,7 +94,7 @@ class SeqConvConfig(PreTrainedConfig):
             (``"sum"``, ``"mean"``, ``"none"``), and whether infinite ones (more labels than frames) count as 0.
         num_labels, problem_type, id2label, label2id: as in every transformers configuration.
         tie_word_embeddings: the language model head shares the token embeddings.
-        modal_filters: modes and exact taps of each distilled filter, by the name of its convolution inside the
+        modal_filters: modes, exact taps and exact channels (if any) of each distilled filter, by the name inside the
             backbone; written by :func:`seqconv.distill.distill`.
         initializer_range: standard deviation of fresh token embeddings and heads. Mixers initialise themselves; maps of
             patches and frames keep the size of their inputs.
@@ -154,7 +154,7 @@ class SeqConvConfig(PreTrainedConfig):
     classifier_dropout: float = 0.0
     ctc_loss_reduction: str = "sum"
     ctc_zero_infinity: bool = False
-    modal_filters: dict[str, list[int]] | None = None
+    modal_filters: dict[str, list[Any]] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     use_cache: bool = True

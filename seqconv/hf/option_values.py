@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedConfig
 
@@ -34,11 +34,16 @@ def is_filled_list(value: object) -> bool:
 
 
 def are_sizes(value: object) -> bool:
-    """Whether it is ``None`` or a mapping of pairs of counts."""
+    """Whether it is ``None``, or a mapping to two counts and perhaps a list of channels."""
     if value is None:
         return True
     rows = value.values() if isinstance(value, Mapping) else [()]
-    return all(isinstance(row, list | tuple) and len(row) == 2 and all(map(is_count, row)) for row in rows)
+    return all(isinstance(row, list | tuple) and _is_size(*row) for row in rows)
+
+
+def _is_size(modes: object = None, taps: object = None, channels: object = (), *more: object) -> bool:
+    counted = is_count(modes) and is_count(taps) and isinstance(channels, list | tuple)
+    return counted and not more and all(isinstance(c, int) and c >= 0 for c in cast(Sequence[object], channels))
 
 
 def require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> None:

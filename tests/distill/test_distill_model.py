@@ -6,12 +6,34 @@ import pytest
 import torch
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer
-from seqconv.convolution.replacement import decode_smoothly, long_convolutions, modal_sizes, place_modal_filters
+from seqconv.convolution.replacement import (
+    decode_smoothly,
+    long_convolutions,
+    modal_sizes,
+    place_modal_filters,
+    replace_filter,
+)
 from seqconv.distill import distill, distill_filter
 from seqconv.distill.certificates.budget import Choice, spend
 from seqconv.distill.fitting.second_order import coloured
 from seqconv.distill.fitting.sensitivity import sensitivities
+from seqconv.filters.base import Filter
+from seqconv.filters.mixed import MixedFilter
 from seqconv.filters.state_space.modal import ModalFilter
+
+
+class Taps(Filter):
+    """Given taps."""
+
+    def __init__(self, taps: torch.Tensor) -> None:
+        super().__init__(len(taps), max_length=taps.shape[1])
+        self.taps = torch.nn.Parameter(taps)
+
+    def _taps(self, length: int) -> torch.Tensor:
+        return self.taps[:, :length]
+
+    def _recurrence(self) -> None:
+        return None
 
 
 def mixer(name: str = "sgconv", **options):
@@ -51,15 +73,63 @@ def test_more_order_or_a_longer_exact_head_means_less_error():
     assert error(4, 1) > error(4, 32)
 
 
-def test_a_convolution_that_misses_the_tolerance_keeps_its_filter():
+def test_a_convolution_that_misses_the_tolerance_in_every_channel_keeps_its_filter():
     original = mixer(l_max=256)
-    distilled = distill(original, tolerance=1e-6)
+    distilled = distill(original, tolerance=1e-6, method="kung-varpro")
     assert distilled.kept == tuple(distilled.certificates)
+    assert distilled.channels == (0, 4)
+    assert distilled.convolutions == (0, 1)
     assert "kept exact" in str(distilled)
     torch.testing.assert_close(distilled.model(inputs()), original(inputs()), rtol=0, atol=0)
 
 
-def test_room_is_made_for_a_checkpoint_of_modal_filters():
+def test_channels_that_miss_the_tolerance_keep_their_response_next_to_the_distilled_ones():
+    t = torch.arange(200, dtype=torch.float64)
+    smooth = 0.8**t * torch.cos(torch.arange(4)[:, None] * t / 3)
+    rough = torch.randn(4, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = torch.tensor([True, False, True, False])
+    original = mixer("sgconv", l_max=200)
+    replace_filter(original, "convolution", Taps(torch.where(rows[:, None], smooth, rough)))
+    distilled = distill(original, tolerance=1e-3, fir_head=1, method="kung-varpro")
+    assert (distilled.kept, distilled.channels, distilled.convolutions) == ((), (2, 4), (0, 1))
+    (certificate,) = distilled.certificates.values()
+    assert certificate.met.tolist() == rows.tolist()
+    assert distilled.states == int(certificate.order[rows].sum()) <= 12
+    assert "2 of 4 channels distilled, the others kept exact" in str(distilled)
+    model = distilled.model
+    filter, taps = model.convolution.filter(300).detach(), original.convolution.filter(200)
+    assert torch.equal(filter[~rows, :200], taps[~rows])
+    error = torch.fft.rfft(filter - torch.nn.functional.pad(taps, (0, 100)), n=1024).abs().amax(1)
+    assert (error <= torch.where(rows, certificate.hinf_bound, 0.0) + 1e-12).all()
+    assert model.state_kind == "growing"
+    x = inputs(41)
+    first, state = model.prefill(x[:, :40])
+    last, _ = model.step(x[:, 40], state)
+    torch.testing.assert_close(torch.cat([first, last[:, None]], 1), model(x))
+
+
+@pytest.mark.parametrize("case", ["s4", "s4d", "multihyena", "mega"])
+def test_mixed_channels_in_mixers_with_recurrences_heads_and_stages(case):
+    torch.manual_seed(0)
+    original = create_mixer(case, 8).double().eval()
+    loose = distill(original, 4, length=33, recurrent=True, method="kung-varpro", fir_head=4)
+    (name,) = loose.certificates
+    relative = loose.certificates[name].hinf_bound / loose.certificates[name].norm_hinf
+    exact = relative.argsort(descending=True)[: len(relative) // 3].sort().values.tolist()
+    before, modal = (long_convolutions(m)[name].filter for m in (original, loose.model))
+    rest = torch.tensor([c for c in range(len(relative)) if c not in exact])
+    replace_filter(original, name, MixedFilter(before, modal.select(rest), exact))
+    x = torch.randn(2, 33, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    want = original(x)
+    y, state = original.prefill(x[:, :20])
+    outputs = [y]
+    for t in range(20, 33):
+        y_t, state = original.step(x[:, t], state)
+        outputs.append(y_t[:, None])
+    torch.testing.assert_close(torch.cat(outputs, 1), want, rtol=1e-7, atol=1e-7)
+
+
+def test_a_place_is_made_for_a_checkpoint_of_modal_filters():
     distilled = distill(mixer(l_max=64), 6).model
     fresh = mixer(l_max=64)
     place_modal_filters(fresh, modal_sizes(distilled))
@@ -113,8 +183,8 @@ def test_a_budget_is_spent_where_the_prediction_falls_most():
 def test_predicted_divergences_are_near_the_measured_and_a_budget_beats_equal_orders(order):
     model, ids = language_model(), token_ids(16)
     states = order * 2 * 8
-    equal = distill(model, order, calibration=ids)
-    budgeted = distill(model, state_budget=states, calibration=ids)
+    equal = distill(model, order, calibration=ids, method="kung-varpro")
+    budgeted = distill(model, state_budget=states, calibration=ids, method="kung-varpro")
     for distilled in (equal, budgeted):
         assert 1e-9 < distilled.measured_kl < 0.02
         assert 1 / 1.5 < distilled.predicted_kl / distilled.measured_kl < 1.5
@@ -124,7 +194,7 @@ def test_predicted_divergences_are_near_the_measured_and_a_budget_beats_equal_or
     assert all(f"a budget of {states} real states" in c.notes[0] for c in budgeted.certificates.values())
 
 
-def test_bad_calibration_and_conflicting_requests_are_refused(unannotated):
+def test_bad_calibration_and_conflicting_requests_raise(unannotated):
     model, ids = language_model(), token_ids()
     cases = [
         (r"10 calibration tokens.*at least 64.*longer", lambda: distill(model, 4, calibration=ids[:1, :10])),

@@ -7,7 +7,7 @@ Source: Massaroli et al. 2023, arXiv 2310.18780 (modal form; the exact first tap
 """
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from seqconv_kernels._core.complex import as_complex
@@ -56,6 +56,15 @@ class ModalFilter(WideFilter):
         for parameter, value in ((self.offsets, -1.0), (self.residues, 0.0), (self.head, 0.0)):
             nn.init.constant_(parameter, value)
         nn.init.zeros_(self.offsets[..., 1])
+
+    def select(self, channels: Int[Tensor, " some"]) -> "ModalFilter":
+        """The responses of some channels, bit for bit."""
+        none = torch.zeros(len(channels), self.offsets.shape[1], dtype=torch.complex64)
+        part = ModalFilter(none, none, torch.zeros(len(channels), self.head.shape[1])).to(self.offsets)
+        with torch.no_grad():
+            for own, whole in zip(part.parameters(), self.parameters(), strict=True):
+                own.copy_(whole[channels])
+        return part
 
     @property
     def poles(self) -> Complex[Tensor, "channels modes"]:
