@@ -100,4 +100,5 @@ def _leading_vectors(
     values, rotation = torch.linalg.eigh((ritz + ritz.transpose(1, 2)) / 2)
     largest = values.abs().argsort(dim=1, descending=True)[:, :order]
     taken = rotation.gather(2, largest[:, None].expand(-1, count, -1))
-    return taken.transpose(1, 2) @ probes
+    leading: Tensor = taken.transpose(1, 2) @ probes
+    return leading

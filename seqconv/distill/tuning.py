@@ -6,7 +6,7 @@ poles stay stable; residues and taps relative to the largest of their channel. O
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -80,7 +80,7 @@ def fine_tune(
     if not trained:
         raise argument_error("fine_tune", "a model without modal filters", "a distilled model", "distil it first")
     optimizer = torch.optim.Adam([t.change for t in trained.values()], lr=lr)
-    steps = len(batches) if hasattr(batches, "__len__") else None
+    steps = len(batches) if isinstance(batches, Sized) else None
     for step, ids in enumerate(batches):
         if steps is not None:
             optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
@@ -129,7 +129,8 @@ def _loss(model: nn.Module, exact: nn.Module, values: dict[str, Tensor], ids: Te
         return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     with torch.no_grad():
         wanted = exact(input_ids=ids, use_cache=False).logits.log_softmax(-1)
-    return (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1).mean()
+    divergence: Tensor = (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1).mean()
+    return divergence
 
 
 @torch.no_grad()
