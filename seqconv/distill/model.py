@@ -36,7 +36,7 @@ class DistilledModel:
         model: the copy; its original is unchanged.
         certificates: of every filter that was tried, by the name of its convolution.
         kept: names of convolutions that keep their exact filter, because no channel can meet the tolerance. Of the
-            others, channels whose certificate is not ``met`` keep theirs.
+            others, channels whose certificate is not ``met`` keep their exact response.
         predicted_kl: divergence from the original's predictions on the calibration batch, in nats per token, as the
             Fisher information predicts it; ``None`` without calibration.
         measured_kl: the same, measured.

@@ -143,7 +143,7 @@ def _keep_stable(trained: dict[str, Trained]) -> None:
 
 @torch.no_grad()
 def _certified(name: str, before: Certificate, model: nn.Module, exact: nn.Module, length: int | None) -> Certificate:
-    """The certificate of a filter as it is now; channels that were left exact keep theirs."""
+    """The certificate of a filter as it is now; channels that were left exact keep their entries."""
     filter, whole = (long_convolutions(m)[name].filter for m in (model, exact))
     modal = filter.modal if isinstance(filter, MixedFilter) else filter
     if not isinstance(modal, ModalFilter):
