@@ -229,7 +229,11 @@ class Mixer(KeepFloat32, Stateful[State], ABC):
         check_left_padding(self._op("prefill"), mask)
         eager = not torch.compiler.is_compiling()
         not_begun = torch.ones_like(mask[:, 0]) if fresh else state.not_begun
-        if eager and begun_rows_wait(mask, not_begun):
+        apart = isinstance(state, RowGroups)
+        if apart and not eager:
+            wanted, remedy = "no mask, or a state of rows that are together", "call the mixer outside of torch.compile"
+            raise argument_error(self._op("prefill"), "a compiled call with a mask and RowGroups", wanted, remedy)
+        if eager and (apart or begun_rows_wait(mask, not_begun)):
             return rows_apart(self._tokens, x, state, mask, values.get("shared", {}))
         if eager:
             state.not_begun = not_begun  # for mixers inside this one, which get their part of the state

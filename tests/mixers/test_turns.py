@@ -100,6 +100,21 @@ def test_rows_that_bring_different_numbers_of_tokens_continue_as_alone(name, opt
         assert_near(torch.cat(parts), mixer(row[None])[0])
 
 
+@pytest.mark.parametrize("name", list_mixers())
+def test_a_mask_without_padding_changes_nothing_for_rows_that_are_apart(name):
+    mixer = build(name, {})
+    if not mixer.causal:
+        return
+    mask, whole = torch.tensor([[True, True], [False, True]]), torch.ones(2, 3, dtype=torch.bool)
+    x = torch.randn(2, 3, D_MODEL, dtype=torch.float64)
+    _, state = mixer.prefill(x)
+    _, state = mixer.prefill(x[:, :2], state, mask=mask)
+    want, after = mixer.prefill(x, state.clone())
+    got, same = mixer.prefill(x, state.clone(), mask=whole)
+    assert_near(got, want)
+    assert_near(mixer.step(x[:, 0], same)[0], mixer.step(x[:, 0], after)[0])
+
+
 def test_a_state_of_rows_apart_is_checked():
     mixer = build("hyena", {})
     mask = torch.tensor([[True, True], [False, True]])
