@@ -123,7 +123,7 @@ class Backbone(Stateful[BackboneState]):
                 hidden_states.append(x)
             call = block if layer_state is None else partial(call_with_state, block, state=layer_state)
             run = partial(call, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
-            outputs = self._gradient_checkpointing_func(run, x) if self._checkpoints else run(x)
+            outputs = self._checkpointed(run, x, state, shared) if self._checkpoints else run(x)
             x, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
             shared = None if shared is None else {**shared, **rest.pop()}
             after.extend(rest)
@@ -149,6 +149,18 @@ class Backbone(Stateful[BackboneState]):
     @property
     def _checkpoints(self) -> bool:
         return self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+
+    def _checkpointed(
+        self, run: Callable[..., Any], x: Tensor, state: State | None, shared: SharedValues | None
+    ) -> Any:
+        """``run(x)``, recomputed in the backward pass.
+
+        Reentrant checkpoints lose gradients of all but ``x``: states and shared values take the other kind.
+        """
+        function, options = self._gradient_checkpointing_func, {}
+        if (state is not None or shared is not None) and checkpoint in (function, getattr(function, "func", None)):
+            options = {"use_reentrant": False}
+        return function(run, x, **options)
 
     def _layer_states(self, state: State | None) -> tuple[State | None, ...]:
         if state is None:

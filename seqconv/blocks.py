@@ -217,7 +217,8 @@ class Block(Stateful[BlockState]):
 
     @property
     def _per_token_norms(self) -> bool:
-        return all(child.per_token for child in self.children() if isinstance(child, Norm))
+        norms = (self._modules.get(name) for name in ("mixer_norm", "mlp_norm"))  # read at every token
+        return all(norm is None or cast(Norm, norm).per_token for norm in norms)
 
 
 def _changed(values: SharedValues, given: SharedValues | None) -> SharedValues:

@@ -20,12 +20,16 @@ NAMES = "get_parameter_names"
 CALLERS = ("transformers.trainer_pt_utils", "transformers.trainer")
 """Modules of transformers with that function in their namespace."""
 
+WRAPPER = "_honours_seqconv_marks"
+"""Attribute of the wrapper alone: other libraries wrap functions too."""
+
 
 def honour_marks() -> None:
     """Let the ``Trainer`` leave out parameters that are marked not to decay; again does nothing more."""
     for name in CALLERS:
-        names = vars(sys.modules[name]).get(NAMES) if name in sys.modules else None
-        if names is not None and not hasattr(names, "__wrapped__"):
+        module = sys.modules.get(name)
+        names = None if module is None else vars(module).get(NAMES)
+        if names is not None and not hasattr(names, WRAPPER):
             setattr(sys.modules[name], NAMES, _without_marked(names))
 
 
@@ -36,4 +40,5 @@ def _without_marked(names: Callable[..., list[str]]) -> Callable[..., list[str]]
         kept = {name for name, options in marks.items() if options.get("weight_decay") == 0}
         return [name for name in names(model, *args, **options) if name not in kept]
 
+    setattr(get_parameter_names, WRAPPER, True)
     return get_parameter_names

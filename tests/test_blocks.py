@@ -1,8 +1,11 @@
 """Blocks and backbones: their equations, their identities, and every error."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from seqconv.backbone import Backbone, build_backbone, build_block
 from seqconv.blocks import Block, BlockState
@@ -222,12 +225,34 @@ def test_shared_values_agree_in_every_form():
     torch.testing.assert_close(model.prefill(padded, mask=mask)[0][:, 3:], want[:1])
 
 
-def test_gradients_of_shared_values_survive_checkpointing():
-    model, x = sharing_backbone().train(), tokens().requires_grad_()
-    want = torch.autograd.grad(model(x).square().sum(), [x, *model.parameters()])
+def gradients(model, x, state=None):
+    """Of the input and of the parameters, by a backward pass as trainers run it."""
+    model.zero_grad()
+    x = x.detach().requires_grad_()
+    (model(x) if state is None else model(x, state)[0]).square().sum().backward()
+    return [x.grad, *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_gradients_of_shared_values_survive_checkpointing(reentrant):
+    model, x = sharing_backbone().train(), tokens()
+    want = gradients(model, x)
     model.gradient_checkpointing = True
-    got = torch.autograd.grad(model(x).square().sum(), [x, *model.parameters()])
-    torch.testing.assert_close(got, want)
+    if reentrant is not None:  # as transformers sets it
+        model._gradient_checkpointing_func = partial(checkpoint, use_reentrant=reentrant)
+    torch.testing.assert_close(gradients(model, x), want)
+
+
+def test_gradients_of_states_survive_reentrant_checkpointing():
+    model, x = backbone().train(), tokens()
+
+    def two_chunks():
+        return gradients(model, x[:, 4:], model.prefill(x[:, :4])[1])
+
+    want = two_chunks()
+    model.gradient_checkpointing = True
+    model._gradient_checkpointing_func = partial(checkpoint, use_reentrant=True)
+    torch.testing.assert_close(two_chunks(), want)
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])

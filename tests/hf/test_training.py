@@ -1,5 +1,8 @@
 """Training by transformers' Trainer, resuming it, and the optimizer's parameter groups."""
 
+import inspect
+from functools import wraps
+
 import pytest
 import torch
 import transformers
@@ -163,6 +166,22 @@ def test_a_trainer_that_was_imported_after_the_model_was_built_is_told_too(monke
     names = transformers.trainer.get_parameter_names(nn.ModuleDict({"inside": model}), [nn.LayerNorm], ["bias"])
     assert "inside.model.backbone.blocks.0.mixer.in_proj.weight" in names
     assert not [name for name in names if name.endswith(NEVER_DECAYED)]
+
+
+def test_a_wrapper_of_another_library_does_not_hide_the_marks(monkeypatch):
+    plain = inspect.unwrap(trainer_pt_utils.get_parameter_names)
+
+    @wraps(plain)
+    def traced(*args, **options):
+        return plain(*args, **options)
+
+    monkeypatch.setattr(trainer_pt_utils, "get_parameter_names", traced)
+    model = SeqConvForCausalLM(config("mamba"))
+    for _ in range(2):  # again wraps nothing more
+        names = trainer_pt_utils.get_parameter_names(nn.ModuleDict({"inside": model}), [nn.LayerNorm], ["bias"])
+        assert names
+        assert not [name for name in names if name.endswith(NEVER_DECAYED)]
+    assert trainer_pt_utils.get_parameter_names.__wrapped__ is traced
 
 
 def test_marks_of_other_projects_are_theirs():
