@@ -1,8 +1,11 @@
 """Weights of linear layers in int8, for decoding on the CPU: ``y = x (scale ⊙ W)^T + b`` one scale per row or group.
 
 Weight-only: activations and sums stay floating, so that no calibration is needed; a token reads a quarter of the bytes.
+:func:`int8_layers` names the layers of a model that were replaced, which its configuration keeps, and
+:func:`place_int8_layers` puts empty ones in their place before a checkpoint is read.
 """
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -22,7 +25,7 @@ class Int8Linear(KeepFloat32):
     """A linear layer with an int8 weight. It has no attribute ``weight``: reading that raises.
 
     Args:
-        linear: the layer whose values it takes.
+        linear: the layer whose values it takes; on the meta device for none.
         group_size: neighbouring inputs that share a scale; the whole row if not given.
 
     Raises:
@@ -31,7 +34,8 @@ class Int8Linear(KeepFloat32):
 
     def __init__(self, linear: nn.Linear, *, group_size: int | None = None) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features, self.group_size = linear.in_features, linear.out_features, group_size
+        self._made_empty = linear.weight.is_meta
         weight, scale = quantize_rows(linear.weight, group_size=group_size)
         self.register_buffer("weight_int8", weight)
         self.register_buffer("weight_scale", scale)
@@ -41,6 +45,11 @@ class Int8Linear(KeepFloat32):
 
     weight_int8: Tensor
     weight_scale: Tensor
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it was made without values, for a checkpoint, and has memory now."""
+        return self._made_empty and not self.weight_int8.is_meta
 
     def forward(self, x: Tensor) -> Tensor:
         """From (..., in_features) to (..., out_features), in the dtype of ``x``."""
@@ -60,8 +69,8 @@ def quantize(model: M, bits: int = 8, *, group_size: int | None = None) -> M:
     """Replace the projections of a model's mixers, MLPs and heads by int8 ones, in place; returns the model.
 
     Filter networks, time steps and decays keep their precision. A head that shares the token embeddings gets a weight
-    of its own. Gradients reach the inputs, not the weights. The result is for use in this process: ``from_pretrained``
-    builds floating layers, so save the floating model and quantize what was loaded.
+    of its own. Gradients reach the inputs, not the weights. Models write and read checkpoints with int8 weights by
+    ``save_pretrained`` and ``from_pretrained``.
 
     Args:
         model: any module with :class:`~seqconv.layers.linear.Linear` layers.
@@ -73,10 +82,37 @@ def quantize(model: M, bits: int = 8, *, group_size: int | None = None) -> M:
     """
     if bits != 8:
         raise argument_error("quantize", f"bits={bits}", "8", "leave bits out")
-    parents = [(p, n, c) for p in model.modules() for n, c in p.named_children() if type(c) is Linear]
+    parents = [(p, n, c) for p in model.modules() for n, c in p.named_children() if isinstance(c, Linear)]
     if not parents:
         raise argument_error("quantize", type(model).__name__, "a module with Linear layers", "pass a whole model")
     made = {child: Int8Linear(child, group_size=group_size).train(child.training) for _, _, child in parents}
     for parent, name, child in parents:
         setattr(parent, name, made[child])
     return model
+
+
+def int8_layers(module: nn.Module) -> dict[str, int | None]:
+    """Names of the layers inside a module that :func:`quantize` made, with their group sizes."""
+    return {name: layer.group_size for name, layer in module.named_modules() if isinstance(layer, Int8Linear)}
+
+
+def place_int8_layers(module: nn.Module, layers: Mapping[str, int | None]) -> None:
+    """Replace linear layers by int8 ones of the same sizes, ready for the checkpoint of a quantized module.
+
+    Args:
+        module: the model.
+        layers: their names, with group sizes, as :func:`int8_layers` gives them.
+
+    Raises:
+        ValueError: a name that is no ``Linear`` of the module; a group size that does not divide its inputs.
+    """
+    for name, group_size in layers.items():
+        parent, _, child = name.rpartition(".")
+        holder = module if not parent else dict(module.named_modules()).get(parent)
+        layer = getattr(holder, child, None)
+        if holder is None or not isinstance(layer, Linear):
+            remedy = "load it with the configuration it was saved with"
+            raise argument_error(
+                "place_int8_layers", f"an int8 layer at {name!r}", "the name of a Linear layer", remedy
+            )
+        setattr(holder, child, Int8Linear(layer, group_size=group_size).train(layer.training))

@@ -17,6 +17,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..attention.softmax import IMPLEMENTATIONS
 from ..parameters import mark_vectors, restore_optimizer_options, wide_default_dtype
+from ..quantization import Int8Linear, int8_layers, place_int8_layers
 from ..weight_decay import honour_marks
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
@@ -43,6 +44,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         """As in transformers; first gives memory to what was built on the meta device, and then values."""
         materialize(self)
         super().post_init()
+        self._place_int8_layers()
         mark_vectors(self)
         restore_optimizer_options(self)
 
@@ -50,6 +52,20 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         """As in ``nn.Module``; a ``Trainer`` that collects parameters to decay is told which are marked not to."""
         honour_marks()
         return super().named_children()
+
+    def init_weights(self) -> None:
+        """As in transformers.
+
+        Raises:
+            ValueError: int8 layers without values; they get them from a checkpoint alone.
+        """
+        empty = next((n for n, m in self.named_modules() if isinstance(m, Int8Linear) and m.is_empty), None)
+        if empty is not None:
+            operation, got = f"{type(self).__name__}.init_weights", f"an int8 layer without values ({empty})"
+            raise argument_error(
+                operation, got, "floating weights", "read a checkpoint, or set config.int8_layers=None"
+            )
+        super().init_weights()
 
     def initialize_weights(self) -> None:
         """As in transformers, computed in float32 whatever the parameters are."""
@@ -110,7 +126,11 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; a save that fails leaves the folder as it was."""
+        """As in transformers; a save that fails leaves the folder as it was.
+
+        A model after :func:`seqconv.quantize` is saved with its int8 weights and their scales.
+        """
+        self._note_int8_layers()
         if self._auto_class is None:  # the code of another class is not written: it can not be named
             self.config.auto_map = auto_map()
         if kwargs.get("push_to_hub") or not kwargs.get("is_main_process", True):
@@ -143,6 +163,41 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             remedy = "take one of them, or leave attn_implementation out"
             raise argument_error(type(self).__name__, f"attn_implementation={attn_implementation!r}", wanted, remedy)
         return attn_implementation or IMPLEMENTATIONS[0]
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but for heads with int8 weights, which are their own."""
+        tied = getattr(self, "all_tied_weights_keys", None)
+        if tied:
+            layers = dict(self.named_modules())
+            kept = {n: s for n, s in tied.items() if not isinstance(layers.get(n.rpartition(".")[0]), Int8Linear)}
+            self.all_tied_weights_keys = kept
+        super().tie_weights(*args, **kwargs)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers.
+
+        Raises:
+            ValueError: a head with int8 weights.
+        """
+        if new_num_tokens is not None and isinstance(self.get_output_embeddings(), Int8Linear):
+            operation = f"{type(self).__name__}.resize_token_embeddings"
+            raise argument_error(operation, "a head with int8 weights", "a floating head", "resize, and then quantize")
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
+    def _place_int8_layers(self) -> None:
+        """Make room for the int8 weights of the configuration: of this model, and of its own head."""
+        layers = self.config.int8_layers or {}
+        is_base = self.base_model_prefix not in self._modules
+        own = type(self).__name__ in (self.config.architectures or [type(self).__name__])
+        wanted = {n: g for n, g in layers.items() if n.startswith("backbone.") == is_base and (is_base or own)}
+        place_int8_layers(self, wanted)
+
+    def _note_int8_layers(self) -> None:
+        """Write into the configuration which layers have int8 weights."""
+        found = {n.removeprefix(f"{self.base_model_prefix}."): g for n, g in int8_layers(self).items()}
+        self.config.int8_layers = found or None
+        if isinstance(self.get_output_embeddings(), Int8Linear):
+            self.config.tie_word_embeddings = False
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict if return_dict is None else return_dict)

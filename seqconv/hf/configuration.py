@@ -14,6 +14,7 @@ from ..blocks import Block
 from ..registry import check_mixer_options
 from .arguments.checks import MAIN_INPUT
 from .option_values import (
+    are_groups,
     are_sizes,
     are_token_ids,
     check_json,
@@ -96,6 +97,9 @@ class SeqConvConfig(PreTrainedConfig):
         tie_word_embeddings: the language model head shares the token embeddings.
         modal_filters: modes, exact taps and exact channels (if any) of each distilled filter, by the name inside the
             backbone; written by :func:`seqconv.distill.distill`.
+        int8_layers: group sizes, or ``None``, of the linear layers with int8 weights by their names inside
+            ``SeqConvModel``, or, heads, inside the whole model; written where a model is saved after
+            :func:`seqconv.quantize`.
         initializer_range: standard deviation of fresh token embeddings and heads. Mixers initialise themselves; maps of
             patches and frames keep the size of their inputs.
         use_cache: causal models return their state.
@@ -155,6 +159,7 @@ class SeqConvConfig(PreTrainedConfig):
     ctc_loss_reduction: str = "sum"
     ctc_zero_infinity: bool = False
     modal_filters: dict[str, list[Any]] | None = None
+    int8_layers: dict[str, int | None] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     use_cache: bool = True
@@ -225,6 +230,7 @@ class SeqConvConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value not in known and not (name == "modality" and value is None):
                 raise unknown_name("SeqConvConfig", name, str(value), known)
+        require("int8_layers", self.int8_layers, are_groups, "None, or names with a group size of at least 1 or None")
         require("modal_filters", self.modal_filters, are_sizes, "None, or names with [modes, taps] of at least 1")
         if self.image_size % self.patch_size:
             got = f"image_size={self.image_size} and patch_size={self.patch_size}"

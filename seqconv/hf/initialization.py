@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..backbone import Backbone, build_backbone
 from ..convolution.replacement import place_modal_filters
+from ..quantization import int8_layers
 from .configuration import SeqConvConfig
 
 
@@ -55,9 +56,9 @@ def reset_what_was_not_loaded(module: nn.Module) -> None:
     """``module.reset_parameters()`` without touching what transformers has loaded.
 
     It runs where a parameter of the module or of its children was not loaded, or one of its own buffers; a loaded
-    tensor gives its place to an empty one meanwhile.
+    tensor gives its place to an empty one meanwhile. Modules with int8 layers stay as they are.
     """
-    if not callable(getattr(module, "reset_parameters", None)):
+    if not callable(getattr(module, "reset_parameters", None)) or int8_layers(module):
         return
     found = [(part, *entry) for part in module.modules() for entry in _tensors(part)]
     loaded = [(entries, name, tensor) for _, entries, name, tensor in found if _is_loaded(tensor)]

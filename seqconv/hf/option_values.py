@@ -46,6 +46,12 @@ def _is_size(modes: object = None, taps: object = None, channels: object = (), *
     return counted and not more and all(isinstance(c, int) and c >= 0 for c in cast(Sequence[object], channels))
 
 
+def are_groups(value: object) -> bool:
+    """Whether it is ``None`` or a mapping of counts or ``None``."""
+    sizes = () if value is None else value.values() if isinstance(value, Mapping) else (0,)
+    return all(size is None or is_count(size) for size in sizes)
+
+
 def require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) -> None:
     """Raise a ``ValueError`` that says what is ``wanted`` unless the value ``holds``."""
     if not holds(value):

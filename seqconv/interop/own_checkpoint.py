@@ -44,7 +44,7 @@ def check_own(place: Source, config: Mapping[str, Any], options: Mapping[str, An
         raise argument_error("from_pretrained", f"{place.name!r} without weights", wanted, LAYERS)
     _check_sizes(unwrapped(headers), {**config, **options})
     if options.get("quantization_config") is None and config.get("quantization_config") is None:
-        _check_dtypes(headers)
+        _check_dtypes(headers, config.get("int8_layers"))
     return is_wrapped(headers)
 
 
@@ -93,10 +93,16 @@ def _check_sizes(headers: Mapping[str, Header], config: Mapping[str, Any]) -> No
             raise argument_error("from_pretrained", got, "its own tensors alone", REMEDY)
 
 
-def _check_dtypes(headers: Mapping[str, Header]) -> None:
-    """Raise for tensors of integers or of 8-bit numbers, which would be cast silently; single integers are counters."""
+def _check_dtypes(headers: Mapping[str, Header], int8_layers: object) -> None:
+    """Raise for tensors of integers or of 8-bit numbers, which would be cast silently.
+
+    Single integers are counters; int8 weights are what the configuration names.
+    """
+    layers = tuple(int8_layers) if isinstance(int8_layers, Mapping) else ()
+    narrow = {f"{name}.weight_int8" for name in layers}
     for name, header in headers.items():
-        if header.shape and not header.wide:
+        expected = header.dtype == "I8" and (name in narrow or name.partition(".")[2] in narrow)
+        if header.shape and not header.wide and not expected:
             got = f"a checkpoint with {name} of dtype {header.dtype}"
             wanted = "floating-point numbers of at least 16 bits"
             raise argument_error("from_pretrained", got, wanted, "save the model in float32, float16 or bfloat16")

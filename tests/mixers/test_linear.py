@@ -1,6 +1,7 @@
 """The linear layer of decoding: an nn.Linear for all that look for one, its kernel in every mixer's steps."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from mixer_cases import LENGTH, build, causal, inputs, run_in_pieces
 from seqconv.layers import linear
 from seqconv.layers.linear import Linear, use_torch_linear
+from seqconv.mixers.state_space.s4_layer import S4Linear
 from seqconv_kernels._core import native
 from seqconv_kernels.skinny_linear import cpu
 from tolerances import assert_near
@@ -42,6 +44,16 @@ def test_parameters_names_and_initial_values_are_those_of_torch():
     assert list(layer.state_dict()) == list(plain.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), plain.parameters(), strict=True))
     assert type(use_torch_linear(nn.Sequential(layer))[0]) is nn.Linear
+
+
+def test_tables_of_classes_have_an_entry_for_it():
+    assert {nn.Linear: 1}[Linear] == {nn.Linear: 1}[S4Linear] == 1
+    assert Linear in {nn.Linear}
+    assert nn.Linear == Linear
+    assert Linear not in {nn.Bilinear, S4Linear}
+    layer = copy.deepcopy(Linear(5, 3))
+    assert type(layer) is Linear
+    assert type(pickle.loads(pickle.dumps(layer))) is Linear
 
 
 @compiled
