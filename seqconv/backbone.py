@@ -192,6 +192,7 @@ def build_backbone(
     *,
     mixer_defaults: Mapping[str, Any] | None = None,
     final_norm: bool | None = None,
+    final_norm_options: Mapping[str, Any] | None = None,
     input_dropout: float = 0.0,
     drop_path: float = 0.0,
     drop_path_schedule: str = "linear",
@@ -201,7 +202,8 @@ def build_backbone(
 
     Args:
         mixer_defaults: options of every mixer that its layer does not set itself, such as ``bidirectional``.
-        final_norm: a norm behind the last block; by default where norms come first (``norm_placement="pre"``).
+        final_norm: a norm after the last block; by default where norms come first (``norm_placement="pre"``).
+        final_norm_options: its options where they differ from ``norm_options``.
         drop_path: stochastic depth of the last layer; ``drop_path_schedule`` ``"linear"`` lets it grow from 0 at the
             first, ``"constant"`` takes it everywhere.
         **block_options: arguments of :class:`~seqconv.blocks.Block` for all layers.
@@ -220,7 +222,8 @@ def build_backbone(
         here = {**block_options, "drop_path": drop_path * share, "layer": LayerContext(i, n_layers)}
         blocks.append(build_block(d_model, spec, mixer_defaults=mixer_defaults, **here))
     placement = block_options.get("norm_placement", "pre")
-    norm = {key: block_options[key] for key in ("norm", "norm_options") if key in block_options} or {"norm": "layer"}
+    own = block_options.get("norm_options") if final_norm_options is None else final_norm_options
+    norm = {"norm": block_options.get("norm", "layer"), "norm_options": own}
     ends = final_norm if final_norm is not None else placement == "pre"
     tied = block_options.get("tie_dropout", False)
     return Backbone(blocks, input_dropout=input_dropout, tie_dropout=tied, **(norm if ends else {}))

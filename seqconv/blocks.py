@@ -21,6 +21,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .decoding.stateful import Stateful
 from .layers.channel_mix import create_channel_mix
+from .layers.experts import MixtureOfExperts
 from .layers.mlp import MLP
 from .layers.norms import Norm, create_norm
 from .layers.residual import Dropout, DropPath, Residual, create_residual
@@ -54,6 +55,8 @@ class Block(Stateful[BlockState]):
         mlp_hidden: its hidden width, instead of the ratio.
         mlp_bias: whether its projections have biases; ``None``: as in the original (all kinds of MLP have them).
         mlp_dropout: dropout of its hidden activations.
+        mlp_options: further options of its kind (``"moe"``).
+        mlp_residual_options: options of its residual connection where they differ from the mixer's.
         mlp_norm, mlp_norm_options: norm of the MLP where it differs from the mixer's.
         dropout: dropout of the outputs of the mixer and the MLP.
         tie_dropout: drop a channel of a row at all tokens together.
@@ -81,6 +84,8 @@ class Block(Stateful[BlockState]):
         mlp_hidden: int | None = None,
         mlp_bias: bool | None = None,
         mlp_dropout: float = 0.0,
+        mlp_options: Mapping[str, Any] | None = None,
+        mlp_residual_options: Mapping[str, Any] | None = None,
         mlp_norm: str | None = None,
         mlp_norm_options: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
@@ -95,18 +100,21 @@ class Block(Stateful[BlockState]):
         self.d_model, self.norm_placement = _width(mixer, d_model, mlp), norm_placement
         self.mixer, self.mask_mixer_inputs = mixer, mask_mixer_inputs
         depth = 1 if layer is None else layer.index + 1
-        join = partial(create_residual, residual, self.d_model, depth=depth, **(residual_options or {}))
+        join = partial(create_residual, residual, self.d_model, depth=depth)
         if mixer is not None and not mixer.residual_inside:
             self.mixer_norm = create_norm(norm, self.d_model, **(norm_options or {}))
-            self.mixer_residual = join()
-        self.mlp: MLP | Mixer | None = None
+            self.mixer_residual = join(**(residual_options or {}))
+        self.mlp: MLP | MixtureOfExperts | Mixer | None = None
         if mlp != "none":
             other, options = (norm, norm_options) if mlp_norm is None else (mlp_norm, mlp_norm_options)
             self.mlp_norm = create_norm(other, self.d_model, **(options or {}))
             hidden = round(mlp_ratio * self.d_model) if mlp_hidden is None else mlp_hidden
             hyper: dict[str, Any] = {"hidden": hidden, "dropout": mlp_dropout, "bias": mlp_bias}
+            hyper |= mlp_options or {}
             self.mlp = create_channel_mix(mlp, self.d_model, tie_dropout=tie_dropout, layer=layer, **hyper)
-            self.mlp_residual = join()
+            self.mlp_residual = join(
+                **(residual_options if mlp_residual_options is None else mlp_residual_options) or {}
+            )
         self.dropout, self.drop_path = Dropout(dropout, tied=tie_dropout), DropPath(drop_path)
 
     @property

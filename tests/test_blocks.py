@@ -383,6 +383,8 @@ def test_final_norm_follows_the_placement():
         model = build_backbone(6, 1, ["none"], mlp="gelu", norm="rms", norm_placement=placement)
         assert type(model.norm).__name__ == name
     assert type(build_backbone(6, 1, ["none"], mlp="gelu", final_norm=False).norm).__name__ == "NoNorm"
+    model = build_backbone(6, 1, ["none"], mlp="gelu", norm_options={"eps": 0.5}, final_norm_options={"eps": 0.25})
+    assert (model.layers[0].mlp_norm.eps, model.norm.eps) == (0.5, 0.25)
 
 
 def test_norms_over_the_length_have_no_state():

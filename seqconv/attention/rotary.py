@@ -12,13 +12,16 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 
 def rotate(
-    x: Float[Tensor, "batch length heads head_dim"], position: Int[Tensor, "#batch length"], base: float
+    x: Float[Tensor, "batch length heads head_dim"],
+    position: Int[Tensor, "#batch length"],
+    base: float,
+    scaling: float = 1.0,
 ) -> Float[Tensor, "batch length heads head_dim"]:
-    """Turn every head of every token to its position; computed in float32 at least."""
+    """Turn every head of every token to its position over ``scaling``; computed in float32 at least."""
     dtype = accumulation_dtype(x)
     half = x.shape[-1] // 2
     rates = base ** -(torch.arange(half, device=x.device, dtype=dtype) / half)
-    angle = (position[..., None].to(dtype) * rates)[:, :, None]
+    angle = (position[..., None].to(dtype) / scaling * rates)[:, :, None]
     first, second = x.to(dtype).chunk(2, dim=-1)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

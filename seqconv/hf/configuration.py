@@ -53,6 +53,8 @@ POSITIVE = (
 PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
 BOOLEANS = ("bidirectional", "tie_dropout", "tie_word_embeddings", "use_cache", "embedding_norm", "ctc_zero_infinity")
 NAMES = ("mixer", "norm", "residual", "mlp")
+MAPPINGS = ("mixer_options", "norm_options", "final_norm_options", "residual_options", "mlp_options",
+            "mlp_residual_options", "mlp_norm_options")  # fmt: skip
 _NO_OPTIONS = ("mixer", "d_model", "drop_path", "mask_mixer_inputs", "layer")
 BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in _NO_OPTIONS)
 
@@ -72,14 +74,17 @@ class SeqConvConfig(PreTrainedConfig):
         bidirectional: every mixer depends on the whole sequence, unless its own options say otherwise.
         norm, norm_options, norm_placement, residual, residual_options, dropout, tie_dropout: as in
             :class:`seqconv.blocks.Block`.
-        mlp, mlp_ratio, mlp_hidden, mlp_bias, mlp_dropout, mlp_norm, mlp_norm_options: as there.
-        final_norm, input_dropout, drop_path, drop_path_schedule: as :func:`seqconv.backbone.build_backbone`.
+        mlp, mlp_ratio, mlp_hidden, mlp_bias, mlp_dropout, mlp_options, mlp_residual_options, mlp_norm,
+            mlp_norm_options: as there.
+        final_norm, final_norm_options, input_dropout, drop_path, drop_path_schedule: as in
+            :func:`seqconv.backbone.build_backbone`.
         modality: ``"text"``, ``"image"`` or ``"audio"``; ``None`` leaves it to the model class.
         position_embedding: ``"none"``, ``"learned"`` or ``"sinusoidal"``, added to the embeddings, for at most
             ``max_position_embeddings`` positions (images: as many as there are patches).
         embedding_scale: multiplies token embeddings, those passed as ``inputs_embeds`` too (Gemma).
+        logits_scale: multiplies the logits of the next token (Granite).
         logits_soft_cap: bounds the logits z of the next token, ``c tanh(z / c)``; ``None`` for no bound (Gemma).
-        embedding_norm: a norm after the embeddings.
+        embedding_norm: a norm after the embeddings, ``norm`` with ``norm_options``.
         image_size, patch_size, num_channels: pixels a side, pixels of a patch a side, colours. ``patch_size=1`` reads
             an image pixel by pixel through a linear encoder.
         audio_input: ``"waveform"`` cuts ``(batch, samples)`` into frames of ``frame_size`` samples every
@@ -130,6 +135,8 @@ class SeqConvConfig(PreTrainedConfig):
     mlp_hidden: int | None = None
     mlp_bias: bool | None = None
     mlp_dropout: float = 0.0
+    mlp_options: dict[str, Any] | None = None
+    mlp_residual_options: dict[str, Any] | None = None
     mlp_norm: str | None = None
     mlp_norm_options: dict[str, Any] | None = None
     dropout: float = 0.0
@@ -138,10 +145,12 @@ class SeqConvConfig(PreTrainedConfig):
     drop_path: float = 0.0
     drop_path_schedule: str = "linear"
     final_norm: bool | None = None
+    final_norm_options: dict[str, Any] | None = None
     modality: str | None = None
     position_embedding: str = "none"
     max_position_embeddings: int = 2048
     embedding_scale: float = 1.0
+    logits_scale: float = 1.0
     logits_soft_cap: float | None = None
     embedding_norm: bool = False
     image_size: int = 32
@@ -216,7 +225,7 @@ class SeqConvConfig(PreTrainedConfig):
         for name in PROBABILITIES:
             require(name, getattr(self, name), lambda v: is_number(v) and 0 <= v < 1, "a probability in [0, 1)")
         require("logits_soft_cap", self.logits_soft_cap, lambda v: v is None or (is_number(v) and v > 0), "above 0")
-        for name in ("mlp_ratio", "initializer_range", "embedding_scale"):
+        for name in ("mlp_ratio", "initializer_range", "embedding_scale", "logits_scale"):
             require(name, getattr(self, name), lambda v: is_number(v) and v > 0, "a number above 0")
             setattr(self, name, float(getattr(self, name)))
         for name in BOOLEANS:
@@ -266,7 +275,7 @@ class SeqConvConfig(PreTrainedConfig):
         return int(self.image_size // self.patch_size) ** 2
 
     def _check_layers(self) -> None:
-        for name in ("mixer_options", "norm_options", "residual_options", "mlp_norm_options"):
+        for name in MAPPINGS:
             require(name, getattr(self, name), lambda v: v is None or isinstance(v, Mapping), "a mapping or None")
         if self.layer_pattern is not None and self.mixer_options:
             got = "a layer_pattern and mixer_options"

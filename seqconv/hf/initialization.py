@@ -24,6 +24,7 @@ def make_backbone(config: SeqConvConfig) -> Backbone:
         config.layers,
         mixer_defaults={"bidirectional": True} if config.bidirectional else {},
         final_norm=config.final_norm,
+        final_norm_options=config.final_norm_options,
         input_dropout=config.input_dropout,
         drop_path=config.drop_path,
         drop_path_schedule=config.drop_path_schedule,

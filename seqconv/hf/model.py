@@ -40,7 +40,8 @@ class SeqConvModel(SeqConvPreTrainedModel):
             else:
                 self.embed_frames = FrameEmbedding(config)
             self.positions = PositionEmbedding(config)
-            self.embedding_norm = create_norm(config.norm if config.embedding_norm else "none", config.hidden_size)
+            norm, norm_options = (config.norm, config.norm_options or {}) if config.embedding_norm else ("none", {})
+            self.embedding_norm = create_norm(norm, config.hidden_size, **norm_options)
             self.backbone = make_backbone(config)
         use_attention(self.backbone, config._attn_implementation)
         self.post_init()

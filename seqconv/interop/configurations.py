@@ -175,8 +175,9 @@ class MambaSsmConfiguration(Configuration):
     tie_embeddings: bool = True
 
 
-NOT_NEGATIVE = frozenset({"d_intermediate"})
-"""Sizes that may be 0; all others are at least 1."""
+NOT_NEGATIVE = frozenset({"d_intermediate", "num_experts", "num_local_experts", "num_dense_layers",
+                          "expert_layer_offset", "attn_layer_offset", "num_nextn_predict_layers"})  # fmt: skip
+"""Numbers that may be 0; all others are at least 1."""
 
 
 def read_configuration(kind: type[ConfigurationT], config: Mapping[str, Any]) -> ConfigurationT:

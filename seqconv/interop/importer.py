@@ -80,6 +80,10 @@ class Weights:
         """Mark tensors that the module derives by itself; they need not be there."""
         self._taken.update(self._prefix + name for name in names)
 
+    def ignore_part(self, prefix: str) -> None:
+        """The same for all tensors whose names start with ``prefix``."""
+        self._taken.update(name for name in self._tensors if name.startswith(self._prefix + prefix))
+
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._tensors
 

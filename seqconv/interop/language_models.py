@@ -166,13 +166,13 @@ def read_xlstm(config: Mapping[str, Any], weights: Weights) -> Read:
         raise argument_error("load_checkpoint", got, "one width and one number of blocks", "correct the configuration")
     hyper = {name: getattr(c, name) for name in XLSTM_BLOCK} | {"hidden_size": width}
     mixer, block = block_options(**hyper)
-    # The final norm does not get the ε of the configuration from its model there, but the norm's own default.
     tensors = _norm(weights, "backbone.out_norm", "model.backbone.norm", ["weight"])
     for i in range(depth):
         converted = convert_block(weights.part(f"backbone.blocks.{i}."), hyper)
         tensors |= {f"model.backbone.blocks.{i}.{name}": tensor for name, tensor in converted.items()}
-    shape = {"hidden_size": width, "logits_soft_cap": float(c.output_logit_soft_cap)}
+    shape: dict[str, Any] = {"hidden_size": width, "logits_soft_cap": float(c.output_logit_soft_cap)}
     shape |= {name: block[name] for name in ("norm", "norm_options")}
+    shape |= {"final_norm_options": {"eps": c.norm_eps}}  # without a bias, whatever use_bias says
     specs = [["xlstm_large", mixer]] * depth
     return language_model(c, weights, "backbone.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
 
@@ -250,20 +250,22 @@ def language_model(
     c: Configuration,
     weights: Weights,
     embedding: str,
-    specs: list[list[Any]],
+    specs: list[Any],
     tensors: dict[str, Tensor],
     shape: dict[str, Any],
     tied: bool,
 ) -> Read:
-    """Embeddings, head and what all configurations share."""
+    """Embeddings, head and what all configurations share; layers given as mappings say themselves what their MLP is."""
     table = weights.take(embedding)
     if tied:
         weights.ignore("lm_head.weight")
     tensors |= {"model.embed_tokens.weight": table, "lm_head.weight": table if tied else weights.take("lm_head.weight")}
-    up = tensors.get("model.backbone.blocks.0.mlp.up.weight")
-    same = all(spec == specs[0] for spec in specs)
+    named = isinstance(specs[0], list)
+    up = tensors.get("model.backbone.blocks.0.mlp.up.weight") if named else None
+    same = named and all(spec == specs[0] for spec in specs)
     layers = {"mixer": specs[0][0], "mixer_options": specs[0][1]} if same else {"layer_pattern": specs}
-    mlp = {} if up is None else {"mlp": "swiglu", "mlp_hidden": up.shape[0] // 2, "mlp_bias": False}
+    mlp = {} if up is None else {"mlp": "swiglu", "mlp_hidden": up.shape[0] // 2}
+    mlp |= {} if up is None else {"mlp_bias": "model.backbone.blocks.0.mlp.up.bias" in tensors}
     tokens = {name: getattr(c, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     sizes = {"vocab_size": table.shape[0], "num_hidden_layers": len(specs), "tie_word_embeddings": tied}
     return {**shape, **sizes, **layers, **mlp, **tokens, "final_norm": True}, tensors

@@ -1,7 +1,8 @@
 """Channel mixes: what a block applies after its mixer, by name.
 
-Without a state (:class:`~seqconv.layers.mlp.MLP`): one of ``PLAIN`` or ``GATED``. With one, a
-:class:`~seqconv.mixer.Mixer` in the block's second place:
+Without a state: one of ``PLAIN`` or ``GATED`` (:class:`~seqconv.layers.mlp.MLP`), or ``moe``
+(:class:`~seqconv.layers.experts.MixtureOfExperts`). With one, a :class:`~seqconv.mixer.Mixer` in the block's second
+place:
 
 ``rwkv7``   ``y_t = V relu(K (x_t + x_k ⊙ (x_{t-1} - x_t)))²``, ``x_{-1} = 0`` (token shift)
 ``rwkv6``   the same times ``σ(R (x_t + x_r ⊙ (x_{t-1} - x_t)))``
@@ -12,6 +13,8 @@ RWKV-v5/src/model.py there at 524481d5; RWKV-4's is that of RWKV-6 with ``x = 1 
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +27,7 @@ from ..mixer import Mixer
 from ..packing import zero_padding
 from ..state import State, state_class
 from ..types import LayerContext, StateKind
+from .experts import MixtureOfExperts
 from .linear import Linear
 from .mlp import GATED, MLP, PLAIN
 from .residual import Dropout
@@ -125,6 +129,9 @@ CHANNEL_MIXES: Mapping[str, Callable[..., TokenShiftMLP]] = {
 }
 """Channel mixes with a state, in addition to the kinds of :class:`~seqconv.layers.mlp.MLP`."""
 
+_OF_EVERY_KIND = ("self", "d_model", "hidden", "dropout", "bias", "tie_dropout")
+EXPERT_OPTIONS = [name for name in signature(MixtureOfExperts.__init__).parameters if name not in _OF_EVERY_KIND]
+
 
 def create_channel_mix(
     kind: str,
@@ -135,21 +142,30 @@ def create_channel_mix(
     bias: bool | None = None,
     tie_dropout: bool = False,
     layer: LayerContext | None = None,
-) -> MLP | Mixer:
+    **options: Any,
+) -> MLP | MixtureOfExperts | Mixer:
     """Build a channel mix by name.
 
     Args:
-        kind: one of ``PLAIN``, ``GATED`` or ``CHANNEL_MIXES``.
+        kind: one of ``PLAIN``, ``GATED`` or ``CHANNEL_MIXES``, or ``"moe"``.
         d_model, hidden, dropout, tie_dropout: as :class:`~seqconv.layers.mlp.MLP`.
         bias: whether the projections have biases; ``None``: as in the original.
         layer: place in the stack, for kinds whose initial values depend on it.
+        **options: those of :class:`~seqconv.layers.experts.MixtureOfExperts` for ``"moe"``; none otherwise.
 
     Raises:
-        ValueError: unknown kind (the nearest are named), ``hidden < 1``.
+        ValueError: unknown kind or option (the nearest are named), ``hidden < 1``.
     """
+    known = EXPERT_OPTIONS if kind == "moe" else []
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"create_channel_mix({kind!r})", "option", option, known)
+    if kind == "moe":
+        sizes: dict[str, Any] = {"hidden": hidden, "dropout": dropout, "bias": bool(bias), "tie_dropout": tie_dropout}
+        return MixtureOfExperts(d_model, **sizes, **options)
     if kind in CHANNEL_MIXES:
         made = CHANNEL_MIXES[kind]
         return made(d_model, hidden=hidden, dropout=dropout, bias=bool(bias), tie_dropout=tie_dropout, layer=layer)
     if kind not in PLAIN and kind not in GATED:
-        raise unknown_name("create_channel_mix", "mlp", kind, [*PLAIN, *GATED, *CHANNEL_MIXES])
+        raise unknown_name("create_channel_mix", "mlp", kind, [*PLAIN, *GATED, *CHANNEL_MIXES, "moe"])
     return MLP(d_model, kind=kind, hidden=hidden, dropout=dropout, bias=bias is not False, tie_dropout=tie_dropout)

@@ -251,6 +251,16 @@ def test_learned_positions_count_real_tokens():
         model(prompts(1, 8))
 
 
+@pytest.mark.parametrize(("norm", "options"), [("rms", {"eps": 0.5, "unit_offset": True}), ("layer", {"eps": 0.5})])
+def test_the_norm_after_the_embeddings_has_the_options_of_the_other_norms(norm, options):
+    model = made(SeqConvModel, norm=norm, norm_options=options, embedding_norm=True)
+    first = model.backbone.layers[0].mixer_norm
+    model.embedding_norm.load_state_dict(first.state_dict())
+    x = torch.randn(2, 3, model.config.hidden_size, dtype=first.weight.dtype)
+    assert model.embedding_norm.eps == 0.5
+    assert torch.equal(model.embedding_norm(x), first(x))
+
+
 def test_layer_patterns_make_hybrids():
     pattern = ["s4d", {"mixer": "none", "mlp": "swiglu", "norm": "rms"}, ["mamba", {"d_state": 3}]]
     model = made(SeqConvForCausalLM, layer_pattern=pattern, num_hidden_layers=4)

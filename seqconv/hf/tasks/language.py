@@ -82,7 +82,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked, **kwargs))
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(cast(Tensor, outputs.last_hidden_state)[:, kept])
-        cap = self.config.logits_soft_cap
+        scale, cap = self.config.logits_scale, self.config.logits_soft_cap
+        logits = logits if scale == 1.0 else logits * scale
         logits = logits if cap is None else cap * torch.tanh(logits / cap)
         loss = None
         if labels is not None:

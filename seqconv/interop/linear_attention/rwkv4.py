@@ -20,6 +20,9 @@ TIME_MIX, CHANNEL_MIX = "huggingface/transformers:RwkvSelfAttention", "huggingfa
 LAYER: dict[str, Any] = {"hidden_size": 4096, "attention_hidden_size": None, "intermediate_size": None}
 IGNORED = ("vocab_size", "context_length", "num_hidden_layers", "layer_id", "seed", "rescale_every")
 
+FINAL_NORM_EPS = 1e-5
+"""ε of the final norm, ``ln_out``, whatever ``layer_norm_epsilon`` says; the other norms take that."""
+
 Read = tuple[dict[str, Any], dict[str, Tensor]]
 """Options of ``SeqConvConfig`` and tensors of ``SeqConvForCausalLM``."""
 
@@ -95,6 +98,7 @@ def read_rwkv(config: Mapping[str, Any], weights: Weights) -> Read:
         "norm": "layer",
         "norm_options": {"eps": c.layer_norm_epsilon},
         "final_norm": True,
+        "final_norm_options": {"eps": FINAL_NORM_EPS},
         "embedding_norm": True,
         "tie_word_embeddings": c.tie_word_embeddings,
     } | {name: getattr(c, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}

@@ -7,6 +7,7 @@ process group splits hold a part of the weights and are unsupported.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
@@ -70,6 +71,9 @@ DEFAULTS2 = {
 RENAMED2 = {"headdim": "head_dim", "ngroups": "num_groups", "D_has_hdim": "D_per_channel"}
 """The original's names of options, where seqconv's differ."""
 
+LARGEST = torch.finfo(torch.float32).max
+"""A limit that limits nothing; configurations hold no infinities."""
+
 IGNORED = ("layer", "layer_idx", "device", "dtype", "batch", "seqlen", "seed")
 IGNORED1 = (*IGNORED, "use_fast_path")
 IGNORED2 = (*IGNORED, "use_mem_eff_path", "process_group", "sequence_parallel")
@@ -112,6 +116,7 @@ def mamba2_options(**hyper: Any) -> dict[str, Any]:
     o = {RENAMED2.get(name, name): value for name, value in o.items()}
     least, largest = (float(limit) for limit in o["dt_limit"])
     unlimited = (least, largest) == (0.0, float("inf"))
+    largest = min(largest, LARGEST)
     initial = tuple(float(bound) for bound in o["A_init_range"])
     return {**o, "dt_limit": None if unlimited else (least, largest), "A_init_range": initial}
 
