@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from seqconv.interop.importer import Weights, get_importer
 
+STATISTICS = ("running_mean", "running_var")
+"""Names of the buffers of batch norms, which have no gradient."""
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -53,7 +56,10 @@ class Imported:
 
     def __init__(self, original: str, params: dict[str, Tensor], hyper: dict[str, Any], dtype=torch.float64) -> None:
         importer = get_importer(original)
-        self.leaves = {k: v.to(dtype).requires_grad_() if v.is_floating_point() else v for k, v in params.items()}
+        wide = {k: v.to(dtype) if v.is_floating_point() else v for k, v in params.items()}
+        self.leaves = {
+            k: v.requires_grad_(v.is_floating_point() and not k.endswith(STATISTICS)) for k, v in wide.items()
+        }
         weights = Weights(original, self.leaves)
         hyper = importer.infer(weights) | hyper
         self.module: nn.Module = importer.build(**hyper).to(dtype).eval()

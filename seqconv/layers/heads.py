@@ -16,12 +16,13 @@ class HeadwiseLinear(nn.Module):
         heads: blocks.
         init_std: standard deviation of the initial weights; ``√(2 / (5 · channels of a head))`` if not given (Nguyen
             and Salazar 2019).
+        bias: whether there is one per channel.
 
     Raises:
         ValueError: heads that do not divide the channels.
     """
 
-    def __init__(self, channels: int, heads: int, *, init_std: float | None = None) -> None:
+    def __init__(self, channels: int, heads: int, *, init_std: float | None = None, bias: bool = False) -> None:
         super().__init__()
         if heads < 1 or channels % heads:
             raise argument_error(
@@ -30,16 +31,20 @@ class HeadwiseLinear(nn.Module):
         width = channels // heads
         self.init_std = (2 / (5 * width)) ** 0.5 if init_std is None else init_std
         self.weight = nn.Parameter(torch.empty(heads, width, width))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights from a normal distribution."""
+        """Draw the weights from a normal distribution; the bias is zero."""
         nn.init.normal_(self.weight, std=self.init_std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens channels"]:
         """Map every head by its own matrix."""
         grouped = x.unflatten(-1, (self.weight.shape[0], -1))
-        return torch.einsum("...hi,hoi->...ho", grouped, self.weight).flatten(-2)
+        y = torch.einsum("...hi,hoi->...ho", grouped, self.weight).flatten(-2)
+        return y if self.bias is None else y + self.bias
 
 
 class HeadLayerNorm(nn.Module):

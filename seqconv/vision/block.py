@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers.mlp import MLP
-from ..layers.norms import LayerNorm
+from ..layers.norms import create_norm
 from ..layers.residual import DropPath, Residual, create_residual
+from .conv_mlp import create_mlp
 from .mixer_2d import Mixer2d
+from .ss2d import depthwise_conv2d
 
 
 class Block2d(nn.Module):
@@ -16,8 +17,12 @@ class Block2d(nn.Module):
     Args:
         mixer: the 2-D mixer.
         mlp_ratio: hidden width of the MLP over the width; 0 leaves the MLP out.
+        mlp: its kind, as in :class:`~seqconv.layers.mlp.MLP` or :mod:`~seqconv.vision.conv_mlp`.
+        mlp_bias: whether it has biases.
+        position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which tells where they are.
         drop_path: probability of leaving out the mixer, or the MLP, for an image.
         layer_scale: initial value of a learned factor per channel of what is added (c); ``None`` for none.
+        norm: its name, see :mod:`~seqconv.layers.norms`.
         norm_eps: ε of the norms.
     """
 
@@ -26,23 +31,30 @@ class Block2d(nn.Module):
         mixer: Mixer2d,
         *,
         mlp_ratio: float = 4.0,
+        mlp: str = "gelu",
+        mlp_bias: bool = True,
+        position_conv: bool = False,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
+        norm: str = "layer",
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         d_model = mixer.d_model
-        self.mixer, self.mixer_norm = mixer, LayerNorm(d_model, eps=norm_eps)
+        self.position_conv = depthwise_conv2d(d_model, 3) if position_conv else None
+        self.mixer, self.mixer_norm = mixer, create_norm(norm, d_model, eps=norm_eps)
         self.mixer_residual = _residual(d_model, layer_scale)
         self.mlp = None
         if mlp_ratio > 0:
-            self.mlp_norm = LayerNorm(d_model, eps=norm_eps)
-            self.mlp = MLP(d_model, hidden=int(mlp_ratio * d_model))
+            self.mlp_norm = create_norm(norm, d_model, eps=norm_eps)
+            self.mlp = create_mlp(mlp, d_model, int(round(mlp_ratio * d_model, 3)), bias=mlp_bias)
             self.mlp_residual = _residual(d_model, layer_scale)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
         """Mix the cells, then the channels."""
+        if self.position_conv is not None:
+            x = x + self.position_conv(x.movedim(-1, 1)).movedim(1, -1)
         y: Tensor = self.mixer_residual(x, self.drop_path(self.mixer(self.mixer_norm(x))))
         if self.mlp is not None:
             y = self.mlp_residual(y, self.drop_path(self.mlp(self.mlp_norm(y))))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,10 +29,14 @@ class HierarchicalBackbone(ImageBackbone):
         dims: width of each stage.
         depths: blocks of each stage.
         mixer_options: options of the mixer in all stages.
+        stage_options: options of the mixer of each stage on top of these.
         in_channels: channels of the images.
         patch_size: pixels of a cell of the first stage along each axis.
         stem, downsampling: see :mod:`~seqconv.vision.stems`.
-        mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`.
+        mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`; one value, or one for each stage.
+        block_options: other options of the blocks.
+        projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
+            last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         out_indices: stages whose outputs are the maps of features, counted from 0; all if not given.
         gradient_checkpointing: see :class:`~seqconv.vision.backbone.ImageBackbone`.
@@ -47,22 +52,28 @@ class HierarchicalBackbone(ImageBackbone):
         dims: Sequence[int],
         depths: Sequence[int],
         mixer_options: Mapping[str, Any] | None = None,
+        stage_options: Sequence[Mapping[str, Any]] | None = None,
         in_channels: int = 3,
         patch_size: int = 4,
         stem: str = "patch",
         downsampling: str = "merge",
-        mlp_ratio: float = 4.0,
-        layer_scale: float | None = None,
+        mlp_ratio: float | Sequence[float] = 4.0,
+        layer_scale: float | Sequence[float | None] | None = None,
+        block_options: Mapping[str, Any] | None = None,
+        projection: int | None = None,
         drop_path: float = 0.0,
         out_indices: Sequence[int] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if len(dims) != len(depths) or not dims or min(depths) < 1:
-            got = f"dims={tuple(dims)}, depths={tuple(depths)}"
+        stages = len(dims)
+        ratios, scales, own = (_each(v, stages) for v in (mlp_ratio, layer_scale, stage_options or [{}] * stages))
+        if {len(depths), len(ratios), len(scales), len(own)} != {stages} or not dims or min(depths) < 1:
+            got = f"dims={tuple(dims)}, depths={tuple(depths)}, {len(ratios)} mlp_ratio, {len(scales)} layer_scale, "
+            got += f"{len(own)} stage_options"
             raise argument_error("HierarchicalBackbone", got, "a width and a depth >= 1 per stage", "correct the sizes")
         self.in_channels, self.patch_size = in_channels, patch_size
-        self.d_model, self.num_stages, self.gradient_checkpointing = dims[-1], len(dims), gradient_checkpointing
+        self.num_stages, self.gradient_checkpointing = stages, gradient_checkpointing
         out_indices = range(len(dims)) if out_indices is None else out_indices
         self.out_indices = check_out_indices("HierarchicalBackbone", out_indices, len(dims))
         self.dims = tuple(dims[stage] for stage in self.out_indices)
@@ -73,11 +84,13 @@ class HierarchicalBackbone(ImageBackbone):
             create_downsampling(downsampling, d_in, d_out) for d_in, d_out in pairwise(dims)
         )
         self.stages = nn.ModuleList()
-        for dim, depth in zip(dims, depths, strict=True):
-            mixers = (create_mixer_2d(mixer, dim, **(mixer_options or {})) for _ in range(depth))
-            blocks = [Block2d(m, mlp_ratio=mlp_ratio, layer_scale=layer_scale, drop_path=next(rates)) for m in mixers]
-            self.stages.append(nn.ModuleList(blocks))
-        self.norm = LayerNorm(dims[-1])
+        for dim, depth, ratio, scale, extra in zip(dims, depths, ratios, scales, own, strict=True):
+            mixers = (create_mixer_2d(mixer, dim, **{**(mixer_options or {}), **extra}) for _ in range(depth))
+            options = {"mlp_ratio": ratio, "layer_scale": scale, **(block_options or {})}
+            self.stages.append(nn.ModuleList(Block2d(m, drop_path=next(rates), **options) for m in mixers))
+        self.norm = LayerNorm(dims[-1]) if projection is None else nn.Identity()
+        self.projection = None if projection is None else PooledProjection(dims[-1], projection)
+        self.d_model = dims[-1] if projection is None else projection
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -100,5 +113,22 @@ class HierarchicalBackbone(ImageBackbone):
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """The mean over the cells of the normed map."""
-        normed: Tensor = self.norm(last)
+        normed: Tensor = self.norm(last) if self.projection is None else self.projection(last)
         return normed.mean((1, 2))
+
+
+class PooledProjection(nn.Module):
+    """``silu(norm(W x))`` of every cell, with a batch norm."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.proj, self.norm = nn.Linear(d_in, d_out), nn.BatchNorm2d(d_out)
+
+    def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch rows columns d_out"]:
+        """Every cell by itself."""
+        return F.silu(self.norm(self.proj(x).movedim(-1, 1)).movedim(1, -1))
+
+
+def _each(value: Any, stages: int) -> list[Any]:
+    """A value of every stage."""
+    return list(value) if isinstance(value, Sequence) else [value] * stages

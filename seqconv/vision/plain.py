@@ -135,8 +135,14 @@ class PlainBackbone(ImageBackbone):
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "rows columns d_model"]:
         """The position embeddings of a grid of patches."""
-        table = self.position_embedding
-        if (rows, columns) == (self.grid, self.grid):
-            return table
-        resized = F.interpolate(table.movedim(-1, 0)[None], size=(rows, columns), mode="bicubic", align_corners=False)
-        return resized[0].movedim(0, -1)
+        return resized_positions(self.position_embedding, rows, columns)
+
+
+def resized_positions(
+    table: Float[Tensor, "grid_rows grid_columns d_model"], rows: int, columns: int
+) -> Float[Tensor, "rows columns d_model"]:
+    """Position embeddings for another grid of patches: bicubic, or the table itself where the grid is its own."""
+    if (rows, columns) == table.shape[:2]:
+        return table
+    resized = F.interpolate(table.movedim(-1, 0)[None], size=(rows, columns), mode="bicubic", align_corners=False)
+    return resized[0].movedim(0, -1)

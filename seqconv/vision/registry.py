@@ -13,6 +13,19 @@ from .mixer_2d import Mixer2d
 
 Mixer2dT = TypeVar("Mixer2dT", bound=Mixer2d)
 
+MODULES = (
+    "gated_linear",
+    "gnconv",
+    "hyena_nd",
+    "manhattan",
+    "plain_mamba",
+    "scan",
+    "spectral",
+    "ss2d",
+    "vision_lstm",
+)
+"""Modules of the package that enter mixers."""
+
 _MIXERS_2D: Registry[Mixer2d] = Registry("create_mixer_2d", "2-D mixer")
 
 
@@ -64,6 +77,6 @@ def create_mixer_2d(name: str, d_model: int, **options: Any) -> Mixer2d:
 
 
 def _registry() -> Registry[Mixer2d]:
-    for module in ("gnconv", "hyena_nd", "plain_mamba", "scan", "spectral", "ss2d"):
+    for module in MODULES:
         import_module(f"{__package__}.{module}")
     return _MIXERS_2D

@@ -2,23 +2,31 @@
 
 ``(batch, channels, height, width)`` pixels to ``(batch, rows, columns, d_model)`` cells:
 
-==========  ==========================================================================
-``patch``   one convolution of patches next to each other, layer norm (Swin, VMamba v1)
-``conv``    two 3 by 3 convolutions of stride 2 with layer norms, GELU between (VMamba v2)
-==========  ==========================================================================
+==============  ==========================================================================
+``patch``       one convolution of patches next to each other, layer norm (Swin, VMamba v1)
+``project``     the same without the norm (ViT, ViL)
+``conv``        two convolutions with layer norms, GELU between (VMamba v2)
+``conv_silu``   the same with SiLU between (ViG)
+``batch_norm``  four 3 by 3 convolutions of strides 2, 1, 2, 1 with batch norms, GELU between (RMT)
+``conv7``       a 7 by 7 convolution of stride 2 and 3 by 3 ones with batch norms and ReLU, then one of patches next to
+                each other (PlainMamba)
+==============  ==========================================================================
 
 Cells to a quarter of them:
 
-=========  ==============================================================================
-``merge``  2 by 2 cells as one, layer norm, projection (Swin's patch merging, VMamba v1)
-``conv``   3 by 3 convolution of stride 2, layer norm (VMamba v3)
-=========  ==============================================================================
+==============  ==============================================================================
+``merge``       2 by 2 cells as one, layer norm, projection (Swin's patch merging, VMamba v1)
+``conv``        3 by 3 convolution of stride 2, layer norm (VMamba v3)
+``batch_norm``  3 by 3 convolution of stride 2, batch norm (RMT)
+==============  ==============================================================================
 
 Source: ``vmamba.py`` of MzeroMiko/VMamba at 2ed52ead, whose merging takes even sizes alone; here odd ones are padded
 with zeros on the right and at the bottom, as in Swin.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +35,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ..layers.mlp import PLAIN
 from ..layers.norms import LayerNorm
 
 
@@ -51,12 +60,100 @@ class PatchStem(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Two convolutions of stride ``patch_size / 2`` with layer norms, half the width and a GELU between.
+    """Two convolutions with layer norms, half the width and an activation between.
+
+    The first has stride ``patch_size / 2`` and one pixel more on a side, the second stride 2 and 3 by 3 pixels.
 
     Args:
         in_channels: of the images.
         d_model: width of the cells.
-        patch_size: pixels of a cell along each axis: 4, the size that was checked.
+        patch_size: pixels of a cell along each axis, even.
+        activation: ``"gelu"`` or ``"silu"``.
+
+    Raises:
+        ValueError: an odd patch size.
+    """
+
+    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, activation: str = "gelu") -> None:
+        super().__init__()
+        if patch_size % 2 or patch_size < 4:
+            raise argument_error("ConvStem", f"patch_size={patch_size}", "even, at least 4", "take stem='patch'")
+        stride = patch_size // 2
+        self.activation = PLAIN[activation]
+        self.conv1 = nn.Conv2d(in_channels, d_model // 2, stride + 1, stride=stride, padding=1)
+        self.norm1 = LayerNorm(d_model // 2)
+        self.conv2 = nn.Conv2d(d_model // 2, d_model, 3, stride=2, padding=1)
+        self.norm2 = LayerNorm(d_model)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
+        """Pixels to cells."""
+        hidden = self.activation(self.norm1(self.conv1(images).movedim(1, -1)))
+        cells: Tensor = self.norm2(self.conv2(hidden.movedim(-1, 1)).movedim(1, -1))
+        return cells
+
+
+class ProjectionStem(nn.Module):
+    """One convolution of ``patch_size`` and stride ``patch_size``.
+
+    Args:
+        in_channels: of the images.
+        d_model: width of the cells.
+        patch_size: pixels of a cell along each axis; pixels that fill no cell are left out.
+    """
+
+    def __init__(self, in_channels: int, d_model: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, d_model, patch_size, stride=patch_size)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
+        """Pixels to cells."""
+        cells: Tensor = self.proj(images).movedim(1, -1)
+        return cells
+
+
+class ConvolutionalPatchStem(nn.Module):
+    """Convolutions at half the resolution in front of the convolution of patches; images are padded to whole patches.
+
+    Args:
+        in_channels: of the images.
+        d_model: width of the cells.
+        patch_size: pixels of a cell along each axis, even.
+        num_convs: 3 by 3 convolutions.
+        channels: of the convolutions.
+
+    Raises:
+        ValueError: an odd patch size.
+    """
+
+    def __init__(
+        self, in_channels: int, d_model: int, patch_size: int, *, num_convs: int = 1, channels: int = 64
+    ) -> None:
+        super().__init__()
+        if patch_size % 2:
+            got = f"patch_size={patch_size}"
+            raise argument_error("ConvolutionalPatchStem", got, "an even number", "take stem='project'")
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)]
+        layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+        for _ in range(num_convs):
+            layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+        self.layers, self.cell = nn.Sequential(*layers), patch_size // 2
+        self.proj = nn.Conv2d(channels, d_model, self.cell, stride=self.cell)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
+        """Pixels to cells."""
+        x = self.layers(images)
+        x = F.pad(x, (0, -x.shape[3] % self.cell, 0, -x.shape[2] % self.cell))
+        cells: Tensor = self.proj(x).movedim(1, -1)
+        return cells
+
+
+class BatchNormStem(nn.Module):
+    """Four 3 by 3 convolutions of strides 2, 1, 2, 1 with batch norms, GELU between; the first two have half the width.
+
+    Args:
+        in_channels: of the images.
+        d_model: width of the cells.
+        patch_size: pixels of a cell along each axis: 4.
 
     Raises:
         ValueError: another patch size.
@@ -65,16 +162,15 @@ class ConvStem(nn.Module):
     def __init__(self, in_channels: int, d_model: int, patch_size: int) -> None:
         super().__init__()
         if patch_size != 4:
-            raise argument_error("ConvStem", f"patch_size={patch_size}", "4", "take stem='patch'")
-        self.conv1 = nn.Conv2d(in_channels, d_model // 2, 3, stride=2, padding=1)
-        self.norm1 = LayerNorm(d_model // 2)
-        self.conv2 = nn.Conv2d(d_model // 2, d_model, 3, stride=2, padding=1)
-        self.norm2 = LayerNorm(d_model)
+            raise argument_error("BatchNormStem", f"patch_size={patch_size}", "4", "take stem='patch'")
+        half, layers = d_model // 2, list[nn.Module]()
+        for d_in, d_out, stride in ((in_channels, half, 2), (half, half, 1), (half, d_model, 2), (d_model, d_model, 1)):
+            layers += [nn.Conv2d(d_in, d_out, 3, stride=stride, padding=1), nn.BatchNorm2d(d_out), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
-        hidden = F.gelu(self.norm1(self.conv1(images).movedim(1, -1)))
-        cells: Tensor = self.norm2(self.conv2(hidden.movedim(-1, 1)).movedim(1, -1))
+        cells: Tensor = self.layers(images).movedim(1, -1)
         return cells
 
 
@@ -94,6 +190,20 @@ class PatchMerging(nn.Module):
         return y
 
 
+class BatchNormDownsample(nn.Module):
+    """A 3 by 3 convolution of stride 2, and a batch norm."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(d_in, d_out, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(d_out)
+
+    def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
+        """Half of the rows and columns, rounded up."""
+        y: Tensor = self.norm(self.conv(x.movedim(-1, 1))).movedim(1, -1)
+        return y
+
+
 class ConvDownsample(nn.Module):
     """A 3 by 3 convolution of stride 2, and a layer norm."""
 
@@ -108,19 +218,30 @@ class ConvDownsample(nn.Module):
         return y
 
 
-STEMS: Mapping[str, Callable[[int, int, int], nn.Module]] = {"patch": PatchStem, "conv": ConvStem}
-DOWNSAMPLINGS: Mapping[str, Callable[[int, int], nn.Module]] = {"merge": PatchMerging, "conv": ConvDownsample}
+STEMS: Mapping[str, Callable[..., nn.Module]] = {
+    "patch": PatchStem,
+    "conv": ConvStem,
+    "conv_silu": partial(ConvStem, activation="silu"),
+    "project": ProjectionStem,
+    "batch_norm": BatchNormStem,
+    "conv7": ConvolutionalPatchStem,
+}
+DOWNSAMPLINGS: Mapping[str, Callable[[int, int], nn.Module]] = {
+    "merge": PatchMerging,
+    "conv": ConvDownsample,
+    "batch_norm": BatchNormDownsample,
+}
 
 
-def create_stem(name: str, in_channels: int, d_model: int, patch_size: int) -> nn.Module:
-    """Build a patch embedding by name.
+def create_stem(name: str, in_channels: int, d_model: int, patch_size: int, **options: Any) -> nn.Module:
+    """Build a patch embedding by name, with ``options`` of its own.
 
     Raises:
         ValueError: an unknown name (the nearest are named), a patch size that it does not have.
     """
     if name not in STEMS:
         raise unknown_name("create_stem", "stem", name, STEMS)
-    return STEMS[name](in_channels, d_model, patch_size)
+    return STEMS[name](in_channels, d_model, patch_size, **options)
 
 
 def create_downsampling(name: str, d_in: int, d_out: int) -> nn.Module:

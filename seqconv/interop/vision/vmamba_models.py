@@ -74,19 +74,19 @@ def build(**hyper: Any) -> ImageClassifier:
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = _options(hyper)
-    converted = _modules(weights, "patch_embed", "backbone.stem", STEMS[o.patchembed_version][1])
-    converted |= _modules(weights, "classifier", "backbone", {"norm": "norm"})
-    converted |= _modules(weights, "classifier", "", {"head": "head"})
+    converted = take_modules(weights, "patch_embed", "backbone.stem", STEMS[o.patchembed_version][1])
+    converted |= take_modules(weights, "classifier", "backbone", {"norm": "norm"})
+    converted |= take_modules(weights, "classifier", "", {"head": "head"})
     for stage, depth in enumerate(o.depths):
         if stage:
             names, target = DOWNSAMPLINGS[o.downsample_version][1], f"backbone.downsamplings.{stage - 1}"
-            converted |= _modules(weights, f"layers.{stage - 1}.downsample", target, names)
+            converted |= take_modules(weights, f"layers.{stage - 1}.downsample", target, names)
         for index in range(depth):
             source, target = f"layers.{stage}.blocks.{index}", f"backbone.stages.{stage}.{index}"
-            converted |= _modules(weights, source, target, {"mixer_norm": "norm"})
+            converted |= take_modules(weights, source, target, {"mixer_norm": "norm"})
             if o.mlp_ratio > 0:
                 names = {"mlp_norm": "norm2", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
-                converted |= _modules(weights, source, target, names)
+                converted |= take_modules(weights, source, target, names)
             mixer = convert_ss2d(weights.part(f"{source}.op."), {**_ss2d(o), "d_model": _dims(o)[stage]})
             converted |= {f"{target}.mixer.{name}": tensor for name, tensor in mixer.items()}
     return converted
@@ -94,12 +94,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def infer(weights: Weights) -> dict[str, Any]:
     """All sizes, from the shapes of the tensors."""
-    depths: list[int] = []
-    while f"layers.{len(depths)}.blocks.0.norm.weight" in weights:
-        depth = 1
-        while f"layers.{len(depths)}.blocks.{depth}.norm.weight" in weights:
-            depth += 1
-        depths.append(depth)
+    depths = stage_depths(weights)
     if not depths:
         return {}
     dims = [len(weights.peek(f"layers.{stage}.blocks.0.norm.weight")) for stage in range(len(depths))]
@@ -123,7 +118,18 @@ def infer(weights: Weights) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _modules(weights: Weights, source: str, target: str, names: Mapping[str, str]) -> dict[str, Tensor]:
+def stage_depths(weights: Weights) -> list[int]:
+    """The blocks of every stage."""
+    depths: list[int] = []
+    while f"layers.{len(depths)}.blocks.0.norm.weight" in weights:
+        depth = 1
+        while f"layers.{len(depths)}.blocks.{depth}.norm.weight" in weights:
+            depth += 1
+        depths.append(depth)
+    return depths
+
+
+def take_modules(weights: Weights, source: str, target: str, names: Mapping[str, str]) -> dict[str, Tensor]:
     """Weights and, where there are, biases of modules; linear layers of the channels-first layout have flat weights."""
     converted = {}
     for name, original in names.items():

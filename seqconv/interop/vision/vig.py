@@ -1,0 +1,197 @@
+"""hustvl/ViG: gated linear attention on images, its block, and plain classifiers.
+
+Read in ``classification/models/vig.py`` at dfb9d321. In evaluation the original halves the sum of its directions twice,
+which only ε of the norm tells; ``evaluation=False`` reads the equation of training. Class tokens, rotary and
+relative positions, lower bounds and other stems are unsupported.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error
+
+from ...vision.backbone import ImageClassifier
+from ...vision.block import Block2d
+from ...vision.gated_linear import ViG2d
+from ...vision.plain_2d import PlainBackbone2d
+from ..importer import Weights, add_importer, options
+
+MIXER, BLOCK, MODEL = (f"hustvl/ViG:{name}" for name in ("GatedLinearAttention", "GLABlock", "ViG"))
+MIXER_DEFAULTS: Mapping[str, Any] = {
+    "d_model": ..., "expand_k": 1.0, "expand_v": 2.0, "num_heads": 4, "layernorm_eps": 1e-5,
+    "gate_logit_normalizer": 16, "gate_low_rank_dim": 16, "clamp_min": None, "use_dirpe": False, "use_out_act": False,
+    "rope_mode": "none", "use_act_in_conv": True, "use_bias_in_dwconv": False, "evaluation": True,
+}  # fmt: skip
+MIXER_IGNORED = ("gate_fn", "mode", "fuse_norm", "use_out_gate", "layer_idx", "is_attn")
+BLOCK_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": ..., "num_attention_heads": ..., "rms_norm_eps": 1e-6, "init_values": None, "expand_k": 0.5,
+    "expand_v": 1.0, "use_out_act": False, "use_act_in_conv": True, "use_bias_in_dwconv": False, "use_swiglu": False,
+    "intermediate_size": None, "rope_mode": "none", "use_dirpe": False, "clamp_min": None, "evaluation": True,
+}  # fmt: skip
+BLOCK_IGNORED = ("hidden_act", "attn_mode", "fuse_norm", "use_out_gate")
+DEFAULTS: Mapping[str, Any] = {
+    "img_size": 224, "patch_size": 16, "stride": 16, "depth": 12, "num_heads": 2, "embed_dim": 192, "channels": 3,
+    "num_classes": 1000, "if_cls_token": True, "if_abs_pos_embed": True, "if_rc_pe": False, "use_msg": False,
+    "use_middle_cls_token": False, "classification_mode": "avgpool", "use_lower_bound": False, "scan_mode": "default",
+    "patch_embed_version": "v1", "use_bias_in_patch": True, "use_act_in_patch": False, "drop_path_rate": 0.1,
+    "expand_k": 0.5, "expand_v": 1, "use_out_act": False, "use_swiglu": False, "use_act_in_conv": True,
+    "rope_mode": "none", "init_values": None, "use_bias_in_dwconv": False, "use_dirpe": False, "evaluation": True,
+}  # fmt: skip
+IGNORED = ("drop_rate", "pt_hw_seq_len", "attn_model", "hidden_act", "use_out_gate")
+CHECKED: Mapping[str, Any] = {
+    "if_cls_token": False, "if_abs_pos_embed": True, "if_rc_pe": False, "use_msg": False, "use_middle_cls_token": False,
+    "classification_mode": "avgpool", "use_lower_bound": False, "scan_mode": "default", "patch_embed_version": "v2",
+    "use_bias_in_patch": True, "use_act_in_patch": False, "rope_mode": "none", "use_dirpe": False, "clamp_min": None,
+    "expand_v": 1,
+}  # fmt: skip
+EVALUATION_SCALE, TRAINING_SCALE = 0.25, 0.5
+STEM = ("conv1", "norm1", "conv2", "norm2")
+PAIR = ("weight", "bias")
+
+
+def build_mixer(**hyper: Any) -> ViG2d:
+    """The mixer with the options of the original."""
+    o = _read(MIXER, hyper, MIXER_DEFAULTS, MIXER_IGNORED)
+    return ViG2d(
+        o.d_model,
+        num_heads=o.num_heads,
+        expand_k=float(o.expand_k),
+        gate_rank=o.gate_low_rank_dim,
+        gate_normalizer=float(o.gate_logit_normalizer),
+        conv_activation=o.use_act_in_conv,
+        out_activation=o.use_out_act,
+        conv_bias=o.use_bias_in_dwconv,
+        direction_scale=EVALUATION_SCALE if o.evaluation else TRAINING_SCALE,
+        norm_eps=float(o.layernorm_eps),
+    )
+
+
+def convert_mixer(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the mixer, of both layouts."""
+    names = {
+        "conv2d.weight": "in_proj.0.weight", "qkv_proj.weight": "qkv_proj.weight",
+        "gate_down.weight": "gk_proj.0.weight",
+        "gate_up.weight": "gk_proj.1.weight", "gate_up.bias": "gk_proj.1.bias", "local_gate.weight": "g_proj.weight",
+        "local_gate.bias": "g_proj.bias", "norm.weight": "g_norm.weight", "local_norm.weight": "l_norm.weight",
+        "out_proj.weight": "o_proj.weight",
+    }  # fmt: skip
+    if "in_proj.0.bias" in weights:
+        names["conv2d.bias"] = "in_proj.0.bias"
+    return {name: weights.take(source) for name, source in names.items()}
+
+
+def build_block(**hyper: Any) -> Block2d:
+    """A block with the options of the original."""
+    o = _read(BLOCK, hyper, BLOCK_DEFAULTS, BLOCK_IGNORED)
+    mixer = build_mixer(
+        d_model=o.hidden_size, num_heads=o.num_attention_heads, layernorm_eps=o.rms_norm_eps, expand_v=o.expand_v,
+        **{name: getattr(o, name) for name in ("expand_k", "use_out_act", "use_act_in_conv", "use_bias_in_dwconv")},
+        evaluation=o.evaluation,
+    )  # fmt: skip
+    return Block2d(
+        mixer, mlp_ratio=_hidden(o) / o.hidden_size, layer_scale=o.init_values, **_block_options(o.use_swiglu)
+    )
+
+
+def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a block."""
+    o = options(BLOCK, hyper, BLOCK_DEFAULTS, BLOCK_IGNORED)
+    names = {"mixer_norm.weight": "attn_norm.weight", "mlp_norm.weight": "mlp_norm.weight"}
+    if o.use_swiglu:
+        names |= {"mlp.up.weight": "mlp.gate_proj.weight", "mlp.down.weight": "mlp.down_proj.weight"}
+    else:
+        names |= {f"mlp.{n}.{kind}": f"mlp.{m}.{kind}" for n, m in (("up", "fc1"), ("down", "fc2")) for kind in PAIR}
+    if o.init_values is not None:
+        names |= {"mixer_residual.weight": "gamma1", "mlp_residual.weight": "gamma2"}
+    mixer = convert_mixer(weights.part("attn."), {})
+    return {name: weights.take(source) for name, source in names.items()} | {f"mixer.{n}": t for n, t in mixer.items()}
+
+
+def build(**hyper: Any) -> ImageClassifier:
+    """The classifier with the options of the original."""
+    o = _read(MODEL, hyper, DEFAULTS, IGNORED)
+    if o.stride != o.patch_size or o.use_swiglu:
+        got, wanted = f"stride={o.stride}, use_swiglu={o.use_swiglu}", "patches next to each other, no SwiGLU"
+        raise argument_error(f"from_original({MODEL!r})", got, wanted, "these alone were checked")
+    backbone = PlainBackbone2d(
+        "vig",
+        d_model=o.embed_dim,
+        depth=o.depth,
+        mixer_options={
+            "num_heads": o.num_heads, "expand_k": float(o.expand_k), "conv_activation": o.use_act_in_conv,
+            "out_activation": o.use_out_act, "conv_bias": o.use_bias_in_dwconv,
+            "direction_scale": EVALUATION_SCALE if o.evaluation else TRAINING_SCALE,
+        },
+        image_size=o.img_size,
+        patch_size=o.patch_size,
+        stem="conv_silu",
+        in_channels=o.channels,
+        norm="rms",
+        mlp_ratio=4.0,
+        layer_scale=o.init_values,
+        block_options=_block_options(False),
+        drop_path=float(o.drop_path_rate),
+    )  # fmt: skip
+    return ImageClassifier(backbone, o.num_classes)
+
+
+def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the classifier from that of the original."""
+    o = options(MODEL, hyper, DEFAULTS, IGNORED)
+    positions = weights.take("pos_embed")[0]
+    converted = {"backbone.position_embedding": positions.unflatten(0, (math.isqrt(len(positions)), -1))}
+    converted["backbone.norm.weight"] = weights.take("norm.weight")
+    names = {f"backbone.stem.{name}": f"patch_embed.proj.{i}" for name, i in zip(STEM, (0, 1, 3, 4), strict=True)}
+    for name, source in (names | {"head": "head"}).items():
+        converted |= {f"{name}.{kind}": weights.take(f"{source}.{kind}") for kind in PAIR}
+    block = {"hidden_size": o.embed_dim, "num_attention_heads": o.num_heads, "init_values": o.init_values}
+    for index in range(o.depth):
+        found = convert_block(weights.part(f"blocks.{index}."), block)
+        converted |= {f"backbone.blocks.{index}.{name}": tensor for name, tensor in found.items()}
+    return converted
+
+
+def infer(weights: Weights) -> dict[str, Any]:
+    """Sizes, from the shapes of the tensors; the activations are not told by them."""
+    if "pos_embed" not in weights or "blocks.0.attn.g_norm.weight" not in weights:
+        return {}
+    depth = 0
+    while f"blocks.{depth}.attn_norm.weight" in weights:
+        depth += 1
+    width, head = len(weights.peek("norm.weight")), len(weights.peek("blocks.0.attn.g_norm.weight"))
+    stem = weights.peek("patch_embed.proj.0.weight")
+    patch = 2 * (stem.shape[-1] - 1)
+    keys = (len(weights.peek("blocks.0.attn.qkv_proj.weight")) - width) // 2
+    return {
+        "depth": depth, "embed_dim": width, "num_heads": width // head, "expand_k": keys / width, "patch_size": patch,
+        "stride": patch, "channels": stem.shape[1], "img_size": math.isqrt(weights.peek("pos_embed").shape[1]) * patch,
+        "num_classes": len(weights.peek("head.weight")), "if_cls_token": False, "patch_embed_version": "v2",
+    }  # fmt: skip
+
+
+def _hidden(o: Any) -> int:
+    """Hidden width of the MLP; the plain one has four times the width whatever is asked."""
+    if not o.use_swiglu:
+        return int(4 * o.hidden_size)
+    return int(o.intermediate_size or 256 * -(-int(8 * o.hidden_size / 3) // 256))
+
+
+def _block_options(swiglu: bool) -> dict[str, Any]:
+    return {"norm": "rms", "norm_eps": 1e-6, "mlp": "swiglu" if swiglu else "silu", "mlp_bias": not swiglu}
+
+
+def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any], ignored: Any) -> Any:
+    o = options(original, hyper, defaults, ignored)
+    for name, value in CHECKED.items():
+        if getattr(o, name, value) != value:
+            got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"
+            raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", remedy)
+    return o
+
+
+add_importer(MIXER, build=build_mixer, convert=convert_mixer)
+add_importer(BLOCK, build=build_block, convert=convert_block)
+add_importer(MODEL, build=build, convert=convert, infer=infer)

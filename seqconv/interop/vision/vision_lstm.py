@@ -1,0 +1,162 @@
+"""NX-AI/vision-lstm: whole classifiers of both versions.
+
+Read in ``vision_lstm/vision_lstm.py`` (VisionLSTM) and ``vision_lstm2.py`` (VisionLSTM2) at 381ba95c. Norms of the
+blocks, and that of the cells after them, store their weights less one. Reversed blocks of the second version convolve
+the image turned by a half, so that their kernels are turned here. Blocks of another traversal, and other modes and
+alternations, are unsupported.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error
+
+from ...vision.backbone import ImageClassifier
+from ...vision.plain_2d import PlainBackbone2d
+from ..importer import Weights, add_importer, options
+
+FIRST, SECOND = "NX-AI/vision-lstm:VisionLSTM", "NX-AI/vision-lstm:VisionLSTM2"
+SIZES: Mapping[str, Any] = {
+    "dim": 192,
+    "input_shape": (3, 224, 224),
+    "patch_size": 16,
+    "output_shape": (1000,),
+    "drop_path_rate": 0.0,
+    "legacy_norm": False,
+    "stride": None,
+    "mode": "classifier",
+}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    FIRST: {**SIZES, "depth": 24, "pooling": "bilateral_avg", "alternation": "bidirectional"},
+    SECOND: {
+        **SIZES, "depth": 12, "pooling": "bilateral_flatten", "conv_kind": "2d", "conv_kernel_size": 3,
+        "proj_bias": True, "norm_bias": True,
+    },
+}  # fmt: skip
+IGNORED = ("image", "drop_path_decay", "init_weights")
+CHECKED = {
+    "stride": None, "mode": "classifier", "alternation": "bidirectional", "conv_kind": "2d", "conv_kernel_size": 3,
+    "proj_bias": True, "norm_bias": True,
+}  # fmt: skip
+POOLINGS = {"bilateral_flatten": "ends", "bilateral_avg": "mean_of_ends"}
+ORDERS = ("row", "row_reversed")
+TRAVERSALS = ("rowwise_from_top_left", "rowwise_from_bot_right")
+CONV_TAPS = 4
+"""Of the causal convolution of the first version."""
+HEADS = 4
+"""The original takes as many heads as the blocks of its projections have channels."""
+
+
+def _reader(original: str) -> Any:
+    first = original == FIRST
+
+    def read(hyper: Mapping[str, Any]) -> Any:
+        o = options(original, hyper, DEFAULTS[original], IGNORED)
+        for name, value in CHECKED.items():
+            if getattr(o, name, value) != value:
+                got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"
+                raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", remedy)
+        if o.pooling not in POOLINGS or (first and o.pooling != "bilateral_avg"):
+            wanted = "'bilateral_avg'" + ("" if first else " or 'bilateral_flatten'")
+            got, remedy = f"pooling={o.pooling!r}", "these were checked"
+            raise argument_error(f"from_original({original!r})", got, wanted, remedy)
+        return o
+
+    def build(**hyper: Any) -> ImageClassifier:
+        """The classifier with the options of the original."""
+        o = read(hyper)
+        mixer = {"convolution": "scan", "d_conv": CONV_TAPS, "bias": False} if first else {}
+        backbone = PlainBackbone2d(
+            "vision_lstm",
+            d_model=o.dim,
+            depth=o.depth if first else 2 * o.depth,
+            mixer_options=mixer,
+            layer_options=[{"order": order} for order in ORDERS],
+            image_size=list(o.input_shape[1:]),
+            patch_size=o.patch_size,
+            in_channels=o.input_shape[0],
+            pooling=POOLINGS[o.pooling],
+            norm="layer" if o.legacy_norm or not first else "none",
+            pooled_norm=first or o.legacy_norm,
+            drop_path=float(o.drop_path_rate),
+        )
+        # The original's first norm of the first version, and the second of the second, have PyTorch's ε.
+        legacy: Any = backbone.norm if first else backbone.pooled_norm
+        legacy.eps = 1e-5
+        return ImageClassifier(backbone, o.output_shape[0])
+
+    def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The state dict of the classifier from that of the original."""
+        o = read(hyper)
+        converted = {"backbone.position_embedding": weights.take("pos_embed.embed")[0]}
+        converted |= _same(weights, {"backbone.stem.proj": "patch_embed.proj", "head": "head"})
+        cells, pooled = ("legacy_norm", "norm") if first else ("norm", "legacy_norm")
+        converted |= _norm(weights, "backbone.norm", cells) if o.legacy_norm or not first else {}
+        converted |= _same(weights, {"backbone.pooled_norm": pooled}) if o.legacy_norm or first else {}
+        for index in range(o.depth if first else 2 * o.depth):
+            place = str(index) if first else f"{index // 2}.{TRAVERSALS[index % 2]}"
+            block = f"backbone.blocks.{index}"
+            converted |= _norm(weights, f"{block}.mixer_norm", f"blocks.{place}.norm")
+            mixer = _mixer(weights.part(f"blocks.{place}.layer."), reverse=index % 2 == 1)
+            converted |= {f"{block}.mixer.{name}": tensor for name, tensor in mixer.items()}
+        return converted
+
+    return build, convert
+
+
+def _mixer(weights: Weights, *, reverse: bool) -> dict[str, Tensor]:
+    converted = {"skip": weights.take("learnable_skip"), "norm.weight": 1 + weights.take("mlstm_cell.outnorm.weight")}
+    if "mlstm_cell.outnorm.bias" in weights:
+        converted["norm.bias"] = weights.take("mlstm_cell.outnorm.bias")
+    names = {f"{gate}_proj": f"mlstm_cell.{gate}gate" for gate in "if"}
+    names |= {f"{name}_proj": f"{name}_proj" for name in "qkv"}
+    converted |= _same(weights, names | {"up_proj": "proj_up", "down_proj": "proj_down"})
+    if "conv.weight" in weights:
+        kernel = weights.take("conv.weight")
+        converted["conv2d.weight"] = kernel.flip(-1, -2) if reverse else kernel
+        converted["conv2d.bias"] = weights.take("conv.bias")
+    else:
+        converted["conv1d.weight"] = weights.take("conv1d.conv.weight").squeeze(1)
+        converted["conv1d.bias"] = weights.take("conv1d.conv.bias")
+    return converted
+
+
+def _same(weights: Weights, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights, and biases where there are."""
+    converted = {}
+    for name, source in names.items():
+        for kind in ("weight", "bias"):
+            if kind == "weight" or f"{source}.bias" in weights:
+                converted[f"{name}.{kind}"] = weights.take(f"{source}.{kind}")
+    return converted
+
+
+def _norm(weights: Weights, name: str, source: str) -> dict[str, Tensor]:
+    """A norm whose weight is stored less one, and whose bias may be missing."""
+    weight = 1 + weights.take(f"{source}.weight")
+    bias = weights.take(f"{source}.bias") if f"{source}.bias" in weights else torch.zeros_like(weight)
+    return {f"{name}.weight": weight, f"{name}.bias": bias}
+
+
+def infer(weights: Weights) -> dict[str, Any]:
+    """All sizes, from the shapes of the tensors."""
+    if "pos_embed.embed" not in weights:
+        return {}
+    kernel, (_, rows, columns, dim) = weights.peek("patch_embed.proj.weight"), weights.peek("pos_embed.embed").shape
+    depth, patch = 0, kernel.shape[-1]
+    while any(f"blocks.{depth}.{part}norm.weight" in weights for part in ("", f"{TRAVERSALS[0]}.")):
+        depth += 1
+    classes, width = weights.peek("head.weight").shape
+    return {
+        "dim": dim, "input_shape": [kernel.shape[1], rows * patch, columns * patch], "patch_size": patch,
+        "depth": depth, "output_shape": [classes], "legacy_norm": "legacy_norm.weight" in weights,
+        "pooling": "bilateral_avg" if width == dim else "bilateral_flatten",
+    }  # fmt: skip
+
+
+for _original in (FIRST, SECOND):
+    _build, _convert = _reader(_original)
+    add_importer(_original, build=_build, convert=_convert, infer=infer)

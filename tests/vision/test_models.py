@@ -1,0 +1,131 @@
+"""Whole models: the numbers of the original code's tiny ones, read with and without hyper-parameters."""
+
+import pytest
+
+from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
+from seqconv import from_original
+
+MODELS = {
+    "vision/rmt_model": "qhfan/RMT:VisRetNet",
+    "vision/vig_h_model": "hustvl/ViG:HierViG",
+    "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
+}
+VARIANTS = {
+    ("scan/vig", "vig_model"): "hustvl/ViG:ViG",
+    ("scan/vision_lstm", "v1"): "NX-AI/vision-lstm:VisionLSTM",
+    ("scan/vision_lstm", "v2"): "NX-AI/vision-lstm:VisionLSTM2",
+}
+HEIGHT_WIDTH = (5, 7)
+UNTOLD = {"vision/rmt_model", ("scan/vig", "vig_model")}
+"""Cases whose sizes the shapes alone do not tell, or whose output the original's options change."""
+
+
+def read_case(name):
+    """The case, its parameters and hyper-parameters."""
+    if isinstance(name, tuple):
+        case = load_variant(*name)
+        return case, case.meta["cfg"], case.group("grad.param"), case.tensors["grad.in.x"]
+    case = load_case(name)
+    gradients = case.group("grad")
+    return case, case.hyper, gradients, gradients.pop("in.x")
+
+
+def check(got, want, rtol, what):
+    assert_close(got, want.to(got.dtype), rtol, rtol * want.abs().max().item(), what)
+
+
+def check_model(original, name):
+    case, hyper, gradients, gradient = read_case(name)
+    params = {k: v.double() if v.is_floating_point() else v for k, v in case.group("param").items()}
+    imported = Imported(original, params, hyper)
+    x = case.tensors["in.x"].double().requires_grad_()
+    y = imported(x)
+    check(y, case.tensors["out.y"], 1e-9, "logits")
+    (y * case.tensors["cot.y"]).sum().backward()
+    check(x.grad, gradient, 1e-6, "gradient of the images")
+    # Stored in float32: relative to the largest of all gradients.
+    largest = max(t.abs().max().item() for t in gradients.values())
+    check_gradients(imported, {k: v.double() for k, v in gradients.items()}, 1e-6, 1e-6 * largest)
+    if name not in UNTOLD:
+        check(from_original(original, params)(x), y, 1e-12, "logits of the model read from shapes")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_and_gradients_of_the_original(name):
+    check_model(MODELS[name], name)
+
+
+@pytest.mark.parametrize("name", VARIANTS, ids="/".join)
+def test_outputs_and_gradients_of_variants(name):
+    check_model(VARIANTS[name], name)
+
+
+def test_plain_mamba_with_its_map_of_features():
+    case = load_case("vision/plainmamba_model")
+    original, params = "ChenhongyiYang/PlainMamba:PlainMamba", {k: v.double() for k, v in case.group("param").items()}
+    hyper = {k: v for k, v in case.hyper.items() if k != "layer_cfgs"}
+    imported = Imported(original, params, hyper)
+    maps = []
+    imported.module.backbone.norm.register_forward_hook(lambda *call: maps.append(call[2].movedim(-1, 1)))
+    x = case.tensors["in.x"].double().requires_grad_()
+    logits = imported(x)
+    check(logits, case.tensors["out.logits"], 1e-9, "logits")
+    check(maps[0], case.tensors["out.feature_map"], 1e-9, "map of features")
+    ((logits * case.tensors["cot.logits"]).sum() + (maps[0] * case.tensors["cot.feature_map"]).sum()).backward()
+    gradients = case.group("grad")
+    check(x.grad, gradients.pop("in.x"), 1e-6, "gradient of the images")
+    largest = max(t.abs().max().item() for t in gradients.values())
+    check_gradients(imported, {k: v.double() for k, v in gradients.items()}, 1e-6, 1e-6 * largest)
+    check(from_original(original, params)(x), logits, 1e-12, "logits of the model read from shapes")
+
+
+@pytest.mark.parametrize(("kind", "original"), [("whole", "VisionRetentionAll"), ("chunk", "VisionRetentionChunk")])
+def test_manhattan_retention_of_the_original(kind, original):
+    case = load_variant("scan/rmt", f"retention_{kind}")
+    sizes = ("embed_dim", "num_heads", "initial_value", "heads_range")
+    params = {k[5:]: v for k, v in case.group("param").items() if k.startswith("attn.")}
+    imported = Imported(f"qhfan/RMT:{original}", params, {name: case.meta[name] for name in sizes})
+    check_part(case, imported, "attn.")
+
+
+@pytest.mark.parametrize("kind", ["whole", "chunk"])
+def test_blocks_of_rmt(kind):
+    case = load_variant("scan/rmt", f"block_{kind}")
+    params = {k[6:]: v for k, v in case.group("param").items() if k.startswith("block.")}
+    hyper = {"embed_dim": 16, "num_heads": 4, "ffn_dim": 32, "retention": kind}
+    check_part(case, Imported("qhfan/RMT:RetBlock", params, hyper), "block.")
+
+
+@pytest.mark.parametrize("variant", ["layer", "layer_dw"])
+def test_layers_of_plain_mamba(variant):
+    case = load_variant("scan/plainmamba", variant)
+    mixer = {"d_state": 4, "conv_size": 3, "bias": True}
+    hyper = {"embed_dims": 12, "with_dwconv": variant == "layer_dw", "mamba_cfg": mixer}
+    imported = Imported("ChenhongyiYang/PlainMamba:PlainMambaLayer", case.group("param"), hyper)
+    check_part(case, imported, "", lambda x: x.unflatten(1, HEIGHT_WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("variant", "original", "extra"),
+    [
+        ("gla_eval", "GatedLinearAttention", {}),
+        ("gla_trainpath", "GatedLinearAttention", {"evaluation": False}),
+        ("block", "GLABlock", {}),
+    ],
+)
+def test_parts_of_vig(variant, original, extra):
+    case = load_variant("scan/vig", variant)
+    imported = Imported(f"hustvl/ViG:{original}", case.group("param"), case.meta["cfg"] | extra)
+    check_part(case, imported, "", lambda x: x.unflatten(1, HEIGHT_WIDTH))
+
+
+def check_part(case, imported, prefix, image=lambda x: x):
+    """Outputs and gradients of a part of a model on images with channels last."""
+    x = case.tensors["in.x"].double().requires_grad_()
+    y = imported(image(x)).view_as(x)
+    check(y, case.tensors["out.y"], 1e-9, "outputs")
+    (y * case.tensors["cot.y"]).sum().backward()
+    check(x.grad, case.tensors["grad.in.x"], 1e-6, "gradient of the input")
+    gradients = {k.removeprefix(prefix): v for k, v in case.group("grad.param").items()}
+    largest = max(t.abs().max().item() for t in gradients.values())
+    check_gradients(imported, gradients, 1e-6, 1e-6 * largest)
