@@ -75,7 +75,7 @@ test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n $(WORKERS) --dist worksteal --no-header -rfEs -m slow
 
 # On top of .venv, whose packages it sees: a tool that wants another torch fails to install instead of replacing it.
-ECOSYSTEM := peft trl lm-eval sentence-transformers torchao onnx onnxscript onnxruntime
+ECOSYSTEM := peft trl lm-eval sentence-transformers torchao onnx onnxscript onnxruntime av
 outputs/ecosystem: $(INSTALLED)
 	$(BIN)/python -m venv $@
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \

@@ -26,7 +26,7 @@ from .option_values import (
 )
 from .saving.remote import auto_map, write_module
 
-MODALITIES = ("text", "image", "audio")
+MODALITIES = ("text", "image", "video", "audio")
 CHOICES: Mapping[str, Sequence[str]] = {
     "modality": MODALITIES,
     "norm_placement": ("pre", "post"),
@@ -45,6 +45,8 @@ POSITIVE = (
     "image_size",
     "patch_size",
     "num_channels",
+    "num_frames",
+    "tubelet_size",
     "frame_size",
     "frame_stride",
     "num_audio_features",
@@ -74,19 +76,20 @@ class SeqConvConfig(PreTrainedConfig):
         bidirectional: every mixer depends on the whole sequence, unless its own options say otherwise.
         norm, norm_options, norm_placement, residual, residual_options, dropout, tie_dropout: as in
             :class:`seqconv.blocks.Block`.
-        mlp, mlp_ratio, mlp_hidden, mlp_bias, mlp_dropout, mlp_options, mlp_residual_options, mlp_norm,
-            mlp_norm_options: as there.
+        mlp, mlp_ratio, mlp_hidden, mlp_bias, mlp_dropout, mlp_options: as there.
+        mlp_norm, mlp_norm_options, mlp_residual_options: as there.
         final_norm, final_norm_options, input_dropout, drop_path, drop_path_schedule: as in
             :func:`seqconv.backbone.build_backbone`.
-        modality: ``"text"``, ``"image"`` or ``"audio"``; ``None`` leaves it to the model class.
+        modality: ``"text"``, ``"image"``, ``"video"`` or ``"audio"``; ``None`` leaves it to the model class.
         position_embedding: ``"none"``, ``"learned"`` or ``"sinusoidal"``, added to the embeddings, for at most
-            ``max_position_embeddings`` positions (images: as many as there are patches).
+            ``max_position_embeddings`` positions (images and videos: as many as there are patches).
         embedding_scale: multiplies token embeddings, those passed as ``inputs_embeds`` too (Gemma).
         logits_scale: multiplies the logits of the next token (Granite).
         logits_soft_cap: bounds the logits z of the next token, ``c tanh(z / c)``; ``None`` for no bound (Gemma).
         embedding_norm: a norm after the embeddings, ``norm`` with ``norm_options``.
         image_size, patch_size, num_channels: pixels a side, pixels of a patch a side, colours. ``patch_size=1`` reads
             an image pixel by pixel through a linear encoder.
+        num_frames, tubelet_size: images of a video, and how many of them a patch spans.
         audio_input: ``"waveform"`` cuts ``(batch, samples)`` into frames of ``frame_size`` samples every
             ``frame_stride``; ``"features"`` takes ``(batch, frames, num_audio_features)``, computed every
             ``frame_stride`` samples.
@@ -156,6 +159,8 @@ class SeqConvConfig(PreTrainedConfig):
     image_size: int = 32
     patch_size: int = 4
     num_channels: int = 3
+    num_frames: int = 16
+    tubelet_size: int = 2
     audio_input: str = "waveform"
     frame_size: int = 400
     frame_stride: int = 160
@@ -244,6 +249,9 @@ class SeqConvConfig(PreTrainedConfig):
         if self.image_size % self.patch_size:
             got = f"image_size={self.image_size} and patch_size={self.patch_size}"
             raise argument_error("SeqConvConfig", got, "a patch size that divides the image size", "change one of them")
+        if self.modality == "video" and self.num_frames % self.tubelet_size:
+            got = f"num_frames={self.num_frames} and tubelet_size={self.tubelet_size}"
+            raise argument_error("SeqConvConfig", got, "a tubelet size that divides the frames", "change one of them")
         self._check_layers()
 
     @property
@@ -271,8 +279,9 @@ class SeqConvConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
-        """Tokens of an image."""
-        return int(self.image_size // self.patch_size) ** 2
+        """Tokens of an image or a video."""
+        times = self.num_frames // self.tubelet_size if self.modality == "video" else 1
+        return int(times * (self.image_size // self.patch_size) ** 2)
 
     def _check_layers(self) -> None:
         for name in MAPPINGS:

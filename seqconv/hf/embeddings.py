@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -39,6 +40,41 @@ class PatchEmbedding(nn.Module):
             raise argument_error("PatchEmbedding", got, f"(batch, {', '.join(map(str, wanted))})", remedy)
         patches = F.unfold(pixel_values.to(self.projection.weight.dtype), self.patch_size, stride=self.patch_size)
         embedded: Tensor = self.projection(patches.mT)
+        return embedded
+
+
+class TubeletEmbedding(nn.Module):
+    """Linear map of tubelets, patches that span several frames, in raster order: time, row, column.
+
+    Within a tubelet numbers lie as (channel, frame, row, column), as a convolution in three dimensions reads them.
+
+    Source: ``VideoMAEPatchEmbeddings`` of transformers 5.23.0 (models/videomae/modeling_videomae.py).
+    """
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        super().__init__()
+        self.tubelet_size, self.patch_size = config.tubelet_size, config.patch_size
+        self.wanted = (config.num_frames, config.num_channels, config.image_size, config.image_size)
+        numbers = config.num_channels * config.tubelet_size * config.patch_size**2
+        self.projection = InputMap(numbers, config.hidden_size)
+
+    def forward(
+        self, pixel_values: Float[Tensor, "batch num_frames num_channels height width"]
+    ) -> Float[Tensor, "batch patches d_model"]:
+        """Embed videos of the configured size.
+
+        Raises:
+            ValueError: another size, or number of frames or channels.
+        """
+        if pixel_values.dim() != 5 or pixel_values.shape[1:] != self.wanted:
+            remedy = "resize or sample the videos, or set image_size, num_frames and num_channels in the configuration"
+            got, wanted = f"pixel_values of shape {tuple(pixel_values.shape)}", ", ".join(map(str, self.wanted))
+            raise argument_error("TubeletEmbedding", got, f"(batch, {wanted})", remedy)
+        t, p = self.tubelet_size, self.patch_size
+        tubelets = rearrange(
+            pixel_values, "b (nt t) c (nh h) (nw w) -> b (nt nh nw) (c t h w)", t=t, h=p, w=p
+        )  # fmt: skip
+        embedded: Tensor = self.projection(tubelets.to(self.projection.weight.dtype))
         return embedded
 
 
@@ -107,7 +143,9 @@ class PositionEmbedding(nn.Module):
     def __init__(self, config: SeqConvConfig) -> None:
         super().__init__()
         self.kind, self.d_model = config.position_embedding, config.hidden_size
-        self.positions = config.num_patches if config.modality == "image" else config.max_position_embeddings
+        self.positions = config.max_position_embeddings
+        if config.modality in ("image", "video"):
+            self.positions = config.num_patches
         if self.kind == "learned":
             self.table = nn.Embedding(self.positions, config.hidden_size)
 

@@ -17,7 +17,7 @@ from .arguments.packed_arguments import packed_bounds
 from .base import SeqConvPreTrainedModel, use_attention
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
-from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, positions_of
+from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, TubeletEmbedding, positions_of
 from .initialization import make_backbone
 
 
@@ -36,7 +36,9 @@ class SeqConvModel(SeqConvPreTrainedModel):
             if config.modality == "text":
                 self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
             elif config.modality == "image":
-                self.embed_pixels = PatchEmbedding(config)
+                self.embed_pixels: nn.Module = PatchEmbedding(config)
+            elif config.modality == "video":
+                self.embed_pixels = TubeletEmbedding(config)
             else:
                 self.embed_frames = FrameEmbedding(config)
             self.positions = PositionEmbedding(config)
@@ -89,7 +91,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         modality = self.config.modality
         features = modality == "audio" and self.config.audio_input == "features"
         for name in named:
-            if (name in HOLDS and HOLDS[name][0] != modality) or (name == "input_features" and not features):
+            if (name in HOLDS and modality not in HOLDS[name][0]) or (name == "input_features" and not features):
                 raise wrong_input(type(self).__name__, name, modality)
         if len(named) != 1:
             wanted = f"{self.main_input_name} or inputs_embeds"

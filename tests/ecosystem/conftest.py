@@ -13,6 +13,7 @@ TOOLS = {
     "sentence_transformers": ("sentence-transformers", "embeddings of padded batches, against texts alone"),
     "torchao": ("torchao", "int8 weights: outputs and generation"),
     "onnx": ("onnxruntime", "models exported by torch.onnx, run by onnxruntime: their logits"),
+    "av": ("av", "pipeline of video classification on an encoded film"),
     "accelerate": ("accelerate", "prepare and training steps; accelerate launch; two processes"),
 }
 """Word in the names of a tool's tests, its package, and what they try."""

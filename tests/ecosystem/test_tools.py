@@ -9,11 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
-from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForSequenceClassification, SeqConvModel
+from seqconv import (
+    SeqConvConfig,
+    SeqConvForCausalLM,
+    SeqConvForSequenceClassification,
+    SeqConvForVideoClassification,
+    SeqConvModel,
+)
 from seqconv.hf.tokenizer import byte_tokenizer
 
 pytestmark = [
@@ -224,3 +231,28 @@ def offline():
     os.environ["HF_HUB_OFFLINE"] = "1"
     yield
     os.environ.pop("HF_HUB_OFFLINE") if before is None else os.environ.update(HF_HUB_OFFLINE=before)
+
+
+def test_av_reads_films_for_the_pipeline_of_video_classification(tmp_path):
+    av = pytest.importorskip("av")
+    from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
+    sizes = {"image_size": 16, "patch_size": 8, "num_frames": 4, "num_labels": 3}
+    model = build("s4d", SeqConvForVideoClassification, **sizes)
+    model.save_pretrained(tmp_path)
+    processor = VideoMAEImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor.save_pretrained(tmp_path)
+    film = str(tmp_path / "film.mp4")
+    with av.open(film, "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for shade in range(0, 240, 30):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(film) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][:4]
+    want = model(**processor(frames, return_tensors="pt")).logits[0].softmax(-1)
+    found = transformers.pipeline("video-classification", str(tmp_path), device="cpu")(film)
+    scores = {item["label"]: item["score"] for item in found}
+    assert scores == pytest.approx({f"LABEL_{i}": score for i, score in enumerate(want.tolist())}, abs=1e-6)

@@ -105,7 +105,7 @@ READERS = {
 def test_inputs_of_another_modality_are_named(modality, kind):
     model = kind(config(modality=modality, image_size=8, frame_size=10, frame_stride=5))
     own = next(iter(INPUTS[modality].items()))
-    for other in INPUTS.keys() - {modality}:
+    for other in INPUTS.keys() - {modality, "video" if modality == "image" else ""}:
         for name, value in INPUTS[other].items():
             message = rf"received {name}; wanted .*config.modality is '{modality}'.*Remedy: pass what an? .*={other!r}"
             for also in ({}, dict([own])):

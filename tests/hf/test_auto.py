@@ -13,16 +13,14 @@ import seqconv
 from seqconv.hf import AUTO, MODELS
 
 ROOT = Path(__file__).parents[2]
-MODALITIES = {"Image": "image", "Audio": "audio", "CTC": "audio"}
+MODALITIES = {"Image": "image", "Video": "video", "Audio": "audio", "CTC": "audio"}
 """Words in the names of Auto classes, and the inputs of their models; the others read text."""
 
 
 @pytest.mark.parametrize("auto", AUTO)
 def test_every_task_has_its_auto_class(tmp_path, auto):
     wanted = getattr(seqconv, AUTO[auto])
-    modality = next(
-        (m for word, m in {"Image": "image", "Audio": "audio", "CTC": "audio"}.items() if word in auto), None
-    )
+    modality = next((m for word, m in MODALITIES.items() if word in auto), None)
     made = getattr(transformers, auto).from_config(config(modality=modality))
     assert type(made) is wanted
     made.save_pretrained(tmp_path)

@@ -84,7 +84,7 @@ for auto, kind in AUTO.items():
     base = transformers.AutoModel.from_pretrained(f"{FOLDER}/{auto}", trust_remote_code=True)
     print(auto, type(base).__name__, sum(p.sum().item() for p in base.parameters()))
 """
-MODALITIES = {"Image": "image", "Audio": "audio", "CTC": "audio"}
+MODALITIES = {"Image": "image", "Video": "video", "Audio": "audio", "CTC": "audio"}
 
 
 def test_every_head_loads_without_an_import_of_seqconv(python, tmp_path):

@@ -5,18 +5,19 @@ from typing import Any
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
+MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "video": "pixel_values", "audio": "input_values"}
 HOLDS = {
-    "input_ids": ("text", "token ids"),
-    "pixel_values": ("image", "images"),
-    "input_values": ("audio", "sound"),
-    "input_features": ("audio", "features of sound"),
+    "input_ids": (("text",), "token ids"),
+    "pixel_values": (("image", "video"), "images"),
+    "input_values": (("audio",), "sound"),
+    "input_features": (("audio",), "features of sound"),
 }
-"""Inputs by name: the modality that reads them, and what they hold."""
+"""Inputs by name: the modalities that read them, and what they hold."""
 
 READER = {
     "text": "pass what a tokenizer gives (input_ids)",
     "image": "pass what an image processor gives (pixel_values)",
+    "video": "pass what a video processor gives (pixel_values)",
     "audio": "pass what a feature extractor gives (input_values or input_features)",
 }
 
@@ -66,12 +67,12 @@ def check_arguments(model: str, arguments: Mapping[str, Any], modality: str | No
 def wrong_input(model: str, name: str, modality: str) -> ValueError:
     """The error for inputs of another modality, or in another form than ``config.audio_input`` says."""
     reads, holds = HOLDS[name]
-    if reads == modality:
+    if modality in reads:
         wanted = "input_values: config.audio_input is 'waveform'"
         remedy = "pass waveforms, or set audio_input='features' in the configuration"
     else:
         wanted = f"{MAIN_INPUT[modality]} or inputs_embeds: config.modality is {modality!r}"
-        remedy = f"{READER[modality]}; {name} holds {holds}: take a model whose configuration has modality={reads!r}"
+        remedy = f"{READER[modality]}; {name} holds {holds}: take a model whose configuration has modality={reads[0]!r}"
     return argument_error(model, name, wanted, remedy)
 
 

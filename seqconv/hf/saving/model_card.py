@@ -23,6 +23,7 @@ TASKS = {
     "SeqConvVisionForImageClassification": "image-classification",
     "SeqConvForSemanticSegmentation": "image-segmentation",
     "SeqConvVisionModel": "image-feature-extraction",
+    "SeqConvForVideoClassification": "video-classification",
     "SeqConvForAudioClassification": "audio-classification",
     "SeqConvForCTC": "automatic-speech-recognition",
 }

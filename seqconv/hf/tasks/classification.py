@@ -1,4 +1,4 @@
-"""Classifiers of sequences, tokens, images and sound."""
+"""Classifiers of sequences, tokens, images, videos and sound."""
 
 from typing import Any, ClassVar, cast
 
@@ -132,6 +132,25 @@ class SeqConvForImageClassification(_PooledClassifier):
         **kwargs: Any,
     ) -> ImageClassifierOutput | tuple[Any, ...]:
         """Logits (batch, num_labels) of ``pixel_values`` (batch, num_channels, image_size, image_size)."""
+        inputs = {"pixel_values": pixel_values}
+        output = ImageClassifierOutput(**self._classify(inputs, None, labels, output_hidden_states, kwargs))
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+
+class SeqConvForVideoClassification(_PooledClassifier):
+    """A classifier of videos, read as patches that span several frames (tubelets), frame after frame."""
+
+    modality = "video"
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Logits (batch, num_labels) of ``pixel_values`` (batch, num_frames, num_channels, image_size, image_size)."""
         inputs = {"pixel_values": pixel_values}
         output = ImageClassifierOutput(**self._classify(inputs, None, labels, output_hidden_states, kwargs))
         return output if self._wants_dict(return_dict) else output.to_tuple()
