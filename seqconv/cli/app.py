@@ -1,4 +1,4 @@
-"""The ``seqconv`` command: ``list`` mixers and models, ``doctor`` the installation, ``generate`` text, ``distill``."""
+"""The ``seqconv`` command: ``list``, ``doctor``, ``generate``, ``distill``, ``convert``."""
 
 import dataclasses
 import inspect
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from seqconv_kernels._core.errors import argument_error
 
+from .convert import convert_command
 from .distill import distill_command
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def seqconv_(
 
 
 app.command("distill")(distill_command)
+app.command("convert")(convert_command)
 
 
 def main() -> None:
@@ -102,7 +104,7 @@ def doctor(
 
     with clear_errors():
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        versions, machine, ops = facts.versions(), facts.machine(), facts.choices(device, _dtype(dtype))
+        versions, machine, ops = facts.versions(), facts.machine(), facts.choices(device, dtype_of(dtype))
         models = overview()
     if as_json:
         report: dict[str, Any] = {"versions": versions, "machine": machine, "accelerate": models}
@@ -129,7 +131,7 @@ def generate(
     from transformers import TextStreamer
 
     with clear_errors():
-        model, tokenizer = load_language_model("generate", checkpoint, "auto" if dtype is None else _dtype(dtype))
+        model, tokenizer = load_language_model("generate", checkpoint, "auto" if dtype is None else dtype_of(dtype))
         inputs = tokenizer(prompt, return_tensors="pt").to(device)
         if inputs["input_ids"].shape[1] == 0:
             raise argument_error("generate", "an empty prompt", "at least one token", "pass a text to --prompt")
@@ -163,7 +165,12 @@ def load_language_model(command: str, checkpoint: Path, dtype: Any) -> tuple[Any
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
 
 
-def _dtype(name: str) -> Any:
+def dtype_of(name: str) -> Any:
+    """A floating dtype by its name.
+
+    Raises:
+        ValueError: another name.
+    """
     import torch
 
     known = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}

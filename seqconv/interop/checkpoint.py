@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
@@ -171,12 +172,19 @@ def _arguments(
     config = SeqConvConfig.from_dict({**options, "architectures": ["SeqConvForCausalLM"]}, **of_config)
     if config.tie_word_embeddings:  # one tensor under one name, as save_pretrained writes it
         tensors = {name: t for name, t in tensors.items() if name != "lm_head.weight"}
+    tensors = {name: _own_memory(t) for name, t in tensors.items()}
     rest = {k: v for k, v in given.items() if k not in (*of_config, *HUB_OPTIONS, "variant", "use_safetensors")}
     if rest.get("dtype") is None and rest.get("torch_dtype") is None:
         rest["dtype"] = tensors["model.embed_tokens.weight"].dtype
     if rest.get("generation_config") is None:
         rest["generation_config"] = _generation_config(place)
     return {**rest, "config": config, "state_dict": tensors}
+
+
+def _own_memory(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a part of another one: the model keeps it, and saves contiguous tensors alone."""
+    whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _generation_config(place: Source) -> Any:

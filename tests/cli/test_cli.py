@@ -71,7 +71,7 @@ def test_version(run):
     assert run("--version").stdout.strip() == f"seqconv {version('seqconv')}"
 
 
-@pytest.mark.parametrize("command", ["list", "doctor", "generate", "distill"])
+@pytest.mark.parametrize("command", ["list", "doctor", "generate", "distill", "convert"])
 def test_help_texts_lose_no_words(run, command):
     """Typer reads brackets as markup where it can: every help text is printed as it is written."""
     shown = " ".join(run(command, "--help").stdout.split())

@@ -103,6 +103,9 @@ def test_padding_tokens_and_a_second_turn(tmp_path, monkeypatch, name):
     original, ids = small_model(kind, tmp_path, **options), prompts()
     model, asked = load_checkpoint(tmp_path), {"max_new_tokens": 8, "do_sample": False}
     assert torch.equal(model.generate(ids, **asked), original.generate(ids, **asked))
+    model.save_pretrained(tmp_path / "saved")
+    saved = SeqConvForCausalLM.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
     model, reference, mask = model.double(), in_float64(monkeypatch, original), torch.ones_like(ids)
     mask[0, :4] = 0
     with torch.no_grad():

@@ -45,7 +45,8 @@ def write_model_card(model: Any, folder: Path, *, instead_of: Path) -> None:
 def model_card(model: Any) -> str:
     """The card of a model, in the hub's format: a block of YAML, then Markdown."""
     config, kind = model.config, type(model).__name__
-    mixers = Counter(block.mixer.name for block in model.modules() if hasattr(block, "mixer"))
+    found = (getattr(module, "mixer", None) for module in model.modules())
+    mixers = Counter(mixer.name for mixer in found if mixer is not None)
     tags = "\n".join(f"- {tag}" for tag in ["seqconv", *sorted(mixers)])
     task = f"\npipeline_tag: {TASKS[kind]}" if kind in TASKS else ""
     lines = [f"- `{name}` in {count} of {mixers.total()} layers: {_summary(name)}" for name, count in mixers.items()]
