@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..layers.norms import LayerNorm
 from .backbone import ImageBackbone, check_out_indices, reset_linear
 from .block import Block2d, drop_path_rates
+from .inverted import InvertedResidual
 from .registry import create_mixer_2d
 from .stems import check_images, create_downsampling, create_stem
+
+BLOCKS = ("mixer", "inverted_residual")
 
 
 class HierarchicalBackbone(ImageBackbone):
@@ -35,6 +38,8 @@ class HierarchicalBackbone(ImageBackbone):
         stem, downsampling: see :mod:`~seqconv.vision.stems`.
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`; one value, or one for each stage.
         block_options: other options of the blocks.
+        stage_blocks: ``"mixer"`` or ``"inverted_residual"`` for each stage: blocks of the mixer, or the convolutions of
+            :mod:`~seqconv.vision.inverted`.
         projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
             last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
@@ -60,6 +65,7 @@ class HierarchicalBackbone(ImageBackbone):
         mlp_ratio: float | Sequence[float] = 4.0,
         layer_scale: float | Sequence[float | None] | None = None,
         block_options: Mapping[str, Any] | None = None,
+        stage_blocks: Sequence[str] | None = None,
         projection: int | None = None,
         drop_path: float = 0.0,
         out_indices: Sequence[int] | None = None,
@@ -78,13 +84,20 @@ class HierarchicalBackbone(ImageBackbone):
         self.out_indices = check_out_indices("HierarchicalBackbone", out_indices, len(dims))
         self.dims = tuple(dims[stage] for stage in self.out_indices)
         self.strides = tuple(patch_size * 2**stage for stage in self.out_indices)
+        self.least = patch_size * 2 ** (stages - 1) if downsampling == "conv2" else patch_size
         self.stem = create_stem(stem, in_channels, dims[0], patch_size)
         rates = iter(drop_path_rates(drop_path, sum(depths)))
         self.downsamplings = nn.ModuleList(
             create_downsampling(downsampling, d_in, d_out) for d_in, d_out in pairwise(dims)
         )
         self.stages = nn.ModuleList()
-        for dim, depth, ratio, scale, extra in zip(dims, depths, ratios, scales, own, strict=True):
+        kinds = ["mixer"] * stages if stage_blocks is None else stage_blocks
+        for dim, depth, ratio, scale, extra, kind in zip(dims, depths, ratios, scales, own, kinds, strict=True):
+            if kind not in BLOCKS:
+                raise unknown_name("HierarchicalBackbone", "stage_blocks", kind, BLOCKS)
+            if kind == "inverted_residual":
+                self.stages.append(nn.ModuleList(InvertedResidual(dim, drop_path=next(rates)) for _ in range(depth)))
+                continue
             mixers = (create_mixer_2d(mixer, dim, **{**(mixer_options or {}), **extra}) for _ in range(depth))
             options = {"mlp_ratio": ratio, "layer_scale": scale, **(block_options or {})}
             self.stages.append(nn.ModuleList(Block2d(m, drop_path=next(rates), **options) for m in mixers))
@@ -101,7 +114,7 @@ class HierarchicalBackbone(ImageBackbone):
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps of features, and the last map."""
-        check_images("HierarchicalBackbone", images, self.in_channels, self.patch_size)
+        check_images("HierarchicalBackbone", images, self.in_channels, self.least)
         x, features = self.stem(images), list[Tensor]()
         for stage, blocks in enumerate(self.stages):
             x = self.downsamplings[stage - 1](x) if stage else x

@@ -7,9 +7,11 @@ left of each; an image in a batch gives what it gives alone. The checks are here
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -91,6 +93,24 @@ def zero_padding_2d(
 ) -> Float[Tensor, "batch height width channels"]:
     """``x`` with zeros at padding."""
     return x if mask is None else torch.where(mask[..., None], x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def by_size(
+    mix: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch height width channels"],
+    mask: Bool[Tensor, "batch height width"] | None,
+) -> Float[Tensor, "batch height width channels_out"]:
+    """``mix`` of every image in its own size, for what cannot tell padding apart: images of one size go together."""
+    if mask is None:
+        return mix(x)
+    sizes = image_sizes(mask)
+    results: list[Tensor] = [x] * len(sizes)
+    for height, width in sorted(set(sizes)):
+        rows = [row for row, size in enumerate(sizes) if size == (height, width)]
+        padding = (0, 0, 0, x.shape[2] - width, 0, x.shape[1] - height)
+        for row, image in zip(rows, F.pad(mix(x[rows, :height, :width]), padding), strict=True):
+            results[row] = image
+    return torch.stack(results)
 
 
 def check_image_mask(operation: str, mask: Bool[Tensor, "batch height width"], x: Tensor) -> None:

@@ -14,10 +14,12 @@ from .mixer_2d import Mixer2d
 Mixer2dT = TypeVar("Mixer2dT", bound=Mixer2d)
 
 MODULES = (
+    "atrous",
     "gated_linear",
     "gnconv",
     "hyena_nd",
     "manhattan",
+    "multi_scale",
     "plain_mamba",
     "scan",
     "spectral",

@@ -17,6 +17,7 @@ Cells to a quarter of them:
 ==============  ==============================================================================
 ``merge``       2 by 2 cells as one, layer norm, projection (Swin's patch merging, VMamba v1)
 ``conv``        3 by 3 convolution of stride 2, layer norm (VMamba v3)
+``conv2``       2 by 2 convolution of stride 2, layer norm (VMamba v2, EfficientVMamba); an odd last row is left out
 ``batch_norm``  3 by 3 convolution of stride 2, batch norm (RMT)
 ==============  ==============================================================================
 
@@ -205,11 +206,16 @@ class BatchNormDownsample(nn.Module):
 
 
 class ConvDownsample(nn.Module):
-    """A 3 by 3 convolution of stride 2, and a layer norm."""
+    """A convolution of stride 2, and a layer norm.
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    Args:
+        d_in, d_out: widths.
+        size: rows and columns of the convolution: 3, or 2, which leaves out the last row or column of an odd number.
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, size: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(d_in, d_out, 3, stride=2, padding=1)
+        self.conv = nn.Conv2d(d_in, d_out, size, stride=2, padding=size // 3)
         self.norm = LayerNorm(d_out)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
@@ -229,6 +235,7 @@ STEMS: Mapping[str, Callable[..., nn.Module]] = {
 DOWNSAMPLINGS: Mapping[str, Callable[[int, int], nn.Module]] = {
     "merge": PatchMerging,
     "conv": ConvDownsample,
+    "conv2": partial(ConvDownsample, size=2),
     "batch_norm": BatchNormDownsample,
 }
 

@@ -13,7 +13,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..vision.backbone import ImageBackbone, ImageClassifier
 
-FAMILIES = ("plain_mamba", "rmt", "vig", "vim", "vision_lstm", "vmamba")
+FAMILIES = ("efficient_vmamba", "msvmamba", "plain_mamba", "rmt", "vig", "vim", "vision_lstm", "vmamba")
 
 
 @dataclass(frozen=True)

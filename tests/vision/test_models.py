@@ -6,6 +6,8 @@ from golden_cases import Imported, assert_close, check_gradients, load_case, loa
 from seqconv import from_original
 
 MODELS = {
+    "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
+    "vision/msvmamba_vssm": "YuHengsss/MSVMamba:VSSM",
     "vision/rmt_model": "qhfan/RMT:VisRetNet",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
@@ -117,6 +119,16 @@ def test_parts_of_vig(variant, original, extra):
     case = load_variant("scan/vig", variant)
     imported = Imported(f"hustvl/ViG:{original}", case.group("param"), case.meta["cfg"] | extra)
     check_part(case, imported, "", lambda x: x.unflatten(1, HEIGHT_WIDTH))
+
+
+def test_mixer_of_msvmamba():
+    case = load_variant("scan/msvmamba", "ms2d")
+    check_part(case, Imported("YuHengsss/MSVMamba:SS2D", case.group("param"), case.meta["cfg"]), "")
+
+
+def test_mixer_of_efficient_vmamba():
+    case = load_variant("scan/efficientvmamba", "es2d")
+    check_part(case, Imported("TerryPei/EfficientVMamba:SS2D", case.group("param"), case.meta["cfg"]), "")
 
 
 def check_part(case, imported, prefix, image=lambda x: x):

@@ -11,6 +11,12 @@ from seqconv.zoo import model_entry
 
 VMAMBA, VIM = "MzeroMiko/VMamba:VSSM", "hustvl/Vim:VisionMamba"
 PARAMETERS = {
+    "efficient_vmamba_base": 33_717_136,
+    "efficient_vmamba_small": 11_273_688,
+    "efficient_vmamba_tiny": 6_493_660,
+    "msvmamba_micro": 11_879_272,
+    "msvmamba_nano": 6_864_136,
+    "msvmamba_tiny": 33_046_312,
     "plain_mamba_l1": 7_551_656,
     "plain_mamba_l2": 26_145_832,
     "plain_mamba_l3": 50_956_456,

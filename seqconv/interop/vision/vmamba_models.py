@@ -133,10 +133,12 @@ def take_modules(weights: Weights, source: str, target: str, names: Mapping[str,
     """Weights and, where there are, biases of modules; linear layers of the channels-first layout have flat weights."""
     converted = {}
     for name, original in names.items():
-        place = f"{target}.{name}" if target else name
-        converted[f"{place}.weight"] = weights.take(f"{source}.{original}.weight")
-        if f"{source}.{original}.bias" in weights:
-            converted[f"{place}.bias"] = weights.take(f"{source}.{original}.bias")
+        place, origin = (
+            f"{outer}.{inner}" if outer else inner for outer, inner in ((target, name), (source, original))
+        )
+        converted[f"{place}.weight"] = weights.take(f"{origin}.weight")
+        if f"{origin}.bias" in weights:
+            converted[f"{place}.bias"] = weights.take(f"{origin}.bias")
     return converted
 
 
