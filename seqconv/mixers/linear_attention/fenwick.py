@@ -61,7 +61,7 @@ def _chunk(
     moved = torch.maximum(own, level(token, start[:, None], last)[..., None])
     read = torch.einsum("bcn,bhlnp->bhclp", q, memory)
     o = o + (_at_level(scales, moved)[..., None] * read).sum(-2) * total.exp()[..., None]
-    # The memory before position ``end``: old levels move up, the chunk's tokens enter theirs.
+    # The memory before position ``end``: old levels move up, tokens of the chunk enter the level that they have.
     moves = F.one_hot(torch.maximum(own, level(end, start, last)[:, None]) - 1, last).to(v.dtype)
     kept = torch.einsum("blm,bhlnp->bhmnp", moves, memory) * total[..., -1, None, None, None].exp()
     enters = F.one_hot((level(token, end[:, None], last) - 1).clamp(min=0), last).to(v.dtype)
