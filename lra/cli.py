@@ -191,7 +191,7 @@ def small(
     quick: Annotated[bool, typer.Option("--quick", help="Two steps of tiny models: does everything work?")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """The reduced protocol: eight mixers on five tasks, and negative controls; resumes where it stopped."""
+    """The reduced protocol: fourteen mixers on five tasks, and negative controls; resumes where it stopped."""
     from .controls.cells import MIXERS, cells
     from .controls.cells import TASKS as SMALL_TASKS
     from .controls.results import write_results

@@ -15,7 +15,8 @@ m holds the Legendre coefficients of the last θ values of u. Whole sequences ar
 Source: Voelker et al. 2019; the parallel form of Chilkuri and Eliasmith 2021 (arXiv 2102.11417); ``LMUFFTCell`` of
 LMUFormer (Liu et al. 2024, arXiv 2402.04882), ``src/blocks/lmu_cell.py`` of zeyuliu1037/LMUFormer at 5debaddf.
 Published result: LMUFormer reaches 96.53 % on Speech Commands V2 with 35 classes (its README). The input weights start
-uniform with variance 1 / d_model (LeCun), as in Voelker et al., the rest as torch's linear layers.
+uniform with variance 1 / d_model (LeCun), as the input encoders in ``lmu/lmu.py`` of abr/neurips2019 at 2f97105a
+(Voelker et al.), the rest as torch's linear layers, which LMUFormer leaves all of them to.
 """
 
 import torch
