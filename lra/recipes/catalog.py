@@ -22,8 +22,8 @@ UNPUBLISHED = "no published setting; trained as S4D with seqconv's own mixer opt
 LARGER = {"pathfinder64": ("pathfinder", 4096), "path256": ("pathx", 65536)}
 """Sizes without published settings of their own, but for attention's: whose settings they take, and their length."""
 MIXERS = (
-    "s4", "s4d", "sgconv", "hyena", "mega", "tcnca", "mamba", "mamba2", "mamba3", "gla", "gated_deltanet", "kda", "rwkv7",
-    "rg_lru", "gated_short_conv", "attention",
+    "s4", "s4d", "sgconv", "hyena", "mega", "tcnca", "mamba", "mamba2", "mamba3", "gla", "gated_deltanet", "kda",
+    "rwkv7", "rg_lru", "gated_short_conv", "attention",
 )  # fmt: skip
 PUBLISHED: Mapping[str, Callable[[str], Recipe]] = {
     "s4": s4,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from .recipe import Options, Recipe
 
 RECURRENT = ("mamba", "mamba3", "gated_deltanet", "kda", "rwkv7", "rg_lru", "gated_short_conv")
-"""Mixers that train at a lower rate: at 4e-3 Mamba without a norm in front diverges; the others were not tried there."""
+"""Mixers at a lower rate: at 4e-3 Mamba without a norm in front diverges; the others were not tried there."""
 PROBE = "reduced protocol for two processor cores, seqconv's own"
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Complex
 from torch import Tensor, nn
 
 from seqconv_kernels import linear_scan, linear_scan_step
+from seqconv_kernels._core.complex import view_output_as_complex
 from seqconv_kernels._core.errors import unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
@@ -150,13 +151,18 @@ class DenseSSMLayer(Mixer):
 
 
 def _times_real(x: Tensor, matrix: Tensor) -> Tensor:
-    """``matrix x`` for real x, as two real products, which autocast does not narrow: no complex type is as narrow."""
+    """``matrix x`` for real x: one real product, whose columns are real and imaginary parts in turn.
+
+    Autocast does not narrow it: no complex type is as narrow.
+    """
     x = x.to(accumulation_dtype(x, matrix.real))
+    parts = torch.view_as_real(matrix.resolve_conj()).transpose(0, 1).flatten(1)
     with torch.autocast(x.device.type, enabled=False):
-        return torch.complex(x @ matrix.real.T, x @ matrix.imag.T)
+        return view_output_as_complex((x @ parts).unflatten(-1, (-1, 2)))
 
 
 def _real_part(h: Tensor, matrix: Tensor) -> Tensor:
-    """``Re(matrix h)``, as two real products in the precision of h."""
+    """``Re(matrix h)``: one real product, in the precision of h."""
+    parts = torch.view_as_real(matrix.conj().resolve_conj()).flatten(1)
     with torch.autocast(h.device.type, enabled=False):
-        return h.real @ matrix.real.T - h.imag @ matrix.imag.T
+        return torch.view_as_real(h.resolve_conj()).flatten(-2) @ parts.T

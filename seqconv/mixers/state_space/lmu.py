@@ -81,8 +81,18 @@ class LegendreMemoryUnit(KeepFloat32):
         """Discretise the memory, in float64; the input weights are uniform with variance 1 / d_input."""
         bound = (3 / self.u_proj.in_features) ** 0.5
         self.u_proj.weight.uniform_(-bound, bound)
-        if self.A.is_meta:
-            return
+        if not self.A.is_meta:
+            self._discretize()
+
+    def change_rate(self, rate: float) -> None:
+        """Span the same time by tokens ``rate`` times as far apart; the matrices are no longer those of a copy."""
+        self.window /= rate
+        self.A, self.B = torch.empty_like(self.A), torch.empty_like(self.B)
+        self._discretize()
+
+    @torch.no_grad()
+    def _discretize(self) -> None:
+        """Hold the inputs over a token of 1 / window of the memory's time."""
         A, B = hippo.transition("lmu", len(self.B))
         size = len(self.B) + 1
         held = torch.zeros(size, size, dtype=torch.float64)
@@ -153,6 +163,10 @@ class LMU(Mixer):
     def state_kind(self) -> StateKind:
         """The state has a fixed size."""
         return "constant"
+
+    def _change_rate(self, rate: float) -> None:
+        """Span the same time."""
+        self.cell.change_rate(rate)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y: Tensor = self.cell(x, None, mask)[0]

@@ -137,6 +137,10 @@ class S5(DenseSSMLayer):
         C = _truncated_normal(self.d_model, full, 2, fan_in=fan_in)
         return torch.view_as_real(as_complex(C) @ V)
 
+    def _change_rate(self, rate: float) -> None:
+        """Discretise at steps ``rate`` times as long."""
+        self.rate *= rate
+
     def system(self) -> System:
         """Discretised at the layer's steps; conjugate pairs count twice."""
         wide = accumulation_dtype(self.A_real, self.C)
