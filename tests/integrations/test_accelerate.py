@@ -14,11 +14,12 @@ import pytest
 import torch
 from tiny_families import build, chunks, tokens
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, RwkvConfig, RwkvModel
+from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.mamba import modeling_mamba
 
 import seqconv
 from seqconv.integrations.transformers import active, functions, patching
+from seqconv.integrations.transformers.families import LEFT
 from seqconv.integrations.transformers.functions import FUNCTIONS
 from tolerances import assert_near
 
@@ -153,15 +154,15 @@ def test_the_name_of_a_model_is_no_model(unannotated):
         seqconv.accelerate("gpt2")
 
 
-def test_a_family_without_layers_to_replace():
+def test_a_family_without_layers_to_replace(monkeypatch):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1, n_positions=9)).eval()
     with pytest.raises(ValueError, match=r"GPT2LMHeadModel.*none of its layers.*a model of bailing_hybrid, bamba"):
         seqconv.accelerate(model)
     with pytest.raises(ValueError, match="a Linear"):
         seqconv.accelerate(nn.Linear(2, 2))
-    config = RwkvConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2, context_length=9)
-    with pytest.raises(ValueError, match="a RwkvModel: its recurrence is no kernel call"):
-        seqconv.accelerate(RwkvModel(config))
+    monkeypatch.setitem(LEFT, "gpt2", "its attention is no kernel call")
+    with pytest.raises(ValueError, match="a GPT2LMHeadModel: its attention is no kernel call"):
+        seqconv.accelerate(model)
     assert active() == ()
     assert model(torch.ones(1, 3).long()).logits.isfinite().all()
 

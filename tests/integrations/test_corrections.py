@@ -71,6 +71,32 @@ def test_time_steps_are_clamped_in_single_steps_too(family, limits):
         assert_near(chunks(model, ids, mask, (15, 1, 1, 1, 1, 1, 1)), want)
 
 
+@torch.no_grad()
+def test_a_step_of_several_rows_of_rwkv():
+    model, ids = build("rwkv"), tokens()
+    want = model(ids, use_cache=False).logits
+    mask, lengths = torch.ones_like(ids), (18, 1, 1, 1)
+    assert wrong(chunks(model, ids, mask, lengths)[:, : want.shape[1]], want)
+    with seqconv.accelerate(model):
+        assert_near(chunks(model, ids, mask, lengths), want)
+
+
+def test_any_length_in_the_training_mode_of_xlstm_and_chunks_in_half_precision():
+    model, ids = build("xlstm", mode="train", chunk_size=8), tokens()
+    with pytest.raises(ValueError, match="not divisible by chunk size"):
+        model(ids)
+    whole = build("xlstm")(ids, use_cache=False).logits
+    with seqconv.accelerate(model):
+        assert_near(model(ids, use_cache=False).logits, whole)
+    assert_near(build("xlstm", chunk_size=8)(ids, use_cache=False).logits, whole)
+    half = build("xlstm", chunk_size=8, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        half(ids, use_cache=False)
+    rounding = (build("xlstm", dtype=torch.bfloat16)(ids, use_cache=False).logits - whole).abs().mean()
+    with seqconv.accelerate(half):
+        assert (half(ids, use_cache=False).logits - whole).abs().mean() < 1.5 * rounding
+
+
 @pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "jamba"])
 @torch.no_grad()
 def test_what_wraps_the_projection_of_time_steps_acts(family):

@@ -12,7 +12,7 @@ from tolerances import assert_near
 
 pytestmark = pytest.mark.filterwarnings("default")  # transformers warns of its own deprecations
 every_family = pytest.mark.parametrize("family", FAMILIES)
-INPUT_PADDING_LEAKS = {"recurrent_gemma"}
+INPUT_PADDING_LEAKS = {"recurrent_gemma", "rwkv", "xlstm"}
 """Padding is an input like any other there, also in transformers: batches of prompts of one length only."""
 
 
@@ -95,13 +95,15 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(family):
 def test_greedy_tokens_and_those_of_beams(family, calls):
     model = build(family)
     ids, mask = padded(family, 9)
+    if family == "rwkv":
+        ids, mask = ids[:1], mask[:1]  # transformers mixes the rows of a step
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False}
-    want = model.generate(ids, **options)
-    beams = model.generate(ids, num_beams=3, **options)
+    every_number = [1] if family in ("rwkv", "xlstm") else [1, 3]  # transformers cannot reorder their caches
+    want = [model.generate(ids, num_beams=beams, **options) for beams in every_number]
     assert not calls
     with seqconv.accelerate(model):
-        assert torch.equal(model.generate(ids, **options), want)
-        assert torch.equal(model.generate(ids, num_beams=3, **options), beams)
+        for beams, expected in zip(every_number, want, strict=True):
+            assert torch.equal(model.generate(ids, num_beams=beams, **options), expected)
     assert calls
 
 

@@ -177,6 +177,11 @@ FAMILIES = {
             "head_dim": 8,
         },
     ),
+    "rwkv": ("Rwkv", {"context_length": 64}),
+    "xlstm": (
+        "xLSTM",
+        {"hidden_size": 128, "embedding_dim": 128, "num_heads": 4, "num_blocks": 2, "chunk_size": 32},
+    ),
     "recurrent_gemma": (
         "RecurrentGemma",
         {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 64, "head_dim": 8},
@@ -214,8 +219,9 @@ def tokens(batch=2, length=21, seed=0):
 
 def chunks(model, ids, mask, lengths):
     """Logits of a prompt given in chunks of these lengths, through the cache of the model."""
-    recurrent = model.config.model_type in ("mamba", "falcon_mamba", "mamba2")
+    recurrent = model.config.model_type in ("mamba", "falcon_mamba", "mamba2", "rwkv", "xlstm")
     name = "cache_params" if recurrent else "past_key_values"
+    name = "state" if model.config.model_type == "rwkv" else name
     keeps_its_own = model.config.model_type == "recurrent_gemma"  # states in the layers; the cache is not returned
     cache, found, start = DynamicCache(config=model.config) if keeps_its_own else None, [], 0
     for length in lengths:

@@ -18,7 +18,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...hf.arguments.packed_arguments import packed_bounds
 
 BOUNDS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
-CACHES = ("cache", "cache_params", "past_key_values")
+CACHES = ("cache", "cache_params", "past_key_values", "state")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ CHUNKS = "a prompt given in several chunks goes on from the state of the last on
 PADDING = "with biased projections, left padding does not reach real tokens"
 TIME_STEP = "adapters on dt_proj act"
 CLAMP = "time steps are clamped in single steps too"
+ROWS = "single steps of several rows do not mix them"
+ANY_LENGTH = "in training mode sequences of any length"
 PACKED = "packed documents are kept apart, on every device and for any number of rows"
 
 _MAMBA = (CHUNKS, PADDING, TIME_STEP, PACKED)
@@ -57,14 +59,14 @@ FAMILIES = {
     "qwen3_next": Family(_DELTA),
     "qwen4_exp": Family(_DELTA),
     "recurrent_gemma": Family((CHUNKS, PACKED)),
+    "rwkv": Family((ROWS, PACKED)),
+    "xlstm": Family((ANY_LENGTH, PACKED)),
     "zamba": Family((CHUNKS, PADDING, PACKED)),
     "zamba2": Family(_MAMBA2),
 }
 """By the name of the modelling file."""
 
 LEFT = {
-    "rwkv": "its recurrence is no kernel call and has no op of seqconv here",
-    "xlstm": "its recurrence is no kernel call and has no op of seqconv here",
     "zaya": "its two convolutions are modules, already one call each",
 }
 """Families with linear-time layers that are left as they are, and why."""

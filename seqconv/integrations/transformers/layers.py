@@ -5,10 +5,15 @@ from typing import Any
 
 from .minimax import lightning_attention
 from .recurrent_gemma import recurrent_block, rg_lru_scan
+from .rwkv import channel_mix, time_mix
+from .xlstm import mlstm_backend
 
 LAYERS: dict[str, Callable[..., Any]] = {
     "MiniMaxLightningAttention": lightning_attention,
     "RecurrentGemmaRecurrentBlock": recurrent_block,
+    "RwkvFeedForward": channel_mix,
+    "RwkvSelfAttention": time_mix,
+    "xLSTMBackend": mlstm_backend,
 }
 """Class of a layer to what runs instead of its ``forward``: takes the call, then the named arguments."""
 

@@ -115,24 +115,38 @@ class RWKV4(Mixer):
         k, v = (t.to(accumulation_dtype(t, self.time_decay)) for t in (k, v))
         if mask is not None:
             k = k.masked_fill(~mask[..., None], LEAST)
-        o, sums, exponent = self._average(k, v, state)
+        o, sums, exponent = average(k, v, self.time_decay, self.bonus, state.sums, state.exponent)
         y: Tensor = self.o_proj(gate * o.to(gate.dtype))
         return y, RWKV4State(x[:, -1], sums, exponent)
 
-    def _average(self, k: Tensor, v: Tensor, state: RWKV4State) -> tuple[Tensor, Tensor, Tensor]:
-        """Averages (batch, length, channels), the last sums and their exponent."""
-        decay = -self.time_decay.to(k.dtype).exp()
-        exponents = _exponents(k.detach(), decay.detach(), state.exponent.to(k.dtype))
-        earlier, own = exponents[:, :-1], exponents[:, 1:]
-        weight = (k - own).exp()
-        inflow = torch.stack([weight * v, weight], dim=2)
-        factor = (decay + earlier - own).exp()[:, :, None].expand_as(inflow)
-        pair = linear_scan(factor, inflow, initial_state=state.sums.to(k.dtype), return_final_state=True)
-        sums = token_before(pair[0], state.sums.to(k.dtype))
-        largest = torch.maximum(earlier, (self.bonus + k).detach())
-        past, now = (earlier - largest).exp(), (self.bonus + k - largest).exp()
-        o = (past * sums[:, :, 0] + now * v) / (past * sums[:, :, 1] + now)
-        return o, pair[1], exponents[:, -1]
+
+def average(
+    k: Tensor, v: Tensor, time_decay: Tensor, bonus: Tensor, sums: Tensor, exponent: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The averages of whole sequences from a state.
+
+    Args:
+        k, v: keys and values in the dtype of the sums, (batch, length, channels).
+        time_decay: logarithm of w, (channels).
+        bonus: u, (channels).
+        sums: numerator and denominator before, (batch, 2, channels).
+        exponent: theirs, (batch, channels).
+
+    Returns:
+        The averages, the last sums and their exponent.
+    """
+    decay, sums = -time_decay.to(k.dtype).exp(), sums.to(k.dtype)
+    exponents = _exponents(k.detach(), decay.detach(), exponent.to(k.dtype))
+    earlier, own = exponents[:, :-1], exponents[:, 1:]
+    weight = (k - own).exp()
+    inflow = torch.stack([weight * v, weight], dim=2)
+    factor = (decay + earlier - own).exp()[:, :, None].expand_as(inflow)
+    pair = linear_scan(factor, inflow, initial_state=sums, return_final_state=True)
+    before = token_before(pair[0], sums)
+    largest = torch.maximum(earlier, (bonus + k).detach())
+    past, now = (earlier - largest).exp(), (bonus + k - largest).exp()
+    o = (past * before[:, :, 0] + now * v) / (past * before[:, :, 1] + now)
+    return o, pair[1], exponents[:, -1]
 
 
 def _exponents(k: Tensor, decay: Tensor, first: Tensor) -> Tensor:
