@@ -83,12 +83,13 @@ template <> struct type_caster<seqconv::View> {
 
   bool from_python(handle source, uint8_t flags, cleanup_list* cleanup) noexcept {
     if (!PyTuple_Check(source.ptr())) return false;
-    if (PyTuple_GET_SIZE(source.ptr()) == 0) return true;
-    if (PyTuple_GET_SIZE(source.ptr()) != 4) return false;
+    const Py_ssize_t size = PyTuple_Size(source.ptr());  // functions, not macros: the stable ABI has only those
+    if (size == 0) return true;
+    if (size != 4) return false;
     make_caster<uintptr_t> address;
     make_caster<int> dtype;
     make_caster<std::vector<int64_t>> shape, strides;
-    const auto item = [&](Py_ssize_t i) { return handle(PyTuple_GET_ITEM(source.ptr(), i)); };
+    const auto item = [&](Py_ssize_t i) { return handle(PyTuple_GetItem(source.ptr(), i)); };
     if (!address.from_python(item(0), flags, cleanup) || !dtype.from_python(item(1), flags, cleanup) ||
         !shape.from_python(item(2), flags, cleanup) || !strides.from_python(item(3), flags, cleanup))
       return false;

@@ -118,42 +118,39 @@ class SeqConvForSequenceClassification(_PooledClassifier):
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
 
-class SeqConvForImageClassification(_PooledClassifier):
+class _PixelClassifier(_PooledClassifier):
+    """A classifier of what processors give as ``pixel_values``."""
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Logits (batch, num_labels).
+
+        Args:
+            pixel_values: images (batch, num_channels, image_size, image_size), or videos (batch, num_frames,
+                num_channels, image_size, image_size).
+            labels: as those of ``SeqConvForSequenceClassification``.
+        """
+        inputs = {"pixel_values": pixel_values}
+        output = ImageClassifierOutput(**self._classify(inputs, None, labels, output_hidden_states, kwargs))
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+
+class SeqConvForImageClassification(_PixelClassifier):
     """A classifier of images, read patch by patch or pixel by pixel."""
 
     modality = "image"
 
-    def forward(
-        self,
-        pixel_values: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> ImageClassifierOutput | tuple[Any, ...]:
-        """Logits (batch, num_labels) of ``pixel_values`` (batch, num_channels, image_size, image_size)."""
-        inputs = {"pixel_values": pixel_values}
-        output = ImageClassifierOutput(**self._classify(inputs, None, labels, output_hidden_states, kwargs))
-        return output if self._wants_dict(return_dict) else output.to_tuple()
 
-
-class SeqConvForVideoClassification(_PooledClassifier):
+class SeqConvForVideoClassification(_PixelClassifier):
     """A classifier of videos, read as patches that span several frames (tubelets), frame after frame."""
 
     modality = "video"
-
-    def forward(
-        self,
-        pixel_values: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> ImageClassifierOutput | tuple[Any, ...]:
-        """Logits (batch, num_labels) of ``pixel_values`` (batch, num_frames, num_channels, image_size, image_size)."""
-        inputs = {"pixel_values": pixel_values}
-        output = ImageClassifierOutput(**self._classify(inputs, None, labels, output_hidden_states, kwargs))
-        return output if self._wants_dict(return_dict) else output.to_tuple()
 
 
 class SeqConvForAudioClassification(_PooledClassifier):
