@@ -1124,6 +1124,8 @@ def create_mixer(
     dt_max: float = 0.1,
     rate: float = 1.0,
     gate: str = "half_glu1",
+    lr: float | dict[str, float] | None = 0.001,
+    wd: float | dict[str, float] | None = 0.0,
     bidirectional: bool = False,
     dropout: float = 0.0,
     tie_dropout: bool = False,

@@ -16,18 +16,20 @@ from .published import published_settings
 from .recipe import Options, Recipe
 from .reduced import companion, small
 from .s4 import s4, s4d, third_version
+from .s5 import s5
 from .sgconv import LENGTHS, sgconv
 
 UNPUBLISHED = "no published setting; trained as S4D with seqconv's own mixer options"
 LARGER = {"pathfinder64": ("pathfinder", 4096), "path256": ("pathx", 65536)}
 """Sizes without published settings of their own, but for attention's: whose settings they take, and their length."""
 MIXERS = (
-    "s4", "s4d", "sgconv", "hyena", "mega", "tcnca", "mamba", "mamba2", "mamba3", "gla", "gated_deltanet", "kda",
+    "s4", "s4d", "s5", "sgconv", "hyena", "mega", "tcnca", "mamba", "mamba2", "mamba3", "gla", "gated_deltanet", "kda",
     "rwkv7", "rg_lru", "gated_short_conv", "attention",
 )  # fmt: skip
 PUBLISHED: Mapping[str, Callable[[str], Recipe]] = {
     "s4": s4,
     "s4d": s4d,
+    "s5": s5,
     "sgconv": sgconv,
     "mega": mega,
     "attention": attention,

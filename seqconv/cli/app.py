@@ -146,23 +146,35 @@ def generate(
         )
 
 
-def load_language_model(command: str, checkpoint: Path, dtype: Any) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder.
+def load_language_model(command: str, checkpoint: Path, dtype: Any, *, tokenizer: bool = True) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder; configurations without a model_type are those of other projects' checkpoints.
+
+    Args:
+        tokenizer: whether it must be there; ``None`` is returned for one that is not.
 
     Raises:
         ValueError: the folder lacks one of them, or does not fit.
     """
+    import json
+
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import seqconv  # noqa: F401  (registers the Auto classes)
 
-    for name, holds in (("config.json", "a model"), ("tokenizer_config.json", "a tokenizer")):
+    wanted = {"config.json": "a model"} | ({"tokenizer_config.json": "a tokenizer"} if tokenizer else {})
+    for name, holds in wanted.items():
         if not (checkpoint / name).is_file():
-            wanted = f"a folder with {name}, as save_pretrained writes for {holds}"
+            needed = f"a folder with {name}, as save_pretrained writes for {holds}"
             remedy = "save model and tokenizer into one folder and pass that"
-            raise argument_error(command, f"{str(checkpoint)!r} without {name}", wanted, remedy)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, local_files_only=True)
-    return model.eval(), AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+            raise argument_error(command, f"{str(checkpoint)!r} without {name}", needed, remedy)
+    if "model_type" in json.loads((checkpoint / "config.json").read_text(encoding="utf-8")):
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, local_files_only=True)
+    else:
+        from ..interop import load_checkpoint
+
+        model = load_checkpoint(checkpoint, dtype=dtype)
+    there = (checkpoint / "tokenizer_config.json").is_file()
+    return model.eval(), AutoTokenizer.from_pretrained(checkpoint, local_files_only=True) if there else None
 
 
 def dtype_of(name: str) -> Any:

@@ -9,7 +9,7 @@ from seqconv_kernels._core.errors import argument_error
 
 
 def distill_command(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a causal language model, tokenizer included.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a causal language model.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     tolerance: Annotated[float | None, typer.Option(help="Relative H-infinity error allowed.")] = None,
     order: Annotated[int | None, typer.Option(help="Real order of every recurrence.")] = None,
@@ -17,6 +17,8 @@ def distill_command(
     calibrate: Annotated[Path | None, typer.Option(help="Text file to predict and measure the KL on.")] = None,
     calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens taken from it.")] = 4096,
     within: Annotated[int | None, typer.Option(min=2, help="Longest context that the bounds speak of.")] = None,
+    recurrent: Annotated[bool, typer.Option(help="Reduce filters that have a recurrence too.")] = False,
+    length: Annotated[int | None, typer.Option(min=2, help="Taps that are fitted.")] = None,
     fir_head: Annotated[
         int | None, typer.Option(min=1, help="Leading taps kept exactly; 1, or more if needed.")
     ] = None,
@@ -33,7 +35,7 @@ def distill_command(
 
     with clear_errors():
         _check_choice(tolerance, order, state_budget, output)
-        model, tokenizer = load_language_model("seqconv distill", checkpoint, "auto")
+        model, tokenizer = load_language_model("seqconv distill", checkpoint, "auto", tokenizer=calibrate is not None)
         ids = None if calibrate is None else _tokens(calibrate, tokenizer, calibration_tokens, model)
         distilled = distill(
             model,
@@ -43,13 +45,15 @@ def distill_command(
             calibration=ids,
             fir_head=fir_head,
             within=within,
+            length=length,
+            recurrent=recurrent,
             progress=lambda names: track(list(names), description="distilling", transient=True),
         )
         written = distilled.channels[0] > 0 or write_unchanged
         if written:
             save_distilled(distilled, output, tokenizer=tokenizer)
             if plots:
-                _plot(model, distilled, output)
+                _plot(model, distilled, output, [n for n in (length, within) if n is not None])
     print_summary(distilled)
     if written:
         typer.echo(f"written to {output}; every channel is in {output / TABLE}")
@@ -80,7 +84,7 @@ def print_summary(distilled: Any) -> None:
         typer.echo(f"KL per token: {kl}")
 
 
-def _plot(model: Any, distilled: Any, output: Path) -> None:
+def _plot(model: Any, distilled: Any, output: Path, lengths: list[int]) -> None:
     from ..convolution.replacement import long_convolutions
     from ..distill.plot import plot_certificate
 
@@ -88,7 +92,8 @@ def _plot(model: Any, distilled: Any, output: Path) -> None:
     after: Any = long_convolutions(distilled.model)
     (output / "plots").mkdir(exist_ok=True)
     for name in set(distilled.certificates) - set(distilled.kept):
-        taps = before[name].filter(before[name].filter.max_length)
+        filter = before[name].filter
+        taps = filter(min(n for n in (*lengths, filter.max_length) if n is not None))
         plot_certificate(output / "plots" / f"{name}.png", taps, after[name].filter, distilled.certificates[name])
 
 

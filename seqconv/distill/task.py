@@ -12,15 +12,16 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..filters.state_space.modal import ModalFilter
 from .certificates.certificate import Certificate, certify
 from .certificates.hankel import Subspace, leading_subspace
+from .fitting.closed_form import POLES
 from .fitting.gradient import gradient_descent
 from .fitting.minimax import level_poles, peak
 from .fitting.modes import to_modes
 from .fitting.parallel import in_blocks
-from .fitting.poles import balanced, kung, prony, tall_window
+from .fitting.poles import balanced, kung, tall_window
 from .fitting.second_order import from_poles, powers_of
 from .fitting.varpro import errors, refine
 
-Method = Literal["best", "kung-varpro", "gradient", "balanced", "prony"]
+Method = Literal["best", "kung-varpro", "gradient", "balanced", "era", "aaa", "prony"]
 
 Norm = Literal["hinf", "l2"]
 
@@ -175,8 +176,7 @@ class FilterTask:
         if self.method == "gradient":
             return Modes(*gradient_descent(g, order))
         if self.method != "kung-varpro":
-            found = balanced(g, order) if self.method == "balanced" else prony(g, order)
-            return self._solve(from_poles(found), g)
+            return self._solve(from_poles(POLES[self.method](g, order)), g)
         best = from_poles(kung(self.subspace.vectors, order))
         if self.norm == "l2":
             least = errors(best, g)

@@ -48,7 +48,7 @@ def s4d_responses(channels: int, length: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("pairs", "reals"), [(1, 0), (0, 1), (2, 1), (3, 2), (4, 0)])
-@pytest.mark.parametrize("method", ["kung-varpro", "balanced", "prony"])
+@pytest.mark.parametrize("method", ["kung-varpro", "balanced", "era", "aaa", "prony"])
 def test_a_true_recurrence_is_recovered(pairs, reals, method):
     h = exact_system(3, 600, pairs, reals)
     distilled = distill_filter(h, 2 * pairs + reals, method=method, dtype=torch.float64)
@@ -215,7 +215,7 @@ def test_a_tolerance_takes_the_smallest_proven_order():
     assert (distilled.filter(400) - h).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("method", ["kung-varpro", "balanced", "prony", "gradient"])
+@pytest.mark.parametrize("method", ["kung-varpro", "balanced", "era", "aaa", "prony", "gradient"])
 def test_a_filter_of_zeros_needs_no_recurrence(method):
     distilled = distill_filter(torch.zeros(2, 64), 4, method=method)
     assert (distilled.filter(100) == 0).all()

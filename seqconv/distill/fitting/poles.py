@@ -1,15 +1,15 @@
-"""Poles of a recurrence that imitates an impulse response: four ways to find them.
+"""Poles of a recurrence that imitates an impulse response, by Hankel matrices and by linear prediction.
 
 All take ``g``, the responses after the exact head, and return ``order`` poles per channel, closed under
-conjugation. Sources: Kung 1978 (half section), Prony (linear prediction), Moore 1981 (balanced truncation);
-compared on trained filters in ``docs/distillation.md``.
+conjugation. Sources: Kung 1978 (half section), Prony (linear prediction), Moore 1981 (balanced truncation), Juang and
+Pappa 1985 (eigensystem realisation); compared on trained filters in ``docs/distillation.md``.
 """
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from ..certificates.hankel import hankel, leading_subspace
+from ..certificates.hankel import hankel, hankel_product, leading_subspace
 
 LARGEST = 1 - 1e-6
 """Largest magnitude of a pole."""
@@ -42,6 +42,21 @@ def balanced(g: Float[Tensor, "channels length"], order: int) -> Complex[Tensor,
     padded = torch.nn.functional.pad(g, (0, g.shape[1] - 1))
     u = leading_subspace(padded, order).vectors
     return stable(_eigenvalues(u[:, :, :-1] @ u[:, :, 1:].transpose(1, 2)))
+
+
+def era(g: Float[Tensor, "channels length"], order: int) -> Complex[Tensor, "channels order"]:
+    """Eigensystem realisation: ``S^-1/2 U' Gamma_1 V S^-1/2`` of the half section and the one that is a step later.
+
+    The section is symmetric, so U and V differ by signs and the eigenvalues are those of ``Lambda^-1 U' Gamma_1 U``.
+    """
+    rows = g.shape[1] // 2
+    g = g[:, : 2 * rows]
+    u = leading_subspace(g[:, :-1], order).vectors
+    size = 1 << (2 * rows - 2).bit_length()
+    now, later = (hankel_product(torch.fft.rfft(part, n=size), u, size) for part in (g[:, :-1], g[:, 1:]))
+    ritz = (now * u).sum(2)
+    ritz = torch.where(ritz.abs() > 0, ritz, torch.finfo(g.dtype).tiny)
+    return stable(_eigenvalues((later @ u.transpose(1, 2)) / ritz[:, :, None]))
 
 
 def prony(g: Float[Tensor, "channels length"], order: int) -> Complex[Tensor, "channels order"]:

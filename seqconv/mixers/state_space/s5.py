@@ -32,6 +32,8 @@ LARGEST_REAL_PART = -1e-4
 """Of the eigenvalues with ``clip_eigs``."""
 SSM_LR = 1e-3
 """Largest learning rate of eigenvalues, steps and B."""
+GROUPS = {"A": ("A_real", "A_imag"), "dt": ("log_dt",), "B": ("B",)}
+"""Parameters that may learn at rates of their own."""
 TRUNCATED_STD = 0.87962566103423978
 """Deviation of a standard normal that is cut at ±2."""
 
@@ -73,6 +75,9 @@ class S5(DenseSSMLayer):
         dt_min, dt_max: initial steps are spread between them, evenly in their logarithm.
         rate: multiplies the steps: 2 for data at half the sampling rate of that trained on.
         gate: what follows, one of :data:`~seqconv.mixers.state_space.dense_ssm.GATES`.
+        lr: learning rate of A, dt and B; by name (``{"A": 1e-3, "dt": 1e-3}``) where they differ, and the model's own
+            for those that it leaves out.
+        wd: weight decay of A, dt and B, likewise.
         bidirectional ... tie_dropout: see :class:`~seqconv.mixers.state_space.dense_ssm.DenseSSMOptions`.
 
     Raises:
@@ -93,6 +98,8 @@ class S5(DenseSSMLayer):
         dt_max: float = 0.1,
         rate: float = 1.0,
         gate: str = "half_glu1",
+        lr: float | dict[str, float] | None = SSM_LR,
+        wd: float | dict[str, float] | None = 0.0,
         **options: Unpack[DenseSSMOptions],
     ) -> None:
         if d_state is None:
@@ -108,7 +115,9 @@ class S5(DenseSSMLayer):
         self.C = nn.Parameter(torch.empty(C_size))
         self.C_backward = None if self.causal else nn.Parameter(torch.empty(C_size))
         self.keep_float32("A_real", "A_imag", "log_dt", "B")
-        set_optimizer_options(self, "A_real", "A_imag", "log_dt", "B", lr=SSM_LR, weight_decay=0.0)
+        for group, names in GROUPS.items():
+            rate, decay = (given.get(group) if isinstance(given, dict) else given for given in (lr, wd))
+            set_optimizer_options(self, *names, lr=rate, weight_decay=decay)
         self.reset_parameters()
 
     @torch.no_grad()
