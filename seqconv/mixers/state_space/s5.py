@@ -116,8 +116,8 @@ class S5(DenseSSMLayer):
         self.C_backward = None if self.causal else nn.Parameter(torch.empty(C_size))
         self.keep_float32("A_real", "A_imag", "log_dt", "B")
         for group, names in GROUPS.items():
-            rate, decay = (given.get(group) if isinstance(given, dict) else given for given in (lr, wd))
-            set_optimizer_options(self, *names, lr=rate, weight_decay=decay)
+            own_lr, own_wd = (given.get(group) if isinstance(given, dict) else given for given in (lr, wd))
+            set_optimizer_options(self, *names, lr=own_lr, weight_decay=own_wd)
         self.reset_parameters()
 
     @torch.no_grad()
