@@ -9,6 +9,7 @@ from transformers.models.rwkv.modeling_rwkv import RwkvFeedForward, RwkvSelfAtte
 
 from seqconv import create_mixer
 from seqconv.interop import from_original
+from seqconv.mixers.linear_attention.rwkv.rwkv4 import average
 from seqconv.types import LayerContext
 from tolerances import assert_near
 
@@ -53,6 +54,12 @@ def written_out(layer, k, v):
     return torch.stack(outputs, dim=1)
 
 
+def averages(layer, k, v):
+    """Those of the layer from its initial state."""
+    state = layer.init_state(len(k))
+    return average(k, v, layer.time_decay, layer.bonus, state.sums, state.exponent)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
 def test_keys_of_any_size_and_decays_of_any_speed_are_averaged(dtype, size):
@@ -61,8 +68,7 @@ def test_keys_of_any_size_and_decays_of_any_speed_are_averaged(dtype, size):
     with torch.no_grad():
         layer.time_decay.copy_(torch.linspace(-8, 5, 8))
     k, v = size * torch.randn(2, 50, 8, dtype=torch.float64), torch.randn(2, 50, 8, dtype=torch.float64)
-    state = layer.init_state(2)
-    got, _, exponent = layer._average(k.to(dtype), v.to(dtype), state)
+    got, _, exponent = averages(layer, k.to(dtype), v.to(dtype))
     assert exponent.isfinite().all()
     assert_near(got, written_out(layer, k.to(dtype).double(), v.to(dtype).double()))
 
@@ -72,8 +78,8 @@ def test_long_sequences_keep_their_digits_in_float32():
     layer = create_mixer("rwkv4", 8)
     k, v = torch.randn(1, 5000, 8), torch.randn(1, 5000, 8)
     wide = create_mixer("rwkv4", 8).double()
-    want = wide._average(k.double(), v.double(), wide.init_state(1))[0]
-    assert_near(layer._average(k, v, layer.init_state(1))[0], want)
+    want = averages(wide, k.double(), v.double())[0]
+    assert_near(averages(layer, k, v)[0], want)
 
 
 def test_initial_values_depend_on_the_depth():
