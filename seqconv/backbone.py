@@ -48,6 +48,7 @@ class Backbone(Stateful[BackboneState]):
         input_dropout, tie_dropout: dropout of the input.
 
     Attributes:
+        shares_values: whether a layer reads or writes values shared between layers.
         gradient_checkpointing: recompute every block in the backward pass of training instead of storing what it
             computed.
     """
@@ -71,13 +72,14 @@ class Backbone(Stateful[BackboneState]):
         self.dropout = Dropout(input_dropout, tied=tie_dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = create_norm(norm, self.d_model, **(norm_options or {}))
+        self.shares_values = any(block.shares_values for block in blocks)
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Any] = partial(checkpoint, use_reentrant=False)
 
     @property
     def layers(self) -> list[Block]:
         """The blocks, with their type."""
-        return [cast(Block, block) for block in self.blocks]
+        return cast(list[Block], list(self.blocks))
 
     @property
     def causal(self) -> bool:
@@ -90,11 +92,6 @@ class Backbone(Stateful[BackboneState]):
         if not self.causal:
             return "none"
         return most_growing(block.state_kind for block in self.layers)
-
-    @property
-    def shares_values(self) -> bool:
-        """Whether a layer reads or writes values shared between layers."""
-        return any(block.shares_values for block in self.layers)
 
     @carries_state
     def forward(
@@ -118,12 +115,13 @@ class Backbone(Stateful[BackboneState]):
         before = self._layer_states(state)
         x, after, hidden_states = self.dropout(x), [], []
         shared: SharedValues | None = {} if self.shares_values else None
+        checkpoints = self._checkpoints
         for block, layer_state in zip(self.layers, before, strict=True):
             if output_hidden_states:
                 hidden_states.append(x)
             call = block if layer_state is None else partial(call_with_state, block, state=layer_state)
             run = partial(call, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
-            outputs = self._checkpointed(run, x, state, shared) if self._checkpoints else run(x)
+            outputs = self._checkpointed(run, x, state, shared) if checkpoints else run(x)
             x, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
             shared = None if shared is None else {**shared, **rest.pop()}
             after.extend(rest)
@@ -165,13 +163,15 @@ class Backbone(Stateful[BackboneState]):
     def _layer_states(self, state: State | None) -> tuple[State | None, ...]:
         if state is None:
             return (None,) * len(self.blocks)
-        self._check_causal()
         if isinstance(state, InitialState):
+            self._check_causal()
             return (state,) * len(self.blocks)
         if not isinstance(state, BackboneState) or len(state.layers) != len(self.blocks):
             got = f"{len(state.layers)} layer states" if isinstance(state, BackboneState) else type(state).__name__
             remedy = "pass what this backbone's init_state, prefill or step returned"
             raise argument_error("Backbone", got, f"a BackboneState of {len(self.blocks)} layers", remedy)
+        if not self.norm.per_token:
+            self._check_causal()  # a block checks its own norms and mixers
         return state.layers
 
     def _check_causal(self) -> None:

@@ -65,6 +65,9 @@ class Block(Stateful[BlockState]):
             mixer itself take padding for tokens (as S4 does where it knows the lengths).
         layer: place in the stack, on which some residuals and initial values depend; the first of one by default.
 
+    Attributes:
+        shares_values: whether a mixer reads or writes values shared between layers.
+
     Raises:
         ValueError: unknown names or options (the nearest are named), probabilities outside [0, 1).
     """
@@ -116,6 +119,7 @@ class Block(Stateful[BlockState]):
                 **(residual_options if mlp_residual_options is None else mlp_residual_options) or {}
             )
         self.dropout, self.drop_path = Dropout(dropout, tied=tie_dropout), DropPath(drop_path)
+        self.shares_values = any(mixer.shares_values for mixer in self._mixers)
 
     @property
     def causal(self) -> bool:
@@ -126,11 +130,6 @@ class Block(Stateful[BlockState]):
     def state_kind(self) -> StateKind:
         """The kind of the mixer or channel mix whose state grows most with the context."""
         return most_growing(mixer.state_kind for mixer in self._mixers) if self.causal else "none"
-
-    @property
-    def shares_values(self) -> bool:
-        """Whether a mixer reads or writes values shared between layers."""
-        return any(mixer.shares_values for mixer in self._mixers)
 
     @carries_state
     def forward(
@@ -152,17 +151,18 @@ class Block(Stateful[BlockState]):
         before = BlockState() if state is None else self._own_state(state)
         inputs_mask, mask = (mask, None) if self.mask_mixer_inputs else (None, mask)
         mixed = fed = None
-        if self.mixer is not None:
-            y = x if self.mixer.residual_inside else self._enter(x, mask, self.mixer_norm)
+        mixer, mlp = self.mixer, self.mlp
+        if mixer is not None:
+            y = x if mixer.residual_inside else self._enter(x, mask, self.mixer_norm)
             y = zero_padding(y, inputs_mask)
-            y, mixed, shared = _call(self.mixer, y, before.mixer, mask, cu_seqlens, shared)
-            x = y if self.mixer.residual_inside else self._join(x, y, mask, self.mixer_residual, self.mixer_norm)
-        if self.mlp is not None:
+            y, mixed, shared = _call(mixer, y, before.mixer, mask, cu_seqlens, shared)
+            x = y if mixer.residual_inside else self._join(x, y, mask, self.mixer_residual, self.mixer_norm)
+        if mlp is not None:
             y = self._enter(x, mask, self.mlp_norm)
-            if isinstance(self.mlp, Mixer):
-                y, fed, shared = _call(self.mlp, y, before.mlp, mask, cu_seqlens, shared)
+            if isinstance(mlp, Mixer):
+                y, fed, shared = _call(mlp, y, before.mlp, mask, cu_seqlens, shared)
             else:
-                y = self.mlp(y)
+                y = mlp(y)
             x = self._join(x, y, mask, self.mlp_residual, self.mlp_norm)
         after = [] if state is None else [BlockState(mixed, fed)]
         outputs = (zero_padding(x, mask), *after, *([] if shared is None else [_changed(shared, given)]))
@@ -225,8 +225,11 @@ class Block(Stateful[BlockState]):
 
     @property
     def _per_token_norms(self) -> bool:
-        norms = (self._modules.get(name) for name in ("mixer_norm", "mlp_norm"))  # read at every token
-        return all(norm is None or cast(Norm, norm).per_token for norm in norms)
+        # Asked for at every token: without a generator, and without instance checks of abstract classes.
+        for child in self._modules.values():  # noqa: SIM110
+            if not getattr(type(child), "per_token", True):
+                return False
+        return True
 
 
 def _changed(values: SharedValues, given: SharedValues | None) -> SharedValues:

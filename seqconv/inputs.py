@@ -6,6 +6,8 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from .parameters import KeepFloat32
+from .rows import RowGroups
+from .state import State, StateSizes
 
 
 def check_shape(operation: str, x: Tensor, rank: int, d_model: int) -> None:
@@ -35,3 +37,19 @@ def check_placement(operation: str, x: Tensor, module: KeepFloat32) -> None:
         return
     remedy = "convert one with .to(dtype), or run under torch.autocast"
     raise argument_error(operation, f"x of dtype {x.dtype}", f"{dtype}", remedy)
+
+
+def check_state(operation: str, state: State, wanted: StateSizes, batch_size: int) -> None:
+    """Raise a ``ValueError`` unless the state has the kind and sizes of its mixer's and ``batch_size`` rows."""
+    if isinstance(state, RowGroups):
+        for rows, part in zip(state.rows, state.states, strict=True):
+            check_state(operation, part, wanted, len(rows))
+    else:
+        kind, sizes = wanted
+        if type(state) is not kind or state.sizes() != sizes:
+            got = f"{type(state).__name__} with sizes {state.sizes() if isinstance(state, State) else None}"
+            remedy = "pass what this mixer's init_state, prefill or step returned"
+            raise argument_error(operation, got, f"{kind.__name__} with sizes {sizes}", remedy)
+    if state.batch_size != batch_size:
+        got = f"a state of {state.batch_size} rows for {batch_size} inputs"
+        raise argument_error(operation, got, "equal batch sizes", "select the state's rows with state.select(index)")

@@ -12,9 +12,9 @@ checks are here, once; a concrete mixer fills in the four methods with a leading
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from copy import deepcopy
-from typing import Any, ClassVar, TypeVar, final
+from typing import Any, ClassVar, Generic, TypeVar, cast, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,21 +23,21 @@ from torch import Tensor
 from seqconv_kernels._core.checks import check_cu_seqlens
 from seqconv_kernels._core.errors import argument_error
 
-from .decoding.stateful import Stateful
+from .decoding.mixer_state import StateOwner
 from .inputs import check_placement, check_shape
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
-from .parameters import KeepFloat32
 from .rows import RowGroups, begun_rows_wait, groups_apart, rows_apart
 from .state import InitialState, State, carries_state
 from .types import StateKind
 
 MixerT = TypeVar("MixerT", bound="Mixer")
+StateT = TypeVar("StateT", bound=State)
 
 SharedValues = dict[str, Tensor]
 """Values that layers of a stack hand on for the tokens of one call, such as the first layer's values in RWKV-7."""
 
 
-class Mixer(KeepFloat32, Stateful[State], ABC):
+class Mixer(StateOwner):
     """Base of all sequence mixers.
 
     Parameters that must not be rounded are kept in float32 by ``self.keep_float32("A_log", "D")`` in the constructor.
@@ -52,34 +52,12 @@ class Mixer(KeepFloat32, Stateful[State], ABC):
         shares_values: whether it reads or writes values shared between the layers of a stack.
     """
 
-    d_model: int
-    causal: bool
-    name: ClassVar[str] = "mixer"
     residual_inside: ClassVar[bool] = False
     shares_values: ClassVar[bool] = False
-    float32_names: frozenset[str] | None = frozenset()
-
-    def __init__(self, d_model: int, *, causal: bool = True) -> None:
-        super().__init__()
-        if d_model < 1:
-            raise argument_error(
-                f"{self.name} mixer", f"d_model={d_model}", "at least 1", "give the width of the inputs"
-            )
-        self.d_model, self.causal = d_model, causal
-        self._state_like: tuple[type[State], dict[str, tuple[int, ...]]] | None = None
-
-    @property
-    @abstractmethod
-    def state_kind(self) -> StateKind:
-        """How the state scales with the context; ``"none"`` if and only if the mixer is not causal."""
 
     @abstractmethod
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """All tokens in parallel. ``x`` is zero at padding; a bias added inside must be masked again."""
-
-    @abstractmethod
-    def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
-        """The state before the first token."""
 
     @abstractmethod
     def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -134,43 +112,6 @@ class Mixer(KeepFloat32, Stateful[State], ABC):
         return outputs if len(outputs) > 1 else outputs[0]
 
     @final
-    def init_state(
-        self,
-        batch_size: int,
-        *,
-        max_length: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> State:
-        """The state before the first token.
-
-        Args:
-            batch_size: rows.
-            max_length: longest context to come, where known; a growing state allocates memory for it.
-            device, dtype: of the activations; the parameters' own by default. States accumulate in float32 at least.
-
-        Raises:
-            ValueError: the mixer is not causal, ``batch_size < 0`` or ``max_length < 1``.
-        """
-        if not self.causal:
-            raise argument_error(
-                self._op("init_state"),
-                "a mixer that is not causal",
-                "a causal mixer: only those have a state",
-                "build it with bidirectional=False, or use forward on the whole sequence",
-            )
-        if batch_size < 0 or (max_length is not None and max_length < 1):
-            got = f"batch_size={batch_size}, max_length={max_length}"
-            raise argument_error(
-                self._op("init_state"), got, "batch_size >= 0 and max_length >= 1", "correct the sizes"
-            )
-        if device is None or dtype is None:
-            found = self.activation_parameter()
-            like = torch.empty(0) if found is None else found[0]
-            device, dtype = device or like.device, dtype or like.dtype
-        return self._init_state(batch_size, max_length, torch.device(device), dtype)
-
-    @final
     def at_rate(self: MixerT, rate: float) -> MixerT:
         """The same mixer, with the same parameters, for tokens ``rate`` times as far apart in time as now.
 
@@ -193,11 +134,6 @@ class Mixer(KeepFloat32, Stateful[State], ABC):
         """Take tokens ``rate`` times as far apart as now; mixers by functions of time alone override it."""
         wanted, remedy = "a mixer by functions of time alone, such as s4, s4d or ckconv", "resample the inputs instead"
         raise argument_error(self._op("at_rate"), f"rate={rate}", wanted, remedy)
-
-    @final
-    def forget_state_sizes(self) -> None:
-        """Read the sizes of the state again at its next check; for code that replaced a filter inside the mixer."""
-        self._state_like = None
 
     def _parallel(
         self, x: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, values: dict[str, SharedValues]
@@ -252,53 +188,36 @@ class Mixer(KeepFloat32, Stateful[State], ABC):
     def _one_token(
         self, x_t: Tensor, state: State, mask: Tensor | None, values: dict[str, SharedValues]
     ) -> tuple[Tensor, State]:
-        check_shape(self._op("step"), x_t, 2, self.d_model)
-        check_placement(self._op("step"), x_t, self)
-        if mask is not None:
-            remedy = "pass the token as (batch, 1, d_model) with its mask"
-            raise argument_error(self._op("step"), "a mask for a single token", "no mask", remedy)
-        state = self._own_state("step", state, x_t)
+        eager = not torch.compiler.is_compiling()
+        checked = getattr(state, "checked", None) if eager and mask is None else None  # anything may be passed in
+        if checked is None or checked != self._fits(x_t):
+            state = self._check_token(x_t, state, mask)
+            checked = self._fits(x_t) if eager else None
         if isinstance(state, RowGroups):
             return groups_apart(self._tokens, x_t, state, values.get("shared", {}))
         y, after = self._step(x_t, state, **values)
-        if not torch.compiler.is_compiling():
-            after.known_sizes = self._state_like
+        if eager:
+            after.checked = checked
         return y, after
 
-    def _own_state(self, operation: str, state: State, x: Tensor) -> State:
-        """The state to continue from: built now where it is the initial one, checked where it is not."""
-        if isinstance(state, InitialState):
-            return self.init_state(x.shape[0], max_length=state.max_length, device=x.device, dtype=x.dtype)
-        if not torch.compiler.is_compiling():
-            self._check_state(operation, state, x.shape[0])
-        return state
 
-    def _check_state(self, operation: str, state: State, batch_size: int) -> None:
-        if isinstance(state, RowGroups):
-            for rows, part in zip(state.rows, state.states, strict=True):
-                self._check_state(operation, part, len(rows))
-            self._check_rows(operation, state, batch_size)
-            return
-        known = getattr(state, "known_sizes", None)  # anything may be passed in
-        if known is not None and known is self._state_like:
-            self._check_rows(operation, state, batch_size)
-            return
-        if self._state_like is None:
-            with torch.no_grad():
-                like = self.init_state(1, max_length=1)
-            self._state_like = (type(like), like.sizes())
-        kind, sizes = self._state_like
-        if type(state) is not kind or state.sizes() != sizes:
-            got = f"{type(state).__name__} with sizes {state.sizes() if isinstance(state, State) else None}"
-            remedy = "pass what this mixer's init_state, prefill or step returned"
-            raise argument_error(self._op(operation), got, f"{kind.__name__} with sizes {sizes}", remedy)
-        self._check_rows(operation, state, batch_size)
+class ScanMixer(Mixer, Generic[StateT]):
+    """A mixer whose state has a fixed size, and which scans a sequence alike from the initial state and from any other.
 
-    def _check_rows(self, operation: str, state: State, batch_size: int) -> None:
-        if state.batch_size != batch_size:
-            raise argument_error(
-                self._op(operation),
-                f"a state of {state.batch_size} rows for {batch_size} inputs",
-                "equal batch sizes",
-                "select the state's rows with state.select(index)",
-            )
+    ``class Mamba(ScanMixer[MambaState])`` fills in ``_scan_from`` in the place of ``_forward`` and ``_prefill``.
+    """
+
+    @property
+    def state_kind(self) -> StateKind:
+        """The state has a fixed size."""
+        return "constant"
+
+    @abstractmethod
+    def _scan_from(self, x: Tensor, state: StateT | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """All tokens from ``state``, ``None`` for the initial one; ``mask`` as in ``_forward`` and ``_prefill``."""
+
+    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return self._scan_from(x, None, mask)[0]
+
+    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        return self._scan_from(x, cast(StateT, state), mask)

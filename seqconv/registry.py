@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 from torch import nn
@@ -48,16 +47,22 @@ class Registry(Generic[MixerT]):
     Args:
         create: name of the function that builds one, for messages.
         kind: what they are, for messages.
+        load: imports the modules that register classes.
     """
 
-    def __init__(self, create: str, kind: str) -> None:
-        self.create, self.kind = create, kind
+    def __init__(self, create: str, kind: str, load: Callable[[], object]) -> None:
+        self.create, self.kind, self._load = create, kind, load
         self.entries: dict[str, MixerEntry[MixerT]] = {}
+        self._configs: dict[str, type[Any]] = {}
 
     def register(
-        self, name: str, examples: tuple[Mapping[str, Any], ...]
+        self, name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},)
     ) -> Callable[[type[SubclassT]], type[SubclassT]]:
-        """Class decorator that enters a class; it sets ``name`` on it."""
+        """Class decorator: enter a class under ``name``; the registry-wide tests then run on each of ``examples``.
+
+        Raises:
+            ValueError: the name is taken.
+        """
 
         def enter(mixer: type[SubclassT]) -> type[SubclassT]:
             if name in self.entries:
@@ -71,24 +76,35 @@ class Registry(Generic[MixerT]):
         return enter
 
     def entry(self, name: str) -> MixerEntry[MixerT]:
-        """The entry of a name, or a ``ValueError`` that names the nearest."""
+        """The entry of a registered class.
+
+        Raises:
+            ValueError: unknown name; the nearest are named.
+        """
+        self._load()
         if name not in self.entries:
             raise unknown_name(self.create, self.kind, name, self.entries)
         return self.entries[name]
 
-    def names(self, pattern: str) -> list[str]:
-        """Names that match a shell pattern, sorted."""
+    def names(self, pattern: str = "*") -> list[str]:
+        """Names of the registered classes that match a shell pattern, sorted."""
+        self._load()
         return sorted(name for name in self.entries if fnmatch(name, pattern))
 
     def config(self, name: str) -> type[Any]:
-        """The frozen dataclass of the options of a class."""
+        """The frozen dataclass of the options of a class, with their types and defaults."""
+        if name not in self._configs:
+            self._configs[name] = self._make_config(name)
+        return self._configs[name]
+
+    def _make_config(self, name: str) -> type[Any]:
         parameters = keyword_parameters(self.entry(name).mixer.__init__)
         fields = [(p.name, p.annotation, dataclasses.field(default=p.default)) for p in parameters if p.name != "layer"]
         return dataclasses.make_dataclass(f"{name}_config", fields, frozen=True)
 
-    def check_options(self, name: str, config: type[Any], options: Mapping[str, Any], *others: str) -> None:
+    def check_options(self, name: str, options: Mapping[str, Any], *others: str) -> None:
         """Raise for options that are not finite, or neither in the class's ``config`` nor among ``others``."""
-        known = {f.name for f in dataclasses.fields(config)} | set(others)
+        known = {f.name for f in dataclasses.fields(self.config(name))} | set(others)
         for option, value in options.items():
             if option not in known:
                 raise unknown_name(f"{self.create}({name!r})", "option", option, known)
@@ -97,42 +113,28 @@ class Registry(Generic[MixerT]):
                 raise argument_error(f"{self.create}({name!r})", got, "a finite number", "correct the configuration")
 
 
-_MIXERS: Registry[Mixer] = Registry("create_mixer", "mixer")
+def _load_mixers() -> None:
+    from .mixers import load_all
+
+    load_all()
 
 
-def register(
-    name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},)
-) -> Callable[[type[SubclassT]], type[SubclassT]]:
-    """Class decorator: enter a mixer under ``name``; the registry-wide tests then run on each of ``examples``.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-    return _MIXERS.register(name, examples)
-
-
-def mixer_entry(name: str) -> MixerEntry[Mixer]:
-    """The entry of a registered mixer.
-
-    Raises:
-        ValueError: unknown name; the nearest are named.
-    """
-    return _registry().entry(name)
+_MIXERS: Registry[Mixer] = Registry("create_mixer", "mixer", _load_mixers)
+register, mixer_entry = _MIXERS.register, _MIXERS.entry
 
 
 def list_mixers(pattern: str = "*") -> list[str]:
     """Names of the registered mixers that match a shell pattern, sorted."""
-    return _registry().names(pattern)
+    return _MIXERS.names(pattern)
 
 
-@cache
 def mixer_config(name: str) -> type[Any]:
     """The frozen dataclass of a mixer's options, with their types and defaults.
 
     >>> mixer_config("hyena")(order=3).order
     3
     """
-    return _registry().config(name)
+    return _MIXERS.config(name)
 
 
 def create_mixer(name: str, d_model: int, *, layer: LayerContext | None = None, **options: Any) -> Mixer:
@@ -170,11 +172,4 @@ def check_mixer_options(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: unknown name or option (the nearest are named), or an option that is not finite.
     """
-    _registry().check_options(name, mixer_config(name), options, "bidirectional")
-
-
-def _registry() -> Registry[Mixer]:
-    from .mixers import load_all
-
-    load_all()
-    return _MIXERS
+    _MIXERS.check_options(name, options, "bidirectional")

@@ -27,12 +27,12 @@ class State:
             fit into one tensor.
         of_modules: whether its fields are states of modules of their own, which are handed on one by one.
         not_begun: rows without a token so far, where that is known; ``None``: any row may have begun.
-        known_sizes: the kind and sizes that its mixer gave it, so that they are not compared at every token; ``None``:
-            not known.
+        checked: what its mixer checked when it made this state by a step, :meth:`Mixer._fits` of the token: the next
+            token is compared with it instead of being checked again; ``None``: nothing is known.
     """
 
     not_begun: Tensor | None = None  # no field: copies of a state do without it
-    known_sizes: tuple[type["State"], dict[str, tuple[int, ...]]] | None = None  # nor this
+    checked: tuple[Any, ...] | None = None  # nor this
     batch_free: ClassVar[frozenset[str]] = frozenset()
     growing: ClassVar[frozenset[str]] = frozenset()
     time_axis: ClassVar[int | None] = None
@@ -148,6 +148,10 @@ def state_class(cls: type[StateT]) -> type[StateT]:
     made = dataclass(cls)
     pytree.register_dataclass(made, serialized_type_name=f"{made.__module__}.{made.__qualname__}")
     return made
+
+
+StateSizes = tuple[type[State], dict[str, tuple[int, ...]]]
+"""Kind of a state and its :meth:`State.sizes`."""
 
 
 @state_class

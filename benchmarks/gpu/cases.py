@@ -20,6 +20,7 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
     "gated_linear_attention": {"real": (2, 1023, 4, 128, 128), "tiny": (1, 37, 2, 16, 16)},
     "ssd": {"real": (2, 1023, 24, 64, 1, 128), "tiny": (1, 37, 2, 16, 1, 16)},
     "delta_rule": {"real": (2, 1023, 8, 128, 128), "tiny": (1, 37, 2, 16, 16)},
+    "dplr_delta_rule": {"real": (2, 1023, 8, 64, 64), "tiny": (1, 19, 2, 16, 16)},
     "rnn": {"real": (16, 512, 4, 64), "tiny": (2, 9, 2, 5)},
     "fft_conv": {"real": (4, 4000, 256, 4000), "tiny": (2, 130, 3, 130)},
     "dilated_conv": {"real": (2, 4095, 512, 8, 4, 8), "tiny": (2, 33, 6, 3, 3, 3)},
@@ -55,7 +56,9 @@ def _op_checks(op: str, sizes: tuple[Any, ...]) -> Iterator[Check]:
         for cell in ("gru", "elman", "slstm"):
             yield _check(op, sizes, {"cell": cell, "return_final_state": True}, {"cell": cell, "initial_state": True})
         return
-    if op in ("gated_linear_attention", "delta_rule"):
+    if op == "dplr_delta_rule":
+        yield _check(op, sizes, {}, {"low_rank": "key"})
+    if op in ("gated_linear_attention", "delta_rule", "dplr_delta_rule"):
         for decay in ("vector", "scalar", "none"):
             yield _check(op, sizes, {}, {"decay": decay})
     yield _check(op, sizes, {"return_final_state": True}, {"initial_state": True})

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.triton.withdrawn import WITHDRAWN
 
+from .interpreter import rounds_to_nearest
 from .workers import Item, Row
 
 Inputs = dict[str, Any]
@@ -58,7 +59,7 @@ def _item(check: Check, dtype: torch.dtype, device: str) -> Item:
     def rows() -> Iterator[Row]:
         start = time.monotonic()
         # What was withdrawn is checked again: that is how it comes back.
-        with _poisoned(), patch.dict(WITHDRAWN, clear=True):
+        with _poisoned(), rounds_to_nearest(), patch.dict(WITHDRAWN, clear=True):
             found = _compare(check, dtype, device)
         yield {**name, **found, "seconds": round(time.monotonic() - start, 2)}
 

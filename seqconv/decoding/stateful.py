@@ -92,7 +92,8 @@ class Stateful(nn.Module, Generic[StateT]):
 
         The same as ``module(x_t, state)``, with its errors.
         """
-        check_shape(self._op("step"), x_t, 2, self.d_model)
+        if x_t.dim() != 2 or x_t.shape[1] != self.d_model:
+            check_shape(self._op("step"), x_t, 2, self.d_model)
         outputs: tuple[Tensor, StateT] = call_with_state(self, x_t, state)
         return outputs
 

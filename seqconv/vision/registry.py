@@ -3,15 +3,11 @@
 As for sequence mixers (:mod:`seqconv.registry`), the constructor is the single place of the options.
 """
 
-from collections.abc import Callable, Mapping
-from functools import cache
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
-from ..registry import MixerEntry, Registry
+from ..registry import Registry
 from .mixer_2d import Mixer2d
-
-Mixer2dT = TypeVar("Mixer2dT", bound=Mixer2d)
 
 MODULES = (
     "atrous",
@@ -28,38 +24,15 @@ MODULES = (
 )
 """Modules of the package that enter mixers."""
 
-_MIXERS_2D: Registry[Mixer2d] = Registry("create_mixer_2d", "2-D mixer")
+
+def _load() -> None:
+    for module in MODULES:
+        import_module(f"{__package__}.{module}")
 
 
-def register_2d(
-    name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},)
-) -> Callable[[type[Mixer2dT]], type[Mixer2dT]]:
-    """Class decorator: enter a 2-D mixer under ``name``; the registry-wide tests then run on each of ``examples``.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-    return _MIXERS_2D.register(name, examples)
-
-
-def mixer_2d_entry(name: str) -> MixerEntry[Mixer2d]:
-    """The entry of a registered 2-D mixer.
-
-    Raises:
-        ValueError: unknown name; the nearest are named.
-    """
-    return _registry().entry(name)
-
-
-def list_mixers_2d(pattern: str = "*") -> list[str]:
-    """Names of the registered 2-D mixers that match a shell pattern, sorted."""
-    return _registry().names(pattern)
-
-
-@cache
-def mixer_2d_config(name: str) -> type[Any]:
-    """The frozen dataclass of a 2-D mixer's options, with their types and defaults."""
-    return _registry().config(name)
+_MIXERS_2D: Registry[Mixer2d] = Registry("create_mixer_2d", "2-D mixer", _load)
+register_2d, mixer_2d_entry = _MIXERS_2D.register, _MIXERS_2D.entry
+list_mixers_2d, mixer_2d_config = _MIXERS_2D.names, _MIXERS_2D.config
 
 
 def create_mixer_2d(name: str, d_model: int, **options: Any) -> Mixer2d:
@@ -73,12 +46,5 @@ def create_mixer_2d(name: str, d_model: int, **options: Any) -> Mixer2d:
     Raises:
         ValueError: unknown name or option (the nearest are named), or an option that is not finite.
     """
-    registry = _registry()
-    registry.check_options(name, mixer_2d_config(name), options)
-    return registry.entry(name).mixer(d_model, **options)
-
-
-def _registry() -> Registry[Mixer2d]:
-    for module in MODULES:
-        import_module(f"{__package__}.{module}")
-    return _MIXERS_2D
+    _MIXERS_2D.check_options(name, options)
+    return mixer_2d_entry(name).mixer(d_model, **options)

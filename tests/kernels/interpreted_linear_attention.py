@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from scan_cases import values_and_gradients
-from triton_cases import check_operator, device_and_layout, round_as_a_gpu
+from triton_cases import check_operator, device_and_layout
 
 import seqconv_kernels as K
+from benchmarks.gpu.interpreter import rounds_to_nearest
 from seqconv_kernels._linear_attention import triton_blocks
 from seqconv_kernels.delta_rule import cases as delta
 from seqconv_kernels.gated_linear_attention import cases as attention
@@ -76,10 +77,9 @@ def test_half_precision_keeps_the_state_in_float32(op, decay, dtype, monkeypatch
     gradient of A is one number per head, the sum of all tokens' with both signs.
     """
     monkeypatch.setattr(triton_blocks, "CHUNK", 64)
-    if not torch.cuda.is_available():
-        round_as_a_gpu(monkeypatch)
     inputs = given(op, decay, length=150, d_k=32, d_v=32, dtype=dtype)
-    got = values_and_gradients(run(op, "triton"), device_and_layout(inputs))
+    with rounds_to_nearest():
+        got = values_and_gradients(run(op, "triton"), device_and_layout(inputs))
     for name, wanted in values_and_gradients(run(op, "reference"), wide(inputs)).items():
         error = ((got[name].double().cpu() - wanted).norm() / wanted.norm()).item()
         assert error < {"output 1": 1e-5, "gradient of A": 1e-2}.get(name, 5e-3), f"{name}: {error:.1e}"

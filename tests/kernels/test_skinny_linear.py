@@ -142,7 +142,7 @@ def test_wrong_arguments_are_named(unannotated):
 
 @compiled
 def test_the_eager_form_serves_plain_calls_alone(monkeypatch):
-    monkeypatch.setattr(cpu, "WORTH_A_CALL", 0)
+    monkeypatch.setattr(cpu, "WORTH_A_CALL", dict.fromkeys(cpu.WORTH_A_CALL, 0))
     inputs = example_inputs(Shape(2, 12, 5))
     x, weight, bias = inputs["x"], inputs["weight"], inputs["bias"]
     want = skinny_linear(x, weight, bias, implementation="cpu")
@@ -166,6 +166,8 @@ def test_the_eager_form_serves_plain_calls_alone(monkeypatch):
     assert any(event.key == "seqconv::skinny_linear" for event in profile.key_averages())
     monkeypatch.undo()
     assert eager_linear(x, weight, bias) is None  # too small to be worth the call
+    narrow, scale = quantize_rows(weight)
+    assert torch.equal(eager_linear(x, narrow, bias, scale), skinny_linear(x, narrow, bias, scale=scale))
 
 
 @compiled

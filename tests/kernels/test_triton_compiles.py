@@ -132,6 +132,18 @@ def test_linear_scan(compiled, tmp_path):
     check(compiled, ["_chunk_state_kernel", "_state_passing_kernel", "_chunk_scan_kernel"] * 2, tmp_path)
 
 
+@pytest.mark.parametrize(("dtype", "width", "low_rank"), [(BFLOAT, 64, True), (FLOAT, 128, False)])
+def test_dplr_delta_rule(compiled, tmp_path, dtype, width, low_rank):
+    from seqconv_kernels.dplr_delta_rule.spec import Inputs
+    from seqconv_kernels.dplr_delta_rule.triton import _backward, _forward
+
+    q, k, v, a, b = (meta(8, 2048, 32, width, dtype=dtype) for _ in range(5))
+    inputs = Inputs(q, k, v, a, b if low_rank else None, meta(8, 2048, 32, width), 1.0, None)
+    o, final, states = _forward(inputs, True)
+    _backward(inputs, states, o, final)
+    check(compiled, ["_forward_kernel", "_backward_kernel"], tmp_path)
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
 @pytest.mark.parametrize("dtype", [FLOAT, BFLOAT])
 def test_rnn(compiled, tmp_path, cell, dtype):

@@ -1,27 +1,10 @@
 """What the tests of the Triton implementations share: the device they run on, dtypes, layouts, rounding."""
 
-import numpy as np
 import pytest
 import torch
-import triton.language as tl
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-
-
-def round_as_a_gpu(monkeypatch):
-    """Triton's interpreter cuts float32 off to bfloat16; a GPU rounds to nearest, half the error and no bias."""
-    from triton.runtime import interpreter
-
-    convert = interpreter._convert_float
-
-    def rounded(values, source, target, mode):
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return convert(values, source, target, mode)
-        nearest = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
-        return nearest.view(torch.uint16).numpy()
-
-    monkeypatch.setattr(interpreter, "_convert_float", rounded)
 
 
 def device_and_layout(inputs, layout="contiguous", activations=()):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import argument_error, unknown_name
-from .native import PLAIN, transformed
+from .native import PLAIN, forward_mode
 from .operator.inputs import given_tensors
 from .operator.operators import is_observed
 from .operator.sizes import is_exporting_to_onnx
@@ -186,7 +186,7 @@ def signature(inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
     at every call; no compiler, transform or mode is active. Two calls of one signature differ in the values and
     memory layouts of their tensors only.
     """
-    if torch.compiler.is_compiling() or is_observed() or transformed():
+    if is_observed() or forward_mode():
         return None
     recorded = torch.is_grad_enabled()
     key: list[Any] = [recorded]

@@ -18,7 +18,8 @@ View = tuple[int, int, tuple[int, ...], tuple[int, ...]] | tuple[()]
 
 PLAIN = (Tensor, torch.nn.Parameter)
 """Types of tensors without a behaviour of their own."""
-_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int64: 4}
+CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int64: 4}
+"""What the extension calls dtypes."""
 
 
 @cache
@@ -52,14 +53,52 @@ def library() -> Any:
 
 def code(tensor: Tensor) -> int:
     """What the extension calls the tensor's dtype."""
-    return _CODES[tensor.dtype]
+    return CODES[tensor.dtype]
 
 
 def view(tensor: Tensor | None) -> View:
     """What the extension is told of a tensor: address, dtype, shape, strides; ``()`` for none."""
     if tensor is None:
         return ()
-    return tensor.data_ptr(), _CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
+    return tensor.data_ptr(), CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
+
+
+def token_views(*tensors: Tensor | None) -> tuple[list[Tensor | None], list[View]]:
+    """What the extension is told of tensors of one token, (batch, ...), as sequences of length 1: (batch, 1, ...).
+
+    Returns:
+        The tensors that have to live until it returns (copies where a last axis was not dense), and their views.
+    """
+    kept: list[Tensor | None] = []
+    views: list[View] = []
+    for tensor in tensors:
+        if tensor is None:
+            views.append(())
+            continue
+        strides = tensor.stride()
+        if strides[-1] != 1 and tensor.shape[-1] != 1:
+            tensor = tensor.contiguous()
+            strides = tensor.stride()
+        batch, *sizes = tensor.shape
+        kept.append(tensor)
+        views.append((tensor.data_ptr(), CODES[tensor.dtype], (batch, 1, *sizes), (strides[0], *strides)))
+    return kept, views
+
+
+def parameter_views(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[list[Tensor | None], list[View]]:
+    """What the extension is told of tensors that it wants contiguous and in ``dtype``; copies where they are not.
+
+    Returns:
+        The tensors that have to live until it returns, and their views.
+    """
+    kept: list[Tensor | None] = []
+    views: list[View] = []
+    for tensor in tensors:
+        if tensor is not None and (tensor.dtype is not dtype or not tensor.is_contiguous()):
+            tensor = tensor.to(dtype).contiguous()
+        kept.append(tensor)
+        views.append(() if tensor is None else (tensor.data_ptr(), CODES[dtype], tuple(tensor.shape), tensor.stride()))
+    return kept, views
 
 
 def holds_values(tensor: Tensor) -> bool:
@@ -102,7 +141,7 @@ def unsupported_reason(
     for name, tensor in tensors.items():
         if tensor.device.type != "cpu":
             return f"{name} is on {tensor.device}, the native kernels run on CPU"
-        if tensor.dtype not in _CODES and tensor.is_floating_point():
+        if tensor.dtype not in CODES and tensor.is_floating_point():
             return f"{name} has dtype {tensor.dtype}, wanted float32, float64, bfloat16 or float16"
     if activation is not None:
         sums = accumulator_dtype(tensors[activation])
@@ -141,4 +180,4 @@ def forward_mode() -> bool:
 
 def transformed() -> bool:
     """Whether torch.func or forward-mode differentiation sees the calls."""
-    return forward_mode() or torch._C._functorch.peek_interpreter_stack() is not None
+    return torch.autograd.forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

@@ -47,3 +47,8 @@ class Inputs(NamedTuple):
     def heads(self) -> int | torch.SymInt:
         """Heads of the states: the most that any tensor has (a symbol while the compiler keeps shapes open)."""
         return max(self.q.shape[2], self.k.shape[2], self.v.shape[2])
+
+    @property
+    def saves(self) -> bool:
+        """Whether the backward pass reads more than the inputs: the errors of the delta rule."""
+        return self.beta is not None

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.operator.double_backward import composed_gradients, differentiate_again
-from .._core.operator.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.double_backward import differentiate_by
 from .._core.operator.operators import Operator, empty_like
 from .._core.packing import segment_count
 from .._core.steps import in_place_unsupported_reason, overwritten, state_to_overwrite
@@ -41,11 +40,14 @@ def causal_conv1d(inputs: Inputs) -> Tensor:
 
 def causal_conv1d_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One step after the inputs in the state, which is overwritten."""
-    x = inputs.x[:, None]
-    state = state_to_overwrite(inputs.initial_state, inputs.x.dtype)
-    y = _forward(inputs._replace(x=x, initial_state=state))[:, 0]
+    x, y = inputs.x, inputs.x.new_empty(inputs.x.shape)
+    state = state_to_overwrite(inputs.initial_state, x.dtype)
+    _tokens, (x_view, y_view) = native.token_views(x, y)
+    _parameters, views = native.parameter_views(native.accumulator_dtype(x), inputs.weight, inputs.bias, state)
+    silu = inputs.activation == "silu"
+    native.library().causal_conv1d_forward(x_view, *views, (), silu, y_view, torch.get_num_threads())
     if state.shape[1]:
-        state.copy_(torch.cat([state[:, 1:], x], dim=1))
+        state.copy_(torch.cat([state[:, 1:], x[:, None]], dim=1))
         overwritten(state)
     return y, state
 
@@ -92,20 +94,6 @@ def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
     return gradients
 
 
-def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
-    save_inputs(ctx, arguments[0])
-
-
-def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
-    inputs, _ = saved_inputs(ctx, Inputs)
-    return gradients_by_name(inputs, _BACKWARD(inputs, dy))
-
-
-def _composed_gradients(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
-    return composed_gradients([reference.causal_conv1d(inputs)], [dy], differentiable(inputs).values())
-
-
 _OPERATOR = Operator("causal_conv1d", _forward, lambda inputs: inputs.x.new_empty(inputs.x.shape))
 _BACKWARD = Operator("causal_conv1d_backward", _backward, _gradients)
-_OPERATOR.differentiate(_setup_context, _differentiate)
-differentiate_again(_BACKWARD, _composed_gradients)
+differentiate_by(_OPERATOR, _BACKWARD, Inputs, reference.causal_conv1d)

@@ -15,14 +15,14 @@ kernel of its own. Parts are added in a fixed order, so results are the same bit
 memory: x is read K times, but all but the first time from the cache.
 """
 
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.operator.inputs import gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.double_backward import differentiate_by
 from .._core.operator.operators import operator
 from .._core.triton.functions import TYPES, address, sigmoid, silu_slope, store_tile, view
 from .._core.triton.support import Chunks, accumulator_dtype, count_segments, on_device
@@ -258,13 +258,4 @@ def _empty_gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
-    save_inputs(ctx, arguments[0])
-
-
-def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
-    inputs, _ = saved_inputs(ctx, Inputs)
-    return gradients_by_name(inputs, _backward(inputs, dy))
-
-
-_forward.differentiate(_setup_context, _differentiate)
+differentiate_by(_forward, _backward, Inputs)

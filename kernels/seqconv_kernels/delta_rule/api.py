@@ -17,7 +17,7 @@ from torch import Tensor
 from .._core.checks import check_floating, check_shape, check_shape_among
 from .._core.errors import argument_error
 from .._core.operator.inputs import given_tensors
-from .._core.packing import count_rows
+from .._linear_attention.checks import checks
 from .spec import DELTA_RULE, STEP, Inputs
 
 
@@ -87,16 +87,6 @@ def delta_rule_step(
     return STEP(Inputs(q, k, v, beta, log_decay, scale, state), _check_step, implementation)
 
 
-def _check(operation: str, inputs: Inputs) -> None:
-    _check_shapes(operation, inputs, "batch, length", 4)
-    _check_state(operation, inputs, "initial_state", count_rows(operation, inputs.cu_seqlens, inputs.k))
-
-
-def _check_step(operation: str, inputs: Inputs) -> None:
-    _check_shapes(operation, inputs, "batch", 3)
-    _check_state(operation, inputs, "state", inputs.k.shape[0])
-
-
 def _check_shapes(operation: str, inputs: Inputs, leading: str, rank: int) -> None:
     k, v = inputs.k, inputs.v
     if k.dim() != rank or v.dim() != rank or 0 in k.shape[1:]:
@@ -117,7 +107,4 @@ def _check_shapes(operation: str, inputs: Inputs, leading: str, rank: int) -> No
     check_floating(operation, given_tensors(inputs._replace(cu_seqlens=None)), k.device)
 
 
-def _check_state(operation: str, inputs: Inputs, name: str, rows: int) -> None:
-    k, v = inputs.k, inputs.v
-    wanted = (rows, v.shape[-2], k.shape[-1], v.shape[-1])
-    check_shape(operation, name, inputs.initial_state, "batch or segments, v_heads, d_k, d_v", wanted)
+_check, _check_step = checks(_check_shapes, "v_heads")

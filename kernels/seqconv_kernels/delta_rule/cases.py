@@ -7,16 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._linear_attention.cases import HeadSizes, normal_draws
+
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of one call."""
+class Shape(HeadSizes):
+    """Sizes of one call; the values may have more heads than the keys."""
 
-    batch: int
-    length: int
-    heads: int
-    d_k: int
-    d_v: int
     v_heads: int | None = None
 
 
@@ -38,11 +35,8 @@ def example_inputs(
     initial_state: bool = False,
 ) -> dict[str, Tensor]:
     """Keyword arguments of :func:`seqconv_kernels.delta_rule`, with keys of unit length."""
-    rng = torch.Generator().manual_seed(seed)
+    normal = normal_draws(seed)
     v_heads = shape.v_heads or shape.heads
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=rng, dtype=torch.float64)
 
     tokens = (shape.batch, shape.length)
     tensors = {

@@ -7,16 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._linear_attention.cases import HeadSizes, normal_draws
+
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(HeadSizes):
     """Sizes of one call; the keys may have fewer heads than the values."""
 
-    batch: int
-    length: int
-    heads: int
-    d_k: int
-    d_v: int
     key_heads: int | None = None
 
 
@@ -37,11 +34,8 @@ def example_inputs(
     initial_state: bool = False,
 ) -> dict[str, Tensor]:
     """Keyword arguments of :func:`seqconv_kernels.dplr_delta_rule`, as in RWKV-7; ``low_rank="key"`` has no ``b``."""
-    rng = torch.Generator().manual_seed(seed)
+    normal = normal_draws(seed)
     tokens, key_heads = (shape.batch, shape.length), shape.key_heads or shape.heads
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=rng, dtype=torch.float64)
 
     unit = F.normalize(normal(*tokens, key_heads, shape.d_k), dim=-1)
     tensors = {

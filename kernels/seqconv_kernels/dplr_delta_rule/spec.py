@@ -7,7 +7,9 @@ from torch import Tensor
 
 from .._core.dispatch import Implementation, Op
 from .._core.operator.inputs import Bounds, differentiable
+from .._core.packing import segment_count
 from .._core.precision import accumulation_dtype
+from .._linear_attention import unsupported_reason
 
 
 class Inputs(NamedTuple):
@@ -36,10 +38,28 @@ class Inputs(NamedTuple):
         """The dtype of the states and of all sums."""
         return accumulation_dtype(*differentiable(self).values())
 
+    @property
+    def heads(self) -> int | torch.SymInt:
+        """Heads of the states, as many as of the values."""
+        return self.v.shape[2]
+
+    @property
+    def segments(self) -> int | torch.SymInt:
+        """Rows of the states."""
+        return segment_count(self.cu_seqlens, self.v)
+
+    @property
+    def saves(self) -> bool:
+        """Whether the backward pass reads more than the inputs: what was read of the states."""
+        return True
+
 
 DPLR_DELTA_RULE: Op[Inputs, tuple[Tensor, Tensor]] = Op(
     "dplr_delta_rule",
     Inputs,
+    Implementation(
+        "triton", "dplr_delta_rule.triton:dplr_delta_rule", "dplr_delta_rule.spec:triton_unsupported_reason"
+    ),
     Implementation("cpu", "dplr_delta_rule.cpu:dplr_delta_rule", "_core.native:unsupported_reason"),
     Implementation("chunked", "dplr_delta_rule.chunked:dplr_delta_rule"),
     Implementation("reference", "dplr_delta_rule.reference:dplr_delta_rule"),
@@ -50,3 +70,8 @@ STEP: Op[Inputs, tuple[Tensor, Tensor]] = Op(
     Implementation("cpu", "dplr_delta_rule.cpu:dplr_delta_rule_step", "dplr_delta_rule.cpu:step_unsupported_reason"),
     Implementation("reference", "dplr_delta_rule.reference:dplr_delta_rule_step"),
 )
+
+
+def triton_unsupported_reason(inputs: Inputs) -> str | None:
+    """Why the kernels in Triton do not support the inputs, or ``None``."""
+    return unsupported_reason(inputs, key="k", activation="v")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .._core import native
-from .._core.operator.double_backward import composed_gradients, differentiate_again
-from .._core.operator.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.double_backward import differentiate_by
+from .._core.operator.inputs import differentiable
 from .._core.operator.operators import Operator, empty_like
 from . import reference
 from .isolation import isolated
@@ -124,20 +124,6 @@ def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
     return gradients
 
 
-def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
-    save_inputs(ctx, arguments[0])
-
-
-def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
-    inputs, _ = saved_inputs(ctx, Inputs)
-    return gradients_by_name(inputs, _BACKWARD(inputs, dy))
-
-
-def _composed_gradients(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
-    return composed_gradients([reference.fft_conv(inputs)], [dy], differentiable(inputs).values())
-
-
 _OPERATOR = Operator("fft_conv", _forward, lambda inputs: inputs.u.new_empty(inputs.u.shape))
 _BACKWARD = Operator("fft_conv_backward", _backward, _gradients, results=6)
-_OPERATOR.differentiate(_setup_context, _differentiate)
-differentiate_again(_BACKWARD, _composed_gradients)
+differentiate_by(_OPERATOR, _BACKWARD, Inputs, reference.fft_conv)

@@ -14,13 +14,10 @@ Backward, with ``dz = post_gate dy`` and capitals for spectra::
 The sum over the batch is taken in the spectrum, in a fixed order, so the inverse transform runs once per channel.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from .._core.operator.double_backward import composed_gradients, differentiate_again
-from .._core.operator.inputs import differentiable, gradients_by_name, save_inputs, saved_inputs
+from .._core.operator.double_backward import differentiate_by
 from .._core.operator.operators import operator
 from .._core.triton.support import accumulator_dtype, on_device
 from . import reference
@@ -120,18 +117,4 @@ def _empty_gradients(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
     )
 
 
-def _setup_context(ctx: Any, arguments: tuple[Inputs], output: Tensor) -> None:
-    save_inputs(ctx, arguments[0])
-
-
-def _differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
-    inputs, _ = saved_inputs(ctx, Inputs)
-    return gradients_by_name(inputs, _backward(inputs, dy))
-
-
-def _composed_gradients(inputs: Inputs, dy: Tensor) -> tuple[Tensor, ...]:
-    return composed_gradients([reference.fft_conv(inputs)], [dy], differentiable(inputs).values())
-
-
-_forward.differentiate(_setup_context, _differentiate)
-differentiate_again(_backward, _composed_gradients)
+differentiate_by(_forward, _backward, Inputs, reference.fft_conv)

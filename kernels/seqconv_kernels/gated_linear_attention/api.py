@@ -22,8 +22,9 @@ from torch import Tensor
 from .._core.checks import check_floating, check_shape, check_shape_among
 from .._core.errors import argument_error
 from .._core.operator.inputs import given_tensors
-from .._core.packing import count_rows, sum_over_time, with_state_and_decay
+from .._core.packing import sum_over_time, with_state_and_decay
 from .._core.precision import accumulation_dtype
+from .._linear_attention.checks import checks
 from .bonus import Run, attend_with_bonus, step_with_bonus
 from .spec import ATTENTION, STEP, Inputs
 
@@ -132,16 +133,6 @@ def _total_decay(inputs: Inputs) -> Tensor:
     return total[..., None] if total.dim() == 3 else total[..., None, None]
 
 
-def _check(operation: str, inputs: Inputs) -> None:
-    _check_shapes(operation, inputs, "batch, length", 4)
-    _check_state(operation, inputs, "initial_state", count_rows(operation, inputs.cu_seqlens, inputs.k))
-
-
-def _check_step(operation: str, inputs: Inputs) -> None:
-    _check_shapes(operation, inputs, "batch", 3)
-    _check_state(operation, inputs, "state", inputs.k.shape[0])
-
-
 def _check_shapes(operation: str, inputs: Inputs, leading: str, rank: int) -> None:
     q, k, v = inputs.q, inputs.k, inputs.v
     if q.dim() != rank or k.dim() != rank or 0 in k.shape[1:]:
@@ -160,7 +151,4 @@ def _check_shapes(operation: str, inputs: Inputs, leading: str, rank: int) -> No
     check_floating(operation, given_tensors(inputs._replace(cu_seqlens=None)), q.device)
 
 
-def _check_state(operation: str, inputs: Inputs, name: str, rows: int) -> None:
-    k, v = inputs.k, inputs.v
-    wanted = (rows, k.shape[-2], k.shape[-1], v.shape[-1])
-    check_shape(operation, name, inputs.initial_state, "batch or segments, heads of k, d_k, d_v", wanted)
+_check, _check_step = checks(_check_shapes, "heads of k")

@@ -6,16 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .._linear_attention.cases import HeadSizes, normal_draws
+
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of one call."""
+class Shape(HeadSizes):
+    """Sizes of one call; keys and values may have fewer heads than the queries."""
 
-    batch: int
-    length: int
-    heads: int
-    d_k: int
-    d_v: int
     kv_heads: int | None = None
 
 
@@ -37,11 +34,11 @@ def example_inputs(
     initial_state: bool = False,
 ) -> dict[str, Tensor]:
     """Keyword arguments of :func:`seqconv_kernels.gated_linear_attention`."""
-    rng = torch.Generator().manual_seed(seed)
+    draw = normal_draws(seed)
     kv_heads = shape.kv_heads or shape.heads
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=rng, dtype=torch.float64).to(device, dtype)
+        return draw(*size).to(device, dtype)
 
     tensors = {
         "q": normal(shape.batch, shape.length, shape.heads, shape.d_k),

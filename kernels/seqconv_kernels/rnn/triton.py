@@ -43,6 +43,7 @@ CODES = {"lstm": 0, "gru": 1, "elman": 2, "slstm": 3}
 @triton.jit
 @no_type_check
 def _tanh(x):
+    # From e^(-2|x|), which cannot overflow; Triton has no tanh for every dtype.
     small = tl.exp(-2 * tl.abs(x))
     far = (1 - small) / (1 + small)
     return tl.where(x < 0, -far, far)
@@ -64,6 +65,7 @@ def _cell(x, r, h, c, n, m, CELL: tl.constexpr):
         return (_tanh(x[0] + r[0]), c, n, m), ()
     else:
         i, f = x[0] + r[0], x[1] + r[1]
+        # log sigmoid(f), by an exponential that cannot overflow; gates are taken relative to the larger exponent m.
         kept = m + tl.minimum(f, 0.0) - tl.log(1 + tl.exp(-tl.abs(f)))
         m = tl.where((n == 0) | (kept < i), i, kept)
         enter, stay = tl.exp(i - m), tl.minimum(tl.exp(tl.minimum(kept - m, 0.0)), 1.0)
@@ -110,6 +112,7 @@ def _weights(weight, head, heads, width, c, G: tl.constexpr, TRANSPOSED: tl.cons
     tiles = ()
     valid = (c < width)[:, None] & (c < width)[None, :]
     for g in tl.static_range(G):
+        # In memory a block is (out, in); the forward product h W^T reads it as (in, out).
         block = weight + (g * heads + head) * width * width
         if TRANSPOSED:
             tiles += (tl.load(block + c[None, :] * width + c[:, None], mask=valid, other=0).to(ACC),)
@@ -154,6 +157,16 @@ def _state(ptr, n, head, heads, width, c, mask, p, STATES: tl.constexpr, ACC: tl
 
 @triton.jit
 @no_type_check
+def _states(ptr, n, head, heads, width, c, mask, STATES: tl.constexpr, ACC: tl.constexpr):
+    """h, c, n and m of the sequences of a block, (ROWS, BLOCK) each."""
+    found = ()
+    for p in tl.static_range(4):
+        found += (_state(ptr, n, head, heads, width, c, mask, p, STATES, ACC),)
+    return found
+
+
+@triton.jit
+@no_type_check
 def _forward_kernel(
     x, weight, bias, initial, begins, ends, out, saved, final, sequences, heads, width,
     CELL: tl.constexpr, G: tl.constexpr, STATES: tl.constexpr, SAVED: tl.constexpr, LEARNING: tl.constexpr,
@@ -169,16 +182,15 @@ def _forward_kernel(
     for g in tl.static_range(G):
         if bias is not None:
             biases += (tl.load(bias + (g * heads + head) * width + c, mask=c < width, other=0).to(ACC),)
-    h = _state(initial, n, head, heads, width, c, valid, 0, STATES, ACC)
-    cc = _state(initial, n, head, heads, width, c, valid, 1, STATES, ACC)
-    nn = _state(initial, n, head, heads, width, c, valid, 2, STATES, ACC)
-    mm = _state(initial, n, head, heads, width, c, valid, 3, STATES, ACC)
+    h, cc, nn, mm = _states(initial, n, head, heads, width, c, valid, STATES, ACC)
+    # As many steps as the longest sequence of the block has tokens: rows whose sequence is over keep their states.
     for step in range(0, tl.max(end - begin)):
         token = begin + step
         now = (token < end)[:, None]
         entering = _planes(x, token, head, heads, width, c, valid & now, G, ACC)
         r = ()
         for g in tl.static_range(G):
+            # (ROWS, BLOCK) = (sequences, in) times (in, out), accumulated in ACC.
             product = tl.dot(h, w[g], input_precision=PRECISION, out_dtype=ACC)
             if bias is not None:
                 product += biases[g][None, :]
@@ -205,14 +217,10 @@ def _backward_kernel(
     begin, end = tl.load(begins + n, mask=exists, other=0), tl.load(ends + n, mask=exists, other=0)
     valid = exists[:, None] & (c < width)[None, :]
     w = _weights(weight, head, heads, width, c, G, False, ACC)
-    first = ()
-    for p in tl.static_range(3):
-        first += (_state(initial, n, head, heads, width, c, valid, p, STATES, ACC),)
-    dh = _state(dfinal, n, head, heads, width, c, valid, 0, STATES, ACC)
-    dc = _state(dfinal, n, head, heads, width, c, valid, 1, STATES, ACC)
-    dn = _state(dfinal, n, head, heads, width, c, valid, 2, STATES, ACC)
-    dm = _state(dfinal, n, head, heads, width, c, valid, 3, STATES, ACC)
+    first = _states(initial, n, head, heads, width, c, valid, STATES, ACC)
+    dh, dc, dn, dm = _states(dfinal, n, head, heads, width, c, valid, STATES, ACC)
     longest = tl.max(end - begin)
+    # Right to left; a row joins at its own last token, until when its gradients are those of the final states.
     for i in range(0, longest):
         step = longest - 1 - i
         token = begin + step
@@ -232,6 +240,7 @@ def _backward_kernel(
             at = ((token - 1) * SAVED + 5) * heads * width + head * width
             before += (tl.load(saved + at[:, None] + c[None, :], mask=earlier, other=0).to(ACC)
                        + tl.where(step > 0, 0.0, first[2]),)  # fmt: skip
+        # The output's gradient joins that of the state; gates are dx, products dr, d what reaches the earlier states.
         gates, products, d = _cell_backward(kept, before, h, dh + grad, dc, dn, dm, CELL)
         through = d[0]
         for g in tl.static_range(G):
@@ -295,6 +304,7 @@ def _backward(inputs: Inputs, h: Tensor, saved: Tensor, dh: Tensor, dfinal: Tens
     before = [_dense(inputs.recurrent_weight), _dense(inputs.initial_state)]
     after = [h.contiguous(), saved, dh.contiguous(), _dense(dfinal), dx, dr, dinitial]
     _launch(_backward_kernel, inputs, before, after)
+    # One product over all tokens is faster than sums in the kernel, and always adds in the same order.
     products = (dx if dr is None else dr).flatten(0, 1)
     dweight = torch.einsum("tghi,thj->ghij", products, _entering(inputs, h).flatten(0, 1))
     return dx, dweight, products.sum(0), dinitial

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from .._core import native
 from .._core.operator.double_backward import composed_gradients, differentiate_again
-from .._core.operator.inputs import differentiable, gradients_by_name, needs_gradient, save_inputs, saved_inputs
+from .._core.operator.inputs import (
+    differentiable,
+    gradients_by_name,
+    needs_gradient,
+    save_inputs_and_last,
+    saved_inputs,
+)
 from .._core.operator.operators import Operator, empty_like
 from .._core.packing import segment_count
 from .._core.steps import in_place_unsupported_reason, overwritten, state_to_overwrite
@@ -48,16 +54,15 @@ def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 def selective_scan_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One step from the state, which is overwritten: a scan of one token whose initial state is its final one."""
-    u, delta, B, C, z, dtype = inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z, native.accumulator_dtype(inputs.u)
-    state, y = state_to_overwrite(inputs.initial_state, dtype), torch.empty_like(u)
-    tokens = Inputs(
-        u[:, None], delta[:, None], inputs.A, B[:, None], C[:, None], inputs.D, None if z is None else z[:, None],
-        inputs.delta_bias, inputs.delta_softplus, state,
-    )  # fmt: skip
-    views, kept = _Views(tokens), native.view(state)
+    u, delta, A, B, C, D, z, bias, softplus, state, _ = inputs
+    dtype, y = native.accumulator_dtype(u), u.new_empty(u.shape)
+    state = state_to_overwrite(state, dtype)
+    _tokens, (u_view, delta_view, B_view, C_view, z_view, y_view) = native.token_views(u, delta, B, C, z, y)
+    _parameters, (A_view, D_view, bias_view, h) = native.parameter_views(dtype, A, D, bias, state)
     native.library().selective_scan_forward(
-        *views.inputs, kept, (), inputs.delta_softplus, native.view(y[:, None]), kept, (), torch.get_num_threads()
-    )
+        u_view, delta_view, A_view, B_view, C_view, D_view, z_view, bias_view, h, (), softplus, y_view, h, (),
+        torch.get_num_threads(),
+    )  # fmt: skip
     overwritten(state)
     return y, state
 
@@ -142,12 +147,6 @@ def _backward(inputs: Inputs, checkpoints: Tensor, dy: Tensor, dfinal: Tensor | 
     return gradients
 
 
-def _setup_context(ctx: Any, arguments: tuple[Inputs, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[2])
-    save_inputs(ctx, arguments[0], output[2])
-
-
 def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -> dict[str, Tensor | None]:
     inputs, (checkpoints,) = saved_inputs(ctx, Inputs)
     dy = torch.zeros_like(inputs.u) if dy is None else dy
@@ -160,5 +159,5 @@ def _composed_gradients(inputs: Inputs, _: Tensor, dy: Tensor, dfinal: Tensor | 
 
 _OPERATOR = Operator("selective_scan", _forward, _outputs)
 _BACKWARD = Operator("selective_scan_backward", _backward, _gradients, results=9)
-_OPERATOR.differentiate(_setup_context, _differentiate)
+_OPERATOR.differentiate(save_inputs_and_last, _differentiate)
 differentiate_again(_BACKWARD, _composed_gradients)

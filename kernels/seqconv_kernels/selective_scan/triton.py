@@ -30,7 +30,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .._core.operator.inputs import gradients_by_name, needs_gradient, save_inputs, saved_inputs
+from .._core.operator.inputs import gradients_by_name, needs_gradient, save_inputs_and_last, saved_inputs
 from .._core.operator.operators import operator
 from .._core.triton.functions import TYPES, View, view
 from .._core.triton.support import Chunks, accumulator_dtype, count_segments, on_device
@@ -231,16 +231,10 @@ def _empty_gradients(
     )
 
 
-def _setup_context(ctx: Any, arguments: tuple[Inputs, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[2])
-    save_inputs(ctx, arguments[0], output[2])
-
-
 def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -> dict[str, Tensor | None]:
     inputs, (checkpoints,) = saved_inputs(ctx, Inputs)
     dy = torch.zeros_like(inputs.u) if dy is None else dy
     return gradients_by_name(inputs, _backward(inputs, checkpoints, dy, dfinal))
 
 
-_forward.differentiate(_setup_context, _differentiate)
+_forward.differentiate(save_inputs_and_last, _differentiate)

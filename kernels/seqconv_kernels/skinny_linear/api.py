@@ -54,7 +54,7 @@ def eager_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor |
     That is in plain eager mode on the CPU, without a gradient, up to ``MAX_ROWS`` rows and for weights that are large
     enough to be worth a call.
     """
-    y: Tensor | None = _EAGER.resolve()(x, weight, bias, scale)
+    y: Tensor | None = (_EAGER.function or _EAGER.resolve())(x, weight, bias, scale)
     return y
 
 

@@ -13,7 +13,7 @@ fairseq/modules/{lightweight,dynamic}_convolution.py of facebookresearch/fairseq
 memory of the paper: WMT14 English-German 28.9 and 29.7 BLEU.
 """
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,18 +156,38 @@ class ProjectedConvolution(Mixer):
     Args:
         d_model: width of inputs and outputs.
         width: taps.
+        num_heads: sets of taps.
+        weight_dropout: probability that a tap is dropped in training.
         bidirectional: centre the window on the token.
+
+    Attributes:
+        convolution: its class.
+
+    Raises:
+        ValueError: heads that do not divide the width, no tap, a centred window of even width.
     """
 
-    conv: LightConvolution | DynamicConvolution
-    out_proj: nn.Linear
+    convolution: ClassVar[type[LightConvolution] | type[DynamicConvolution]]
 
-    def __init__(self, d_model: int, width: int, bidirectional: bool) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        width: int = 15,
+        num_heads: int = 4,
+        weight_dropout: float = 0.0,
+        bidirectional: bool = False,
+    ) -> None:
         super().__init__(d_model, causal=not bidirectional)
         if bidirectional and width % 2 == 0:
             got, wanted = f"width={width}", "an odd number of taps where the window is centred"
             raise argument_error(f"{self.name} mixer", got, wanted, "add or drop one")
         self.in_proj = Linear(d_model, 2 * d_model)
+        ahead = width // 2 if bidirectional else 0
+        self.conv = self.convolution(
+            d_model, width=width, num_heads=num_heads, weight_dropout=weight_dropout, lookahead=ahead
+        )
+        self.out_proj = Linear(d_model, d_model)
 
     @property
     def state_kind(self) -> StateKind:
@@ -197,61 +217,17 @@ class ProjectedConvolution(Mixer):
 class LightConv(ProjectedConvolution):
     """Short convolution with softmax-normalised taps that heads share.
 
-    Args:
-        d_model: width of inputs and outputs.
-        width: taps.
-        num_heads: sets of taps.
-        weight_dropout: probability that a tap is dropped in training.
-        bidirectional: centre the window on the token.
-
-    Raises:
-        ValueError: heads that do not divide the width, no tap, a centred window of even width.
+    Arguments and errors as of :class:`ProjectedConvolution`.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        width: int = 15,
-        num_heads: int = 4,
-        weight_dropout: float = 0.0,
-        bidirectional: bool = False,
-    ) -> None:
-        super().__init__(d_model, width, bidirectional)
-        ahead = width // 2 if bidirectional else 0
-        self.conv = LightConvolution(
-            d_model, width=width, num_heads=num_heads, weight_dropout=weight_dropout, lookahead=ahead
-        )
-        self.out_proj = Linear(d_model, d_model)
+    convolution = LightConvolution
 
 
 @register("dynamicconv", examples=({"width": 4, "num_heads": 2}, {"width": 7, "bidirectional": True}))
 class DynamicConv(ProjectedConvolution):
     """Short convolution whose normalised taps every token computes.
 
-    Args:
-        d_model: width of inputs and outputs.
-        width: taps.
-        num_heads: sets of taps of a token.
-        weight_dropout: probability that a tap is dropped in training.
-        bidirectional: centre the window on the token.
-
-    Raises:
-        ValueError: heads that do not divide the width, no tap, a centred window of even width.
+    Arguments and errors as of :class:`ProjectedConvolution`.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        width: int = 15,
-        num_heads: int = 4,
-        weight_dropout: float = 0.0,
-        bidirectional: bool = False,
-    ) -> None:
-        super().__init__(d_model, width, bidirectional)
-        ahead = width // 2 if bidirectional else 0
-        self.conv = DynamicConvolution(
-            d_model, width=width, num_heads=num_heads, weight_dropout=weight_dropout, lookahead=ahead
-        )
-        self.out_proj = Linear(d_model, d_model)
+    convolution = DynamicConvolution

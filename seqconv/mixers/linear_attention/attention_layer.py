@@ -24,11 +24,10 @@ from ...layers.activations import activate, check_activation
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
+from ...mixer import ScanMixer
 from ...options import Default, with_defaults
 from ...packing import zero_padding
 from ...state import State, state_class
-from ...types import StateKind
 
 
 @state_class
@@ -54,7 +53,7 @@ class Heads(NamedTuple):
     log_decay: Tensor | None
 
 
-class LinearAttentionLayer(Mixer):
+class LinearAttentionLayer(ScanMixer[LinearAttentionState]):
     """Everything but the decay and the output.
 
     Args:
@@ -126,24 +125,12 @@ class LinearAttentionLayer(Mixer):
         """Heads, rows and columns of the matrix states."""
         return self.kv_heads, self.d_k, self.d_v
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._attend(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         memory = torch.zeros(batch_size, *self._state_size(), device=device, dtype=wide)
         conv = None if self.conv1d is None else self.conv1d.init_state(batch_size, device, dtype)
         position = torch.zeros(batch_size, device=device, dtype=torch.int64) if self.counts_positions else None
         return LinearAttentionState(memory, conv, position)
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, LinearAttentionState)
-        return self._attend(x, state, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, LinearAttentionState)
@@ -164,7 +151,7 @@ class LinearAttentionLayer(Mixer):
             memory, conv, None if state.position is None else state.position + 1
         )
 
-    def _attend(self, x: Tensor, state: LinearAttentionState | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: LinearAttentionState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         qkv, conv, length = self._project(x), None, x.shape[1]
         if self.conv1d is not None:
             qkv, conv = self.conv1d(zero_padding(qkv, mask), None if state is None else state.conv)

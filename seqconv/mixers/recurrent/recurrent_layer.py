@@ -25,11 +25,10 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels.rnn.cells import CELLS
 
 from ...layers.linear import Linear
-from ...mixer import Mixer
+from ...mixer import ScanMixer
 from ...options import Default, with_defaults
 from ...parameters import set_optimizer_options
 from ...state import State, state_class
-from ...types import StateKind
 
 
 class RecurrentOptions(TypedDict, total=False):
@@ -68,7 +67,7 @@ def head_width(name: str, d_model: int, num_heads: int) -> int:
     return d_model // num_heads
 
 
-class RecurrentLayer(Mixer):
+class RecurrentLayer(ScanMixer[RecurrentState]):
     """Everything of a recurrent layer but its cell.
 
     Args:
@@ -105,21 +104,9 @@ class RecurrentLayer(Mixer):
             if parameter is not None:
                 nn.init.uniform_(parameter, -(self.heads[1] ** -0.5), self.heads[1] ** -0.5)
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._run(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         return RecurrentState(torch.zeros(batch_size, CELLS[self.cell].states, *self.heads, device=device, dtype=wide))
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, RecurrentState)
-        return self._run(x, state.cell, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, RecurrentState)
@@ -128,7 +115,8 @@ class RecurrentLayer(Mixer):
         )
         return h.flatten(-2), RecurrentState(cell)
 
-    def _run(self, x: Tensor, cell: Tensor | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: RecurrentState | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        cell = None if state is None else state.cell
         pair = rnn(
             self._gates(x), self.recurrent_weight, self.recurrent_bias, cell=self.cell, initial_state=cell,
             return_final_state=True, starts=first_tokens(mask),

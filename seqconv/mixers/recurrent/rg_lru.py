@@ -32,12 +32,12 @@ from ...layers.activations import activate, check_activation
 from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...layers.token_shift import token_before
-from ...mixer import Mixer
+from ...mixer import ScanMixer
 from ...packing import zero_padding
 from ...parameters import KeepFloat32, set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ...types import LayerContext
 
 SHARPNESS = 8.0
 """Multiplies the recurrence gate (c in the paper)."""
@@ -134,7 +134,7 @@ class RGLRUState(State):
 
 
 @register("rg_lru", examples=({"num_heads": 2, "expand": 1.5, "d_conv": 3}, {"num_heads": 1, "activation": "silu"}))
-class RGLRUBlock(Mixer):
+class RGLRUBlock(ScanMixer[RGLRUState]):
     """Gated linear recurrence after a short convolution, times a gate (Griffin, RecurrentGemma).
 
     Args:
@@ -183,14 +183,6 @@ class RGLRUBlock(Mixer):
         assert self.conv1d.bias is not None
         self.conv1d.bias.zero_()
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._scan(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         channels = self.rg_lru.recurrent_param.shape[0]
         wide = torch.promote_types(dtype, torch.float32)
@@ -198,17 +190,13 @@ class RGLRUBlock(Mixer):
         started = torch.zeros(batch_size, device=device, dtype=torch.bool)
         return RGLRUState(self.conv1d.init_state(batch_size, device, dtype), recurrence, started)
 
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, RGLRUState)
-        return self._scan(x, state, mask)
-
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, RGLRUState)
         u, conv = self.conv1d.step(self.x_proj(x_t), state.conv)
         h, recurrence = self.rg_lru(u, ~state.started, state.recurrence)
         return self._output(h, x_t), RGLRUState(conv, recurrence, torch.ones_like(state.started))
 
-    def _scan(self, x: Tensor, state: RGLRUState | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: RGLRUState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         u, conv = self.conv1d(zero_padding(self.x_proj(x), mask), None if state is None else state.conv)
         first, started = _first_tokens(x, None if state is None else state.started, mask)
         recurrence = None if state is None else state.recurrence

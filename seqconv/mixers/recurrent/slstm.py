@@ -26,11 +26,11 @@ from seqconv_kernels.rnn.cells import CELLS
 
 from ...layers.heads import HeadLayerNorm, HeadwiseLinear
 from ...layers.short_convolution import ShortConvolution
-from ...mixer import Mixer
+from ...mixer import ScanMixer
 from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ...types import LayerContext
 from .recurrent_layer import first_tokens, head_width
 
 GATES, STATES, _ = CELLS["slstm"]
@@ -45,7 +45,7 @@ class SLSTMState(State):
 
 
 @register("slstm", examples=({"num_heads": 2, "d_conv": None}, {"num_heads": 1, "d_conv": 2, "dropout": 0.1}))
-class SLSTM(Mixer):
+class SLSTM(ScanMixer[SLSTMState]):
     """Recurrent network with exponential gates and normalised memory.
 
     Args:
@@ -94,22 +94,10 @@ class SLSTM(Mixer):
         self.recurrent_bias.zero_()
         self.recurrent_bias[1] = 5 - 12 * channels ** (0.3 + 1.3 * depth)
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._run(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         cell = torch.zeros(batch_size, STATES, *self.heads, device=device, dtype=wide)
         return SLSTMState(cell, None if self.conv1d is None else self.conv1d.init_state(batch_size, device, dtype))
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, SLSTMState)
-        return self._run(x, state, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, SLSTMState)
@@ -121,7 +109,7 @@ class SLSTM(Mixer):
         h, cell = rnn_step(gates, self.recurrent_weight, self.recurrent_bias, cell="slstm", state=state.cell)
         return self._output(h), SLSTMState(cell, conv)
 
-    def _run(self, x: Tensor, state: SLSTMState | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: SLSTMState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         u, conv = x, None
         if self.conv1d is not None:
             u, conv = self.conv1d(x, None if state is None else state.conv)

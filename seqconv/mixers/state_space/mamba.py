@@ -28,12 +28,12 @@ from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
 from ...layers.time_step import check_time_steps, reset_time_step_bias
-from ...mixer import Mixer
+from ...mixer import ScanMixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ...types import LayerContext
 
 
 @state_class
@@ -52,7 +52,7 @@ class MambaState(State):
         {"d_state": 4, "parameter_norm": "plain", "d_conv": 2},
     ),
 )
-class Mamba(Mixer):
+class Mamba(ScanMixer[MambaState]):
     """Selective state space with a real diagonal of its own for every channel.
 
     Args:
@@ -105,7 +105,7 @@ class Mamba(Mixer):
             raise unknown_name("mamba mixer", "dt_init", dt_init, ("random", "constant"))
         check_time_steps(dt_min, dt_max, dt_init_floor)
         self.dt_init, self.dt_scale, self.dt_range = dt_init, dt_scale, (dt_min, dt_max, dt_init_floor)
-        self.layer = layer
+        self.parameter_norm, self.layer = parameter_norm, layer
         self.in_proj = Linear(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = ShortConvolution(self.d_inner, d_conv, bias=conv_bias)
         self.x_proj = Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
@@ -134,22 +134,10 @@ class Mamba(Mixer):
         self.D.fill_(1.0)
         reset_residual_projection(self.out_proj, self.layer)
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._scan(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         ssm = torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=wide)
         return MambaState(self.conv1d.init_state(batch_size, device, dtype), ssm)
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, MambaState)
-        return self._scan(x, state, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MambaState)
@@ -161,7 +149,7 @@ class Mamba(Mixer):
         )
         return self.out_proj(y), MambaState(conv, ssm)
 
-    def _scan(self, x: Tensor, state: MambaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: MambaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, conv = self.conv1d(zero_padding(u, mask), None if state is None else state.conv)
         u = zero_padding(u, mask)
@@ -179,7 +167,9 @@ class Mamba(Mixer):
 
     def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Time step before bias and softplus, input weights and output weights of every token."""
-        low, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        low, B, C = self.x_proj(u).split_with_sizes((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        if self.parameter_norm == "none":
+            return self.dt_proj(low), B, C
         return self.dt_proj(self.dt_norm(low)), self.B_norm(B), self.C_norm(C)
 
 

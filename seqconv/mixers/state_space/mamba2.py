@@ -29,12 +29,12 @@ from ...layers.initialisation import reset_residual_projection
 from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
 from ...layers.time_step import check_time_steps, reset_time_step_bias
-from ...mixer import Mixer
+from ...mixer import ScanMixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
-from ...types import LayerContext, StateKind
+from ...types import LayerContext
 
 
 class GatedRMSNorm(nn.Module):
@@ -92,7 +92,7 @@ class Mamba2State(State):
         {"d_state": 4, "head_dim": 4, "D_per_channel": True, "dt_limit": (0.02, 0.5), "conv_bias": False, "d_conv": 3},
     ),
 )
-class Mamba2(Mixer):
+class Mamba2(ScanMixer[Mamba2State]):
     """Selective state space with one decay per head.
 
     Args:
@@ -184,22 +184,10 @@ class Mamba2(Mixer):
         self.D.fill_(1.0)
         reset_residual_projection(self.out_proj, self.layer)
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._scan(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         ssm = torch.zeros(batch_size, self.heads, self.head_dim, self.d_state, device=device, dtype=wide)
         return Mamba2State(self.conv1d.init_state(batch_size, device, dtype), ssm)
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, Mamba2State)
-        return self._scan(x, state, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, Mamba2State)
@@ -212,7 +200,7 @@ class Mamba2(Mixer):
         )  # fmt: skip
         return self._output(y, z, z_mlp, x_mlp), Mamba2State(conv, ssm)
 
-    def _scan(self, x: Tensor, state: Mamba2State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: Mamba2State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         z_mlp, x_mlp, z, inputs, dt = self.in_proj(x).split(self.parts, dim=-1)
         inputs, conv = self.conv1d(zero_padding(inputs, mask), None if state is None else state.conv)
         u, B, C = self._heads(zero_padding(inputs, mask))

@@ -33,12 +33,11 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.time_step import check_time_steps, reset_time_step_bias
-from ...mixer import Mixer
+from ...mixer import ScanMixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
-from ...types import StateKind
 from .mamba2 import GatedRMSNorm
 
 NORM_EPS = 1e-5
@@ -134,7 +133,7 @@ def trapezoidal_scan(
         {"d_state": 5, "head_dim": 4, "outproj_norm": True},
     ),
 )
-class Mamba3(Mixer):
+class Mamba3(ScanMixer[Mamba3State]):
     """Selective state space with a trapezoidal rule and a rotating state.
 
     Args:
@@ -207,24 +206,12 @@ class Mamba3(Mixer):
     def _rank_projection(self) -> nn.Parameter | None:
         return nn.Parameter(torch.empty(self.heads, self.rank, self.head_dim)) if self.mimo else None
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._scan(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide, H, N, P = torch.promote_types(dtype, torch.float32), self.heads, self.d_state, self.head_dim
         angle = torch.zeros(batch_size, H, self.angles, device=device, dtype=wide)
         ssm = torch.zeros(batch_size, H, N, P, device=device, dtype=wide)
         b = torch.zeros(batch_size, self.rank, H, N, device=device, dtype=wide)
         return Mamba3State(angle, ssm, b, torch.zeros(batch_size, H, P, device=device, dtype=dtype))
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, Mamba3State)
-        return self._scan(x, state, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, Mamba3State)
@@ -237,7 +224,7 @@ class Mamba3(Mixer):
         y = torch.einsum("brhn,bhnp->brhp", c, ssm).to(x.dtype)
         return self._output(y, x, t.z), Mamba3State(angle, ssm, b, t.x)
 
-    def _scan(self, u: Tensor, state: Mamba3State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, u: Tensor, state: Mamba3State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         t = self._project(u)
         # In double precision: the angles of a long sequence are many turns.
         angle = t.turn.double().cumsum(1) if state is None else state.angle[:, None] + t.turn.double().cumsum(1)

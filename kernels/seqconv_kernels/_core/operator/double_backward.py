@@ -1,14 +1,16 @@
 """Gradients of gradients for operators that have a kernel for their own backward pass, and no more."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import argument_error
-from .inputs import flatten, save_inputs
+from .inputs import differentiable, flatten, gradients_by_name, save_inputs, saved_inputs
 from .operators import Operator
+
+I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 
 
 def differentiate_again(operator: Operator, form: Callable[..., tuple[Tensor, ...]]) -> None:
@@ -19,6 +21,38 @@ def differentiate_again(operator: Operator, form: Callable[..., tuple[Tensor, ..
         form: the same function, composed of differentiable operations; slower, and only run for second orders.
     """
     operator.differentiate(_save, _through(operator, form))
+
+
+def differentiate_by(
+    operator: Operator,
+    adjoint: Callable[[I, Tensor], Sequence[Tensor]],
+    kind: Callable[..., I],
+    composed: Callable[[I], Tensor] | None = None,
+) -> None:
+    """Register the gradient of an operator of ``kind`` with one output, which keeps nothing but its inputs.
+
+    Args:
+        operator: of inputs.
+        adjoint: from the inputs and the output's gradient to the gradients of the differentiable inputs.
+        kind: class of the inputs.
+        composed: the same as ``operator`` in PyTorch's operations, through which ``adjoint``, then an operator, is
+            differentiated.
+    """
+
+    def save(ctx: Any, arguments: tuple[I], _: Tensor) -> None:
+        save_inputs(ctx, arguments[0])
+
+    def differentiate(ctx: Any, dy: Tensor) -> dict[str, Tensor | None]:
+        inputs, _ = saved_inputs(ctx, kind)
+        return gradients_by_name(inputs, adjoint(inputs, dy))
+
+    operator.differentiate(save, differentiate)
+    if composed is not None:
+        run = composed
+        assert isinstance(adjoint, Operator)
+        differentiate_again(
+            adjoint, lambda inputs, dy: composed_gradients([run(inputs)], [dy], differentiable(inputs).values())
+        )
 
 
 def composed_gradients(

@@ -99,6 +99,16 @@ def save_inputs(ctx: Any, inputs: tuple[Any, ...], *others: Tensor) -> None:
     ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs), *others)
 
 
+def save_inputs_and_last(ctx: Any, arguments: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    """Save the inputs of a scan and the last of its three outputs, which only the backward pass reads.
+
+    The gradients of the others, outputs and final states, come as ``None`` where they are not needed.
+    """
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[-1])
+    save_inputs(ctx, arguments[0], output[-1])
+
+
 def saved_inputs(ctx: Any, inputs: Callable[..., I]) -> tuple[I, list[Tensor]]:
     """What :func:`save_inputs` saved."""
     tensors, options = ctx.saved_tensors, ctx.options

@@ -86,6 +86,7 @@ def store_tile(ptr, step, value, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.
 def load_vector(ptr, step, rows, ROWS: tl.constexpr, ACC: tl.constexpr):
     """(ROWS,) elements, ``step`` apart; zeros from ``rows`` on."""
     i = tl.arange(0, ROWS)
+    # A strided access: one number per row of a tensor with a width of one, or one column of a wider one.
     return tl.load(ptr + i * step, mask=i < rows, other=0).to(ACC)
 
 

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ....layers.linear import Linear
 from ....layers.short_convolution import ShortConvolution
-from ....mixer import Mixer
+from ....mixer import ScanMixer
 from ....packing import zero_padding
 from ....registry import register
 from ....state import State, state_class
-from ....types import StateKind
 
 
 @state_class
@@ -32,7 +31,7 @@ class GatedShortConvState(State):
 
 
 @register("gated_short_conv", examples=({"bias": True, "d_conv": 4}, {"d_conv": 2}))
-class GatedShortConv(Mixer):
+class GatedShortConv(ScanMixer[GatedShortConvState]):
     """Short causal convolution between two multiplicative gates (LFM2).
 
     Args:
@@ -50,20 +49,8 @@ class GatedShortConv(Mixer):
         self.conv1d = ShortConvolution(d_model, d_conv, bias=bias, activation=None)
         self.out_proj = Linear(d_model, d_model, bias=bias)
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._convolve(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         return GatedShortConvState(self.conv1d.init_state(batch_size, device, dtype))
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, GatedShortConvState)
-        return self._convolve(x, state.conv, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, GatedShortConvState)
@@ -72,8 +59,9 @@ class GatedShortConv(Mixer):
         y: Tensor = self.out_proj(c * z)
         return y, GatedShortConvState(conv)
 
-    def _convolve(self, x: Tensor, conv: Tensor | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: GatedShortConvState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         b, c, u = self.in_proj(x).chunk(3, dim=-1)
+        conv = None if state is None else state.conv
         z, conv = self.conv1d(zero_padding(b * u, mask), conv)  # with a bias, b and u are not zero at padding
         y: Tensor = self.out_proj(c * z)
         return y, GatedShortConvState(conv)

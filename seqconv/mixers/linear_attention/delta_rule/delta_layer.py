@@ -27,11 +27,10 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ....layers.linear import Linear
 from ....layers.norms import RMSNorm
 from ....layers.short_convolution import ShortConvolution
-from ....mixer import Mixer
+from ....mixer import ScanMixer
 from ....options import Default, with_defaults
 from ....packing import zero_padding
 from ....state import State, state_class
-from ....types import StateKind
 
 NORM_EPS = 1e-6
 """Added to the squared length of queries and keys, as in the original."""
@@ -67,7 +66,7 @@ class DeltaState(State):
     conv: Float[Tensor, "batch reach channels"] | None
 
 
-class DeltaLayer(Mixer):
+class DeltaLayer(ScanMixer[DeltaState]):
     """Everything of a delta-rule layer but its decay and its output gate.
 
     Args:
@@ -107,22 +106,10 @@ class DeltaLayer(Mixer):
     def _output_gate(self, x: Float[Tensor, "*tokens d_model"]) -> Float[Tensor, "*tokens values"] | None:
         """What multiplies the normalised output; ``None`` for none."""
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._attend(x, None, mask)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         memory = torch.zeros(batch_size, self.v_heads, self.d_k, self.d_v, device=device, dtype=wide)
         return DeltaState(memory, None if self.conv1d is None else self.conv1d.init_state(batch_size, device, dtype))
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, DeltaState)
-        return self._attend(x, state, mask)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, DeltaState)
@@ -136,7 +123,7 @@ class DeltaLayer(Mixer):
         o, memory = self._recur(q, k, v, x_t, state.memory)
         return self._output(o, x_t), DeltaState(memory, conv)
 
-    def _attend(self, x: Tensor, state: DeltaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: DeltaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         qkv, conv = self._project(x), None
         if self.conv1d is None:
             qkv = F.silu(qkv)

@@ -29,11 +29,11 @@ from ....layers.initialisation import reset_orthogonal
 from ....layers.linear import Linear
 from ....layers.low_rank import LowRank
 from ....layers.token_shift import token_before
-from ....mixer import Mixer
+from ....mixer import ScanMixer
 from ....parameters import set_optimizer_options
 from ....registry import register
 from ....state import State, state_class
-from ....types import LayerContext, StateKind
+from ....types import LayerContext
 from .rwkv7 import count_heads
 
 USES = ("r", "w", "k", "v", "g")
@@ -58,7 +58,7 @@ class RWKV6State(State):
         {"head_dim": 4, "expand_k": 0.5, "expand_v": 2.0, "gate_activation": "sigmoid", "norm_eps": 1e-5},
     ),
 )
-class RWKV6(Mixer):
+class RWKV6(ScanMixer[RWKV6State]):
     """Linear attention with a decay per key channel, a bonus and data-dependent token shift (RWKV-6's time mix).
 
     Args:
@@ -133,22 +133,10 @@ class RWKV6(Mixer):
             reset_orthogonal(projection.weight, gain)
         self.o_proj.weight.zero_()
 
-    @property
-    def state_kind(self) -> StateKind:
-        """The state has a fixed size."""
-        return "constant"
-
-    def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._attend(x, None)[0]
-
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         wide = torch.promote_types(dtype, torch.float32)
         memory = torch.zeros(batch_size, self.heads, self.d_k, self.d_v, device=device, dtype=wide)
         return RWKV6State(memory, torch.zeros(batch_size, self.d_model, device=device, dtype=dtype))
-
-    def _prefill(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        assert isinstance(state, RWKV6State)
-        return self._attend(x, state)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, RWKV6State)
@@ -158,7 +146,7 @@ class RWKV6(Mixer):
         )  # fmt: skip
         return self._output(o, gate), RWKV6State(memory, x_t)
 
-    def _attend(self, x: Tensor, state: RWKV6State | None) -> tuple[Tensor, State]:
+    def _scan_from(self, x: Tensor, state: RWKV6State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         """Padding is zero and has no biases: it writes nothing, and the zero state before the first token stays."""
         r, k, v, log_decay, gate = self._project(x, token_before(x, None if state is None else state.last))
         pair = gated_linear_attention(
