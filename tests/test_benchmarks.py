@@ -13,6 +13,7 @@ from benchmarks.memory import extra
 from benchmarks.page import PAGE, SECTION, ratios, update
 from benchmarks.plot import plot
 from benchmarks.table import OPS, build
+from benchmarks.training_steps import ORIGINALS, row
 from lra.report.markup import marks
 
 CEILINGS = Ceilings(copy=1e9, multiply=1e9)
@@ -116,3 +117,10 @@ def test_committed_results_name_machine_and_versions():
         machine = json.loads(path.read_text())["machine"]
         assert {"processor", "threads", "load", "torch"} <= set(machine), path
         assert re.match(r"\d+\.\d+", machine["torch"])
+
+
+@pytest.mark.parametrize("original", [o for o in ORIGINALS if o.file is None], ids=lambda o: o.name.rpartition(":")[2])
+def test_layers_agree_with_the_originals_that_their_training_steps_are_timed_against(original):
+    timed = row(original, (1, 9, 256), 0.0)
+    assert timed["original"] == original.name
+    assert set(timed["ms"]) == {"seqconv", "original"}
