@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._core.packing import padded
+from .._core.portable import solve_unit_lower
 from .._core.precision import accumulation_dtype, without_autocast
 from .._linear_attention.chunks import chunk_length, decayed, lower_product, split
 from .spec import Inputs
@@ -43,7 +44,7 @@ def delta_rule(inputs: Inputs) -> tuple[Tensor, Tensor]:
 def _attend(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     q_in, k_in, k_out, total, qk, kk = _products(q, k, decay)
     known = torch.cat([beta * v, beta * k_in], dim=-1)
-    solved = torch.linalg.solve_triangular(beta * kk, known, upper=False, unitriangular=True)
+    solved = solve_unit_lower(beta * kk, known)
     U, W = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
     entering, corrections = [], []
     for u, w, written, factor in zip(*(x.unbind(3) for x in (U, W, k_out, total)), strict=True):

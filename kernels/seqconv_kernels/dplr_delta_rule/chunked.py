@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._core.packing import padded
+from .._core.portable import solve_unit_lower
 from .._core.precision import accumulation_dtype, without_autocast
 from .._linear_attention.chunks import chunk_length, decayed_before, lower_product, split
 from .spec import Inputs
@@ -54,7 +55,7 @@ def _attend(
         (AB, QB), b_out = reads.scores, reads.k
         QB = QB + torch.diag_embed((q * b).sum(-1))
     known = torch.cat([lower_product(AK, v), a_in], dim=-1)
-    solved = torch.linalg.solve_triangular(-AB, known, upper=False, unitriangular=True)
+    solved = solve_unit_lower(-AB, known)
     R, W = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
     inflow = torch.einsum("...jk,...jv->...kv", k_out, v)
     entering, read = [], []

@@ -13,23 +13,26 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from seqconv_kernels._core.operator.operators import operator
+from seqconv_kernels._core.operator.sizes import is_exporting_to_onnx
 
 
 def matrix_powers(
     A: Float64[Tensor, "n n"], v: Float64[Tensor, "n columns"], length: int
 ) -> Float64[Tensor, "length n columns"]:
     """``A^t v`` for t from 0; differentiable once, in v alone."""
-    powers: Tensor = _powers(A.detach(), v, length)
+    powers: Tensor = (_doubled if is_exporting_to_onnx() else _powers)(A.detach(), v, length)
     return powers
 
 
-@operator("matrix_powers", lambda A, v, length: v.new_empty(length, *v.shape))
-def _powers(A: Tensor, v: Tensor, length: int) -> Tensor:
+def _doubled(A: Tensor, v: Tensor, length: int) -> Tensor:
     found = v[None].clone()
     while len(found) < length:
         found = torch.cat([found, A @ found])
         A = A @ A
     return found[:length].clone()
+
+
+_powers = operator("matrix_powers", lambda A, v, length: v.new_empty(length, *v.shape))(_doubled)
 
 
 @operator("matrix_powers_adjoint", lambda A, g: g.new_empty(g.shape[1:]))

@@ -19,6 +19,7 @@ from seqconv_kernels._core.checks import readable
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.operator.composed import Composed, leading
 from seqconv_kernels._core.operator.sizes import known
+from seqconv_kernels._core.portable import solve
 from seqconv_kernels.ssm_kernel import half_angle_nodes
 
 from ...options import Default, select_options, with_defaults
@@ -124,7 +125,7 @@ class S4Filter(StateSpaceFilter):
             exponential = torch.linalg.matrix_exp(joint)
             return exponential[:, :n, :n], exponential[:, :n, n]
         eye = torch.eye(n, dtype=A.dtype, device=A.device)
-        both = torch.linalg.solve(eye - A / 2, torch.cat([eye + A / 2, B[..., None]], dim=-1))
+        both = solve(eye - A / 2, torch.cat([eye + A / 2, B[..., None]], dim=-1))
         return both[..., :n], both[..., n]
 
     def _discrete_length(self) -> int:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from seqconv_kernels import gated_linear_attention, linear_scan
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.operator.composed import Composed
+from seqconv_kernels._core.portable import solve
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.linear import Linear
@@ -154,7 +155,7 @@ def _solve(
         inflow = left[..., :, None] * right[..., None, :]
         factor = decays.exp()[..., None, None].expand_as(inflow)
         H, keys = linear_scan(factor, inflow, initial_state=keys, return_final_state=True)
-        solutions.append(torch.linalg.solve(H + diagonal, queries[..., None])[..., 0])
+        solutions.append(solve(H + diagonal, queries[..., None])[..., 0])
     return torch.cat(solutions, dim=1), keys
 
 

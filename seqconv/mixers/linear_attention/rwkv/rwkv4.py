@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import linear_scan
+from seqconv_kernels._core.portable import running_max
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ....layers.initialisation import reset_orthogonal
@@ -157,4 +158,4 @@ def _exponents(k: Tensor, decay: Tensor, first: Tensor) -> Tensor:
     """
     time = torch.arange(k.shape[1] + 1, device=k.device, dtype=k.dtype)[:, None] * decay
     shifted = torch.cat([first[:, None], k - time[1:]], dim=1)
-    return torch.maximum(shifted.cummax(dim=1).values + time, F.pad(k, (0, 0, 1, 0), value=LEAST))
+    return torch.maximum(running_max(shifted) + time, F.pad(k, (0, 0, 1, 0), value=LEAST))

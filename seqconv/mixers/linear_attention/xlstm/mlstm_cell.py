@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqconv_kernels import gated_linear_attention, gated_linear_attention_step
+from seqconv_kernels._core.portable import running_max
 from seqconv_kernels._core.precision import accumulation_dtype
 
 EPS = 1e-6
@@ -58,7 +59,7 @@ def mlstm(
     if mask is not None:
         i, kept = i.masked_fill(~mask[..., None], -torch.inf), kept.masked_fill(~mask[..., None], 0)
     total = kept.cumsum(1)
-    m = total + torch.maximum((i - total).cummax(1).values, stabilizer[:, None])
+    m = total + torch.maximum(running_max(i - total), stabilizer[:, None])
     before = torch.cat([stabilizer[:, None], m], dim=1)[:, :-1]
     weight, log_decay, least = i - m, kept + before - m, -m
     if mask is not None:

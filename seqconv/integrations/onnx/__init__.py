@@ -1,0 +1,5 @@
+"""Models in ONNX: see :mod:`.export`."""
+
+from .export import export_onnx
+
+__all__ = ["export_onnx"]
