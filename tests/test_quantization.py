@@ -19,6 +19,9 @@ from seqconv import (
     SeqConvForMaskedLM,
     SeqConvForSequenceClassification,
     SeqConvModel,
+    SeqConvVisionConfig,
+    SeqConvVisionForImageClassification,
+    SeqConvVisionModel,
     create_mixer,
     list_mixers,
     quantize,
@@ -193,3 +196,17 @@ def test_damaged_checkpoints_of_int8_weights_raise(tmp_path):
         SeqConvForCausalLM(config)
     with pytest.raises(ValueError, match=r"resize_token_embeddings: received a head with int8 weights"):
         made.resize_token_embeddings(60)
+
+
+def test_image_models_of_int8_layers_are_written_and_read(tmp_path):
+    options = {"mixer": "atrous", "dims": [8, 16], "depths": [1, 1]}
+    config = SeqConvVisionConfig(backbone_name="hierarchical", backbone_options=options, num_labels=3)
+    made = quantize(SeqConvVisionForImageClassification(config)).eval()
+    made.save_pretrained(tmp_path)
+    again = SeqConvVisionForImageClassification.from_pretrained(tmp_path)
+    assert int8_layers(again) == int8_layers(made) != {}
+    pixels = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again(pixel_values=pixels).logits, made(pixel_values=pixels).logits)
+    inner = SeqConvVisionModel.from_pretrained(tmp_path)
+    assert {f"backbone.{name}" for name in int8_layers(inner)} == set(int8_layers(made))

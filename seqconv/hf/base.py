@@ -185,17 +185,25 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def _place_int8_layers(self) -> None:
-        """Make room for the int8 weights of the configuration: of this model, and of its own head."""
-        layers = self.config.int8_layers or {}
-        is_base = self.base_model_prefix not in self._modules
-        own = type(self).__name__ in (self.config.architectures or [type(self).__name__])
-        wanted = {n: g for n, g in layers.items() if n.startswith("backbone.") == is_base and (is_base or own)}
-        place_int8_layers(self, wanted)
+        """Make room for the int8 weights that the configuration names: the inner model's first, then the own head's.
+
+        A head that another class was saved with stays out.
+        """
+        layers = getattr(self.config, "int8_layers", None) or {}
+        inner = self._modules.get(self.base_model_prefix)
+        saved_as = self.config.architectures or ([] if inner is None else [type(self).__name__])
+        own = dict((self if inner is None else inner).named_modules()) if layers else {}
+        if inner is not None:
+            layers = {n: g for n, g in layers.items() if n not in own} if type(self).__name__ in saved_as else {}
+        elif type(self).__name__ not in saved_as:
+            layers = {n: g for n, g in layers.items() if n in own}
+        place_int8_layers(self, layers)
 
     def _note_int8_layers(self) -> None:
         """Write into the configuration which layers have int8 weights."""
         found = {n.removeprefix(f"{self.base_model_prefix}."): g for n, g in int8_layers(self).items()}
-        self.config.int8_layers = found or None
+        if found or hasattr(self.config, "int8_layers"):
+            self.config.int8_layers = found or None
         if isinstance(self.get_output_embeddings(), Int8Linear):
             self.config.tie_word_embeddings = False
 

@@ -10,7 +10,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..option_values import check_json, is_count, is_number, require
+from ..option_values import are_groups, check_json, is_count, is_number, require
 from ..saving.remote import vision_auto_map, write_module
 
 GENERIC = ("hierarchical", "plain")
@@ -38,6 +38,7 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         semantic_loss_ignore_index: label of pixels without a class.
         num_labels, problem_type, id2label, label2id: as in every transformers configuration.
         initializer_range: standard deviation of the weights of fresh heads.
+        int8_layers: as in :class:`~seqconv.hf.configuration.SeqConvConfig`.
         training_data: what the weights were trained on, in words, for the model card.
 
     Raises:
@@ -55,6 +56,7 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     classifier_dropout: float = 0.0
     semantic_loss_ignore_index: int = 255
     initializer_range: float = 0.02
+    int8_layers: dict[str, int | None] | None = None
     training_data: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -86,6 +88,7 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("drop_path", "classifier_dropout"):
             require(name, getattr(self, name), lambda v: is_number(v) and 0 <= v < 1, "a probability in [0, 1)")
         require("initializer_range", self.initializer_range, lambda v: is_number(v) and v > 0, "a number above 0")
+        require("int8_layers", self.int8_layers, are_groups, "None, or names with a group size of at least 1 or None")
         options = self.backbone_options or {}
         for name in ("in_channels", "drop_path", "out_indices"):
             if name in options:
