@@ -1,15 +1,15 @@
 """2-D mixers: (batch, height, width, channels) in and out, by name as sequence mixers are."""
 
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
-from .gnconv import GnConv2d
-from .hyena_nd import Hyena2d
 from .mixer_2d import Mixer2d
-from .plain_mamba import PlainMamba2d
+from .mixers.gnconv import GnConv2d
+from .mixers.hyena_nd import Hyena2d
+from .mixers.plain_mamba import PlainMamba2d
+from .mixers.scan import Scan2d
+from .mixers.spectral import FNO2d, SpectralConvolution2d
+from .mixers.ss2d import SS2D
 from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
-from .scan import Scan2d
 from .scan_orders import scan_order
-from .spectral import FNO2d, SpectralConvolution2d
-from .ss2d import SS2D
 
 __all__ = [
     "SS2D",

@@ -8,7 +8,7 @@ from ..layers.norms import create_norm
 from ..layers.residual import DropPath, Residual, create_residual
 from .conv_mlp import create_mlp
 from .mixer_2d import Mixer2d
-from .ss2d import depthwise_conv2d
+from .mixers.ss2d import depthwise_conv2d
 
 
 class Block2d(nn.Module):

@@ -15,7 +15,7 @@ from seqconv_kernels._core.errors import unknown_name
 
 from ..layers.linear import Linear
 from ..layers.mlp import GATED, MLP, PLAIN
-from .ss2d import depthwise_conv2d
+from .mixers.ss2d import depthwise_conv2d
 
 CONVOLUTIONAL = ("conv_before", "conv_after")
 

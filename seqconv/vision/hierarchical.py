@@ -18,10 +18,12 @@ from ..layers.norms import LayerNorm
 from .backbone import ImageBackbone, check_out_indices, reset_linear
 from .block import Block2d, drop_path_rates
 from .inverted import InvertedResidual
+from .mixers.mobile_mamba import MobileBlock
 from .registry import create_mixer_2d
 from .stems import check_images, create_downsampling, create_stem
 
-BLOCKS = ("mixer", "inverted_residual")
+BLOCKS = ("mixer", "mobile", "inverted_residual")
+FINAL_NORMS = ("layer", "batch")
 
 
 class HierarchicalBackbone(ImageBackbone):
@@ -38,8 +40,9 @@ class HierarchicalBackbone(ImageBackbone):
         stem, downsampling: see :mod:`~seqconv.vision.stems`.
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`; one value, or one for each stage.
         block_options: other options of the blocks.
-        stage_blocks: ``"mixer"`` or ``"inverted_residual"`` for each stage: blocks of the mixer, or the convolutions of
-            :mod:`~seqconv.vision.inverted`.
+        stage_blocks: for each stage ``"mixer"``, ``"mobile"`` (MobileMamba's block around the mixer) or
+            ``"inverted_residual"`` (the convolutions of :mod:`~seqconv.vision.inverted`).
+        final_norm: ``"layer"``, of the cells of the last map, or ``"batch"``, of the pooled features.
         projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
             last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
@@ -66,6 +69,7 @@ class HierarchicalBackbone(ImageBackbone):
         layer_scale: float | Sequence[float | None] | None = None,
         block_options: Mapping[str, Any] | None = None,
         stage_blocks: Sequence[str] | None = None,
+        final_norm: str = "layer",
         projection: int | None = None,
         drop_path: float = 0.0,
         out_indices: Sequence[int] | None = None,
@@ -99,9 +103,15 @@ class HierarchicalBackbone(ImageBackbone):
                 self.stages.append(nn.ModuleList(InvertedResidual(dim, drop_path=next(rates)) for _ in range(depth)))
                 continue
             mixers = (create_mixer_2d(mixer, dim, **{**(mixer_options or {}), **extra}) for _ in range(depth))
+            if kind == "mobile":
+                self.stages.append(nn.ModuleList(MobileBlock(m, drop_path=next(rates)) for m in mixers))
+                continue
             options = {"mlp_ratio": ratio, "layer_scale": scale, **(block_options or {})}
             self.stages.append(nn.ModuleList(Block2d(m, drop_path=next(rates), **options) for m in mixers))
-        self.norm = LayerNorm(dims[-1]) if projection is None else nn.Identity()
+        if final_norm not in FINAL_NORMS:
+            raise unknown_name("HierarchicalBackbone", "final_norm", final_norm, FINAL_NORMS)
+        self.norm = LayerNorm(dims[-1]) if projection is None and final_norm == "layer" else nn.Identity()
+        self.pooled_norm = nn.BatchNorm1d(dims[-1]) if final_norm == "batch" else nn.Identity()
         self.projection = None if projection is None else PooledProjection(dims[-1], projection)
         self.d_model = dims[-1] if projection is None else projection
         self.reset_parameters()
@@ -127,7 +137,8 @@ class HierarchicalBackbone(ImageBackbone):
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """The mean over the cells of the normed map."""
         normed: Tensor = self.norm(last) if self.projection is None else self.projection(last)
-        return normed.mean((1, 2))
+        pooled: Tensor = self.pooled_norm(normed.mean((1, 2)))
+        return pooled
 
 
 class PooledProjection(nn.Module):

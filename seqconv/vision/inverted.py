@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..layers.residual import DropPath
+from .mixers.ss2d import depthwise_conv2d
 from .squeeze import SqueezeExcite
-from .ss2d import depthwise_conv2d
 
 
 class InvertedResidual(nn.Module):

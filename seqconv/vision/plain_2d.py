@@ -21,9 +21,9 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..layers.norms import LayerNorm, create_norm
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
+from .mixers.ss2d import depthwise_conv2d
 from .plain import resized_positions
 from .registry import create_mixer_2d
-from .ss2d import depthwise_conv2d
 from .stems import check_images, create_stem
 
 POOLINGS = ("mean", "ends", "mean_of_ends")

@@ -15,6 +15,7 @@ MODULES = (
     "gnconv",
     "hyena_nd",
     "manhattan",
+    "mobile_mamba",
     "multi_scale",
     "plain_mamba",
     "scan",
@@ -22,12 +23,12 @@ MODULES = (
     "ss2d",
     "vision_lstm",
 )
-"""Modules of the package that enter mixers."""
+"""Modules of ``mixers`` that enter theirs."""
 
 
 def _load() -> None:
     for module in MODULES:
-        import_module(f"{__package__}.{module}")
+        import_module(f"{__package__}.mixers.{module}")
 
 
 _MIXERS_2D: Registry[Mixer2d] = Registry("create_mixer_2d", "2-D mixer", _load)

@@ -8,6 +8,7 @@
 ``conv``        two convolutions with layer norms, GELU between (VMamba v2)
 ``conv_silu``   the same with SiLU between (ViG)
 ``batch_norm``  four 3 by 3 convolutions of strides 2, 1, 2, 1 with batch norms, GELU between (RMT)
+``mobile``      four 3 by 3 convolutions of stride 2 with batch norms, ReLU between (MobileMamba)
 ``conv7``       a 7 by 7 convolution of stride 2 and 3 by 3 ones with batch norms and ReLU, then one of patches next to
                 each other (PlainMamba)
 ==============  ==========================================================================
@@ -19,6 +20,7 @@ Cells to a quarter of them:
 ``conv``        3 by 3 convolution of stride 2, layer norm (VMamba v3)
 ``conv2``       2 by 2 convolution of stride 2, layer norm (VMamba v2, EfficientVMamba); an odd last row is left out
 ``batch_norm``  3 by 3 convolution of stride 2, batch norm (RMT)
+``mobile``      a wide depthwise convolution with squeeze and excitation, local mixing around it (MobileMamba)
 ==============  ==============================================================================
 
 Source: ``vmamba.py`` of MzeroMiko/VMamba at 2ed52ead, whose merging takes even sizes alone; here odd ones are padded
@@ -38,6 +40,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..layers.mlp import PLAIN
 from ..layers.norms import LayerNorm
+from .mixers.mobile_mamba import MobileDownsample, MobileStem
 
 
 class PatchStem(nn.Module):
@@ -230,6 +233,7 @@ STEMS: Mapping[str, Callable[..., nn.Module]] = {
     "conv_silu": partial(ConvStem, activation="silu"),
     "project": ProjectionStem,
     "batch_norm": BatchNormStem,
+    "mobile": MobileStem,
     "conv7": ConvolutionalPatchStem,
 }
 DOWNSAMPLINGS: Mapping[str, Callable[[int, int], nn.Module]] = {
@@ -237,6 +241,7 @@ DOWNSAMPLINGS: Mapping[str, Callable[[int, int], nn.Module]] = {
     "conv": ConvDownsample,
     "conv2": partial(ConvDownsample, size=2),
     "batch_norm": BatchNormDownsample,
+    "mobile": MobileDownsample,
 }
 
 

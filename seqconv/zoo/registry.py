@@ -13,7 +13,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..vision.backbone import ImageBackbone, ImageClassifier
 
-FAMILIES = ("efficient_vmamba", "msvmamba", "plain_mamba", "rmt", "vig", "vim", "vision_lstm", "vmamba")
+FAMILIES = ("mobile_mamba", "efficient_vmamba", "msvmamba", "plain_mamba", "rmt", "vig", "vim", "vision_lstm", "vmamba")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ModelEntry:
 
     build: Callable[..., ImageBackbone]
     top1: float
-    millions: int
+    millions: int | float
     source: str
     original: str
 
@@ -39,7 +39,7 @@ _MODELS: dict[str, ModelEntry] = {}
 
 
 def register_model(
-    *, top1: float, millions: int, source: str, original: str
+    *, top1: float, millions: int | float, source: str, original: str
 ) -> Callable[[Callable[..., ImageBackbone]], Callable[..., ImageBackbone]]:
     """Decorator: enter a function that builds a backbone under the function's name."""
 

@@ -1,12 +1,15 @@
 """Whole models: the numbers of the original code's tiny ones, read with and without hyper-parameters."""
 
 import pytest
+import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
 from seqconv import from_original
+from seqconv.vision.directions import unscan
 
 MODELS = {
     "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
+    "vision/mobilemamba_model": "lewandofskee/MobileMamba:MobileMamba",
     "vision/msvmamba_vssm": "YuHengsss/MSVMamba:VSSM",
     "vision/rmt_model": "qhfan/RMT:VisRetNet",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
@@ -129,6 +132,35 @@ def test_mixer_of_msvmamba():
 def test_mixer_of_efficient_vmamba():
     case = load_variant("scan/efficientvmamba", "es2d")
     check_part(case, Imported("TerryPei/EfficientVMamba:SS2D", case.group("param"), case.meta["cfg"]), "")
+
+
+@pytest.mark.parametrize(
+    ("variant", "original", "hyper"),
+    [
+        ("mbwtconv2d", "MBWTConv2d", {"in_channels": 16, "kernel_size": 3}),
+        ("module", "MobileMambaModule", {"dim": 32, "global_ratio": 0.5, "local_ratio": 0.25, "ssm_ratio": 2}),
+        ("block", "MobileMambaBlock", {"ed": 32, "global_ratio": 0.5, "local_ratio": 0.25, "ssm_ratio": 2}),
+    ],
+)
+def test_parts_of_mobile_mamba(variant, original, hyper, monkeypatch):
+    """Without Triton the original (csm_tritonk2.py, scans == 2) adds up the forward scans of all images of a batch.
+
+    In the backward pass they do so again, so that gradients are those of the model, whose case has one image.
+    """
+
+    def merged_as_there(y, directions):
+        forward, backward = unscan(y, directions).unbind(2)
+        return torch.stack([forward.sum(0, keepdim=True).expand_as(forward), len(y) * backward], dim=2)
+
+    monkeypatch.setattr("seqconv.vision.mixers.ss2d.unscan", merged_as_there)
+    case = load_variant("scan/mobilemamba", variant)
+    params = case.group("param")
+    name = next(name for name in params if name.endswith("wavelet_convs.0.weight"))
+    size = params[name].shape[-1]
+    hyper = hyper | ({"kernel_size": size} if "kernel_size" in hyper else {"kernels": size})
+    imported = Imported(f"lewandofskee/MobileMamba:{original}", params, hyper)
+    y = imported(case.tensors["in.x"].double().movedim(1, -1)).movedim(-1, 1)
+    check(y, case.tensors["out.y"], 1e-9, "outputs")
 
 
 def check_part(case, imported, prefix, image=lambda x: x):

@@ -6,7 +6,7 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_variant
 from seqconv import from_original
 from seqconv.vision import PlainMamba2d, scan_order
-from seqconv.vision.plain_mamba import SNAKES
+from seqconv.vision.mixers.plain_mamba import SNAKES
 from seqconv.vision.scan_orders import moves
 from seqconv_kernels import selective_scan
 

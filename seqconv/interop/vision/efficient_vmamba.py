@@ -12,9 +12,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.atrous import Atrous2d
 from ...vision.backbone import ImageClassifier
 from ...vision.hierarchical import HierarchicalBackbone
+from ...vision.mixers.atrous import Atrous2d
 from ..importer import Weights, add_importer, options
 from .vmamba_models import take_modules
 

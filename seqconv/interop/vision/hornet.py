@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.gnconv import GnConv2d
+from ...vision.mixers.gnconv import GnConv2d
 from ..importer import Weights, add_importer, options
 
 ORIGINAL = "raoyongming/HorNet:gnconv"

@@ -14,7 +14,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...vision.backbone import ImageClassifier
 from ...vision.hierarchical import HierarchicalBackbone
-from ...vision.multi_scale import MultiScale2d
+from ...vision.mixers.multi_scale import MultiScale2d
 from ..importer import Weights, add_importer, options
 from .vmamba_models import stage_depths, take_modules
 

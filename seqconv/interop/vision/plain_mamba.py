@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.plain_mamba import PlainMamba2d
+from ...vision.mixers.plain_mamba import PlainMamba2d
 from ..importer import Weights, add_importer, options
 
 ORIGINAL = "ChenhongyiYang/PlainMamba:PlainMamba2D"

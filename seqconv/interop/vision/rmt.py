@@ -13,7 +13,7 @@ from torch import Tensor
 from ...vision.backbone import ImageClassifier
 from ...vision.block import Block2d
 from ...vision.hierarchical import HierarchicalBackbone
-from ...vision.manhattan import ManhattanRetention2d
+from ...vision.mixers.manhattan import ManhattanRetention2d
 from ..importer import Weights, add_importer, options
 
 BLOCK = "qhfan/RMT:RetBlock"

@@ -15,7 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...vision.backbone import ImageClassifier
 from ...vision.block import Block2d
-from ...vision.gated_linear import ViG2d
+from ...vision.mixers.gated_linear import ViG2d
 from ...vision.plain_2d import PlainBackbone2d
 from ..importer import Weights, add_importer, options
 

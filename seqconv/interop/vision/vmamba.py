@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.ss2d import SS2D
+from ...vision.mixers.ss2d import SS2D
 from ..importer import Weights, add_importer, options
 
 ORIGINAL = "MzeroMiko/VMamba:SS2D"
@@ -68,12 +68,15 @@ def build(**hyper: Any) -> SS2D:
     return SS2D(**ss2d_options(**hyper))
 
 
-def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of the mixer from that of the original, of either version and layout."""
+def convert(weights: Weights, hyper: Mapping[str, Any], *, projection: str = ".weight") -> dict[str, Tensor]:
+    """The state dict of the mixer from that of the original, of either version and layout.
+
+    ``projection`` ends the names of the projections' weights.
+    """
     o = ss2d_options(**hyper)
     converted = {name: weights.take(name) for name in ("out_norm.weight", "out_norm.bias")}
     for name in ("in_proj", "out_proj"):
-        converted[f"{name}.weight"] = weights.take(f"{name}.weight").flatten(1)
+        converted[f"{name}.weight"] = weights.take(f"{name}{projection}").flatten(1)
         converted |= {f"{name}.bias": weights.take(f"{name}.bias")} if o["bias"] else {}
     if o["d_conv"] > 1:
         converted["conv2d.weight"] = weights.take("conv2d.weight")

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..layers.linear import Linear
-from ..layers.norms import LayerNorm
-from .mixer_2d import Mixer2d, by_size
-from .registry import register_2d
+from ...layers.linear import Linear
+from ...layers.norms import LayerNorm
+from ..mixer_2d import Mixer2d, by_size
+from ..registry import register_2d
 from .selective import SelectiveScan, automatic_rank
 from .ss2d import depthwise_conv2d
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..layers.linear import Linear
-from ..registry import create_mixer
-from .directions import frame_orders
-from .mixer_2d import Mixer2d, image_sizes
-from .registry import register_2d
-from .scan_orders import check_scan_order
+from ...layers.linear import Linear
+from ...registry import create_mixer
+from ..directions import frame_orders
+from ..mixer_2d import Mixer2d, image_sizes
+from ..registry import register_2d
+from ..scan_orders import check_scan_order
 
 MERGES = ("sum", "mean", "concat")
 CROSS = ("row", "row_reversed", "column", "column_reversed")

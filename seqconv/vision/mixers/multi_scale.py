@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..layers.linear import Linear
-from ..layers.norms import LayerNorm
-from .mixer_2d import Mixer2d, by_size
-from .registry import register_2d
-from .scan_orders import inverse, scan_order
+from ...layers.linear import Linear
+from ...layers.norms import LayerNorm
+from ..mixer_2d import Mixer2d, by_size
+from ..registry import register_2d
+from ..scan_orders import inverse, scan_order
+from ..squeeze import SqueezeExcite
 from .selective import SelectiveScan, automatic_rank
-from .squeeze import SqueezeExcite
 from .ss2d import depthwise_conv2d
 
 COARSE_ORDERS = ("row_reversed", "column", "column_reversed")

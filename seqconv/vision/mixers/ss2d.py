@@ -27,17 +27,18 @@ from seqconv_kernels import selective_scan
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ..layers.grouped_linear import GroupedLinear
-from ..layers.linear import Linear
-from ..layers.norms import LayerNorm
-from ..layers.residual import Dropout
-from ..layers.time_step import check_time_steps, reset_time_step_bias
-from ..parameters import KeepFloat32, set_optimizer_options
-from .directions import image_directions, scan, spread, unscan
-from .mixer_2d import Mixer2d, zero_padding_2d
-from .registry import register_2d
+from ...layers.grouped_linear import GroupedLinear
+from ...layers.linear import Linear
+from ...layers.norms import LayerNorm
+from ...layers.residual import Dropout
+from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...parameters import KeepFloat32, set_optimizer_options
+from ..cell_norm import CellBatchNorm
+from ..directions import image_directions, scan, spread, unscan
+from ..mixer_2d import Mixer2d, zero_padding_2d
+from ..registry import register_2d
+from ..scan_orders import check_scan_order
 from .scan import CROSS
-from .scan_orders import check_scan_order
 
 GATES = ("silu", "linear", "none")
 CROSS_SCAN = ("row", "column", "row_reversed", "column_reversed")
@@ -66,6 +67,7 @@ class SS2D(KeepFloat32, Mixer2d):
         conv_bias: whether the depthwise convolution has a bias.
         bias: whether the projections into and out of the mixer have biases.
         orders: scan orders, see :mod:`~seqconv.vision.scan_orders`.
+        normed_projections: batch norms after the projections into and out of the mixer (MobileMamba).
         dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
         dt_init_floor: least initial time step.
         dropout: probability for the outputs.
@@ -86,6 +88,7 @@ class SS2D(KeepFloat32, Mixer2d):
         conv_bias: bool = True,
         bias: bool = False,
         orders: Sequence[str] = CROSS_SCAN,
+        normed_projections: bool = False,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         dt_init_floor: float = 1e-4,
@@ -115,6 +118,9 @@ class SS2D(KeepFloat32, Mixer2d):
         self.D = nn.Parameter(torch.empty(directions, inner))
         self.out_norm = LayerNorm(inner)
         self.out_proj = Linear(inner, d_model, bias=bias)
+        # Batch norms act on channels last: they are part of the projections.
+        self.in_proj_norm = CellBatchNorm(self.in_proj.out_features) if normed_projections else None
+        self.out_proj_norm = CellBatchNorm(d_model) if normed_projections else None
         self.dropout = Dropout(dropout)
         self.keep_float32("dt_bias", "A_log", "D")
         set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
@@ -129,6 +135,7 @@ class SS2D(KeepFloat32, Mixer2d):
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         u = self.in_proj(x)
+        u = u if self.in_proj_norm is None else self.in_proj_norm(u)
         z = None
         if self.gate != "none":
             u, z = u.chunk(2, dim=-1)
@@ -137,8 +144,10 @@ class SS2D(KeepFloat32, Mixer2d):
         y = self.out_norm(self._scan(nn.functional.silu(u), mask))
         if z is not None:
             y = y * (nn.functional.silu(z) if self.gate == "silu" else z)
-        mixed: Tensor = self.dropout(self.out_proj(y))
-        return mixed
+        mixed = self.out_proj(y)
+        mixed = mixed if self.out_proj_norm is None else self.out_proj_norm(mixed)
+        dropped: Tensor = self.dropout(mixed)
+        return dropped
 
     def _scan(self, u: Tensor, mask: Tensor | None) -> Tensor:
         """Σ_k y_k, (batch, height, width, d_inner): one scan of all directions' channels."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from seqconv_kernels import selective_scan
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ..layers.grouped_linear import GroupedLinear
-from ..layers.time_step import reset_time_step_bias
-from ..parameters import KeepFloat32, set_optimizer_options
+from ...layers.grouped_linear import GroupedLinear
+from ...layers.time_step import reset_time_step_bias
+from ...parameters import KeepFloat32, set_optimizer_options
 
 TIME_STEPS = (0.001, 0.1, 1e-4)
 """Range of the initial time steps, and the least."""

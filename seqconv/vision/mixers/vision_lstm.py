@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..layers.heads import HeadLayerNorm, HeadwiseLinear
-from ..layers.linear import Linear
-from ..layers.short_convolution import ShortConvolution
-from ..mixers.linear_attention.xlstm.mlstm import INPUT_BIAS_STD, reset_gates
-from ..mixers.linear_attention.xlstm.mlstm_cell import mlstm
-from ..parameters import set_optimizer_options
-from .directions import Directions, image_directions, spread, unscan
-from .mixer_2d import Mixer2d, zero_padding_2d
-from .registry import register_2d
-from .scan_orders import check_scan_order
+from ...layers.heads import HeadLayerNorm, HeadwiseLinear
+from ...layers.linear import Linear
+from ...layers.short_convolution import ShortConvolution
+from ...mixers.linear_attention.xlstm.mlstm import INPUT_BIAS_STD, reset_gates
+from ...mixers.linear_attention.xlstm.mlstm_cell import mlstm
+from ...parameters import set_optimizer_options
+from ..directions import Directions, image_directions, spread, unscan
+from ..mixer_2d import Mixer2d, zero_padding_2d
+from ..registry import register_2d
+from ..scan_orders import check_scan_order
 from .ss2d import depthwise_conv2d
 
 CONVOLUTIONS = ("image", "scan")

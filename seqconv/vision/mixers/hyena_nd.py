@@ -30,12 +30,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..convolution.spatial import convolve_2d
-from ..filters.spatial import DirectFilter2d, HyenaFilter2d, HyenaFilter2dOptions
-from ..layers.linear import Linear
-from ..layers.residual import Dropout
-from .mixer_2d import Mixer2d, zero_padding_2d
-from .registry import register_2d
+from ...convolution.spatial import convolve_2d
+from ...filters.spatial import DirectFilter2d, HyenaFilter2d, HyenaFilter2dOptions
+from ...layers.linear import Linear
+from ...layers.residual import Dropout
+from ..mixer_2d import Mixer2d, zero_padding_2d
+from ..registry import register_2d
 
 DIRECTIONS = ("standard", "seq", "4dir", "4dirp", "parallel")
 FLIPS = ((), (2, 3), (3,), (2,))

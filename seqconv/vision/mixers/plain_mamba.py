@@ -25,12 +25,12 @@ from seqconv_kernels import selective_scan
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ..layers.time_step import check_time_steps, reset_time_step_bias
-from ..parameters import KeepFloat32, set_optimizer_options
-from .directions import frame_orders, image_directions, spread, unscan
-from .mixer_2d import Mixer2d, image_sizes, zero_padding_2d
-from .registry import register_2d
-from .scan_orders import moves
+from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...parameters import KeepFloat32, set_optimizer_options
+from ..directions import frame_orders, image_directions, spread, unscan
+from ..mixer_2d import Mixer2d, image_sizes, zero_padding_2d
+from ..registry import register_2d
+from ..scan_orders import moves
 from .ss2d import depthwise_conv2d
 
 SNAKES = ("snake", "snake_reversed", "snake_column", "snake_column_reversed")
