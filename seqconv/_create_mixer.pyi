@@ -780,6 +780,7 @@ def create_mixer(
     conv_bias: bool = False,
     norm_eps: float = 1e-05,
     lambda_lower_bound: float = 0.25,
+    float32_matrices: bool = False,
     bidirectional: bool = False,
 ) -> Mixer:
     """Linear attention that solves the regression from keys to values at every token."""

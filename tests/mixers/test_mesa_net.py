@@ -1,8 +1,7 @@
 """MesaNet against fla's exact form: values, gradients, states, steps.
 
 The original's exact form stores the matrices of every token in float32 before it solves with them, also where all
-else is in float64. The stored numbers are therefore compared with the equation written out with that rounding, and the
-layer with the equation written out without it.
+else is in float64. The imported layer does so too; without that it is compared with the equation written out.
 """
 
 import pytest
@@ -20,7 +19,7 @@ def imported():
     return case, Imported(case.meta["original"], case.group("param"), case.hyper)
 
 
-def written_out(w, x, stored):
+def written_out(w, x):
     """The layer with two heads of four channels, token by token, from our names of its weights."""
     qk = torch.cat([x @ w["q_proj.weight"].T, x @ w["k_proj.weight"].T], dim=-1)
     taps = w["conv1d.weight"].flip(1)
@@ -37,29 +36,29 @@ def written_out(w, x, stored):
     for t in range(x.shape[1]):
         H = alpha[:, t] * H + (beta * k)[:, t, :, :, None] * k[:, t, :, None]
         G = alpha[:, t] * G + (beta * k)[:, t, :, :, None] * v[:, t, :, None]
-        read = torch.linalg.solve(H.to(stored).double() + diagonal, q[:, t, :, :, None])
-        o = (G.to(stored).double().mT @ read)[..., 0]
+        read = torch.linalg.solve(H + diagonal, q[:, t, :, :, None])
+        o = (G.mT @ read)[..., 0]
         o = o * (o.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * w["o_norm.weight"]
         outputs.append(o.flatten(1) @ w["o_proj.weight"].T)
     return torch.stack(outputs, dim=1)
 
 
-def test_golden_outputs_and_gradients_with_matrices_stored_in_float32():
+def test_golden_outputs_and_gradients():
     case, layer = imported()
     x = case.tensors["in.hidden_states"].clone().requires_grad_()
-    y = written_out(layer.weights, x, torch.float32)
+    y = layer(x)
     assert_close(y, case.tensors["out.y"], 1e-8, 1e-9, "output")
     (y * case.tensors["cot.y"]).sum().backward()
     want = case.group("grad")
-    # Gradients through that storage are rounded to float32 too, in another order of operations.
-    assert_close(x.grad, want.pop("in.hidden_states"), 1e-5, 1e-6, "gradient of x")
-    check_gradients(layer, want, 1e-5, 1e-6)
+    assert_close(x.grad, want.pop("in.hidden_states"), 1e-8, 1e-9, "gradient of x")
+    check_gradients(layer, want, 1e-8, 1e-9)
 
 
 def test_outputs_and_gradients_are_those_of_the_equation():
     case, layer = imported()
+    layer.module.float32_matrices = False
     found = []
-    for run in (layer, lambda x: written_out(layer.weights, x, torch.float64)):
+    for run in (layer, lambda x: written_out(layer.weights, x)):
         leaves = [case.tensors["in.hidden_states"].clone().requires_grad_(), *layer.leaves.values()]
         y = run(leaves[0])
         found.append((y, *torch.autograd.grad((y * case.tensors["cot.y"]).sum(), leaves)))
@@ -70,7 +69,7 @@ def test_outputs_and_gradients_are_those_of_the_equation():
 def test_golden_states_and_steps():
     case, layer = imported()
     y, _, state = prefill_then_step(layer, case.tensors["in.hidden_states"], 5)
-    assert_near(y, layer(case.tensors["in.hidden_states"]), what="prefill and steps")
+    assert_close(y, case.tensors["out.y"], 1e-8, 1e-9, "prefill and steps")
     assert_close(state.keys, case.tensors["out.final_state_kk"], 1e-8, 1e-9, "keys")
     assert_close(state.memory, case.tensors["out.final_state_kv"], 1e-8, 1e-9, "values")
 

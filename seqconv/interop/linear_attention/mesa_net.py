@@ -1,6 +1,7 @@
 """Reading the MesaNet layer of fla-org/flash-linear-attention at bc3b101d, fla/layers/mesa_net.py.
 
 Its systems are solved by conjugate gradients there and exactly here: the numbers of steps are read and change nothing.
+Its exact form (``fla/ops/mesa_net/naive.py``) stores the matrices of all tokens in float32, whatever the dtype.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ def _build(**hyper: Any) -> MesaNet:
         conv_bias=o.conv_bias,
         norm_eps=float(o.norm_eps),
         lambda_lower_bound=float(o.lambda_lower_bound),
+        float32_matrices=True,
     )
 
 

@@ -18,6 +18,7 @@ were not looked up.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,7 @@ class MesaNet(Mixer):
         conv_bias: whether it has a bias.
         norm_eps: ε of the output norm.
         lambda_lower_bound: least regularisation, below 1, which is the initial one.
+        float32_matrices: round H and G to float32 before they are read also in float64, as the original does.
 
     Raises:
         ValueError: sizes below 1; a bound out of range.
@@ -84,6 +86,7 @@ class MesaNet(Mixer):
         conv_bias: bool = False,
         norm_eps: float = 1e-5,
         lambda_lower_bound: float = 0.25,
+        float32_matrices: bool = False,
     ) -> None:
         super().__init__(d_model)
         self.heads, self.d_k = num_heads, head_dim or d_model // max(num_heads, 1)
@@ -92,6 +95,7 @@ class MesaNet(Mixer):
             wanted = f"sizes of at least 1 and a bound in [0, {INITIAL_LAMBDA})"
             raise argument_error("mesa_net mixer", got, wanted, "change the sizes or the bound")
         self.lambda_lower_bound, width = lambda_lower_bound, self.heads * self.d_k
+        self.float32_matrices = float32_matrices
         self.q_proj, self.k_proj, self.v_proj = (Linear(d_model, width, bias=False) for _ in range(3))
         self.a_proj, self.b_proj = Linear(d_model, self.heads), Linear(d_model, self.heads)
         self.conv1d = ShortConvolution(2 * width, d_conv, bias=conv_bias)
@@ -131,19 +135,44 @@ class MesaNet(Mixer):
         wide = accumulation_dtype(a, self.lambda_params)
         log_decay, written = F.logsigmoid(a.to(wide)), k * torch.sigmoid(b)[..., None]
         regularisation = F.softplus(self.lambda_params.to(wide)) + self.lambda_lower_bound
-        solved, keys = solve_regressions(
-            *(t.to(wide) for t in (q, k, written, log_decay, state.keys)), regularisation.unflatten(0, (self.heads, -1))
-        )
-        pair = gated_linear_attention(
-            solved, written, v, log_decay, scale=1.0, initial_state=state.memory, return_final_state=True
-        )  # fmt: skip
-        o = self.o_norm(pair[0]).flatten(-2)
+        diagonal = regularisation.unflatten(0, (self.heads, -1))
+        given = [t.to(wide) for t in (q, k, written, log_decay, state.keys)]
+        if self.float32_matrices and wide == torch.float64:
+            o, keys, memory = _read_rounded(given, diagonal, v.to(wide), state.memory.to(wide))
+        else:
+            solved, keys = solve_regressions(*given, diagonal)
+            pair = gated_linear_attention(
+                solved, written, v, log_decay, scale=1.0, initial_state=state.memory, return_final_state=True
+            )  # fmt: skip
+            o, memory = pair
+        o = self.o_norm(o).flatten(-2)
         y: Tensor = self.o_proj(o if self.g_proj is None else o * F.silu(self.g_proj(x)))
-        return y, MesaNetState(keys, pair[1], conv)
+        return y, MesaNetState(keys, memory, conv)
 
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self._prefill(x_t[:, None], state, None)
         return y[:, 0], state
+
+
+def _read_rounded(
+    given: Sequence[Tensor], regularisation: Tensor, v: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs and both last matrices, from the matrices of all tokens in float32."""
+    q, k, written, log_decay, keys = given
+    H, keys = _matrices(written, k, log_decay, keys)
+    G, memory = _matrices(written, v, log_decay, memory)
+    H, G = (t.float().to(q.dtype) for t in (H, G))
+    read = torch.linalg.solve(H + torch.diag_embed(regularisation), q[..., None])
+    return (G * read).sum(-2), keys, memory
+
+
+def _matrices(left: Tensor, right: Tensor, log_decay: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Decayed sums of the outer products after every token, and the last ones."""
+    inflow = left[..., :, None] * right[..., None, :]
+    factor = log_decay.exp()[..., None, None].expand_as(inflow)
+    pair = linear_scan(factor, inflow, initial_state=first, return_final_state=True)
+    assert isinstance(pair, tuple)
+    return pair[0], pair[1]
 
 
 def _solve(
@@ -152,9 +181,7 @@ def _solve(
     diagonal, solutions = torch.diag_embed(regularisation), []
     for part in zip(*(t.split(CHUNK, dim=1) for t in (q, k, written, log_decay)), strict=True):
         queries, right, left, decays = part
-        inflow = left[..., :, None] * right[..., None, :]
-        factor = decays.exp()[..., None, None].expand_as(inflow)
-        H, keys = linear_scan(factor, inflow, initial_state=keys, return_final_state=True)
+        H, keys = _matrices(left, right, decays, keys)
         solutions.append(solve(H + diagonal, queries[..., None])[..., 0])
     return torch.cat(solutions, dim=1), keys
 
