@@ -25,6 +25,7 @@ class State:
         time_axis: the only axis of those that changes; ``None``: any.
         padded_in_front: whether zeros in front along ``time_axis`` change nothing, so that rows of different contexts
             fit into one tensor.
+        capacity: longest context of a growing state that has a fixed size; ``None``: it grows.
         of_modules: whether its fields are states of modules of their own, which are handed on one by one.
         not_begun: rows without a token so far, where that is known; ``None``: any row may have begun.
         checked: what its mixer checked when it made this state by a step, :meth:`Mixer._fits` of the token: the next
@@ -33,6 +34,7 @@ class State:
 
     not_begun: Tensor | None = None  # no field: copies of a state do without it
     checked: tuple[Any, ...] | None = None  # nor this
+    capacity: int | None = None  # a field of states that can have one
     batch_free: ClassVar[frozenset[str]] = frozenset()
     growing: ClassVar[frozenset[str]] = frozenset()
     time_axis: ClassVar[int | None] = None
@@ -105,11 +107,28 @@ class State:
                 elif isinstance(item, State):
                     yield from item._batch_sizes()
 
+    def with_capacity(self: StateT, length: int) -> StateT:
+        """The same state in tensors of one size up to a context of ``length``, as far as it can have one.
+
+        States that grow by padding in front are padded to that size and drop padding for tokens; others stay as they
+        are: ``has_fixed_shape`` tells.
+        """
+        return self._visit(lambda tensor: tensor, lambda state: state.with_capacity(length), batch_free=True)
+
     @property
     def has_fixed_shape(self) -> bool:
-        """Whether it consists of tensors alone whose sizes do not change with the context."""
-        leaves = pytree.tree_leaves(self)
-        return all(isinstance(leaf, Tensor) for leaf in leaves) and not any(leaf.growing for leaf in self._leaves())
+        """Whether it consists of tensors whose sizes do not change with the context, and counts nothing."""
+
+        def is_fixed(name: str, value: Any) -> bool:
+            if isinstance(value, State):
+                return value.has_fixed_shape
+            if isinstance(value, tuple):
+                return all(is_fixed(name, item) for item in value)
+            if isinstance(value, Tensor):
+                return self.capacity is not None or name not in self.growing
+            return value is None or name == "capacity"
+
+        return all(is_fixed(f.name, getattr(self, f.name)) for f in fields(cast(Any, self)))
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Sizes beyond the batch that do not grow, by dotted name of the tensor: what makes two states alike."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from seqconv.state import CarriedState
+
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
@@ -48,10 +50,10 @@ def unannotated(monkeypatch):
     """Calls without the run-time check of annotations: the library's own errors are reached, compilers see its code.
 
     The switch alone leaves two wrappings that a compiler cannot look through: of functions made inside functions,
-    and of the constructors of dataclasses.
+    and of the constructors of dataclasses and of :class:`CarriedState`, which are called inside a graph.
     """
     monkeypatch.setattr(jaxtyping, "jaxtyped", lambda **_: lambda function: function)
-    for made in _dataclasses("seqconv", "seqconv_kernels"):
+    for made in (*_dataclasses("seqconv", "seqconv_kernels"), CarriedState):
         monkeypatch.setattr(made, "__init__", inspect.unwrap(made.__init__))
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.operator.composed import Composed
 from seqconv_kernels._core.operator.sizes import known
 
@@ -21,16 +22,23 @@ class CacheState(State):
         key, value: of the last tokens; a row with fewer tokens has padding in front of them.
         tokens: real tokens of each row so far.
         seen: positions counted so far; differs from ``tokens`` only where padding is counted too.
+        capacity: tokens that a cache of fixed size holds, with padding in front of fewer; ``None``: it grows.
     """
 
     key: Float[Tensor, "batch past *key"]
     value: Float[Tensor, "batch past *value"]
     tokens: Int[Tensor, " batch"]
     seen: Int[Tensor, " batch"]
+    capacity: int | None = None
 
     growing: ClassVar[frozenset[str]] = frozenset({"key", "value"})
     time_axis: ClassVar[int | None] = 1
     padded_in_front: ClassVar[bool] = True
+
+    def with_capacity(self, length: int) -> "CacheState":
+        """The same tokens in a cache of fixed size."""
+        key, value = (_padded(t, length) for t in (self.key, self.value))
+        return CacheState(key, value, self.tokens, self.seen, length)
 
 
 def init_cache(
@@ -39,7 +47,7 @@ def init_cache(
     """The empty cache; ``key`` and ``value`` are the sizes of one token's."""
     kept = [torch.zeros(batch_size, 0, *size, device=device, dtype=dtype) for size in (key, value)]
     counts = [torch.zeros(batch_size, device=device, dtype=torch.int64) for _ in range(2)]
-    return CacheState(*kept, *counts)
+    return CacheState(kept[0], kept[1], counts[0], counts[1])
 
 
 def token_positions(
@@ -79,6 +87,7 @@ def _attend_chunk(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, state: CacheState, pattern: Pattern, attend: Attend
 ) -> tuple[Tensor, CacheState]:
     past, length = state.key.shape[1], q.shape[1]
+    _check_capacity(state, length)
     token = token_positions(state, length, mask)
     counted = state.seen[:, None] + torch.arange(length, device=q.device) if pattern.count_padding else token
     position = counted.clamp(min=0)
@@ -98,9 +107,27 @@ def _attend_chunk(
     # A single query sees all tokens that are kept: there is nothing to keep apart.
     y = attend(*heads, view) if length == 1 else attend_apart(attend, *heads, view)
     y = y[:, 0]
-    if pattern.size is not None:
+    if pattern.size is not None and (state.capacity is None or state.capacity >= pattern.size):
         key, value = (_LAST(t, pattern.size - 1) for t in (key, value))
-    return y, CacheState(key, value, token[:, -1] + 1, counted[:, -1] + 1)
+    elif state.capacity is not None:
+        key, value = (t[:, -state.capacity :] for t in (key, value))
+    return y, CacheState(key, value, token[:, -1] + 1, counted[:, -1] + 1, state.capacity)
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    """At least ``length`` tokens, with zeros in front."""
+    missing = max(0, length - x.shape[1])
+    return torch.cat([x.new_zeros(x.shape[0], missing, *x.shape[2:]), x], dim=1)
+
+
+def _check_capacity(state: CacheState, length: int) -> None:
+    """Raise where tokens would leave a cache of fixed size that attention still has to see."""
+    if state.capacity is None or torch.compiler.is_compiling() or state.tokens.device.type != "cpu":
+        return
+    needed = int(state.tokens.max()) + length if len(state.tokens) else length
+    if needed > state.capacity:
+        remedy = "make the state for a longer context, or let it grow"
+        raise argument_error("attention", f"{needed} tokens", f"at most its capacity of {state.capacity}", remedy)
 
 
 def _last(x: Tensor, count: int) -> Tensor:

@@ -7,8 +7,9 @@
     pool.scatter(index, state)
 
 States of one size lie in one tensor per field with a slot per row and one more, the last, that unused rows read:
-gathering and scattering then have fixed shapes whatever the indices are. States that grow with the context, or count
-tokens, are kept slot by slot, and joined for a batch as far as their forms agree.
+gathering and scattering then have fixed shapes whatever the indices are. Caches of attention have one size up to a
+``capacity``. Other states that grow with the context, or count tokens, are kept slot by slot, and joined for a batch as
+far as their forms agree.
 """
 
 from typing import Any, Generic, cast
@@ -35,17 +36,19 @@ class StatePool(Generic[StateT]):
     Args:
         module: a causal mixer, block or backbone.
         slots: how many states it holds.
+        capacity: longest context of a request, up to which caches of attention get a fixed size; ``None``: they grow.
         max_length, device, dtype: as ``Mixer.init_state``.
 
     Raises:
         ValueError: no slots; a module that is not causal.
     """
 
-    def __init__(self, module: Stateful[StateT], slots: int, **sizes: Any) -> None:
+    def __init__(self, module: Stateful[StateT], slots: int, *, capacity: int | None = None, **sizes: Any) -> None:
         if slots < 1:
             raise argument_error("StatePool", f"slots={slots}", "at least 1", "give the most requests at a time")
         self.slots = slots
-        self._initial: StateT = module.init_state(1, **sizes)
+        first = module.init_state(1, **sizes)
+        self._initial: StateT = first if capacity is None else first.with_capacity(capacity)
         self._whole: StateT | None = None
         self._rows: list[StateT] = []
         with torch.no_grad():

@@ -56,8 +56,8 @@ class SeqConvCache(Cache):
         twin._history = None if self._history is None else self._history.copy()
         return twin
 
-    def take(self) -> BackboneState | None:
-        """The state to continue from; the memory of what is handed out may be used up."""
+    def take(self, rows: int) -> BackboneState | None:
+        """The state of ``rows`` rows to continue from; the memory of what is handed out may be used up."""
         if self._history is None or self.state is None:
             return self.state
         return self.state.clone()
@@ -100,20 +100,29 @@ class SeqConvCache(Cache):
             mask: True at real tokens among them, (batch, length); ``None`` if all are.
             prefill: reads inputs again; used by :meth:`crop`.
         """
+        self._record(inputs, mask, prefill)
+        if mask is not None or self.mask is not None:
+            new = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device) if mask is None else mask
+            self.mask = self.full_mask(new)
+        self.state, self._seen, self._batch_size = after, self._seen + inputs.shape[1], inputs.shape[0]
+
+    def _record(self, inputs: Tensor, mask: Tensor | None, prefill: Prefill) -> None:
         if self._history is not None:
             self._history.record(self.state, inputs, mask)
             self._prefill = prefill
-        if mask is not None or self.mask is not None:
-            rows, length = inputs.shape[:2]
-            new = torch.ones(rows, length, dtype=torch.bool, device=inputs.device) if mask is None else mask
-            old = new.new_ones(rows, self._seen) if self.mask is None else self.mask
-            self.mask = torch.cat([old, new], dim=1)
-        self.state, self._seen, self._batch_size = after, self._seen + inputs.shape[1], inputs.shape[0]
+
+    def full_mask(self, new: Tensor) -> Tensor:
+        """The mask of all tokens so far followed by that of new ones, (batch, length)."""
+        seen = self.get_seq_length()
+        old = new[:, :0] if self.mask is None else self.mask
+        return torch.cat([old, new.new_ones(new.shape[0], seen - old.shape[1]), new], dim=1)
 
     def agrees_with(self, mask: Tensor) -> bool:
         """Whether a mask over all tokens, (batch, seen or more), hides those that were hidden when they were read."""
-        earlier = mask[:, : self._seen].bool()
-        return bool(earlier.all()) if self.mask is None else torch.equal(earlier, self.mask.to(earlier.device))
+        earlier = mask[:, : self.get_seq_length()].bool()
+        if self.mask is None:
+            return bool(earlier.all())
+        return torch.equal(earlier, self.full_mask(self.mask[:, :0]).to(earlier.device))
 
     def check_earlier(self, operation: str, mask: Tensor) -> None:
         """Raise for a mask that hides tokens from the state which it has read, or shows others.

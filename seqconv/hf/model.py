@@ -141,6 +141,8 @@ class SeqConvModel(SeqConvPreTrainedModel):
         mask, whole = self._split_mask(mask, x, cache)
         if position_ids is None:
             seen = 0 if cache is None else cache.get_seq_length()
+            if whole is None and cache is not None and cache.mask is not None:
+                whole = cache.full_mask(torch.ones((rows, length), dtype=torch.bool, device=x.device))
             total = length if bounds is None else rows * length
             position_ids = positions_of(whole, bounds, total, seen, x.device)
             position_ids = position_ids if bounds is None else position_ids.view(-1, length)
@@ -175,7 +177,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
 
     def _continue(self, x: Tensor, mask: Tensor | None, cache: SeqConvCache, wants_hidden: bool) -> tuple[Any, ...]:
         """Read tokens from the cache's state; outputs, the state after them and hidden states."""
-        state: State = cache.take() or InitialState(cache.max_length)
+        state: State = cache.take(x.shape[0]) or InitialState(cache.max_length)
         length, cuts = x.shape[1], cache.cuts(x.shape[1])
         if not cuts:
             return self._read(x, state, mask, wants_hidden)
@@ -235,11 +237,9 @@ class SeqConvModel(SeqConvPreTrainedModel):
         self, mask: Tensor | None, x: Tensor, cache: SeqConvCache | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """The mask of the new tokens, and of all tokens; ``None`` where all are real."""
-        seen, length = (0 if cache is None else cache.get_seq_length()), x.shape[1]
         if mask is None:
-            if cache is None or cache.mask is None:
-                return None, None
-            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            return None, None
+        seen, length = (0 if cache is None else cache.get_seq_length()), x.shape[1]
         if mask.shape not in {(x.shape[0], length), (x.shape[0], seen + length)}:
             wanted = f"(batch, length) = {tuple(x.shape[:2])}"
             wanted += f", or with {seen} earlier tokens in front" if seen else ""
@@ -247,8 +247,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
             raise argument_error(type(self).__name__, got, wanted, "pass the mask that belongs to these inputs")
         new = mask[:, -length:]
         if seen and mask.shape[1] == length and cache is not None:
-            earlier = new.new_ones(x.shape[0], seen) if cache.mask is None else cache.mask
-            mask = torch.cat([earlier, new], dim=1)
+            mask = cache.full_mask(new)
         if torch.compiler.is_compiling():
             return new, mask
         if mask.shape[1] > length and cache is not None:

@@ -139,6 +139,21 @@ def test_growing_caches_of_different_lengths_share_one_tensor():
     assert_near(y, torch.stack([want[1, 4], want[0, 11]]))
 
 
+@pytest.mark.parametrize("name", ["attention", "transformer_xl", "cca", "tcnca", "mega"])
+def test_attention_up_to_a_capacity_has_one_size(name):
+    mixer = create_mixer(name, 8).double().eval()
+    x = inputs(12)
+    want, pool = mixer(x), StatePool(mixer, 3, capacity=12)
+    index = torch.tensor([2, 0])
+    y, state = mixer.prefill(x[:, :7], pool.gather(index))
+    pool.scatter(index, state)
+    y_t, state = mixer.step(x[:, 7], pool.gather(index))
+    assert_near(torch.cat([y, y_t[:, None]], 1), want[:, :8])
+    if name == "attention":
+        with pytest.raises(ValueError, match=r"13 tokens; wanted at most its capacity of 12"):
+            mixer.prefill(x[:, :5], state)
+
+
 def test_a_pool_is_written_in_place_and_unused_rows_stay_initial():
     mixer = create_mixer("gla", 8).eval()
     pool = StatePool(mixer, 3)

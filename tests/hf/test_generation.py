@@ -199,19 +199,6 @@ def test_prompts_that_end_in_padding_raise():
     assert model(ids, attention_mask=mask).past_key_values is None
 
 
-@pytest.mark.parametrize("mixer", causal_mixers())
-def test_static_cache_implementation(mixer):
-    """Constant states have one size anyhow; what grows says so."""
-    model, ids = language_model(mixer), prompts()
-    if model.model.backbone.state_kind == "constant":
-        want = generate(model, ids)
-        assert torch.equal(generate(model, ids, cache_implementation="static"), want)
-        assert torch.equal(generate(model, ids, cache_implementation="static", max_cache_len=64), want)
-    else:
-        with pytest.raises(ValueError, match=r"layers whose states grow: 0 \('(growing|window)'\), 1 .*Remedy"):
-            generate(model, ids, cache_implementation="static")
-
-
 def test_by_default_a_state_comes_where_there_is_one():
     model = language_model()
     ids = prompts()

@@ -17,6 +17,7 @@ from ..base import SeqConvPreTrainedModel
 from ..cache import SeqConvCache
 from ..configuration import SeqConvConfig
 from ..model import SeqConvModel
+from ..static_cache import StaticSeqConvCache
 from .heads import require_modality
 from .per_token import PerTokenModel
 
@@ -119,6 +120,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         if first and not past_key_values.agrees_with(attention_mask):
             past_key_values.reset()
             next_sequence_length = None
+        if next_sequence_length == 1 and not first and isinstance(past_key_values, StaticSeqConvCache):
+            attention_mask = None  # the token is real, and a mask of all tokens would grow
         inputs = {"past_key_values": past_key_values, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         return cast(Any, super()).prepare_inputs_for_generation(input_ids, next_sequence_length, **inputs, **kwargs)
 
@@ -147,23 +150,26 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         if cache is not None or generation_config.use_cache is False:
             return
         longest = max(max_cache_length, getattr(generation_config, "max_cache_len", None) or 0)
-        cache = SeqConvCache(max_length=longest)
+        cache = self._new_cache(generation_config.cache_implementation, longest)
         if generation_config.is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
 
-    def _check_cache_implementation(self, name: str | None) -> None:
-        """``"static"`` promises states of one size: constant ones are."""
-        if name in (None, "dynamic"):
+    def _new_cache(self, implementation: str | None, longest: int) -> SeqConvCache:
+        if implementation == "static":
+            return StaticSeqConvCache(self.model.backbone, longest)
+        return SeqConvCache(max_length=longest)
+
+    def _check_cache_implementation(self, implementation: str | None) -> None:
+        if implementation in (None, "dynamic", "static"):
             return
         op, remedy = f"{type(self).__name__}.generate", "leave cache_implementation out"
-        if name != "static":
-            raise argument_error(op, f"cache_implementation={name!r}", "None, 'dynamic' or 'static'", remedy)
-        kinds = [block.state_kind for block in self.model.backbone.layers]
-        growing = [f"{i} ({kind!r})" for i, kind in enumerate(kinds) if kind != "constant"]
-        if growing:
-            got = f"cache_implementation='static' and layers whose states grow: {', '.join(growing)}"
-            raise argument_error(op, got, "constant states, as of recurrent mixers", remedy)
+        raise argument_error(op, f"cache_implementation={implementation!r}", "None, 'dynamic' or 'static'", remedy)
+
+    @staticmethod
+    def create_masks_for_generate(config: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        """The mask as it is: transformers asks for one of four axes where a step is compiled."""
+        return attention_mask
 
 
 class SeqConvForMaskedLM(PerTokenModel):

@@ -56,6 +56,7 @@ class PathState(State):
 
     growing = frozenset({"key", "value", "decay"})
     time_axis = 1
+    padded_in_front = True
 
 
 @register(
