@@ -71,6 +71,14 @@ def test_a_distilled_hyena_is_compared_with_the_exact_one(tmp_path, monkeypatch)
     assert all(rate > 0 for rates in results["tokens_per_second"].values() for rate in rates)
 
 
+@pytest.mark.parametrize("mixer", ["mamba", "hyena", "attention"])
+def test_prompts_that_begin_alike_are_read_once(mixer, capsys):
+    counts = load("prompt_cache").main(mixer=mixer, width=8, layers=2, every=16)
+    assert counts["states"] == 7
+    assert counts["reused"] == 192
+    assert counts["read"] < counts["reused"]
+
+
 def test_classify_images_learns_the_stripes(tmp_path):
     assert load("classify_images").main(mixer="s4d", steps=30, size=8, width=16, out=tmp_path) > 0.9
 

@@ -99,3 +99,9 @@ def test_a_static_cache_that_is_full_raises():
     with pytest.raises(ValueError, match=r"attention: received 9 tokens; wanted at most its capacity of 8"):
         model(ids[:, :1], past_key_values=cache)
     assert not SeqConvCache().is_compileable
+
+
+def test_continuous_batching_of_transformers_says_what_it_lacks():
+    message = r"generate_batch: received a model with states.*Remedy: batch requests with seqconv.hf.cache_rows"
+    with pytest.raises(ValueError, match=message):
+        language_model("attention").generate_batch([[1, 2, 3]], max_new_tokens=2)

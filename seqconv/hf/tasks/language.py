@@ -166,6 +166,16 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         op, remedy = f"{type(self).__name__}.generate", "leave cache_implementation out"
         raise argument_error(op, f"cache_implementation={implementation!r}", "None, 'dynamic' or 'static'", remedy)
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Not here: transformers' continuous batching keeps keys and values in pages and has no place for states.
+
+        Raises:
+            ValueError: always; ``generate_batch`` calls it.
+        """
+        got, wanted = "a model with states", "attention layers alone, whose keys and values lie in pages"
+        remedy = "batch requests with seqconv.hf.cache_rows.concat_caches and split_cache, or call generate"
+        raise argument_error(f"{type(self).__name__}.generate_batch", got, wanted, remedy)
+
     @staticmethod
     def create_masks_for_generate(config: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
         """The mask as it is: transformers asks for one of four axes where a step is compiled."""
