@@ -56,7 +56,7 @@ class StaticSeqConvCache(SeqConvCache):
             self.mask = self.full_mask(mask)
         count = torch.zeros((), dtype=torch.int64, device=inputs.device) if self._count is None else self._count
         self._count = count + inputs.shape[1]
-        self.state, self._batch_size = pytree.tree_map_only(Tensor, Tensor.contiguous, after), inputs.shape[0]
+        self.state, self._batch_size = pytree.tree_map_only(Tensor, _own, after), inputs.shape[0]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens read so far, padding included."""
@@ -75,6 +75,11 @@ class StaticSeqConvCache(SeqConvCache):
                 if part is not None:  # padding in front of a prompt: the state of its row waits
                     part.not_begun = next(part._leaves()).tensor.new_ones(rows, dtype=torch.bool)
         return state
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Contiguous and, after an eager call, in memory of its own: views of other tensors are compiled in another way."""
+    return tensor.contiguous() if torch.compiler.is_compiling() else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _name(backbone: Backbone, layer: int) -> str:
