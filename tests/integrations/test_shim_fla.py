@@ -188,6 +188,16 @@ def test_decays_of_retention_and_lightning_attention():
         assert_near(o[0], loop({**inputs, "g": decay}, None, slice(None))[0])
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_attention_weights_give_the_output(gated):
+    inputs = tokens(2, "q", "k", "v", *(["g"] if gated else []))
+    for function in (fla.parallel_simple_gla, *([] if gated else [fla.parallel_retention])):
+        o, weights = function(**inputs, output_attentions=True)
+        assert not weights.triu(1).any()
+        assert_near(torch.einsum("bhts,bshv->bthv", weights, inputs["v"]), o)
+        assert function(**inputs)[1] is None
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_normalised_linear_attention_goes_on_from_its_state(reverse, packed):
@@ -351,8 +361,8 @@ def test_what_is_not_served_raises_with_its_name():
         "cp_context": lambda: fla.chunk_gated_delta_rule(**inputs, cp_context=object()),
         "head_first": lambda: fla.chunk_simple_gla(inputs["q"], inputs["k"], inputs["v"], head_first=True),
         "offsets": lambda: fla.fused_recurrent_gla(**gla, offsets=BOUNDS),
-        "output_attentions": lambda: fla.parallel_retention(
-            inputs["q"], inputs["k"], inputs["v"], output_attentions=True
+        "output_attentions with cu_seqlens": lambda: fla.parallel_retention(
+            inputs["q"], inputs["k"], inputs["v"], output_attentions=True, cu_seqlens=BOUNDS
         ),
         "allow_neg_eigval alone": lambda: fla.chunk_gated_delta_rule(**inputs, allow_neg_eigval=True),
         "use_gate_in_kernel without A_log": lambda: fla.chunk_gated_delta_rule(**inputs, use_gate_in_kernel=True),

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqconv_kernels import gated_linear_attention
+from seqconv_kernels._core.errors import argument_error
 
-from ..arguments import unserved
 from .layout import Layout, layout
 from .per_value import recurrence
 
@@ -142,13 +142,14 @@ def parallel_simple_gla(
     cu_seqlens_cpu: Tensor | None = None,
     **kwargs: Any,
 ) -> Result:
-    """:func:`chunk_simple_gla` without states; the second result, attention weights, is always ``None``.
+    """:func:`chunk_simple_gla` without states; the second result is the attention weights or ``None``.
 
     Raises:
-        ValueError: ``output_attentions``.
+        ValueError: ``output_attentions`` with packed sequences, as in the original.
     """
-    unserved("parallel_simple_gla", output_attentions=output_attentions)
-    return simple(layout("parallel_simple_gla", cu_seqlens, kwargs), q, k, v, g, None, scale, None, False)
+    how = layout("parallel_simple_gla", cu_seqlens, kwargs)
+    o, _ = simple(how, q, k, v, g, None, scale, None, False)
+    return o, attention_weights("parallel_simple_gla", how, q, k, g, scale) if output_attentions else None
 
 
 def chunk_linear_attn(
@@ -245,3 +246,22 @@ def _linear(
 def _zeros(how: Layout, k: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
     rows = k.shape[0] if how.cu_seqlens is None else len(how.cu_seqlens) - 1
     return k.new_zeros(rows, k.shape[2], k.shape[3], v.shape[3], dtype=dtype)
+
+
+def attention_weights(
+    function: str, how: Layout, q: Tensor, k: Tensor, g: Tensor | None, scale: float | None
+) -> Tensor:
+    """``scale (q[t] . k[s]) exp(g[s + 1] + ... + g[t])`` for s <= t, else zero: (batch, heads, length, length).
+
+    Raises:
+        ValueError: packed sequences.
+    """
+    if how.cu_seqlens is not None:
+        raise argument_error(function, "output_attentions with cu_seqlens", "one of them", "unpack the sequences")
+    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bthk,bshk->bhts", q, k) * scale
+    if g is not None:
+        total = g.to(torch.promote_types(g.dtype, torch.float32)).cumsum(1).mT
+        future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
+        scores = scores * (total[..., None] - total[..., None, :]).masked_fill(future, -torch.inf).exp()
+    return scores.tril()

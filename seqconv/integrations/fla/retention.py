@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import unserved
 from .layout import layout
-from .linear_attention import simple
+from .linear_attention import attention_weights, simple
 
 Result = tuple[Tensor, Tensor | None]
 
@@ -59,14 +58,17 @@ def parallel_retention(
     cu_seqlens: Tensor | None = None,
     **kwargs: Any,
 ) -> Result:
-    """:func:`chunk_retention` without states.
+    """:func:`chunk_retention` without states; the second result is the attention weights or ``None``.
 
     Raises:
-        ValueError: ``output_attentions``.
+        ValueError: ``output_attentions`` with packed sequences.
     """
-    unserved("parallel_retention", output_attentions=output_attentions)
     how = layout("parallel_retention", cu_seqlens, kwargs)
-    return simple(how, q, k, v, None, _retention(q), scale, None, False)
+    decay = _retention(q)
+    o, _ = simple(how, q, k, v, None, decay, scale, None, False)
+    if not output_attentions:
+        return o, None
+    return o, attention_weights("parallel_retention", how, q, k, decay.expand(q.shape[:3]), scale)
 
 
 def chunk_lightning_attn(

@@ -5,6 +5,8 @@
 
 from .. import installing
 from . import norms, selective_scan, ssd, state_update
+from .mamba import Mamba
+from .mamba2 import Mamba2
 from .norms import layer_norm_fn, layernorm_fn, rms_norm_fn, rmsnorm_fn
 from .selective_scan import mamba_inner_fn, mamba_inner_ref, selective_scan_fn, selective_scan_ref
 from .ssd import (
@@ -16,6 +18,8 @@ from .ssd import (
 from .state_update import selective_state_update, selective_state_update_ref
 
 __all__ = [
+    "Mamba",
+    "Mamba2",
     "install",
     "layer_norm_fn",
     "layernorm_fn",
@@ -41,7 +45,13 @@ _SHIM = installing.Shim(
     "mamba_ssm",
     "2.3.2.post1",
     {
-        "mamba_ssm": installing.exports(selective_scan, "selective_scan_fn mamba_inner_fn"),
+        "mamba_ssm": {
+            **installing.exports(selective_scan, "selective_scan_fn mamba_inner_fn"),
+            "Mamba": Mamba,
+            "Mamba2": Mamba2,
+        },
+        "mamba_ssm.modules.mamba_simple": {"Mamba": Mamba},
+        "mamba_ssm.modules.mamba2": {"Mamba2": Mamba2},
         "mamba_ssm.ops.selective_scan_interface": installing.exports(
             selective_scan, "selective_scan_fn selective_scan_ref mamba_inner_fn mamba_inner_ref"
         ),
