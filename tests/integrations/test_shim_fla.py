@@ -234,11 +234,11 @@ def test_every_decay_of_the_recurrent_delta_rule(decay):
     plain = lambda **inputs: tuple(  # noqa: E731
         t[None] for t in loop({k: t for k, t in inputs.items() if k != "state"}, inputs["state"][0], slice(None))
     )
-    ours = lambda state, **inputs: fla.fused_recurrent_gated_delta_rule(  # noqa: E731
+    shim = lambda state, **inputs: fla.fused_recurrent_gated_delta_rule(  # noqa: E731
         **inputs, initial_state=state, output_final_state=True
     )
     inputs["state"] = state
-    assert_same(values_and_gradients(ours, inputs), values_and_gradients(plain, inputs))
+    assert_same(values_and_gradients(shim, inputs), values_and_gradients(plain, inputs))
 
 
 @pytest.mark.parametrize("bound", [None, -3.0])

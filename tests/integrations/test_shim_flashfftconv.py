@@ -37,13 +37,13 @@ def test_values_and_gradients_of_any_period(period, taps, gated):
     inputs = {"u": draw(2, 3, 12), "k": draw(3, taps), "before": draw(2, 3, 12), "after": draw(2, 3, 12)}
     conv = FlashFFTConv(period, dtype=torch.bfloat16)
 
-    def ours(u, k, before, after):
+    def shim(u, k, before, after):
         return (conv(u, k, before, after) if gated else conv(u, k),)
 
     def plain(u, k, before, after):
         return (around(u * before, k, period) * after if gated else around(u, k, period),)
 
-    assert_same(values_and_gradients(ours, inputs), values_and_gradients(plain, inputs))
+    assert_same(values_and_gradients(shim, inputs), values_and_gradients(plain, inputs))
 
 
 def test_half_precision_and_one_gate():
@@ -63,19 +63,19 @@ def test_centred_convolution(channels_first, taps, padding):
     """As torch's, with gradients under the original's names of the parameters."""
     torch.manual_seed(taps)
     torchs = torch.nn.Conv1d(6, 6, taps, padding=padding, groups=6, dtype=torch.float64)
-    ours = FlashDepthWiseConv1d(6, taps, padding, torchs.weight, torchs.bias, is_bhl=channels_first)
+    shim = FlashDepthWiseConv1d(6, taps, padding, torchs.weight, torchs.bias, is_bhl=channels_first)
     x = torch.randn(2, 6, 9, dtype=torch.float64)
     want = torchs(x)
-    got = ours(x if channels_first else x.mT)
+    got = shim(x if channels_first else x.mT)
     got = got if channels_first else got.mT
     assert_near(got, want)
     weight = torch.randn_like(want)
     (want * weight).sum().backward()
     (got * weight).sum().backward()
-    gradient = ours.weights.grad if channels_first else ours.weights.grad.mT
+    gradient = shim.weights.grad if channels_first else shim.weights.grad.mT
     assert_near(gradient, torchs.weight.grad[:, 0])
-    assert_near(ours.bias.grad, torchs.bias.grad)
-    assert set(ours.state_dict()) == {"weights", "bias"}
+    assert_near(shim.bias.grad, torchs.bias.grad)
+    assert set(shim.state_dict()) == {"weights", "bias"}
 
 
 @pytest.mark.slow

@@ -219,14 +219,14 @@ def test_states_of_packed_sequences_with_empty_ones():
 
 
 @pytest.mark.parametrize("norm", [None, "before the gate", "after the gate"])
-@pytest.mark.parametrize("beside", [0, 2])
-def test_the_fused_layer_is_its_parts(norm, beside):
+@pytest.mark.parametrize("d_nonssm", [0, 2])
+def test_the_fused_layer_is_its_parts(norm, d_nonssm):
     batch, length, heads, width, groups, d_state, model = 1, 7, 4, 2, 2, 3, 5
     dim, state = heads * width, groups * d_state
     inputs = {
-        "zxbcdt": uniform(batch, length, 2 * (beside + dim + state) + heads), "conv": uniform(dim + 2 * state, 3),
+        "zxbcdt": uniform(batch, length, 2 * (d_nonssm + dim + state) + heads), "conv": uniform(dim + 2 * state, 3),
         "conv_bias": uniform(dim + 2 * state), "dt_bias": uniform(heads), "A": -torch.rand(heads).double(),
-        "D": uniform(heads), "weight": uniform(dim), "out": uniform(model, beside + dim),
+        "D": uniform(heads), "weight": uniform(dim), "out": uniform(model, d_nonssm + dim),
         "states": uniform(batch, heads, width, d_state),
     }  # fmt: skip
 
@@ -239,7 +239,7 @@ def test_the_fused_layer_is_its_parts(norm, beside):
         return y, last
 
     def parts(zxbcdt, conv, conv_bias, dt_bias, A, D, weight, out, states):
-        mlp, z, xBC, dt = zxbcdt.split([2 * beside, dim, dim + 2 * state, heads], dim=-1)
+        mlp, z, xBC, dt = zxbcdt.split([2 * d_nonssm, dim, dim + 2 * state, heads], dim=-1)
         xBC = torch.stack([convolution(row.mT, conv, conv_bias, silu=True).mT for row in xBC])
         x, B, C = xBC.split([dim, state, state], dim=-1)
         x, B, C = x.view(batch, length, heads, width), *(t.view(batch, length, groups, d_state) for t in (B, C))
@@ -254,7 +254,7 @@ def test_the_fused_layer_is_its_parts(norm, beside):
             y = y.view(batch, length, groups, -1)
             y = (y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt()).flatten(2) * weight
             y = y * gate if norm == "before the gate" else y
-        y = torch.cat([F.silu(mlp[..., :beside]) * mlp[..., beside:], y], dim=-1)
+        y = torch.cat([F.silu(mlp[..., :d_nonssm]) * mlp[..., d_nonssm:], y], dim=-1)
         return F.linear(y, out), torch.stack([last for _, last in rows])
 
     got, want = values_and_gradients(fused, inputs), values_and_gradients(parts, inputs)

@@ -100,7 +100,7 @@ class Mamba2(Cached):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """-A uniform in its range, D = 1, time steps log-uniform in theirs; projections as torch's."""
+        """-A uniform in its range, D = 1, time steps log-uniform in their range; projections as torch's."""
         bound, rates, steps = self._initial
         if bound is not None:
             self.conv1d.weight.uniform_(-bound, bound)

@@ -126,7 +126,7 @@ def mamba_split_conv1d_scan_combined(
     """A Mamba-2 layer after its first projection: convolution, scan, gate, norm, last projection.
 
     Args:
-        zxbcdt: (batch, seqlen, 2 * d_nonssm + 2 * dim + 2 * groups * dstate + heads): two halves of a gated MLP beside
+        zxbcdt: (batch, seqlen, 2 * d_nonssm + 2 * dim + 2 * groups * dstate + heads): two halves of a gated MLP next to
             the scan, z, x, B, C and dt.
         conv1d_weight: (dim + 2 * groups * dstate, width).
         conv1d_bias: (dim + 2 * groups * dstate).
@@ -150,8 +150,8 @@ def mamba_split_conv1d_scan_combined(
         remedy = "pass headdim"
         raise argument_error("mamba_split_conv1d_scan_combined", "D of one axis", "headdim with it", remedy)
     dim, state = heads * width, (conv1d_weight.shape[0] - heads * width) // 2
-    beside = (zxbcdt.shape[-1] - 2 * dim - 2 * state - heads) // 2
-    mlp, z, xBC, dt = zxbcdt.split([2 * beside, dim, dim + 2 * state, heads], dim=-1)
+    d_nonssm = (zxbcdt.shape[-1] - 2 * dim - 2 * state - heads) // 2
+    mlp, z, xBC, dt = zxbcdt.split([2 * d_nonssm, dim, dim + 2 * state, heads], dim=-1)
     convolved: Any = causal_conv1d_fn(xBC.mT, conv1d_weight, conv1d_bias, seq_idx, activation=activation)
     x, B, C = convolved.mT.split([dim, state, state], dim=-1)
     out: Any = mamba_chunk_scan_combined(
@@ -173,7 +173,7 @@ def mamba_split_conv1d_scan_combined(
     y, last = out[0].flatten(2), out[1]
     if rmsnorm_weight is not None:
         y = rmsnorm_fn(y, rmsnorm_weight, None, z, rmsnorm_eps, dim // ngroups, norm_before_gate)
-    if beside:
+    if d_nonssm:
         gate, value = mlp.chunk(2, dim=-1)
         y = torch.cat([F.silu(gate) * value, y], dim=-1)
     y = y if outproj_weight is None else F.linear(y, outproj_weight, outproj_bias)

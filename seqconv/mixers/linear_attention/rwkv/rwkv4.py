@@ -131,7 +131,7 @@ def average(
         time_decay: logarithm of w, (channels).
         bonus: u, (channels).
         sums: numerator and denominator before, (batch, 2, channels).
-        exponent: theirs, (batch, channels).
+        exponent: of the sums, (batch, channels).
 
     Returns:
         The averages, the last sums and their exponent.
