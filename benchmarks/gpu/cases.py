@@ -18,7 +18,7 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
     "selective_scan": {"real": (2, 1023, 1536, 16), "tiny": (2, 33, 24, 4)},
     "linear_scan": {"real": (2, 4095, 1024), "tiny": (2, 37, 5)},
     "gated_linear_attention": {"real": (2, 1023, 4, 128, 128), "tiny": (1, 37, 2, 16, 16)},
-    "ssd": {"real": (2, 1023, 24, 64, 1, 128), "tiny": (1, 37, 2, 16, 1, 16)},
+    "ssd": {"real": (2, 1023, 24, 64, 1, 128), "tiny": (1, 37, 24, 8, 1, 8)},
     "delta_rule": {"real": (2, 1023, 8, 128, 128), "tiny": (1, 37, 2, 16, 16)},
     "dplr_delta_rule": {"real": (2, 1023, 8, 64, 64), "tiny": (1, 19, 2, 16, 16)},
     "rnn": {"real": (16, 512, 4, 64), "tiny": (2, 9, 2, 5)},
@@ -27,7 +27,9 @@ SIZES: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 """Arguments of the ``Shape`` of each op, see ``seqconv_kernels/<op>/cases.py``.
 
-The references go step by step and keep every step for the gradients, in float64: longer ones don't fit side by side.
+As many heads for ``ssd``, tiny too: the gradient of A is one number per head, a sum of both signs that for a few heads
+may cancel. The references go step by step and keep every step for the gradients, in float64: longer ones don't fit side
+by side.
 """
 FFT_SIZES = ((4, 300, 256, 300), (4, 1024, 256, 1024), (2, 16384, 128, 16384), (2, 32768, 64, 32768),
              (1, 100_000, 32, 100_000), (2, 8192, 128, 512))  # fmt: skip

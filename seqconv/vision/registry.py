@@ -23,7 +23,7 @@ MODULES = (
     "ss2d",
     "vision_lstm",
 )
-"""Modules of ``mixers`` that enter theirs."""
+"""Modules of ``mixers`` that register 2-D mixers."""
 
 
 def _load() -> None:
