@@ -35,6 +35,9 @@ from seqconv.hf.tokenizer import byte_tokenizer
 CLOSE = 0.002
 """Share by which the perplexity of a distilled model may exceed the exact one's to be chosen."""
 
+PROMPTS = 8
+"""Texts that both models continue until they part."""
+
 METHODS: tuple[Method, ...] = ("best", "kung-varpro", "balanced", "era", "aaa", "gradient")
 
 
@@ -68,14 +71,17 @@ def loss(model: torch.nn.Module, rows: Tensor) -> float:
     return statistics.fmean(float(model(input_ids=row, labels=row).loss) for row in rows.split(4))
 
 
-def distillations(model: SeqConvForCausalLM, calibration: Tensor, orders: list[int]) -> dict[str, DistilledModel]:
+def distillations(
+    model: SeqConvForCausalLM, calibration: Tensor, orders: list[int], method: str
+) -> dict[str, DistilledModel]:
     """Equal orders, a budget of the middle one, and an order after an exact head."""
     middle = orders[len(orders) // 2]
     channels = model.config.hidden_size * model.config.num_hidden_layers
-    made = {f"order {d}": distill(model, d, calibration=calibration) for d in orders}
-    made[f"budget of {middle} a channel"] = distill(model, state_budget=middle * channels, calibration=calibration)
+    options: dict[str, Any] = {"calibration": calibration, "method": method}
+    made = {f"order {d}": distill(model, d, **options) for d in orders}
+    made[f"budget of {middle} a channel"] = distill(model, state_budget=middle * channels, **options)
     head = calibration.shape[1] // 8
-    made[f"order {middle}, {head} exact taps"] = distill(model, middle, calibration=calibration, fir_head=head)
+    made[f"order {middle}, {head} exact taps"] = distill(model, middle, fir_head=head, **options)
     return made
 
 
@@ -115,7 +121,7 @@ def evaluated(
         if name in made:
             entry |= {"states": made[name].states, "predicted_kl": made[name].predicted_kl}
             entry |= {"kl": measured_divergence(model, other, rows), "agreement": agreement(model, other, rows)}
-            entry["parting"] = parting(model, other, rows[:, : rows.shape[1] // 4], count)
+            entry["parting"] = parting(model, other, rows[:PROMPTS, : rows.shape[1] // 4], count)
         entries[name] = entry
     return entries
 
@@ -227,6 +233,7 @@ def main(
     characters: Annotated[int, typer.Option(help="How much text.")] = 5_000_000,
     new_tokens: Annotated[int, typer.Option(help="Tokens that both exact modes must agree on.")] = 512,
     tuning_steps: Annotated[int, typer.Option(help="Steps of training on after the fit.")] = 300,
+    method: Annotated[str, typer.Option(help="Of all distillations but those that are compared.")] = "best",
     methods: Annotated[str, typer.Option(help="Compared at order 16.")] = ",".join(METHODS),
     out: Annotated[Path, typer.Option(help="Folder of everything written.")] = Path("outputs/hyena"),
 ) -> dict[str, Any]:
@@ -243,7 +250,7 @@ def main(
     training = time.perf_counter() - start
     model.save_pretrained(out / "exact")
     tokenizer.save_pretrained(out / "exact")
-    made = distillations(model, calibration, [4, 8, 16, 64])
+    made = distillations(model, calibration, [4, 8, 16, 64], method)
     order = torch.randperm(len(training_rows))[: tuning_steps * batch_size]
     made["order 8, trained on"] = fine_tune(made["order 8"], model, training_rows[order].split(batch_size))
     for name, distilled in made.items():

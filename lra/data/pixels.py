@@ -1,4 +1,4 @@
-"""Grey images read pixel by pixel: a dataset over bytes, and the scalings that the conventions put them in."""
+"""Images read pixel by pixel: a dataset over bytes, and the scalings that the conventions put them in."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,14 +16,16 @@ from seqconv_kernels._core.errors import argument_error
 from .files import FRESH, read_text, text_lines
 
 Bytes = NDArray[np.uint8]
+Scale = float | tuple[float, float, float]
 
-SCALINGS: Mapping[str, tuple[float, float]] = {
+SCALINGS: Mapping[str, tuple[Scale, Scale]] = {
     "unit": (0.0, 1.0),
     "centred": (0.5, 0.5),
     "cifar": (122.6 / 255, 61.0 / 255),
     "cifar-mega": (0.48, 0.24),
+    "cifar-colour": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
 }
-"""Offset and divisor of pixels in [0, 1], by name."""
+"""Offset and divisor of pixels in [0, 1], by name; of each colour where there are three."""
 
 
 MEGA_SPLITS = {"train": "train", "val": "valid", "test": "test"}
@@ -66,10 +68,10 @@ def _mega_labels(source: Path, split: str) -> list[int]:
 
 
 class PixelDataset(Dataset[dict[str, Any]]):
-    """Rows ``{"pixels": (height, width) bytes, "labels": label}``.
+    """Rows ``{"pixels": (height, width) bytes, or (height, width, 3), "labels": label}``.
 
     Args:
-        pixels: ``(images, height, width)``, possibly a memory map.
+        pixels: ``(images, height, width)``, perhaps with colours last, possibly a memory map.
         labels: of each image.
         order: positions of the rows; all in their order by default.
     """
@@ -101,5 +103,6 @@ class PixelCollate:
         labels = torch.tensor([row["labels"] for row in rows])
         if self.scaling == "tokens":
             return {"input_ids": pixels.flatten(1).long(), "labels": labels}
-        offset, divisor = SCALINGS[self.scaling]
-        return {"pixel_values": (pixels[:, None] / 255 - offset) / divisor, "labels": labels}
+        offset, divisor = (torch.tensor(scale).reshape(-1, 1, 1) for scale in SCALINGS[self.scaling])
+        planes = pixels[:, None] if pixels.dim() == 3 else pixels.movedim(3, 1)
+        return {"pixel_values": (planes / 255 - offset) / divisor, "labels": labels}

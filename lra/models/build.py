@@ -34,7 +34,7 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
     """The configuration of a recipe's model for given data."""
     head: dict[str, Any] = {"num_labels": data.classes, "problem_type": "single_label_classification", **data.facts}
     if data.kind == "image":
-        head |= {"patch_size": recipe.patch_size, "num_channels": 1}
+        head = {"num_channels": 1} | head | {"patch_size": recipe.patch_size}
     kind = cast(type[SeqConvConfig], MODELS[data.kind].config_class)
     return kind(
         vocab_size=data.vocab_size,

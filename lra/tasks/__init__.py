@@ -10,6 +10,7 @@ from ..options import convert
 from .base import Kind, Row, Task, TaskData
 from .image import Image
 from .listops.task import ListOps
+from .mnist import Mnist
 from .pathfinder.task import Pathfinder
 from .retrieval import Retrieval
 from .synthetic.copying import Copying, Delay, SelectiveCopying
@@ -27,6 +28,9 @@ TASKS: Mapping[str, Callable[[], Task]] = {
     "text": Text,
     "retrieval": Retrieval,
     "image": Image,
+    "scifar": lambda: Image(colour=True),
+    "smnist": Mnist,
+    "pmnist": lambda: Mnist(order="bit-reversal"),
     "pathfinder": Pathfinder,
     "pathfinder64": lambda: Pathfinder(size=64),
     "pathx": lambda: Pathfinder(size=128),

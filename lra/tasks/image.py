@@ -1,8 +1,9 @@
-"""Image: CIFAR-10 in grey, pixel by pixel, in rows.
+"""Image: CIFAR-10 pixel by pixel, in rows; in grey as in Long Range Arena, or in colour (sequential CIFAR).
 
 Conventions: ``s4`` scales with mean 122.6 and deviation 61.0 (of 255) and takes 10 % of the training images for
 validation by a random permutation with seed 42; ``mega`` scales with 0.48 and 0.24; ``jax`` makes each grey value a
-token and takes the last 10 %. MEGA's files bring their splits.
+token and takes the last 10 %. MEGA's files bring their splits. In colour each channel is scaled by its own mean and
+deviation (``s5/dataloaders/basic.py`` of lindermanlab/S5 at d133f4d, after S4), with the split of ``s4``.
 The original pickles are read without unpickling anything but arrays and strings.
 """
 
@@ -45,10 +46,11 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Image(Task):
-    """Grey CIFAR-10.
+    """CIFAR-10.
 
     Attributes:
-        convention: ``s4``, ``mega`` or ``jax``.
+        convention: ``s4``, ``mega`` or ``jax``; in colour ``s4`` alone.
+        colour: three numbers a pixel instead of its grey value.
         source: folder with ``cifar-10-batches-py``, with parquet files, or with MEGA's; ``datasets`` fetches it if
             empty.
     """
@@ -56,14 +58,15 @@ class Image(Task):
     summary: ClassVar[str] = "grey CIFAR-10 pixel by pixel, 10 classes, 1,024 tokens"
 
     convention: str = "s4"
+    colour: bool = False
     source: str = ""
 
     def __post_init__(self) -> None:
-        one_of("image", "convention", self.convention, tuple(SCALING))
+        one_of("image", "convention", self.convention, ("s4",) if self.colour else tuple(SCALING))
 
     @property
     def name(self) -> str:
-        return "image"
+        return "scifar" if self.colour else "image"
 
     def parameters(self) -> dict[str, Any]:
         return {"source": str(Path(self.source).resolve()) if self.source else HUB}
@@ -72,11 +75,13 @@ class Image(Task):
         return 2
 
     def _bytes(self) -> int:
-        return 60_000 * (SIDE**2 + 8)
+        return 60_000 * (SIDE**2 * (3 if self.colour else 1) + 8)
 
     def _write(self, folder: Path, workers: int, advance: Callable[[int], None]) -> Mapping[str, int]:
         sizes = {}
         own = bool(self.source) and in_mega_layout(Path(self.source))
+        if own and self.colour:
+            raise argument_error("prepare scifar", "MEGA's files, which are grey", "images in colour", REMEDY)
         for split in MEGA_SPLITS if own else ("train", "test"):
             rows = list(self._mega_rows(split) if own else self._rows(split))
             np.save(folder / f"{split}.pixels.npy", np.stack([pixels for pixels, _ in rows]), allow_pickle=False)
@@ -86,6 +91,10 @@ class Image(Task):
         return sizes
 
     def _rows(self, split: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        for colours, label in self._colours(split):
+            yield (colours if self.colour else grey(colours)), label
+
+    def _colours(self, split: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
         source = Path(self.source)
         if self.source and not parquet_files(source, split):
             for name in BATCHES[split]:
@@ -94,7 +103,7 @@ class Image(Task):
         rows = parquet_rows(source, split, COLUMNS) if self.source else hub_rows(self.name, HUB, split, COLUMNS)
         for number, (image, label) in enumerate(rows):
             place = f"{split} row {number}"
-            yield grey(_decode(image, place)), require_label(label, CLASSES, place)
+            yield decode_picture(image, place, SIDE, "RGB"), require_label(label, CLASSES, place)
 
     def _mega_rows(self, split: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
         for number, (image, label) in enumerate(mega_rows(Path(self.source), split, SIDE), 1):
@@ -106,7 +115,7 @@ class Image(Task):
         majority = np.bincount(answers["train"], minlength=CLASSES).argmax()
         return TaskData(
             splits=splits,
-            collate=PixelCollate(SCALING[self.convention]),
+            collate=PixelCollate("cifar-colour" if self.colour else SCALING[self.convention]),
             kind="sequence" if self.convention == "jax" else "image",
             classes=CLASSES,
             vocab_size=256,
@@ -119,7 +128,7 @@ class Image(Task):
             },
             fingerprint=manifest.fingerprint,
             origin=manifest.parameters["source"],
-            facts={"image_size": SIDE},
+            facts={"image_size": SIDE} | ({"num_channels": 3} if self.colour else {}),
         )
 
     def _splits(self, folder: Path, manifest: Manifest) -> dict[str, PixelDataset]:
@@ -147,7 +156,7 @@ def grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def read_batch(path: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Grey images and labels of one of the original pickles.
+    """Images ``(32, 32, 3)`` and labels of one of the original pickles.
 
     Raises:
         ValueError: damaged, of another content, or it would call anything but what arrays need.
@@ -163,7 +172,7 @@ def read_batch(path: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
     if len(colours) != len(labels) or pixels.dtype != np.uint8:
         got = f"{pixels.dtype} data of {len(colours)} images with {len(labels)} labels"
         raise argument_error(f"read {path}", got, "bytes, and a label for each image", remedy)
-    for number, (image, label) in enumerate(zip(grey(colours), labels, strict=True)):
+    for number, (image, label) in enumerate(zip(colours, labels, strict=True)):
         yield image, require_label(label, CLASSES, f"{path}, image {number}")
 
 
@@ -176,15 +185,21 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _decode(image: Any, place: str) -> NDArray[np.uint8]:
+def decode_picture(image: Any, place: str, side: int, mode: str) -> NDArray[np.uint8]:
+    """Bytes of a picture as data sets of the hub store it, in PIL's mode ``"RGB"`` or ``"L"``.
+
+    Raises:
+        ValueError: unreadable, or of another size.
+    """
     from PIL import Image as Pictures
     from PIL import UnidentifiedImageError
 
     try:
         picture = Pictures.open(BytesIO(image["bytes"])) if isinstance(image, Mapping) else image
-        pixels = np.array(picture.convert("RGB"))
+        pixels = np.array(picture.convert(mode))
     except (OSError, UnidentifiedImageError, KeyError, TypeError) as error:
         raise argument_error("read image", f"{place}: no readable image", "a PNG", "take a fresh copy") from error
-    if pixels.shape != (SIDE, SIDE, 3):
-        raise argument_error("read image", f"{place}: {pixels.shape}", f"({SIDE}, {SIDE}, 3)", "take a fresh copy")
+    wanted = (side, side, 3) if mode == "RGB" else (side, side)
+    if pixels.shape != wanted:
+        raise argument_error("read image", f"{place}: {pixels.shape}", str(wanted), "take a fresh copy")
     return pixels
