@@ -27,7 +27,7 @@ SECTIONS = {
     "Tutorials": ["tutorials/language_model", "tutorials/import_and_distil", "tutorials/classify", "tutorials/lra"],
     "Guides": [
         *("choosing", "huggingface", "accelerate", "decoding", "distillation", "importing", "sampling_rate", "vision"),
-        *("lra", "tasks"),
+        *("lra", "lra_runs", "tasks"),
     ],
     "Mixers": ["table_of_mixers", *mixer_pages.FAMILY_PAGES, "mixers"],
     "Results": ["results", "kernels", "benchmarks", "ecosystem"],
