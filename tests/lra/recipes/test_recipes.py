@@ -13,7 +13,6 @@ from lra.tasks import TASKS, create_task
 from lra.tasks.synthetic.base import Online
 from seqconv import create_mixer
 
-
 PIXELS = ("scifar", "smnist", "pmnist")
 """Data of the papers on state spaces with settings of seqconv's own."""
 
