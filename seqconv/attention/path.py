@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from seqconv_kernels._core.operator.composed import Composed
+from seqconv_kernels._core.portable import solve_unit_lower
 
 CHUNK = 64
 """Tokens whose reflections are multiplied out at once."""
@@ -69,9 +70,8 @@ def _hidden(start: int, visible: Tensor) -> Tensor:
 def _chunk(q: Tensor, k: Tensor, w: Tensor, beta: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Unscaled scores of the keys in the cache and of the chunk's own, and the keys after the chunk."""
     written, size, width = beta * w, w.shape[-2], w.shape[-1]
-    system = torch.eye(size, dtype=w.dtype, device=w.device) + (written @ w.mT).tril(-1)
     right = torch.cat([written, (written @ k.mT).tril(-1)], dim=-1)
-    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    solved = solve_unit_lower(written @ w.mT, right)
     u, c = solved.split([width, size], dim=-1)
     reflected = (q @ w[:, :, None].mT).tril()
     own = (q @ k[:, :, None].mT).tril() - reflected @ c[:, :, None]

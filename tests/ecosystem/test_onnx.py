@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.ecosystem, pytest.mark.filterwarnings("default")]
 
 DIRECT = (
     *("mamba", "mamba2", "gla", "attention", "hyena", "multihyena", "sgconv", "tcnca", "ema", "mega", "tcn"),
-    *("deltanet", "kda", "mlstm", "rg_lru", "lmu"),
+    *("deltanet", "kda", "mlstm", "rg_lru", "lmu", "path_attention", "log_linear_mamba2", "residual_conv"),
 )
 """Mixers without complex numbers, of every kind of kernel; ``torch.onnx.export`` takes these models as they are."""
 COMPLEX = ("s4", "s4d", "s5", "lru", "h3", "striped_hyena", "fno", "ckconv", "rtf")

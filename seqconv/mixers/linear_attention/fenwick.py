@@ -28,8 +28,8 @@ CHUNK = 64
 
 def level(a: Tensor, b: Tensor, last: int) -> Tensor:
     """ℓ of two positions, at most ``last``."""
-    digits = torch.arange(last, device=a.device)
-    return ((a ^ b)[..., None] >> digits > 0).sum(-1)
+    powers = 2 ** torch.arange(last, device=a.device)
+    return ((a ^ b)[..., None] >= powers).sum(-1)
 
 
 def _attend(

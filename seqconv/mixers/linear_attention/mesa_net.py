@@ -162,7 +162,7 @@ def _read_rounded(
     H, keys = _matrices(written, k, log_decay, keys)
     G, memory = _matrices(written, v, log_decay, memory)
     H, G = (t.float().to(q.dtype) for t in (H, G))
-    read = torch.linalg.solve(H + torch.diag_embed(regularisation), q[..., None])
+    read = solve(H + torch.diag_embed(regularisation), q[..., None])
     return (G * read).sum(-2), keys, memory
 
 
