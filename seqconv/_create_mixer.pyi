@@ -787,6 +787,25 @@ def create_mixer(
 
 @overload
 def create_mixer(
+    name: Literal["mla"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    num_heads: int = 4,
+    head_dim: int | None = None,
+    shared_dim: int | None = None,
+    head_v_dim: int | None = None,
+    kv_low_rank_dim: int | None = None,
+    q_low_rank_dim: int | None = None,
+    norm_eps: float = 1e-06,
+    bias: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+) -> Mixer:
+    """Attention whose cache holds one latent vector and one shared key per token."""
+
+@overload
+def create_mixer(
     name: Literal["mlstm"],
     d_model: int,
     *,
@@ -850,6 +869,17 @@ def create_mixer(
     bidirectional: bool = False,
 ) -> Mixer:
     """Multiresolution convolution: a wavelet tree with learned filters shared by its levels."""
+
+@overload
+def create_mixer(
+    name: Literal["parallel"],
+    d_model: int,
+    *,
+    layer: LayerContext | None = None,
+    mixers: Sequence[Any] = (('mamba2', {}), ('attention', {})),
+    bidirectional: bool = False,
+) -> Mixer:
+    """The sum of several mixers over the same inputs."""
 
 @overload
 def create_mixer(

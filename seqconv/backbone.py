@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .blocks import Block, BlockState, most_growing
+from .blocks import Block, BlockState
 from .decoding.stateful import Stateful
 from .layers.norms import create_norm
 from .layers.residual import Dropout
@@ -22,7 +22,7 @@ from .mixer import SharedValues
 from .packing import zero_padding
 from .registry import create_mixer
 from .state import InitialState, State, call_with_state, carries_state, state_class
-from .types import LayerContext, StateKind
+from .types import LayerContext, StateKind, most_growing
 
 LayerSpec = str | Sequence[Any] | Mapping[str, Any]
 """A layer of a pattern: ``"mamba"``; ``("attention", {"window": 64})``; or a mapping with ``"mixer"``,

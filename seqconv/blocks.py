@@ -9,7 +9,7 @@ Mixers that hold their norm and residual themselves (``Mixer.residual_inside``: 
 without a mixer is a per-token network alone, and one without an MLP a mixer alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -28,7 +28,7 @@ from .layers.residual import Dropout, DropPath, Residual, create_residual
 from .mixer import Mixer, SharedValues
 from .packing import zero_padding
 from .state import InitialState, State, call_with_state, carries_state, state_class
-from .types import LayerContext, StateKind
+from .types import LayerContext, StateKind, most_growing
 
 
 @state_class
@@ -249,12 +249,6 @@ def _call(
     outputs = mixer(x, **options) if state is None else call_with_state(mixer, x, state, **options)
     y, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
     return y, None if state is None else rest[0], rest[-1] if mixer.shares_values and shared is not None else shared
-
-
-def most_growing(kinds: Iterable[StateKind]) -> StateKind:
-    """The kind that grows most with the context, ``"constant"`` if there is none."""
-    order: list[StateKind] = ["constant", "window", "growing"]
-    return max(kinds, key=order.index, default="constant")
 
 
 def _width(mixer: Mixer | None, d_model: int | None, mlp: str) -> int:

@@ -21,6 +21,7 @@ A mask is ``Bool[Tensor, "batch length"]``, True at real tokens, one contiguous 
 (padding on the left, on the right, or both).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,3 +42,9 @@ class LayerContext:
     index: int
     depth: int
     residuals: int = 1
+
+
+def most_growing(kinds: Iterable[StateKind]) -> StateKind:
+    """The kind that grows most with the context, ``"constant"`` if there is none."""
+    order: list[StateKind] = ["constant", "window", "growing"]
+    return max(kinds, key=order.index, default="constant")

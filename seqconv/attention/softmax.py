@@ -22,12 +22,12 @@ IMPLEMENTATIONS: tuple[AttentionImplementation, ...] = ("sdpa", "eager")
 def softmax_attention(
     q: Float[Tensor, "batch blocks queries heads head_dim"],
     k: Float[Tensor, "batch blocks keys groups head_dim"],
-    v: Float[Tensor, "batch blocks keys groups head_dim"],
+    v: Float[Tensor, "batch blocks keys groups d_v"],
     view: View,
     *,
     dropout: float,
     implementation: AttentionImplementation,
-) -> Float[Tensor, "batch blocks queries heads head_dim"]:
+) -> Float[Tensor, "batch blocks queries heads d_v"]:
     """Outputs of all heads; ``heads / groups`` query heads share a head of keys and values.
 
     Args:
@@ -59,10 +59,10 @@ def softmax_attention(
 def _eager(
     q: Float[Tensor, "rows heads queries head_dim"],
     k: Float[Tensor, "rows groups keys head_dim"],
-    v: Float[Tensor, "rows groups keys head_dim"],
+    v: Float[Tensor, "rows groups keys d_v"],
     mask: Bool[Tensor, "rows 1 queries keys"],
     dropout: float,
-) -> Float[Tensor, "rows heads queries head_dim"]:
+) -> Float[Tensor, "rows heads queries d_v"]:
     k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
     scores = (q @ k.transpose(-1, -2)).to(accumulation_dtype(q)) * q.shape[-1] ** -0.5
     weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)

@@ -6,6 +6,8 @@ from .attention.attention import Attention as Attention
 from .attention.cca import CompressedConvolutionalAttention as CompressedConvolutionalAttention
 from .attention.galerkin import GalerkinAttention as GalerkinAttention
 from .attention.mega import Mega as Mega
+from .attention.mla import LatentAttention as LatentAttention
+from .attention.parallel import Parallel as Parallel
 from .attention.path_attention import PathAttention as PathAttention
 from .attention.tcnca import TCNCA as TCNCA
 from .attention.transformer_xl import TransformerXL as TransformerXL

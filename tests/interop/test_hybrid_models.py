@@ -5,9 +5,12 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BambaForCausalLM,
+    FalconH1ForCausalLM,
     GraniteMoeHybridForCausalLM,
     JambaForCausalLM,
+    KimiLinearForCausalLM,
     Lfm2MoeForCausalLM,
+    MiniMaxForCausalLM,
     NemotronHForCausalLM,
     Qwen3_5ForCausalLM,
     Qwen3_5MoeForCausalLM,
@@ -41,6 +44,16 @@ NEMOTRON = {
     "head_dim": 8, "mamba_num_heads": 6, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 6, "chunk_size": 8,
     "n_routed_experts": 6, "moe_intermediate_size": 16, "moe_shared_expert_intermediate_size": 20,
 }  # fmt: skip
+FALCON = MAMBA2 | {
+    "mamba_d_ssm": 64, "lm_head_multiplier": 0.5, "embedding_multiplier": 3.0, "mlp_multipliers": [0.8, 0.4],
+    "key_multiplier": 0.6, "attention_in_multiplier": 1.3, "attention_out_multiplier": 0.9, "ssm_in_multiplier": 1.2,
+    "ssm_multipliers": [0.9, 0.8, 1.1, 1.2, 0.7], "ssm_out_multiplier": 0.8,
+}  # fmt: skip
+KIMI = {
+    "layer_types": ["linear_attention", "full_attention"] * 2, "kv_lora_rank": 12, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6, "v_head_dim": 5, "num_key_value_heads": 4, "linear_head_dim": 8, "linear_num_heads": 4,
+    "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+}  # fmt: skip
 CASES = {
     "Qwen3-Next": (Qwen3NextForCausalLM, QWEN_MOE | {"mlp_only_layers": [1], "norm_topk_prob": False}),
     "Qwen3-Next with biases": (Qwen3NextForCausalLM, QWEN_MOE | {"attention_bias": True, "decoder_sparse_step": 2}),
@@ -56,6 +69,24 @@ CASES = {
     "Granite with experts": (
         GraniteMoeHybridForCausalLM,
         GRANITE | {"num_local_experts": 4, "position_embedding_type": "rope", "attention_bias": True},
+    ),
+    "Falcon-H1": (FalconH1ForCausalLM, FALCON),
+    "Falcon-H1 with biases": (
+        FalconH1ForCausalLM,
+        FALCON
+        | {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_proj_bias": True}
+        | {"projectors_bias": True, "attention_bias": True, "mlp_bias": True, "ssm_multipliers": None},
+    ),
+    "Kimi Linear": (KimiLinearForCausalLM, KIMI),
+    "Kimi Linear with a bottleneck": (
+        KimiLinearForCausalLM,
+        KIMI | {"q_lora_rank": 10, "attention_bias": True, "n_group": 2, "norm_topk_prob": False},
+    ),
+    "MiniMax": (
+        MiniMaxForCausalLM,
+        {"layer_types": ["linear_attention", "full_attention"] * 2, "num_local_experts": 4, "head_dim": 8}
+        | {"full_attn_alpha_factor": 3.5, "full_attn_beta_factor": 0.7, "linear_attn_alpha_factor": 2.5}
+        | {"linear_attn_beta_factor": 1.5, "mlp_alpha_factor": 0.5, "mlp_beta_factor": 2.0, "block_size": 8},
     ),
     "Nemotron-H": (NemotronHForCausalLM, NEMOTRON | {"routed_scaling_factor": 2.5, "time_step_min": 0.2}),
     "Nemotron-H, groups": (

@@ -21,7 +21,8 @@ SYMBOLS = {"M": LINEAR, "E": "moe", "*": ATTENTION, "-": "mlp"}
 """Kinds of layers in ``hybrid_override_pattern``."""
 OLD_NAMES = {"mamba": LINEAR, "attention": ATTENTION}
 RENAMED = {"mamba_n_groups": "n_groups", "mamba_d_conv": "conv_kernel", "mamba_conv_bias": "use_conv_bias",
-           "mamba_dt_min": "time_step_min", "mamba_chunk_size": "chunk_size"}  # fmt: skip
+           "mamba_dt_min": "time_step_min", "mamba_chunk_size": "chunk_size",
+           "layer_types": "layers_block_type"}  # fmt: skip
 """Options of older files, and those of newer ones."""
 
 
