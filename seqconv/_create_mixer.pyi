@@ -876,7 +876,7 @@ def create_mixer(
     d_model: int,
     *,
     layer: LayerContext | None = None,
-    mixers: Sequence[Any] = (('mamba2', {}), ('attention', {})),
+    mixers: Sequence[Any] = (("mamba2", {}), ("attention", {})),
     bidirectional: bool = False,
 ) -> Mixer:
     """The sum of several mixers over the same inputs."""
