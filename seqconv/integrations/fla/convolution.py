@@ -15,7 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ..arguments import activation_of, no_others, unserved
 from ..causal_conv1d import causal_conv1d_update as update
-from .layout import EPS, HINTS, Layout
+from .layout import EPS, HINTS, Layout, unit_length
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "silu": F.silu, "sigmoid": torch.sigmoid}
 
@@ -166,9 +166,8 @@ class ShortConvolution(nn.Conv1d):
 
 
 def l2norm(x: Tensor, eps: float = EPS, output_dtype: torch.dtype | None = None) -> Tensor:
-    """``x / sqrt(sum x^2 + eps)`` over the last axis, in float32 at least."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(output_dtype or x.dtype)
+    """``x / sqrt(sum x^2 + eps)`` over the last axis, typed like ``x`` if no dtype is given."""
+    return unit_length(x, eps).to(output_dtype or x.dtype)
 
 
 class L2Norm(nn.Module):

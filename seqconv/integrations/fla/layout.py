@@ -112,7 +112,7 @@ def layout(
     return Layout(cu_seqlens, reverse, state_v_first)
 
 
-def unit_length(x: Tensor) -> Tensor:
+def unit_length(x: Tensor, eps: float = EPS) -> Tensor:
     """``x / sqrt(sum x^2 + eps)`` over the last axis, in float32 at least."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + EPS)
+    return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from seqconv_kernels import causal_conv1d, causal_conv1d_step
+from seqconv_kernels import causal_conv1d
 
+from ..causal_conv1d import causal_conv1d_update as update
 from .call import Call, Unserved, mask_conv_state, padding_mask
 
 SILU = ("silu", "swish")
@@ -53,16 +53,7 @@ def causal_conv1d_update(
     columns, before = conv_state.shape[-1], weight.shape[1] - 1
     if columns < before:
         raise Unserved(f"a conv_state of {columns} columns, fewer than width - 1 = {before}")
-    state = conv_state[..., columns - before :].mT.to(x.dtype).clone(memory_format=torch.contiguous_format)
-    y: Any
-    if x.shape[-1] == 1:
-        y, _ = causal_conv1d_step(x[..., 0], weight, bias, state=state, activation=_fused(activation))
-        y = y[..., None]
-    else:
-        y = causal_conv1d(x.mT, weight, bias, activation=_fused(activation), initial_state=state)
-        y = y.mT
-    conv_state.copy_(torch.cat([conv_state, x.to(conv_state.dtype)], dim=-1)[..., -columns:])
-    return _activated(y, activation)
+    return _activated(update(x, conv_state, weight, bias, _fused(activation)), activation)
 
 
 def _fused(activation: str | None) -> Any:

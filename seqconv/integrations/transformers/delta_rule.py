@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seqconv_kernels import delta_rule, delta_rule_step
 
+from ..fla.layout import unit_length
 from .call import Call
-
-EPS = 1e-6
-"""Under the root of the norm of queries and keys, as in fla."""
 
 
 def chunk_gated_delta_rule(
@@ -82,9 +79,3 @@ def fused_recurrent_gated_delta_rule(
         output_final_state=output_final_state,
         use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
     )
-
-
-def unit_length(x: Tensor) -> Tensor:
-    """``x / sqrt(sum x^2 + eps)`` over the last axis, in float32 at least."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + EPS)
