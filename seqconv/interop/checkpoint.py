@@ -27,6 +27,13 @@ Reader = Callable[[Mapping[str, Any], Weights], tuple[dict[str, Any], dict[str, 
 PTH = "RWKV-LM"
 """Kind of the checkpoints that are a single ``.pth`` file, without a configuration."""
 
+BLOCKS_ALONE = {
+    "stripedhyena": "import its blocks one by one with from_original('togethercomputer/stripedhyena:...')",
+    "evo": "import its blocks one by one with from_original('togethercomputer/stripedhyena:...')",
+    "evo2": "import its operators one by one with from_original('Zymrael/vortex:HyenaCascade')",
+}
+"""What to do with models whose layers are read, but whose checkpoints are not."""
+
 _READERS: dict[str, Reader] = {}
 
 
@@ -155,10 +162,16 @@ def _kind_of_fields(fields: set[str]) -> str | None:
 def _unknown_kind(kind: str) -> ValueError:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    from ..integrations.transformers.families import FAMILIES
+
     if kind in CONFIG_MAPPING:
         wanted = f"a seqconv checkpoint, or one of {', '.join(list_checkpoints())}"
         remedy = "load it with transformers' own AutoModelForCausalLM.from_pretrained"
+        remedy += ", then seqconv.accelerate(model)" if kind in FAMILIES else ""
         return argument_error("load_checkpoint", f"a checkpoint of model_type {kind!r}", wanted, remedy)
+    if kind in BLOCKS_ALONE:
+        wanted = f"one of {', '.join(list_checkpoints())}"
+        return argument_error("load_checkpoint", f"a checkpoint of model_type {kind!r}", wanted, BLOCKS_ALONE[kind])
     return unknown_name("load_checkpoint", "kind of model", kind, list_checkpoints())
 
 

@@ -163,6 +163,21 @@ def test_configurations_that_do_not_fit_are_refused(tmp_path, changes, message):
         load_checkpoint(altered(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("zamba2", r"AutoModelForCausalLM.from_pretrained, then seqconv.accelerate\(model\)"),
+        ("llama", r"AutoModelForCausalLM.from_pretrained\.$"),
+        ("stripedhyena", r"one by one with from_original\('togethercomputer/stripedhyena"),
+        ("evo2", r"one by one with from_original\('Zymrael/vortex"),
+    ],
+)
+def test_what_stays_elsewhere_is_said(tmp_path, kind, remedy):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=rf"model_type '{kind}'.*Remedy: .*{remedy}"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_hybrid_gla_is_refused():
     config, tensors = read_folder(GOLDEN / "scan/fla_gla_checkpoint/ckpt")
     with pytest.raises(ValueError, match=r"GLA model with attention layers.*Remedy"):
