@@ -20,6 +20,7 @@ class Block2d(nn.Module):
         mlp: its kind, as in :class:`~seqconv.layers.mlp.MLP` or :mod:`~seqconv.vision.conv_mlp`.
         mlp_bias: whether it has biases.
         position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which tells where they are.
+        single_residual: add what the MLP makes of the mixer's output, instead of both (GFNet).
         drop_path: probability of leaving out the mixer, or the MLP, for an image.
         layer_scale: initial value of a learned factor per channel of what is added (c); ``None`` for none.
         norm: its name, see :mod:`~seqconv.layers.norms`.
@@ -34,6 +35,7 @@ class Block2d(nn.Module):
         mlp: str = "gelu",
         mlp_bias: bool = True,
         position_conv: bool = False,
+        single_residual: bool = False,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         norm: str = "layer",
@@ -43,18 +45,22 @@ class Block2d(nn.Module):
         d_model = mixer.d_model
         self.position_conv = depthwise_conv2d(d_model, 3) if position_conv else None
         self.mixer, self.mixer_norm = mixer, create_norm(norm, d_model, eps=norm_eps)
-        self.mixer_residual = _residual(d_model, layer_scale)
+        self.mixer_residual = _residual(d_model, None if single_residual else layer_scale)
         self.mlp = None
         if mlp_ratio > 0:
             self.mlp_norm = create_norm(norm, d_model, eps=norm_eps)
             self.mlp = create_mlp(mlp, d_model, int(round(mlp_ratio * d_model, 3)), bias=mlp_bias)
             self.mlp_residual = _residual(d_model, layer_scale)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path, self.single_residual = DropPath(drop_path), single_residual and self.mlp is not None
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
         """Mix the cells, then the channels."""
         if self.position_conv is not None:
             x = x + self.position_conv(x.movedim(-1, 1)).movedim(1, -1)
+        if self.single_residual and self.mlp is not None:
+            mixed = self.mlp(self.mlp_norm(self.mixer(self.mixer_norm(x))))
+            joined: Tensor = self.mlp_residual(x, self.drop_path(mixed))
+            return joined
         y: Tensor = self.mixer_residual(x, self.drop_path(self.mixer(self.mixer_norm(x))))
         if self.mlp is not None:
             y = self.mlp_residual(y, self.drop_path(self.mlp(self.mlp_norm(y))))

@@ -11,7 +11,10 @@ from .mixer_2d import Mixer2d
 
 MODULES = (
     "atrous",
+    "cross_covariance",
+    "fourier_operator",
     "gated_linear",
+    "global_filter",
     "gnconv",
     "hyena_nd",
     "manhattan",

@@ -13,7 +13,18 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..vision.backbone import ImageBackbone, ImageClassifier
 
-FAMILIES = ("mobile_mamba", "efficient_vmamba", "msvmamba", "plain_mamba", "rmt", "vig", "vim", "vision_lstm", "vmamba")
+FAMILIES = (
+    "efficient_vmamba",
+    "gfnet",
+    "mobile_mamba",
+    "msvmamba",
+    "plain_mamba",
+    "rmt",
+    "vig",
+    "vim",
+    "vision_lstm",
+    "vmamba",
+)
 
 
 @dataclass(frozen=True)

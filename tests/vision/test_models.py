@@ -9,6 +9,7 @@ from seqconv.vision.directions import unscan
 
 MODELS = {
     "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
+    "vision/gfnet_model": "raoyongming/GFNet:GFNet",
     "vision/mobilemamba_model": "lewandofskee/MobileMamba:MobileMamba",
     "vision/msvmamba_vssm": "YuHengsss/MSVMamba:VSSM",
     "vision/rmt_model": "qhfan/RMT:VisRetNet",
@@ -161,6 +162,28 @@ def test_parts_of_mobile_mamba(variant, original, hyper, monkeypatch):
     imported = Imported(f"lewandofskee/MobileMamba:{original}", params, hyper)
     y = imported(case.tensors["in.x"].double().movedim(1, -1)).movedim(-1, 1)
     check(y, case.tensors["out.y"], 1e-9, "outputs")
+
+
+@pytest.mark.parametrize(
+    ("name", "original", "shape"),
+    [
+        ("gfnet_global_filter", "raoyongming/GFNet:GlobalFilter", (6, 5)),
+        ("afno1d", "NVlabs/AFNO-transformer:AFNO1D", (1, 9)),
+        ("afno2d", "NVlabs/AFNO-transformer:AFNO2D", (4, 5)),
+        ("xcit_block", "facebookresearch/xcit:XCABlock", (4, 5)),
+    ],
+)
+def test_layers_of_other_projects(name, original, shape):
+    case = load_case(f"vision/{name}")
+    imported = Imported(original, case.group("param"), case.hyper)
+    x = case.tensors["in.x"].double().requires_grad_()
+    y = imported(x.unflatten(1, shape)).view_as(x)
+    check(y, case.tensors["out.y"], 1e-9, "outputs")
+    (y * case.tensors["cot.y"]).sum().backward()
+    gradients = case.group("grad")
+    check(x.grad, gradients.pop("in.x"), 1e-6, "gradient of the input")
+    largest = max(t.abs().max().item() for t in gradients.values())
+    check_gradients(imported, {k: v.double() for k, v in gradients.items()}, 1e-6, 1e-6 * largest)
 
 
 def check_part(case, imported, prefix, image=lambda x: x):

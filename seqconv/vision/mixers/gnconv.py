@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...mixers.convolution.gated.gnconv import gate_widths, recursive_gates
-from ..mixer_2d import Mixer2d, zero_padding_2d
+from ..mixer_2d import Mixer2d, by_size, zero_padding_2d
 from ..registry import register_2d
-from .spectral import GlobalLocalFilter, each_alone
+from .spectral import GlobalLocalFilter
 from .ss2d import depthwise_conv2d
 
 
@@ -69,6 +69,6 @@ class GnConv2d(Mixer2d):
     def _filter(self, q: Tensor, mask: Tensor | None) -> Tensor:
         if self.conv2d is None:
             assert self.global_filter is not None
-            return q if q.shape[0] == 0 else each_alone(self.global_filter, q, mask)  # no transform of nothing
+            return q if q.shape[0] == 0 else by_size(self.global_filter, q, mask)  # no transform of nothing
         filtered: Tensor = self.conv2d(zero_padding_2d(q, mask).movedim(-1, 1)).movedim(1, -1)
         return filtered

@@ -10,11 +10,11 @@ Sources: Li et al. 2020 (arXiv 2010.08895) and neuralop/layers/spectral_convolut
 at 93d3f063; Rao et al. 2022 (arXiv 2207.14284) and hornet.py of raoyongming/HorNet at ac9e2105.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.complex import as_complex
@@ -23,7 +23,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.norms import LayerNorm
 from ...mixers.convolution.spectral import FFT_NORMS
-from ..mixer_2d import Mixer2d, image_sizes
+from ..mixer_2d import Mixer2d, by_size
 from ..registry import register_2d
 
 AXES = (1, 2)
@@ -147,21 +147,6 @@ class GlobalLocalFilter(nn.Module):
         return y
 
 
-def each_alone(
-    function: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "batch height width inputs"],
-    mask: Bool[Tensor, "batch height width"] | None,
-) -> Float[Tensor, "batch height width outputs"]:
-    """``function`` of every image without its padding, zeros there; for functions of the whole image."""
-    if mask is None:
-        return function(x)
-    outputs = []
-    for image, (height, width) in zip(x, image_sizes(mask), strict=True):
-        y = function(image[None, :height, :width])
-        outputs.append(F.pad(y, (0, 0, 0, x.shape[2] - width, 0, x.shape[1] - height)))
-    return torch.cat(outputs)
-
-
 @register_2d("fno", examples=({"n_modes": (3, 4)}, {"n_modes": (4, 2), "separable": True, "fft_norm": "ortho"}))
 class FNO2d(Mixer2d):
     """Fourier neural operator's spectral convolution over images.
@@ -189,4 +174,4 @@ class FNO2d(Mixer2d):
         )
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return x if x.shape[0] == 0 else each_alone(self.spectral_conv, x, mask)  # no transform of nothing
+        return x if x.shape[0] == 0 else by_size(self.spectral_conv, x, mask)  # no transform of nothing
