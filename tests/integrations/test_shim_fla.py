@@ -418,6 +418,9 @@ def test_the_layer_of_the_convolution():
         assert cache is given
         steps.append(y)
     assert_near(torch.cat(steps, dim=1), whole)
+    first, none = layer.step(x[:, :1], None, None)
+    assert none is None
+    assert_near(first, whole[:, :1])
     with pytest.raises(ValueError, match="mask and cu_seqlens"):
         layer(x[:1], mask=mask[:1], cu_seqlens=torch.tensor([0, 9]))
 

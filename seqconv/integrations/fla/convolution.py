@@ -156,13 +156,25 @@ class ShortConvolution(nn.Conv1d):
                 raise argument_error("ShortConvolution", "mask and cu_seqlens", "one of them", "leave out the mask")
             x = x * mask[..., None].to(x.dtype)
         sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-        weight = self.weight[:, 0]
         if x.shape[0] * x.shape[1] == sequences:
-            cache = x.new_zeros(sequences, self.hidden_size, self.kernel_size[0]) if cache is None else cache
-            y, cache = causal_conv1d_update(x, cache, residual, weight, self.bias, self.activation)
-            return y, cache if output_final_state else None
+            return self.step(x, residual, cache, output_final_state, cu_seqlens)
+        weight = self.weight[:, 0]
         options: dict[str, Any] = {"cu_seqlens": cu_seqlens, "activation": self.activation}
         return causal_conv1d(x, weight, self.bias, residual, cache, output_final_state, **options, **kwargs)
+
+    def step(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        cache: Tensor | None,
+        output_final_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One token of each sequence; the arguments are those of :meth:`forward`."""
+        sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        cache = x.new_zeros(sequences, self.hidden_size, self.kernel_size[0]) if cache is None else cache
+        y, cache = causal_conv1d_update(x, cache, residual, self.weight[:, 0], self.bias, self.activation)
+        return y, cache if output_final_state else None
 
 
 def l2norm(x: Tensor, eps: float = EPS, output_dtype: torch.dtype | None = None) -> Tensor:
