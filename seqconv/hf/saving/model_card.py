@@ -93,10 +93,9 @@ model = {_auto_class(kind)}.from_pretrained("FOLDER", trust_remote_code=True)  #
 def _sentence(model: Any) -> str:
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
-    if config.model_type == "seqconv":
-        kind = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
-    else:
-        kind = f"the backbone {config.backbone_name}"
+    backbone = getattr(config, "backbone_name", None)  # of models of images; packages add configurations of layers
+    layers = "" if backbone else f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+    kind = f"the backbone {backbone}" if backbone else layers
     sizes = f"{kind}, {parameters:,} parameters"
     start = f" Its weights started from {config.name_or_path}." if _is_repository(config.name_or_path) else ""
     return f"A model of seqconv with {sizes}, saved in {str(model.dtype).removeprefix('torch.')}.{start}"
