@@ -12,12 +12,14 @@ from transformers import (
     Lfm2MoeForCausalLM,
     MiniMaxForCausalLM,
     NemotronHForCausalLM,
+    Qwen3_5Config,
     Qwen3_5ForCausalLM,
+    Qwen3_5ForConditionalGeneration,
     Qwen3_5MoeForCausalLM,
     Qwen3NextForCausalLM,
 )
 
-from foreign_models import in_float64, saved_gradients, small_model
+from foreign_models import HEADS, SIZES, TOKENS, in_float64, saved_gradients, small_model
 from golden_cases import GOLDEN, assert_close, load_variant
 from seqconv.hf import SeqConvConfig, SeqConvForCausalLM
 from seqconv.interop import load_checkpoint
@@ -149,6 +151,17 @@ def test_padding_tokens_and_a_second_turn(tmp_path, monkeypatch, name):
         assert_close(second[1], reference(torch.cat([ids, more], 1))[1, -7:], 0, FLOAT32_RATES, "the second turn")
         alone = reference(torch.cat([ids[:1, 4:], more[:1]], 1))[0, -7:]
         assert_close(second[0], alone, 0, FLOAT32_RATES, "the second turn after padding")
+
+
+def test_the_language_model_of_a_model_of_images_and_text(tmp_path):
+    text, sizes = {**SIZES, **HEADS, **TOKENS, **DELTA}, {"hidden_size": 16, "num_heads": 2, "depth": 1}
+    vision = sizes | {"intermediate_size": 16, "out_hidden_size": 32, "patch_size": 4, "num_position_embeddings": 16}
+    torch.manual_seed(0)
+    config = Qwen3_5Config(text_config=text, vision_config=vision)
+    original, ids = Qwen3_5ForConditionalGeneration(config).eval(), prompts()
+    original.save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert_near(load_checkpoint(tmp_path)(ids).logits, original(ids).logits)
 
 
 @pytest.mark.parametrize("folder", ["hf_jamba", "hf_qwen3_next"])

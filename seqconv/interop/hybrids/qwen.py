@@ -102,6 +102,13 @@ def read_qwen3_5_moe(config: Mapping[str, Any], weights: Weights) -> Read:
     return _read(read_configuration(Qwen35MoeConfiguration, config), weights, QWEN3_5)
 
 
+def read_language_model(config: Mapping[str, Any], weights: Weights) -> Read:
+    """The language model of ``Qwen3_5ForConditionalGeneration`` or its form with experts, as their ``…ForCausalLM``."""
+    weights.ignore_part("model.visual.")
+    text = {**config.get("text_config", {}), **{n: config[n] for n in ("tie_word_embeddings",) if n in config}}
+    return (read_qwen3_5_moe if config["model_type"] == "qwen3_5_moe" else read_qwen3_5)(text, weights)
+
+
 def _read(c: QwenConfiguration, weights: Weights, delta_net: str) -> Read:
     interval = (ATTENTION if (i + 1) % c.full_attention_interval == 0 else LINEAR for i in range(c.num_hidden_layers))
     root = "model.language_model." if "model.language_model.norm.weight" in weights else "model."
@@ -170,5 +177,7 @@ def _experts(c: QwenConfiguration, w: Weights) -> Part:
 
 
 add_checkpoint("qwen3_next", read_qwen3_next)
+add_checkpoint("qwen3_5", read_language_model)
+add_checkpoint("qwen3_5_moe", read_language_model)
 add_checkpoint("qwen3_5_text", read_qwen3_5)
 add_checkpoint("qwen3_5_moe_text", read_qwen3_5_moe)
