@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,9 +30,6 @@ WEIGHT_FILES = (
 )
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Keyword arguments of ``from_pretrained`` that say where and how files are fetched."""
-
-WIDE = ("F16", "BF16", "F32", "F64", "C64", "C128")
-"""Dtypes of safetensors with at least 16 bits for a floating-point number."""
 
 T = TypeVar("T")
 
@@ -118,10 +115,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: a damaged file, or one that holds something else.
     """
-    with _damage_named(path):
+    with damage_named(path):
         value = json.loads(path.read_bytes(), object_hook=_number)
     if not isinstance(value, dict):
-        raise _damaged(path, f"{type(value).__name__} instead of an object")
+        raise damaged(path, f"{type(value).__name__} instead of an object")
     return value
 
 
@@ -138,65 +135,15 @@ def read_tensors(
         ValueError: a missing or damaged file, a pickle that holds more than tensors, an index that names files outside
             of its folder.
     """
-    names = _candidates(variant, use_safetensors)
+    names = candidates(variant, use_safetensors)
     for name in names:
         path = Path(source.name) if source.is_file else source.find(name)
         if path is not None:
-            tensors = unwrapped(_read_shards(source, path) if path.suffix == ".json" else _read_file(path))
+            tensors = unwrapped(_read_shards(source, path) if path.suffix == ".json" else read_file(path))
             _check_dtypes(path, tensors)
             return tensors
     wanted = f"a folder with config.json and one of {', '.join(names)}"
     raise argument_error("load_checkpoint", f"{source.name!r} without weights", wanted, LAYERS)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the header of a file says of a tensor.
-
-    Attributes:
-        dtype: its name.
-        shape: sizes.
-        wide: whether it holds floating-point numbers of at least 16 bits.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    wide: bool
-
-
-def read_headers(
-    source: Source, *, variant: str | None = None, use_safetensors: bool | None = None
-) -> dict[str, Header] | None:
-    """What :func:`read_tensors` would read, by its names in the files; ``None`` if there are no weights.
-
-    Raises:
-        ValueError: as :func:`read_tensors`.
-    """
-    for name in _candidates(variant, use_safetensors):
-        path = source.find(name)
-        if path is None:
-            continue
-        if path.suffix != ".json":
-            return _headers(path)
-        if not isinstance(read_json(path).get("metadata"), dict):
-            raise _damaged(path, "no metadata")
-        shards = {shard: source.find(shard) for shard in check_index(path)}
-        if gone := [shard for shard, found in shards.items() if found is None]:
-            got = f"a missing file in {source.name!r} ({gone[0]})"
-            remedy = "copy or download them again"
-            raise argument_error("from_pretrained", got, "all files of a checkpoint", remedy)
-        return {n: header for found in shards.values() if found for n, header in _headers(found).items()}
-    return None
-
-
-def _headers(path: Path) -> dict[str, Header]:
-    if path.suffix != ".safetensors":
-        tensors = _read_file(path, device="meta")
-        return {n: Header(str(t.dtype), tuple(t.shape), is_wide(t)) for n, t in tensors.items()}
-    with _damage_named(path), safe_open(path, "pt") as file:
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-        read = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
-    return {n: Header(dtype, shape, dtype in WIDE) for n, (dtype, shape) in read.items()}
 
 
 def is_wide(tensor: Tensor) -> bool:
@@ -220,9 +167,9 @@ def check_index(path: Path) -> list[str]:
     """
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise _damaged(path, "no weight_map from names of tensors to names of files")
+        raise damaged(path, "no weight_map from names of tensors to names of files")
     if not weight_map:
-        raise _damaged(path, "an empty weight_map")
+        raise damaged(path, "an empty weight_map")
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         if not _is_below(shard):
@@ -250,23 +197,28 @@ def _read_shards(source: Source, index: Path) -> dict[str, Tensor]:
     for shard in check_index(index):
         path = source.find(shard)
         if path is None:
-            raise _damaged(index, f"the shard {shard} is missing")
-        part = _read_file(path)
+            raise damaged(index, f"the shard {shard} is missing")
+        part = read_file(path)
         if twice := sorted(tensors.keys() & part.keys()):
-            raise _damaged(path, f"{twice[0]} is in another shard too")
+            raise damaged(path, f"{twice[0]} is in another shard too")
         tensors |= part
     if missing := sorted(weight_map["weight_map"].keys() - tensors.keys()):
-        raise _damaged(index, f"no shard holds {missing[0]}")
+        raise damaged(index, f"no shard holds {missing[0]}")
     return tensors
 
 
-def _read_file(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    with _damage_named(path):
+def read_file(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of one file, safetensors or pickled, under their names in it.
+
+    Raises:
+        ValueError: a damaged file, or one that holds more than tensors.
+    """
+    with damage_named(path):
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise _damaged(path, f"a {type(tensors).__name__} that is no mapping from names to tensors")
+        raise damaged(path, f"a {type(tensors).__name__} that is no mapping from names to tensors")
     return dict(tensors)
 
 
@@ -285,7 +237,7 @@ def is_wrapped(tensors: Mapping[str, object]) -> bool:
     return list(unwrapped(tensors)) != list(tensors)
 
 
-def _candidates(variant: str | None, use_safetensors: bool | None) -> list[str]:
+def candidates(variant: str | None, use_safetensors: bool | None) -> list[str]:
     """Names of files that may hold the weights or an index of them, the preferred first."""
     names = [n for n in WEIGHT_FILES if use_safetensors is None or ("safetensors" in n) == use_safetensors]
     return [_with_variant(name, variant) for name in names]
@@ -301,7 +253,8 @@ def _number(value: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
+    """Raise whatever a damaged file raises as a ``ValueError`` that names the file."""
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -309,9 +262,10 @@ def _damage_named(path: Path) -> Iterator[None]:
         remedy = "do not trust this file; ask for the checkpoint as safetensors"
         raise argument_error("load_checkpoint", got, "tensors alone: pickled code is never run", remedy) from error
     except (*DAMAGE, ValueError) as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
+        raise damaged(path, " ".join(str(error).split())) from error
 
 
-def _damaged(path: Path, why: str) -> ValueError:
+def damaged(path: Path, why: str) -> ValueError:
+    """The error of a damaged file."""
     got = f"a damaged file in {str(path.parent)!r}, {path.name} ({why})"
     return argument_error("load_checkpoint", got, "whole files", "copy or download the checkpoint again")

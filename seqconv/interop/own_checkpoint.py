@@ -12,7 +12,8 @@ import torch
 
 from seqconv_kernels._core.errors import argument_error
 
-from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Header, Source, is_wrapped, read_headers, read_tensors, unwrapped
+from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source, is_wrapped, read_tensors, unwrapped
+from .headers import Header, read_headers
 
 BLOCK = re.compile(r"(?:^|\.)backbone\.blocks\.(\d+)\.")
 REMEDY = (
