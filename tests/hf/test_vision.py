@@ -169,7 +169,12 @@ def test_classification_trains_with_checkpointing_as_without():
 def test_published_names_and_errors():
     named = SeqConvVisionConfig(backbone_name="vmamba_small")
     assert named.out_features == ["stage1", "stage2", "stage3", "stage4"]
-    assert SeqConvVisionConfig(backbone_name="vim_tiny").out_indices == [5, 11, 17, 23]
+    for name in ("vim_tiny", "vil_tiny"):
+        assert SeqConvVisionConfig(backbone_name=name).out_indices == [5, 11, 17, 23]
+    options = {"mixer": "vision_lstm", "d_model": 8, "depth": 2, "image_size": 16, "patch_size": 4, "pooling": "ends"}
+    ends = AutoBackbone.from_config(config(backbone_name="plain_2d", backbone_options=options, out_indices=[1]))
+    assert ends.channels == [8]
+    assert ends(pictures()[0][..., :16, :16]).feature_maps[0].shape == (2, 8, 4, 4)
     model = seqconv.SeqConvForSemanticSegmentation(config())
     pixels, labels = pictures()
     cases = {

@@ -13,8 +13,8 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..option_values import are_groups, check_json, is_count, is_number, require
 from ..saving.remote import vision_auto_map, write_module
 
-GENERIC = ("hierarchical", "plain")
-"""Names of the two classes of backbones, which any mixer can be given to."""
+GENERIC = ("hierarchical", "plain", "plain_2d")
+"""Names of the classes of backbones, which any mixer can be given to."""
 
 PLAIN_MAPS = 4
 """Maps of a plain backbone whose ``out_indices`` are not given, at even distances; the last block is one of them."""
@@ -25,10 +25,12 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""Options of image models.
 
     Args:
-        backbone_name: a published model, one of :func:`seqconv.list_models`, or ``"hierarchical"`` or ``"plain"``.
-        backbone_options: options of the backbone; for ``"hierarchical"`` and ``"plain"`` all of those of
-            :class:`~seqconv.vision.hierarchical.HierarchicalBackbone` and
-            :class:`~seqconv.vision.plain.PlainBackbone`, ``mixer`` among them.
+        backbone_name: a published model, one of :func:`seqconv.list_models`, or ``"hierarchical"``, ``"plain"`` or
+            ``"plain_2d"``.
+        backbone_options: options of the backbone; for these three all of those of
+            :class:`~seqconv.vision.hierarchical.HierarchicalBackbone`,
+            :class:`~seqconv.vision.plain.PlainBackbone` and :class:`~seqconv.vision.plain_2d.PlainBackbone2d`,
+            ``mixer`` among them.
         num_channels: colours.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         out_features, out_indices: stages (of a plain backbone: blocks) whose maps are returned, by name (``"stage1"``,
@@ -117,6 +119,7 @@ def build_backbone(name: str, options: Mapping[str, Any]) -> Any:
     """
     from ...vision.hierarchical import HierarchicalBackbone
     from ...vision.plain import PlainBackbone
+    from ...vision.plain_2d import PlainBackbone2d
     from ...zoo import list_models, model_entry
 
     if name not in GENERIC:
@@ -124,8 +127,8 @@ def build_backbone(name: str, options: Mapping[str, Any]) -> Any:
             raise unknown_name("SeqConvVisionConfig", "backbone_name", name, [*GENERIC, *list_models()])
         return model_entry(name).build(**options)
     require("backbone_options", options, lambda o: isinstance(o.get("mixer"), str), "options with a 'mixer'")
-    kind: Any = HierarchicalBackbone if name == "hierarchical" else PlainBackbone
-    return kind(**options)
+    kinds: Any = {"hierarchical": HierarchicalBackbone, "plain": PlainBackbone, "plain_2d": PlainBackbone2d}
+    return kinds[name](**options)
 
 
 @lru_cache(64)
@@ -133,7 +136,8 @@ def _stages(name: str, options: str) -> tuple[int, bool]:
     import torch
 
     from ...vision.plain import PlainBackbone
+    from ...vision.plain_2d import PlainBackbone2d
 
     with torch.device("meta"):
         backbone = build_backbone(name, json.loads(options))
-    return backbone.num_stages, isinstance(backbone, PlainBackbone)
+    return backbone.num_stages, isinstance(backbone, PlainBackbone | PlainBackbone2d)

@@ -114,7 +114,7 @@ class SeqConvBackbone(BackboneMixin, SeqConvVisionPreTrainedModel):
     def _stage_widths(self) -> list[int]:
         """The width of every stage; those that are not returned count as the last."""
         widths = dict(zip(self.model.out_indices, self.model.dims, strict=True))
-        return [widths.get(index, self.model.d_model) for index in range(self.model.num_stages)]
+        return [widths.get(index, self.model.dims[-1]) for index in range(self.model.num_stages)]
 
 
 class SeqConvVisionForImageClassification(SeqConvVisionPreTrainedModel):
