@@ -198,6 +198,14 @@ def test_damaged_checkpoints_of_int8_weights_raise(tmp_path):
         made.resize_token_embeddings(60)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor:UserWarning")
+def test_a_model_of_torchs_quantizer_is_not_saved(tmp_path):
+    made = torch.ao.quantization.quantize_dynamic(model("mamba"), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ValueError, match=r"save_pretrained: received a layer that torch.ao quantized \(model.*in_proj"):
+        made.save_pretrained(tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
 def test_image_models_of_int8_layers_are_written_and_read(tmp_path):
     options = {"mixer": "atrous", "dims": [8, 16], "depths": [1, 1]}
     config = SeqConvVisionConfig(backbone_name="hierarchical", backbone_options=options, num_labels=3)

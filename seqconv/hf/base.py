@@ -129,7 +129,15 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         """As in transformers; a save that fails leaves the folder as it was.
 
         A model after :func:`seqconv.quantize` is saved with its int8 weights and their scales.
+
+        Raises:
+            ValueError: layers of torch's own quantisers, whose packed weights ``from_pretrained`` can not read.
         """
+        packed = next((n for n, m in self.named_modules() if type(m).__module__.startswith("torch.ao.nn.")), None)
+        if packed is not None:
+            operation, got = f"{type(self).__name__}.save_pretrained", f"a layer that torch.ao quantized ({packed})"
+            remedy = "save the floating model, or quantize it by seqconv.quantize"
+            raise argument_error(operation, got, "floating weights, or those of seqconv.quantize", remedy)
         self._note_int8_layers()
         if self._auto_class is None:  # the code of another class is not written: it can not be named
             self.config.auto_map = auto_map()

@@ -134,6 +134,8 @@ def test_what_no_cache_can_continue_raises():
         ValueError, match=r"a prompt of 5 tokens; wanted more tokens than the 11 that the cache has read"
     ):
         go_on(model, ids[:, :5], mask[:, :5], first.past_key_values)
+    with pytest.raises(ValueError, match=r"generate: received a mask of 8 tokens for a text of \d+; wanted a mask for"):
+        go_on(model, ids, torch.ones_like(ids[:, :8]), first.past_key_values)
     mask[1, 9:12] = 0
     with pytest.raises(ValueError, match=r"differs from that of the calls before.*leave past_key_values out"):
         model(ids[:, 11:], attention_mask=mask, past_key_values=first.past_key_values)

@@ -113,7 +113,18 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         """As in transformers; reads the whole text again where its mask hides tokens that the cache has read.
 
         ``generate`` feeds padding to rows that have ended; the mask of the next turn hides it.
+
+        Raises:
+            ValueError: a mask that is shorter than the text.
         """
+        # ``generate`` drops a mask of ones, after it has counted the positions by it.
+        masks = (m for m in (attention_mask, kwargs.get("position_ids")) if isinstance(m, Tensor))
+        covered = next((m.shape[-1] for m in masks), None)
+        starts = kwargs.get("is_first_iteration") and inputs_embeds is None
+        if starts and covered is not None and covered < input_ids.shape[1]:
+            got = f"a mask of {covered} tokens for a text of {input_ids.shape[1]}"
+            remedy = "pass the mask of the whole text, the earlier turns included, or none"
+            raise argument_error(f"{type(self).__name__}.generate", got, "a mask for every token", remedy)
         cached = isinstance(past_key_values, SeqConvCache) and next_sequence_length is not None
         masked = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
         first = cached and masked and kwargs.get("is_first_iteration")
