@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import math
+import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -132,7 +133,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     sizes = {name: getattr(options, name) for name in ("length", "batch", "width", "layers", "windows")}
     rows = [row for mixer in options.mixers for row in compare(mixer, options.steps, **sizes)]
-    command = f"python -m benchmarks.int8_perplexity --threads {options.threads} --steps {options.steps}"
+    given = " ".join(sys.argv[1:] if arguments is None else arguments)
+    command = f"python -m benchmarks.int8_perplexity {given}".strip()
     measured: dict[str, Any] = {"command": command, "held_out_bytes": options.windows * options.length}
     measured |= record(Machine.here(), rows)
     options.out.with_suffix(".json").write_text(json.dumps(measured, indent=1) + "\n")

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from benchmarks import int8_perplexity
 from benchmarks.__main__ import RESULTS, text_table
 from benchmarks.case import Case, channel_first, compare
 from benchmarks.measure import Ceilings
@@ -124,3 +125,17 @@ def test_layers_agree_with_the_originals_that_their_training_steps_are_timed_aga
     timed = row(original, (1, 9, 256), 0.0)
     assert timed["original"] == original.name
     assert set(timed["ms"]) == {"seqconv", "original"}
+
+
+def test_int8_weights_are_compared_on_text_that_was_held_out(tmp_path, capsys):
+    small = {"steps": 2, "length": 32, "batch": 2, "width": 64, "layers": 1, "windows": 4}
+    arguments = [part for name, value in small.items() for part in (f"--{name}", str(value))]
+    found = int8_perplexity.main([*arguments, "--mixers", "attention", "--out", str(tmp_path / "int8")])
+    rows = json.loads((tmp_path / "int8.json").read_text())["rows"]
+    assert rows == found["rows"]
+    assert [row["weights"] for row in rows] == ["float32", "int8, scale per row", "int8, scale per 64"]
+    assert all(1 < row["perplexity"] < 300 for row in rows)
+    assert all(0 < abs(row["loss %"]) < 1 for row in rows[1:])
+    assert "| attention |" in capsys.readouterr().out
+    training, held = int8_perplexity.texts()
+    assert len(training) > len(held) > 100_000
