@@ -49,7 +49,7 @@ def test_tokens_looked_up_in_the_prompt_assist(mixer):
     assert torch.equal(generate(model, ids, prompt_lookup_num_tokens=3), want)
 
 
-@pytest.mark.parametrize("mixer", ["mamba", "attention", "hyena"])
+@pytest.mark.parametrize("mixer", ["mamba", "attention", "ckconv", "retnet"])
 def test_assisted_generation_goes_on_from_a_returned_cache(mixer):
     model, helper = (language_model(mixer, position_embedding="sinusoidal", num_hidden_layers=n) for n in (2, 1))
     first = generate(model, prompts(1), return_dict_in_generate=True)
