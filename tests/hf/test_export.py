@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("unannotated")
 
 INPUTS = {
     "image": lambda rows: {"pixel_values": torch.rand(rows, 3, 8, 8, dtype=torch.float64)},
+    "video": lambda rows: {"pixel_values": torch.rand(rows, 4, 3, 8, 8, dtype=torch.float64)},
     "audio": lambda rows: {"input_values": torch.rand(rows, 64, dtype=torch.float64)},
     "text": lambda rows: {"input_ids": prompts(rows, 9)},
     "choices": lambda rows: {"input_ids": prompts(rows * 3, 9).view(rows, 3, 9)},
@@ -24,13 +25,14 @@ INPUTS = {
 
 
 def modality(name):
-    kinds = {"Image": "image", "Audio": "audio", "CTC": "audio", "Choice": "choices"}
+    kinds = {"Image": "image", "Video": "video", "Audio": "audio", "CTC": "audio", "Choice": "choices"}
     return next((kind for word, kind in kinds.items() if word in name), "text")
 
 
 def model_of(name, mixer="s4d"):
     kind = modality(name)
-    options = {"image_size": 8, "patch_size": 4} if kind == "image" else {}
+    options = {"image_size": 8, "patch_size": 4} if kind in ("image", "video") else {}
+    options |= {"num_frames": 4, "tubelet_size": 2} if kind == "video" else {}
     torch.manual_seed(0)
     config = SeqConvConfig(mixer=mixer, vocab_size=VOCAB, hidden_size=8, num_hidden_layers=1, **options)
     return load(name)(config).eval().double()
