@@ -232,6 +232,11 @@ class SeqConvCache(Cache):
         return self.is_recording
 
     @property
+    def is_linear(self) -> list[bool]:
+        """No layer asks for the whole text: ``generate`` passes the tokens that the cache has not read."""
+        return [False] * len(self)
+
+    @property
     def is_sliding(self) -> list[bool]:
         """No layer drops keys by itself."""
         return [False] * len(self)

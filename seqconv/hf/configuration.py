@@ -118,7 +118,7 @@ class SeqConvConfig(PreTrainedConfig):
     """
 
     model_type = "seqconv"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     attribute_map: ClassVar[dict[str, str]] = {"d_model": "hidden_size", "n_layers": "num_hidden_layers"}
 
     vocab_size: int = 256

@@ -12,6 +12,7 @@ from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask, ends_in_padding, has_holes, padding_first, zero_padding
 from ..state import InitialState, State, call_with_state
+from .arguments.cache_argument import CACHE, given_cache
 from .arguments.checks import HOLDS, check_arguments, wrong_input
 from .arguments.packed_arguments import packed_bounds
 from .base import SeqConvPreTrainedModel, use_attention
@@ -121,7 +122,8 @@ class SeqConvModel(SeqConvPreTrainedModel):
             attention_mask: 1 at real tokens, (batch, length), or with what the cache has seen in front. Padding may be
                 anywhere, between tokens too: outputs are those of the tokens without it.
             position_ids: for positions added to the embeddings; where they start again at 0, a packed sequence begins.
-            past_key_values: state to continue from, as an earlier call returned it.
+            past_key_values: state to continue from, as an earlier call returned it; ``cache`` in transformers 5.24 and
+                later, where outputs call it so. Both names are taken in every version.
             use_cache: return the state after the last token of every row; by default where the model is causal, in
                 evaluation, and no row ends in padding.
             cu_seqlens: boundaries of packed sequences, (segments + 1,), in the rows one after the other;
@@ -136,6 +138,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         rows, length = x.shape[:2]
         packing: dict[str, Any] = {"cu_seqlens": cu_seqlens, "position_ids": position_ids, "mask": mask}
         bounds = packed_bounds(type(self).__name__, (rows, length), arguments=kwargs, **packing)
+        past_key_values = given_cache(type(self).__name__, past_key_values, kwargs)
         check_arguments(type(self).__name__, kwargs, self.config.modality)
         cache = self._cache(past_key_values, use_cache, mask, bounds)
         mask, whole = self._split_mask(mask, x, cache)
@@ -163,9 +166,8 @@ class SeqConvModel(SeqConvPreTrainedModel):
         if order is not None:
             back = order.argsort(1)[..., None]
             y, hidden = y.take_along_dim(back, 1), [tuple(h.take_along_dim(back, 1) for h in hs) for hs in hidden]
-        output = BaseModelOutputWithPast(
-            last_hidden_state=y, past_key_values=cache, hidden_states=hidden[0] if wants_hidden else None
-        )
+        found: dict[str, Any] = {"last_hidden_state": y, CACHE: cache}
+        output = BaseModelOutputWithPast(**found, hidden_states=hidden[0] if wants_hidden else None)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
     def _packed(self, x: Tensor, mask: Tensor | None, bounds: Tensor, wants_hidden: bool) -> list[Any]:

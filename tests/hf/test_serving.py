@@ -1,9 +1,13 @@
 """Serving through the cache: drafts that are verified, prompts with common beginnings, requests that share a batch."""
 
+import copy
+
 import pytest
 import torch
-from tiny import VOCAB, causal_mixers, language_model, left_padded, prompts
+from tiny import VOCAB, causal_mixers, config, language_model, left_padded, prompts
 
+from seqconv import SeqConvForMultipleChoice
+from seqconv.hf.arguments.cache_argument import CACHE
 from seqconv.hf.cache import SeqConvCache
 from seqconv.hf.cache_rows import concat_caches, split_cache
 from tolerances import assert_near
@@ -134,3 +138,17 @@ def test_only_caches_that_have_read_join():
     with pytest.raises(ValueError, match=r"concat_caches: received 1 caches, 0 of which have read tokens"):
         concat_caches([SeqConvCache()])
     assert split_cache(SeqConvCache()) == []
+
+
+def test_the_cache_has_two_names():
+    """transformers 5.24 says ``cache`` for ``past_key_values``; calls take both, outputs use the installed one."""
+    model, ids = language_model("mamba"), prompts()
+    first = model(ids, use_cache=True)
+    assert isinstance(first[CACHE], SeqConvCache)
+    after = {name: model(ids, **{name: copy.deepcopy(first[CACHE])}).logits for name in ("cache", "past_key_values")}
+    assert torch.equal(after["cache"], after["past_key_values"])
+    torch.testing.assert_close(after["cache"], model(torch.cat([ids, ids], 1)).logits[:, ids.shape[1] :])
+    with pytest.raises(ValueError, match=r"SeqConvForCausalLM: received cache and past_key_values; wanted one of them"):
+        model(ids, cache=first[CACHE], past_key_values=first[CACHE])
+    with pytest.raises(ValueError, match="choices are read from their beginning"):
+        SeqConvForMultipleChoice(config("mamba"))(ids[None], cache=first[CACHE])

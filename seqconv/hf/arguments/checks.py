@@ -5,6 +5,8 @@ from typing import Any
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from .cache_argument import given_cache
+
 MAIN_INPUT = {"text": "input_ids", "image": "pixel_values", "video": "pixel_values", "audio": "input_values"}
 HOLDS = {
     "input_ids": (("text",), "token ids"),
@@ -76,11 +78,11 @@ def wrong_input(model: str, name: str, modality: str) -> ValueError:
     return argument_error(model, name, wanted, remedy)
 
 
-def state_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+def state_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Take out and return what is said about a cache; one is read and updated where the caller passes it.
 
     Without one no state is made: ``use_cache`` alone changes nothing, since outputs of these tasks carry no cache.
     """
-    cache = arguments.pop("past_key_values", None)
+    cache = given_cache(model, arguments.pop("past_key_values", None), arguments)
     arguments.pop("use_cache", None)
     return {"past_key_values": cache, "use_cache": cache is not None}

@@ -49,7 +49,7 @@ class SeqConvForQuestionAnswering(SeqConvPreTrainedModel):
                 there is none; add ``loss``.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
-        inputs |= {"position_ids": position_ids, **state_arguments(kwargs), **kwargs}
+        inputs |= {"position_ids": position_ids, **state_arguments(type(self).__name__, kwargs), **kwargs}
         asked = {"output_hidden_states": output_hidden_states, "return_dict": True}
         outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked))
         start, end = self.qa_outputs(cast(Tensor, outputs.last_hidden_state)).unbind(-1)
@@ -90,7 +90,7 @@ class SeqConvForMultipleChoice(SeqConvPreTrainedModel):
             labels: the right choice, (batch,); adds ``loss``.
         """
         name = type(self).__name__
-        if state_arguments(kwargs)["use_cache"]:
+        if state_arguments(type(self).__name__, kwargs)["use_cache"]:
             got, wanted = "past_key_values", "whole texts: choices are read from their beginning"
             raise argument_error(name, got, wanted, "leave it out")
         check_arguments(name, kwargs, self.config.modality)

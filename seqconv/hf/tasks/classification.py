@@ -13,6 +13,7 @@ from transformers.modeling_outputs import (
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..arguments.cache_argument import CACHE, given_cache
 from ..arguments.checks import check_arguments
 from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
@@ -45,7 +46,8 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         output_hidden_states: bool | None,
         arguments: dict[str, Any],
     ) -> dict[str, Any]:
-        cache, use_cache = self._state(arguments.pop("past_key_values", None), arguments.pop("use_cache", None))
+        given = given_cache(type(self).__name__, arguments.pop("past_key_values", None), arguments)
+        cache, use_cache = self._state(given, arguments.pop("use_cache", None))
         position_ids = arguments.pop("position_ids", None)
         check_arguments(type(self).__name__, arguments, self.modality)
         self._check_positions(position_ids, attention_mask)
@@ -63,7 +65,8 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         if labels is not None:
             loss = self._loss(labels=labels, pooled_logits=logits, config=self.config)
         found = {"loss": loss, "logits": logits, "hidden_states": outputs.hidden_states}
-        return found | ({} if outputs.past_key_values is None else {"past_key_values": outputs.past_key_values})
+        after = getattr(outputs, CACHE)
+        return found | ({} if after is None else {CACHE: after})
 
     def _state(self, cache: Any, use_cache: bool | None) -> tuple[Any, bool | None]:
         """The cache to continue from and whether the model returns one: where the last token is classified."""
@@ -113,7 +116,7 @@ class SeqConvForSequenceClassification(_PooledClassifier):
         """
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         found = self._classify(inputs, attention_mask, labels, output_hidden_states, kwargs)
-        kind = SequenceClassifierOutputWithPast if "past_key_values" in found else SequenceClassifierOutput
+        kind = SequenceClassifierOutputWithPast if CACHE in found else SequenceClassifierOutput
         output = kind(**found)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 

@@ -55,7 +55,7 @@ class SeqConvForMaskedImageModeling(SeqConvPreTrainedModel):
         Args:
             bool_masked_pos: True (or 1) at hidden patches, (batch, patches) in raster order; adds ``loss``.
         """
-        call = state_arguments(kwargs)
+        call = state_arguments(type(self).__name__, kwargs)
         check_arguments(type(self).__name__, kwargs, "image")
         x, _ = self.model.embed(pixel_values=pixel_values)
         pixels = cast(Tensor, pixel_values)

@@ -12,6 +12,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...layers.linear import Linear
 from ...packing import ends_in_padding
+from ..arguments.cache_argument import CACHE, CURRENT, given_cache
 from ..arguments.packed_arguments import packed_bounds
 from ..base import SeqConvPreTrainedModel
 from ..cache import SeqConvCache
@@ -78,6 +79,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
             bounds = packed_bounds(type(self).__name__, shape, arguments=kwargs, **packing)
         inputs |= {"position_ids": position_ids, "cu_seqlens": bounds}
         use_cache = False if labels is not None and use_cache is None else use_cache
+        past_key_values = given_cache(type(self).__name__, past_key_values, kwargs)
         asked: dict[str, Any] = {"use_cache": use_cache, "past_key_values": past_key_values}
         asked |= {"output_hidden_states": output_hidden_states, "return_dict": True}
         outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked, **kwargs))
@@ -93,12 +95,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
                 labels = labels.flatten().index_fill(0, starts, -100).view(labels.shape)
             count = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
             loss = self._loss(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **count)
-        output = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-        )
+        found: dict[str, Any] = {CACHE: getattr(outputs, CACHE), "hidden_states": outputs.hidden_states}
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, **found)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
     def prepare_inputs_for_generation(  # type: ignore[override]  # transformers annotates its self by a protocol
@@ -107,7 +105,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         next_sequence_length: int | None = None,
         past_key_values: Any = None,
         attention_mask: Any = None,
-        inputs_embeds: Any = None,  # named here: ``generate`` looks for it among the parameters
+        inputs_embeds: Any = None,  # named here, as is the cache: ``generate`` looks for them among the parameters
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         """As in transformers; reads the whole text again where its mask hides tokens that the cache has read.
@@ -125,19 +124,20 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
             got = f"a mask of {covered} tokens for a text of {input_ids.shape[1]}"
             remedy = "pass the mask of the whole text, the earlier turns included, or none"
             raise argument_error(f"{type(self).__name__}.generate", got, "a mask for every token", remedy)
-        cached = isinstance(past_key_values, SeqConvCache) and next_sequence_length is not None
+        cache = given_cache(type(self).__name__, past_key_values, {CURRENT: cache})
+        cached = isinstance(cache, SeqConvCache) and next_sequence_length is not None
         masked = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
         if isinstance(past_key_values, SeqConvCache) and not cached and inputs_embeds is None:
             seen = past_key_values.get_seq_length()  # assisted generation passes all tokens to an earlier turn's cache
             next_sequence_length = input_ids.shape[1] - seen if 0 < seen < input_ids.shape[1] else None
             cached = next_sequence_length is not None
         first = cached and masked and kwargs.get("is_first_iteration")
-        if first and not past_key_values.agrees_with(attention_mask):
-            past_key_values.reset()
+        if first and not cache.agrees_with(attention_mask):
+            cache.reset()
             next_sequence_length = None
-        if next_sequence_length == 1 and not first and isinstance(past_key_values, StaticSeqConvCache):
+        if next_sequence_length == 1 and not first and isinstance(cache, StaticSeqConvCache):
             attention_mask = None  # the token is real, and a mask of all tokens would grow
-        inputs = {"past_key_values": past_key_values, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        inputs = {CACHE: cache, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         return cast(Any, super()).prepare_inputs_for_generation(input_ids, next_sequence_length, **inputs, **kwargs)
 
     def _prepare_cache_for_generation(
@@ -150,7 +150,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
     ) -> Any:
         """Make the cache that ``generate`` carries; states know the longest context, and can go back if they must."""
         self._check_cache_implementation(generation_config.cache_implementation)
-        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+        cache, mask = model_kwargs.get(CACHE), model_kwargs.get("attention_mask")
         name = f"{type(self).__name__}.generate"
         if mask is not None and mask.dim() == 2 and ends_in_padding(mask.bool()):
             remedy = "pad prompts on the left (tokenizer.padding_side = 'left')"
@@ -168,7 +168,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         cache = self._new_cache(generation_config.cache_implementation, longest)
         if generation_config.is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
             cache.activate_past_recording()
-        model_kwargs["past_key_values"] = cache
+        model_kwargs[CACHE] = cache
 
     def _new_cache(self, implementation: str | None, longest: int) -> SeqConvCache:
         if implementation == "static":

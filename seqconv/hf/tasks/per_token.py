@@ -47,7 +47,7 @@ class PerTokenModel(SeqConvPreTrainedModel):
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         inputs |= {"position_ids": position_ids, "cu_seqlens": cu_seqlens}
-        inputs |= state_arguments(kwargs)
+        inputs |= state_arguments(type(self).__name__, kwargs)
         asked = {"output_hidden_states": output_hidden_states, "return_dict": True}
         outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked, **kwargs))
         logits, loss = self._output(cast(Tensor, outputs.last_hidden_state)), None

@@ -47,7 +47,7 @@ class _PerFrameModel(SeqConvPreTrainedModel):
         arguments: dict[str, Any],
     ) -> tuple[BaseModelOutputWithPast, Tensor | None]:
         """Outputs of the backbone, and which frames hold sound, (batch, frames); ``None`` if all do."""
-        call = state_arguments(arguments)
+        call = state_arguments(type(self).__name__, arguments)
         check_arguments(type(self).__name__, arguments, "audio")
         x, mask = self.model.embed(attention_mask=attention_mask, **inputs)
         call |= {"inputs_embeds": x, "attention_mask": mask, "output_hidden_states": output_hidden_states}
