@@ -26,7 +26,17 @@ LINK = re.compile(r"(\]\(|(?:src|srcset)=\")(?!https?:|#|mailto:)([^)#\"\s]+)(#[
 SECTIONS = {
     "Tutorials": ["tutorials/language_model", "tutorials/import_and_distil", "tutorials/classify", "tutorials/lra"],
     "Guides": [
-        *("choosing", "huggingface", "accelerate", "decoding", "distillation", "importing", "sampling_rate", "vision"),
+        *(
+            "choosing",
+            "huggingface",
+            "accelerate",
+            "shims",
+            "decoding",
+            "distillation",
+            "importing",
+            "sampling_rate",
+            "vision",
+        ),
         *("lra", "lra_runs", "tasks"),
     ],
     "Mixers": ["table_of_mixers", *mixer_pages.FAMILY_PAGES, "mixers"],
