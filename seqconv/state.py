@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from seqconv_kernels._core.complex import as_complex
+
 StateT = TypeVar("StateT", bound="State")
 
 
@@ -87,7 +89,7 @@ class State:
         def move(t: Tensor) -> Tensor:
             if t.is_complex():
                 parts = torch.view_as_real(t.resolve_conj()).to(*args, **kwargs)
-                return torch.view_as_complex(parts.to(torch.promote_types(parts.dtype, torch.float32)))
+                return as_complex(parts.to(torch.promote_types(parts.dtype, torch.float32)))
             moved = t.to(*args, **kwargs)
             return moved if t.is_floating_point() else moved.to(t.dtype)
 

@@ -20,6 +20,7 @@ import seqconv_kernels as K
 from seqconv_kernels.causal_conv1d import cases as conv_shapes
 from seqconv_kernels.delta_rule import cases as delta_shapes
 from seqconv_kernels.dilated_conv import cases as dilated_shapes
+from seqconv_kernels.dplr_delta_rule import cases as dplr_shapes
 from seqconv_kernels.fft_conv import cases as fft_shapes
 from seqconv_kernels.gated_linear_attention import cases as gla_shapes
 from seqconv_kernels.linear_scan import cases as linear_shapes
@@ -76,6 +77,7 @@ def _real(device: str) -> Iterator[Timed]:
         yield _delta_rule((1, 8192, 96, 128, 128), decay, BF16, device)
     for length in (1024, 4096, 32768, 16384):
         yield _fft_conv(64, length, 768, torch.float16, device)
+    yield _dplr_delta_rule((4, 4096, 32, 64, 64), BF16, device)
     yield _ssd((8, 4096, 24, 64, 1, 128), BF16, device)
     yield _causal_conv1d((8, 4096, 4096, 4), BF16, device)
     yield _selective_scan((8, 4096, 2048, 16), SINGLE, device)
@@ -95,6 +97,7 @@ def _small(device: str) -> Iterator[Timed]:
     yield _fft_conv(1, 64, 2, BF16, device)
     yield _gated_linear_attention((1, 33, 2, 16, 16), "vector", BF16, device)
     yield _delta_rule((1, 33, 2, 16, 16), "scalar", BF16, device)
+    yield _dplr_delta_rule((1, 33, 2, 16, 16), BF16, device)
     yield _ssd((1, 33, 2, 16, 1, 16), BF16, device)
     yield _causal_conv1d((1, 33, 24, 4), BF16, device)
     yield _linear_scan((1, 33, 4), SINGLE, device)
@@ -266,6 +269,21 @@ def _delta_rule(sizes: tuple[int, ...], decay: Any, dtype: torch.dtype, device: 
         )  # fmt: skip
 
     return Timed("delta_rule", case, dtype, make)
+
+
+def _dplr_delta_rule(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:
+    shape = dplr_shapes.Shape(*sizes)
+
+    def make(smaller: int) -> Case:
+        one = dplr_shapes.example_inputs(replace(shape, batch=1, heads=1), dtype=dtype, device=device)
+        peers = {"chunked in PyTorch": _named(K.dplr_delta_rule, "chunked")}
+        return Case(
+            "dplr_delta_rule", _words(shape), shape.length,
+            repeated(repeated(one, shape.heads, 2), shape.batch), _contenders(K.dplr_delta_rule, peers),
+            operations=8.0 * shape.batch * shape.length * shape.heads * shape.d_k * shape.d_v,
+        )  # fmt: skip
+
+    return Timed("dplr_delta_rule", _words(shape), dtype, make)
 
 
 def _ssd(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Timed:

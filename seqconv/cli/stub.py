@@ -82,7 +82,7 @@ def _type(annotation: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return json.dumps(value) if isinstance(value, str) else repr(value).replace("'", '"')  # as the formatter writes
 
 
 def _classes() -> str:

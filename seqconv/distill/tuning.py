@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..convolution.replacement import long_convolutions
@@ -106,7 +107,7 @@ def _trained_parameters(model: nn.Module) -> dict[str, Trained]:
     trained: dict[str, Trained] = {}
     for name, filter in _modal_filters(model).items():
         offsets, residues, head = (p.detach().clone() for p in (filter.offsets, filter.residues, filter.head))
-        distance = 1 - (1 + torch.view_as_complex(offsets.double())).abs()
+        distance = 1 - (1 + as_complex(offsets.double())).abs()
         scales = (
             distance.clamp_min(0).to(offsets.dtype)[..., None].expand_as(offsets),
             residues.abs().amax((1, 2), keepdim=True).expand_as(residues),

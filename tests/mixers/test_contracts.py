@@ -139,14 +139,13 @@ def test_only_mixers_that_ask_for_it_are_given_their_place_in_the_stack(monkeypa
             super().__init__(d_model)
             self.layer = layer
 
-    mixer_config.cache_clear()
+    monkeypatch.setattr(registry._MIXERS, "_configs", {})
     backbone = build_backbone(4, 3, ["placed", "s4d"])
     assert [backbone.blocks[i].mixer.layer for i in (0, 2)] == [LayerContext(0, 3), LayerContext(2, 3)]
     assert create_mixer("placed", 4).layer is None
     assert [f.name for f in fields(mixer_config("placed"))] == ["gain"]
     both = create_mixer("placed", 4, bidirectional=True, layer=LayerContext(1, 2))
     assert both.past.layer == both.future.layer == LayerContext(1, 2)
-    mixer_config.cache_clear()
 
 
 def test_unpack_and_pack_are_inverse():

@@ -5,16 +5,16 @@ Models here take either name, in every version; outputs and ``generate`` use the
 Source: ``modeling_outputs.py`` and ``generation/utils.py`` of transformers 5.23.0 and 5.24.0.
 """
 
-from dataclasses import fields
 from typing import Any
 
-from transformers.modeling_outputs import BaseModelOutputWithPast
+import transformers
+from packaging.version import Version
 
 from seqconv_kernels._core.errors import argument_error
 
 FORMER, CURRENT = "past_key_values", "cache"
-CACHE = CURRENT if CURRENT in {field.name for field in fields(BaseModelOutputWithPast)} else FORMER
-"""The name that the installed version uses."""
+CACHE = CURRENT if Version(transformers.__version__).release >= (5, 24) else FORMER
+"""The name that the installed version uses, by its number: importing outputs for their fields would load much code."""
 
 
 def given_cache(model: str, past_key_values: Any, arguments: dict[str, Any]) -> Any:

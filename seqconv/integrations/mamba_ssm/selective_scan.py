@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqconv_kernels import linear_scan, selective_scan
+from seqconv_kernels._core.complex import as_complex
 
 from ..causal_conv1d import causal_conv1d_fn
 
@@ -147,7 +148,7 @@ def _same_groups(weights: list[Tensor], dim: int) -> list[Tensor]:
 
 
 def _complex_weights(weights: Tensor, length: int) -> Tensor:
-    return weights if weights.dim() == 2 else torch.view_as_complex(weights.unflatten(-1, (length, 2)))
+    return weights if weights.dim() == 2 else as_complex(weights.unflatten(-1, (length, 2)))
 
 
 def _complex_scan(

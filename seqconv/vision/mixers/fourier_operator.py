@@ -65,7 +65,7 @@ class AFNO2d(Mixer2d):
         hidden = [F.relu(part) for part in _complex_linear(parts, self.up_weight, self.up_bias)]
         found = _complex_linear(hidden, self.down_weight, self.down_bias)
         shrunk = [F.softshrink(part, self.threshold).flatten(-2) for part in found]
-        made = torch.view_as_complex(torch.stack(shrunk, dim=-1))
+        made = torch.complex(*shrunk)
         made = made * spectrum if self.masks else made
         y = torch.fft.irfft2(made, s=x.shape[1:3], dim=(1, 2), norm="ortho")
         joined: Tensor = x + y.to(x.dtype)

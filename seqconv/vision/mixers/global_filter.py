@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error
 
 from ..mixer_2d import Mixer2d, by_size
@@ -54,7 +55,7 @@ class GlobalFilter2d(Mixer2d):
     def _filtered(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        spectrum = torch.fft.rfft2(wide, dim=(1, 2), norm="ortho") * torch.view_as_complex(self._resized(*size, wide))
+        spectrum = torch.fft.rfft2(wide, dim=(1, 2), norm="ortho") * as_complex(self._resized(*size, wide))
         y: Tensor = torch.fft.irfft2(spectrum, s=size, dim=(1, 2), norm="ortho").to(x.dtype)
         return y
 
