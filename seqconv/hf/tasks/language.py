@@ -127,8 +127,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         cache = given_cache(type(self).__name__, past_key_values, {CURRENT: cache})
         cached = isinstance(cache, SeqConvCache) and next_sequence_length is not None
         masked = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
-        if isinstance(past_key_values, SeqConvCache) and not cached and inputs_embeds is None:
-            seen = past_key_values.get_seq_length()  # assisted generation passes all tokens to an earlier turn's cache
+        if isinstance(cache, SeqConvCache) and not cached and inputs_embeds is None:
+            seen = cache.get_seq_length()  # assisted generation passes all tokens to an earlier turn's cache
             next_sequence_length = input_ids.shape[1] - seen if 0 < seen < input_ids.shape[1] else None
             cached = next_sequence_length is not None
         first = cached and masked and kwargs.get("is_first_iteration")
