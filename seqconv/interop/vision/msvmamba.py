@@ -16,7 +16,7 @@ from ...vision.backbone import ImageClassifier
 from ...vision.hierarchical import HierarchicalBackbone
 from ...vision.mixers.multi_scale import MultiScale2d
 from ..importer import Weights, add_importer, options
-from .vmamba_models import stage_depths, take_modules
+from .vmamba_models import convert_stages, stage_depths, take_modules
 
 MIXER, MODEL = "YuHengsss/MSVMamba:SS2D", "YuHengsss/MSVMamba:VSSM"
 SHARED: Mapping[str, Any] = {
@@ -94,22 +94,13 @@ def build(**hyper: Any) -> ImageClassifier:
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = _read(MODEL, hyper, DEFAULTS)
-    converted = take_modules(weights, "patch_embed", "backbone.stem", {"proj": "0", "norm": "2"})
-    converted |= take_modules(weights, "classifier", "backbone", {"norm": "norm"})
-    converted |= take_modules(weights, "classifier", "", {"head": "head"})
-    for stage, depth in enumerate(o.depths):
-        if stage:
-            target, source = f"backbone.downsamplings.{stage - 1}", f"layers.{stage - 1}.downsample"
-            converted |= take_modules(weights, source, target, {"norm": "norm", "proj": "reduction"})
-        for index in range(depth):
-            source, target = f"layers.{stage}.blocks.{index}", f"backbone.stages.{stage}.{index}"
-            converted |= take_modules(weights, source, target, {"mixer_norm": "norm", "mlp_norm": "norm2"})
-            names = {"mlp.up": "convFFN.linear1", "mlp.conv2d": "convFFN.dwc", "mlp.down": "convFFN.linear2"}
-            network = take_modules(weights, source, target, names)
-            for name in ("mlp.up.weight", "mlp.down.weight"):
-                network[f"{target}.{name}"] = network[f"{target}.{name}"].flatten(1)
-            mixer = convert_mixer(weights.part(f"{source}.op."), {})
-            converted |= network | {f"{target}.mixer.{name}": tensor for name, tensor in mixer.items()}
+    network = {"mlp.up": "convFFN.linear1", "mlp.conv2d": "convFFN.dwc", "mlp.down": "convFFN.linear2"}
+    converted = convert_stages(
+        weights, o.depths, stem={"proj": "0", "norm": "2"}, downsampling={"norm": "norm", "proj": "reduction"},
+        block={"mixer_norm": "norm", "mlp_norm": "norm2", **network}, mixer=lambda op, _: convert_mixer(op, {}),
+    )  # fmt: skip
+    for name in [name for name in converted if name.endswith(("mlp.up.weight", "mlp.down.weight"))]:
+        converted[name] = converted[name].flatten(1)  # convolutions of one pixel there
     return converted
 
 

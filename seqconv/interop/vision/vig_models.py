@@ -16,7 +16,7 @@ from ...vision.backbone import ImageClassifier
 from ...vision.hierarchical import HierarchicalBackbone
 from ..importer import Weights, add_importer, options
 from .vig import TRAINING_SCALE, convert_mixer
-from .vmamba_models import DOWNSAMPLINGS, STEMS, stage_depths, take_modules
+from .vmamba_models import DOWNSAMPLINGS, MLP, STEMS, convert_stages, stage_depths
 
 ORIGINAL = "hustvl/ViG:HierViG"
 DEFAULTS: Mapping[str, Any] = {
@@ -59,20 +59,11 @@ def build(**hyper: Any) -> ImageClassifier:
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = _options(hyper)
-    converted = take_modules(weights, "patch_embed", "backbone.stem", STEMS[o.patchembed_version][1])
-    converted |= take_modules(weights, "classifier", "backbone", {"norm": "norm"})
-    converted |= take_modules(weights, "classifier", "", {"head": "head"})
-    for stage, depth in enumerate(o.depths):
-        if stage:
-            names, target = DOWNSAMPLINGS[o.downsample_version][1], f"backbone.downsamplings.{stage - 1}"
-            converted |= take_modules(weights, f"layers.{stage - 1}.downsample", target, names)
-        for index in range(depth):
-            source, target = f"layers.{stage}.blocks.{index}", f"backbone.stages.{stage}.{index}"
-            names = {"mixer_norm": "norm", "mlp_norm": "norm2", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
-            converted |= take_modules(weights, source, target, names)
-            mixer = convert_mixer(weights.part(f"{source}.op."), {})
-            converted |= {f"{target}.mixer.{name}": tensor for name, tensor in mixer.items()}
-    return converted
+    stem, downsampling = STEMS[o.patchembed_version][1], DOWNSAMPLINGS[o.downsample_version][1]
+    names = {"mixer_norm": "norm", **MLP}
+    return convert_stages(
+        weights, o.depths, stem=stem, downsampling=downsampling, block=names, mixer=lambda op, _: convert_mixer(op, {})
+    )
 
 
 def infer(weights: Weights) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Read in ``vmamba.py`` (VSSM) at 2ed52ead: patch embedding v1 and v2, downsamplin
 shapes of the tensors, so that a published state dict (``checkpoint["model"]``) is read without hyper-parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -51,6 +51,9 @@ DOWNSAMPLINGS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 }
 """Versions: seqconv's name, and the place of each module in the original's sequence."""
 
+MLP = {"mlp_norm": "norm2", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
+"""Modules of a block's MLP here and there."""
+
 
 def build(**hyper: Any) -> ImageClassifier:
     """The classifier with the options of the original."""
@@ -74,21 +77,44 @@ def build(**hyper: Any) -> ImageClassifier:
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = _options(hyper)
-    converted = take_modules(weights, "patch_embed", "backbone.stem", STEMS[o.patchembed_version][1])
+    dims, names = _dims(o), {"mixer_norm": "norm", **(MLP if o.mlp_ratio > 0 else {})}
+
+    def mixer(op: Weights, stage: int) -> dict[str, Tensor]:
+        return convert_ss2d(op, {**_ss2d(o), "d_model": dims[stage]})
+
+    stem, downsampling = STEMS[o.patchembed_version][1], DOWNSAMPLINGS[o.downsample_version][1]
+    return convert_stages(weights, o.depths, stem=stem, downsampling=downsampling, block=names, mixer=mixer)
+
+
+def convert_stages(
+    weights: Weights,
+    depths: Sequence[int],
+    *,
+    stem: Mapping[str, str],
+    downsampling: Mapping[str, str],
+    block: Mapping[str, str],
+    mixer: Callable[[Weights, int], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The state dict of a hierarchical classifier in the layout of VMamba, which others took over.
+
+    Args:
+        weights: of the original.
+        depths: blocks of each stage.
+        stem, downsampling, block: names here of modules of the stem, of a downsampling and of a block, and there.
+        mixer: converts ``op`` of a block, from its tensors and its stage.
+    """
+    converted = take_modules(weights, "patch_embed", "backbone.stem", stem)
     converted |= take_modules(weights, "classifier", "backbone", {"norm": "norm"})
     converted |= take_modules(weights, "classifier", "", {"head": "head"})
-    for stage, depth in enumerate(o.depths):
+    for stage, depth in enumerate(depths):
         if stage:
-            names, target = DOWNSAMPLINGS[o.downsample_version][1], f"backbone.downsamplings.{stage - 1}"
-            converted |= take_modules(weights, f"layers.{stage - 1}.downsample", target, names)
+            source, target = f"layers.{stage - 1}.downsample", f"backbone.downsamplings.{stage - 1}"
+            converted |= take_modules(weights, source, target, downsampling)
         for index in range(depth):
             source, target = f"layers.{stage}.blocks.{index}", f"backbone.stages.{stage}.{index}"
-            converted |= take_modules(weights, source, target, {"mixer_norm": "norm"})
-            if o.mlp_ratio > 0:
-                names = {"mlp_norm": "norm2", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
-                converted |= take_modules(weights, source, target, names)
-            mixer = convert_ss2d(weights.part(f"{source}.op."), {**_ss2d(o), "d_model": _dims(o)[stage]})
-            converted |= {f"{target}.mixer.{name}": tensor for name, tensor in mixer.items()}
+            converted |= take_modules(weights, source, target, block)
+            mixed = mixer(weights.part(f"{source}.op."), stage)
+            converted |= {f"{target}.mixer.{name}": tensor for name, tensor in mixed.items()}
     return converted
 
 
