@@ -13,7 +13,7 @@ from ..layers.norms import create_norm
 from ..packing import check_mask, ends_in_padding, has_holes, padding_first, zero_padding
 from ..state import InitialState, State, call_with_state
 from .arguments.cache_argument import CACHE, given_cache
-from .arguments.checks import HOLDS, check_arguments, wrong_input
+from .arguments.checks import HOLDS, boolean_mask, check_arguments, check_ids, wrong_input
 from .arguments.packed_arguments import packed_bounds
 from .base import SeqConvPreTrainedModel, use_attention
 from .cache import SeqConvCache
@@ -72,7 +72,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         given |= {"input_values": input_values, "input_features": input_features}
         self._check_inputs([name for name, value in given.items() if value is not None])
         input_values = input_features if input_values is None else input_values
-        mask = None if attention_mask is None else self._check_mask(attention_mask)
+        mask = None if attention_mask is None else boolean_mask(type(self).__name__, attention_mask)
         if inputs_embeds is not None:
             return self._scaled(inputs_embeds), mask
         if input_values is not None:
@@ -81,7 +81,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         if pixel_values is not None:
             return self.embed_pixels(pixel_values), mask
         assert input_ids is not None
-        self._check_ids(input_ids)
+        check_ids(type(self).__name__, input_ids, self.embed_tokens.num_embeddings)
         return self._scaled(self.embed_tokens(input_ids)), mask
 
     def _scaled(self, embedded: Tensor) -> Tensor:
@@ -269,30 +269,6 @@ class SeqConvModel(SeqConvPreTrainedModel):
             wanted, remedy = "padding on the left where states are kept", "read the prompt by itself, without padding"
             raise argument_error(type(self).__name__, "padding between tokens and states_at", wanted, remedy)
         return padding_first(mask)
-
-    def _check_mask(self, mask: Tensor) -> Tensor:
-        if mask.dim() != 2:
-            remedy = "pass the tokenizer's attention_mask"
-            raise argument_error(
-                type(self).__name__, f"an attention_mask of rank {mask.dim()}", "(batch, length)", remedy
-            )
-        return mask.bool()
-
-    def _check_ids(self, ids: Tensor) -> None:
-        if ids.dim() != 2 or ids.is_floating_point():
-            got = f"input_ids of shape {tuple(ids.shape)} and dtype {ids.dtype}"
-            raise argument_error(
-                type(self).__name__, got, "integers of shape (batch, length)", "pass the tokenizer's output"
-            )
-        if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
-            return
-        low, high = (int(v) for v in ids.aminmax())
-        size = self.embed_tokens.num_embeddings
-        if low < 0 or high >= size:
-            remedy = "use the tokenizer the model was trained with, or resize_token_embeddings"
-            raise argument_error(
-                type(self).__name__, f"token ids from {low} to {high}", f"ids from 0 to {size - 1}", remedy
-            )
 
 
 def _reordered(order: Tensor | None, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

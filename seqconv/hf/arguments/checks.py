@@ -3,6 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .cache_argument import given_cache
@@ -86,3 +90,32 @@ def state_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     cache = given_cache(model, arguments.pop("past_key_values", None), arguments)
     arguments.pop("use_cache", None)
     return {"past_key_values": cache, "use_cache": cache is not None}
+
+
+def boolean_mask(model: str, mask: Tensor) -> Bool[Tensor, "batch length"]:
+    """The mask of a call, True at real tokens.
+
+    Raises:
+        ValueError: another rank.
+    """
+    if mask.dim() != 2:
+        remedy = "pass the tokenizer's attention_mask"
+        raise argument_error(model, f"an attention_mask of rank {mask.dim()}", "(batch, length)", remedy)
+    return mask.bool()
+
+
+def check_ids(model: str, ids: Tensor, vocabulary: int) -> None:
+    """Raise for what are not token ids; values are read where that costs no synchronisation.
+
+    Raises:
+        ValueError: another rank or dtype, ids outside the vocabulary.
+    """
+    if ids.dim() != 2 or ids.is_floating_point():
+        got = f"input_ids of shape {tuple(ids.shape)} and dtype {ids.dtype}"
+        raise argument_error(model, got, "integers of shape (batch, length)", "pass the tokenizer's output")
+    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+        return
+    low, high = (int(v) for v in ids.aminmax())
+    if low < 0 or high >= vocabulary:
+        remedy = "use the tokenizer the model was trained with, or resize_token_embeddings"
+        raise argument_error(model, f"token ids from {low} to {high}", f"ids from 0 to {vocabulary - 1}", remedy)
