@@ -26,7 +26,8 @@ myst_enable_extensions = ["attrs_inline"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"show-inheritance": True}
+# A method of a registry under a name of its own: autodoc takes its first argument for ``self``.
+autodoc_default_options = {"show-inheritance": True, "exclude-members": "register_2d"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

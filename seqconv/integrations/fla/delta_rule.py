@@ -203,8 +203,8 @@ def chunk_kda(
         q, k: (batch, length, heads, d_k).
         v: (batch, length, v_heads, d_v), a multiple of the heads.
         g: logarithm of the decay, (batch, length, v_heads, d_k); with ``use_gate_in_kernel`` the input of the gate.
-        beta, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_beta_sigmoid_in_kernel,
-            allow_neg_eigval, state_v_first, cu_seqlens, cp_context: as for :func:`chunk_gated_delta_rule`.
+        beta, scale, initial_state, output_final_state, cu_seqlens, cp_context: as for :func:`chunk_gated_delta_rule`.
+        use_qk_l2norm_in_kernel, use_beta_sigmoid_in_kernel, allow_neg_eigval, state_v_first: as there.
         use_gate_in_kernel: compute the decay from ``g``, ``A_log`` (v_heads) and ``dt_bias`` (v_heads * d_k).
         lower_bound: of the gate: the decay is then ``lower_bound * sigmoid(exp(A_log) (g + dt_bias))``.
         return_intermediate_states: also return the state before each chunk, (batch, chunks, v_heads, d_k, d_v), of

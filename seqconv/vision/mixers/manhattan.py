@@ -1,6 +1,6 @@
 """RMT's mixer: softmax attention over the image whose scores decay with the Manhattan distance of the cells.
 
-Equation per head, with ``R_p`` the rotation by the raster index p, d the distance |Δrow| + |Δcolumn| and
+Equation per head, with ``R_p`` the rotation by the raster index p, d the distance ``|Δrow| + |Δcolumn|`` and
 ``γ = 1 - 2^(-a - b h / H)`` for head h of H::
 
     s(p, p') = (R_p q_p) · (R_p' k_p') / √d_k + d(p, p') log γ
