@@ -7,7 +7,7 @@ Sizes and figures: ``classification/configs/vssm``, ``classification/logs`` and 
 from collections.abc import Sequence
 from typing import Any
 
-from ..vision.hierarchical import HierarchicalBackbone
+from ..vision.backbones.hierarchical import HierarchicalBackbone
 from .registry import register_model
 
 ORIGINAL = "TerryPei/EfficientVMamba:EfficientVSSM"

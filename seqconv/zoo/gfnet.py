@@ -5,7 +5,7 @@ Sizes and figures: ``gfnet.py`` and README.md of raoyongming/GFNet at 2de48b62.
 
 from typing import Any
 
-from ..vision.plain_2d import PlainBackbone2d
+from ..vision.backbones.plain_2d import PlainBackbone2d
 from .registry import register_model
 
 ORIGINAL = "raoyongming/GFNet:GFNet"

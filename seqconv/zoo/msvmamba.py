@@ -6,7 +6,7 @@ Sizes and figures: ``classification/configs/ms_vssm`` and README.md of YuHengsss
 from collections.abc import Sequence
 from typing import Any
 
-from ..vision.hierarchical import HierarchicalBackbone
+from ..vision.backbones.hierarchical import HierarchicalBackbone
 from .registry import register_model
 
 ORIGINAL = "YuHengsss/MSVMamba:VSSM"

@@ -11,7 +11,7 @@ from typing import Any
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..vision.backbone import ImageBackbone, ImageClassifier
+from ..vision.backbones.backbone import ImageBackbone, ImageClassifier
 
 FAMILIES = (
     "efficient_vmamba",
@@ -92,8 +92,8 @@ def create_model(
         num_classes: logits; 0 for the pooled features.
         features_only: the backbone alone, which returns a map of features per stage.
         **options: of the backbone: ``drop_path``, ``in_channels``, ``gradient_checkpointing`` and those of
-            :class:`~seqconv.vision.hierarchical.HierarchicalBackbone` or :class:`~seqconv.vision.plain.PlainBackbone`
-            that the variant does not fix.
+            :class:`~seqconv.vision.backbones.hierarchical.HierarchicalBackbone` or
+            :class:`~seqconv.vision.backbones.plain.PlainBackbone` that the variant does not fix.
 
     Returns:
         A module of ``(batch, channels, height, width)`` images.

@@ -6,7 +6,7 @@ Sizes and figures: ``classfication_release/RMT.py`` and README.md of qhfan/RMT a
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..vision.hierarchical import HierarchicalBackbone
+from ..vision.backbones.hierarchical import HierarchicalBackbone
 from .registry import register_model
 
 ORIGINAL = "qhfan/RMT:VisRetNet"

@@ -6,8 +6,8 @@ Sizes and figures: ``classification/configs`` and README.md of hustvl/ViG at dfb
 from collections.abc import Sequence
 from typing import Any
 
-from ..vision.hierarchical import HierarchicalBackbone
-from ..vision.plain_2d import PlainBackbone2d
+from ..vision.backbones.hierarchical import HierarchicalBackbone
+from ..vision.backbones.plain_2d import PlainBackbone2d
 from .registry import register_model
 
 PLAIN, HIERARCHICAL = "hustvl/ViG:ViG", "hustvl/ViG:HierViG"

@@ -5,7 +5,7 @@ Sizes and figures: README.md of hustvl/Vim at dd0358a.
 
 from typing import Any
 
-from ..vision.plain import PlainBackbone
+from ..vision.backbones.plain import PlainBackbone
 from .registry import register_model
 
 ORIGINAL = "hustvl/Vim:VisionMamba"

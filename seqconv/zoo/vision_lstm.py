@@ -6,7 +6,7 @@ counts pairs of blocks.
 
 from typing import Any
 
-from ..vision.plain_2d import PlainBackbone2d
+from ..vision.backbones.plain_2d import PlainBackbone2d
 from .registry import register_model
 
 ORIGINAL = "NX-AI/vision-lstm:VisionLSTM2"

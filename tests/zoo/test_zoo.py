@@ -5,8 +5,8 @@ import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
 from seqconv import create_model, from_original, list_models
-from seqconv.vision.hierarchical import HierarchicalBackbone
-from seqconv.vision.plain import PlainBackbone
+from seqconv.vision.backbones.hierarchical import HierarchicalBackbone
+from seqconv.vision.backbones.plain import PlainBackbone
 from seqconv.zoo import model_entry
 
 VMAMBA, VIM = "MzeroMiko/VMamba:VSSM", "hustvl/Vim:VisionMamba"

@@ -28,9 +28,9 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         backbone_name: a published model, one of :func:`seqconv.list_models`, or ``"hierarchical"``, ``"plain"`` or
             ``"plain_2d"``.
         backbone_options: options of the backbone; for these three all of those of
-            :class:`~seqconv.vision.hierarchical.HierarchicalBackbone`,
-            :class:`~seqconv.vision.plain.PlainBackbone` and :class:`~seqconv.vision.plain_2d.PlainBackbone2d`,
-            ``mixer`` among them.
+            :class:`~seqconv.vision.backbones.hierarchical.HierarchicalBackbone`,
+            :class:`~seqconv.vision.backbones.plain.PlainBackbone` and
+            :class:`~seqconv.vision.backbones.plain_2d.PlainBackbone2d`, ``mixer`` among them.
         num_channels: colours.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         out_features, out_indices: stages (of a plain backbone: blocks) whose maps are returned, by name (``"stage1"``,
@@ -117,9 +117,9 @@ def build_backbone(name: str, options: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: unknown names and options (the nearest are named).
     """
-    from ...vision.hierarchical import HierarchicalBackbone
-    from ...vision.plain import PlainBackbone
-    from ...vision.plain_2d import PlainBackbone2d
+    from ...vision.backbones.hierarchical import HierarchicalBackbone
+    from ...vision.backbones.plain import PlainBackbone
+    from ...vision.backbones.plain_2d import PlainBackbone2d
     from ...zoo import list_models, model_entry
 
     if name not in GENERIC:
@@ -135,8 +135,8 @@ def build_backbone(name: str, options: Mapping[str, Any]) -> Any:
 def _stages(name: str, options: str) -> tuple[int, bool]:
     import torch
 
-    from ...vision.plain import PlainBackbone
-    from ...vision.plain_2d import PlainBackbone2d
+    from ...vision.backbones.plain import PlainBackbone
+    from ...vision.backbones.plain_2d import PlainBackbone2d
 
     with torch.device("meta"):
         backbone = build_backbone(name, json.loads(options))

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ...vision.backbone import ImageClassifier
-from ...vision.block import Block2d
-from ...vision.hierarchical import HierarchicalBackbone
+from ...vision.backbones.backbone import ImageClassifier
+from ...vision.backbones.block import Block2d
+from ...vision.backbones.hierarchical import HierarchicalBackbone
 from ...vision.mixers.manhattan import ManhattanRetention2d
 from ..importer import Weights, add_importer, options
 

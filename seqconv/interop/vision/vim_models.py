@@ -14,8 +14,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbone import ImageClassifier
-from ...vision.plain import PlainBackbone
+from ...vision.backbones.backbone import ImageClassifier
+from ...vision.backbones.plain import PlainBackbone
 from ..importer import Weights, add_importer, options
 from .vim import convert as convert_block
 from .vim import vim_options

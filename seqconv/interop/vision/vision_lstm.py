@@ -14,8 +14,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbone import ImageClassifier
-from ...vision.plain_2d import PlainBackbone2d
+from ...vision.backbones.backbone import ImageClassifier
+from ...vision.backbones.plain_2d import PlainBackbone2d
 from ..importer import Weights, add_importer, options
 
 FIRST, SECOND = "NX-AI/vision-lstm:VisionLSTM", "NX-AI/vision-lstm:VisionLSTM2"

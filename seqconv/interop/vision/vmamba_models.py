@@ -11,8 +11,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbone import ImageClassifier
-from ...vision.hierarchical import HierarchicalBackbone
+from ...vision.backbones.backbone import ImageClassifier
+from ...vision.backbones.hierarchical import HierarchicalBackbone
 from ..importer import Weights, add_importer, options
 from .vmamba import convert as convert_ss2d
 from .vmamba import ss2d_options

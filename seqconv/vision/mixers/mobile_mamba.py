@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.residual import DropPath
+from ..backbones.normed_conv import LocalConv, LocalMix, NormedConv
+from ..backbones.squeeze import SqueezeExcite
 from ..mixer_2d import Mixer2d, by_size
-from ..normed_conv import LocalConv, LocalMix, NormedConv
 from ..registry import register_2d
-from ..squeeze import SqueezeExcite
 from .ss2d import SS2D, depthwise_conv2d
 
 GLOBAL_MULTIPLE = 16
@@ -135,7 +135,7 @@ class WaveletScan(nn.Module):
 
 
 class MobileBlock(nn.Module):
-    """The block of MobileMamba around a mixer; takes the place of a :class:`~seqconv.vision.block.Block2d`."""
+    """The block of MobileMamba around a mixer; in place of :class:`~seqconv.vision.backbones.block.Block2d`."""
 
     def __init__(self, mixer: Mixer2d, *, drop_path: float = 0.0) -> None:
         super().__init__()

@@ -22,10 +22,10 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...layers.linear import Linear
 from ...layers.norms import LayerNorm
+from ..backbones.squeeze import SqueezeExcite
 from ..mixer_2d import Mixer2d, by_size
 from ..registry import register_2d
 from ..scan_orders import inverse, scan_order
-from ..squeeze import SqueezeExcite
 from .selective import SelectiveScan, automatic_rank
 from .ss2d import depthwise_conv2d
 

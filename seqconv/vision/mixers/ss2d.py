@@ -33,7 +33,7 @@ from ...layers.norms import LayerNorm
 from ...layers.residual import Dropout
 from ...layers.time_step import check_time_steps, reset_time_step_bias
 from ...parameters import KeepFloat32, set_optimizer_options
-from ..cell_norm import CellBatchNorm
+from ..backbones.cell_norm import CellBatchNorm
 from ..directions import image_directions, scan, spread, unscan
 from ..mixer_2d import Mixer2d, zero_padding_2d
 from ..registry import register_2d

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers.linear import Linear
+from ...layers.linear import Linear
 
 
 class SqueezeExcite(nn.Module):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..layers.norms import LayerNorm
+from ...layers.norms import LayerNorm
+from ..mixers.mobile_mamba import MobileBlock
+from ..registry import create_mixer_2d
 from .backbone import ImageBackbone, check_out_indices, reset_linear
 from .block import Block2d, drop_path_rates
 from .inverted import InvertedResidual
-from .mixers.mobile_mamba import MobileBlock
-from .registry import create_mixer_2d
 from .stems import check_images, create_downsampling, create_stem
 
 BLOCKS = ("mixer", "mobile", "inverted_residual")
@@ -37,17 +37,17 @@ class HierarchicalBackbone(ImageBackbone):
         stage_options: options of the mixer of each stage on top of these.
         in_channels: channels of the images.
         patch_size: pixels of a cell of the first stage along each axis.
-        stem, downsampling: see :mod:`~seqconv.vision.stems`.
-        mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`; one value, or one for each stage.
+        stem, downsampling: see :mod:`~seqconv.vision.backbones.stems`.
+        mlp_ratio, layer_scale: as in :class:`~.block.Block2d`; one value, or one for each stage.
         block_options: other options of the blocks.
         stage_blocks: for each stage ``"mixer"``, ``"mobile"`` (MobileMamba's block around the mixer) or
-            ``"inverted_residual"`` (the convolutions of :mod:`~seqconv.vision.inverted`).
+            ``"inverted_residual"`` (the convolutions of :mod:`~seqconv.vision.backbones.inverted`).
         final_norm: ``"layer"``, of the cells of the last map, or ``"batch"``, of the pooled features.
         projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
             last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         out_indices: stages whose outputs are the maps of features, counted from 0; all if not given.
-        gradient_checkpointing: see :class:`~seqconv.vision.backbone.ImageBackbone`.
+        gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
         ValueError: no stages, a width or a depth too many, unknown names or options (the nearest are named).

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers.norms import create_norm
-from ..layers.residual import DropPath, Residual, create_residual
+from ...layers.norms import create_norm
+from ...layers.residual import DropPath, Residual, create_residual
+from ..mixer_2d import Mixer2d
+from ..mixers.ss2d import depthwise_conv2d
 from .conv_mlp import create_mlp
-from .mixer_2d import Mixer2d
-from .mixers.ss2d import depthwise_conv2d
 
 
 class Block2d(nn.Module):
@@ -17,7 +17,7 @@ class Block2d(nn.Module):
     Args:
         mixer: the 2-D mixer.
         mlp_ratio: hidden width of the MLP over the width; 0 leaves the MLP out.
-        mlp: its kind, as in :class:`~seqconv.layers.mlp.MLP` or :mod:`~seqconv.vision.conv_mlp`.
+        mlp: its kind, as in :class:`~seqconv.layers.mlp.MLP` or :mod:`~seqconv.vision.backbones.conv_mlp`.
         mlp_bias: whether it has biases.
         position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which tells where they are.
         single_residual: add what the MLP makes of the mixer's output, instead of both (GFNet).

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .mixers.ss2d import depthwise_conv2d
+from ..mixers.ss2d import depthwise_conv2d
 
 
 class NormedConv(nn.Module):

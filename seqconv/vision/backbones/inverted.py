@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..layers.residual import DropPath
-from .mixers.ss2d import depthwise_conv2d
+from ...layers.residual import DropPath
+from ..mixers.ss2d import depthwise_conv2d
 from .squeeze import SqueezeExcite
 
 

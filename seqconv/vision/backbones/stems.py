@@ -38,9 +38,9 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..layers.mlp import PLAIN
-from ..layers.norms import LayerNorm
-from .mixers.mobile_mamba import MobileDownsample, MobileStem
+from ...layers.mlp import PLAIN
+from ...layers.norms import LayerNorm
+from ..mixers.mobile_mamba import MobileDownsample, MobileStem
 
 
 class PatchStem(nn.Module):

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..layers.norms import LayerNorm, create_norm
+from ...layers.norms import LayerNorm, create_norm
+from ..mixers.ss2d import depthwise_conv2d
+from ..registry import create_mixer_2d
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
-from .mixers.ss2d import depthwise_conv2d
 from .plain import resized_positions
-from .registry import create_mixer_2d
 from .stems import check_images, create_stem
 
 POOLINGS = ("mean", "ends", "mean_of_ends")
@@ -42,17 +42,17 @@ class PlainBackbone2d(ImageBackbone):
         image_size: pixels along each axis that the position embeddings are learned for (one number, or height and
             width); other sizes are resized to.
         patch_size: pixels of a patch along each axis.
-        stem, stem_options: see :mod:`~seqconv.vision.stems`.
+        stem, stem_options: see :mod:`~seqconv.vision.backbones.stems`.
         in_channels: channels of the images.
         conv_layers: blocks followed by a 3 by 3 depthwise convolution, batch norm and GELU.
         pooling: ``"mean"`` over the cells, ``"ends"`` (the first and the last side by side) or ``"mean_of_ends"``.
         norm: name of the norm of the cells in front of the pooling, see :mod:`~seqconv.layers.norms`.
         pooled_norm: whether the pooled features are normed.
-        mlp_ratio, layer_scale: as in :class:`~seqconv.vision.block.Block2d`.
+        mlp_ratio, layer_scale: as in :class:`~seqconv.vision.backbones.block.Block2d`.
         block_options: other options of the blocks.
         out_indices: blocks whose outputs are the maps of features, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
-        gradient_checkpointing: see :class:`~seqconv.vision.backbone.ImageBackbone`.
+        gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
         ValueError: unknown names or options (the nearest are named), sizes below 1, indices outside of the depth.

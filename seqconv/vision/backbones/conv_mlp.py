@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import unknown_name
 
-from ..layers.linear import Linear
-from ..layers.mlp import GATED, MLP, PLAIN
-from .mixers.ss2d import depthwise_conv2d
+from ...layers.linear import Linear
+from ...layers.mlp import GATED, MLP, PLAIN
+from ..mixers.ss2d import depthwise_conv2d
 
 CONVOLUTIONAL = ("conv_before", "conv_after")
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..blocks import Block
-from ..layers.norms import create_norm
-from ..registry import create_mixer
-from ..types import LayerContext
+from ...blocks import Block
+from ...layers.norms import create_norm
+from ...registry import create_mixer
+from ...types import LayerContext
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import drop_path_rates
 from .stems import check_images
@@ -44,7 +44,7 @@ class PlainBackbone(ImageBackbone):
         norm, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
         out_indices: blocks whose outputs are the maps of features, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
-        gradient_checkpointing: see :class:`~seqconv.vision.backbone.ImageBackbone`.
+        gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
         ValueError: unknown names or options (the nearest are named), sizes below 1, indices outside of the depth.
