@@ -21,7 +21,15 @@ def plot(report: dict[str, Any], title: str, path: Path) -> None:
             axis.set_xscale("log", base=2)
             axis.grid(alpha=0.3)
     axes[0][0].legend()
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write an SVG whose text depends on what is drawn alone: no date, no random names."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "seqconv"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _curves(axis: Any, rows: list[dict[str, Any]], quantity: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from lra.report.markup import markdown_table, put_into
 
+from .plot import save
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 PICTURE = RESULTS / "overview.svg"
@@ -98,7 +100,7 @@ def draw(results: Path, path: Path) -> None:
             axis.set_xscale("log", base=2)
             axis.grid(alpha=0.3)
         part.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)
 
 
 def _curves(axis: Any, rows: list[dict[str, Any]], quantity: str) -> None:
