@@ -2,11 +2,11 @@
 
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
 from .mixer_2d import Mixer2d
+from .mixers.frequency.spectral import FNO2d, SpectralConvolution2d
 from .mixers.gnconv import GnConv2d
 from .mixers.hyena_nd import Hyena2d
 from .mixers.plain_mamba import PlainMamba2d
 from .mixers.scan import Scan2d
-from .mixers.spectral import FNO2d, SpectralConvolution2d
 from .mixers.ss2d import SS2D
 from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
 from .scan_orders import scan_order

@@ -10,19 +10,19 @@ from ..registry import Registry
 from .mixer_2d import Mixer2d
 
 MODULES = (
+    "attention.cross_covariance",
+    "attention.manhattan",
     "atrous",
-    "cross_covariance",
-    "fourier_operator",
+    "frequency.fourier_operator",
+    "frequency.global_filter",
+    "frequency.spectral",
     "gated_linear",
-    "global_filter",
     "gnconv",
     "hyena_nd",
-    "manhattan",
     "mobile_mamba",
     "multi_scale",
     "plain_mamba",
     "scan",
-    "spectral",
     "ss2d",
     "vision_lstm",
 )

@@ -14,16 +14,16 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..vision.backbones.backbone import ImageBackbone, ImageClassifier
 
 FAMILIES = (
-    "efficient_vmamba",
     "gfnet",
-    "mobile_mamba",
-    "msvmamba",
-    "plain_mamba",
     "rmt",
+    "state_space.efficient_vmamba",
+    "state_space.mobile_mamba",
+    "state_space.msvmamba",
+    "state_space.plain_mamba",
+    "state_space.vim",
+    "state_space.vmamba",
     "vig",
-    "vim",
     "vision_lstm",
-    "vmamba",
 )
 
 

@@ -6,7 +6,7 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import from_original
 from seqconv.vision import GnConv2d
-from seqconv.vision.mixers.spectral import GlobalLocalFilter
+from seqconv.vision.mixers.frequency.spectral import GlobalLocalFilter
 
 ORIGINAL = "raoyongming/HorNet:gnconv"
 RTOL, ATOL = 1e-8, 1e-9

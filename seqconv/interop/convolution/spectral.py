@@ -14,7 +14,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...layers.dct import SpectralResampling
 from ...mixers.convolution.spectral import FMLP, SpectralConvolution
-from ...vision.mixers.spectral import SpectralConvolution2d
+from ...vision.mixers.frequency.spectral import SpectralConvolution2d
 from ..importer import Weights, add_importer, options
 
 FILTER_LAYER = "RUCAIBox/FMLP-Rec:FilterLayer"

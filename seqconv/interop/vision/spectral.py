@@ -15,8 +15,8 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...vision.backbones.backbone import ImageClassifier
 from ...vision.backbones.plain_2d import PlainBackbone2d
-from ...vision.mixers.fourier_operator import AFNO2d
-from ...vision.mixers.global_filter import GlobalFilter2d
+from ...vision.mixers.frequency.fourier_operator import AFNO2d
+from ...vision.mixers.frequency.global_filter import GlobalFilter2d
 from ..importer import Weights, add_importer, options
 
 FILTER, MODEL = "raoyongming/GFNet:GlobalFilter", "raoyongming/GFNet:GFNet"

@@ -5,7 +5,7 @@ Equation, with n = ``order`` and widths ``d_i = D / 2^(n-1-i)``, i = 0 .. n-1::
     [p, q] = W_in x   (d_0 and d_0 + ... + d_{n-1} channels),    [q_0, ..., q_{n-1}] = s conv2d(q)
     p ← p ⊙ q_0,    p ← (W_i p + b_i) ⊙ q_{i+1}  for i = 0 .. n-2,    y = W_out p
 
-In the "gf" models a filter in the spectrum replaces the convolution (:mod:`~seqconv.vision.mixers.spectral`).
+In the "gf" models a filter in the spectrum replaces the convolution (:mod:`~seqconv.vision.mixers.frequency.spectral`).
 
 Source: Rao et al. 2022 (arXiv 2207.14284); hornet.py of raoyongming/HorNet at ac9e2105.
 """
@@ -20,7 +20,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...mixers.convolution.gated.gnconv import gate_widths, recursive_gates
 from ..mixer_2d import Mixer2d, by_size, zero_padding_2d
 from ..registry import register_2d
-from .spectral import GlobalLocalFilter
+from .frequency.spectral import GlobalLocalFilter
 from .ss2d import depthwise_conv2d
 
 

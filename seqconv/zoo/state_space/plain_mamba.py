@@ -5,8 +5,8 @@ Sizes: ``plain_mamba.py`` of ChenhongyiYang/PlainMamba at 0975a1d0; figures: tab
 
 from typing import Any
 
-from ..vision.backbones.plain_2d import PlainBackbone2d
-from .registry import register_model
+from ...vision.backbones.plain_2d import PlainBackbone2d
+from ..registry import register_model
 
 ORIGINAL = "ChenhongyiYang/PlainMamba:PlainMamba"
 SOURCE = "https://arxiv.org/abs/2403.17695"

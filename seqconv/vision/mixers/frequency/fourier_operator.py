@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..mixer_2d import Mixer2d, by_size
-from ..registry import register_2d
+from ...mixer_2d import Mixer2d, by_size
+from ...registry import register_2d
 
 INIT_STD = 0.02
 

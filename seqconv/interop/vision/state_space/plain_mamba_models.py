@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.block import Block2d
-from ...vision.backbones.plain_2d import DepthwiseLayer, PlainBackbone2d
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.block import Block2d
+from ....vision.backbones.plain_2d import DepthwiseLayer, PlainBackbone2d
+from ...importer import Weights, add_importer, options
 from .plain_mamba import build as build_mixer
 from .plain_mamba import convert as convert_mixer
 

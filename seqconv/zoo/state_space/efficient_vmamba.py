@@ -7,8 +7,8 @@ Sizes and figures: ``classification/configs/vssm``, ``classification/logs`` and 
 from collections.abc import Sequence
 from typing import Any
 
-from ..vision.backbones.hierarchical import HierarchicalBackbone
-from .registry import register_model
+from ...vision.backbones.hierarchical import HierarchicalBackbone
+from ..registry import register_model
 
 ORIGINAL = "TerryPei/EfficientVMamba:EfficientVSSM"
 SOURCE = "https://github.com/TerryPei/EfficientVMamba"

@@ -7,8 +7,8 @@ without distillation, at 192 (T), 224 (S6) and 256 (B1) pixels; B2 and B4 are B1
 from collections.abc import Sequence
 from typing import Any
 
-from ..vision.backbones.hierarchical import HierarchicalBackbone
-from .registry import register_model
+from ...vision.backbones.hierarchical import HierarchicalBackbone
+from ..registry import register_model
 
 ORIGINAL = "lewandofskee/MobileMamba:MobileMamba"
 SOURCE = "https://github.com/lewandofskee/MobileMamba"

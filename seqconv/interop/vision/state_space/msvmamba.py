@@ -12,10 +12,10 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.hierarchical import HierarchicalBackbone
-from ...vision.mixers.multi_scale import MultiScale2d
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.hierarchical import HierarchicalBackbone
+from ....vision.mixers.multi_scale import MultiScale2d
+from ...importer import Weights, add_importer, options
 from .vmamba_models import convert_stages, stage_depths, take_modules
 
 MIXER, MODEL = "YuHengsss/MSVMamba:SS2D", "YuHengsss/MSVMamba:VSSM"

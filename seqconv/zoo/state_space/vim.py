@@ -5,8 +5,8 @@ Sizes and figures: README.md of hustvl/Vim at dd0358a.
 
 from typing import Any
 
-from ..vision.backbones.plain import PlainBackbone
-from .registry import register_model
+from ...vision.backbones.plain import PlainBackbone
+from ..registry import register_model
 
 ORIGINAL = "hustvl/Vim:VisionMamba"
 SOURCE = "https://github.com/hustvl/Vim"

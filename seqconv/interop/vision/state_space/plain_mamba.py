@@ -12,8 +12,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.mixers.plain_mamba import PlainMamba2d
-from ..importer import Weights, add_importer, options
+from ....vision.mixers.plain_mamba import PlainMamba2d
+from ...importer import Weights, add_importer, options
 
 ORIGINAL = "ChenhongyiYang/PlainMamba:PlainMamba2D"
 DEFAULTS: Mapping[str, Any] = {

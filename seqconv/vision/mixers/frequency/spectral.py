@@ -21,10 +21,10 @@ from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.norms import LayerNorm
-from ...mixers.convolution.spectral import FFT_NORMS
-from ..mixer_2d import Mixer2d, by_size
-from ..registry import register_2d
+from ....layers.norms import LayerNorm
+from ....mixers.convolution.spectral import FFT_NORMS
+from ...mixer_2d import Mixer2d, by_size
+from ...registry import register_2d
 
 AXES = (1, 2)
 """Rows and columns of (batch, height, width, channels)."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.hierarchical import HierarchicalBackbone
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.hierarchical import HierarchicalBackbone
+from ...importer import Weights, add_importer, options
 from .vmamba import convert as convert_ss2d
 from .vmamba import ss2d_options
 

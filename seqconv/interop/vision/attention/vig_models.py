@@ -12,11 +12,11 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.hierarchical import HierarchicalBackbone
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.hierarchical import HierarchicalBackbone
+from ...importer import Weights, add_importer, options
+from ..state_space.vmamba_models import DOWNSAMPLINGS, MLP, STEMS, convert_stages, stage_depths
 from .vig import TRAINING_SCALE, convert_mixer
-from .vmamba_models import DOWNSAMPLINGS, MLP, STEMS, convert_stages, stage_depths
 
 ORIGINAL = "hustvl/ViG:HierViG"
 DEFAULTS: Mapping[str, Any] = {

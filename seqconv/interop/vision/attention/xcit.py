@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...vision.mixers.cross_covariance import XCiTBlock
-from ..importer import Weights, add_importer, options
+from ....vision.mixers.attention.cross_covariance import XCiTBlock
+from ...importer import Weights, add_importer, options
 
 ORIGINAL = "facebookresearch/xcit:XCABlock"
 DEFAULTS: Mapping[str, Any] = {

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...mixers.state_space.vim import Vim
-from ..importer import Weights, add_importer, options
+from ....mixers.state_space.vim import Vim
+from ...importer import Weights, add_importer, options
 
 ORIGINAL = "hustvl/Vim:Mamba"
 DEFAULTS: Mapping[str, Any] = {

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.plain_2d import PlainBackbone2d
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.plain_2d import PlainBackbone2d
+from ...importer import Weights, add_importer, options
 
 FIRST, SECOND = "NX-AI/vision-lstm:VisionLSTM", "NX-AI/vision-lstm:VisionLSTM2"
 SIZES: Mapping[str, Any] = {

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.linear import Linear
-from ..mixer_2d import Mixer2d, image_sizes, zero_padding_2d
-from ..registry import register_2d
-from .ss2d import depthwise_conv2d
+from ....layers.linear import Linear
+from ...mixer_2d import Mixer2d, image_sizes, zero_padding_2d
+from ...registry import register_2d
+from ..ss2d import depthwise_conv2d
 
 ROTARY_BASE = 10_000
 PROJECTION_GAIN = 2**-2.5

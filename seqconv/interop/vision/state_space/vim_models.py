@@ -14,9 +14,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.plain import PlainBackbone
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.plain import PlainBackbone
+from ...importer import Weights, add_importer, options
 from .vim import convert as convert_block
 from .vim import vim_options
 

@@ -6,8 +6,8 @@ Sizes and figures: ``classification/configs/ms_vssm`` and README.md of YuHengsss
 from collections.abc import Sequence
 from typing import Any
 
-from ..vision.backbones.hierarchical import HierarchicalBackbone
-from .registry import register_model
+from ...vision.backbones.hierarchical import HierarchicalBackbone
+from ..registry import register_model
 
 ORIGINAL = "YuHengsss/MSVMamba:VSSM"
 SOURCE = "https://github.com/YuHengsss/MSVMamba"

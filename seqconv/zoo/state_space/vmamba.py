@@ -7,8 +7,8 @@ channel and 15 blocks in the third stage. The names without a suffix are the siz
 from collections.abc import Sequence
 from typing import Any
 
-from ..vision.backbones.hierarchical import HierarchicalBackbone
-from .registry import register_model
+from ...vision.backbones.hierarchical import HierarchicalBackbone
+from ..registry import register_model
 
 ORIGINAL = "MzeroMiko/VMamba:VSSM"
 SOURCE = "https://github.com/MzeroMiko/VMamba"

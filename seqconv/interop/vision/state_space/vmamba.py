@@ -12,8 +12,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.mixers.ss2d import SS2D
-from ..importer import Weights, add_importer, options
+from ....vision.mixers.ss2d import SS2D
+from ...importer import Weights, add_importer, options
 
 ORIGINAL = "MzeroMiko/VMamba:SS2D"
 DEFAULTS: Mapping[str, Any] = {

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.hierarchical import HierarchicalBackbone
-from ...vision.mixers.mobile_mamba import MobileBlock, MobileMamba2d, WaveletScan
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.hierarchical import HierarchicalBackbone
+from ....vision.mixers.mobile_mamba import MobileBlock, MobileMamba2d, WaveletScan
+from ...importer import Weights, add_importer, options
 from .vmamba import convert as convert_ss2d
 from .vmamba_models import take_modules
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.block import Block2d
-from ...vision.backbones.hierarchical import HierarchicalBackbone
-from ...vision.mixers.manhattan import ManhattanRetention2d
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.block import Block2d
+from ....vision.backbones.hierarchical import HierarchicalBackbone
+from ....vision.mixers.attention.manhattan import ManhattanRetention2d
+from ...importer import Weights, add_importer, options
 
 BLOCK = "qhfan/RMT:RetBlock"
 CHUNK, WHOLE = "qhfan/RMT:VisionRetentionChunk", "qhfan/RMT:VisionRetentionAll"

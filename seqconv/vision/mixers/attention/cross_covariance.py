@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.linear import Linear
-from ...layers.mlp import MLP
-from ...layers.norms import LayerNorm
-from ...layers.residual import DropPath
-from ..mixer_2d import Mixer2d, zero_padding_2d
-from ..registry import register_2d
-from .ss2d import depthwise_conv2d
+from ....layers.linear import Linear
+from ....layers.mlp import MLP
+from ....layers.norms import LayerNorm
+from ....layers.residual import DropPath
+from ...mixer_2d import Mixer2d, zero_padding_2d
+from ...registry import register_2d
+from ..ss2d import depthwise_conv2d
 
 
 @register_2d("xca", examples=({"num_heads": 2, "bias": False},))

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageClassifier
-from ...vision.backbones.block import Block2d
-from ...vision.backbones.plain_2d import PlainBackbone2d
-from ...vision.mixers.gated_linear import ViG2d
-from ..importer import Weights, add_importer, options
+from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.block import Block2d
+from ....vision.backbones.plain_2d import PlainBackbone2d
+from ....vision.mixers.gated_linear import ViG2d
+from ...importer import Weights, add_importer, options
 
 MIXER, BLOCK, MODEL = (f"hustvl/ViG:{name}" for name in ("GatedLinearAttention", "GLABlock", "ViG"))
 MIXER_DEFAULTS: Mapping[str, Any] = {

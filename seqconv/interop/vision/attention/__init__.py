@@ -1,0 +1,1 @@
+"""Readers of the originals with attention over images."""

@@ -1,0 +1,1 @@
+"""Readers of the originals that scan images with state spaces."""

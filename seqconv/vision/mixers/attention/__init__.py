@@ -1,0 +1,1 @@
+"""2-D mixers of attention: between channels, with a decay by distance, of windows."""

@@ -1,0 +1,1 @@
+"""2-D mixers in the spectrum of the image."""

@@ -1,0 +1,1 @@
+"""Published models that scan images with state spaces."""
