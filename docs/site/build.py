@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import api_pages
+import gallery
 import mixer_pages
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,7 @@ SECTIONS = {
             "importing",
             "sampling_rate",
             "vision",
+            "gallery",
         ),
         *("lra", "lra_runs", "tasks"),
     ],
@@ -56,7 +58,9 @@ def main(target: Path) -> None:
     pages |= {path: str(path.relative_to(docs)) for path in sorted(docs.rglob("*.md")) if "site" not in path.parts}
     linked: set[str] = set()
     for source, page in pages.items():
-        _write(target / page, _with_links(source.read_text(encoding="utf-8"), source.relative_to(ROOT), page, linked))
+        text = source.read_text(encoding="utf-8")
+        text = gallery.filled(text) if source.name == "gallery.md" else text
+        _write(target / page, _with_links(text, source.relative_to(ROOT), page, linked))
     _copy_linked(linked, target)
     with (target / "index.md").open("a", encoding="utf-8") as index:
         index.write("".join(_toctree(title, entries) for title, entries in SECTIONS.items()))
