@@ -31,14 +31,23 @@ def test_a_prompt_in_two_chunks(family):
 
 @pytest.mark.parametrize(
     ("family", "option"),
-    [("mamba", "use_bias"), ("mamba2", "use_bias"), ("bamba", "mamba_proj_bias"), ("lfm2", "conv_bias")],
+    [
+        ("mamba", "use_bias"),
+        ("mamba2", "use_bias"),
+        ("bamba", "mamba_proj_bias"),
+        ("lfm2", "conv_bias"),
+        ("zaya", "attention_bias"),
+    ],
 )
 @torch.no_grad()
 def test_left_padding_after_a_biased_projection(family, option):
     model, ids = build(family, **{option: True}), tokens()
     for module in model.modules():
-        if hasattr(module, "in_proj"):
-            module.in_proj.bias.add_(0.5)
+        for name in ("in_proj", "q_proj", "k_proj"):
+            if getattr(getattr(module, name, None), "bias", None) is not None:
+                getattr(module, name).bias.add_(0.5)
+        if hasattr(module, "temp"):
+            module.temp.add_(1)  # attention sees no keys at the scale 0 of its initialisation
     padded = torch.cat([torch.zeros_like(ids[:, :6]), ids], 1)
     mask = (padded > 0).long()
     want = model(ids, use_cache=False).logits

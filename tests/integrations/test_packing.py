@@ -171,6 +171,16 @@ def test_packed_documents_of_a_family_that_was_not_checked(monkeypatch):
             model(torch.cat(documents())[None], **arguments("seq_idx", 1))
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - set(PACKING)))
+def test_attention_by_an_indexer_keeps_no_documents_apart(family):
+    model = build(family)
+    with (
+        seqconv.accelerate(model),
+        pytest.raises(ValueError, match=f"packed documents.*family '{family}'"),
+    ):
+        model(torch.cat(documents())[None], **arguments("position_ids", 1))
+
+
 def test_attention_that_takes_no_mask_of_documents(monkeypatch):
     model = build("granitemoehybrid")
     monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")

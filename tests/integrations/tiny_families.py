@@ -40,6 +40,10 @@ MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_
 MLA = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4}
 MLA |= {"num_experts_per_tok": 2, "num_local_experts": 2, "moe_intermediate_size": 16}
 
+GLM_VISION = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
+GLM_VISION |= {"projection_intermediate_size": 16, "image_size": 28}
+"""The only language model of this family holds a model of images."""
+
 FAMILIES = {
     "mamba": ("Mamba", {"state_size": 4}),
     "falcon_mamba": ("FalconMamba", {"state_size": 4}),
@@ -167,6 +171,71 @@ FAMILIES = {
             "layer_types": ["hybrid_sliding", "hybrid"],
         },
     ),
+    "inkling2": (
+        "Inkling2",
+        {
+            "head_dim": 8,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 2,
+            "swa_head_dim": 8,
+            "d_rel": 4,
+            "rel_extent": 64,
+            "sliding_window_size": 64,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 2,
+            "num_experts_per_tok": 2,
+            "layer_types": ["hybrid_sliding", "hybrid"],
+            "unpadded_vocab_size": VOCAB,
+        },
+    ),
+    "zaya": (
+        "Zaya",
+        {
+            "head_dim": 8,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 16,
+            "router_hidden_size": 8,
+            "cca_time0": 3,
+        },
+    ),
+    "qwen4_exp": (
+        "Qwen4Exp",
+        GDN
+        | EXPERTS
+        | {
+            "layer_types": ["linear_attention", "indexed_attention"],
+            "hc_count": 2,
+            "hc_lowrank": 8,
+            "indexer_n_heads": 2,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 8,
+            "indexer_budget": 32,
+            "indexer_compress_ratio": 2,
+        },
+    ),
+    "glm5_next": (
+        "Glm5Next",
+        {
+            "layer_types": ["linear_attention", "indexed_attention"],
+            "mlp_layer_types": ["dense", "sparse"],
+            "num_key_value_heads": 4,
+            "n_routed_experts": 2,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "kv_lora_rank": 16,
+            "q_lora_rank": 16,
+            "v_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "index_topk": 64,
+            "index_kpool": 2,
+            "index_head_dim": 8,
+            "index_n_heads": 2,
+            "linear_head_dim": 8,
+            "linear_num_heads": 4,
+            "hc_mult": 2,
+        },
+    ),
     "minimax": (
         "MiniMax",
         {
@@ -197,7 +266,8 @@ def config(family, **options):
     name, own = FAMILIES[family]
     module = import_module(f"transformers.models.{family}.configuration_{family}")
     kind = getattr(module, f"{name}TextConfig", None) or getattr(module, f"{name}Config")
-    return kind(**{**SIZES, **own, **options})
+    text = kind(**{**SIZES, **own, **options})
+    return module.Glm5NextConfig(text_config=text, vision_config=GLM_VISION) if family == "glm5_next" else text
 
 
 def build(family, *, dtype=torch.float32, kind="ForCausalLM", **options):
@@ -205,11 +275,17 @@ def build(family, *, dtype=torch.float32, kind="ForCausalLM", **options):
     name, _ = FAMILIES[family]
     module = import_module(f"transformers.models.{family}.modeling_{family}")
     torch.manual_seed(0)
-    model = getattr(module, f"{name}{kind}")(config(family, **options))
+    cls = getattr(module, f"{name}{kind}", None) or module.Glm5NextForConditionalGeneration
+    model = cls(config(family, **options))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.to(dtype).eval()
+    model = model.to(dtype).eval()
+    wide = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in wide):
+            parameter.data = parameter.data.float()
+    return model
 
 
 def tokens(batch=2, length=21, seed=0):
@@ -228,7 +304,7 @@ def chunks(model, ids, mask, lengths):
         end = start + length
         given = {name: cache, "attention_mask": mask[:, start:end] if recurrent else mask[:, :end]}
         if not recurrent:
-            given["position_ids"] = torch.arange(start, end)[None]
+            given["position_ids"] = torch.arange(start, end).expand(len(ids), -1)
         if mask.all():
             del given["attention_mask"]
         out = model(ids[:, start:end], use_cache=True, **given)

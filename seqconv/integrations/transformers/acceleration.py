@@ -13,10 +13,10 @@ from torch import nn
 from seqconv_kernels._core.errors import argument_error
 
 from .call import MARK, Everywhere, Mark, is_marked
-from .families import FAMILIES, LEFT
+from .families import FAMILIES
 from .functions import FUNCTIONS
 from .patching import Patches, modelling_files
-from .report import FamilyReport, left_families, report
+from .report import FamilyReport, report
 
 OLDEST, BEFORE = (5, 17), (6, 0)
 """Versions of transformers that define their kernels as :mod:`.functions` expects."""
@@ -38,13 +38,11 @@ class Acceleration:
         # Weak: an acceleration that is never restored keeps no model in memory. The modules hold their mark.
         self._mark: ref[Mark] | None = None
         self._layers = WeakSet[nn.Module]()
-        self._left: tuple[FamilyReport, ...] = ()
         if model is None:
             Everywhere.on, Everywhere.override = True, override
             _patch_now_and_later()
         else:
             self._mark_layers(model)
-            self._left = left_families(model.modules())
         _active.append(self)
 
     @property
@@ -56,7 +54,7 @@ class Acceleration:
             return report(_patches.files.values(), None, self._override)
         names = {type(m).__module__ for m in self._layers}
         files = [file for name, file in _patches.files.items() if name in names]
-        return report(files, self._layers, self._override) + self._left
+        return report(files, self._layers, self._override)
 
     def restore(self) -> None:
         """Put back what was there before; the second time nothing."""
@@ -155,11 +153,9 @@ def overview() -> dict[str, str]:
         version = "in the range"
     except ValueError as error:
         version = str(error)
-    left = [f"{name} ({why})" for name, why in sorted(LEFT.items()) if name in installed]
     return {
         "transformers": version,
         "families served": ", ".join(sorted(FAMILIES.keys() & installed)),
-        "families left": "; ".join(left) or "none",
         "original packages": ", ".join(f"{n}: {'' if found else 'not '}installed" for n, found in packages.items()),
         "accelerated now": "\n".join(map(repr, active())) or "nothing",
     }
@@ -197,9 +193,7 @@ def _patch_files_of(model: nn.Module) -> None:
     if not any(isinstance(m, classes) for m in model.modules()):
         if not active():
             _patches.undo()
-        names = [file.__name__.rsplit(".modeling_", 1)[-1] for file in files]
-        why = next((LEFT[name] for name in names if name in LEFT), "none of its layers calls a kernel of linear time")
-        what = f"a {type(model).__name__}: {why}"
+        what = f"a {type(model).__name__}: none of its layers calls a kernel of linear time"
         raise argument_error(
             "accelerate", what, f"a model of {', '.join(sorted(FAMILIES))}", "leave the model as it is"
         )

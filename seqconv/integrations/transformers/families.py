@@ -1,4 +1,4 @@
-"""The model families that were checked, what is corrected in them, and what is left as it was."""
+"""The model families that were checked, and what is corrected in them."""
 
 from dataclasses import dataclass
 
@@ -24,13 +24,12 @@ class Family:
 
     Attributes:
         corrected: what differs from transformers, because it is wrong there.
-        left: layers that go on as they were, and why.
-        packing: whether packed documents were checked.
+        packing: whether packed documents are kept apart; the attention of glm5_next and qwen4_exp chooses tokens by
+            an indexer, which does not know of documents.
         masks_documents: whether its attention layers keep documents apart that ``position_ids`` tell.
     """
 
     corrected: tuple[str, ...] = ()
-    left: str | None = None
     packing: bool = True
     masks_documents: bool = True
 
@@ -40,10 +39,10 @@ FAMILIES = {
     "bailing_hybrid": Family(_DELTA),
     "falcon_h1": Family(_MAMBA2),
     "falcon_mamba": Family(_MAMBA),
-    "glm5_next": Family(_DELTA),
+    "glm5_next": Family(packing=False),
     "granitemoehybrid": Family(_MAMBA2, masks_documents=False),
-    "inkling": Family(_CONV),
-    "inkling2": Family(left="the dynamic convolution of keys and values is no kernel call", packing=False),
+    "inkling": Family((PACKED,)),
+    "inkling2": Family((PACKED,)),
     "jamba": Family(_MAMBA),
     "kimi_linear": Family(_DELTA),
     "lfm2": Family(_CONV),
@@ -57,19 +56,15 @@ FAMILIES = {
     "qwen3_5": Family(_DELTA),
     "qwen3_5_moe": Family(_DELTA),
     "qwen3_next": Family(_DELTA),
-    "qwen4_exp": Family(_DELTA),
+    "qwen4_exp": Family(packing=False),
     "recurrent_gemma": Family((CHUNKS, PACKED)),
     "rwkv": Family((ROWS, PACKED)),
     "xlstm": Family((ANY_LENGTH, PACKED)),
     "zamba": Family((CHUNKS, PADDING, PACKED)),
     "zamba2": Family(_MAMBA2),
+    "zaya": Family(_CONV),
 }
 """By the name of the modelling file."""
-
-LEFT = {
-    "zaya": "its two convolutions are modules, already one call each",
-}
-"""Families with linear-time layers that are left as they are, and why."""
 
 
 def family_of(file: str) -> str:

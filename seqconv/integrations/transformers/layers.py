@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+from .inkling2 import dynamic_short_convolution
 from .minimax import lightning_attention
 from .recurrent_gemma import recurrent_block, rg_lru_scan
 from .rwkv import channel_mix, time_mix
 from .xlstm import mlstm_backend
+from .zaya import cca_projection
 
 LAYERS: dict[str, Callable[..., Any]] = {
+    "Inkling2DynamicShortConvolution": dynamic_short_convolution,
     "MiniMaxLightningAttention": lightning_attention,
     "RecurrentGemmaRecurrentBlock": recurrent_block,
     "RwkvFeedForward": channel_mix,
     "RwkvSelfAttention": time_mix,
     "xLSTMBackend": mlstm_backend,
+    "ZayaCCAProjection": cca_projection,
 }
 """Class of a layer to what runs instead of its ``forward``: takes the call, then the named arguments."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .call import takes_part
-from .families import FAMILIES, LEFT
+from .families import FAMILIES
 from .patching import PatchedFile
 
 
@@ -20,7 +20,6 @@ class FamilyReport:
         layers: classes of the layers that run on seqconv, and how many of them (0 where no model was given).
         functions: kernels of the original packages, and what runs instead.
         corrected: what differs from transformers, because it is wrong there.
-        left: what goes on as it was, and why.
         checked: whether the family was checked against transformers.
     """
 
@@ -28,7 +27,6 @@ class FamilyReport:
     layers: dict[str, int]
     functions: dict[str, str]
     corrected: tuple[str, ...]
-    left: str | None
     checked: bool
 
     def __str__(self) -> str:
@@ -37,7 +35,6 @@ class FamilyReport:
         lines = [f"{self.family}{'' if self.checked else ' (not checked against transformers)'}: {layers or 'nothing'}"]
         lines += [f"  {kernel}: {what}" for kernel, what in self.functions.items()]
         lines += [f"  corrected: {text}" for text in self.corrected]
-        lines += [f"  left as it was: {self.left}"] if self.left else []
         return "\n".join(lines)
 
 
@@ -47,16 +44,6 @@ def report(
     """The report of patched files, counting the layers among ``modules``."""
     counts = None if modules is None else Counter(type(m).__name__ for m in modules if takes_part(m))
     return tuple(_family(file, counts, override) for file in files)
-
-
-def left_families(modules: Iterable[nn.Module]) -> tuple[FamilyReport, ...]:
-    """Families among the modules whose layers are left as they are."""
-    files = {type(m).__module__ for m in modules}
-    return tuple(
-        FamilyReport(name, {}, {}, (), why, True)
-        for name, why in LEFT.items()
-        if any(file.endswith(f".modeling_{name}") for file in files)
-    )
 
 
 def _family(file: PatchedFile, counts: Counter[str] | None, override: bool) -> FamilyReport:
@@ -72,6 +59,5 @@ def _family(file: PatchedFile, counts: Counter[str] | None, override: bool) -> F
         layers,
         functions,
         known.corrected if known else (),
-        known.left if known else None,
         known is not None,
     )
