@@ -2,9 +2,10 @@
 
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
 from .mixer_2d import Mixer2d
+from .mixers.ckconv_nd import CKConvNd
 from .mixers.frequency.spectral import FNO2d, SpectralConvolution2d
 from .mixers.gnconv import GnConv2d
-from .mixers.hyena_nd import Hyena2d
+from .mixers.hyena_nd import Hyena2d, HyenaNd
 from .mixers.plain_mamba import PlainMamba2d
 from .mixers.scan import Scan2d
 from .mixers.ss2d import SS2D
@@ -13,11 +14,13 @@ from .scan_orders import scan_order
 
 __all__ = [
     "SS2D",
+    "CKConvNd",
     "DirectFilter2d",
     "FNO2d",
     "GnConv2d",
     "Hyena2d",
     "HyenaFilter2d",
+    "HyenaNd",
     "Mixer2d",
     "PlainMamba2d",
     "Scan2d",

@@ -13,6 +13,7 @@ MODULES = (
     "attention.cross_covariance",
     "attention.manhattan",
     "atrous",
+    "ckconv_nd",
     "frequency.fourier_operator",
     "frequency.global_filter",
     "frequency.spectral",

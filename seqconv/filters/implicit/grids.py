@@ -1,0 +1,224 @@
+"""Implicit filters on grids with any number of axes: a network of the position, under a window.
+
+The tap at the lags l (one per axis, negative ones included) is the value at ``p_d = l_d / (L_d - 1)``, where L_d is
+``l_max``: a map of another size sees more or fewer lags of the same function. With e the features of the position::
+
+    sine      e = sin(W_0 p + b_0),          h_{i+1} = sin(W_i h_i + b_i)
+    fourier   e = [cos, sin](W_0 p + b_0),   h_{i+1} = gelu(W_i h_i + b_i)
+    k(p) = (W h + b) ⊙ w(p),   w = 1,  exp(-sum_d |p_d a_d|)  or  exp(-½ sum_d p_d² / σ_d²)
+
+A sine network may depend on a vector c: ``h ← γ_i(c) ⊙ h + β_i(c)`` after every hidden layer (FiLM), γ and β from a
+perceptron; the taps are then different for every image.
+
+Source: nvsubquadratic/modules/kernels_nd.py, masks_nd.py and film.py of NVIDIA-BioNeMo/nvSubquadratic (commit
+51291129). That code sets widths σ that leave their range back to its bound before each call; here they are read as the
+bound, with the gradient of it.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, TypedDict, Unpack, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import accumulation_dtype
+
+from ...options import Default, with_defaults
+from ...parameters import KeepFloat32, set_optimizer_options, wide_default_dtype
+
+NETWORKS = ("sine", "fourier")
+WINDOWS = ("none", "exponential", "gaussian")
+SLOW_DECAY, FAST_DECAY = 2.3, 13.81
+"""Initial rates of the exponential window: it falls to a tenth, and to a millionth, at the rim."""
+
+NARROW, WIDE = 0.1, 0.95
+"""Values of the narrowest Gaussian window, one step away from the centre, and of the widest, at the rim."""
+
+
+class GridFilterOptions(TypedDict, total=False):
+    """Options of a :class:`GridFilter` that a mixer hands on.
+
+    Attributes:
+        network: ``"sine"`` or ``"fourier"``.
+        hidden: width.
+        layers: linear layers after the features, the last included; at least 2.
+        emb_dim: features of the position; even for ``"fourier"``.
+        omega_0: initial frequency of the features.
+        bias: whether the linear layers have one.
+        window: ``"none"``, ``"exponential"`` or ``"gaussian"``.
+        modulate_features: a condition changes the features of the position too (then ``emb_dim == hidden``).
+        condition_hidden: width of the perceptron that reads the condition.
+    """
+
+    network: Annotated[str, Default("sine")]
+    hidden: Annotated[int, Default(32)]
+    layers: Annotated[int, Default(3)]
+    emb_dim: Annotated[int, Default(32)]
+    omega_0: Annotated[float, Default(10.0)]
+    bias: Annotated[bool, Default(True)]
+    window: Annotated[str, Default("none")]
+    modulate_features: Annotated[bool, Default(False)]
+    condition_hidden: Annotated[int, Default(64)]
+
+
+class GridFilter(KeepFloat32):
+    """Impulse responses around lag zero along every axis.
+
+    Args:
+        channels: number of impulse responses.
+        l_max: L_d, for every axis.
+        condition_dim: width of the vector that the taps depend on; 0: they depend on nothing.
+        **options: see :class:`GridFilterOptions`.
+
+    Raises:
+        ValueError: unknown words, sizes below 2, an odd number of Fourier features, a condition of a Fourier network.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        l_max: Sequence[int],
+        condition_dim: int = 0,
+        **options: Unpack[GridFilterOptions],
+    ) -> None:
+        super().__init__()
+        o = with_defaults(GridFilterOptions, options, "GridFilter")
+        _check(o, channels, l_max, condition_dim)
+        self.options, self.l_max, self.channels = o, tuple(l_max), channels
+        axes, dtype = len(self.l_max), wide_default_dtype()
+        features = o["emb_dim"] // 2 if o["network"] == "fourier" else o["emb_dim"]
+        widths = [o["emb_dim"], *[o["hidden"]] * (o["layers"] - 1)]
+        self.embed = nn.Linear(axes, features, bias=o["bias"], dtype=dtype)
+        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=o["bias"], dtype=dtype) for a, b in pairwise(widths))
+        self.output = nn.Linear(widths[-1], channels, bias=o["bias"], dtype=dtype)
+        for layer in (self.embed, *self.hidden):
+            set_optimizer_options(layer, *(name for name, _ in layer.named_parameters()), weight_decay=0.0)
+        self.film: nn.Sequential | None = None
+        if condition_dim:
+            modulated = len(self.hidden) + o["modulate_features"]
+            self.film = nn.Sequential(
+                nn.Linear(condition_dim, o["condition_hidden"], dtype=dtype),
+                nn.GELU(),
+                nn.Linear(o["condition_hidden"], 2 * modulated * o["hidden"], dtype=dtype),
+            )
+        if o["window"] != "none":
+            self.window = nn.Parameter(torch.empty(axes, channels, dtype=dtype))
+            set_optimizer_options(self, "window", weight_decay=0.0)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Networks as Sitzmann et al. (sine) or torch (fourier) begin them; FiLM is the identity, windows vary.
+
+        The last layer starts smaller by the root of the number of cells in ``l_max``.
+        """
+        o, axes = self.options, len(self.l_max)
+        for layer in (self.embed, *self.hidden, self.output):
+            layer.reset_parameters()
+            if o["network"] == "sine":
+                bound = math.sqrt(6 / layer.in_features)
+                nn.init.uniform_(layer.weight, -bound, bound)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        frequency = 2 * math.pi * o["omega_0"]
+        if o["network"] == "sine":
+            nn.init.uniform_(self.embed.weight, -frequency / axes, frequency / axes)
+        else:
+            nn.init.normal_(self.embed.weight, std=frequency)
+        self.output.weight.mul_(math.prod(self.l_max) ** -0.5)
+        if self.film is not None:
+            last = cast(nn.Linear, self.film[2])
+            cast(nn.Linear, self.film[0]).reset_parameters()
+            nn.init.zeros_(last.weight)
+            last.bias.copy_(torch.tensor([1.0, 0.0])[:, None].expand(-1, o["hidden"]).reshape(-1).repeat(self._films()))
+        if o["window"] == "exponential":
+            self.window.copy_(torch.linspace(SLOW_DECAY, FAST_DECAY, self.channels) / axes)
+        elif o["window"] == "gaussian":
+            low, high = math.log10(self._narrowest()), math.log10(_width(NARROW))
+            self.window.copy_(torch.logspace(low, high, self.channels))
+
+    def forward(
+        self, reach: Sequence[int], x: Tensor, condition: Float[Tensor, "batch condition_dim"] | None = None
+    ) -> Float[Tensor, "batch *taps channels"]:
+        """The taps at the lags ``-(n - 1), ..., n - 1`` of every axis with n from ``reach``.
+
+        Args:
+            reach: n, for every axis.
+            x: a tensor of the device wanted; the taps are in float32 at least, also under autocast.
+            condition: a vector for every image; the taps have a batch axis of one without.
+
+        Raises:
+            ValueError: a condition of a filter without one.
+        """
+        if condition is not None and self.film is None:
+            got, wanted = "a condition", "none: this filter was built with condition_dim=0"
+            raise argument_error("GridFilter", got, wanted, "pass condition_dim to the constructor")
+        own = next((p for p in self.parameters() if p.is_floating_point()), x)  # quantised networks have none
+        dtype = accumulation_dtype(own)
+        with torch.autocast(x.device.type, enabled=False):
+            p = self._positions(reach, x.device, dtype)
+            film = None if condition is None or self.film is None else self.film(condition.to(dtype))
+            k = self._network(p, film)
+            return k if self.options["window"] == "none" else k * self._window(p)
+
+    def _positions(
+        self, reach: Sequence[int], device: torch.device, dtype: torch.dtype
+    ) -> Float[Tensor, "1 *taps axes"]:
+        lags = (torch.arange(1 - n, n, device=device, dtype=dtype) for n in reach)
+        axes = [lag / (most - 1) for lag, most in zip(lags, self.l_max, strict=True)]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[None]
+
+    def _network(self, p: Tensor, film: Tensor | None) -> Tensor:
+        sine, e = self.options["network"] == "sine", self.embed(p)
+        h = e.sin() if sine else torch.cat([e.cos(), e.sin()], dim=-1)
+        if film is not None:  # (batch, layers, γ and β, hidden), with an axis of one for every axis of the grid
+            film = film.unflatten(1, (self._films(), 2, *[1] * len(self.l_max), -1))
+        skipped = int(self.options["modulate_features"])
+        if film is not None and skipped:
+            h = film[:, 0, 0] * h + film[:, 0, 1]
+        for i, layer in enumerate(self.hidden, skipped):
+            h = layer(h).sin() if sine else F.gelu(layer(h))
+            if film is not None:
+                h = film[:, i, 0] * h + film[:, i, 1]
+        taps: Tensor = self.output(h)
+        return taps
+
+    def _window(self, p: Tensor) -> Tensor:
+        if self.options["window"] == "exponential":
+            return torch.exp(-(p.abs() @ self.window.abs()))
+        bounded = self.window.clamp(self._narrowest(), _width(WIDE))
+        width = self.window + (bounded - self.window).detach()
+        return torch.exp(-0.5 * (p.square() @ width.square().reciprocal()))
+
+    def _films(self) -> int:
+        return len(self.hidden) + int(self.options["modulate_features"])
+
+    def _narrowest(self) -> float:
+        """The least width: one step is that of the longest axis."""
+        return _width(NARROW) / (max(self.l_max) - 1)
+
+
+def _width(value: float) -> float:
+    """σ of a Gaussian that has this value at distance 1."""
+    return math.sqrt(-0.5 / math.log(value))
+
+
+def _check(o: GridFilterOptions, channels: int, l_max: Sequence[int], condition_dim: int) -> None:
+    for name, known in (("network", NETWORKS), ("window", WINDOWS)):
+        if o[name] not in known:  # type: ignore[literal-required]
+            raise unknown_name("GridFilter", name, o[name], known)  # type: ignore[literal-required]
+    fourier, features, hidden = o["network"] == "fourier", o["emb_dim"], o["hidden"]
+    if min(channels, hidden, features) < 1 or min(*l_max, 2) < 2 or o["layers"] < 2 or (fourier and features % 2):
+        got = f"channels={channels}, l_max={tuple(l_max)}, hidden={hidden}, layers={o['layers']}, emb_dim={features}"
+        wanted = "positive sizes, l_max and layers of at least 2, an even emb_dim for 'fourier'"
+        raise argument_error("GridFilter", got, wanted, "correct the sizes")
+    if condition_dim < 0 or (condition_dim and fourier) or (o["modulate_features"] and features != hidden):
+        got = f"condition_dim={condition_dim} of {o['network']!r}, emb_dim={features}, hidden={hidden}"
+        wanted = "a condition of a sine network alone, and emb_dim == hidden with modulate_features"
+        raise argument_error("GridFilter", got, wanted, "correct the options")
