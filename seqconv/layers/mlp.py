@@ -48,6 +48,7 @@ class MLP(nn.Module):
         dropout: probability for the hidden activations.
         bias: whether the maps have biases.
         tie_dropout: drop a channel at all tokens of a row together.
+        down_bias: whether the second map has a bias; as ``bias`` if not given.
 
     Raises:
         ValueError: unknown kind (the nearest are named), ``hidden < 1``.
@@ -62,6 +63,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         bias: bool = True,
         tie_dropout: bool = False,
+        down_bias: bool | None = None,
     ) -> None:
         super().__init__()
         if kind not in PLAIN and kind not in GATED:
@@ -71,7 +73,7 @@ class MLP(nn.Module):
         self.kind = kind
         self.up = Linear(d_model, 2 * hidden if kind in GATED else hidden, bias=bias)
         self.dropout = Dropout(dropout, tied=tie_dropout)
-        self.down = Linear(hidden, d_model, bias=bias)
+        self.down = Linear(hidden, d_model, bias=bias if down_bias is None else down_bias)
 
     def forward(self, x: Float[Tensor, "batch *length d_model"]) -> Float[Tensor, "batch *length d_model"]:
         if self.kind in PLAIN:

@@ -4,6 +4,7 @@
 ``sum``      ``α x + β y``                                           constants ``alpha``, ``beta``
 ``none``     ``y``                                                   also for layers with a residual of their own
 ``affine``   ``α x + c ⊙ y``, ``c`` learned                          layer scale (ConvNeXt, S4 "A")
+``scaled``   ``r ⊙ x + c ⊙ y``, ``r`` and ``c`` learned              residual scale (NormFormer, MetaFormer)
 ``decay``    ``√(1 - b²) x + b y``, ``b = depth^-power``             S4 "D"
 ``highway``  ``(1 - r) ⊙ x + r ⊙ W y``, ``r = σ(V x + W y)``         S4 "H"
 ===========  ======================================================  ================================
@@ -87,6 +88,31 @@ class Affine(Residual):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.alpha * x + self.weight * y
+
+
+class Scaled(Residual):
+    """``r ⊙ x + c ⊙ y`` with a learned factor of every channel of both.
+
+    Args:
+        alpha: initial value of ``r``.
+        beta: initial value of ``c``; ``None`` leaves ``c`` out.
+    """
+
+    def __init__(self, d_model: int, depth: int, *, alpha: float = 1.0, beta: float | None = None) -> None:
+        super().__init__()
+        self.alpha, self.beta = alpha, beta
+        self.stream_weight = nn.Parameter(torch.empty(d_model))
+        self.weight = None if beta is None else nn.Parameter(torch.empty(d_model))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The same factors for all channels."""
+        nn.init.constant_(self.stream_weight, self.alpha)
+        if self.weight is not None and self.beta is not None:
+            nn.init.constant_(self.weight, self.beta)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.stream_weight * x + (y if self.weight is None else self.weight * y)
 
 
 class Decay(Residual):
@@ -173,6 +199,7 @@ RESIDUALS: Mapping[str, Callable[..., Residual]] = {
     "sum": Sum,
     "none": NoResidual,
     "affine": Affine,
+    "scaled": Scaled,
     "decay": Decay,
     "highway": Highway,
 }

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...layers.norms import create_norm
 from ...layers.residual import DropPath, Residual, create_residual
 from ..mixer_2d import Mixer2d
 from ..mixers.ss2d import depthwise_conv2d
+from .cell_norm import create_image_norm
 from .conv_mlp import create_mlp
 
 
@@ -19,11 +19,13 @@ class Block2d(nn.Module):
         mlp_ratio: hidden width of the MLP over the width; 0 leaves the MLP out.
         mlp: its kind, as in :class:`~seqconv.layers.mlp.MLP` or :mod:`~seqconv.vision.backbones.conv_mlp`.
         mlp_bias: whether it has biases.
+        mlp_down_bias: whether its last projection has one, where that differs.
         position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which tells where they are.
         single_residual: add what the MLP makes of the mixer's output, instead of both (GFNet).
         drop_path: probability of leaving out the mixer, or the MLP, for an image.
         layer_scale: initial value of a learned factor per channel of what is added (c); ``None`` for none.
-        norm: its name, see :mod:`~seqconv.layers.norms`.
+        stream_scale: initial value of a learned factor per channel of what it is added to; ``None`` for none.
+        norm: its name, see :mod:`~seqconv.vision.backbones.cell_norm` and :mod:`~seqconv.layers.norms`.
         norm_eps: ε of the norms.
     """
 
@@ -34,23 +36,26 @@ class Block2d(nn.Module):
         mlp_ratio: float = 4.0,
         mlp: str = "gelu",
         mlp_bias: bool = True,
+        mlp_down_bias: bool | None = None,
         position_conv: bool = False,
         single_residual: bool = False,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
+        stream_scale: float | None = None,
         norm: str = "layer",
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         d_model = mixer.d_model
         self.position_conv = depthwise_conv2d(d_model, 3) if position_conv else None
-        self.mixer, self.mixer_norm = mixer, create_norm(norm, d_model, eps=norm_eps)
-        self.mixer_residual = _residual(d_model, None if single_residual else layer_scale)
+        self.mixer, self.mixer_norm = mixer, create_image_norm(norm, d_model, eps=norm_eps)
+        self.mixer_residual = _residual(d_model, None if single_residual else layer_scale, stream_scale)
         self.mlp = None
         if mlp_ratio > 0:
-            self.mlp_norm = create_norm(norm, d_model, eps=norm_eps)
-            self.mlp = create_mlp(mlp, d_model, int(round(mlp_ratio * d_model, 3)), bias=mlp_bias)
-            self.mlp_residual = _residual(d_model, layer_scale)
+            self.mlp_norm = create_image_norm(norm, d_model, eps=norm_eps)
+            hidden = int(round(mlp_ratio * d_model, 3))
+            self.mlp = create_mlp(mlp, d_model, hidden, bias=mlp_bias, down_bias=mlp_down_bias)
+            self.mlp_residual = _residual(d_model, layer_scale, stream_scale)
         self.drop_path, self.single_residual = DropPath(drop_path), single_residual and self.mlp is not None
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
@@ -67,7 +72,9 @@ class Block2d(nn.Module):
         return y
 
 
-def _residual(d_model: int, layer_scale: float | None) -> Residual:
+def _residual(d_model: int, layer_scale: float | None, stream_scale: float | None) -> Residual:
+    if stream_scale is not None:
+        return create_residual("scaled", d_model, alpha=stream_scale, beta=layer_scale)
     if layer_scale is None:
         return create_residual("sum", d_model)
     return create_residual("affine", d_model, beta=layer_scale, per_channel=True)

@@ -1,10 +1,11 @@
-"""MLP with a depthwise convolution between its projections, which adds to what it reads.
+"""MLP with a 3 by 3 depthwise convolution between its projections.
 
-``y = W_2 φ(h + conv(h))`` (``"conv_before"`` the activation) or ``y = W_2 (g + conv(g))``, ``g = φ(h)``
-(``"conv_after"``), with ``h = W_1 x`` and a 3 by 3 convolution.
+With ``h = W_1 x``, ``y = W_2 φ(h + conv(h))`` (``"conv_before"`` the activation), ``y = W_2 (g + conv(g))``,
+``g = φ(h)`` (``"conv_after"``), or gated ``y = W_2 (φ(a) ⊙ b)``, ``[a, b] = conv(h)`` (``"conv_geglu"``).
 
 Source: ConvFFN in ``classification/models/utils.py`` of YuHengsss/MSVMamba at c3940191, FeedForwardNetwork in
-``classfication_release/RMT.py`` of qhfan/RMT at 32ea2141.
+``classfication_release/RMT.py`` of qhfan/RMT at 32ea2141, FeedForward (GDFN) in
+``basicsr/models/archs/restormer_arch.py`` of swz30/Restormer at df766d55.
 """
 
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from ...layers.linear import Linear
 from ...layers.mlp import GATED, MLP, PLAIN
 from ..mixers.ss2d import depthwise_conv2d
 
-CONVOLUTIONAL = ("conv_before", "conv_after")
+CONVOLUTIONAL = ("conv_before", "conv_after", "conv_geglu")
 
 
 class ConvMLP(nn.Module):
@@ -46,8 +47,30 @@ class ConvMLP(nn.Module):
         return y
 
 
-def create_mlp(kind: str, d_model: int, hidden: int, *, bias: bool = True) -> nn.Module:
-    """The network of a block by name.
+class GatedConvMLP(nn.Module):
+    """Two projections, a convolution and a gate between them (Restormer).
+
+    Args:
+        d_model: width of inputs and outputs.
+        hidden: width of each half between.
+        bias: whether the projections and the convolution have biases.
+    """
+
+    def __init__(self, d_model: int, *, hidden: int, bias: bool = True) -> None:
+        super().__init__()
+        self.up = Linear(d_model, 2 * hidden, bias=bias)
+        self.conv2d = depthwise_conv2d(2 * hidden, 3, bias=bias)
+        self.down = Linear(hidden, d_model, bias=bias)
+
+    def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
+        """Mix the channels of neighbouring cells."""
+        gate, value = self.conv2d(self.up(x).movedim(-1, 1)).movedim(1, -1).chunk(2, dim=-1)
+        y: Tensor = self.down(F.gelu(gate) * value)
+        return y
+
+
+def create_mlp(kind: str, d_model: int, hidden: int, *, bias: bool = True, down_bias: bool | None = None) -> nn.Module:
+    """The network of a block by name; ``down_bias`` as in :class:`~seqconv.layers.mlp.MLP`.
 
     Raises:
         ValueError: an unknown name; the nearest are named.
@@ -55,5 +78,7 @@ def create_mlp(kind: str, d_model: int, hidden: int, *, bias: bool = True) -> nn
     if kind not in CONVOLUTIONAL:
         if kind not in PLAIN and kind not in GATED:
             raise unknown_name("Block2d", "mlp", kind, [*CONVOLUTIONAL, *PLAIN, *GATED])
-        return MLP(d_model, kind=kind, hidden=hidden, bias=bias)
+        return MLP(d_model, kind=kind, hidden=hidden, bias=bias, down_bias=down_bias)
+    if kind == "conv_geglu":
+        return GatedConvMLP(d_model, hidden=hidden, bias=bias)
     return ConvMLP(d_model, hidden=hidden, after=kind == "conv_after", bias=bias)
