@@ -6,7 +6,7 @@
 from typing import Any
 
 from .. import installing
-from . import convolution, decoding, delta_rule, generalised, linear_attention, recurrent, retention
+from . import convolution, decoding, delta_rule, gdn2, generalised, linear_attention, recurrent, retention
 from .convolution import FusedRMSNormGated, L2Norm, ShortConvolution, causal_conv1d, causal_conv1d_update, l2norm
 from .decoding import fused_recurrent_kda_fwd
 from .delta_rule import (
@@ -20,6 +20,7 @@ from .delta_rule import (
     fused_recurrent_gdn,
     fused_recurrent_kda,
 )
+from .gdn2 import chunk_gdn2, fused_recurrent_gdn2, fused_recurrent_gdn2_fwd
 from .generalised import (
     chunk_comba,
     chunk_dplr_delta_rule,
@@ -64,6 +65,7 @@ __all__ = [
     "chunk_dplr_delta_rule",
     "chunk_gated_delta_rule",
     "chunk_gdn",
+    "chunk_gdn2",
     "chunk_gla",
     "chunk_hgrn",
     "chunk_iplr_delta_rule",
@@ -85,6 +87,8 @@ __all__ = [
     "fused_recurrent_dplr_delta_rule",
     "fused_recurrent_gated_delta_rule",
     "fused_recurrent_gdn",
+    "fused_recurrent_gdn2",
+    "fused_recurrent_gdn2_fwd",
     "fused_recurrent_gla",
     "fused_recurrent_hgrn",
     "fused_recurrent_iplr_delta_rule",
@@ -110,6 +114,7 @@ _OPS = {
         "chunk_gated_delta_rule chunk_gdn fused_recurrent_gated_delta_rule fused_recurrent_gdn",
     ),
     "kda": (delta_rule, "chunk_kda fused_recurrent_kda"),
+    "gdn2": (gdn2, "chunk_gdn2 fused_recurrent_gdn2"),
     "generalized_delta_rule": (
         generalised,
         "chunk_dplr_delta_rule chunk_iplr_delta_rule fused_recurrent_dplr_delta_rule fused_recurrent_iplr_delta_rule",
@@ -161,6 +166,7 @@ def _modules() -> dict[str, dict[str, Any]]:
             modules.setdefault(f"fla.ops.{folder}{below}.{file}", {})[name] = function
             modules.setdefault(f"fla.ops.{folder}{below}", {})[name] = function
     modules["fla.ops.kda.fused_recurrent"]["fused_recurrent_kda_fwd"] = decoding.fused_recurrent_kda_fwd
+    modules["fla.ops.gdn2.fused_recurrent"]["fused_recurrent_gdn2_fwd"] = gdn2.fused_recurrent_gdn2_fwd
     return modules
 
 

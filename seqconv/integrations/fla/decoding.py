@@ -1,21 +1,22 @@
-"""Decoding on a pool of states, as fla's kernel of Kimi Delta Attention serves it to inference engines.
+"""Decoding on a pool of states, as fla's kernels of Kimi Delta Attention and Gated DeltaNet-2 serve it to inference
+engines.
 
 Source: ``fla/ops/kda/fused_recurrent.py`` of fla-org/flash-linear-attention at bc3b101d.
 """
 
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from seqconv_kernels import delta_rule_step
+from seqconv_kernels import delta_rule, delta_rule_step
 from seqconv_kernels._core.errors import argument_error
 
 from .. import pools
 from ..arguments import no_others
-from .delta_rule import fused_recurrent_kda
 from .gates import decay_of, strength_of, unit_lengths
+from .layout import Layout, Op
 
 
 def fused_recurrent_kda_fwd(
@@ -61,51 +62,86 @@ def fused_recurrent_kda_fwd(
     """
     name = "fused_recurrent_kda_fwd"
     no_others(name, kwargs)
-    if inplace_final_state and initial_state is None:
-        raise argument_error(name, "inplace_final_state alone", "initial_state with it", "pass the states")
-    if ssm_state_indices is None:
-        o, last = fused_recurrent_kda(
-            q, k, v, g, beta, A_log, dt_bias, scale, initial_state, output_final_state or inplace_final_state,
-            use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound,
-            state_v_first, cu_seqlens,
-        )  # fmt: skip
-        if inplace_final_state and initial_state is not None and last is not None:
-            last = initial_state.copy_(last)
-        return (o if out is None else out.copy_(o)), last
-    if initial_state is None or not inplace_final_state:
-        got, remedy = "ssm_state_indices without inplace_final_state", "pass the pool as initial_state"
-        raise argument_error(name, got, "a pool that is moved on in place", remedy)
     decay = decay_of(name, g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else g
     strength = strength_of(name, beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     q, k = unit_lengths(q, k, use_qk_l2norm_in_kernel)
-    pool = initial_state.mT if state_v_first else initial_state
-    o = _decode((q, k, v, strength, decay), pool, cu_seqlens, ssm_state_indices, num_accepted_tokens, scale)
-    return (o if out is None else out.copy_(o)), initial_state
+    tokens: dict[str, Tensor | None] = {"q": q, "k": k, "v": v, "beta": strength, "log_decay": decay}
+    pool = Pool(initial_state, inplace_final_state, state_v_first, ssm_state_indices, num_accepted_tokens)
+    how = Layout(cu_seqlens, state_v_first=state_v_first)
+    return move_on(name, Run(delta_rule, delta_rule_step, tokens, how, scale), pool, output_final_state, out)
 
 
-def _decode(
-    tokens: tuple[Tensor, ...],
-    pool: Tensor,
-    cu_seqlens: Tensor | None,
-    indices: Tensor,
-    accepted: Tensor | None,
-    scale: float | None,
-) -> Tensor:
+class Pool(NamedTuple):
+    """States that the caller keeps.
+
+    Attributes:
+        states: of the sequences, or a pool of them.
+        inplace: whether they are written to.
+        v_first: whether they are (..., d_v, d_k).
+        indices: (sequences) or (sequences, tokens), rows of the pool; ``None``: one state per sequence.
+        accepted: (sequences), which of the rows a sequence begins with, counted from one.
+    """
+
+    states: Tensor | None
+    inplace: bool
+    v_first: bool
+    indices: Tensor | None
+    accepted: Tensor | None
+
+
+class Run(NamedTuple):
+    """The op, its step, their arguments with a time axis, their layout, and the scale of the queries."""
+
+    op: Op
+    step: Op
+    tokens: dict[str, Tensor | None]
+    how: Layout
+    scale: float | None
+
+
+def move_on(
+    name: str, run: Run, pool: Pool, output_final_state: bool, out: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The output, and the last states or the pool.
+
+    Raises:
+        ValueError: a pool that is not moved on in place, or none at all.
+    """
+    states = pool.states
+    if pool.inplace and states is None:
+        raise argument_error(name, "inplace_final_state alone", "initial_state with it", "pass the states")
+    if pool.indices is None:
+        wanted = output_final_state or pool.inplace
+        o, last = run.how.run(run.op, run.tokens, states, wanted, scale=run.scale)
+        if pool.inplace and states is not None and last is not None:
+            last = states.copy_(last)
+        return (o if out is None else out.copy_(o)), last
+    if states is None or not pool.inplace:
+        got, remedy = "ssm_state_indices without inplace_final_state", "pass the pool as initial_state"
+        raise argument_error(name, got, "a pool that is moved on in place", remedy)
+    o = _decode(run, states.mT if pool.v_first else states, pool.indices, pool.accepted)
+    return (o if out is None else out.copy_(o)), states
+
+
+def _decode(run: Run, pool: Tensor, indices: Tensor, accepted: Tensor | None) -> Tensor:
     """All sequences one token on, as often as the longest has tokens."""
-    batch, length = tokens[0].shape[:2]
-    flat = [t.flatten(0, 1) for t in tokens]
-    bounds = torch.arange(0, batch * length + 1, length) if cu_seqlens is None else cu_seqlens.cpu().long()
+    tokens = {name: t for name, t in run.tokens.items() if t is not None}
+    batch, length = tokens["q"].shape[:2]
+    flat = {name: t.flatten(0, 1) for name, t in tokens.items()}
+    packed = run.how.cu_seqlens
+    bounds = torch.arange(0, batch * length + 1, length) if packed is None else packed.cpu().long()
     starts, lengths = bounds[:-1].to(pool.device), bounds.diff().to(pool.device)
     rows = indices[:, None] if indices.dim() == 1 else indices
     first = rows[:, 0] if accepted is None else rows.gather(1, accepted.long()[:, None] - 1)[:, 0]
-    wide = reduce(torch.promote_types, (t.dtype for t in (*tokens, pool)), torch.float32)
+    wide = reduce(torch.promote_types, (t.dtype for t in (*flat.values(), pool)), torch.float32)
     states = pools.read(pool, first).to(wide)
-    o = torch.zeros_like(flat[2])
+    o = torch.zeros_like(flat["v"])
     for step in range(int(lengths.max())):
         here = ((lengths > step) & (first >= 0)).nonzero()[:, 0]
         token = starts[here] + step
-        y, after = delta_rule_step(*(t[token] for t in flat), state=states[here].contiguous(), scale=scale)
+        given = {name: t[token] for name, t in flat.items()}
+        y, after = run.step(**given, state=states[here].contiguous(), scale=run.scale)
         o[token], states[here] = y.to(o.dtype), after.to(wide)
         # One row for all tokens of a sequence holds the state after its last one.
         pools.write(pool, after, rows[here, min(step, rows.shape[1] - 1)])
-    return o.view(tokens[2].shape)
+    return o.view(tokens["v"].shape)

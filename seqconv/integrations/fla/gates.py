@@ -4,7 +4,6 @@ Sources: ``fla/ops/{gated_delta_rule,kda}`` of fla-org/flash-linear-attention at
 """
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor
 from seqconv_kernels import delta_rule
 from seqconv_kernels._core.errors import argument_error
 
-from .layout import Layout, unit_length
+from .layout import Layout, Op, unit_length
 
 
 def unit_lengths(q: Tensor, k: Tensor, unit: bool) -> tuple[Tensor, Tensor]:
@@ -56,7 +55,7 @@ def decay_of(
 
 
 def states_before_chunks(
-    how: Layout, tokens: dict[str, Tensor | None], initial_state: Tensor | None, size: int
+    how: Layout, tokens: dict[str, Tensor | None], initial_state: Tensor | None, size: int, op: Op = delta_rule
 ) -> Tensor:
     """(batch, chunks, v_heads, d_k, d_v): one scan of each chunk from the state before it."""
     given = {name: t for name, t in tokens.items() if t is not None}
@@ -72,7 +71,6 @@ def states_before_chunks(
         for start in range(first, end, size):
             states.append(state)
             part = {name: t[:, start : min(start + size, end)] for name, t in given.items()}
-            run: Any = delta_rule
-            _, state = run(**part, initial_state=state, return_final_state=True)
+            _, state = op(**part, initial_state=state, return_final_state=True)
     before = torch.stack(states, dim=1).to(k.dtype)
     return before.mT.contiguous() if how.state_v_first else before
