@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from representatives import defaults
 from seqconv import Mixer, State, create_mixer, list_mixers
 from seqconv.registry import mixer_entry
 
@@ -25,9 +26,7 @@ BIDIRECTIONAL = [(name, {"bidirectional": True}) for name in list_mixers()]
 
 every = pytest.mark.parametrize("case", ALL, ids=label)
 causal = pytest.mark.parametrize("case", CAUSAL, ids=label)
-each_default = pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] if c[1] else [], id=label(c)) for c in ALL]
-)
+each_default = pytest.mark.parametrize("case", defaults(ALL, label))
 """Every case; those with options of their own are slow tests, for what takes seconds each."""
 each_name = pytest.mark.parametrize("name", list_mixers())
 

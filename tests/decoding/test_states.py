@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from mixer_cases import BATCH, CAUSAL, build, causal, inputs, label
+from representatives import defaults
 from seqconv import create_mixer
 from seqconv.backbone import build_backbone
 from seqconv.decoding import StatePool, Stream
 from tolerances import assert_near
 
-each_default = pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] if c[1] else [], id=label(c)) for c in CAUSAL]
-)
+each_default = pytest.mark.parametrize("case", defaults(CAUSAL, label))
 
 
 def after(mixer, state, x):

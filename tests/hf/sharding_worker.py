@@ -1,4 +1,4 @@
-"""One of two processes that train every mixer under FSDP2; each checks its gradients against those of one process."""
+"""One of two processes that train mixers under FSDP2; each checks its gradients against those of one process."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests"), str(ROOT 
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from tiny import causal_mixers, language_model, prompts  # noqa: E402
+from tiny import language_model, prompts  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # noqa: E402
 from torch.distributed.tensor import DTensor  # noqa: E402
@@ -36,11 +36,11 @@ def train(model, batches):
     return gradients, {name: whole(p.detach()) for name, p in model.named_parameters()}
 
 
-def main(rank, folder):
+def main(rank, folder, mixers):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2, store=dist.FileStore(f"{folder}/store", 2))
     mesh, batches = init_device_mesh("cpu", (2,)), [prompts(2, 6), prompts(2, 6).flip(1)]
-    for mixer in causal_mixers():
+    for mixer in mixers:
         for dtype, policy in ((torch.float64, MixedPrecisionPolicy()), (torch.float32, HALF)):
             plain, model = (language_model(mixer, dtype=dtype) for _ in range(2))
             if policy is HALF:
@@ -62,6 +62,6 @@ def main(rank, folder):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
     sys.stdout.flush()
     os._exit(0)  # threads of the process group are not waited for

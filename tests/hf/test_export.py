@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from tiny import VOCAB, causal_mixers, language_model, prompts
+from tiny import VOCAB, each_causal, language_model, prompts
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
@@ -55,7 +55,7 @@ def test_every_model_exports_as_it_is_called(name):
         assert_near(a, b)
 
 
-@pytest.mark.parametrize("mixer", causal_mixers())
+@each_causal
 def test_language_models_export_with_open_sizes_and_go_on_from_the_cache(mixer):
     model = language_model(mixer, num_hidden_layers=1)
     sizes = {"input_ids": {0: Dim("batch", min=2, max=64), 1: Dim("length", min=2, max=512)}}
@@ -70,7 +70,7 @@ def test_language_models_export_with_open_sizes_and_go_on_from_the_cache(mixer):
         assert_near(*after)
 
 
-@pytest.mark.parametrize("mixer", causal_mixers())
+@each_causal
 def test_language_models_compile_once_for_all_lengths(mixer):
     model = language_model(mixer, num_hidden_layers=1)
     torch.compiler.reset()

@@ -4,13 +4,11 @@ import copy
 
 import pytest
 import torch
-from tiny import VOCAB, causal_mixers, config, language_model, left_padded, prompts
+from tiny import VOCAB, config, each_causal, language_model, left_padded, prompts
 from transformers import DynamicCache, StaticCache
 
 from seqconv import SeqConvForCausalLM, SeqConvForSequenceClassification
 from seqconv.hf.cache import SeqConvCache
-
-every_mixer = pytest.mark.parametrize("mixer", causal_mixers())
 
 
 def generate(model, ids, **options):
@@ -18,7 +16,7 @@ def generate(model, ids, **options):
     return model.generate(ids, **{"max_new_tokens": 6, "do_sample": False, "pad_token_id": VOCAB, **options})
 
 
-@every_mixer
+@each_causal
 def test_greedy_with_a_state_equals_reading_everything_again(mixer):
     model = language_model(mixer)
     ids = prompts()
@@ -27,7 +25,7 @@ def test_greedy_with_a_state_equals_reading_everything_again(mixer):
     assert got.shape == (2, 13)
 
 
-@every_mixer
+@each_causal
 def test_logits_with_a_state_equal_those_without(mixer):
     model = language_model(mixer, mlp="gelu")
     ids = prompts(2, 11)
@@ -43,7 +41,7 @@ def test_logits_with_a_state_equal_those_without(mixer):
     assert cache.get_seq_length() == 11
 
 
-@every_mixer
+@each_causal
 def test_hooks_fire_at_every_token_that_is_generated(mixer):
     model, fired = language_model(mixer, mlp="gelu"), []
     block = model.model.backbone.blocks[1]
@@ -53,7 +51,7 @@ def test_hooks_fire_at_every_token_that_is_generated(mixer):
     assert fired == ["mixer", "mlp", "block"] * 4
 
 
-@every_mixer
+@each_causal
 def test_padded_prompts_continue_as_they_do_alone(mixer):
     model = language_model(mixer)
     ids, mask = left_padded(7, 4, 1)
@@ -63,7 +61,7 @@ def test_padded_prompts_continue_as_they_do_alone(mixer):
         assert torch.equal(together[row, 7:], alone[0, length:]), f"row {row}"
 
 
-@every_mixer
+@each_causal
 def test_a_prompt_in_chunks_equals_the_whole(mixer):
     model = language_model(mixer)
     ids, mask = left_padded(7, 3)
@@ -71,7 +69,7 @@ def test_a_prompt_in_chunks_equals_the_whole(mixer):
     assert torch.equal(generate(model, ids, attention_mask=mask, prefill_chunk_size=3), whole)
 
 
-@every_mixer
+@each_causal
 def test_beams_carry_their_states(mixer):
     model = language_model(mixer)
     ids, mask = left_padded(6, 4)
@@ -81,7 +79,7 @@ def test_beams_carry_their_states(mixer):
     assert torch.equal(got, generate(model, ids, use_cache=False, **options))
 
 
-@every_mixer
+@each_causal
 def test_assisted_generation_writes_what_the_model_writes_alone(mixer):
     model, helper = language_model(mixer), language_model(mixer, num_hidden_layers=1)
     helper.generation_config.num_assistant_tokens = 3

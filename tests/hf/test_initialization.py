@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import cases, config, each_default, label, prompts
+from tiny import config, each_default, prompts
 
 from seqconv import (
     SeqConvForAudioClassification,
@@ -16,7 +16,6 @@ from seqconv import (
 )
 from seqconv.parameters import kept_parameters, parameter_groups
 
-every_case = each_default(cases(), label)
 every_model = pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -54,7 +53,7 @@ def assert_same(got, want):
     assert [name for name in want if not torch.equal(got[name], want[name])] == []
 
 
-@every_case
+@each_default
 def test_init_weights_after_meta_construction_gives_what_the_constructor_gives(case):
     kind = SeqConvForCausalLM if causal(case) else SeqConvForMaskedLM
     torch.manual_seed(0)
@@ -75,7 +74,7 @@ def test_every_class_starts_alike_from_the_meta_device(kind, options):
     assert all(tensor.isfinite().all() for tensor in tensors(want).values())
 
 
-@every_case
+@each_default
 def test_a_missing_tensor_is_drawn_and_the_loaded_ones_are_left_alone(tmp_path, case):
     """What transformers does for a new head, here for every parameter of the backbone in turn of modules."""
     torch.manual_seed(0)
@@ -104,8 +103,8 @@ def transformers_own_loading(kind, folder):
     return PreTrainedModel.from_pretrained.__func__(kind, folder)
 
 
-@every_case
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@each_default
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_loading_in_half_precision_keeps_what_stays_in_float32(tmp_path, case, dtype):
     torch.manual_seed(0)
     model = SeqConvModel(config(case[0], mixer_options=case[1]))

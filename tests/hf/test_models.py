@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import VOCAB, cases, config, label, language_model, left_padded, prompts, token_model
+from tiny import VOCAB, config, each_default, each_representative, language_model, left_padded, prompts, token_model
 
 from seqconv import (
     SeqConvForAudioClassification,
@@ -15,10 +15,7 @@ from seqconv import (
     SeqConvForSequenceClassification,
     SeqConvForTokenClassification,
     SeqConvModel,
-    list_mixers,
 )
-
-every_mixer = pytest.mark.parametrize("mixer", list_mixers())
 
 
 def made(model, **options):
@@ -41,7 +38,7 @@ def tensors(model):
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-@pytest.mark.parametrize("case", cases(), ids=label)
+@each_default
 def test_saving_and_loading_changes_nothing(tmp_path, case):
     torch.manual_seed(0)
     model = SeqConvModel(config(case[0], mixer_options=case[1])).eval()
@@ -58,7 +55,7 @@ def test_saving_and_loading_changes_nothing(tmp_path, case):
     assert {n: getattr(p, "_optim", None) for n, p in read.named_parameters()} == marks
 
 
-@every_mixer
+@each_representative
 def test_every_mixer_trains_under_gradient_checkpointing(mixer):
     torch.manual_seed(0)
     model = token_model(mixer).double().train()
@@ -73,7 +70,7 @@ def test_every_mixer_trains_under_gradient_checkpointing(mixer):
         torch.testing.assert_close(parameter.grad, want[name], msg=lambda m, name=name: f"{name}: {m}")
 
 
-@every_mixer
+@each_representative
 def test_every_mixer_classifies_both_ways_around(mixer):
     model = made(SeqConvForSequenceClassification, mixer=mixer, bidirectional=True, num_labels=3)
     assert not model.model.causal

@@ -4,7 +4,7 @@ import accelerate
 import pytest
 import torch
 from test_export import INPUTS, modality, model_of, tensors
-from tiny import causal_mixers, language_model, left_padded, prompts
+from tiny import each_causal, language_model, left_padded, prompts
 
 from seqconv.hf import MODELS
 from tolerances import assert_near
@@ -26,7 +26,7 @@ def to_files(model, tmp_path):
 
 
 @pytest.mark.parametrize("offload", [to_memory, to_files])
-@pytest.mark.parametrize("mixer", causal_mixers())
+@each_causal
 @torch.no_grad()
 def test_offloaded_language_models_read_and_generate_as_others(mixer, offload, tmp_path):
     model, ids = language_model(mixer, mlp="gelu", num_hidden_layers=1), prompts()

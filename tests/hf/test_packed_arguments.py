@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny import cases, config, each_default, label, language_model, left_padded, prompts
+from tiny import cases, config, each_representative, label, language_model, left_padded, prompts
 
-from seqconv import SeqConvForSequenceClassification, SeqConvModel, list_mixers
+from representatives import default_representatives
+from seqconv import SeqConvForSequenceClassification, SeqConvModel
 
 CUTS = {0: [0, 3, 8], 1: [0, 5, 8]}
 """Where the packed sequences of each row begin and end."""
@@ -30,7 +31,7 @@ def backbone(case, **options):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@each_default(cases(), label)
+@pytest.mark.parametrize("case", default_representatives(cases(), label))
 def test_packed_sequences_are_separate_in_every_form_and_row(case, form):
     model, ids = backbone(case), prompts(2, 8)
     got = model(ids, use_cache=False, **FORMS[form]()).last_hidden_state
@@ -95,7 +96,7 @@ def test_what_changes_nothing_is_taken():
     torch.testing.assert_close(model(ids, return_loss=True, num_items_in_batch=16, **extra).logits, want)
 
 
-@pytest.mark.parametrize("mixer", list_mixers())
+@each_representative
 def test_the_last_token_is_found_without_a_mask(mixer):
     torch.manual_seed(0)
     model = SeqConvForSequenceClassification(config(mixer, pooling="last", pad_token_id=0)).eval().double()

@@ -4,15 +4,13 @@ import copy
 
 import pytest
 import torch
-from tiny import VOCAB, causal_mixers, config, language_model, left_padded, prompts
+from tiny import VOCAB, config, each_causal, language_model, left_padded, prompts
 
 from seqconv import SeqConvForMultipleChoice
 from seqconv.hf.arguments.cache_argument import CACHE
 from seqconv.hf.cache import SeqConvCache
 from seqconv.hf.cache_rows import concat_caches, split_cache
 from tolerances import assert_near
-
-every_mixer = pytest.mark.parametrize("mixer", causal_mixers())
 
 
 def generate(model, ids, **options):
@@ -28,7 +26,7 @@ def verify(model, cache, ids, draft):
     return torch.cat([ids, own[:, : accepted + 1]], 1), accepted
 
 
-@every_mixer
+@each_causal
 def test_verified_drafts_give_the_greedy_tokens(mixer):
     """Drafts of three tokens: the greedy ones, with a wrong one at another place in every round."""
     model, ids = language_model(mixer), prompts(1)
@@ -46,7 +44,7 @@ def test_verified_drafts_give_the_greedy_tokens(mixer):
     assert torch.equal(got, want[:, : got.shape[1]])
 
 
-@every_mixer
+@each_causal
 def test_tokens_looked_up_in_the_prompt_assist(mixer):
     model, ids = language_model(mixer), prompts(1, 5).repeat(1, 3)
     want = generate(model, ids)
@@ -63,7 +61,7 @@ def test_assisted_generation_goes_on_from_a_returned_cache(mixer):
     assert torch.equal(generate(model, ids, **options), want)
 
 
-@every_mixer
+@each_causal
 def test_prompts_share_the_states_of_their_common_beginning(mixer):
     model = language_model(mixer, position_embedding="sinusoidal")
     system = prompts(1, 6)
@@ -105,7 +103,7 @@ def test_states_are_kept_over_several_calls_and_follow_their_rows():
         model(ids[:, :5], attention_mask=holes, past_key_values=SeqConvCache(states_at=[3]))
 
 
-@every_mixer
+@each_causal
 def test_requests_join_and_leave_a_batch(mixer):
     model = language_model(mixer, position_embedding="sinusoidal")
     texts = [prompts(1, length) for length in (7, 3, 5)]

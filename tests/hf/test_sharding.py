@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import causal_mixers, language_model, prompts
+from tiny import causal_mixers, each_causal, language_model, prompts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import trainer_pt_utils
 
+from representatives import REPRESENTATIVES
 from seqconv import fsdp
 from seqconv.mixer import Mixer
 from seqconv.parameters import kept_parameters
 from tolerances import assert_near
 
-every_mixer = pytest.mark.parametrize("mixer", causal_mixers())
 HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
@@ -48,7 +48,7 @@ def kept_names(model):
     return {name for name, p in model.named_parameters() if id(p) in kept}
 
 
-@every_mixer
+@each_causal
 def test_sharded_gradients_and_generation_equal_those_of_one_process(mixer, mesh):
     ids = prompts()
     want = gradients(language_model(mixer, mlp="swiglu"), ids)
@@ -65,7 +65,7 @@ def test_sharded_gradients_and_generation_equal_those_of_one_process(mixer, mesh
     )
 
 
-@every_mixer
+@each_causal
 def test_mixed_precision_gathers_what_stays_in_float32_unrounded(mixer, mesh):
     """The sharded float32 model computes what the same model converted to bfloat16 computes."""
     ids, half = prompts(), language_model(mixer, dtype=torch.float32).to(torch.bfloat16)
@@ -95,7 +95,7 @@ def test_mixed_precision_gathers_what_stays_in_float32_unrounded(mixer, mesh):
         assert_near(got[name], want[name].float(), dtype=torch.bfloat16, what=name)
 
 
-@every_mixer
+@each_causal
 def test_a_model_in_half_precision_is_sharded_with_its_float32_parameters(mixer, mesh):
     ids = prompts()
     want = gradients(language_model(mixer, dtype=torch.bfloat16), ids)
@@ -106,7 +106,7 @@ def test_a_model_in_half_precision_is_sharded_with_its_float32_parameters(mixer,
         assert_near(gradient.float(), want[name].float(), dtype=torch.bfloat16, what=name)
 
 
-@every_mixer
+@each_causal
 def test_states_are_not_rounded_by_mixed_precision(mixer, mesh):
     half = language_model(mixer, dtype=torch.float32).to(torch.bfloat16).eval()
     model, ids = shard(language_model(mixer, dtype=torch.float32).eval(), mesh, mp_policy=HALF), prompts(2, 9)
@@ -133,10 +133,17 @@ def test_the_trainer_decays_the_same_parameters_of_wrapped_models(mixer, wrap, m
     assert not [name for name in want if name.endswith(("A_log", "inv_dt", "A_real", "alpha", "qk_scale"))]
 
 
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize(
+    "mixers",
+    [
+        pytest.param([name for name in causal_mixers() if name in REPRESENTATIVES], id="representatives"),
+        pytest.param(causal_mixers(), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(mixers, tmp_path):
     worker = Path(__file__).with_name("sharding_worker.py")
     for rank in range(2):
-        command = [sys.executable, str(worker), str(rank), str(tmp_path)]
+        command = [sys.executable, str(worker), str(rank), str(tmp_path), *mixers]
         if rank == 0:
             other = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         else:

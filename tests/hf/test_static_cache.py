@@ -6,6 +6,7 @@ from tiny import VOCAB, causal_mixers, language_model, left_padded, prompts
 from torch.utils import _pytree as pytree
 from transformers import CompileConfig
 
+from representatives import representatives
 from seqconv.hf.cache import SeqConvCache
 from seqconv.hf.static_cache import StaticSeqConvCache
 
@@ -15,6 +16,7 @@ GROWING = {
 }  # fmt: skip
 FIXED = [name for name in causal_mixers() if name not in GROWING]
 COMPILED = {"attention", "gla", "mamba", "lightconv", "mega", "s4d"}
+each_fixed = pytest.mark.parametrize("mixer", representatives(FIXED))
 
 
 def generate(model, ids, **options):
@@ -25,7 +27,7 @@ def shapes(cache):
     return [leaf.shape for leaf in pytree.tree_leaves(cache.state) if isinstance(leaf, torch.Tensor)]
 
 
-@pytest.mark.parametrize("mixer", FIXED)
+@each_fixed
 def test_static_states_give_the_same_tokens(mixer):
     model = language_model(mixer, position_embedding="sinusoidal")
     ids, mask = left_padded(7, 4)
@@ -37,7 +39,7 @@ def test_static_states_give_the_same_tokens(mixer):
     assert torch.equal(beams.sequences, generate(model, ids, attention_mask=mask, num_beams=2))
 
 
-@pytest.mark.parametrize("mixer", FIXED)
+@each_fixed
 def test_no_tensor_changes_its_size_from_token_to_token(mixer):
     model, ids = language_model(mixer), prompts()
     first = generate(model, ids, cache_implementation="static", max_cache_len=40, return_dict_in_generate=True)

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from tiny import VOCAB, causal_mixers, language_model, left_padded, prompts
+from tiny import VOCAB, each_causal, language_model, left_padded, prompts
 
 from seqconv.hf import SeqConvConfig, SeqConvForCausalLM
 from seqconv.hf.cache import SeqConvCache
 from tolerances import assert_near
 
 
-@pytest.mark.parametrize("name", causal_mixers())
-def test_a_second_turn_of_generate_continues_the_text(name):
+@each_causal
+def test_a_second_turn_of_generate_continues_the_text(mixer):
     torch.manual_seed(0)
-    config = SeqConvConfig(vocab_size=50, hidden_size=16, layer_pattern=[name], num_hidden_layers=2)
+    config = SeqConvConfig(vocab_size=50, hidden_size=16, layer_pattern=[mixer], num_hidden_layers=2)
     model = SeqConvForCausalLM(config).double().eval()
     text, cache = torch.randint(50, (2, 20)), None
     for more in (5, 60):
@@ -24,9 +24,6 @@ def test_a_second_turn_of_generate_continues_the_text(name):
             want = model(turn.sequences).logits[:, -5:-1]
         assert_near(torch.stack(turn.logits, 1), want, dtype=torch.float32, what=f"before {more} more")
         text, cache = torch.cat([turn.sequences, torch.randint(50, (2, more))], 1), turn.past_key_values
-
-
-every_mixer = pytest.mark.parametrize("mixer", causal_mixers())
 
 
 def go_on(model, ids, mask, cache=None, **options):
@@ -51,7 +48,7 @@ def alone(model, ids, mask):
     return torch.cat([go_on(model, row, torch.ones_like(row), use_cache=False).sequences[:, -5:] for row in rows])
 
 
-@every_mixer
+@each_causal
 @pytest.mark.parametrize("position_embedding", ["none", "sinusoidal"])
 def test_rows_of_a_second_turn_bring_different_numbers_of_tokens(mixer, position_embedding):
     model = language_model(mixer, mlp="gelu", position_embedding=position_embedding)
@@ -65,7 +62,7 @@ def test_rows_of_a_second_turn_bring_different_numbers_of_tokens(mixer, position
     assert torch.equal(go_on(model, more, full, second.past_key_values).sequences[:, -5:], alone(model, more, full))
 
 
-@every_mixer
+@each_causal
 def test_beams_go_on_from_rows_of_different_lengths(mixer):
     model = language_model(mixer)
     _, ids, mask = turns(model)
@@ -73,7 +70,7 @@ def test_beams_go_on_from_rows_of_different_lengths(mixer):
     assert torch.equal(got, go_on(model, ids, mask, num_beams=3, use_cache=False).sequences)
 
 
-@every_mixer
+@each_causal
 def test_a_mask_that_hides_what_ended_rows_were_fed_reads_the_text_again(mixer):
     model = language_model(mixer)
     first, ids, mask = turns(model)
@@ -81,7 +78,7 @@ def test_a_mask_that_hides_what_ended_rows_were_fed_reads_the_text_again(mixer):
     assert torch.equal(go_on(model, ids, mask, first.past_key_values).sequences[:, -5:], alone(model, ids, mask))
 
 
-@every_mixer
+@each_causal
 def test_a_first_turn_padded_on_the_right_leaves_the_state_after_its_last_tokens(mixer):
     model = language_model(mixer, position_embedding="sinusoidal")
     ids, mask = (t.flip(1) for t in left_padded(7, 4, 5))
@@ -94,7 +91,7 @@ def test_a_first_turn_padded_on_the_right_leaves_the_state_after_its_last_tokens
         assert_near(got[row, -len(tokens) :], model(whole, use_cache=False).logits[0, -len(tokens) :])
 
 
-@every_mixer
+@each_causal
 def test_padding_between_tokens_changes_nothing(mixer):
     model, ids = language_model(mixer, position_embedding="sinusoidal"), prompts(2, 9)
     mask = torch.ones_like(ids)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from representatives import defaults, representatives
 from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForMaskedLM, create_mixer, list_mixers
 from seqconv.registry import mixer_entry
 
@@ -48,11 +49,11 @@ def cases():
     return [case for i, case in enumerate(found) if case not in found[:i]]
 
 
-def each_default(cases, label):
-    """Parametrises with every case; those with options of their own are slow tests."""
-    marked = [pytest.param(case, marks=[pytest.mark.slow] if case[1] else [], id=label(case)) for case in cases]
-    return pytest.mark.parametrize("case", marked)
-
-
 def label(case):
     return case[0] + "".join(f"-{key}={value}" for key, value in case[1].items())
+
+
+each_default = pytest.mark.parametrize("case", defaults(cases(), label))
+each_representative = pytest.mark.parametrize("mixer", representatives(list_mixers()))
+each_causal = pytest.mark.parametrize("mixer", representatives(causal_mixers()))
+"""Every case or name; those that others represent are slow tests."""
