@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from representatives import defaults
+from representatives import default_representatives, defaults
 from seqconv import Mixer, State, create_mixer, list_mixers
 from seqconv.registry import mixer_entry
 
@@ -27,7 +27,10 @@ BIDIRECTIONAL = [(name, {"bidirectional": True}) for name in list_mixers()]
 every = pytest.mark.parametrize("case", ALL, ids=label)
 causal = pytest.mark.parametrize("case", CAUSAL, ids=label)
 each_default = pytest.mark.parametrize("case", defaults(ALL, label))
-"""Every case; those with options of their own are slow tests, for what takes seconds each."""
+each_causal_default = pytest.mark.parametrize("case", defaults(CAUSAL, label))
+"""Every case; those with options of their own are slow tests: for what options do not change, or takes seconds."""
+each_representative = pytest.mark.parametrize("case", default_representatives(ALL, label))
+"""Every case; the mixers that another one represents are slow tests as well."""
 each_name = pytest.mark.parametrize("name", list_mixers())
 
 

@@ -3,14 +3,11 @@
 import pytest
 import torch
 
-from mixer_cases import BATCH, CAUSAL, build, causal, inputs, label
-from representatives import defaults
+from mixer_cases import BATCH, build, causal, each_causal_default, inputs
 from seqconv import create_mixer
 from seqconv.backbone import build_backbone
 from seqconv.decoding import StatePool, Stream
 from tolerances import assert_near
-
-each_default = pytest.mark.parametrize("case", defaults(CAUSAL, label))
 
 
 def after(mixer, state, x):
@@ -48,7 +45,7 @@ def test_tokens_that_were_taken_back_leave_no_trace(case):
         stream.rollback(1)
 
 
-@each_default
+@each_causal_default
 def test_every_row_takes_back_its_own_number_of_tokens(case):
     mixer, x = build(case), inputs(20)
     want = mixer(x)
@@ -61,7 +58,7 @@ def test_every_row_takes_back_its_own_number_of_tokens(case):
     assert_near(got, torch.stack([want[0, 12:16], want[1, 7:11]]))
 
 
-@each_default
+@each_causal_default
 def test_slots_of_a_pool_go_on_as_requests_alone(case):
     """Requests that begin at different times, in batches of changing rows, one of them padded to its size."""
     mixer, x = build(case), inputs(16, batch=3)

@@ -68,7 +68,7 @@ SIZES = [(2, 64), (3, 65), (1, 100)]
 
 
 @pytest.mark.parametrize("case", (CASES | STEPS).values(), ids=CASES | STEPS)
-@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("unannotated")
 def test_compiles_for_open_batches_and_lengths(case, dynamic):
     torch.compiler.reset()

@@ -1,7 +1,7 @@
 """Rules that every implementation of every op keeps: accuracy of half precision, isolation of NaN, memory, batches of
 none, derivatives by transforms."""
 
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import pytest
@@ -61,16 +61,23 @@ def gradients(name: str, implementation: str, inputs: dict[str, Tensor]) -> dict
     return {k: g.double() for k, g in zip(wanted, found, strict=True)}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("name", "implementation"), forms([n for n in CASES if n not in NO_HALF]))
-def test_gradients_of_half_precision_are_as_near_to_float64(name, implementation, dtype):
-    """Sums over 600 tokens are in float32: the error of a gradient is that of its own rounding."""
+@cache
+def half_precision(name: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs of 600 tokens in a dtype, and the gradients of the same numbers in float64 by the reference."""
     inputs = {k: v for k, v in CASES[name].inputs(1, 600).items() if isinstance(v, Tensor)}
     narrow = {
         k: v if not v.is_floating_point() else v.to(torch.float32 if k in STATES else dtype) for k, v in inputs.items()
     }
     wide = {k: v.double() if v.is_floating_point() else v for k, v in narrow.items()}
-    want, got = gradients(name, "reference", wide), gradients(name, implementation, narrow)
+    return narrow, gradients(name, "reference", wide)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "implementation"), forms([n for n in CASES if n not in NO_HALF]))
+def test_gradients_of_half_precision_are_as_near_to_float64(name, implementation, dtype):
+    """Sums over 600 tokens are in float32: the error of a gradient is that of its own rounding."""
+    narrow, want = half_precision(name, dtype)
+    got = gradients(name, implementation, narrow)
     for argument, gradient in want.items():
         error = (got[argument] - gradient).abs().max() / gradient.abs().max()
         bound = 1e-4 if narrow[argument].dtype == torch.float32 else torch.finfo(dtype).eps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from mixer_cases import build, causal, each_default, every, inputs, run_in_pieces
+from mixer_cases import build, each_causal_default, each_default, inputs, run_in_pieces
 from seqconv import Mixer
 from tolerances import assert_near
 
@@ -52,7 +52,7 @@ def adapted(case) -> tuple[Mixer, list[str]]:
     return mixer, names
 
 
-@every
+@each_default
 def test_adapters_act_and_merge_to_the_same_outputs(case):
     plain, (mixer, names) = build(case), adapted(case)
     x = inputs()
@@ -73,7 +73,7 @@ def test_adapters_act_and_merge_to_the_same_outputs(case):
     assert_near(mixer(x), y, what="merged")
 
 
-@causal
+@each_causal_default
 def test_adapters_act_in_every_form(case):
     mixer, _ = adapted(case)
     x = inputs()

@@ -15,8 +15,10 @@ from mixer_cases import (
     LENGTH,
     build,
     causal,
+    each_causal_default,
     each_default,
     each_name,
+    each_representative,
     every,
     inputs,
     label,
@@ -37,7 +39,7 @@ def test_output_has_the_shape_and_dtype_of_the_input(case):
         assert y.isfinite().all()
 
 
-@causal
+@each_causal_default
 def test_a_state_in_another_dtype_continues_the_sequence(case):
     mixer, x = build(case, torch.float32), inputs(dtype=torch.float32)
     y, state = mixer.prefill(x[:, :20])
@@ -49,7 +51,7 @@ def test_a_state_in_another_dtype_continues_the_sequence(case):
     assert_near(rounded.to(torch.bfloat16), want)
 
 
-@every
+@each_default
 def test_autocast_takes_wide_and_narrow_inputs(case):
     mixer, x = build(case, torch.float32), inputs(dtype=torch.float32)
     want = mixer(x)
@@ -66,16 +68,17 @@ def test_autocast_takes_wide_and_narrow_inputs(case):
 
 
 @causal
-@pytest.mark.parametrize("length", [1, 2, LENGTH, 65])
-def test_forward_equals_prefill_equals_steps(case, length):
-    mixer, x = build(case), inputs(length)
-    want = mixer(x)
-    assert_near(mixer.prefill(x)[0], want, what="prefill")
+def test_forward_equals_prefill_equals_steps(case):
+    mixer, x = build(case), inputs(65)
     state, outputs = mixer.init_state(BATCH), []
-    for t in range(length):
+    for t in range(x.shape[1]):
         y, state = mixer.step(x[:, t], state)
         outputs.append(y)
-    assert_near(torch.stack(outputs, dim=1), want, what="steps")
+    steps = torch.stack(outputs, dim=1)
+    for length in (1, 2, LENGTH, 65):
+        want = mixer(x[:, :length])
+        assert_near(mixer.prefill(x[:, :length])[0], want, what=f"prefill of {length} tokens")
+        assert_near(steps[:, :length], want, what=f"{length} steps")
 
 
 @causal
@@ -173,7 +176,7 @@ def test_gradients_through_a_split_equal_those_of_the_whole(case):
         assert_near(got, want, what=f"gradient of {name}")
 
 
-@causal
+@each_causal_default
 def test_forward_hooks_fire_in_every_form(case):
     """Code that is hooked to a module (sharding, offloading, adapters, probes) sees training and decoding alike."""
     mixer, x, seen = build(case), inputs(6), []
@@ -190,7 +193,7 @@ def test_forward_hooks_fire_in_every_form(case):
     assert_near(doubled, 2 * build(case)(x), what="a hook that changes outputs")
 
 
-@causal
+@each_causal_default
 def test_a_step_without_a_state_starts_from_the_initial_one(case):
     mixer, x = build(case), inputs(2)
     first, state = mixer.step(x[:, 0])
@@ -217,7 +220,7 @@ def test_bfloat16_and_float32_are_close_to_float64(case):
         assert_near(copy.deepcopy(mixer).to(dtype)(x.to(dtype)), want, what=str(dtype))
 
 
-@every
+@each_default
 def test_save_and_load(case, tmp_path):
     mixer, x = build(case), inputs()
     save_file({k: v.contiguous().clone() for k, v in mixer.state_dict().items()}, tmp_path / "mixer.safetensors")
@@ -228,7 +231,7 @@ def test_save_and_load(case, tmp_path):
     torch.testing.assert_close(copy.deepcopy(mixer)(x), mixer(x), rtol=0, atol=0)
 
 
-@every
+@each_default
 def test_the_seed_alone_decides_the_initial_values(case):
     drawn = []
     for _ in range(2):
@@ -237,7 +240,7 @@ def test_the_seed_alone_decides_the_initial_values(case):
     assert all(torch.equal(drawn[0][k], drawn[1][k]) for k in drawn[0])
 
 
-@every
+@each_default
 def test_strided_inputs_and_empty_batches(case):
     mixer, x = build(case), inputs()
     strided = x.transpose(0, 1).contiguous().transpose(0, 1)
@@ -245,7 +248,7 @@ def test_strided_inputs_and_empty_batches(case):
     assert mixer(x[:0]).shape == (0, LENGTH, D_MODEL)
 
 
-@each_default
+@each_representative
 def test_compiles_without_graph_breaks(case, unannotated):
     mixer, x = build(case), inputs(9)
     torch.compiler.reset()
@@ -253,7 +256,7 @@ def test_compiles_without_graph_breaks(case, unannotated):
     assert_near(compiled(x), mixer(x))
 
 
-@causal
+@each_causal_default
 def test_state_can_be_reordered_copied_moved_and_detached(case):
     mixer, x = build(case), inputs()
     _, state = mixer.prefill(x[:, :20])
@@ -325,7 +328,7 @@ def test_bad_input_is_refused_with_a_remedy(name, unannotated):
             use()
 
 
-@causal
+@each_causal_default
 def test_a_state_of_another_batch_or_mixer_is_rejected(case, unannotated):
     mixer, x = build(case), inputs()
     _, state = mixer.prefill(x)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mixer_cases import D_MODEL, build, causal, every
+from mixer_cases import D_MODEL, build, each_causal_default, each_default
 from tolerances import assert_near
 
-BATCH, LENGTH, TOKEN = 3, 63, 41
+BATCH, LENGTH, PROMPT, TOKEN = 3, 50, 43, 41
 OTHERS = [0, 2]
 BOUNDED_GATES = {"elman", "gru", "lstm"}
 """Cells whose inputs reach the state through bounded functions alone: an infinity is a closed or an open gate."""
@@ -30,7 +30,7 @@ def assert_isolated(got, want, token, what, *, causal=True, stays=True):
 
 
 @VALUES
-@every
+@each_default
 def test_in_forward(case, value):
     mixer = build(case)
     x, spoilt = signals(value)
@@ -38,7 +38,7 @@ def test_in_forward(case, value):
     assert_isolated(mixer(spoilt), mixer(x), TOKEN, "forward", causal=mixer.causal, stays=stays)
 
 
-@causal
+@each_causal_default
 @pytest.mark.parametrize(("start", "value"), [(0, torch.inf), (17, torch.nan)])
 def test_in_prefill_and_the_steps_after_it(case, start, value):
     mixer, outputs = build(case), []
@@ -46,9 +46,9 @@ def test_in_prefill_and_the_steps_after_it(case, start, value):
         state = mixer.init_state(BATCH)
         if start:
             _, state = mixer.prefill(x[:, :start], state)
-        y, state = mixer.prefill(x[:, start:-20], state)
+        y, state = mixer.prefill(x[:, start:PROMPT], state)
         found = [y]
-        for t in range(LENGTH - 20, LENGTH):
+        for t in range(PROMPT, LENGTH):
             y, state = mixer.step(x[:, t], state)
             found.append(y[:, None])
         outputs.append(torch.cat(found, dim=1))
@@ -56,20 +56,20 @@ def test_in_prefill_and_the_steps_after_it(case, start, value):
     assert_isolated(*reversed(outputs), TOKEN - start, f"prefill from {start}", stays=stays)
 
 
-@causal
+@each_causal_default
 def test_in_steps(case):
     mixer, outputs = build(case), []
     for x in signals(torch.nan):
-        y, state = mixer.prefill(x[:, :30])
+        y, state = mixer.prefill(x[:, :35])
         found = [y]
-        for t in range(30, LENGTH):
+        for t in range(35, LENGTH):
             y, state = mixer.step(x[:, t], state)
             found.append(y[:, None])
         outputs.append(torch.cat(found, dim=1))
     assert_isolated(*reversed(outputs), TOKEN, "steps")
 
 
-@every
+@each_default
 def test_in_gradients(case):
     """Inputs of other rows keep their gradients; nothing raises, although the loss is not a number."""
     # Batch norms in training take statistics over all rows, which is their definition.

@@ -5,14 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixer_cases import D_MODEL, each_default
 from seqconv import create_mixer, list_mixers
 from seqconv.convolution.replacement import decode_smoothly
-from seqconv.registry import mixer_entry
 from seqconv.rows import RowGroups
 from tolerances import assert_near
 
-D_MODEL = 8
-CASES = [(name, dict(options)) for name in list_mixers() for options in ({}, *mixer_entry(name).examples)]
 GROWING = ("hyena", "multihyena", "sgconv")
 
 turns = st.lists(st.one_of(st.integers(1, 40), st.just(1)), min_size=1, max_size=12)
@@ -38,11 +36,11 @@ def run(mixer, lengths, max_length):
     assert_near(torch.cat(outputs, dim=1), mixer(x))
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: str(v))
+@each_default
 @settings(max_examples=6)
 @given(lengths=turns, max_length=st.one_of(st.none(), st.integers(1, 60)))
-def test_any_sequence_of_turns_equals_forward(name, options, lengths, max_length):
-    mixer = build(name, options)
+def test_any_sequence_of_turns_equals_forward(case, lengths, max_length):
+    mixer = build(*case)
     if mixer.causal:
         run(mixer, lengths, max_length)
 
@@ -71,9 +69,9 @@ def test_empty_batches_go_through_every_form(name):
     assert state.batch_size == 0
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: str(v))
-def test_rows_that_bring_different_numbers_of_tokens_continue_as_alone(name, options):
-    mixer, generator = build(name, options), torch.Generator().manual_seed(2)
+@each_default
+def test_rows_that_bring_different_numbers_of_tokens_continue_as_alone(case):
+    mixer, generator = build(*case), torch.Generator().manual_seed(2)
     if not mixer.causal:
         return
     lengths = torch.tensor([[5, 4, 2], [3, 0, 3], [7, 9, 2]])  # of three turns, per row

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from representatives import defaults
 from seqconv import Mixer, create_mixer, list_mixers
 from seqconv.registry import mixer_entry
 from seqconv.vision import Mixer2d, create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
@@ -138,7 +139,7 @@ def test_a_mixer_built_on_meta_and_reset_equals_one_that_was_built(case):
     assert [name for name in want if not torch.equal(got[name], want[name])] == []
 
 
-@every
+@pytest.mark.parametrize("case", defaults(CASES, str))
 def test_compiles_without_graph_breaks(case, unannotated):
     mixer, x = build(case), images(3, 4)
     torch.compiler.reset()
