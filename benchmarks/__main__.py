@@ -28,6 +28,7 @@ OWN = (
     "instruction_sets",
     "threads",
     "decoding_linear",
+    "accelerate",
     "training_steps",
 )
 """Measurements with rows of their own kind: ``benchmarks/<name>.py`` makes them."""

@@ -1,4 +1,5 @@
-"""``python -m benchmarks results``: one page with every measured figure, docs/results.md, and the picture of README.md.
+"""``python -m benchmarks results``: one page with every measured figure, docs/results.md, the table of
+docs/accelerate.md, and the picture of README.md.
 
 Measures nothing: all figures come from the files of ``results/``, each with its command, machine and date.
 """
@@ -16,6 +17,9 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 PICTURE = RESULTS / "overview.svg"
 SECTION = "every measurement"
+ACCELERATED = "accelerate-2-threads.json"
+ACCELERATE_PAGE = PAGE.with_name("accelerate.md")
+ACCELERATE_SECTION = "measured families"
 HEADER = ["measurement", "against", "time of the best", "memory of the best", "command", "machine", "date"]
 SWEEPS = {
     "selective scan (Mamba), 1,536 channels": "selective_scan-1-thread-avx2-sweep",
@@ -32,6 +36,8 @@ def update(page: Path = PAGE, results: Path = RESULTS) -> None:
         ValueError: the page has no place for the table.
     """
     put_into(page, table(results), SECTION)
+    if (measured := results / ACCELERATED).exists():
+        put_into(ACCELERATE_PAGE, accelerated_table(measured), ACCELERATE_SECTION)
     draw(results, PICTURE)
 
 
@@ -41,6 +47,24 @@ def table(results: Path = RESULTS) -> str:
     rows = [row for path, report in reports.items() if "allocator" in report and "rows" in report
             if (row := _row(path, report)) is not None]  # fmt: skip
     return markdown_table([HEADER, *rows]) + "\n"
+
+
+def accelerated_table(measured: Path) -> str:
+    """How many times as fast as transformers each family is, its share of memory, and on which machine."""
+    report = json.loads(measured.read_text())
+    families = dict.fromkeys(row["shape"] for row in report["rows"])
+    directions = list(dict.fromkeys(row["direction"] for row in report["rows"]))
+    lines = [["family", *directions, "training memory"]]
+    for family in families:
+        own = [row for row in report["rows"] if row["shape"] == family]
+        speeds = [f"{row['ms']['transformers'] / row['ms']['seqconv']:.1f} ×" for row in own]
+        memory = next(row["mb"] for row in own if "mb" in row)
+        lines.append([family, *speeds, f"{memory['seqconv'] / memory['transformers']:.2f}"])
+    machine = report["machine"]
+    about = (
+        f"{machine['processor']}, {machine['instruction_set']}, {machine['threads']} threads, torch {machine['torch']}"
+    )
+    return f"{markdown_table(lines)}\n\n{about}, transformers {machine['transformers']}, {machine['date']}.\n"
 
 
 def _row(path: Path, report: Mapping[str, Any]) -> list[str] | None:

@@ -7,12 +7,16 @@ and the medians are shown; peak memory of a training step comes from a process o
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592, so that page faults are not what is measured.
 """
 
+import json
+import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -105,7 +109,7 @@ def measure(
     return {
         "prefill": alternate(model, prefill, repeats),
         "decoding": alternate(model, decode, repeats),
-        "training": alternate(model, lambda: step(model, ids[:, :train]), repeats),
+        "training step": alternate(model, lambda: step(model, ids[:, :train]), repeats),
     }
 
 
@@ -132,15 +136,38 @@ def peak_memory() -> float:
     return int(fields["VmHWM"].split()[0]) / 1024
 
 
-def memory_ratio(family: str, layers: int, scale: float, train: int) -> float:
-    """Accelerated peak memory of a training step over that of transformers, each in a process of its own."""
+def memory(family: str, layers: int, scale: float, train: int) -> tuple[float, float]:
+    """Megabytes of a training step as it is and accelerated, each in a process of its own."""
     options = ["--families", family, "--layers", layers, "--scale", scale, "--train", train, "--only-memory-of"]
     command = [sys.executable, __file__, *map(str, options)]
     stock, fast = (
         float(subprocess.run([*command, which], check=True, capture_output=True, text=True).stdout)
         for which in ("transformers", "seqconv")
     )
-    return fast / max(stock, 1e-3)
+    return stock, fast
+
+
+def rows(
+    family: str, layers: int, scale: float, prompt: int, train: int, repeats: int, with_memory: bool = True
+) -> list[dict[str, Any]]:
+    """A row per measurement: milliseconds of transformers and of seqconv, megabytes of the training step."""
+    found = [
+        {"shape": family, "direction": what, "ms": {"transformers": 1e3 * stock, "seqconv": 1e3 * fast}}
+        for what, (stock, fast) in measure(family, layers, scale, prompt, train, repeats).items()
+    ]
+    if with_memory:
+        stock, fast = memory(family, layers, scale, train)
+        found[-1]["mb"] = {"transformers": stock, "seqconv": fast}
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    versions = {package: version(package) for package in ("torch", "transformers")}
+    counts = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1)}
+    return {"processor": processor, **counts, "python": platform.python_version(), **versions}
 
 
 def main(
@@ -150,28 +177,35 @@ def main(
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 2048,
     train: Annotated[int, typer.Option(min=8, help="Tokens of the training step.")] = 512,
     repeats: Annotated[int, typer.Option(min=1, help="Measured runs of each kind.")] = 3,
-    memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    with_memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write machine, versions and medians.")] = None,
     only_memory_of: Annotated[str | None, typer.Option(hidden=True)] = None,
-) -> dict[str, dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Print how many times as fast each family is, and its share of the memory."""
     logging.set_verbosity_error()
     if only_memory_of is not None:
         print(training_memory(families, layers, scale, train, only_memory_of == "seqconv"))
-        return {}
-    table = Table("family", "prefill", "training step", "decoding", "training memory")
-    results: dict[str, dict[str, float]] = {}
+        return []
+    found: list[dict[str, Any]] = []
+    table = Table("family", *WHAT, "training memory")
     for family in families.split(","):
-        seconds = measure(family, layers, scale, prompt, train, repeats)
-        results[family] = {what: stock / fast for what, (stock, fast) in seconds.items()}
-        share = memory_ratio(family, layers, scale, train) if memory else float("nan")
-        results[family]["memory"] = share
-        speeds = [
-            f"{stock:.3f} / {fast:.3f} s = {stock / fast:.1f} ×"
-            for stock, fast in (seconds[what] for what in ("prefill", "training", "decoding"))
-        ]
-        table.add_row(family, *speeds, f"{share:.2f}" if memory else "")
+        own = rows(family, layers, scale, prompt, train, repeats, with_memory)
+        found += own
+        times = [row["ms"] for row in own]
+        speeds = [f"{ms['transformers']:.0f} / {ms['seqconv']:.0f} ms = {_ratio(ms):.1f} ×" for ms in times]
+        table.add_row(family, *speeds, f"{1 / _ratio(own[-1]['mb']):.2f}" if with_memory else "")
     Console().print(table)
-    return results
+    if json_file is not None:
+        json_file.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
+    return found
+
+
+WHAT = ("prefill", "decoding", "training step")
+"""What is measured, in this order."""
+
+
+def _ratio(of: dict[str, float]) -> float:
+    return of["transformers"] / max(of["seqconv"], 1e-3)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import int8_perplexity
+from benchmarks import int8_perplexity, results_page
 from benchmarks.__main__ import RESULTS, text_table
 from benchmarks.case import Case, channel_first, compare
 from benchmarks.measure import Ceilings
@@ -111,6 +111,20 @@ def test_ratios_are_taken_from_the_files_of_ops_alone(tmp_path):
     update(tmp_path, page)
     assert page.read_text().count("| `ssd` | s | forward | 2 | x | 0.1 | 2.0 | a 4.5, b 3.0 |") == 1
     assert "step_share" not in page.read_text()
+
+
+def test_the_table_of_accelerated_families(tmp_path):
+    ms, mb = {"transformers": 6.0, "seqconv": 2.0}, {"transformers": 8.0, "seqconv": 2.0}
+    names = dict.fromkeys(("processor", "instruction_set", "threads", "torch", "transformers", "date"), "x")
+    rows = [{"shape": "mamba", "direction": "prefill", "ms": ms}]
+    rows.append({"shape": "mamba", "direction": "training step", "ms": ms, "mb": mb})
+    (tmp_path / "figures.json").write_text(json.dumps({"machine": names, "rows": rows}))
+    text = results_page.accelerated_table(tmp_path / "figures.json")
+    assert "| family | prefill | training step | training memory |" in text
+    assert "| mamba | 3.0 × | 3.0 × | 0.25 |" in text
+    opens, closes = marks(results_page.ACCELERATE_SECTION)
+    assert opens in results_page.ACCELERATE_PAGE.read_text()
+    assert closes in results_page.ACCELERATE_PAGE.read_text()
 
 
 def test_committed_results_name_machine_and_versions():

@@ -1,7 +1,9 @@
 """The scripts of examples/ run, in a small form."""
 
 import importlib.util
+import json
 import re
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -83,12 +85,15 @@ def test_classify_images_learns_the_stripes(tmp_path):
     assert load("classify_images").main(mixer="s4d", steps=30, size=8, width=16, out=tmp_path) > 0.9
 
 
-def test_accelerated_models_are_timed_against_transformers(capsys, monkeypatch):
+def test_accelerated_models_are_timed_against_transformers(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    example = load("accelerate_transformers")
+    example, written = load("accelerate_transformers"), tmp_path / "figures.json"
     sizes = {"layers": 2, "scale": 0.25, "prompt": 16, "train": 16, "repeats": 1}
-    results = example.main(families="mamba,lfm2", memory=False, **sizes)
-    assert set(results) == {"mamba", "lfm2"}
-    assert all(results[family][what] > 0 for family in results for what in ("prefill", "training", "decoding"))
-    assert example.memory_ratio("mamba", 2, 0.25, 64) > 0
+    rows = example.main(families="mamba,lfm2", with_memory=False, json_file=written, **sizes)
+    assert [(row["shape"], row["direction"]) for row in rows] == list(product(("mamba", "lfm2"), example.WHAT))
+    assert all(ms > 0 for row in rows for ms in row["ms"].values())
+    assert min(example.memory("mamba", 2, 0.25, 64)) > 0
     assert "training memory" in capsys.readouterr().out
+    report = json.loads(written.read_text())
+    assert report["rows"] == rows
+    assert {"torch", "transformers", "processor", "threads"} <= report["machine"].keys()
