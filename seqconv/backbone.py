@@ -214,19 +214,36 @@ def build_backbone(
     if n_layers < 1 or not pattern:
         got = f"n_layers={n_layers} and a pattern of {len(pattern)}"
         raise argument_error("build_backbone", got, "at least one layer", "give n_layers >= 1 and a pattern")
-    if drop_path_schedule not in ("linear", "constant"):
-        raise unknown_name("build_backbone", "drop_path_schedule", drop_path_schedule, ["linear", "constant"])
+    rates = drop_path_rates(drop_path, drop_path_schedule, n_layers)
     blocks = []
     for i, spec in enumerate(islice(cycle(pattern), n_layers)):
-        share = 1.0 if drop_path_schedule == "constant" else i / max(1, n_layers - 1)
-        here = {**block_options, "drop_path": drop_path * share, "layer": LayerContext(i, n_layers)}
+        here = {**block_options, "drop_path": rates[i], "layer": LayerContext(i, n_layers)}
         blocks.append(build_block(d_model, spec, mixer_defaults=mixer_defaults, **here))
+    ends = ends_of_stack(final_norm, final_norm_options, block_options)
+    return Backbone(blocks, input_dropout=input_dropout, **ends)
+
+
+def drop_path_rates(rate: float, schedule: str, n_layers: int) -> list[float]:
+    """Stochastic depth of every layer.
+
+    Raises:
+        ValueError: an unknown schedule; the nearest is named.
+    """
+    if schedule not in ("linear", "constant"):
+        raise unknown_name("build_backbone", "drop_path_schedule", schedule, ["linear", "constant"])
+    return [rate * (1.0 if schedule == "constant" else i / max(1, n_layers - 1)) for i in range(n_layers)]
+
+
+def ends_of_stack(
+    final_norm: bool | None, final_norm_options: Mapping[str, Any] | None, block_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The norm after the last block and the kind of the dropout before the first, as options of a backbone."""
+    ends: dict[str, Any] = {"tie_dropout": block_options.get("tie_dropout", False), "norm": "none"}
     placement = block_options.get("norm_placement", "pre")
-    own = block_options.get("norm_options") if final_norm_options is None else final_norm_options
-    norm = {"norm": block_options.get("norm", "layer"), "norm_options": own}
-    ends = final_norm if final_norm is not None else placement == "pre"
-    tied = block_options.get("tie_dropout", False)
-    return Backbone(blocks, input_dropout=input_dropout, tie_dropout=tied, **(norm if ends else {}))
+    if final_norm if final_norm is not None else placement == "pre":
+        own = block_options.get("norm_options") if final_norm_options is None else final_norm_options
+        ends |= {"norm": block_options.get("norm", "layer"), "norm_options": own}
+    return ends
 
 
 def build_block(

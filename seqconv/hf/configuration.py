@@ -1,6 +1,6 @@
 """The configuration of every seqconv model: one flat, JSON-able list of options, checked when it is made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from inspect import signature
 from typing import Any, ClassVar, no_type_check
@@ -14,6 +14,13 @@ from ..blocks import Block
 from ..registry import check_mixer_options
 from .arguments.checks import MAIN_INPUT
 from .option_values import (
+    BOOLEANS,
+    CHOICES,
+    MAPPINGS,
+    NAMES,
+    POSITIVE,
+    PROBABILITIES,
+    are_counts,
     are_groups,
     are_sizes,
     are_token_ids,
@@ -26,37 +33,6 @@ from .option_values import (
 )
 from .saving.remote import auto_map, write_module
 
-MODALITIES = ("text", "image", "video", "audio")
-CHOICES: Mapping[str, Sequence[str]] = {
-    "modality": MODALITIES,
-    "norm_placement": ("pre", "post"),
-    "pooling": ("mean", "last", "first", "max", "cls"),
-    "cls_position": ("first", "middle", "last"),
-    "mask_padding": ("everywhere", "mixer_inputs", "pooling"),
-    "position_embedding": ("none", "learned", "sinusoidal"),
-    "drop_path_schedule": ("linear", "constant"),
-    "audio_input": ("waveform", "features"),
-    "ctc_loss_reduction": ("sum", "mean", "none"),
-}
-POSITIVE = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "image_size",
-    "patch_size",
-    "num_channels",
-    "num_frames",
-    "tubelet_size",
-    "frame_size",
-    "frame_stride",
-    "num_audio_features",
-    "max_position_embeddings",
-)
-PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
-BOOLEANS = ("bidirectional", "tie_dropout", "tie_word_embeddings", "use_cache", "embedding_norm", "ctc_zero_infinity")
-NAMES = ("mixer", "norm", "residual", "mlp")
-MAPPINGS = ("mixer_options", "norm_options", "final_norm_options", "residual_options", "mlp_options",
-            "mlp_residual_options", "mlp_norm_options")  # fmt: skip
 _NO_OPTIONS = ("mixer", "d_model", "drop_path", "mask_mixer_inputs", "layer")
 BLOCK_OPTIONS = tuple(n for n in signature(Block).parameters if n not in _NO_OPTIONS)
 
@@ -80,6 +56,9 @@ class SeqConvConfig(PreTrainedConfig):
         mlp_norm, mlp_norm_options, mlp_residual_options: as there.
         final_norm, final_norm_options, input_dropout, drop_path, drop_path_schedule: as in
             :func:`seqconv.backbone.build_backbone`.
+        pool_sizes: factors by which the sequence is pooled between levels of ``num_hidden_layers`` layers each
+            (SaShiMi, :class:`seqconv.audio.sashimi.Sashimi`), ``None`` for one stack; ``pool_expand`` the width of a
+            level over that of the level around it, ``pool_unet`` layers and skip connections before pooling too.
         modality: ``"text"``, ``"image"``, ``"video"`` or ``"audio"``; ``None`` leaves it to the model class.
         position_embedding: ``"none"``, ``"learned"`` or ``"sinusoidal"``, added to the embeddings, for at most
             ``max_position_embeddings`` positions (images and videos: as many as there are patches).
@@ -149,6 +128,9 @@ class SeqConvConfig(PreTrainedConfig):
     drop_path_schedule: str = "linear"
     final_norm: bool | None = None
     final_norm_options: dict[str, Any] | None = None
+    pool_sizes: list[int] | None = None
+    pool_expand: int = 2
+    pool_unet: bool = False
     modality: str | None = None
     position_embedding: str = "none"
     max_position_embeddings: int = 2048
@@ -244,6 +226,7 @@ class SeqConvConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value not in known and not (name == "modality" and value is None):
                 raise unknown_name("SeqConvConfig", name, str(value), known)
+        require("pool_sizes", self.pool_sizes, lambda v: v is None or are_counts(v), "None, or integers of at least 1")
         require("int8_layers", self.int8_layers, are_groups, "None, or names with a group size of at least 1 or None")
         require("modal_filters", self.modal_filters, are_sizes, "None, or names with [modes, taps] of at least 1")
         if self.image_size % self.patch_size:

@@ -5,32 +5,37 @@ Models are built on the meta device, where constructors compute nothing, and get
 draw the same numbers in the same order. ``from_pretrained`` stays on the meta device until the checkpoint is read.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..audio.build import build_sashimi
+from ..audio.sashimi import Sashimi
 from ..backbone import Backbone, build_backbone
 from ..convolution.replacement import place_modal_filters
 from ..quantization import int8_layers
 from .configuration import SeqConvConfig
 
 
-def make_backbone(config: SeqConvConfig) -> Backbone:
+def make_backbone(config: SeqConvConfig) -> Backbone | Sashimi:
     """The backbone of a configuration; on the meta device inside ``with torch.device("meta")``."""
-    backbone = build_backbone(
-        config.hidden_size,
-        config.num_hidden_layers,
-        config.layers,
-        mixer_defaults={"bidirectional": True} if config.bidirectional else {},
-        final_norm=config.final_norm,
-        final_norm_options=config.final_norm_options,
-        input_dropout=config.input_dropout,
-        drop_path=config.drop_path,
-        drop_path_schedule=config.drop_path_schedule,
-        mask_mixer_inputs=config.mask_padding == "mixer_inputs",
+    options: dict[str, Any] = {
+        "mixer_defaults": {"bidirectional": True} if config.bidirectional else {},
+        "final_norm": config.final_norm,
+        "final_norm_options": config.final_norm_options,
+        "input_dropout": config.input_dropout,
+        "drop_path": config.drop_path,
+        "drop_path_schedule": config.drop_path_schedule,
+        "mask_mixer_inputs": config.mask_padding == "mixer_inputs",
         **config.block_options,
-    )
+    }
+    build: Callable[..., Backbone | Sashimi] = build_backbone
+    if config.pool_sizes is not None:
+        levels = {"pool": config.pool_sizes, "expand": config.pool_expand, "unet": config.pool_unet}
+        build, options = build_sashimi, {**options, **levels}
+    backbone = build(config.hidden_size, config.num_hidden_layers, config.layers, **options)
     place_modal_filters(backbone, config.modal_filters or {})
     for module in backbone.modules():
         module.__dict__["_part_of_backbone"] = True

@@ -11,10 +11,56 @@ from transformers import PreTrainedConfig
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+MODALITIES = ("text", "image", "video", "audio")
+CHOICES: Mapping[str, Sequence[str]] = {
+    "modality": MODALITIES,
+    "norm_placement": ("pre", "post"),
+    "pooling": ("mean", "last", "first", "max", "cls"),
+    "cls_position": ("first", "middle", "last"),
+    "mask_padding": ("everywhere", "mixer_inputs", "pooling"),
+    "position_embedding": ("none", "learned", "sinusoidal"),
+    "drop_path_schedule": ("linear", "constant"),
+    "audio_input": ("waveform", "features"),
+    "ctc_loss_reduction": ("sum", "mean", "none"),
+}
+POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "num_frames",
+    "tubelet_size",
+    "frame_size",
+    "frame_stride",
+    "num_audio_features",
+    "max_position_embeddings",
+    "pool_expand",
+)
+PROBABILITIES = ("dropout", "mlp_dropout", "input_dropout", "drop_path", "classifier_dropout")
+BOOLEANS = (
+    "bidirectional",
+    "tie_dropout",
+    "tie_word_embeddings",
+    "use_cache",
+    "embedding_norm",
+    "ctc_zero_infinity",
+    "pool_unet",
+)
+NAMES = ("mixer", "norm", "residual", "mlp")
+MAPPINGS = ("mixer_options", "norm_options", "final_norm_options", "residual_options", "mlp_options",
+            "mlp_residual_options", "mlp_norm_options")  # fmt: skip
+
 
 def is_count(value: object) -> bool:
     """Whether it is an integer of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def are_counts(value: object) -> bool:
+    """Whether it is a list or tuple of integers of at least 1, at least one."""
+    return isinstance(value, list | tuple) and len(value) > 0 and all(is_count(item) for item in value)
 
 
 def are_token_ids(value: object) -> bool:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..audio.sashimi import Sashimi
 from ..backbone import Backbone, BackboneState
 from ..decoding.history import Prefill
 from .cache import SeqConvCache
@@ -27,8 +28,12 @@ class StaticSeqConvCache(SeqConvCache):
         ValueError: a layer whose state cannot have a fixed size: long convolutions without a recurrence.
     """
 
-    def __init__(self, backbone: Backbone, max_length: int) -> None:
+    def __init__(self, backbone: Backbone | Sashimi, max_length: int) -> None:
         super().__init__(max_length)
+        if not isinstance(backbone, Backbone):
+            got, wanted = "cache_implementation='static' and pool_sizes", "layers of one rate of time"
+            remedy = "leave cache_implementation out: which levels a token reaches depends on its place"
+            raise argument_error("StaticSeqConvCache", got, wanted, remedy)
         self._backbone = backbone
         layers = self._initial(1).layers
         grows = [f"{i} ({_name(backbone, i)})" for i, state in enumerate(layers) if not state.has_fixed_shape]

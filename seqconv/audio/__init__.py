@@ -1,0 +1,1 @@
+"""Sound: backbones that pool a waveform, and waveforms as tokens."""
