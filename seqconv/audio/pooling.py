@@ -117,7 +117,7 @@ def take_in(
 ) -> tuple[Float[Tensor, "batch tokens d_model"], Tensor, Bool[Tensor, "batch most"] | None]:
     """The inputs of the chunks that are complete now, those that wait, and which chunks are real.
 
-    Rows that complete fewer chunks have theirs last, padding in front.
+    Rows that complete fewer chunks have them last, padding in front.
     """
     stream, waits = torch.cat([state.pending, x], dim=1), at.pool - 1
     if at.start is not None:
