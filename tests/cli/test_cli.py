@@ -91,7 +91,7 @@ def test_doctor_covers_every_op(run):
     result = run("doctor", "--device", "cpu", "--json")
     assert result.exit_code == 0
     report = json.loads(result.stdout)
-    assert report["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(report["versions"]["torch"])
     assert report["accelerate"]["transformers"] == "in the range"
     assert "qwen3_next" in report["accelerate"]["families served"]
     assert [choice["op"] for choice in report["ops"]] == sorted(ops())
