@@ -24,10 +24,12 @@ class Mixer2d(nn.Module, ABC):
     Attributes:
         d_model: width of inputs and outputs.
         name: name in the registry, set by :func:`~seqconv.vision.registry.register_2d`.
+        continuous: whether small changes of the inputs change the outputs by little; not where codes are signs.
     """
 
     d_model: int
     name: ClassVar[str] = "mixer_2d"
+    continuous: ClassVar[bool] = True
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

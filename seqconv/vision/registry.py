@@ -11,6 +11,7 @@ from .mixer_2d import Mixer2d
 
 MODULES = (
     "attention.cross_covariance",
+    "attention.hashed",
     "attention.manhattan",
     "atrous",
     "ckconv_nd",

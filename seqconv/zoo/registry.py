@@ -14,6 +14,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..vision.backbones.backbone import ImageBackbone, ImageClassifier
 
 FAMILIES = (
+    "affnet",
     "gfnet",
     "rmt",
     "state_space.efficient_vmamba",

@@ -5,8 +5,10 @@ import pytest
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import from_original
 
-CHANNELS_LAST = {"parcnetv2_block", "sequencer2d_block", "sequencer2d_gru_block"}
+CHANNELS_LAST = {"parcnetv2_block", "sequencer2d_block", "sequencer2d_gru_block", "ecoformer_attention"}
 BLOCKS = [
+    "aff_block",
+    "ecoformer_attention",
     "parcnetv2_block",
     "parcnetv2_oversize_conv",
     "restormer_block",

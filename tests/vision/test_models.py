@@ -13,6 +13,7 @@ MODELS = {
     "vision/mobilemamba_model": "lewandofskee/MobileMamba:MobileMamba",
     "vision/msvmamba_vssm": "YuHengsss/MSVMamba:VSSM",
     "vision/rmt_model": "qhfan/RMT:VisRetNet",
+    "vision/spectformer_model": "badripatro/SpectFormers:SpectFormer",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
 }

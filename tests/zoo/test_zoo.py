@@ -11,6 +11,9 @@ from seqconv.zoo import model_entry
 
 VMAMBA, VIM = "MzeroMiko/VMamba:VSSM", "hustvl/Vim:VisionMamba"
 PARAMETERS = {
+    "affnet": 5_568_696,
+    "affnet_et": 1_436_264,
+    "affnet_t": 2_654_232,
     "efficient_vmamba_base": 33_717_136,
     "efficient_vmamba_small": 11_273_688,
     "efficient_vmamba_tiny": 6_493_660,

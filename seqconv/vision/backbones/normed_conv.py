@@ -1,4 +1,4 @@
-"""Projections and depthwise convolutions with batch norms, channels last: the layers of MobileMamba."""
+"""Projections and convolutions with batch norms, channels last: the layers of MobileMamba and AFFNet."""
 
 import torch.nn.functional as F
 from jaxtyping import Float

@@ -39,6 +39,8 @@ class PlainBackbone2d(ImageBackbone):
         depth: blocks.
         mixer_options: options of the mixer in all blocks.
         layer_options: options of single blocks on top of these, repeated over the depth (alternating directions).
+        first_mixers: mixers of the first blocks, which differ (SpectFormer): name, options of the mixer, options of
+            the block on top of ``block_options``.
         image_size: pixels along each axis that the position embeddings are learned for (one number, or height and
             width); other sizes are resized to.
         patch_size: pixels of a patch along each axis.
@@ -66,6 +68,7 @@ class PlainBackbone2d(ImageBackbone):
         depth: int,
         mixer_options: Mapping[str, Any] | None = None,
         layer_options: Sequence[Mapping[str, Any]] = (),
+        first_mixers: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (),
         image_size: int | Sequence[int] = 224,
         patch_size: int = 16,
         stem: str = "project",
@@ -102,9 +105,10 @@ class PlainBackbone2d(ImageBackbone):
         self.blocks = nn.ModuleList()
         for index, rate in enumerate(drop_path_rates(drop_path, depth)):
             own = layer_options[index % len(layer_options)] if layer_options else {}
-            made = create_mixer_2d(mixer, d_model, **{**(mixer_options or {}), **own})
-            options = {"mlp_ratio": mlp_ratio, "layer_scale": layer_scale, **(block_options or {})}
-            self.blocks.append(Block2d(made, drop_path=rate, **options))
+            kind = (mixer, {**(mixer_options or {}), **own}, dict[str, Any]())
+            name, made, block = first_mixers[index] if index < len(first_mixers) else kind
+            options = {"mlp_ratio": mlp_ratio, "layer_scale": layer_scale, **(block_options or {}), **block}
+            self.blocks.append(Block2d(create_mixer_2d(name, d_model, **made), drop_path=rate, **options))
         self.convs = nn.ModuleDict({str(index): DepthwiseLayer(d_model) for index in conv_layers})
         self.norm = nn.Identity() if norm == "none" else create_norm(norm, d_model, eps=FINAL_NORM_EPS)
         self.pooled_norm = LayerNorm(self.d_model, eps=FINAL_NORM_EPS) if pooled_norm else nn.Identity()

@@ -1,8 +1,8 @@
 """AFNO: an MLP of every frequency of the image, the same for all.
 
 ``y = x + irfft2(shrink(W_2 relu(W_1 X + b_1) + b_2))``, ``X = rfft2(x)`` orthonormal, with complex block-diagonal
-weights; relu and the soft threshold act on real and imaginary parts apart. With ``masks=True`` (AFF) the result
-multiplies X instead of taking its place. On one row of cells it is AFNO in one dimension.
+weights; relu (or another activation) and the soft threshold act on real and imaginary parts apart. With ``masks=True``
+(AFF) the result multiplies X instead of taking its place. On one row of cells it is AFNO in one dimension.
 
 Source: Guibas et al. 2021 (arXiv 2111.13587), ``afno/afno2d.py`` and ``afno1d.py`` of NVlabs/AFNO-transformer at
 941e924f; Huang et al. 2023 (arXiv 2307.14008) for the mask.
@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ....layers.mlp import PLAIN
 from ...mixer_2d import Mixer2d, by_size
 from ...registry import register_2d
 
 INIT_STD = 0.02
 
 
-@register_2d("afno", examples=({"num_blocks": 2, "expand": 2, "threshold": 0.0, "masks": True},))
+@register_2d("afno", examples=({"num_blocks": 2, "expand": 2, "threshold": 0.0, "masks": True, "activation": "silu"},))
 class AFNO2d(Mixer2d):
     """A complex MLP of each frequency (Adaptive Fourier Neural Operator).
 
@@ -31,18 +32,29 @@ class AFNO2d(Mixer2d):
         expand: hidden channels per channel.
         threshold: of the soft threshold.
         masks: whether the MLP gives a factor of the spectrum instead of the spectrum itself.
+        activation: a plain one of :mod:`~seqconv.layers.mlp`.
 
     Raises:
-        ValueError: blocks that do not divide the width, sizes below 1, a threshold below 0.
+        ValueError: an unknown activation, blocks that do not divide the width, sizes below 1, a threshold below 0.
     """
 
     def __init__(
-        self, d_model: int, *, num_blocks: int = 8, expand: int = 1, threshold: float = 0.01, masks: bool = False
+        self,
+        d_model: int,
+        *,
+        num_blocks: int = 8,
+        expand: int = 1,
+        threshold: float = 0.01,
+        masks: bool = False,
+        activation: str = "relu",
     ) -> None:
         super().__init__(d_model)
         if num_blocks < 1 or d_model % num_blocks or expand < 1 or threshold < 0:
             got = f"num_blocks={num_blocks} for d_model={d_model}, expand={expand}, threshold={threshold}"
             raise argument_error("afno 2-D mixer", got, "a divisor, expand >= 1, a threshold >= 0", "correct them")
+        if activation not in PLAIN:
+            raise unknown_name("afno 2-D mixer", "activation", activation, PLAIN)
+        self.activation = activation
         width, self.threshold, self.masks, self.num_blocks = d_model // num_blocks, threshold, masks, num_blocks
         self.up_weight = nn.Parameter(torch.empty(2, num_blocks, width, expand * width))
         self.up_bias = nn.Parameter(torch.empty(2, num_blocks, expand * width))
@@ -62,7 +74,7 @@ class AFNO2d(Mixer2d):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         spectrum = torch.fft.rfft2(wide, dim=(1, 2), norm="ortho")
         parts = torch.view_as_real(spectrum).unflatten(-2, (self.num_blocks, -1)).unbind(-1)
-        hidden = [F.relu(part) for part in _complex_linear(parts, self.up_weight, self.up_bias)]
+        hidden = [PLAIN[self.activation](part) for part in _complex_linear(parts, self.up_weight, self.up_bias)]
         found = _complex_linear(hidden, self.down_weight, self.down_bias)
         shrunk = [F.softshrink(part, self.threshold).flatten(-2) for part in found]
         made = torch.complex(*shrunk)
