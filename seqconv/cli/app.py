@@ -219,7 +219,8 @@ def _show_models(pattern: str) -> None:
     table = Table("model", "million parameters", "ImageNet-1K top-1", "source", title="published image models")
     for name in names:
         entry = model_entry(name)
-        table.add_row(name, f"{entry.millions:g}", f"{entry.top1:.1f}", entry.source)
+        score = f"{entry.top1:.1f}" + ("" if entry.num_classes == 1000 else f" ({entry.measure})")
+        table.add_row(name, f"{entry.millions:g}", score, entry.source)
     _print(table)
 
 

@@ -1,4 +1,4 @@
-"""Names of published vision models: ``create_model`` builds one, ``list_models`` shows them.
+"""Names of published vision and audio models: ``create_model`` builds one, ``list_models`` shows them.
 
 A variant is one function of options of its backbone, entered by ``@register_model``; a family of variants is one file.
 """
@@ -17,6 +17,7 @@ FAMILIES = (
     "affnet",
     "gfnet",
     "rmt",
+    "state_space.audio_mamba",
     "state_space.efficient_vmamba",
     "state_space.mobile_mamba",
     "state_space.msvmamba",
@@ -34,10 +35,13 @@ class ModelEntry:
 
     Attributes:
         build: options of the backbone to the backbone.
-        top1: published accuracy on ImageNet-1K in percent, without extra data.
-        millions: published number of parameters, in millions, with 1,000 classes.
+        top1: published accuracy in percent: on ImageNet-1K without extra data, unless ``measure`` says otherwise.
+        millions: published number of parameters, in millions, with ``num_classes`` classes.
         source: where both are published.
         original: name of the importer that reads its checkpoints, see :func:`~seqconv.interop.from_original`.
+        measure: what ``top1`` is.
+        num_classes: of the published model.
+        classifier: makes the classifier of a backbone and a number of classes.
     """
 
     build: Callable[..., ImageBackbone]
@@ -45,18 +49,21 @@ class ModelEntry:
     millions: int | float
     source: str
     original: str
+    measure: str = "top-1 on ImageNet-1K"
+    num_classes: int = 1000
+    classifier: Callable[[ImageBackbone, int], ImageClassifier] = ImageClassifier
 
 
 _MODELS: dict[str, ModelEntry] = {}
 
 
 def register_model(
-    *, top1: float, millions: int | float, source: str, original: str
+    *, top1: float, millions: int | float, source: str, original: str, **other: Any
 ) -> Callable[[Callable[..., ImageBackbone]], Callable[..., ImageBackbone]]:
-    """Decorator: enter a function that builds a backbone under the function's name."""
+    """Decorator: enter a function that builds a backbone under the function's name; see :class:`ModelEntry`."""
 
     def enter(build: Callable[..., ImageBackbone]) -> Callable[..., ImageBackbone]:
-        _MODELS[build.__name__] = ModelEntry(build, top1, millions, source, original)
+        _MODELS[build.__name__] = ModelEntry(build, top1, millions, source, original, **other)
         return build
 
     return enter
@@ -84,29 +91,31 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(
-    name: str, num_classes: int = 1000, *, features_only: bool = False, **options: Any
+    name: str, num_classes: int | None = None, *, features_only: bool = False, **options: Any
 ) -> ImageClassifier | ImageBackbone:
-    """Build a published vision model by name, freshly initialised.
+    """Build a published vision or audio model by name, freshly initialised.
 
     Args:
         name: one of :func:`list_models`.
-        num_classes: logits; 0 for the pooled features.
+        num_classes: logits; as many as the published model has by default, 0 for the pooled features.
         features_only: the backbone alone, which returns a map of features per stage.
         **options: of the backbone: ``drop_path``, ``in_channels``, ``gradient_checkpointing`` and those of
             :class:`~seqconv.vision.backbones.hierarchical.HierarchicalBackbone` or
             :class:`~seqconv.vision.backbones.plain.PlainBackbone` that the variant does not fix.
 
     Returns:
-        A module of ``(batch, channels, height, width)`` images.
+        A module of ``(batch, channels, height, width)`` images, of audio models of ``(batch, frames, bands)``
+        spectrograms.
 
     Raises:
         ValueError: unknown names, fewer than 0 classes.
     """
     entry = model_entry(name)
+    num_classes = entry.num_classes if num_classes is None else num_classes
     if num_classes < 0:
         raise argument_error("create_model", f"num_classes={num_classes}", "0 or more", "pass 0 for features")
     backbone = entry.build(**options)
-    return backbone if features_only else ImageClassifier(backbone, num_classes)
+    return backbone if features_only else entry.classifier(backbone, num_classes)
 
 
 def _models() -> dict[str, ModelEntry]:

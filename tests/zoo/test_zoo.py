@@ -14,6 +14,8 @@ PARAMETERS = {
     "affnet": 5_568_696,
     "affnet_et": 1_436_264,
     "affnet_t": 2_654_232,
+    "audio_mamba_base": 92_107_535,
+    "audio_mamba_small": 25_539_215,
     "efficient_vmamba_base": 33_717_136,
     "efficient_vmamba_small": 11_273_688,
     "efficient_vmamba_tiny": 6_493_660,

@@ -107,6 +107,21 @@ class ImageClassifier(nn.Module):
         return logits
 
 
+class SpectrogramClassifier(ImageClassifier):
+    """A classifier that reads a spectrogram as an image of one colour, low bands on top, time from left to right."""
+
+    def forward(self, spectrograms: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch classes"]:
+        """Logits.
+
+        Raises:
+            ValueError: another rank, spectrograms smaller than a patch.
+        """
+        if spectrograms.dim() != 3:
+            got, wanted = f"spectrograms of shape {tuple(spectrograms.shape)}", "(batch, frames, bands)"
+            raise argument_error("SpectrogramClassifier", got, wanted, "pass what a feature extractor gives")
+        return super().forward(spectrograms.mT[:, None])
+
+
 def check_out_indices(operation: str, indices: Sequence[int], stages: int) -> tuple[int, ...]:
     """The indices as a tuple.
 

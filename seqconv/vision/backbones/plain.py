@@ -26,6 +26,25 @@ from .block import drop_path_rates
 from .stems import check_images
 
 POOLINGS = ("class", "mean")
+CLASS_PLACES = ("first", "middle", "last")
+ORDERS = ("row", "column")
+
+
+class BlockPair(nn.Module):
+    """Two blocks in opposite directions, ``x ← f(x) + reverse(g(reverse(x)))``: the residual stream counts twice.
+
+    Source: ``if_bidirectional`` of Vision Mamba and Audio Mamba, ``src/models/mamba_models.py`` of
+    mhamzaerol/Audio-Mamba-AuM at 7f6b38e.
+    """
+
+    def __init__(self, forwards: Block, backwards: Block) -> None:
+        super().__init__()
+        self.forwards, self.backwards = forwards, backwards
+
+    def forward(self, x: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length d_model"]:
+        """Both directions."""
+        y: Tensor = self.forwards(x) + self.backwards(x.flip(1)).flip(1)
+        return y
 
 
 class PlainBackbone(ImageBackbone):
@@ -36,11 +55,15 @@ class PlainBackbone(ImageBackbone):
         d_model: width.
         depth: blocks.
         mixer_options: options of the mixer in all blocks.
-        image_size: pixels along each axis that the position embeddings are learned for; other sizes are resized to.
-        patch_size: pixels of a patch along each axis.
+        image_size: pixels that the position embeddings are learned for; other sizes are resized to. Along each axis, or
+            ``(height, width)``, as the two that follow.
+        patch_size: pixels of a patch.
         stride: pixels from a patch to the next; ``patch_size`` if not given.
         in_channels: channels of the images.
-        pooling: ``"class"`` (a token in the middle of the sequence) or ``"mean"`` over the patches, without the token.
+        pooling: ``"class"`` (a token in the sequence) or ``"mean"`` over the patches, without the token.
+        class_place: where the class token is: ``"first"``, ``"middle"`` or ``"last"``.
+        order: in which the patches are read: ``"row"`` by row, or ``"column"`` by column.
+        pairs: two blocks in opposite directions at a time, see :class:`BlockPair`; ``depth`` counts all blocks.
         norm, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
         out_indices: blocks whose outputs are the maps of features, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
@@ -57,11 +80,14 @@ class PlainBackbone(ImageBackbone):
         d_model: int,
         depth: int,
         mixer_options: Mapping[str, Any] | None = None,
-        image_size: int = 224,
-        patch_size: int = 16,
-        stride: int | None = None,
+        image_size: int | Sequence[int] = 224,
+        patch_size: int | Sequence[int] = 16,
+        stride: int | Sequence[int] | None = None,
         in_channels: int = 3,
         pooling: str = "class",
+        class_place: str = "middle",
+        order: str = "row",
+        pairs: bool = False,
         norm: str = "rms",
         mlp: str = "none",
         mlp_ratio: float = 4.0,
@@ -70,32 +96,36 @@ class PlainBackbone(ImageBackbone):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        stride = patch_size if stride is None else stride
-        if min(depth, patch_size, stride) < 1 or image_size < patch_size:
+        (height, width), patch = _both_axes(image_size), _both_axes(patch_size)
+        stride = patch if stride is None else _both_axes(stride)
+        if min(depth, *patch, *stride) < 1 or height < patch[0] or width < patch[1] or (pairs and depth % 2):
             got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}"
-            wanted = "sizes of at least 1, an image of at least a patch"
+            wanted = "sizes of at least 1, an image of at least a patch, and an even depth of pairs"
             raise argument_error("PlainBackbone", got, wanted, "correct the sizes")
-        if pooling not in POOLINGS:
-            raise unknown_name("PlainBackbone", "pooling", pooling, POOLINGS)
-        out_indices = (depth - 1,) if out_indices is None else out_indices
-        self.out_indices = check_out_indices("PlainBackbone", out_indices, depth)
-        self.in_channels, self.patch_size, self.pooling = in_channels, patch_size, pooling
-        self.d_model, self.num_stages = d_model, depth
-        self.dims, self.strides = (d_model,) * len(self.out_indices), (stride,) * len(self.out_indices)
+        places = {"pooling": POOLINGS, "class_place": CLASS_PLACES, "order": ORDERS}
+        for name, value in (("pooling", pooling), ("class_place", class_place), ("order", order)):
+            if value not in places[name]:
+                raise unknown_name("PlainBackbone", name, value, places[name])
+        self.num_stages = depth // 2 if pairs else depth
+        out_indices = (self.num_stages - 1,) if out_indices is None else out_indices
+        self.out_indices = check_out_indices("PlainBackbone", out_indices, self.num_stages)
+        self.in_channels, self.patch_size, self.d_model = in_channels, patch, d_model
+        self.pooling, self.class_place, self.order = pooling, class_place, order
+        self.dims, self.strides = (d_model,) * len(self.out_indices), (stride[0],) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
-        self.grid = (image_size - patch_size) // stride + 1
-        self.patch_embedding = nn.Conv2d(in_channels, d_model, patch_size, stride=stride)
-        self.position_embedding = nn.Parameter(torch.empty(self.grid, self.grid, d_model))
+        self.grid = tuple((size - p) // s + 1 for size, p, s in zip((height, width), patch, stride, strict=True))
+        self.patch_embedding = nn.Conv2d(in_channels, d_model, patch, stride=stride)
+        self.position_embedding = nn.Parameter(torch.empty(*self.grid, d_model))
         if pooling == "class":
             self.class_token = nn.Parameter(torch.empty(d_model))
             self.class_position = nn.Parameter(torch.empty(d_model))
-        options = dict(mixer_options or {})
-        self.blocks = nn.ModuleList()
+        blocks = []
         for index, rate in enumerate(drop_path_rates(drop_path, depth)):
             layer = LayerContext(index, depth)
-            made = create_mixer(mixer, d_model, layer=layer, **options)
-            block = Block(made, norm=norm, mlp=mlp, mlp_ratio=mlp_ratio, drop_path=rate, layer=layer)
-            self.blocks.append(block)
+            made = create_mixer(mixer, d_model, layer=layer, **dict(mixer_options or {}))
+            blocks.append(Block(made, norm=norm, mlp=mlp, mlp_ratio=mlp_ratio, drop_path=rate, layer=layer))
+        both = zip(blocks[::2], blocks[1::2], strict=False)
+        self.blocks = nn.ModuleList([BlockPair(*pair) for pair in both] if pairs else blocks)
         self.norm = create_norm(norm, d_model)
         self.reset_parameters()
 
@@ -113,25 +143,31 @@ class PlainBackbone(ImageBackbone):
         check_images("PlainBackbone", images, self.in_channels, self.patch_size)
         cells = self.patch_embedding(images).movedim(1, -1)
         rows, columns = cells.shape[1:3]
-        x = (cells + self._positions(rows, columns)).flatten(1, 2)
-        middle = rows * columns // 2
+        cells = cells + self._positions(rows, columns)
+        x = (cells if self.order == "row" else cells.transpose(1, 2)).flatten(1, 2)
+        place = self._class_index(rows * columns)
         if self.pooling == "class":
             token = (self.class_token + self.class_position).expand(len(x), 1, -1)
-            x = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
+            x = torch.cat([x[:, :place], token, x[:, place:]], dim=1)
         features = []
         for index, block in enumerate(self.blocks):
             x = self._run(block, x)
             if index in self.out_indices:
-                patches = torch.cat([x[:, :middle], x[:, middle + 1 :]], dim=1) if self.pooling == "class" else x
-                features.append(patches.unflatten(1, (rows, columns)))
+                patches = torch.cat([x[:, :place], x[:, place + 1 :]], dim=1) if self.pooling == "class" else x
+                by_column = patches.unflatten(1, (columns, rows)).transpose(1, 2) if self.order == "column" else None
+                features.append(patches.unflatten(1, (rows, columns)) if by_column is None else by_column)
         return features, x
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """The normed class token, or the mean of the normed patches."""
         if self.pooling == "class":
-            last = last[:, (last.shape[1] - 1) // 2]  # one token: norms act on each by itself
+            last = last[:, self._class_index(last.shape[1] - 1)]  # one token: norms act on each by itself
         y: Tensor = self.norm(last)
         return y if self.pooling == "class" else y.mean(1)
+
+    def _class_index(self, patches: int) -> int:
+        """Where the class token is among so many patches."""
+        return {"first": 0, "middle": patches // 2, "last": patches}[self.class_place]
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "rows columns d_model"]:
         """The position embeddings of a grid of patches."""
@@ -146,3 +182,9 @@ def resized_positions(
         return table
     resized = F.interpolate(table.movedim(-1, 0)[None], size=(rows, columns), mode="bicubic", align_corners=False)
     return resized[0].movedim(0, -1)
+
+
+def _both_axes(size: int | Sequence[int]) -> tuple[int, int]:
+    """One number for both axes, or ``(height, width)``."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width

@@ -267,8 +267,8 @@ def create_downsampling(name: str, d_in: int, d_out: int) -> nn.Module:
     return DOWNSAMPLINGS[name](d_in, d_out)
 
 
-def check_images(operation: str, images: Tensor, channels: int, least: int) -> None:
-    """Raise for what is no batch of images of at least ``least`` pixels along each axis.
+def check_images(operation: str, images: Tensor, channels: int, least: int | tuple[int, int]) -> None:
+    """Raise for what is no batch of images of at least ``least`` pixels along each axis, or along height and width.
 
     Raises:
         ValueError: wrong rank or channels, images that are too small.
@@ -277,6 +277,7 @@ def check_images(operation: str, images: Tensor, channels: int, least: int) -> N
         got, wanted = f"images of shape {tuple(images.shape)}", f"(batch, {channels}, height, width)"
         remedy = "repeat grey images over the channels, or build the model with in_channels"
         raise argument_error(operation, got, wanted, remedy)
-    if min(images.shape[2:]) < least:
+    height, width = (least, least) if isinstance(least, int) else least
+    if images.shape[2] < height or images.shape[3] < width:
         got = f"images of {images.shape[2]} by {images.shape[3]} pixels"
-        raise argument_error(operation, got, f"at least {least} by {least}", "enlarge the images")
+        raise argument_error(operation, got, f"at least {height} by {width}", "enlarge the images")
