@@ -85,6 +85,7 @@ _MODULES = {
     "parameter_groups": "parameters",
     "quantize": "quantization",
     "register": "registry",
+    "to_transformers": "hf.vision.published",
 }
 """The module of each name; model classes are those of :data:`seqconv.hf.MODELS`."""
 

@@ -145,7 +145,7 @@ class PositionEmbedding(nn.Module):
         self.kind, self.d_model = config.position_embedding, config.hidden_size
         self.positions = config.max_position_embeddings
         if config.modality in ("image", "video"):
-            self.positions = config.num_patches
+            self.positions = config.num_patches + (config.pooling == "cls")
         if self.kind == "learned":
             self.table = nn.Embedding(self.positions, config.hidden_size)
 

@@ -1,4 +1,4 @@
-"""Names of published vision and audio models: ``create_model`` builds one, ``list_models`` shows them.
+"""Names of published models of images, videos and sound: ``create_model`` builds one, ``list_models`` shows them.
 
 A variant is one function of options of its backbone, entered by ``@register_model``; a family of variants is one file.
 """
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..vision.backbones.backbone import ImageBackbone, ImageClassifier
+from ..vision.video.backbone import VideoBackbone, VideoClassifier
 
 FAMILIES = (
     "affnet",
@@ -22,6 +23,7 @@ FAMILIES = (
     "state_space.mobile_mamba",
     "state_space.msvmamba",
     "state_space.plain_mamba",
+    "state_space.videomamba",
     "state_space.vim",
     "state_space.vmamba",
     "vig",
@@ -44,25 +46,31 @@ class ModelEntry:
         classifier: makes the classifier of a backbone and a number of classes.
     """
 
-    build: Callable[..., ImageBackbone]
+    build: Callable[..., ImageBackbone | VideoBackbone]
     top1: float
     millions: int | float
     source: str
     original: str
     measure: str = "top-1 on ImageNet-1K"
     num_classes: int = 1000
-    classifier: Callable[[ImageBackbone, int], ImageClassifier] = ImageClassifier
+    classifier: Callable[[Any, int], ImageClassifier | VideoClassifier] = ImageClassifier
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model is one of images, and not of videos or spectrograms."""
+        return self.classifier is ImageClassifier
 
 
+BuilderT = TypeVar("BuilderT", bound=Callable[..., ImageBackbone | VideoBackbone])
 _MODELS: dict[str, ModelEntry] = {}
 
 
 def register_model(
     *, top1: float, millions: int | float, source: str, original: str, **other: Any
-) -> Callable[[Callable[..., ImageBackbone]], Callable[..., ImageBackbone]]:
+) -> Callable[[BuilderT], BuilderT]:
     """Decorator: enter a function that builds a backbone under the function's name; see :class:`ModelEntry`."""
 
-    def enter(build: Callable[..., ImageBackbone]) -> Callable[..., ImageBackbone]:
+    def enter(build: BuilderT) -> BuilderT:
         _MODELS[build.__name__] = ModelEntry(build, top1, millions, source, original, **other)
         return build
 
@@ -92,20 +100,21 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def create_model(
     name: str, num_classes: int | None = None, *, features_only: bool = False, **options: Any
-) -> ImageClassifier | ImageBackbone:
-    """Build a published vision or audio model by name, freshly initialised.
+) -> ImageClassifier | ImageBackbone | VideoClassifier | VideoBackbone:
+    """Build a published model of images, videos or sound by name, freshly initialised.
 
     Args:
         name: one of :func:`list_models`.
         num_classes: logits; as many as the published model has by default, 0 for the pooled features.
         features_only: the backbone alone, which returns a map of features per stage.
         **options: of the backbone: ``drop_path``, ``in_channels``, ``gradient_checkpointing`` and those of
-            :class:`~seqconv.vision.backbones.hierarchical.HierarchicalBackbone` or
-            :class:`~seqconv.vision.backbones.plain.PlainBackbone` that the variant does not fix.
+            :class:`~seqconv.vision.backbones.hierarchical.HierarchicalBackbone`,
+            :class:`~seqconv.vision.backbones.plain.PlainBackbone` or
+            :class:`~seqconv.vision.video.backbone.VideoBackbone` that the variant does not fix.
 
     Returns:
-        A module of ``(batch, channels, height, width)`` images, of audio models of ``(batch, frames, bands)``
-        spectrograms.
+        A module of ``(batch, channels, height, width)`` images, of ``(batch, channels, frames, height, width)`` videos
+        or, of audio models, of ``(batch, frames, bands)`` spectrograms.
 
     Raises:
         ValueError: unknown names, fewer than 0 classes.
@@ -115,6 +124,7 @@ def create_model(
     if num_classes < 0:
         raise argument_error("create_model", f"num_classes={num_classes}", "0 or more", "pass 0 for features")
     backbone = entry.build(**options)
+    backbone.published = (name, options)
     return backbone if features_only else entry.classifier(backbone, num_classes)
 
 

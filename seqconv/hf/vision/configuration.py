@@ -123,8 +123,12 @@ def build_backbone(name: str, options: Mapping[str, Any]) -> Any:
     from ...zoo import list_models, model_entry
 
     if name not in GENERIC:
-        if name not in list_models():
-            raise unknown_name("SeqConvVisionConfig", "backbone_name", name, [*GENERIC, *list_models()])
+        images = [known for known in list_models() if model_entry(known).takes_images]
+        if name in list_models() and name not in images:
+            got, remedy = f"backbone_name={name!r}", "build it by create_model, or take seqconv.to_transformers"
+            raise argument_error("SeqConvVisionConfig", got, "a model of images", remedy)
+        if name not in images:
+            raise unknown_name("SeqConvVisionConfig", "backbone_name", name, [*GENERIC, *images])
         return model_entry(name).build(**options)
     require("backbone_options", options, lambda o: isinstance(o.get("mixer"), str), "options with a 'mixer'")
     kinds: Any = {"hierarchical": HierarchicalBackbone, "plain": PlainBackbone, "plain_2d": PlainBackbone2d}

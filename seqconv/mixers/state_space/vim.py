@@ -6,11 +6,14 @@ Equation, with ``rev`` the reversal of the sequence and scan_k the selective sca
     y_f = scan_f(silu(conv_f(u)), z)            y_b = rev scan_b(silu(conv_b(rev u)), rev z)
     y = W_out (y_f + y_b)                       version "v2": all but the projections twice; may be halved
     y_b = rev scan_b(rev silu(conv_f(u)), rev z)    version "v1": only A is there twice
+    [u, z, u', z'] = W_in x,   y_b = rev scan_f(silu(conv_f(rev u')), rev z'),   y = W_out [y_f, y_b]
+                                                    version "decomposed": only the projections are there twice
 
 Both scans are one call with two groups of channels. There is no state: an output depends on the whole sequence.
 
 Source: Zhu et al. 2024 (arXiv 2401.09417) and ``mamba-1p1p1/mamba_ssm/modules/mamba_simple.py`` of hustvl/Vim at
-dd0358a.
+dd0358a; "decomposed": Chen et al. 2024, "Video Mamba Suite" (arXiv 2403.09626) and ``mamba_ssm/modules/mamba_new.py``
+of OpenGVLab/video-mamba-suite at ec9108b7.
 """
 
 import math
@@ -34,7 +37,7 @@ from ...registry import register
 from ...state import State
 from ...types import LayerContext, StateKind
 
-VERSIONS = ("v2", "v1")
+VERSIONS = ("v2", "v1", "decomposed")
 
 
 class Selection(nn.Module):
@@ -63,6 +66,7 @@ class Selection(nn.Module):
     examples=(
         {"d_state": 3, "d_conv": 3, "expand": 1, "dt_rank": 5, "halve": False},
         {"d_state": 4, "version": "v1", "conv_bias": False, "bias": True},
+        {"d_state": 3, "version": "decomposed", "expand": 1},
     ),
 )
 class Vim(Mixer):
@@ -70,8 +74,10 @@ class Vim(Mixer):
 
     Args:
         d_model: width of inputs and outputs.
-        version: ``"v2"``, a convolution and a scan for each direction, or ``"v1"``, where they differ in A alone.
-        halve: take the mean of the directions instead of their sum; ``None`` halves version 2 and not version 1.
+        version: ``"v2"``, a convolution and a scan for each direction; ``"v1"``, where they differ in A alone; or
+            ``"decomposed"``, where they differ in their projections alone.
+        halve: take the mean of the directions instead of their sum (``"decomposed"``: halve them); ``None`` halves
+            version 2 alone.
         d_state: state size per channel.
         d_conv: taps of the short convolution.
         expand: inner channels per input channel.
@@ -113,14 +119,15 @@ class Vim(Mixer):
         check_time_steps(dt_min, dt_max, dt_init_floor)
         self.dt_range, self.layer = (dt_min, dt_max, dt_init_floor), layer
         self.halve = version == "v2" if halve is None else halve
-        sets = 2 if version == "v2" else 1
-        self.in_proj = Linear(d_model, 2 * inner, bias=bias)
+        self.decomposed, sets = version == "decomposed", 2 if version == "v2" else 1
+        projected = 2 if self.decomposed else 1
+        self.in_proj = Linear(d_model, 2 * projected * inner, bias=bias)
         self.conv1d = nn.ModuleList(ShortConvolution(inner, d_conv, bias=conv_bias) for _ in range(sets))
         self.selection = nn.ModuleList(Selection(inner, d_state, rank) for _ in range(sets))
         self.dt_bias = nn.Parameter(torch.empty(sets, inner))
-        self.A_log = nn.Parameter(torch.empty(2, inner, d_state))
+        self.A_log = nn.Parameter(torch.empty(1 if self.decomposed else 2, inner, d_state))
         self.D = nn.Parameter(torch.empty(sets, inner))
-        self.out_proj = Linear(inner, d_model, bias=bias)
+        self.out_proj = Linear(projected * inner, d_model, bias=bias)
         self.keep_float32("dt_bias", "A_log", "D")
         set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
         self.reset_parameters()
@@ -140,31 +147,37 @@ class Vim(Mixer):
         return "none"
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        u, z = self.in_proj(x).chunk(2, dim=-1)
-        u = zero_padding(u, mask)
-        past, future = self._directions(u, mask)
-        A = -self.A_log.to(accumulation_dtype(self.A_log)).exp()
+        if self.decomposed:
+            u, z, u_back, z_back = self.in_proj(x).chunk(4, dim=-1)
+        else:
+            u, z = u_back, z_back = self.in_proj(x).chunk(2, dim=-1)
+        past, future = self._directions(zero_padding(u, mask), zero_padding(u_back, mask), mask)
+        A = -self.A_log.to(accumulation_dtype(self.A_log)).exp().expand(2, -1, -1)
         delta, B, C = (
             torch.stack([a, b.flip(1)], dim=2) for a, b in zip(past[1:], future[1:], strict=True)
         )  # (batch, length, directions, ·)
         u = torch.cat([past[0], future[0].flip(1)], dim=-1)
         y = selective_scan(
-            u, delta.flatten(2), A.flatten(0, 1), B, C, self.D.expand(2, -1).flatten(), torch.cat([z, z.flip(1)], -1),
+            u, delta.flatten(2), A.flatten(0, 1), B, C, self.D.expand(2, -1).flatten(),
+            torch.cat([z, z_back.flip(1)], -1),
             delta_bias=self.dt_bias.expand(2, -1).flatten(), delta_softplus=True,
         )  # fmt: skip
         assert isinstance(y, Tensor)
         forth, back = y.chunk(2, dim=-1)
-        total = forth + back.flip(1)
-        mixed: Tensor = self.out_proj(total / 2 if self.halve else total)
+        both = torch.cat([forth, back.flip(1)], dim=-1) if self.decomposed else forth + back.flip(1)
+        mixed: Tensor = self.out_proj(both / 2 if self.halve else both)
         return mixed
 
-    def _directions(self, u: Tensor, mask: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _directions(
+        self, u: Tensor, u_back: Tensor, mask: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Convolved inputs with what is selected from them, for the past and for the future, both in token order."""
-        flipped = [u] if len(self.conv1d) == 1 else [u, u.flip(1)]
-        convolved = [conv(part)[0] for conv, part in zip(self.conv1d, flipped, strict=True)]
-        convolved = [zero_padding(part, mask) for part in (convolved[0], *(c.flip(1) for c in convolved[1:]))]
-        parts = [(part, *select(part)) for part, select in zip(convolved, self.selection, strict=True)]
-        return parts[0], parts[-1]
+        past = (zero_padding(self.conv1d[0](u)[0], mask),)
+        past += self.selection[0](past[0])
+        if len(self.conv1d) == 1 and not self.decomposed:
+            return past, past
+        future = (zero_padding(self.conv1d[-1](u_back.flip(1))[0].flip(1), mask),)
+        return past, future + self.selection[-1](future[0])
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         raise NotImplementedError

@@ -1,7 +1,8 @@
 """What backbones share: images in, one map of features per stage out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,7 @@ class ImageBackbone(nn.Module, ABC):
         strides: pixels of a cell of each map along each axis.
         gradient_checkpointing: compute the blocks a second time in the backward pass instead of storing their inner
             values; may be changed at any time.
+        published: name of the published model and options beyond it, set by :func:`~seqconv.zoo.create_model`.
     """
 
     in_channels: int
@@ -35,6 +37,7 @@ class ImageBackbone(nn.Module, ABC):
     dims: tuple[int, ...]
     strides: tuple[int, ...]
     gradient_checkpointing: bool
+    published: tuple[str, Mapping[str, Any]] | None = None
 
     @abstractmethod
     def features(

@@ -1,0 +1,1 @@
+"""Backbones, blocks and classifiers of videos."""
