@@ -120,7 +120,11 @@ def test_a_prompt_in_chunks_then_steps(family):
     assert_near(got[mask.bool()], want[mask.bool()])
 
 
-@pytest.mark.parametrize("family", ["mamba", "zamba2", "qwen3_next", "lfm2"])
+FAST = ("mamba", "zamba2", "qwen3_next", "lfm2")
+"""One family per kind of layer."""
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in FAST else pytest.mark.slow) for f in FAMILIES])
 def test_gradient_checkpointing(family):
     model = build(family).train()
     ids, mask = padded(family)

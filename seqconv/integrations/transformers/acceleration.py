@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 from .call import MARK, Everywhere, Mark, is_marked
 from .families import FAMILIES
 from .functions import FUNCTIONS
+from .linear import decode_fast, undo
 from .patching import Patches, modelling_files
 from .report import FamilyReport, report
 
@@ -37,12 +38,13 @@ class Acceleration:
         self._everywhere, self._override = model is None, override
         # Weak: an acceleration that is never restored keeps no model in memory. The modules hold their mark.
         self._mark: ref[Mark] | None = None
-        self._layers = WeakSet[nn.Module]()
+        self._layers, self._linear = WeakSet[nn.Module](), WeakSet[nn.Linear]()
         if model is None:
             Everywhere.on, Everywhere.override = True, override
             _patch_now_and_later()
         else:
             self._mark_layers(model)
+            self._linear.update(decode_fast(model))
         _active.append(self)
 
     @property
@@ -66,6 +68,7 @@ class Acceleration:
         for module in self._layers:
             delattr(module, MARK)
         self._layers.clear()
+        undo(self._linear)
         if self._everywhere:
             Everywhere.on = Everywhere.override = False
         if not active():
@@ -101,6 +104,7 @@ class Acceleration:
 def accelerate(model: nn.Module | None = None, *, override: bool = False) -> Acceleration:
     """Run the linear-time layers of transformers' models on seqconv's ops.
 
+    Linear layers of a given model read their weights as fast as memory allows where they decode on a CPU.
     Values, gradients and tokens stay the same, within rounding, except where transformers is wrong (the report and the
     documentation list where). Projections, norms and adapters are called as they were. Works as a call, and as a
     context manager::

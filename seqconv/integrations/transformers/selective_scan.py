@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels import selective_scan, selective_scan_step
 
 from .call import Call, recurrent_state
+from .linear import is_plain
 
 
 def selective_scan_fn(
@@ -112,7 +113,7 @@ def _adapted_time_step(call: Call, u: Tensor, delta: Tensor, delta_bias: Tensor 
     """
     layer: Any = call.layer
     projection = getattr(layer, "dt_proj", None)
-    if projection is None or type(projection) is nn.Linear:
+    if projection is None or is_plain(projection):
         return delta, delta_bias
     low = layer.x_proj(u.mT)[..., : layer.time_step_rank]
     norm = getattr(layer, "dt_layernorm", None)
