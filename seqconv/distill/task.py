@@ -40,6 +40,10 @@ TOO_FAR = 2.3
 RESOLVED = 4
 """Multiples of the rounding of the stored parameters below which no error is equalised."""
 
+ONE_GO: tuple[Method, ...] = ("balanced", "era", "aaa")
+"""Methods without refinement that ``"best"`` chooses from too; of filters of few taps the first alone, since the others
+need twice as many as the order."""
+
 RANK = 1e-13
 """Singular values below this share of the largest count as zero."""
 
@@ -117,7 +121,7 @@ class FilterTask:
         return replace(self, method=method, norm=norm or self.norm, steps=steps)
 
     def _choose(self, modes: Modes, order: int, lower: Modes | None) -> None:
-        """Put per channel what has the smallest bound, of three methods and of :data:`ORDERS` up to this one.
+        """Put per channel what has the smallest bound, of all ways to fit and of :data:`ORDERS` up to this one.
 
         A lower order is fitted only where its lower bound leaves the possibility that it is better; so the bound of an
         order does not exceed that of one of ``ORDERS`` below it, but for the rounding of fits in other batches.
@@ -130,7 +134,8 @@ class FilterTask:
             rows = (least > lowest).nonzero().flatten()
             if d < order:
                 self._improve(modes, least, rows, self._with("kung-varpro"), d)
-            self._improve(modes, least, rows, self._with("balanced"), d)
+            for method in ONE_GO if 2 * d <= self.taps.shape[1] - self.head else ONE_GO[:1]:
+                self._improve(modes, least, rows, self._with(method), d)
             poor = (least > TOO_FAR * lowest).nonzero().flatten()
             self._improve(modes, least, poor, self._with("kung-varpro", "l2"), d)
 

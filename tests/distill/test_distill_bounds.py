@@ -100,8 +100,9 @@ def test_the_best_method_is_no_worse_than_any_and_no_order_worse_than_one_below(
         assert (best.hinf_bound <= before * (1 + 1e-2)).all(), (
             "beyond the rounding of the fits, which see other batches"
         )
-        for options in ({"method": "kung-varpro"}, {"method": "balanced"}):
-            assert (best.hinf_bound <= distill_filter(h, order, **options).certificate.hinf_bound * (1 + 1e-2)).all()
+        for method in ("kung-varpro", "balanced", "era", "aaa"):
+            other = distill_filter(h, order, method=method).certificate
+            assert (best.hinf_bound <= other.hinf_bound * (1 + 1e-2)).all(), method
         assert (best.order <= order).all()
         before = best.hinf_bound
 
