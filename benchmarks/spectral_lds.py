@@ -1,8 +1,8 @@
 """Recurrences as SpectraLDS makes them, to compare with: one bank of real poles that all filters share.
 
-``h_c[t] ~ sum_n M_cn a_n^t`` with real ``a_n`` in (-1, 1): the poles are picked one by one from a pool of systems of one
-state, the one first that lowers the summed squared error of all filters most, and M solves the least squares. The
-original draws its pool at random, begins with the best of many random subsets and descends for M at the end.
+``h_c[t] ~ sum_n M_cn a_n^t`` with real ``a_n`` in (-1, 1): the poles are picked one by one from a pool of systems of
+one state, each time the one that lowers the summed squared error of all filters most, and M solves the least squares.
+The original draws its pool at random, begins with the best of many random subsets and descends for M at the end.
 Source: Shah et al. 2025 (arXiv 2505.17868); ``flash_stu/utils/filter_gen.py`` of dshah02/SpectraLDS at 1808beb.
 """
 

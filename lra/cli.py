@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,11 +120,11 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a run's checkpoint again, on the whole split; with --override on other data, such as longer rows."""
-    from .training.run import evaluate as measure
+    from .training.run import evaluate_metrics
 
     changes = split_overrides(override or [])
-    accuracy = measure(folder, split, checkpoint, overrides=changes, data_root=data, quiet=quiet)
-    print(f"{split}: {100 * accuracy:.2f} %")
+    found = evaluate_metrics(folder, split, checkpoint, overrides=changes, data_root=data, quiet=quiet)
+    print(f"{split}: {100 * found['accuracy']:.2f} %{_language(found)}")
 
 
 @app.command()
@@ -223,8 +224,14 @@ def _print_result(done: "Result | Paused") -> None:
         return
     for split, accuracy in done.accuracy.items():
         baselines = ", ".join(f"{name} {100 * value:.1f} %" for name, value in done.baselines.get(split, {}).items())
-        print(f"{split}: {100 * accuracy:.2f} %  ({baselines})")
+        language = _language({name: by_split[split] for name, by_split in done.language.items()})
+        print(f"{split}: {100 * accuracy:.2f} %{language}  ({baselines})")
     print(done.folder)
+
+
+def _language(found: Mapping[str, float]) -> str:
+    """Bits and perplexity of a language model, after the share of right tokens."""
+    return f", {found['bits']:.4f} bits a token, perplexity {found['perplexity']:.4g}" if "bits" in found else ""
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from benchmarks.measure import Ceilings
 from benchmarks.memory import extra
 from benchmarks.page import PAGE, SECTION, ratios, update
 from benchmarks.plot import plot
+from benchmarks.spectral_lds import POOL, spectral_lds
 from benchmarks.table import OPS, build
 from benchmarks.training_steps import ORIGINALS, row
 from lra.report.markup import marks
@@ -153,3 +154,14 @@ def test_int8_weights_are_compared_on_text_that_was_held_out(tmp_path, capsys):
     assert "| attention |" in capsys.readouterr().out
     training, held = int8_perplexity.texts()
     assert len(training) > len(held) > 100_000
+
+
+def test_a_bank_of_real_poles_comes_back_and_is_certified():
+    """Filters that are sums over one bank of real poles from the pool are found, pole by pole."""
+    pool = 1 - torch.logspace(-5, 0, POOL + 1, dtype=torch.float64)[:-1]
+    poles = torch.stack([pool[150], pool[330], -pool[300]])
+    powers = poles[:, None] ** torch.arange(199)
+    h = torch.cat([torch.ones(4, 1).double(), torch.randn(4, 3, dtype=torch.float64) @ powers], dim=1)
+    found = spectral_lds(h, 3)
+    assert float((found.filter(200).detach().double() - h).abs().max()) < 1e-5
+    assert (found.certificate.hinf_bound >= found.certificate.lower_bound).all()

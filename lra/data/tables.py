@@ -37,8 +37,10 @@ def parquet_files(source: Path, split: str) -> list[Path]:
     return sorted([*source.glob(f"{split}*.parquet"), *source.glob(f"*/{split}*.parquet")])
 
 
-def hub_rows(task: str, name: str, split: str, columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    """Rows of a public data set through ``datasets``.
+def hub_rows(
+    task: str, name: str, split: str, columns: tuple[str, ...], config: str | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of a public data set, in one of its configurations, through ``datasets``.
 
     Raises:
         ValueError: there is no network, or no such data set.
@@ -46,7 +48,7 @@ def hub_rows(task: str, name: str, split: str, columns: tuple[str, ...]) -> Iter
     import datasets  # type: ignore[import-untyped]
 
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows = datasets.load_dataset(name, config, split=split)
     except Exception as error:
         remedy = f"download it elsewhere and give its folder: 'python -m lra prepare {task} source=FOLDER'"
         got = f"no data set {name} ({type(error).__name__}: {error})"

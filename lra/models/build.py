@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 
 from seqconv import (
     SeqConvConfig,
+    SeqConvForAudioClassification,
+    SeqConvForCausalLM,
     SeqConvForImageClassification,
     SeqConvForSequenceClassification,
     SeqConvForTokenClassification,
@@ -27,6 +29,8 @@ MODELS: Mapping[Kind, type[PreTrainedModel]] = {
     "pair": PairClassifier,
     "compression": AutoEncoder,
     "signal": SignalRegressor,
+    "recording": SeqConvForAudioClassification,
+    "language": SeqConvForCausalLM,
 }
 
 

@@ -15,12 +15,12 @@ from .mega import mega
 from .published import published_settings
 from .recipe import Options, Recipe
 from .reduced import companion, small
-from .s4 import s4, s4d, third_version
+from .s4 import further_s4, s4, s4d, third_version
 from .s5 import s5
 from .sgconv import LENGTHS, sgconv
 
 UNPUBLISHED = "no published setting; trained as S4D with seqconv's own mixer options"
-LARGER = {"pathfinder64": ("pathfinder", 4096), "path256": ("pathx", 65536)}
+LARGER = {"pathfinder64": ("pathfinder", 4096), "path256": ("pathx", 65536), "path512": ("pathx", 262_144)}
 """Sizes without published settings of their own, but for attention's: whose settings they take, and their length."""
 MIXERS = (
     "s4", "s4d", "s5", "sgconv", "hyena", "mega", "tcnca", "mamba", "mamba2", "mamba3", "gla", "gated_deltanet", "kda",
@@ -34,6 +34,11 @@ PUBLISHED: Mapping[str, Callable[[str], Recipe]] = {
     "mega": mega,
     "attention": attention,
 }
+FURTHER: Mapping[str, Mapping[str, Callable[[str], Recipe]]] = {
+    "sc35": {"s4": further_s4, "s5": s5},
+    "scifar": {"s4": further_s4},
+}
+"""Published settings on tasks outside of the benchmark."""
 
 
 def create_recipe(task: str, mixer: str) -> Recipe:
@@ -50,11 +55,14 @@ def create_recipe(task: str, mixer: str) -> Recipe:
         return _as_smaller(task, mixer)
     if task in LENGTHS or task in LARGER:
         return _published(task, mixer) if mixer in PUBLISHED else unpublished(task, mixer)
+    if mixer in FURTHER.get(task, {}):
+        return _published(task, mixer)
     return small(task, mixer) if task.endswith("-small") else companion(task, mixer)
 
 
 def _published(task: str, mixer: str) -> Recipe:
-    return replace(PUBLISHED[mixer](task), source=published_settings(mixer, task).source)
+    make = FURTHER.get(task, PUBLISHED)[mixer]
+    return replace(make(task), source=published_settings(mixer, task).source)
 
 
 def unpublished(task: str, mixer: str) -> Recipe:

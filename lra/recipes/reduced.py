@@ -6,6 +6,8 @@ from .recipe import Options, Recipe
 
 RECURRENT = ("mamba", "mamba3", "gated_deltanet", "kda", "rwkv7", "rg_lru", "gated_short_conv")
 """Mixers at a lower rate: at 4e-3 Mamba without a norm in front diverges; the others were not tried there."""
+LENGTHS = {"sc35": 16_000, "sc10": 16_000, "ptbxl": 5000}
+"""Inputs of the longest companions; others have at most 4,096."""
 PROBE = "reduced protocol for two processor cores, seqconv's own"
 
 
@@ -27,11 +29,12 @@ def small(task: str, mixer: str) -> Recipe:
 
 
 def companion(task: str, mixer: str) -> Recipe:
-    """Synthetic tasks: two causal layers of width 64 with an MLP."""
+    """Synthetic tasks, signals and text: two causal layers of width 64 with an MLP."""
+    length = LENGTHS.get(task, 4096)
     special: Mapping[str, Options] = {
-        "sgconv": {"l_max": 4096, "kernel_dim": 16},
-        "hyena": {"l_max": 4096},
-        "mega": {"max_positions": 4096},
+        "sgconv": {"l_max": length, "kernel_dim": 16},
+        "hyena": {"l_max": length},
+        "mega": {"max_positions": length},
         "mamba3": {"d_state": 16},
     }
     training = {"norm": "layer", "norm_placement": "pre", "mlp": "swiglu", "batch_size": 64, "steps": 2000}

@@ -48,6 +48,34 @@ def s4(task: str) -> Recipe:
     return Recipe(f"{task}/s4", task, "s4", mixer_options=options, **_masking(task), **training)
 
 
+def further_s4(task: str) -> Recipe:
+    """S4 on tasks outside of the benchmark: Speech Commands and CIFAR in colour."""
+    speech = task == "sc35"
+    options: Options = {
+        "bidirectional": True,
+        "d_state": 64,
+        "dt_transform": "softplus",
+        "l_max": 16_000 if speech else None,
+        "n_ssm": 2,
+        "lr": {"dt": 1e-3, **OWN_RATES},
+        "dropout": 0.0 if speech else IMAGE["dropout"],
+        "tie_dropout": True,
+    }
+    table: Mapping[str, Options] = {
+        "sc35": {"norm": "batch", "norm_placement": "pre", "d_model": 128, "batch_size": 16, "steps": 200_000},
+        "scifar": {
+            "norm": "layer",
+            "norm_placement": "post",
+            "batch_size": 50,
+            "steps": 180_000,
+            "warmup_steps": 900,
+            **IMAGE,
+        },
+    }
+    training: Options = {"tie_dropout": True, "mask_padding": "pooling", "seed": 2222, **table[task]}
+    return Recipe(f"{task}/s4", task, "s4", mixer_options=options, **training)
+
+
 def s4d(task: str) -> Recipe:
     """S4D-LegS."""
     options: Options = {"bidirectional": True, "d_state": 64, "lr": OWN_RATES, **_inner_dropout(task)}

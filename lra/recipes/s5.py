@@ -2,7 +2,7 @@
 
 The rates come as S5's ``opt_config``: "standard" trains A, B and the steps at a small rate without decay; with
 "BandCdecay" B decays, with "BfastandCdecay" it also trains at the rate of all other parameters, as the steps do with
-``dt_global``.
+``dt_global``; with "noBCdecay" C trains as A does.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,14 @@ def s5(task: str) -> Recipe:
         "image": (6, 512, 384, 3, 0.1, 4.5e-3, 1e-3, 0.07, 50, 225_000, 900, 16416),
         "pathfinder": (6, 192, 256, 8, 0.05, 4.5e-3, 9e-4, 0.03, 64, 500_000, 2_500, 8180844),
         "pathx": (6, 128, 256, 16, 0.0, 1.8e-3, 6e-4, 0.06, 32, 375_000, 5_000, 6429262),
+        "sc35": (6, 96, 128, 16, 0.1, 8e-3, 2e-3, 0.04, 16, 212_080, 5_302, 4062966),
     }
     layers, width, states, blocks, dropout, rate, own_rate, decay, batch, steps, warmup, seed = table[task]
     fast_B, decaying_B, global_dt = task in ("listops", "image"), task == "pathx", task in ("text", "retrieval")
     steps_of = () if global_dt else ("dt",)
-    own = ("A", *steps_of, *(() if fast_B else ("B",)))
-    undecayed = ("A", *steps_of, *(() if fast_B or decaying_B else ("B",)))
+    slow_C = ("C",) if task == "sc35" else ()
+    own = ("A", *steps_of, *(() if fast_B else ("B",)), *slow_C)
+    undecayed = ("A", *steps_of, *(() if fast_B or decaying_B else ("B",)), *slow_C)
     options: Options = {
         "bidirectional": True, "d_state": states, "num_blocks": blocks, "dropout": dropout, "tie_dropout": True,
         "gate": "half_glu2" if task in ("listops", "text") else "half_glu1",
@@ -43,5 +45,5 @@ def s5(task: str) -> Recipe:
 
 _C_INIT = {
     "listops": "lecun_normal", "text": "lecun_normal", "image": "lecun_normal", "pathx": "complex_normal",
-    "retrieval": "trunc_standard_normal", "pathfinder": "trunc_standard_normal",
+    "retrieval": "trunc_standard_normal", "pathfinder": "trunc_standard_normal", "sc35": "lecun_normal",
 }  # fmt: skip

@@ -18,11 +18,20 @@ from .tables import (
     accuracy_table,
     cost_table,
     differences_table,
+    language_table,
     provenance_table,
     published_table,
     run_table,
     six_task_table,
 )
+
+TITLES = {
+    "explained variance": "Explained variance",
+    "macro AUROC": "Area under the receiver operating characteristic, mean over the labels",
+    "bits per byte": "Share of right tokens",
+    "perplexity": "Share of right tokens",
+}
+"""What is called accuracy, by the score of the task."""
 
 
 def write_report(runs: Sequence[Run], folder: Path, title: str = "Long Range Arena", notes: Iterable[str] = ()) -> Path:
@@ -47,7 +56,9 @@ def write_report(runs: Sequence[Run], folder: Path, title: str = "Long Range Are
 
 
 def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], markdown: list[str]) -> None:
-    tables = {"Accuracy": accuracy_table(runs), "Published": published_table(task, runs), "Cost": cost_table(runs)}
+    title = TITLES.get(runs[0].about["data"].get("score", "accuracy"), "Accuracy")
+    tables = {title: accuracy_table(runs), "Language modelling": language_table(runs)}
+    tables |= {"Published": published_table(task, runs), "Cost": cost_table(runs)}
     tables["Differences from the published settings"] = differences_table(runs)
     html.append(f"<h2>{escape(task)}</h2>")
     markdown.append(f"## {task}")
@@ -55,7 +66,7 @@ def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], mark
         if len(table) > 1:
             html.append(f"<h3>{name}</h3>" + html_table(table))
             markdown += [f"### {name}", markdown_table(table)]
-    atomic_write(folder / f"{task}-accuracy.tex", latex_table(tables["Accuracy"]))
+    atomic_write(folder / f"{task}-accuracy.tex", latex_table(tables[title]))
     for name, svg in _figures(runs).items():
         file = re.sub(r"[^\w.-]+", "-", f"{task}-{name}.svg")
         atomic_write(folder / file, svg)

@@ -24,6 +24,16 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
     return table
 
 
+def language_table(runs: Sequence[Run]) -> Table:
+    """Bits of a token and its perplexity, of the language models among the runs."""
+    table = [["model", "validation bits", "test bits", "validation perplexity", "test perplexity", "kind"]]
+    for name, run in zip(unique_names(runs), runs, strict=True):
+        if run.result is not None and "bits" in run.result:
+            bits = [f"{run.result['bits'][split]:.4f}" for split in ("val", "test")]
+            table.append([name, *bits, *(f"{run.result['perplexity'][s]:.4g}" for s in ("val", "test")), run.kind])
+    return table
+
+
 def six_task_table(runs: Sequence[Run]) -> Table:
     """Test accuracies on the six tasks and their average, as papers print them; published rows of the same mixers last.
 

@@ -9,10 +9,13 @@ from seqconv_kernels._core.errors import unknown_name
 from ..options import convert
 from .base import Kind, Row, Task, TaskData
 from .image import Image
+from .language.task import LanguageModelling
 from .listops.task import ListOps
 from .mnist import Mnist
 from .pathfinder.task import Pathfinder
 from .retrieval import Retrieval
+from .signals.ecg import PTBXL
+from .signals.speech import SpeechCommands
 from .synthetic.copying import Copying, Delay, SelectiveCopying
 from .synthetic.mad import Compression, ContextRecall, FuzzyRecall, MadSelectiveCopying, Memorization, NoisyRecall
 from .synthetic.recall import Induction, MultiQueryRecall, Recall
@@ -35,6 +38,14 @@ TASKS: Mapping[str, Callable[[], Task]] = {
     "pathfinder64": lambda: Pathfinder(size=64),
     "pathx": lambda: Pathfinder(size=128),
     "path256": lambda: Pathfinder(size=256),
+    "path512": lambda: Pathfinder(size=512),
+    "sc35": SpeechCommands,
+    "sc10": lambda: SpeechCommands(words=10),
+    "sc35-mfcc": lambda: SpeechCommands(features="mfcc"),
+    "sc10-mfcc": lambda: SpeechCommands(words=10, features="mfcc"),
+    "ptbxl": PTBXL,
+    "enwik8": LanguageModelling,
+    "wikitext103": lambda: LanguageModelling(corpus="wikitext103"),
     "recall": Recall,
     "mqar": MultiQueryRecall,
     "induction": Induction,

@@ -17,9 +17,13 @@ from ..data.store import Manifest, default_root, exclusive, folder_name, need_sp
 
 Row = dict[str, Any]
 Collate = Callable[[list[Row]], dict[str, Tensor]]
-Kind = Literal["sequence", "pair", "token", "image", "compression", "signal"]
+Kind = Literal["sequence", "pair", "token", "image", "compression", "signal", "recording", "language"]
 """One label per sequence, per pair of sequences, per token (-100: not asked), per image read as a sequence; a label per
-token, all answered from the last state; or numbers instead of labels, answered from numbers."""
+token, all answered from the last state; numbers instead of labels, answered from numbers; one or several labels per
+recording; or the next token."""
+
+Score = Literal["accuracy", "explained variance", "macro AUROC", "bits per byte", "perplexity"]
+"""Metrics of tasks. Of language modelling the share of right tokens is kept as well."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class TaskData:
         fingerprint: hash of the content.
         origin: one line on where the content comes from.
         facts: further options of the model's configuration.
-        score: the metric: the share of right answers, or of the variance that is explained.
+        score: the metric: the share of right answers, or of the variance that is explained; the mean area under the
+            receiver operating characteristic; the bits of a byte, or the perplexity of a word.
     """
 
     splits: Mapping[str, Dataset[Row]]
@@ -53,7 +58,7 @@ class TaskData:
     fingerprint: str
     origin: str
     facts: Mapping[str, Any] = field(default_factory=dict)
-    score: Literal["accuracy", "explained variance"] = "accuracy"
+    score: Score = "accuracy"
 
 
 class Task(ABC):
@@ -65,6 +70,11 @@ class Task(ABC):
     @abstractmethod
     def name(self) -> str:
         """The name that ``python -m lra`` knows the task by, its variant included."""
+
+    @property
+    def spacing(self) -> float:
+        """Time between two inputs, relative to that of the task's default options."""
+        return 1.0
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Under ``torchrun`` every process calls the same functions; the first one makes t
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +29,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..data.store import atomic_write, exclusive, read_json
 from ..models.build import MODELS, build_model
+from ..models.rates import at_rate
 from ..recipes.recipe import Recipe
 from ..tasks import TaskData, create_task
 from .artifacts import write_artifacts
@@ -55,12 +56,14 @@ class Result:
         model: the best checkpoint, as it was in memory.
         accuracy: of the best checkpoint, by split.
         baselines: accuracies of the baselines, by split.
+        language: of language models ``bits`` and ``perplexity`` of a token, by split; else nothing.
     """
 
     folder: Path
     model: PreTrainedModel
     accuracy: Mapping[str, float]
     baselines: Mapping[str, Mapping[str, float]]
+    language: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,12 @@ def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
         )
 
 
-def evaluate(
+def evaluate(folder: Path, split: str = "test", checkpoint: str = "best", **options: Any) -> float:
+    """Accuracy of a run's checkpoint, or what its task has instead; all else as :func:`evaluate_metrics`."""
+    return evaluate_metrics(folder, split, checkpoint, **options)["accuracy"]
+
+
+def evaluate_metrics(
     folder: Path,
     split: str = "test",
     checkpoint: str = "best",
@@ -198,22 +206,26 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     data_root: Path | None = None,
     quiet: bool = False,
-) -> float:
-    """Accuracy of a run's checkpoint, read back from its folder, on the whole of a split.
+) -> dict[str, float]:
+    """The metrics of a run's checkpoint, read back from its folder, on the whole of a split.
 
     Args:
         folder, split, checkpoint: which run, ``val`` or ``test``, ``best`` or ``last``.
         overrides: other data than it was trained on, by ``task.<option>``, for example longer rows; also
-            ``batch_size``. They are prepared if they are not there.
+            ``batch_size``. They are prepared if they are not there. At another sampling rate (``task.rate``) the model
+            runs as its mixers' ``at_rate`` makes it.
         data_root: of the prepared data.
         quiet: no progress bars.
 
     Raises:
-        ValueError: no run there, an unknown split or checkpoint, or a checkpoint that is missing or damaged.
+        ValueError: no run there, an unknown split or checkpoint, or a checkpoint that is missing or damaged; another
+            sampling rate for a mixer that is not a function of time.
     """
     _check_overrides(overrides or {})
-    recipe = replace(read_recipe(folder), parallel="ddp", compile=False).override(overrides or {})
+    trained = replace(read_recipe(folder), parallel="ddp", compile=False)
+    recipe = trained.override(overrides or {})
     task = create_task(recipe.task, recipe.task_options)
+    spacing = task.spacing / create_task(recipe.task, trained.task_options).spacing
     if overrides:
         task.prepare(data_root, quiet=quiet)
     data = task.load(data_root)
@@ -225,9 +237,17 @@ def evaluate(
         remedy = "take a finished run, or finish this one with 'python -m lra resume'"
         raise argument_error("evaluate", f"{folder / checkpoint}: {damage}", "an intact checkpoint", remedy)
     model = MODELS[data.kind].from_pretrained(folder / checkpoint)
+    if spacing != 1:
+        at_rate(model, spacing)
     with TemporaryDirectory() as scratch:
         trainer = make_trainer(recipe, model, data, Path(scratch), quiet=quiet)
-        return float((trainer.predict(data.splits[split]).metrics or {})["test_accuracy"])
+        return metrics_of(trainer.predict(data.splits[split]).metrics)
+
+
+def metrics_of(measured: Mapping[str, float] | None) -> dict[str, float]:
+    """The scores among what the Trainer measured: ``accuracy``, and of language models ``bits`` and ``perplexity``."""
+    names = ("accuracy", "bits", "perplexity")
+    return {name: float((measured or {})[f"test_{name}"]) for name in names if f"test_{name}" in (measured or {})}
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -250,7 +270,8 @@ def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Re
     table: list[list[int]] = []
     for split in ("val", "test"):
         predicted = trainer.predict(data.splits[split])
-        found["accuracy"][split] = (predicted.metrics or {})["test_accuracy"]
+        for name, value in metrics_of(predicted.metrics).items():
+            found.setdefault(name, {})[split] = value
         answers, labels = np.asarray(predicted.predictions), np.asarray(predicted.label_ids)
         if data.score == "accuracy":
             found["decisions"][split] = int(np.sum(labels != -100))
@@ -260,7 +281,10 @@ def finish(recipe: Recipe, trainer: Trainer, data: TaskData, folder: Path) -> Re
     if is_first():
         write_artifacts(folder, model, data.max_length, data.splits[split], answers)
         _write_result(recipe, folder, found, data, table, trainer.state.best_metric)
-    return Result(folder, model, found["accuracy"], data.baselines)
+    language: dict[str, Mapping[str, float]] = {
+        name: by_split for name, by_split in found.items() if name in ("bits", "perplexity")
+    }
+    return Result(folder, model, found["accuracy"], data.baselines, language)
 
 
 def _write_result(
@@ -279,7 +303,7 @@ def _write_result(
     result = {**found, "baselines": data.baselines, "spent": spent, "sequences_per_s": rate}
     if table:
         result["confusion"] = table
-    result["selected_by"] = f"best val accuracy, seen {best}"
+    result["selected_by"] = f"best val {'bits' if 'bits' in found else 'accuracy'}, seen {best}"
     atomic_write(folder / "result.json", json.dumps(result, indent=2) + "\n")
 
 
@@ -288,7 +312,7 @@ def describe(recipe: Recipe, model: nn.Module, data: TaskData) -> dict[str, Any]
     special = sum(p.numel() for p in model.parameters() if hasattr(p, "_optim"))
     return {
         "recipe": recipe.as_dict(),
-        "data": {"origin": data.origin, "fingerprint": data.fingerprint, "sizes": _sizes(data)},
+        "data": {"origin": data.origin, "fingerprint": data.fingerprint, "sizes": _sizes(data), "score": data.score},
         "parameters": {"all": sum(p.numel() for p in model.parameters()), "with own learning rate": special},
         "versions": versions(),
         "hardware": machine() | {"processes": str(processes())},

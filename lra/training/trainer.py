@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
@@ -19,10 +19,10 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..models.build import parameter_groups
 from ..recipes.recipe import SCHEDULES, Recipe
 from ..tasks import TaskData
-from ..tasks.synthetic.signals import explained as explained_variance
 from .checkpoints import ListFiles, MoveBest, NeedSpace
 from .distributed import TIMEOUT_S, processes
 from .metrics import JSONLines, StopAtNaN
+from .scores import IGNORED, keep, measure
 
 PACKAGES = {"azure_ml": "azureml", "comet_ml": "comet_ml", "clearml": "clearml", "dagshub": "dagshub"}
 """Packages of trackers whose names differ; TensorBoard and Weights & Biases are called as their packages."""
@@ -43,12 +43,12 @@ def make_trainer(
     trainer = RecipeTrainer(
         recipe,
         model=model,
-        args=training_arguments(recipe, folder, quiet, track),
+        args=training_arguments(recipe, folder, quiet, track, best="bits" if data.kind == "language" else "accuracy"),
         data_collator=data.collate,
         train_dataset=data.splits["train"],
         eval_dataset=data.splits["val"],
-        compute_metrics=accuracy,
-        preprocess_logits_for_metrics=_decide,
+        compute_metrics=measure(data.score),
+        preprocess_logits_for_metrics=keep(data.kind, data.score),
         optimizer_cls_and_kwargs=(
             torch.optim.AdamW,
             {"params": groups, "lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2), "eps": recipe.eps},
@@ -93,8 +93,10 @@ def check_trackers(track: Sequence[str]) -> None:
             raise argument_error("run", f"--track {name}", "an installed package", remedy)
 
 
-def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = ()) -> TrainingArguments:
-    """The recipe in the words of transformers; a batch is divided among the processes."""
+def training_arguments(
+    recipe: Recipe, folder: Path, quiet: bool, track: Sequence[str] = (), best: str = "accuracy"
+) -> TrainingArguments:
+    """The recipe in the words of transformers; a batch is divided among the processes, ``best`` chooses checkpoints."""
     every = min(recipe.eval_every, recipe.steps)
     rows = recipe.batch_size // (recipe.accumulate * processes())
     return TrainingArguments(
@@ -122,7 +124,8 @@ def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequenc
         logging_nan_inf_filter=False,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
+        metric_for_best_model=best,
+        greater_is_better=best == "accuracy",
         remove_unused_columns=False,
         label_names=["labels"],
         report_to=list(track),
@@ -134,23 +137,9 @@ def training_arguments(recipe: Recipe, folder: Path, quiet: bool, track: Sequenc
     )
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of right decisions among the labels that are asked (not -100); of signals, the explained variance."""
-    labels = np.asarray(prediction.label_ids)
-    if labels.dtype.kind == "f":
-        return {"accuracy": explained_variance(labels, np.asarray(prediction.predictions))}
-    asked = labels != -100
-    return {"accuracy": float(np.mean(np.asarray(prediction.predictions)[asked] == labels[asked]))}
-
-
 def confusion(answers: np.ndarray, labels: np.ndarray, classes: int) -> list[list[int]]:
     """Counts by label (row) and answer (column), over the labels that are asked."""
-    asked = labels != -100
+    asked = labels != IGNORED
     cells = labels[asked] * classes + answers[asked]
     counts: list[list[int]] = np.bincount(cells, minlength=classes**2).reshape(classes, classes).tolist()
     return counts
-
-
-def _decide(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    answers = logits[0] if isinstance(logits, tuple) else logits
-    return answers if labels.is_floating_point() else answers.argmax(-1)

@@ -42,8 +42,8 @@ def distill_filter(
             can. A channel that misses it keeps the largest order, and its ``certificate.met`` is False.
         method: ``"kung-varpro"`` (shift invariance of the Hankel matrix, then least squares refined by variable
             projection), ``"balanced"``, ``"era"``, ``"aaa"``, ``"prony"``, ``"gradient"`` (for comparison; the last one
-            is slow), or ``"best"``: per channel whichever of the first four, and of the first for ``norm="l2"``, has the
-            smallest proven bound, and a lower order where that is no worse.
+            is slow), or ``"best"``: per channel whichever of the first four, and of the first for ``norm="l2"``, has
+            the smallest proven bound, and a lower order where that is no worse.
         norm: error to keep small where the two differ: the half section of the Hankel matrix serves ``"hinf"``,
             and next to it tall ones, which weight early taps more, may serve ``"l2"`` better.
         fir_head: leading taps kept exactly; at least 1, the tap at lag 0. By default 1, and longer ones are tried

@@ -70,7 +70,9 @@ VARIANTS: Mapping[int, Variant] = {
     64: Variant(64, 1, 5, 1.0, (1,), 12, 2.5, 1.8, 5, 0.8, 0.8),
     128: Variant(128, 1, 5, 1.5, (2, 3), 20, 3.0, 1.8, 8, 0.9, 0.9),
     256: Variant(256, 22, 5, 2.0, (3,), 27, 5.0, 1.8, 7, 1.0, 1.0),
+    512: Variant(512, 44, 10, 4.0, (6,), 54, 10.0, 1.8, 7, 1.0, 1.0),
 }
+"""By side. The one of 512 is that of 256 twice as large: no source publishes its sizes."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .released import KNOWN_EMPTY, find_images, is_known_empty, read_image, read
 from .shapes import VARIANTS
 
 SCALING = {"s4": "unit", "mega": "centred", "jax": "tokens"}
-NAMES = {32: "pathfinder", 64: "pathfinder64", 128: "pathx", 256: "path256"}
+NAMES = {32: "pathfinder", 64: "pathfinder64", 128: "pathx", 256: "path256", 512: "path512"}
 Orders = dict[str, NDArray[np.int64]]
 """Positions of the images of each split."""
 NOTES = "notes.json"
@@ -55,7 +55,7 @@ class Pathfinder(Task):
     """Pathfinder.
 
     Attributes:
-        size: side of the images: 32, 64, 128 (Path-X) or 256.
+        size: side of the images: 32, 64, 128 (Path-X), 256 or 512.
         difficulty: ``curv_baseline``, ``curv_contour_length_9`` or ``curv_contour_length_14`` (the published one).
         images: in all; train, validation and test take 80, 10 and 10 %.
         seed: of the generator.

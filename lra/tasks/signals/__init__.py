@@ -1,0 +1,1 @@
+"""Recordings: spoken words and electrocardiograms."""
