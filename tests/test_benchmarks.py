@@ -156,12 +156,13 @@ def test_int8_weights_are_compared_on_text_that_was_held_out(tmp_path, capsys):
     assert len(training) > len(held) > 100_000
 
 
-def test_a_bank_of_real_poles_comes_back_and_is_certified():
-    """Filters that are sums over one bank of real poles from the pool are found, pole by pole."""
+def test_a_bank_of_real_poles_is_chosen_and_certified():
+    """A pole of the pool comes back; more poles leave less of filters that are sums over several."""
     pool = 1 - torch.logspace(-5, 0, POOL + 1, dtype=torch.float64)[:-1]
-    poles = torch.stack([pool[150], pool[330], -pool[300]])
-    powers = poles[:, None] ** torch.arange(199)
-    h = torch.cat([torch.ones(4, 1).double(), torch.randn(4, 3, dtype=torch.float64) @ powers], dim=1)
-    found = spectral_lds(h, 3)
-    assert float((found.filter(200).detach().double() - h).abs().max()) < 1e-5
-    assert (found.certificate.hinf_bound >= found.certificate.lower_bound).all()
+    powers = torch.stack([pool[150], -pool[300], pool[330]])[:, None] ** torch.arange(199)
+    for poles, order, bound in ((powers[1:2], 1, 1e-5), (powers, 8, 2e-2)):
+        h = torch.cat([torch.ones(4, 1).double(), torch.randn(4, len(poles), dtype=torch.float64) @ poles], dim=1)
+        found = spectral_lds(h, order)
+        error = (found.filter(200).detach().double() - h).norm(dim=1) / h.norm(dim=1)
+        assert float(error.max()) < bound
+        assert (found.certificate.hinf_bound >= found.certificate.lower_bound).all()
