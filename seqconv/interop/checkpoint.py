@@ -14,9 +14,11 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source, read_tensors
+from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source
 from .importer import Weights, load_importers
+from .option_names import without
 from .own_checkpoint import check_own, read_wrapped
+from .tensors import read_tensors
 
 if TYPE_CHECKING:
     from ..hf import SeqConvForCausalLM
@@ -24,15 +26,8 @@ if TYPE_CHECKING:
 Reader = Callable[[Mapping[str, Any], Weights], tuple[dict[str, Any], dict[str, Tensor]]]
 """From an original's configuration and tensors to ``SeqConvConfig``'s options and ``SeqConvForCausalLM``'s tensors."""
 
-PTH = "RWKV-LM"
-"""Kind of the checkpoints that are a single ``.pth`` file, without a configuration."""
-
-BLOCKS_ALONE = {
-    "stripedhyena": "import its blocks one by one with from_original('togethercomputer/stripedhyena:...')",
-    "evo": "import its blocks one by one with from_original('togethercomputer/stripedhyena:...')",
-    "evo2": "import its operators one by one with from_original('Zymrael/vortex:HyenaCascade')",
-}
-"""What to do with models whose layers are read, but whose checkpoints are not."""
+READING = ("variant", "use_safetensors", "ignored_options")
+"""Keyword arguments of ``from_pretrained`` that say how files of other projects are read."""
 
 _READERS: dict[str, Reader] = {}
 
@@ -54,9 +49,11 @@ def load_checkpoint(source: str | os.PathLike[str], **options: Any) -> "SeqConvF
     Args:
         source: a folder or a repository of the hub, with ``config.json`` and ``model.safetensors`` or
             ``pytorch_model.bin``, whole or in shards, as transformers, mamba_ssm and flash-linear-attention write them;
-            or a single ``.pth`` file of BlinkDL/RWKV-LM.
+            a single ``.pth`` file of BlinkDL/RWKV-LM; or weights as StripedHyena, Evo and vortex store them, ``.pt`` or
+            safetensors, next to the YAML file of their configuration.
         **options: as in ``from_pretrained`` of transformers: ``dtype``, ``device_map``, ``revision``, ``token``,
-            ``cache_dir``, ``local_files_only``, options of the configuration …
+            ``cache_dir``, ``local_files_only``, options of the configuration …; ``ignored_options``, names in the
+            original's configuration that readers do not know and on which no result depends.
 
     Raises:
         ValueError: a repository that cannot be reached, a missing or damaged file, a pickle that holds more than
@@ -89,7 +86,7 @@ def read_foreign(source: Any, options: Mapping[str, Any], config_class: Any = No
     if source is None or given:
         return None
     place = Source(os.fspath(source), {name: options[name] for name in HUB_OPTIONS if name in options})
-    config = {"model_type": PTH} if place.is_file else place.configuration()
+    config = place.configuration()
     if config is None and place.find("adapter_config.json") is None:
         wanted = f"a folder with config.json and one of {', '.join(WEIGHT_FILES)}"
         raise argument_error("load_checkpoint", f"{place.name!r} without config.json", wanted, LAYERS)
@@ -97,6 +94,7 @@ def read_foreign(source: Any, options: Mapping[str, Any], config_class: Any = No
         return None
     if config.get("model_type") in ("seqconv", getattr(config_class, "model_type", None)):
         return _own(place, config, options, config_class)
+    config = without(config, options.get("ignored_options") or ())
     _reader(config)
     tensors = read_tensors(place, variant=options.get("variant"), use_safetensors=options.get("use_safetensors"))
     remedy = "check that config.json belongs to these weights"
@@ -129,7 +127,7 @@ def _embedded_tokens(
     """Rows of the embeddings; raise for embeddings of another shape than the configuration says."""
     width, asked = found["hidden_size"], config.get("vocab_size")
     rows = table.shape[0] if asked is None else asked
-    unset = 1 if "layer" in config else 8  # of hyena-dna, and of mamba_ssm
+    unset = 8 if _kind_of_fields(set(config)) == "mamba_ssm" else 1
     multiple = 1 if "model_type" in config else config.get("pad_vocab_size_multiple", unset)
     if type(rows) is not int or type(multiple) is not int or min(rows, multiple) < 1:
         got = f"vocab_size={asked!r}"
@@ -143,20 +141,28 @@ def _embedded_tokens(
 
 
 def _reader(config: Mapping[str, Any]) -> Reader:
-    kind = config.get("model_type") or _kind_of_fields(set(config))
+    kind = kind_of(config)
     if kind is None:
         wanted = f"a config.json with a model_type of {', '.join(list_checkpoints())}, or that of mamba_ssm"
         raise argument_error("load_checkpoint", "a config.json without model_type", wanted, LAYERS)
     if kind not in list_checkpoints():
-        raise _unknown_kind(str(kind))
+        raise _unknown_kind(kind)
     return _READERS[kind]
+
+
+def kind_of(config: Mapping[str, Any]) -> str | None:
+    """The kind of a checkpoint, by its configuration: ``model_type``, or what its fields tell."""
+    kind = config.get("model_type") or _kind_of_fields(set(config))
+    return None if kind is None else str(kind)
 
 
 def _kind_of_fields(fields: set[str]) -> str | None:
     """The kind of a configuration that does not name it."""
     if {"d_model", "n_layer"} <= fields:
         return "hyenadna" if {"layer", "d_inner"} <= fields else "mamba_ssm"
-    return None
+    if "hcl_layer_idxs" in fields:
+        return "evo2"
+    return "stripedhyena" if "hyena_layer_idxs" in fields else None
 
 
 def _unknown_kind(kind: str) -> ValueError:
@@ -169,9 +175,6 @@ def _unknown_kind(kind: str) -> ValueError:
         remedy = "load it with transformers' own AutoModelForCausalLM.from_pretrained"
         remedy += ", then seqconv.accelerate(model)" if kind in FAMILIES else ""
         return argument_error("load_checkpoint", f"a checkpoint of model_type {kind!r}", wanted, remedy)
-    if kind in BLOCKS_ALONE:
-        wanted = f"one of {', '.join(list_checkpoints())}"
-        return argument_error("load_checkpoint", f"a checkpoint of model_type {kind!r}", wanted, BLOCKS_ALONE[kind])
     return unknown_name("load_checkpoint", "kind of model", kind, list_checkpoints())
 
 
@@ -186,7 +189,7 @@ def _arguments(
     if config.tie_word_embeddings:  # one tensor under one name, as save_pretrained writes it
         tensors = {name: t for name, t in tensors.items() if name != "lm_head.weight"}
     tensors = {name: _own_memory(t) for name, t in tensors.items()}
-    rest = {k: v for k, v in given.items() if k not in (*of_config, *HUB_OPTIONS, "variant", "use_safetensors")}
+    rest = {k: v for k, v in given.items() if k not in (*of_config, *HUB_OPTIONS, *READING)}
     if rest.get("dtype") is None and rest.get("torch_dtype") is None:
         rest["dtype"] = tensors["model.embed_tokens.weight"].dtype
     if rest.get("generation_config") is None:

@@ -1,24 +1,36 @@
 """The configurations of other projects' language models: names, types and defaults, as their own classes have them.
 
-Only the options that change what a trained model computes are listed; the docstrings name the others, which act on
-initial values, losses, speed or the dtype of intermediate results. :func:`read_configuration` fills in the defaults,
-since a file may leave out what equals the default of the project that wrote it.
+The fields are the options that change what a trained model computes. ``WITHOUT_EFFECT`` names the others that were
+read in the original: they act on initial values, losses, speed or the dtype of intermediate results, or the shapes of
+tensors tell the same. ``FIXED`` names options of other versions, with the values that are supported. A name of none of
+them raises (:mod:`~seqconv.interop.option_names`). :func:`read_configuration` fills in the defaults, since a file may
+leave out what equals the default of the project that wrote it.
 """
 
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Literal, TypeVar
 
 from seqconv_kernels._core.errors import argument_error
+
+from .option_names import check_names
 
 ConfigurationT = TypeVar("ConfigurationT", bound="Configuration")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """What the configurations of all language models have."""
+    """What the configurations of all language models have.
+
+    Attributes:
+        WITHOUT_EFFECT: further names of the original on which no result depends; those of the bases count too.
+        FIXED: further names, and the values of each that are supported.
+    """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -29,11 +41,17 @@ class Configuration:
 class MambaConfiguration(Configuration):
     """``MambaConfig`` of transformers 5.23.0, models/mamba/configuration_mamba.py.
 
-    Left out, by modeling_mamba.py: ``initializer_range``, ``time_step_scale``, ``time_step_min``, ``time_step_max``,
-    ``time_step_init_scheme``, ``time_step_floor`` and ``rescale_prenorm_residual`` (initial values),
-    ``residual_in_fp32`` (dtype of the residual sum), ``use_cache``, ``use_mambapy``, ``use_associative_scan`` (speed).
-    ``intermediate_size`` is no field, but a file's value overrides ``expand * hidden_size``.
+    Without effect, by modeling_mamba.py: initial values of time steps, ``residual_in_fp32`` (dtype of the residual
+    sum), ``use_mambapy``, ``use_associative_scan`` (speed). ``intermediate_size`` is no field there, but a file's value
+    overrides ``expand * hidden_size``. Files made from those of mamba_ssm keep names of it, which nothing reads.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({
+        "time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme", "time_step_floor",
+        "rescale_prenorm_residual", "residual_in_fp32", "use_mambapy", "use_falcon_mambapy", "use_associative_scan",
+        "d_model", "d_inner", "n_layer", "fused_add_norm", "pad_vocab_size_multiple",
+    })  # fmt: skip
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"rms_norm": (True,), "ssm_cfg": ({}, None)}
 
     hidden_size: int = 768
     num_hidden_layers: int = 32
@@ -63,9 +81,14 @@ class FalconMambaConfiguration(MambaConfiguration):
 class Mamba2Configuration(Configuration):
     """``Mamba2Config`` of transformers 5.23.0, models/mamba2/configuration_mamba2.py.
 
-    Left out, by modeling_mamba2.py: what is left out of Mamba, and ``time_step_rank``, which no result depends on.
-    The gate comes before the norm (``norm_before_gate=False`` there), which is over the channels of each group.
+    Without effect, by modeling_mamba2.py: as in Mamba, and ``time_step_rank``. The gate comes before the norm, which is
+    over the channels of each group; ``norm_before_gate`` of some files is read by nothing.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = MambaConfiguration.WITHOUT_EFFECT | frozenset({
+        "time_step_rank", "norm_before_gate", "intermediate_size",
+    })  # fmt: skip
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = MambaConfiguration.FIXED
 
     hidden_size: int = 4096
     num_hidden_layers: int = 64
@@ -87,16 +110,20 @@ class Mamba2Configuration(Configuration):
     eos_token_id: int | list[int] | None = 2
 
 
+FLA = frozenset({"attn_mode", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp",
+                 "max_position_embeddings", "hidden_ratio", "intermediate_size"})  # fmt: skip
+"""Names without effect in models of fla: speed, the loss, attention layers, widths that the shapes of the MLP tell."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GLAConfiguration(Configuration):
     """``GLAConfig`` of fla-org/flash-linear-attention, fla/models/gla/configuration_gla.py at commit bc3b101.
 
-    Left out, by modeling_gla.py and layers/gla.py: ``attn_mode``, ``fuse_swiglu``, ``use_cache`` (speed),
-    ``initializer_range`` (initial values), ``fuse_cross_entropy``, ``fuse_linear_cross_entropy``, ``use_l2warp``
-    (the loss), ``use_gk`` and ``use_gv``, which nothing reads, ``max_position_embeddings`` (attention layers),
-    ``hidden_ratio`` and ``intermediate_size``, which the shapes of the MLP tell. ``fuse_norm`` changes names of
-    tensors alone.
+    Without effect, by modeling_gla.py and layers/gla.py: what :data:`FLA` has, and ``use_gk`` and ``use_gv``, which
+    nothing reads. ``fuse_norm`` changes names of tensors alone.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = FLA | frozenset({"fuse_swiglu", "use_gk", "use_gv"})
 
     hidden_size: int = 2048
     num_hidden_layers: int = 24
@@ -125,12 +152,16 @@ class GLAConfiguration(Configuration):
 class XLSTMConfiguration(Configuration):
     """``xLSTMConfig`` of transformers 5.23.0, models/xlstm/configuration_xlstm.py.
 
-    Left out, by modeling_xlstm.py: ``chunk_size``, ``chunkwise_kernel``, ``sequence_kernel``, ``step_kernel``,
-    ``mode``, ``max_inference_chunksize``, ``return_last_states`` and ``use_cache`` (speed),
-    ``norm_reduction_force_float32``, ``autocast_kernel_dtype`` and ``inference_state_dtype`` (dtypes of intermediate
-    results), and ``add_out_norm``, which nothing reads. ``embedding_dim`` and ``num_blocks`` are other names of
-    ``hidden_size`` and ``num_hidden_layers``.
+    Without effect, by modeling_xlstm.py: kernels, chunks and modes (speed), dtypes of intermediate results, and
+    ``add_out_norm``, which nothing reads. ``embedding_dim`` and ``num_blocks`` are other names of ``hidden_size`` and
+    ``num_hidden_layers``.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({
+        "chunk_size", "chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "max_inference_chunksize",
+        "return_last_states", "norm_reduction_force_float32", "autocast_kernel_dtype", "inference_state_dtype",
+        "add_out_norm",
+    })  # fmt: skip
 
     hidden_size: int | None = 4096
     embedding_dim: int | None = None
@@ -184,10 +215,20 @@ def read_configuration(kind: type[ConfigurationT], config: Mapping[str, Any]) ->
     """The options of a configuration file that count, with the defaults of the project that wrote it.
 
     Raises:
-        ValueError: a value of another type than the option's, or a size below 1.
+        ValueError: a name that nothing is known of, a missing one without a default, a value of another type than the
+            option's, or a size below 1.
     """
-    hints = typing.get_type_hints(kind)
-    known = {f.name: config[f.name] for f in fields(kind) if f.name in config}
+    hints, names = typing.get_type_hints(kind), {f.name for f in fields(kind)}
+    harmless, fixed = set[str](), dict[str, tuple[Any, ...]]()
+    for base in kind.__mro__:
+        harmless |= vars(base).get("WITHOUT_EFFECT", frozenset())
+        fixed = {**vars(base).get("FIXED", {}), **fixed}
+    check_names(config, names | harmless, fixed)
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    if missing := sorted(needed - config.keys()):
+        got, wanted = f"a configuration without {', '.join(missing)}", "all options that have no default"
+        raise argument_error("load_checkpoint", got, wanted, "complete the configuration")
+    known = {name: config[name] for name in names if name in config}
     for name, value in known.items():
         if not _is_of(value, hints[name]):
             raise _wrong(name, value, str(getattr(hints[name], "__name__", hints[name])))

@@ -1,6 +1,7 @@
 """Writing a checkpoint of another project as one of seqconv: configuration, weights, tokenizer, generation, card."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from .checkpoint import PTH, load_checkpoint
+from .checkpoint import kind_of, load_checkpoint
 from .files import Source
+from .hybrids.striped_hyena import CHARACTERS, END, PADDING
 
 if TYPE_CHECKING:
     from ..hf import SeqConvForCausalLM
@@ -52,17 +54,19 @@ def convert(
     dtype: torch.dtype | None = None,
     verify: bool = False,
     tokenizer: bool = True,
+    ignored_options: Sequence[str] = (),
     **hub: Any,
 ) -> Conversion:
     """Write a checkpoint that :func:`~seqconv.interop.load_checkpoint` reads as one of seqconv: all of it, or nothing.
 
     Args:
-        source: a folder, a repository of the hub or a ``.pth`` file of another project.
+        source: a folder, a repository of the hub or a file of weights of another project.
         folder: a new or empty folder. It gets ``config.json``, safetensors, the generation configuration, the
             tokenizer and a model card.
         dtype: of the weights; as in the original by default. Parameters that stay in float32 do so.
         verify: compare the logits with those of the original in transformers, in float32, before anything is written.
         tokenizer: whether to write the original's tokenizer, if it has one.
+        ignored_options: as in ``load_checkpoint``.
         **hub: where and how files are fetched, as in ``from_pretrained``: ``revision``, ``token``, ``cache_dir``,
             ``local_files_only`` …
 
@@ -76,7 +80,8 @@ def convert(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise argument_error(OPERATION, f"{str(target)!r}, which exists", "a new or empty folder", "choose another")
     kind = _kind(place)
-    model = load_checkpoint(source, **hub)
+    ignored = {"ignored_options": ignored_options} if ignored_options else {}
+    model = load_checkpoint(source, **ignored, **hub)
     words = _tokenizer(place) if tokenizer else None
     difference = _difference(model, place, kind) if verify else None
     if dtype is not None:
@@ -95,8 +100,7 @@ def convert(
 
 def _kind(place: Source) -> str:
     """What the checkpoint is; errors of its files are those of loading it."""
-    config = ({"model_type": PTH} if place.is_file else place.configuration()) or {}
-    kind = str(config.get("model_type") or "without model_type")
+    kind = kind_of(place.configuration() or {}) or "without model_type"
     if kind == "seqconv":
         got, wanted = f"{place.name!r}, a checkpoint of seqconv", "one of another project"
         raise argument_error(OPERATION, got, wanted, "load it with from_pretrained; save_pretrained writes it again")
@@ -107,6 +111,10 @@ def _tokenizer(place: Source) -> Any:
     """The original's tokenizer; ``None`` if it has none."""
     from transformers import AutoTokenizer
 
+    from ..hf.tokenizer import byte_tokenizer
+
+    if (place.configuration() or {}).get("tokenizer_type") == CHARACTERS:
+        return byte_tokenizer(end=END, padding=PADDING)
     if all(place.find(file) is None for file in TOKENIZER_FILES):
         return None
     try:

@@ -1,8 +1,7 @@
-"""The files of a checkpoint: a folder, or a repository of the hub, to its configuration and tensors.
+"""The files of a checkpoint: a folder, a file or a repository of the hub, to its configuration and its weights.
 
 Files are found by transformers' ``cached_file``, so that caches, revisions, tokens and offline mode work as there.
-Everything that is read comes from someone else: pickles are read with ``weights_only=True``, an index of shards may
-name files below its own folder alone, and whatever is damaged is one ``ValueError`` that names the file.
+Everything that is read comes from someone else: whatever is damaged is one ``ValueError`` that names the file.
 """
 
 import json
@@ -12,13 +11,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
-import torch
+import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
@@ -28,13 +25,13 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+PTH = "RWKV-LM"
+"""Kind of the checkpoints that are a single ``.pth`` file, without a configuration."""
+SINGLE = (".pth", ".pt", ".safetensors")
+"""Suffixes of checkpoints that are one file, the last two with a configuration next to it."""
+YAML = (".yml", ".yaml")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """Keyword arguments of ``from_pretrained`` that say where and how files are fetched."""
-
-T = TypeVar("T")
-
-WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-"""What torch.compile, activation checkpointing and FSDP put into the names of the modules that they wrap."""
 
 DAMAGE = (
     SafetensorError,
@@ -47,6 +44,7 @@ DAMAGE = (
     RuntimeError,
     TypeError,
     IndexError,
+    yaml.YAMLError,
     zipfile.BadZipFile,
 )
 
@@ -59,7 +57,7 @@ class Source:
     """Where a checkpoint is.
 
     Attributes:
-        name: a folder, a single ``.pth`` file, or ``owner/repository`` on the hub.
+        name: a folder, a single file of weights, or ``owner/repository`` on the hub.
         hub: those of :data:`HUB_OPTIONS` that were given.
     """
 
@@ -69,7 +67,7 @@ class Source:
     @property
     def is_file(self) -> bool:
         """Whether the checkpoint is a single file of tensors."""
-        return self.name.endswith(".pth") and os.path.isfile(self.name)
+        return self.name.endswith(SINGLE) and os.path.isfile(self.name)
 
     def find(self, file: str) -> Path | None:
         """The path of a file, fetched if need be; ``None`` if the checkpoint has none of that name.
@@ -88,17 +86,45 @@ class Source:
         return None if found is None else Path(found)
 
     def configuration(self) -> dict[str, Any] | None:
-        """What ``config.json`` says; ``None`` if there is no such file.
+        """What ``config.json``, or else the only YAML file, says; ``None`` if there is no such file.
 
         Raises:
-            ValueError: as :meth:`find`; or a damaged file.
+            ValueError: as :meth:`find`; several YAML files, or a damaged file.
         """
+        if self.is_file:
+            return self._configuration_of_file()
         if not os.path.isdir(self.name) and (os.path.isabs(self.name) or self.name.count("/") != 1):
             raise self._unreachable("no such folder")
         path = self.find("config.json")
         if path is None and not os.path.isdir(self.name):
             raise self._unreachable("no config.json in the cache, and none could be fetched")
-        return None if path is None else read_json(path)
+        path = _only_yaml(Path(self.name)) if path is None else path
+        return None if path is None else read_mapping(path)
+
+    def pickled_weights(self) -> Path | None:
+        """The pickled state dict of a folder or repository, ``NAME.pt`` for ``owner/NAME`` on the hub.
+
+        Raises:
+            ValueError: it is in parts.
+        """
+        if not os.path.isdir(self.name):
+            return self.find(f"{self.name.rpartition('/')[2]}.pt")
+        found = sorted(Path(self.name).glob("*.pt"))
+        if not found and (parts := sorted(Path(self.name).glob("*.pt.part*"))):
+            whole = parts[0].name.rpartition(".part")[0]
+            remedy = f"join them: cat {whole}.part* > {whole}, in the order of their numbers"
+            raise argument_error("load_checkpoint", f"weights in parts, {parts[0].name} …", "one file", remedy)
+        return found[0] if len(found) == 1 else None
+
+    def _configuration_of_file(self) -> dict[str, Any] | None:
+        """That of the same name, or else the folder's."""
+        path = Path(self.name)
+        if path.suffix == ".pth":
+            return {"model_type": PTH}
+        named = [path.with_suffix(suffix) for suffix in (*YAML, ".json") if path.with_suffix(suffix).is_file()]
+        found = named[0] if named else _only_yaml(path.parent)
+        found = path.with_name("config.json") if found is None and path.with_name("config.json").is_file() else found
+        return None if found is None else read_mapping(found)
 
     def _unreachable(self, why: str) -> ValueError:
         return argument_error(
@@ -107,6 +133,34 @@ class Source:
             "a folder, or a repository of the hub that is in the cache or within reach",
             "correct the name, connect to the network or pass token=, or download the repository into a folder",
         )
+
+
+def _only_yaml(folder: Path) -> Path | None:
+    """The YAML file of a folder.
+
+    Raises:
+        ValueError: there are several.
+    """
+    found = sorted(path for path in folder.glob("*") if path.suffix in YAML) if folder.is_dir() else []
+    if len(found) > 1:
+        got, wanted = f"{', '.join(path.name for path in found)} in {str(folder)!r}", "one configuration"
+        raise argument_error("load_checkpoint", got, wanted, "leave only that of these weights in the folder")
+    return found[0] if found else None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """An object of a JSON file, or a mapping of names in a YAML file.
+
+    Raises:
+        ValueError: a damaged file, or one that holds something else.
+    """
+    if path.suffix not in YAML:
+        return read_json(path)
+    with damage_named(path):
+        value = yaml.safe_load(path.read_bytes())
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise damaged(path, "no mapping of names")
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -120,132 +174,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise damaged(path, f"{type(value).__name__} instead of an object")
     return value
-
-
-def read_tensors(
-    source: Source, *, variant: str | None = None, use_safetensors: bool | None = None
-) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, in one file or in shards, by their names without those of wrappers.
-
-    Args:
-        variant: as in ``from_pretrained``: ``"fp16"`` reads ``model.fp16.safetensors``.
-        use_safetensors: read only safetensors files (``True``) or only pickled ones (``False``).
-
-    Raises:
-        ValueError: a missing or damaged file, a pickle that holds more than tensors, an index that names files outside
-            of its folder.
-    """
-    names = candidates(variant, use_safetensors)
-    for name in names:
-        path = Path(source.name) if source.is_file else source.find(name)
-        if path is not None:
-            tensors = unwrapped(_read_shards(source, path) if path.suffix == ".json" else read_file(path))
-            _check_dtypes(path, tensors)
-            return tensors
-    wanted = f"a folder with config.json and one of {', '.join(names)}"
-    raise argument_error("load_checkpoint", f"{source.name!r} without weights", wanted, LAYERS)
-
-
-def is_wide(tensor: Tensor) -> bool:
-    """Whether a tensor holds (real or complex) floating-point numbers of at least 16 bits."""
-    return tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() > 1)
-
-
-def _check_dtypes(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not is_wide(tensor):
-            got = f"{name} of dtype {tensor.dtype} in {str(path)!r}"
-            remedy = "take the checkpoint in float32, float16 or bfloat16"
-            raise argument_error("load_checkpoint", got, "floating-point numbers of at least 16 bits", remedy)
-
-
-def check_index(path: Path) -> list[str]:
-    """The shards that an index names, each once.
-
-    Raises:
-        ValueError: a damaged index, or one that names files outside of its folder.
-    """
-    weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise damaged(path, "no weight_map from names of tensors to names of files")
-    if not weight_map:
-        raise damaged(path, "an empty weight_map")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        if not _is_below(shard):
-            remedy = "do not trust this checkpoint: no tool writes such an index"
-            raise argument_error(
-                "load_checkpoint",
-                f"the file {shard!r} in {str(path)!r}",
-                "files of the checkpoint's own folder",
-                remedy,
-            )
-    return shards
-
-
-def _is_below(name: str) -> bool:
-    """Whether a path stays inside of the folder that it is relative to, on every operating system."""
-    return "\0" not in name and all(
-        not path.is_absolute() and not path.drive and not path.root and ".." not in path.parts and path.parts
-        for path in (PurePosixPath(name), PureWindowsPath(name))
-    )
-
-
-def _read_shards(source: Source, index: Path) -> dict[str, Tensor]:
-    weight_map = read_json(index)
-    tensors: dict[str, Tensor] = {}
-    for shard in check_index(index):
-        path = source.find(shard)
-        if path is None:
-            raise damaged(index, f"the shard {shard} is missing")
-        part = read_file(path)
-        if twice := sorted(tensors.keys() & part.keys()):
-            raise damaged(path, f"{twice[0]} is in another shard too")
-        tensors |= part
-    if missing := sorted(weight_map["weight_map"].keys() - tensors.keys()):
-        raise damaged(index, f"no shard holds {missing[0]}")
-    return tensors
-
-
-def read_file(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """The tensors of one file, safetensors or pickled, under their names in it.
-
-    Raises:
-        ValueError: a damaged file, or one that holds more than tensors.
-    """
-    with damage_named(path):
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location=device, weights_only=True)
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise damaged(path, f"a {type(tensors).__name__} that is no mapping from names to tensors")
-    return dict(tensors)
-
-
-def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Names without what wrappers put into them, DistributedDataParallel's ``module.`` in front of all included."""
-    found = dict(tensors)
-    for wrapper in WRAPPERS:
-        found = {name.replace(wrapper, ""): t for name, t in found.items()}
-    while found and all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): t for name, t in found.items()}
-    return found
-
-
-def is_wrapped(tensors: Mapping[str, object]) -> bool:
-    """Whether :func:`unwrapped` would change a name."""
-    return list(unwrapped(tensors)) != list(tensors)
-
-
-def candidates(variant: str | None, use_safetensors: bool | None) -> list[str]:
-    """Names of files that may hold the weights or an index of them, the preferred first."""
-    names = [n for n in WEIGHT_FILES if use_safetensors is None or ("safetensors" in n) == use_safetensors]
-    return [_with_variant(name, variant) for name in names]
-
-
-def _with_variant(name: str, variant: str | None) -> str:
-    stem, extension = name.rsplit(".", 1)
-    return name if variant is None else f"{stem}.{variant}.{extension}"
 
 
 def _number(value: dict[str, Any]) -> Any:

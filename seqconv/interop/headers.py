@@ -7,7 +7,8 @@ from safetensors import safe_open
 
 from seqconv_kernels._core.errors import argument_error
 
-from .files import Source, candidates, check_index, damage_named, damaged, is_wide, read_file, read_json
+from .files import Source, damage_named, damaged, read_json
+from .tensors import candidates, check_index, is_wide, read_file
 
 WIDE = ("F16", "BF16", "F32", "F64", "C64", "C128")
 """Dtypes of safetensors with at least 16 bits for a floating-point number."""

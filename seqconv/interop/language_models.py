@@ -4,7 +4,6 @@ All of them are embeddings, blocks with a norm in front of each layer, a final n
 names and in the mixer. What their options are is in :mod:`~seqconv.interop.configurations`.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,7 +74,6 @@ XLSTM_BLOCK = (
 def read_mamba_ssm(config: Mapping[str, Any], weights: Weights) -> Read:
     """``MambaLMHeadModel`` of state-spaces/mamba, mamba_ssm/models/mixer_seq_simple.py at commit e9594ce."""
     c = read_configuration(MambaSsmConfiguration, config)
-    _only_fields(config, c)
     norm, affine = ("rms", ["weight"]) if c.rms_norm else ("layer", ["weight", "bias"])
     specs, tensors = [], _norm(weights, "backbone.norm_f", "model.backbone.norm", affine)
     for i in range(c.n_layer):
@@ -177,14 +175,6 @@ def read_xlstm(config: Mapping[str, Any], weights: Weights) -> Read:
     return language_model(c, weights, "backbone.embeddings.weight", specs, tensors, shape, c.tie_word_embeddings)
 
 
-def _only_fields(config: Mapping[str, Any], c: Configuration) -> None:
-    """The dataclass of mamba_ssm takes its own fields alone; any other is one that this reader does not know."""
-    known = {f.name for f in dataclasses.fields(c)} | {"model_type", "architectures", "transformers_version"}
-    for name in config:
-        if name not in known:
-            raise unknown_name("load_checkpoint", "option of mamba_ssm's configuration", name, known)
-
-
 def _mamba_ssm_mixer(c: MambaSsmConfiguration, weights: Weights, index: int) -> tuple[str, dict[str, Any], Any]:
     """Mixer name, its options and its tensors."""
     if index in c.attn_layer_idx:
@@ -254,12 +244,13 @@ def language_model(
     tensors: dict[str, Tensor],
     shape: dict[str, Any],
     tied: bool,
+    head: str = "lm_head.weight",
 ) -> Read:
     """Embeddings, head and what all configurations share; layers given as mappings say themselves what their MLP is."""
     table = weights.take(embedding)
     if tied:
-        weights.ignore("lm_head.weight")
-    tensors |= {"model.embed_tokens.weight": table, "lm_head.weight": table if tied else weights.take("lm_head.weight")}
+        weights.ignore(head)
+    tensors |= {"model.embed_tokens.weight": table, "lm_head.weight": table if tied else weights.take(head)}
     named = isinstance(specs[0], list)
     up = tensors.get("model.backbone.blocks.0.mlp.up.weight") if named else None
     same = named and all(spec == specs[0] for spec in specs)

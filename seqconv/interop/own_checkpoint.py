@@ -12,8 +12,9 @@ import torch
 
 from seqconv_kernels._core.errors import argument_error
 
-from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source, is_wrapped, read_tensors, unwrapped
+from .files import HUB_OPTIONS, LAYERS, WEIGHT_FILES, Source
 from .headers import Header, read_headers
+from .tensors import is_wrapped, read_tensors, unwrapped
 
 BLOCK = re.compile(r"(?:^|\.)backbone\.blocks\.(\d+)\.")
 REMEDY = (

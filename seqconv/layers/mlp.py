@@ -21,6 +21,10 @@ def _squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
 PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": _gelu_tanh,
@@ -31,6 +35,7 @@ PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 GATED: Mapping[str, Callable[[Tensor], Tensor]] = {
     "glu": torch.sigmoid,
+    "bilinear": _identity,
     "geglu": F.gelu,
     "geglu_tanh": _gelu_tanh,
     "reglu": F.relu,

@@ -24,8 +24,9 @@ from golden_cases import GOLDEN, assert_close, load_variant
 from seqconv.hf import SeqConvConfig, SeqConvForCausalLM
 from seqconv.interop import load_checkpoint
 from seqconv.interop.checkpoint import convert_checkpoint
-from seqconv.interop.files import Source, read_tensors
+from seqconv.interop.files import Source
 from seqconv.interop.importer import Weights
+from seqconv.interop.tensors import read_tensors
 from tolerances import assert_near
 
 FLOAT32_RATES = 3e-6

@@ -5,7 +5,7 @@ Read in transformers 5.23.0: ``models/bamba`` and ``models/granitemoehybrid``, c
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from seqconv_kernels._core.errors import argument_error
 
@@ -37,9 +37,7 @@ STACKED = ("input_linear.weight", "output_linear.weight")
 class BambaConfiguration(RotaryConfiguration):
     """``BambaConfig``.
 
-    Left out: ``initializer_range`` (initial values), ``use_cache``, ``num_logits_to_keep`` (speed),
-    ``z_loss_coefficient`` (the loss), ``attention_dropout``, ``max_position_embeddings``, ``intermediate_size``, which
-    the shapes of tensors tell.
+    Without effect: what all hybrids have, :data:`~seqconv.interop.hybrids.parts.HYBRID`.
     """
 
     hidden_size: int = 4096
@@ -69,7 +67,10 @@ class BambaConfiguration(RotaryConfiguration):
 
 @dataclass(frozen=True, kw_only=True)
 class GraniteConfiguration(BambaConfiguration):
-    """``GraniteMoeHybridConfig``; left out, further: ``output_router_logits``, ``router_aux_loss_coef`` (the loss)."""
+    """``GraniteMoeHybridConfig``; files name their norm and the scheme of their initial values too."""
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"init_method"})
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"normalization_function": ("rmsnorm",)}
 
     num_key_value_heads: int | None = None
     rms_norm_eps: float = 1e-6

@@ -6,7 +6,7 @@ configuration and modeling.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ from .parts import REMEDY, Layers, Part, gated_mlp, mamba2, rotation
 
 @dataclass(frozen=True, kw_only=True)
 class FalconH1Configuration(BambaConfiguration):
-    """``FalconH1Config``; left out as in :class:`~seqconv.interop.hybrids.bamba.BambaConfiguration`."""
+    """``FalconH1Config``; ``mlp_expansion_factor`` of files is read by nothing."""
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"mlp_expansion_factor"})
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"mamba_use_mlp": (True,)}
 
     head_dim: int | None = None
     mamba_d_ssm: int | None = 1024

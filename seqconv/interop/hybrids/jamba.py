@@ -5,14 +5,14 @@ Read in transformers 5.23.0: ``models/jamba``, configuration and modeling.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..checkpoint import add_checkpoint
 from ..configurations import Configuration, read_configuration, require
 from ..importer import Weights
 from ..language_models import Read
 from ..state_space.mamba import convert_mamba, mamba_options
-from .parts import REMEDY, Layers, Part, attention, experts, gated_mlp
+from .parts import HYBRID, REMEDY, Layers, Part, attention, experts, gated_mlp
 
 NORMS = {"dt_norm": "dt_layernorm", "B_norm": "b_layernorm", "C_norm": "c_layernorm"}
 
@@ -21,10 +21,11 @@ NORMS = {"dt_norm": "dt_layernorm", "B_norm": "b_layernorm", "C_norm": "c_layern
 class JambaConfiguration(Configuration):
     """``JambaConfig``.
 
-    Left out: ``initializer_range`` (initial values), ``use_cache``, ``use_mamba_kernels``, ``use_mambapy``,
-    ``use_associative_scan`` (speed), ``output_router_logits``, ``router_aux_loss_coef`` (the loss),
-    ``attention_dropout``, ``max_position_embeddings``, ``intermediate_size``, which the shapes of tensors tell.
+    Without effect: what all hybrids have, and two names of older files.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = HYBRID | frozenset({"calc_logits_for_entire_prompt", "n_ctx"})
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"mamba_inner_layernorms": (True,), "sliding_window": (None,)}
 
     hidden_size: int = 4096
     num_hidden_layers: int = 32

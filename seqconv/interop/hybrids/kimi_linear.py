@@ -6,19 +6,23 @@ Read in transformers 5.23.0: ``models/kimi_linear``, configuration and modeling,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from seqconv_kernels._core.errors import unknown_name
 
 from ..checkpoint import add_checkpoint
 from ..configurations import Configuration, read_configuration, require
 from ..importer import Weights
 from ..language_models import Read
-from .parts import ATTENTION, LINEAR, REMEDY, Layers, Part, affine, experts, gated_mlp, layer_kinds
+from .parts import ATTENTION, HYBRID, LINEAR, REMEDY, Layers, Part, affine, experts, gated_mlp, layer_kinds
 
 EXPERT = ("w1", "w3", "w2")
 """Gate, value and output projection."""
+DELTA = ("head_dim", "num_heads", "short_conv_kernel_size", "kda_layers", "full_attn_layers")
+"""Names in ``linear_attn_config``."""
 LATENT_NORM_EPS = 1e-6
 RENAMED = {"num_expert_group": "n_group", "moe_renormalize": "norm_topk_prob", "num_experts": "num_local_experts",
            "num_experts_per_token": "num_experts_per_tok"}  # fmt: skip
@@ -29,10 +33,18 @@ RENAMED = {"num_expert_group": "n_group", "moe_renormalize": "norm_topk_prob", "
 class KimiLinearConfiguration(Configuration):
     """``KimiLinearConfig``.
 
-    Left out: ``initializer_range`` (initial values), ``use_cache``, ``pretraining_tp`` (speed),
-    ``output_router_logits``, ``attention_dropout``, ``max_position_embeddings``, and widths that the shapes of tensors
-    tell.
+    Without effect: what all hybrids have; ``head_dim`` and ``qk_head_dim``, which follow from other widths; positions,
+    since nothing rotates. The published files name choices of the original's own code too.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = HYBRID | frozenset({
+        "head_dim", "qk_head_dim", "num_shared_experts", "n_shared_experts", "model_max_length", "rope_theta",
+        "rope_scaling", "rope_parameters",
+    })  # fmt: skip
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "mla_use_nope": (True,), "moe_router_activation_func": ("sigmoid",), "use_grouped_topk": (True,),
+        "moe_layer_freq": (1,), "num_nextn_predict_layers": (0,), "mla_use_output_gate": (False,),
+    }  # fmt: skip
 
     hidden_size: int = 2304
     num_hidden_layers: int = 27
@@ -69,6 +81,9 @@ def read_kimi_linear(config: Mapping[str, Any], weights: Weights) -> Read:
     """``KimiLinearForCausalLM`` of transformers."""
     c = read_configuration(KimiLinearConfiguration, {RENAMED.get(name, name): v for name, v in config.items()})
     require("hidden_act", c.hidden_act, ("silu",), REMEDY)
+    for name in c.linear_attn_config or {}:
+        if name not in DELTA:
+            raise unknown_name("load_checkpoint", "option of linear_attn_config", name, DELTA)
     require("num_key_value_heads", c.num_key_value_heads, (None, c.num_attention_heads), REMEDY)
     dense = ["dense" if i < c.first_k_dense_replace else "sparse" for i in range(c.num_hidden_layers)]
     layers = Layers()

@@ -5,7 +5,7 @@ Read in transformers 5.23.0: ``models/lfm2`` and ``models/lfm2_moe``, configurat
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from seqconv_kernels._core.errors import argument_error
 
@@ -27,9 +27,16 @@ NORMALIZE_EPS = 1e-6
 class Lfm2Configuration(RotaryConfiguration):
     """``Lfm2Config``.
 
-    Left out: ``initializer_range`` (initial values), ``use_cache`` (speed), ``max_position_embeddings``, and what the
-    shapes tell: ``intermediate_size`` and its adjustments.
+    Without effect: what all hybrids have, adjustments of the MLP's width, which its shapes tell, and names of the
+    published files that the modeling does not read.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({
+        "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of", "block_dim", "block_ff_dim",
+        "block_mlp_init_scale", "block_out_init_scale", "block_norm_eps", "block_use_xavier_init", "conv_dim",
+        "conv_dim_out", "conv_use_xavier_init", "num_heads", "model_name",
+    })  # fmt: skip
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"block_use_swiglu": (True,), "use_pos_enc": (True,)}
 
     hidden_size: int = 2560
     num_hidden_layers: int = 32
@@ -50,7 +57,7 @@ class Lfm2Configuration(RotaryConfiguration):
 
 @dataclass(frozen=True, kw_only=True)
 class Lfm2MoeConfiguration(Lfm2Configuration):
-    """``Lfm2MoeConfig``; left out, further: ``output_router_logits``."""
+    """``Lfm2MoeConfig``."""
 
     hidden_size: int = 2048
     num_dense_layers: int = 2

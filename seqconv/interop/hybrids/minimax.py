@@ -7,7 +7,7 @@ f(x))``, whose weights are those of the next part, behind a norm of the embeddin
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -38,10 +38,12 @@ EXPERT = ("w1", "w3", "w2")
 class MiniMaxConfiguration(RotaryConfiguration):
     """``MiniMaxConfig``.
 
-    Left out: ``initializer_range`` (initial values), ``use_cache``, ``block_size`` (speed), ``output_router_logits``,
-    ``router_aux_loss_coef``, ``router_jitter_noise`` (training), ``attention_dropout``, ``max_position_embeddings``,
-    ``intermediate_size``, which the shapes of tensors tell.
+    Without effect: what all hybrids have, and ``block_size`` (speed). ``rotary_dim`` of some files is read by nothing
+    in transformers, which turns whole heads; the original does not, so that another width raises.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"block_size", "num_experts", "shared_moe_mode"})
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"postnorm": (True,), "shared_intermediate_size": (0,)}
 
     hidden_size: int = 4096
     num_hidden_layers: int = 32
@@ -50,6 +52,7 @@ class MiniMaxConfiguration(RotaryConfiguration):
     head_dim: int | None = None
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-5
+    rotary_dim: int | None = None
     sliding_window: int | None = None
     num_experts_per_tok: int = 2
     num_local_experts: int = 8
@@ -70,6 +73,8 @@ def read_minimax(config: Mapping[str, Any], weights: Weights) -> Read:
     experts_by_their_other_name = {"num_local_experts": config["num_experts"]} if "num_experts" in config else {}
     c = read_configuration(MiniMaxConfiguration, {**config, **experts_by_their_other_name})
     require("hidden_act", c.hidden_act, tuple(LIGHTNING_ACTIVATIONS), REMEDY)
+    whole = c.head_dim or c.hidden_size // c.num_attention_heads
+    require("rotary_dim", c.rotary_dim, (None, whole), "pass ignored_options=['rotary_dim'] for what transformers does")
     default = (LINEAR if i % 2 else ATTENTION for i in range(c.num_hidden_layers))
     layers = Layers(norm=())
     kinds = layer_kinds(c.layer_types, default, c.num_hidden_layers)

@@ -6,7 +6,7 @@ Read in transformers 5.23.0: ``models/nemotron_h``, configuration and modeling. 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from ..checkpoint import add_checkpoint
 from ..configurations import Configuration, read_configuration, require
 from ..importer import Weights
 from ..language_models import Read
-from .parts import ATTENTION, LINEAR, REMEDY, Layers, Part, affine, attention, mamba2
+from .parts import ATTENTION, HYBRID, LINEAR, REMEDY, Layers, Part, affine, attention, mamba2
 
 SYMBOLS = {"M": LINEAR, "E": "moe", "*": ATTENTION, "-": "mlp"}
 """Kinds of layers in ``hybrid_override_pattern``."""
@@ -30,12 +30,19 @@ RENAMED = {"mamba_n_groups": "n_groups", "mamba_d_conv": "conv_kernel", "mamba_c
 class NemotronHConfiguration(Configuration):
     """``NemotronHConfig``.
 
-    Left out: ``initializer_range``, ``time_step_max``, ``time_step_floor``, ``rescale_prenorm_residual`` (initial
-    values), ``use_cache``, ``num_logits_to_keep``, ``use_mamba_kernels``, ``moe_shared_expert_overlap`` (speed),
-    ``residual_in_fp32``, ``mamba_ssm_cache_dtype`` (dtypes), ``attention_dropout``, ``hidden_dropout``,
-    ``max_position_embeddings``, widths that the shapes of tensors tell, and what nothing reads: ``expand``,
-    ``attention_bias``, ``mamba_proj_bias``, ``n_shared_experts``, ``sliding_window``.
+    Without effect: what all hybrids have, initial values of time steps, ``moe_shared_expert_overlap`` (speed),
+    ``residual_in_fp32``, ``mamba_ssm_cache_dtype`` (dtypes), ``hidden_dropout``, ``mtp_layers_block_type`` (layers that
+    predict further tokens), and what nothing reads, ``sliding_window`` and ``time_step_limit`` among it.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = HYBRID | frozenset({
+        "time_step_max", "time_step_floor", "time_step_limit", "time_step_rank", "rescale_prenorm_residual",
+        "mamba_dt_max", "mamba_dt_limit", "mamba_dt_init_floor", "moe_shared_expert_overlap", "residual_in_fp32",
+        "mamba_ssm_cache_dtype", "hidden_dropout", "moe_shared_expert_intermediate_size", "mtp_layers_block_type",
+        "mtp_hybrid_override_pattern", "num_hidden_layers", "expand", "mamba_expand", "attention_bias",
+        "mamba_proj_bias", "n_shared_experts", "sliding_window", "norm_eps", "rms_norm_eps", "rope_theta",
+        "partial_rotary_factor",
+    })  # fmt: skip
 
     hidden_size: int = 4096
     layers_block_type: list[str] | None = None

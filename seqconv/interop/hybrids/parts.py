@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..configurations import Configuration, require
 from ..importer import Weights
@@ -21,6 +21,17 @@ ATTENTION, LINEAR = "full_attention", "linear_attention"
 KINDS = {ATTENTION: ATTENTION, "attention": ATTENTION, LINEAR: LINEAR, "mamba": LINEAR}
 """Names of kinds of layers in newer and older configurations."""
 
+HYBRID = frozenset({
+    "attention_dropout", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "z_loss_coefficient",
+    "max_position_embeddings", "num_logits_to_keep", "pretraining_tp", "use_mamba_kernels", "use_mambapy",
+    "use_associative_scan", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size",
+    "shared_intermediate_size",
+})  # fmt: skip
+"""Names without effect in hybrids: training alone, speed, lengths, and widths that the shapes of tensors tell."""
+POSITIONS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor", "factor",
+                       "original_max_position_embeddings", "mrope_section", "mrope_interleaved"})  # fmt: skip
+"""Names in ``rope_parameters``; the last three change nothing for text that is not rescaled by its length."""
+
 Part = tuple[dict[str, Any], dict[str, Tensor]]
 """Options of a mixer, or options of the block for its MLP, and the tensors."""
 
@@ -28,6 +39,8 @@ Part = tuple[dict[str, Any], dict[str, Tensor]]
 @dataclass(frozen=True, kw_only=True)
 class RotaryConfiguration(Configuration):
     """Positions of attention, nested as newer files have them or flat as older ones do."""
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = HYBRID
 
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
@@ -40,6 +53,9 @@ def rotation(c: RotaryConfiguration, head_dim: int, *, theta: float = 10000.0, f
     given: Mapping[str, Any] = {**(c.rope_scaling or {}), **(c.rope_parameters or {})}
     kind = given.get("rope_type", given.get("type", "default"))
     require("rope_type", kind, ("default", "linear"), REMEDY)
+    for name in given:
+        if name not in POSITIONS:
+            raise unknown_name("load_checkpoint", "option of rope_parameters", name, POSITIONS)
     flat = {"rope_theta": c.rope_theta, "partial_rotary_factor": c.partial_rotary_factor}
     values = {"rope_theta": theta, "partial_rotary_factor": factor, **{k: v for k, v in flat.items() if v is not None}}
     values |= {name: given[name] for name in values if given.get(name) is not None}

@@ -6,7 +6,7 @@ modeling. Positions of text are one number for all sections of Qwen3.5's rotatio
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,10 +40,16 @@ ROTARY_FACTOR = 0.25
 class QwenConfiguration(RotaryConfiguration):
     """``Qwen3NextConfig``, and ``Qwen3_5TextConfig`` and ``Qwen3_5MoeTextConfig`` with defaults of their own.
 
-    Left out: ``initializer_range`` (initial values), ``use_cache`` (speed), ``output_router_logits``,
-    ``router_aux_loss_coef`` (the loss), ``attention_dropout``, ``max_position_embeddings``, widths that the shapes of
-    tensors tell.
+    Without effect: what all hybrids have, ``mamba_ssm_dtype``, and layers that predict further tokens.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({
+        "mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "max_window_layers",
+    })  # fmt: skip
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "attn_output_gate": (True,), "output_gate_type": ("swish", "silu"), "use_sliding_window": (False,),
+        "sliding_window": (None,),
+    }  # fmt: skip
 
     hidden_size: int = 2048
     num_hidden_layers: int = 48

@@ -6,7 +6,7 @@ tokens; here it is padding.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,14 +25,17 @@ ROTARY_FACTOR = 0.5
 class RecurrentGemmaConfiguration(RotaryConfiguration):
     """``RecurrentGemmaConfig``.
 
-    Left out: ``use_cache`` (speed), ``w_init_variance_scale`` (initial values), ``attention_dropout``.
+    Without effect: what all hybrids have, and scales of initial values.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"w_init_variance_scale", "final_w_init_variance_scale"})
 
     hidden_size: int = 2560
     intermediate_size: int = 7680
     num_hidden_layers: int = 26
     num_attention_heads: int = 10
     num_key_value_heads: int | None = None
+    head_dim: int | None = None
     lru_width: int | None = None
     attention_window_size: int = 2048
     conv1d_width: int = 4
@@ -50,6 +53,7 @@ class RecurrentGemmaConfiguration(RotaryConfiguration):
 def read_recurrent_gemma(config: Mapping[str, Any], weights: Weights) -> Read:
     """``RecurrentGemmaForCausalLM`` of transformers."""
     c = read_configuration(RecurrentGemmaConfiguration, config)
+    require("head_dim", c.head_dim, (None, c.hidden_size // c.num_attention_heads), REMEDY)
     require("hidden_activation", c.hidden_activation, tuple(MLPS), REMEDY)
     for kind in c.block_types:
         require("block_types", kind, ("recurrent", "attention"), REMEDY)

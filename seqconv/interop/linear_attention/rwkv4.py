@@ -6,7 +6,7 @@ output weights together in half precision and changes no function.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -31,8 +31,10 @@ Read = tuple[dict[str, Any], dict[str, Tensor]]
 class RwkvConfiguration(Configuration):
     """``RwkvConfig`` of transformers 5.23.0, models/rwkv/configuration_rwkv.py.
 
-    Left out: ``context_length``, which only checks lengths, ``rescale_every`` (half precision), ``use_cache``.
+    Without effect: ``context_length``, which only checks lengths, ``rescale_every`` (half precision).
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"context_length", "max_position_embeddings", "rescale_every"})
 
     hidden_size: int = 4096
     num_hidden_layers: int = 32

@@ -7,14 +7,15 @@ rwkv6 of fla-org/flash-linear-attention at bc3b101d. A ``.pth`` file has no conf
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..checkpoint import PTH, add_checkpoint
-from ..configurations import Configuration, read_configuration, require
+from ..checkpoint import add_checkpoint
+from ..configurations import FLA, Configuration, read_configuration, require
+from ..files import PTH
 from ..importer import Weights
 from . import rwkv6, rwkv7
 
@@ -33,10 +34,12 @@ UNSUPPORTED = "this variant is not supported"
 class RWKV7Configuration(Configuration):
     """``RWKV7Config`` of fla-org/flash-linear-attention, fla/models/rwkv7/configuration_rwkv7.py at commit bc3b101d.
 
-    Left out: ``attn_mode``, ``use_cache`` (speed), ``initializer_range`` (initial values), ``fuse_cross_entropy``,
-    ``fuse_linear_cross_entropy``, ``use_l2warp`` (the loss), ``max_position_embeddings`` (attention layers), the widths
-    of bottlenecks and of the channel mix, which the shapes of tensors tell.
+    Without effect: what all models of fla have, and the widths of bottlenecks, which the shapes of tensors tell.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = FLA | frozenset({
+        "decay_low_rank_dim", "gate_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim",
+    })  # fmt: skip
 
     hidden_size: int = 2048
     num_hidden_layers: int = 24
@@ -58,8 +61,12 @@ class RWKV7Configuration(Configuration):
 class RWKV6Configuration(Configuration):
     """``RWKV6Config`` of fla-org/flash-linear-attention, fla/models/rwkv6/configuration_rwkv6.py at commit bc3b101d.
 
-    Left out as in :class:`RWKV7Configuration`; ``fuse_norm`` changes speed alone.
+    Without effect: as in :class:`RWKV7Configuration`; ``fuse_norm`` changes speed alone.
     """
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = FLA | frozenset({
+        "proj_low_rank_dim", "gate_low_rank_dim", "fuse_norm",
+    })  # fmt: skip
 
     hidden_size: int = 2048
     num_hidden_layers: int = 24

@@ -45,6 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "inner_size_multiple_of": 64,
     "model_parallel_size": 1,
     "eps": 1e-5,
+    "use_flash_rmsnorm": False,
 }
 IGNORED = (
     "block",
@@ -57,7 +58,6 @@ IGNORED = (
     "mlp_dtype",
     "params_dtype",
     "use_flash_depthwise",
-    "use_flash_rmsnorm",
     "use_flashfft",
 )
 
@@ -83,11 +83,33 @@ def build_block(**hyper: Any) -> Block:
     return Block(
         StripedHyena(o.hidden_size, **_sizes(BLOCK, o)),
         norm="rms",
-        norm_options={"eps": float(o.eps), "eps_outside": True},
+        norm_options=norm_options(o),
         mlp=ACTIVATIONS[o.mlp_activation],
         mlp_hidden=_mlp_width(o),
         mlp_bias=False,
     )
+
+
+def norm_options(o: Any) -> dict[str, Any]:
+    """ε lies outside of the root, but for the fused norm of flash_attn (csrc/layer_norm there, at 393882b)."""
+    return {"eps": float(o.eps), "eps_outside": not o.use_flash_rmsnorm}
+
+
+def mixer_options(**hyper: Any) -> dict[str, Any]:
+    """Options of the mixer in the block, from the hyper-parameters of the block.
+
+    Raises:
+        ValueError: hyper-parameters that the original does not have, or fails with.
+    """
+    o = _options(BLOCK, hyper)
+    _heads(BLOCK, o)
+    return _sizes(BLOCK, o)
+
+
+def by_part(rows: Tensor, heads: int) -> Tensor:
+    """Three parts one after the other, from rows laid out head after head with the three parts of each together."""
+    by_head: Tensor = rows.unflatten(0, (heads, 3, -1))
+    return by_head.transpose(0, 1).flatten(0, 2)
 
 
 def convert_filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -105,17 +127,11 @@ def convert_filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tens
 def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the module from that of the original."""
     heads = _heads(BLOCK, _options(BLOCK, hyper))
-
-    def whole(rows: Tensor) -> Tensor:
-        """Rows laid out head after head as x2, x1, v."""
-        by_head: Tensor = rows.unflatten(0, (heads, 3, -1))
-        return by_head.transpose(0, 1).flatten(0, 2)
-
     inner = convert_filter(weights.part("filter."), hyper)
-    inner |= {name: whole(inner[name]) for name in ("short_conv.weight", "short_conv.bias")}
+    inner |= {name: by_part(inner[name], heads) for name in ("short_conv.weight", "short_conv.bias")}
     return {
-        "mixer.in_proj.weight": whole(weights.take("projections.weight")),
-        "mixer.in_proj.bias": whole(weights.take("projections.bias")),
+        "mixer.in_proj.weight": by_part(weights.take("projections.weight"), heads),
+        "mixer.in_proj.bias": by_part(weights.take("projections.bias"), heads),
         "mixer.out_proj.weight": weights.take("out_filter_dense.weight"),
         "mixer.out_proj.bias": weights.take("out_filter_dense.bias"),
         **{f"mixer.gated_conv.{name}": tensor for name, tensor in inner.items()},

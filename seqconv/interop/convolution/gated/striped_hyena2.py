@@ -55,13 +55,8 @@ IGNORED = ("kind", "prefill_length", "seed", "num_filters", "L_cache", "log_r_mi
 def build(**hyper: Any) -> GatedConvolution:
     """The operator between the projections."""
     o = options(CASCADE, hyper, CASCADE_DEFAULTS, IGNORED)
+    check_groups(o)
     long = o.inner is None
-    if long and o.groups != o.hidden_size:
-        wanted = f"groups=hidden_size={o.hidden_size} (the original repeats the wrong axis otherwise)"
-        raise argument_error(f"from_original({CASCADE!r})", f"groups={o.groups}", wanted, "correct the groups")
-    if not long and o.groups == 1:
-        wanted = "at least 2 (the original fails in its forward otherwise)"
-        raise argument_error(f"from_original({CASCADE!r})", "groups=1", wanted, "correct the groups")
     operator = "long" if long else "short"
     make = make_operator(o.hidden_size, operator, width=o.inner, groups=o.groups, d_state=o.state_size)
     return GatedConvolution(
@@ -74,6 +69,21 @@ def build(**hyper: Any) -> GatedConvolution:
         interleave=o.interleave,
         flip_gates=o.hyena_flip_x1x2,
     )
+
+
+def check_groups(o: Any) -> None:
+    """Raise for groups of filters that the original cannot run.
+
+    Raises:
+        ValueError: groups of long filters, or one group of taps.
+    """
+    long = o.inner is None
+    if long and o.groups != o.hidden_size:
+        wanted = f"groups=hidden_size={o.hidden_size} (the original repeats the wrong axis otherwise)"
+        raise argument_error(f"from_original({CASCADE!r})", f"groups={o.groups}", wanted, "correct the groups")
+    if not long and o.groups == 1:
+        wanted = "at least 2 (the original fails in its forward otherwise)"
+        raise argument_error(f"from_original({CASCADE!r})", "groups=1", wanted, "correct the groups")
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
