@@ -71,7 +71,8 @@ class SeqConvConfig(PreTrainedConfig):
         num_frames, tubelet_size: images of a video, and how many of them a patch spans.
         audio_input: ``"waveform"`` cuts ``(batch, samples)`` into frames of ``frame_size`` samples every
             ``frame_stride``; ``"features"`` takes ``(batch, frames, num_audio_features)``, computed every
-            ``frame_stride`` samples.
+            ``frame_stride`` samples; ``"spectrogram"`` takes the same in patches of ``patch_size`` frames and bands,
+            ``patch_stride`` apart (by default next to each other).
         pooling: how a classifier sums up a sequence: ``"mean"``, ``"last"``, ``"first"``, ``"max"`` over the real
             tokens, or ``"cls"``: a learned token put at ``cls_position`` (``"first"``, ``"middle"``, ``"last"``).
         mask_padding: ``"everywhere"``; ``"pooling"``: mixers and norms see padding as tokens; ``"mixer_inputs"``: they
@@ -140,6 +141,7 @@ class SeqConvConfig(PreTrainedConfig):
     embedding_norm: bool = False
     image_size: int = 32
     patch_size: int = 4
+    patch_stride: int | None = None
     num_channels: int = 3
     num_frames: int = 16
     tubelet_size: int = 2
@@ -207,7 +209,7 @@ class SeqConvConfig(PreTrainedConfig):
         check_json(self)
         for name in POSITIVE:
             require(name, getattr(self, name), is_count, "an integer of at least 1")
-        for name in ("mlp_hidden", "classifier_hidden"):
+        for name in ("mlp_hidden", "classifier_hidden", "patch_stride"):
             require(name, getattr(self, name), lambda v: v is None or is_count(v), "None or at least 1")
         for name in PROBABILITIES:
             require(name, getattr(self, name), lambda v: is_number(v) and 0 <= v < 1, "a probability in [0, 1)")
@@ -229,7 +231,9 @@ class SeqConvConfig(PreTrainedConfig):
         require("pool_sizes", self.pool_sizes, lambda v: v is None or are_counts(v), "None, or integers of at least 1")
         require("int8_layers", self.int8_layers, are_groups, "None, or names with a group size of at least 1 or None")
         require("modal_filters", self.modal_filters, are_sizes, "None, or names with [modes, taps] of at least 1")
-        if self.image_size % self.patch_size:
+        if self.audio_input == "spectrogram":
+            require("patch_size", self.patch_size, lambda v: v <= self.num_audio_features, "at most num_audio_features")
+        elif self.image_size % self.patch_size:
             got = f"image_size={self.image_size} and patch_size={self.patch_size}"
             raise argument_error("SeqConvConfig", got, "a patch size that divides the image size", "change one of them")
         if self.modality == "video" and self.num_frames % self.tubelet_size:
@@ -252,7 +256,7 @@ class SeqConvConfig(PreTrainedConfig):
     @property
     def main_input_name(self) -> str:
         """The argument that models of this configuration read."""
-        features = self.modality == "audio" and self.audio_input == "features"
+        features = self.modality == "audio" and self.audio_input != "waveform"
         return "input_features" if features else MAIN_INPUT[self.modality or "text"]
 
     @property

@@ -100,6 +100,7 @@ class FrameEmbedding(nn.Module):
         Raises:
             ValueError: wrong shape, or samples padded on the left.
         """
+        _check_sound("FrameEmbedding", input_values)
         input_values = input_values.to(self.projection.weight.dtype)
         if not self.waveform:
             if input_values.dim() != 3 or input_values.shape[-1] != self.width:
@@ -109,11 +110,7 @@ class FrameEmbedding(nn.Module):
             return self.projection(input_values), mask
         if input_values.dim() != 2:
             raise self._shape_error(input_values, "(batch, samples)", "set audio_input='features' for features")
-        if mask is not None and bool((mask.any(1) & ~mask[:, 0]).any()):
-            remedy = "pad on the right (feature_extractor.padding_side = 'right')"
-            raise argument_error(
-                "FrameEmbedding", "samples padded on the left", "frames that start with the sound", remedy
-            )
+        _check_padding("FrameEmbedding", "samples", mask)
         samples = F.pad(input_values, (0, max(0, self.size - input_values.shape[1])))
         frames = samples.unfold(1, self.size, self.stride)
         if mask is not None:
@@ -123,6 +120,64 @@ class FrameEmbedding(nn.Module):
 
     def _shape_error(self, got: Tensor, wanted: str, remedy: str) -> ValueError:
         return argument_error("FrameEmbedding", f"input_values of shape {tuple(got.shape)}", wanted, remedy)
+
+
+class SpectrogramEmbedding(nn.Module):
+    """Linear map of square patches of a spectrogram, frame by frame, low bands first, with a learned vector per band.
+
+    A position of the sequence is a place in time and frequency, of recordings of any length: ``t * rows + r``, so that
+    learned position embeddings are a table over both.
+
+    Source: Gong et al. 2021, "AST: Audio Spectrogram Transformer" (arXiv 2104.01778), which reads band by band.
+    """
+
+    def __init__(self, config: SeqConvConfig) -> None:
+        super().__init__()
+        self.bands, self.size = config.num_audio_features, config.patch_size
+        self.stride = config.patch_size if config.patch_stride is None else config.patch_stride
+        self.rows = (self.bands - self.size) // self.stride + 1
+        self.projection = InputMap(self.size**2, config.hidden_size)
+        self.band_embedding = nn.Embedding(self.rows, config.hidden_size)
+
+    def forward(
+        self, input_values: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch frames"] | None
+    ) -> tuple[Float[Tensor, "batch patches d_model"], Bool[Tensor, "batch patches"] | None]:
+        """Embed spectrograms, and say which patches hold sound; a short one is padded to a patch.
+
+        Args:
+            input_values: (batch, frames, bands).
+            mask: True at real frames.
+
+        Raises:
+            ValueError: wrong shape, no frames, frames padded on the left.
+        """
+        _check_sound("SpectrogramEmbedding", input_values)
+        if input_values.dim() != 3 or input_values.shape[-1] != self.bands:
+            got, wanted = f"input_features of shape {tuple(input_values.shape)}", f"(batch, frames, {self.bands})"
+            raise argument_error("SpectrogramEmbedding", got, wanted, "set num_audio_features, or transpose them")
+        _check_padding("SpectrogramEmbedding", "frames", mask)
+        x = F.pad(input_values, (0, 0, 0, max(0, self.size - input_values.shape[1])))
+        patches = x.unfold(1, self.size, self.stride).unfold(2, self.size, self.stride)  # (batch, t, r, frame, band)
+        embedded = self.projection(patches.flatten(3).to(self.projection.weight.dtype)) + self.band_embedding.weight
+        if mask is not None:
+            count = _frames(mask.sum(1), self.size, self.stride)
+            mask = torch.arange(embedded.shape[1], device=mask.device) < count[:, None]
+            mask = mask.repeat_interleave(self.rows, 1)
+        return embedded.flatten(1, 2), mask
+
+
+def _check_sound(operation: str, sound: Tensor) -> None:
+    """Raise for sound without a sample or frame."""
+    if sound.dim() > 1 and sound.shape[1] == 0:
+        got, wanted = f"empty sound, of shape {tuple(sound.shape)}", "at least one sample or frame"
+        raise argument_error(operation, got, wanted, "leave empty recordings out")
+
+
+def _check_padding(operation: str, what: str, mask: Tensor | None) -> None:
+    """Raise for padding on the left, which frames would have to be cut across."""
+    if mask is not None and bool((mask.any(1) & ~mask[:, 0]).any()):
+        remedy = "pad on the right (feature_extractor.padding_side = 'right')"
+        raise argument_error(operation, f"{what} padded on the left", "frames that start with the sound", remedy)
 
 
 def frame_count(config: SeqConvConfig, lengths: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:

@@ -18,7 +18,14 @@ from .arguments.packed_arguments import packed_bounds
 from .base import SeqConvPreTrainedModel, use_attention
 from .cache import SeqConvCache
 from .configuration import SeqConvConfig
-from .embeddings import FrameEmbedding, PatchEmbedding, PositionEmbedding, TubeletEmbedding, positions_of
+from .embeddings import (
+    FrameEmbedding,
+    PatchEmbedding,
+    PositionEmbedding,
+    SpectrogramEmbedding,
+    TubeletEmbedding,
+    positions_of,
+)
 from .initialization import make_backbone
 
 
@@ -41,7 +48,8 @@ class SeqConvModel(SeqConvPreTrainedModel):
             elif config.modality == "video":
                 self.embed_pixels = TubeletEmbedding(config)
             else:
-                self.embed_frames = FrameEmbedding(config)
+                kind = SpectrogramEmbedding if config.audio_input == "spectrogram" else FrameEmbedding
+                self.embed_frames: nn.Module = kind(config)
             self.positions = PositionEmbedding(config)
             norm, norm_options = (config.norm, config.norm_options or {}) if config.embedding_norm else ("none", {})
             self.embedding_norm = create_norm(norm, config.hidden_size, **norm_options)
@@ -90,7 +98,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
 
     def _check_inputs(self, named: list[str]) -> None:
         modality = self.config.modality
-        features = modality == "audio" and self.config.audio_input == "features"
+        features = modality == "audio" and self.config.audio_input != "waveform"
         for name in named:
             if (name in HOLDS and modality not in HOLDS[name][0]) or (name == "input_features" and not features):
                 raise wrong_input(type(self).__name__, name, modality)

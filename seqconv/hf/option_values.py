@@ -20,7 +20,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "mask_padding": ("everywhere", "mixer_inputs", "pooling"),
     "position_embedding": ("none", "learned", "sinusoidal"),
     "drop_path_schedule": ("linear", "constant"),
-    "audio_input": ("waveform", "features"),
+    "audio_input": ("waveform", "features", "spectrogram"),
     "ctc_loss_reduction": ("sum", "mean", "none"),
 }
 POSITIVE = (

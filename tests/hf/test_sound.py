@@ -45,7 +45,7 @@ def recordings():
 
 def extracted(model, sounds):
     extractor = audio_feature_extractor(model.config)
-    assert type(extractor) is EXTRACTORS[model.config.audio_input]
+    assert isinstance(extractor, EXTRACTORS[model.config.audio_input])
     return extractor(sounds, sampling_rate=16000, padding=True, return_tensors="pt")
 
 

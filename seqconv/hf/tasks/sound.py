@@ -35,6 +35,9 @@ class _PerFrameModel(SeqConvPreTrainedModel):
 
     def __init__(self, config: SeqConvConfig) -> None:
         require_modality(type(self).__name__, config, "audio")
+        if config.audio_input == "spectrogram":
+            wanted, remedy = "frames over all bands", "take audio_input='features', or SeqConvForAudioClassification"
+            raise argument_error(type(self).__name__, "audio_input='spectrogram'", wanted, remedy)
         super().__init__(config)
         self.main_input_name = config.main_input_name
         self.model = SeqConvModel(config)
