@@ -4,11 +4,14 @@ import pytest
 
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import from_original
+from seqconv.interop.vision.state_space.mamba_ad import CURVES, VIEWS
+from seqconv.vision.scan_orders import inverse, scan_order
 
-CHANNELS_LAST = {"parcnetv2_block", "sequencer2d_block", "sequencer2d_gru_block", "ecoformer_attention"}
+CHANNELS_LAST = {"parcnetv2_block", "sequencer2d_block", "sequencer2d_gru_block", "ecoformer_attention", "mambaad_lss"}
 BLOCKS = [
     "aff_block",
     "ecoformer_attention",
+    "mambaad_lss",
     "parcnetv2_block",
     "parcnetv2_oversize_conv",
     "restormer_block",
@@ -44,3 +47,24 @@ def test_outputs_and_gradients_of_the_original(name):
     largest = max(t.abs().max().item() for t in gradients.values())
     check_gradients(imported, {k: v.double() for k, v in gradients.items()}, 1e-6, 1e-6 * largest)
     check(from_original(case.meta["original"], params, **case.hyper)(x), y, 1e-12, "output of the loaded block")
+
+
+@pytest.mark.parametrize(("scan_type", "directions"), [("sweep", 2), ("scan", 4), ("zigzag", 8), ("zorder", 8)])
+def test_scan_orders_of_mambaad_are_those_of_its_state_dict(scan_type, directions):
+    """Other curves and numbers of directions; a state dict of another curve raises."""
+    case = load_case("vision/mambaad_lss")
+    params, rows = case.group("param"), {"A_logs": 12, "Ds": 12, "x_proj_weight": 1, "dt_projs_weight": 1}
+    for name, tensor in params.items():
+        if (kind := name.rpartition(".")[2]) in {**rows, "dt_projs_bias": 1}:
+            params[name] = tensor[: directions * rows.get(kind, 1)]
+    hyper = case.hyper | {"scan_type": scan_type, "num_direction": directions}
+    with pytest.raises(ValueError, match=rf"another index_flat than that of scan_type='{scan_type}' and size=4"):
+        from_original(case.meta["original"], params, **hyper)
+    curve = CURVES[scan_type]
+    for name in params:
+        if "index_flat" in name:
+            order = scan_order(curve, 4, 4)
+            params[name] = (inverse(order) if name.endswith("inv") else order)[None, None]
+    module = from_original(case.meta["original"], params, **hyper)
+    assert module.blocks[0].mixer.orders[: directions // 2] == tuple(curve + v for v in VIEWS[: directions // 2])
+    assert module(case.tensors["in.x"]).shape == (1, 4, 4, 6)
