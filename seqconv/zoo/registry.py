@@ -17,7 +17,11 @@ from ..vision.video.backbone import VideoBackbone, VideoClassifier
 FAMILIES = (
     "affnet",
     "gfnet",
+    "hornet",
+    "parcnetv2",
     "rmt",
+    "sequencer",
+    "spanet",
     "state_space.audio_mamba",
     "state_space.efficient_vmamba",
     "state_space.mobile_mamba",

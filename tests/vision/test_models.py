@@ -10,9 +10,13 @@ from seqconv.vision.directions import unscan
 MODELS = {
     "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
     "vision/gfnet_model": "raoyongming/GFNet:GFNet",
+    "vision/hornet_model": "raoyongming/HorNet:HorNet",
     "vision/mobilemamba_model": "lewandofskee/MobileMamba:MobileMamba",
     "vision/msvmamba_vssm": "YuHengsss/MSVMamba:VSSM",
+    "vision/parcnetv2_model": "XuRuihan/ParCNetV2:ParCNetV2",
     "vision/rmt_model": "qhfan/RMT:VisRetNet",
+    "vision/sequencer2d_model": "okojoalg/sequencer:Sequencer2D",
+    "vision/spanet_model": "DoranLyong/SPANet-official:SPANet",
     "vision/spectformer_model": "badripatro/SpectFormers:SpectFormer",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
@@ -23,7 +27,7 @@ VARIANTS = {
     ("scan/vision_lstm", "v2"): "NX-AI/vision-lstm:VisionLSTM2",
 }
 HEIGHT_WIDTH = (5, 7)
-UNTOLD = {"vision/rmt_model", ("scan/vig", "vig_model")}
+UNTOLD = {"vision/rmt_model", "vision/spanet_model", ("scan/vig", "vig_model")}
 """Cases whose sizes the shapes alone do not tell, or whose output the original's options change."""
 
 

@@ -1,7 +1,8 @@
-"""raoyongming/HorNet: gⁿConv.
+"""raoyongming/HorNet: gⁿConv and the classifiers.
 
 Read in ``hornet.py`` at 5e552736. Its ``gflayer="GlobalLocalFilter"`` with h and w may also be given as
-``global_filter=(h, w)``, and ``scale`` is another name of its ``s``.
+``global_filter=(h, w)``, and ``scale`` is another name of its ``s``. Of the classifiers (HorNet, Block, at ac9e2105)
+the shapes of the tensors tell the mixers of each stage; their factor ``s`` is 1/3 in all published ones.
 """
 
 from collections.abc import Mapping
@@ -11,14 +12,22 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...vision.backbones.backbone import ImageClassifier
 from ...vision.mixers.gnconv import GnConv2d
+from ...zoo.hornet import SCALE, hornet
 from ..importer import Weights, add_importer, options
+from .parts import count_parts, named, take_pairs
 
-ORIGINAL = "raoyongming/HorNet:gnconv"
+ORIGINAL, MODEL = "raoyongming/HorNet:gnconv", "raoyongming/HorNet:HorNet"
 GLOBAL_FILTER = "GlobalLocalFilter"
 DEFAULTS: Mapping[str, Any] = {
     "dim": ..., "order": 5, "gflayer": None, "h": 14, "w": 8, "s": 1.0, "scale": None, "global_filter": None,
 }  # fmt: skip
+MODEL_DEFAULTS: Mapping[str, Any] = {
+    "in_chans": 3, "num_classes": 1000, "depths": (3, 3, 9, 3), "base_dim": 96, "drop_path_rate": 0.0,
+    "layer_scale_init_value": 1e-6, "orders": (2, 3, 4, 5), "s": SCALE, "global_filters": (None, None, None, None),
+}  # fmt: skip
+"""Those of the original; its mixers by their order and, in the spectrum, frequencies of rows and columns."""
 IGNORED = ("H", "W", "seed")
 """Sizes of a test's input."""
 
@@ -58,4 +67,58 @@ def _options(hyper: Mapping[str, Any]) -> Any:
     return o
 
 
+def build_model(**hyper: Any) -> ImageClassifier:
+    """The classifier with the options of the original."""
+    o = _read_model(hyper)
+    mixers = [
+        {"order": order, "scale": float(o.s), "global_filter": size}
+        for order, size in zip(o.orders, o.global_filters, strict=True)
+    ]
+    scale, drop = o.layer_scale_init_value or None, float(o.drop_path_rate)
+    backbone = hornet(o.base_dim, mixers, depths=o.depths, layer_scale=scale, drop_path=drop, in_channels=o.in_chans)
+    return ImageClassifier(backbone, o.num_classes)
+
+
+def convert_model(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the classifier."""
+    o = _read_model(hyper)
+    names = {"backbone.stem.proj": "downsample_layers.0.0", "backbone.stem.norm": "downsample_layers.0.1"}
+    for stage in range(1, len(o.depths)):
+        target, source = f"backbone.downsamplings.{stage - 1}", f"downsample_layers.{stage}"
+        names |= {f"{target}.norm": f"{source}.0", f"{target}.conv": f"{source}.1"}
+    converted = take_pairs(weights, names | {"backbone.pooled_norm": "norm", "head": "head"})
+    for stage, depth in enumerate(o.depths):
+        width = o.base_dim * 2**stage
+        mixer = {"dim": width, "order": o.orders[stage], "global_filter": o.global_filters[stage]}
+        for index in range(depth):
+            block = weights.part(f"stages.{stage}.{index}.")
+            modules = {"mixer_norm": "norm1", "mlp_norm": "norm2", "mlp.up": "pwconv1", "mlp.down": "pwconv2"}
+            found = take_pairs(block, modules) | named("mixer", convert(block.part("gnconv."), mixer))
+            if o.layer_scale_init_value:
+                found |= {f"{n}_residual.weight": block.take(f"gamma{i}") for i, n in enumerate(("mixer", "mlp"), 1)}
+            converted |= named(f"backbone.stages.{stage}.{index}", found)
+    return converted
+
+
+def infer_model(weights: Weights) -> dict[str, Any]:
+    """All sizes but the factor of the convolutions, from the shapes of the tensors."""
+    stages = [weights.part(f"stages.{stage}.") for stage in range(count_parts(weights, "stages.{}.0.norm1.weight"))]
+    if not stages or "stages.0.0.gnconv.proj_in.weight" not in weights:
+        return {}
+    name = "0.gnconv.dwconv.complex_weight"
+    stem = weights.peek("downsample_layers.0.0.weight")
+    return {
+        "depths": [count_parts(stage, "{}.norm1.weight") for stage in stages], "base_dim": len(stem),
+        "in_chans": stem.shape[1], "num_classes": len(weights.peek("head.weight")),
+        "orders": [1 + count_parts(stage, "0.gnconv.pws.{}.weight") for stage in stages],
+        "global_filters": [tuple(stage.peek(name).shape[1:3]) if name in stage else None for stage in stages],
+        "layer_scale_init_value": 1e-6 if "0.gamma1" in stages[0] else 0.0,
+    }  # fmt: skip
+
+
+def _read_model(hyper: Mapping[str, Any]) -> Any:
+    return options(MODEL, hyper, MODEL_DEFAULTS, ("head_init_scale", "uniform_init"))
+
+
 add_importer(ORIGINAL, build=build, convert=convert)
+add_importer(MODEL, build=build_model, convert=convert_model, infer=infer_model)

@@ -1,7 +1,7 @@
 """XuRuihan/ParCNetV2: the oversized convolution, the block and the classifiers.
 
-Read in ``models/parcnetv2.py`` (OversizeConv2d, ParC_V2, BGU, LayerNormGeneral, ParCNetV2Block) at b9d85247. A block
-whose norms have biases has PyTorch's layer norms, one without them those of the models.
+Read in ``models/parcnetv2.py`` (OversizeConv2d, ParC_V2, BGU, LayerNormGeneral, ParCNetV2Block, ParCNetV2) at
+b9d85247. A block whose norms have biases has PyTorch's layer norms, one without them those of the models.
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,26 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...vision.backbones.backbone import ImageClassifier
 from ...vision.backbones.block import Block2d
 from ...vision.mixers.oversized import OversizeConv2d, Oversized2d
+from ...zoo.parcnetv2 import GLOBAL_SIZES, STREAM_SCALES, parcnetv2
 from ..importer import Weights, add_importer, options
+from .parts import count_parts, named, take_pairs
 
 CONV, BLOCK = "XuRuihan/ParCNetV2:OversizeConv2d", "XuRuihan/ParCNetV2:ParCNetV2Block"
+MODEL = "XuRuihan/ParCNetV2:ParCNetV2"
 CONV_DEFAULTS: Mapping[str, Any] = {"dim": ..., "kernel_size": ..., "bias": False, "interpolate": False}
 BLOCK_DEFAULTS: Mapping[str, Any] = {
     "dim": ..., "global_kernel_size": 13, "local_kernel": 7, "mlp_ratio": 5.0, "drop_path": 0.0,
     "layer_scale_init_value": None, "res_scale_init_value": None, "norm": "unit", "bias": False,
 }  # fmt: skip
 """Those of the block, of the size of its small convolution, and the name of its norm here."""
+DEFAULTS: Mapping[str, Any] = {
+    "in_chans": 3, "num_classes": 1000, "depths": (2, 2, 6, 2), "dims": (64, 128, 320, 512),
+    "global_kernel_sizes": GLOBAL_SIZES, "drop_path_rate": 0.0, "layer_scale_init_values": None,
+    "res_scale_init_values": STREAM_SCALES, "mlp_ratio": 5.0,
+}  # fmt: skip
 UNIT_EPS, LAYER_EPS = 1e-6, 1e-5
 """ε of the models' norms and of PyTorch's."""
 
@@ -116,5 +125,63 @@ def _read(hyper: Mapping[str, Any]) -> Any:
     return o
 
 
+def build(**hyper: Any) -> ImageClassifier:
+    """The classifier with the options of the original."""
+    o = options(MODEL, hyper, DEFAULTS, ("head_dropout",))
+    backbone = parcnetv2(
+        o.dims,
+        o.depths,
+        global_sizes=o.global_kernel_sizes,
+        stream_scales=[scale or None for scale in o.res_scale_init_values],
+        layer_scale=[scale or None for scale in _each(o.layer_scale_init_values, len(o.depths))],
+        mlp_ratio=float(o.mlp_ratio),
+        in_channels=o.in_chans,
+        drop_path=float(o.drop_path_rate),
+    )
+    return ImageClassifier(backbone, o.num_classes)
+
+
+def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the classifier."""
+    o = options(MODEL, hyper, DEFAULTS, ("head_dropout",))
+    names = {"backbone.stem.proj": "downsample_layers.0.conv", "backbone.pooled_norm": "norm", "head": "head"}
+    converted = take_pairs(weights, names)
+    converted |= take_pairs(weights, {"backbone.stem.norm": "downsample_layers.0.post_norm"}, ("weight",))
+    for stage, depth in enumerate(o.depths):
+        if stage:
+            source, target = f"downsample_layers.{stage}", f"backbone.downsamplings.{stage - 1}"
+            converted |= take_pairs(weights, {f"{target}.conv": f"{source}.conv"})
+            converted |= take_pairs(weights, {f"{target}.norm": f"{source}.pre_norm"}, ("weight",))
+        for index in range(depth):
+            scales = {"layer_scale_init_value": _each(o.layer_scale_init_values, len(o.depths))[stage]}
+            scales |= {"res_scale_init_value": o.res_scale_init_values[stage]}
+            block = {"dim": o.dims[stage], "mlp_ratio": o.mlp_ratio, **scales}
+            found = convert_block(weights.part(f"stages.{stage}.{index}."), block)
+            converted |= named(f"backbone.stages.{stage}.{index}", found)
+    return converted
+
+
+def infer(weights: Weights) -> dict[str, Any]:
+    """All sizes, from the shapes of the tensors."""
+    stages = [weights.part(f"stages.{stage}.") for stage in range(count_parts(weights, "stages.{}.0.norm1.weight"))]
+    if not stages or "stages.0.0.token_mixer.dwconv1.conv_h.weight" not in weights:
+        return {}
+    blocks = [infer_block(stage.part("0.")) for stage in stages]
+    return {
+        "depths": [count_parts(stage, "{}.norm1.weight") for stage in stages],
+        "dims": [block["dim"] for block in blocks], "mlp_ratio": blocks[0]["mlp_ratio"],
+        "global_kernel_sizes": [block["global_kernel_size"] for block in blocks],
+        "layer_scale_init_values": [block.get("layer_scale_init_value") for block in blocks],
+        "res_scale_init_values": [block.get("res_scale_init_value") for block in blocks],
+        "in_chans": weights.peek("downsample_layers.0.conv.weight").shape[1],
+        "num_classes": len(weights.peek("head.weight")),
+    }  # fmt: skip
+
+
+def _each(value: Any, stages: int) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * stages
+
+
 add_importer(CONV, build=build_conv, convert=convert_conv, infer=infer_conv)
 add_importer(BLOCK, build=build_block, convert=convert_block, infer=infer_block)
+add_importer(MODEL, build=build, convert=convert, infer=infer)

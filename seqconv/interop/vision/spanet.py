@@ -12,14 +12,22 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...vision.backbones.backbone import ImageClassifier
 from ...vision.backbones.block import Block2d
 from ...vision.mixers.frequency.spectral_pooling import SHARES, SpectralPooling2d, circle_mask
+from ...zoo.spanet import RADII, STREAM_SCALES, spanet
 from ..importer import Weights, add_importer, options
+from .parts import count_parts, named, take_pairs
 
-BLOCK = "DoranLyong/SPANet-official:SPANetBlock"
+BLOCK, MODEL = "DoranLyong/SPANet-official:SPANetBlock", "DoranLyong/SPANet-official:SPANet"
 BLOCK_DEFAULTS: Mapping[str, Any] = {
     "dim": ..., "k_size": 7, "patch_dim": 56, "r": 2, "mlp_ratio": 4.0, "drop_path": 0.0, "res_scale_init_value": None,
 }  # fmt: skip
+DEFAULTS: Mapping[str, Any] = {
+    "layers": ..., "embed_dims": ..., "patch_dims": None, "mlp_ratios": (4.0, 4.0, 4.0, 4.0), "k_size": 7,
+    "radius": RADII, "num_classes": 1000, "drop_path_rate": 0.0, "res_scale_init_values": STREAM_SCALES,
+}  # fmt: skip
+IGNORED = ("downsamples", "drop_rate")
 PROJECTIONS = {
     "mixer.in_proj": "token_mixer.proj_in", "mixer.out_proj": "token_mixer.proj_out", "mlp.up": "mlp.fc1",
     "mlp.down": "mlp.fc2",
@@ -68,4 +76,54 @@ def _check_mask(stored: Tensor, radius: float, share: float) -> None:
         raise argument_error(f"from_original({BLOCK!r})", got, "the filter of the radius", remedy)
 
 
+def build(**hyper: Any) -> ImageClassifier:
+    """The classifier with the options of the original, for images of any size."""
+    o = options(MODEL, hyper, DEFAULTS, IGNORED)
+    backbone = spanet(
+        o.embed_dims,
+        o.layers,
+        radii=[float(radius) for radius in o.radius],
+        d_conv=o.k_size,
+        stream_scales=[scale or None for scale in o.res_scale_init_values],
+        mlp_ratio=[float(ratio) for ratio in o.mlp_ratios],
+        drop_path=float(o.drop_path_rate),
+    )
+    return ImageClassifier(backbone, o.num_classes)
+
+
+def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the classifier; stages and what lies between them alternate there."""
+    o = options(MODEL, hyper, DEFAULTS, IGNORED)
+    names = {"backbone.stem.proj": "patch_embed.proj", "backbone.norm": "norm"}
+    converted = take_pairs(weights, names | ({"head": "head"} if o.num_classes else {}))
+    for stage, depth in enumerate(o.layers):
+        if stage:
+            source = f"network.{2 * stage - 1}.proj"
+            converted |= take_pairs(weights, {f"backbone.downsamplings.{stage - 1}.conv": source})
+        for index in range(depth):
+            block = {"dim": o.embed_dims[stage], "r": o.radius[stage]}
+            block["res_scale_init_value"] = o.res_scale_init_values[stage]
+            found = convert_block(weights.part(f"network.{2 * stage}.{index}."), block)
+            converted |= named(f"backbone.stages.{stage}.{index}", found)
+    return converted
+
+
+def infer(weights: Weights) -> dict[str, Any]:
+    """All sizes but the radii, from the shapes of the tensors."""
+    stages: list[Weights] = []
+    while f"network.{2 * len(stages)}.0.norm1.weight" in weights:
+        stages.append(weights.part(f"network.{2 * len(stages)}."))
+    if not stages:
+        return {}
+    return {
+        "layers": [count_parts(stage, "{}.norm1.weight") for stage in stages],
+        "embed_dims": [len(stage.peek("0.norm1.weight")) for stage in stages],
+        "mlp_ratios": [len(stage.peek("0.mlp.fc1.bias")) / len(stage.peek("0.norm1.weight")) for stage in stages],
+        "k_size": stages[0].peek("0.token_mixer.conv.0.weight").shape[-1],
+        "res_scale_init_values": [1.0 if "0.res_scale1.scale" in stage else None for stage in stages],
+        "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
+    }  # fmt: skip
+
+
 add_importer(BLOCK, build=build_block, convert=convert_block)
+add_importer(MODEL, build=build, convert=convert, infer=infer)

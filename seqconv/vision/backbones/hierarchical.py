@@ -16,14 +16,17 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.norms import LayerNorm
 from ..mixers.mobile_mamba import MobileBlock
+from ..mixers.sequencer import GateProjection
 from ..registry import create_mixer_2d
 from .backbone import ImageBackbone, check_out_indices, reset_linear
 from .block import Block2d, drop_path_rates
+from .cell_norm import create_image_norm
+from .downsamplings import create_downsampling, downsampling_strides
 from .inverted import InvertedResidual
-from .stems import check_images, create_downsampling, create_stem
+from .stems import check_images, create_stem
 
 BLOCKS = ("mixer", "mobile", "inverted_residual")
-FINAL_NORMS = ("layer", "batch")
+FINAL_NORMS = ("layer", "image", "pooled_layer", "batch")
 
 
 class HierarchicalBackbone(ImageBackbone):
@@ -37,12 +40,16 @@ class HierarchicalBackbone(ImageBackbone):
         stage_options: options of the mixer of each stage on top of these.
         in_channels: channels of the images.
         patch_size: pixels of a cell of the first stage along each axis.
-        stem, downsampling: see :mod:`~seqconv.vision.backbones.stems`.
-        mlp_ratio, layer_scale: as in :class:`~.block.Block2d`; one value, or one for each stage.
+        stem, stem_options: see :mod:`~seqconv.vision.backbones.stems`.
+        downsampling, downsampling_options: see :mod:`~seqconv.vision.backbones.downsamplings`; one name, or one in
+            front of each stage but the first.
+        mlp_ratio, layer_scale, stream_scale: as in :class:`~.block.Block2d`; one value, or one for each stage.
         block_options: other options of the blocks.
         stage_blocks: for each stage ``"mixer"``, ``"mobile"`` (MobileMamba's block around the mixer) or
             ``"inverted_residual"`` (the convolutions of :mod:`~seqconv.vision.backbones.inverted`).
-        final_norm: ``"layer"``, of the cells of the last map, or ``"batch"``, of the pooled features.
+        final_norm: ``"layer"`` or ``"image"``, of the last map, ``"pooled_layer"`` or ``"batch"``, of the pooled
+            features.
+        final_norm_eps: its ε.
         projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
             last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
@@ -64,12 +71,16 @@ class HierarchicalBackbone(ImageBackbone):
         in_channels: int = 3,
         patch_size: int = 4,
         stem: str = "patch",
-        downsampling: str = "merge",
+        stem_options: Mapping[str, Any] | None = None,
+        downsampling: str | Sequence[str] = "merge",
+        downsampling_options: Mapping[str, Any] | None = None,
         mlp_ratio: float | Sequence[float] = 4.0,
         layer_scale: float | Sequence[float | None] | None = None,
+        stream_scale: float | Sequence[float | None] | None = None,
         block_options: Mapping[str, Any] | None = None,
         stage_blocks: Sequence[str] | None = None,
         final_norm: str = "layer",
+        final_norm_eps: float = 1e-5,
         projection: int | None = None,
         drop_path: float = 0.0,
         out_indices: Sequence[int] | None = None,
@@ -77,26 +88,32 @@ class HierarchicalBackbone(ImageBackbone):
     ) -> None:
         super().__init__()
         stages = len(dims)
-        ratios, scales, own = (_each(v, stages) for v in (mlp_ratio, layer_scale, stage_options or [{}] * stages))
-        if {len(depths), len(ratios), len(scales), len(own)} != {stages} or not dims or min(depths) < 1:
+        per_stage = (mlp_ratio, layer_scale, stream_scale, stage_options or [{}] * stages)
+        ratios, scales, streams, own = (_each(value, stages) for value in per_stage)
+        names = [downsampling] * (stages - 1) if isinstance(downsampling, str) else list(downsampling)
+        counts = {len(depths), len(ratios), len(scales), len(streams), len(own), len(names) + 1}
+        if counts != {stages} or not dims or min(depths) < 1:
             got = f"dims={tuple(dims)}, depths={tuple(depths)}, {len(ratios)} mlp_ratio, {len(scales)} layer_scale, "
-            got += f"{len(own)} stage_options"
+            got += f"{len(streams)} stream_scale, {len(own)} stage_options, {len(names)} downsampling"
             raise argument_error("HierarchicalBackbone", got, "a width and a depth >= 1 per stage", "correct the sizes")
         self.in_channels, self.patch_size = in_channels, patch_size
         self.num_stages, self.gradient_checkpointing = stages, gradient_checkpointing
         out_indices = range(len(dims)) if out_indices is None else out_indices
         self.out_indices = check_out_indices("HierarchicalBackbone", out_indices, len(dims))
         self.dims = tuple(dims[stage] for stage in self.out_indices)
-        self.strides = tuple(patch_size * 2**stage for stage in self.out_indices)
-        self.least = patch_size * 2 ** (stages - 1) if downsampling == "conv2" else patch_size
-        self.stem = create_stem(stem, in_channels, dims[0], patch_size)
+        self.stem = create_stem(stem, in_channels, dims[0], patch_size, **(stem_options or {}))
         rates = iter(drop_path_rates(drop_path, sum(depths)))
         self.downsamplings = nn.ModuleList(
-            create_downsampling(downsampling, d_in, d_out) for d_in, d_out in pairwise(dims)
+            create_downsampling(name, d_in, d_out, **(downsampling_options or {} if name != "project" else {}))
+            for name, (d_in, d_out) in zip(names, pairwise(dims), strict=True)
         )
+        strides, whole = downsampling_strides(self.downsamplings)
+        self.strides = tuple(patch_size * strides[stage] for stage in self.out_indices)
+        self.least = patch_size * strides[-1] if whole else patch_size
         self.stages = nn.ModuleList()
         kinds = ["mixer"] * stages if stage_blocks is None else stage_blocks
-        for dim, depth, ratio, scale, extra, kind in zip(dims, depths, ratios, scales, own, kinds, strict=True):
+        scaled = zip(ratios, scales, streams, strict=True)
+        for dim, depth, (ratio, scale, stream), extra, kind in zip(dims, depths, scaled, own, kinds, strict=True):
             if kind not in BLOCKS:
                 raise unknown_name("HierarchicalBackbone", "stage_blocks", kind, BLOCKS)
             if kind == "inverted_residual":
@@ -106,20 +123,22 @@ class HierarchicalBackbone(ImageBackbone):
             if kind == "mobile":
                 self.stages.append(nn.ModuleList(MobileBlock(m, drop_path=next(rates)) for m in mixers))
                 continue
-            options = {"mlp_ratio": ratio, "layer_scale": scale, **(block_options or {})}
+            options = {"mlp_ratio": ratio, "layer_scale": scale, "stream_scale": stream, **(block_options or {})}
             self.stages.append(nn.ModuleList(Block2d(m, drop_path=next(rates), **options) for m in mixers))
         if final_norm not in FINAL_NORMS:
             raise unknown_name("HierarchicalBackbone", "final_norm", final_norm, FINAL_NORMS)
-        self.norm = LayerNorm(dims[-1]) if projection is None and final_norm == "layer" else nn.Identity()
-        self.pooled_norm = nn.BatchNorm1d(dims[-1]) if final_norm == "batch" else nn.Identity()
+        self.norm, self.pooled_norm = _final_norms("none" if projection else final_norm, dims[-1], final_norm_eps)
         self.projection = None if projection is None else PooledProjection(dims[-1], projection)
         self.d_model = dims[-1] if projection is None else projection
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small weights and no biases in all linear layers, those of the mixers among them, as in Swin and VMamba."""
+        """Small weights and no biases in all linear layers, those of the mixers among them, as in Swin and VMamba.
+
+        Projections to the gates of recurrent cells keep their own.
+        """
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and not isinstance(module, GateProjection):
                 reset_linear(module)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -151,6 +170,15 @@ class PooledProjection(nn.Module):
     def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch rows columns d_out"]:
         """Every cell by itself."""
         return F.silu(self.norm(self.proj(x).movedim(-1, 1)).movedim(1, -1))
+
+
+def _final_norms(name: str, d_model: int, eps: float) -> tuple[nn.Module, nn.Module]:
+    """The norm of the last map, and that of the pooled features."""
+    if name == "pooled_layer":
+        return nn.Identity(), LayerNorm(d_model, eps=eps)
+    if name == "batch":
+        return nn.Identity(), nn.BatchNorm1d(d_model, eps=eps)
+    return nn.Identity() if name == "none" else create_image_norm(name, d_model, eps=eps), nn.Identity()
 
 
 def _each(value: Any, stages: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""From pixels to cells, and from cells to fewer cells: patch embeddings and downsampling of hierarchical backbones.
+"""From pixels to cells: patch embeddings.
 
 ``(batch, channels, height, width)`` pixels to ``(batch, rows, columns, d_model)`` cells:
 
@@ -11,27 +11,16 @@
 ``mobile``      four 3 by 3 convolutions of stride 2 with batch norms, ReLU between (MobileMamba)
 ``conv7``       a 7 by 7 convolution of stride 2 and 3 by 3 ones with batch norms and ReLU, then one of patches next to
                 each other (PlainMamba)
+``overlap``     a 7 by 7 convolution of stride 4, a norm or none (ParCNetV2, SPANet)
 ==============  ==========================================================================
 
-Cells to a quarter of them:
-
-==============  ==============================================================================
-``merge``       2 by 2 cells as one, layer norm, projection (Swin's patch merging, VMamba v1)
-``conv``        3 by 3 convolution of stride 2, layer norm (VMamba v3)
-``conv2``       2 by 2 convolution of stride 2, layer norm (VMamba v2, EfficientVMamba); an odd last row is left out
-``batch_norm``  3 by 3 convolution of stride 2, batch norm (RMT)
-``mobile``      a wide depthwise convolution with squeeze and excitation, local mixing around it (MobileMamba)
-==============  ==============================================================================
-
-Source: ``vmamba.py`` of MzeroMiko/VMamba at 2ed52ead, whose merging takes even sizes alone; here odd ones are padded
-with zeros on the right and at the bottom, as in Swin.
+Source: ``vmamba.py`` of MzeroMiko/VMamba at 2ed52ead.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,7 +29,8 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.mlp import PLAIN
 from ...layers.norms import LayerNorm
-from ..mixers.mobile_mamba import MobileDownsample, MobileStem
+from ..mixers.mobile_mamba import MobileStem
+from .cell_norm import create_image_norm
 
 
 class PatchStem(nn.Module):
@@ -50,12 +40,13 @@ class PatchStem(nn.Module):
         in_channels: of the images.
         d_model: width of the cells.
         patch_size: pixels of a cell along each axis; pixels that fill no cell are left out.
+        eps: ε of the norm.
     """
 
-    def __init__(self, in_channels: int, d_model: int, patch_size: int) -> None:
+    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, d_model, patch_size, stride=patch_size)
-        self.norm = LayerNorm(d_model)
+        self.norm = LayerNorm(d_model, eps=eps)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
@@ -178,53 +169,33 @@ class BatchNormStem(nn.Module):
         return cells
 
 
-class PatchMerging(nn.Module):
-    """2 by 2 cells side by side, in the order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column), normed and projected."""
-
-    def __init__(self, d_in: int, d_out: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm(4 * d_in)
-        self.proj = nn.Linear(4 * d_in, d_out, bias=False)
-
-    def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
-        """Half of the rows and columns, rounded up."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        merged = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)
-        y: Tensor = self.proj(self.norm(merged))
-        return y
-
-
-class BatchNormDownsample(nn.Module):
-    """A 3 by 3 convolution of stride 2, and a batch norm."""
-
-    def __init__(self, d_in: int, d_out: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(d_in, d_out, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(d_out)
-
-    def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
-        """Half of the rows and columns, rounded up."""
-        y: Tensor = self.norm(self.conv(x.movedim(-1, 1))).movedim(1, -1)
-        return y
-
-
-class ConvDownsample(nn.Module):
-    """A convolution of stride 2, and a layer norm.
+class OverlapStem(nn.Module):
+    """A 7 by 7 convolution of stride 4 with 2 zeros around the image, and a norm or none.
 
     Args:
-        d_in, d_out: widths.
-        size: rows and columns of the convolution: 3, or 2, which leaves out the last row or column of an odd number.
+        in_channels: of the images.
+        d_model: width of the cells.
+        patch_size: pixels from a cell to the next: 4.
+        norm: its name, see :mod:`~seqconv.vision.backbones.cell_norm`; ``"none"`` for none.
+        eps: ε of the norm.
+
+    Raises:
+        ValueError: another patch size, an unknown norm.
     """
 
-    def __init__(self, d_in: int, d_out: int, *, size: int = 3) -> None:
+    def __init__(
+        self, in_channels: int, d_model: int, patch_size: int, *, norm: str = "none", eps: float = 1e-5
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(d_in, d_out, size, stride=2, padding=size // 3)
-        self.norm = LayerNorm(d_out)
+        if patch_size != 4:
+            raise argument_error("OverlapStem", f"patch_size={patch_size}", "4", "take stem='patch'")
+        self.proj = nn.Conv2d(in_channels, d_model, 7, stride=4, padding=2)
+        self.norm = nn.Identity() if norm == "none" else create_image_norm(norm, d_model, eps=eps)
 
-    def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
-        """Half of the rows and columns, rounded up."""
-        y: Tensor = self.norm(self.conv(x.movedim(-1, 1)).movedim(1, -1))
-        return y
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
+        """Pixels to cells."""
+        cells: Tensor = self.norm(self.proj(images).movedim(1, -1))
+        return cells
 
 
 STEMS: Mapping[str, Callable[..., nn.Module]] = {
@@ -235,13 +206,7 @@ STEMS: Mapping[str, Callable[..., nn.Module]] = {
     "batch_norm": BatchNormStem,
     "mobile": MobileStem,
     "conv7": ConvolutionalPatchStem,
-}
-DOWNSAMPLINGS: Mapping[str, Callable[[int, int], nn.Module]] = {
-    "merge": PatchMerging,
-    "conv": ConvDownsample,
-    "conv2": partial(ConvDownsample, size=2),
-    "batch_norm": BatchNormDownsample,
-    "mobile": MobileDownsample,
+    "overlap": OverlapStem,
 }
 
 
@@ -254,17 +219,6 @@ def create_stem(name: str, in_channels: int, d_model: int, patch_size: int, **op
     if name not in STEMS:
         raise unknown_name("create_stem", "stem", name, STEMS)
     return STEMS[name](in_channels, d_model, patch_size, **options)
-
-
-def create_downsampling(name: str, d_in: int, d_out: int) -> nn.Module:
-    """Build a downsampling by name.
-
-    Raises:
-        ValueError: an unknown name; the nearest are named.
-    """
-    if name not in DOWNSAMPLINGS:
-        raise unknown_name("create_downsampling", "downsampling", name, DOWNSAMPLINGS)
-    return DOWNSAMPLINGS[name](d_in, d_out)
 
 
 def check_images(operation: str, images: Tensor, channels: int, least: int | tuple[int, int]) -> None:
