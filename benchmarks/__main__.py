@@ -28,6 +28,7 @@ OWN = (
     "instruction_sets",
     "threads",
     "decoding_linear",
+    "decoding",
     "accelerate",
     "training_steps",
 )

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import int8_perplexity, results_page
+from benchmarks import decoding, int8_perplexity, mamba_gguf, results_page
 from benchmarks.__main__ import RESULTS, text_table
 from benchmarks.case import Case, channel_first, compare
 from benchmarks.measure import Ceilings
@@ -140,6 +140,19 @@ def test_layers_agree_with_the_originals_that_their_training_steps_are_timed_aga
     timed = row(original, (1, 9, 256), 0.0)
     assert timed["original"] == original.name
     assert set(timed["ms"]) == {"seqconv", "original"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # transformers warns of its own deprecations
+def test_tokens_of_whole_models_are_timed_after_their_logits_agree(capsys):
+    rows = decoding.measure(0.0, decoding.Sizes(vocabulary=64, width=32, layers=2, prompt=8))
+    kinds = [(row["shape"], row["direction"]) for row in rows]
+    mamba = [(f"Mamba-130M, {weights}", "token") for weights in ("float32", "bfloat16", "int8")]
+    assert kinds == [*mamba, ("Mamba-130M, float32", "prefill"), ("GPT-2's size, float32", "token")]
+    assert all({"seqconv"} < set(row["ms"]) for row in rows)
+    absent = mamba_gguf.unavailable() is not None
+    assert absent == ("llama.cpp is left out" in capsys.readouterr().out)
+    assert absent == ("llama.cpp" not in rows[0]["ms"])
 
 
 def test_int8_weights_are_compared_on_text_that_was_held_out(tmp_path, capsys):
