@@ -127,8 +127,9 @@ def _embedded_tokens(
     """Rows of the embeddings; raise for embeddings of another shape than the configuration says."""
     width, asked = found["hidden_size"], config.get("vocab_size")
     rows = table.shape[0] if asked is None else asked
-    unset = 8 if _kind_of_fields(set(config)) == "mamba_ssm" else 1
-    multiple = 1 if "model_type" in config else config.get("pad_vocab_size_multiple", unset)
+    unset = 1 if "layer" in config else 8  # of hyena-dna's training code, and of its models on the hub and mamba_ssm
+    padded = kind_of(config) in ("hyenadna", "mamba_ssm")
+    multiple = config.get("pad_vocab_size_multiple", unset) if padded else 1
     if type(rows) is not int or type(multiple) is not int or min(rows, multiple) < 1:
         got = f"vocab_size={asked!r}"
         raise argument_error("load_checkpoint", got, "an integer of at least 1", "correct config.json")
@@ -143,7 +144,9 @@ def _embedded_tokens(
 def _reader(config: Mapping[str, Any]) -> Reader:
     kind = kind_of(config)
     if kind is None:
-        wanted = f"a config.json with a model_type of {', '.join(list_checkpoints())}, or that of mamba_ssm"
+        wanted = (
+            f"a config.json with a model_type of {', '.join(list_checkpoints())}, that of mamba_ssm, or a YAML file"
+        )
         raise argument_error("load_checkpoint", "a config.json without model_type", wanted, LAYERS)
     if kind not in list_checkpoints():
         raise _unknown_kind(kind)
@@ -159,7 +162,7 @@ def kind_of(config: Mapping[str, Any]) -> str | None:
 def _kind_of_fields(fields: set[str]) -> str | None:
     """The kind of a configuration that does not name it."""
     if {"d_model", "n_layer"} <= fields:
-        return "hyenadna" if {"layer", "d_inner"} <= fields else "mamba_ssm"
+        return "hyenadna" if {"layer", "d_inner"} <= fields or "hyena_order" in fields else "mamba_ssm"
     if "hcl_layer_idxs" in fields:
         return "evo2"
     return "stripedhyena" if "hyena_layer_idxs" in fields else None

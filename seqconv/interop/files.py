@@ -86,7 +86,7 @@ class Source:
         return None if found is None else Path(found)
 
     def configuration(self) -> dict[str, Any] | None:
-        """What ``config.json``, or else the only YAML file, says; ``None`` if there is no such file.
+        """What ``config.json`` says, or the only YAML file; ``None`` if there is no such file.
 
         Raises:
             ValueError: as :meth:`find`; several YAML files, or a damaged file.
@@ -98,7 +98,9 @@ class Source:
         path = self.find("config.json")
         if path is None and not os.path.isdir(self.name):
             raise self._unreachable("no config.json in the cache, and none could be fetched")
-        path = _only_yaml(Path(self.name)) if path is None else path
+        pickled = os.path.isdir(self.name) and all(self.find(file) is None for file in WEIGHT_FILES)
+        if path is None or pickled:  # the config.json next to a single .pt file need not be that of the weights
+            path = _only_yaml(Path(self.name)) or path
         return None if path is None else read_mapping(path)
 
     def pickled_weights(self) -> Path | None:

@@ -49,3 +49,46 @@ def test_options_that_cannot_be_carried_raise(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
             load_checkpoint(tmp_path)
+
+
+def hub_folder(tmp_path, **changes):
+    """The same model as ``HyenaDNAForCausalLM`` of the hub stores it: frequencies once, the head next to the table."""
+    layer = json.loads((FOLDER / "config.json").read_text())["layer"]
+    config = {"model_type": "hyenadna", "architectures": ["HyenaDNAForCausalLM"], "d_model": 6, "d_inner": 24}
+    config |= {"n_layer": 2, "max_seq_len": layer["l_max"], "activation_freq": layer["w"], "tie_word_embeddings": False}
+    config |= {name: layer[name] for name in ("emb_dim", "filter_order", "short_filter_order")}
+    config |= {"vocab_size": 12, "use_bias": True, "embed_dropout": 0.1, "torch_dtype": "float32", **changes}
+    tensors = {f"hyena.{name}": t for name, t in load_file(FOLDER / "model.safetensors").items()}
+    kept = {name: t for name, t in tensors.items() if not name.endswith((".1.freq", ".5.freq"))}
+    kept["lm_head.weight"] = tensors["hyena.backbone.embeddings.word_embeddings.weight"].clone()
+    save_file(kept, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_the_layout_of_the_hub(tmp_path):
+    want = load_file(FOLDER / "expected.safetensors")
+    model = load_checkpoint(hub_folder(tmp_path))
+    assert_close(model(want["in.ids"]).logits, want["out.logits"], 1e-9, 1e-10)
+    assert not model.config.tie_word_embeddings
+    assert (model.config.pad_token_id, model.config.vocab_size) == (4, 16)
+
+
+def test_the_last_norm_of_the_hub_has_an_epsilon_of_its_own(tmp_path):
+    norms = load_checkpoint(hub_folder(tmp_path, layer_norm_epsilon=1e-3)).model.backbone
+    assert (norms.norm.eps, norms.blocks[0].mixer_norm.eps) == (1e-3, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hyena_order": 3}, "hyena_order=3"),
+        ({"short_filter_order": 4}, "short_filter_order=4"),
+        ({"train_freq": False}, "train_freq=False"),
+        ({"bidirectional": True}, "bidirectional=True"),
+        ({"hyena_oder": 2}, "did you mean 'hyena_order'"),
+    ],
+)
+def test_options_of_the_hub_that_cannot_be_carried_raise(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(hub_folder(tmp_path, **change))

@@ -131,6 +131,15 @@ def test_scales_of_fp8_are_left_out_and_other_bytes_are_not(tmp_path):
         load_checkpoint(folder)
 
 
+def test_a_config_json_of_something_else_next_to_a_pickle(tmp_path):
+    folder = copied(tmp_path)
+    (folder / "config.json").write_text('{"model_name": "evo2"}')
+    equals_the_original(folder, EVO2)
+    (folder / "config.yml").unlink()
+    with pytest.raises(ValueError, match=r"config\.json without model_type.*a YAML file"):
+        load_checkpoint(folder)
+
+
 def test_parts_are_to_be_joined(tmp_path):
     folder = copied(tmp_path)
     (folder / "weights.pt").rename(folder / "evo2_40b.pt.part0")

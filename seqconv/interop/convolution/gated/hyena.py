@@ -161,8 +161,9 @@ def implicit_filter(
         for name in ("weight", "bias"):
             converted[f"network.layers.{i}.{name}"] = weights.take(f"{prefix}.implicit_filter.{2 * i}.{name}")
         weights.ignore(f"{prefix}.implicit_filter.{2 * i + 1}.freq")
-    if sines:
-        converted["frequency"] = weights.take(f"{prefix}.implicit_filter.1.freq")[0]
+    if sines:  # one tensor, of which some files keep one name
+        names = [f"{prefix}.implicit_filter.{2 * i + 1}.freq" for i in range(sines)]
+        converted["frequency"] = weights.take(next((name for name in names if name in weights), names[0]))[0]
     converted[f"network.layers.{sines}.weight"] = channels(weights.take(f"{prefix}.implicit_filter.{2 * sines}.weight"))
     return converted
 
