@@ -31,6 +31,8 @@ OWN = (
     "decoding",
     "accelerate",
     "training_steps",
+    "vision_blocks",
+    "vision_resolution",
 )
 """Measurements with rows of their own kind: ``benchmarks/<name>.py`` makes them."""
 RESULTS = Path(__file__).parent / "results"
@@ -65,7 +67,7 @@ def _run(op: str, options: argparse.Namespace) -> None:
     name = f"{op}-{options.threads}-thread{'s' * (options.threads > 1)}"
     module: Any = import_module(f".{op}", __package__)
     if op in OWN:
-        _write(name, measure.record(measure.Machine.here(), module.measure(options.seconds)))
+        _run_own(name, module, options.seconds)
         return
     name += f"-{measure.Machine.here().instruction_set}" + "-sweep" * options.sweep
     ceilings = measure.Ceilings.here()
@@ -77,6 +79,20 @@ def _run(op: str, options: argparse.Namespace) -> None:
         from .plot import plot
 
         plot(report, f"{op}, {options.threads} thread{'s' * (options.threads > 1)}", RESULTS / f"{name}.svg")
+
+
+def _run_own(name: str, module: Any, seconds: float) -> None:
+    """Rows of a kind of their own; without any, because an original is not there, nothing is written."""
+    rows = module.measure(seconds)
+    if not rows:
+        print(f"{name}: nothing to measure, see {module.__name__}")
+        return
+    report = measure.record(measure.Machine.here(), rows)
+    if hasattr(module, "summary"):
+        report["summary"] = module.summary(report)
+    _write(name, report)
+    if hasattr(module, "draw"):
+        module.draw(report, RESULTS / f"{name}.svg")
 
 
 def _rows(op: str, case: str, options: argparse.Namespace, ceilings: measure.Ceilings) -> Iterator[dict[str, Any]]:
@@ -100,6 +116,7 @@ def text_table(name: str, report: dict[str, Any]) -> str:
     if "ceilings" in report:
         copy, multiply = report["ceilings"]["copy"] / 1e9, report["ceilings"]["multiply"] / 1e9
         lines += [f"Measured ceilings: copy {copy:.1f} GB/s, float32 matrix product {multiply:.0f} GFLOP/s.", ""]
+    lines += [report["summary"], ""] if "summary" in report else []
     lines += ["| shape | direction | seqconv ms | others ms | best other / seqconv | floor ms | share of it | MB |"]
     lines += ["|---|---|---|---|---|---|---|---|", *map(_line, report["rows"])]
     return "\n".join(lines) + "\n"

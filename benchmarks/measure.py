@@ -97,9 +97,13 @@ class Ceilings:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], *, seconds: float, clock: Callable[[], float] | None = None
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    clock: Callable[[], float] | None = None,
+    rounds: int = 3,
 ) -> dict[str, float]:
-    """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, three rounds at least.
+    """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, ``rounds`` rounds at least.
 
     They are of the processor where one thread runs, and of the wall otherwise, unless a clock is given.
     """
@@ -109,7 +113,7 @@ def interleaved(
     end = time.perf_counter() + seconds
     for run in contenders.values():
         run()
-    while time.perf_counter() < end or min(map(len, samples.values())) < 3:
+    while time.perf_counter() < end or min(map(len, samples.values())) < rounds:
         for name, run in contenders.items():
             gc.collect()
             start = clock()

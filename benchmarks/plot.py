@@ -7,7 +7,7 @@ DIRECTIONS = ("forward", "forward + backward")
 PANELS = (("ms", "milliseconds"), ("mb", "megabytes beyond the inputs"))
 
 
-def plot(report: dict[str, Any], title: str, path: Path) -> None:
+def plot(report: dict[str, Any], title: str, path: Path, xlabel: str = "length") -> None:
     """Draw the rows of a report that has time and memory at several lengths."""
     from matplotlib.figure import Figure
 
@@ -17,7 +17,7 @@ def plot(report: dict[str, Any], title: str, path: Path) -> None:
     for row, (quantity, label) in zip(axes, PANELS, strict=True):
         for axis, direction in zip(row, DIRECTIONS, strict=True):
             _curves(axis, [r for r in report["rows"] if r["direction"] == direction], quantity)
-            axis.set(title=direction, xscale="log", yscale="log", xlabel="length", ylabel=label)
+            axis.set(title=direction, xscale="log", yscale="log", xlabel=xlabel, ylabel=label)
             axis.set_xscale("log", base=2)
             axis.grid(alpha=0.3)
     axes[0][0].legend()
@@ -37,6 +37,6 @@ def _curves(axis: Any, rows: list[dict[str, Any]], quantity: str) -> None:
     for name in names:
         points = [(row["length"], row[quantity][name]) for row in rows if name in row[quantity]]
         axis.plot(*zip(*points, strict=True), marker="o", label=name, linewidth=2 if name == "seqconv" else 1)
-    if quantity == "ms":
+    if quantity == "ms" and all("floor" in row for row in rows):
         floors = [(row["length"], row["floor"]["ms"]) for row in rows]
         axis.plot(*zip(*floors, strict=True), color="grey", linestyle=":", label="floor of this machine")

@@ -9,7 +9,7 @@ Equation, with ``rev`` the reversal of the sequence and scan_k the selective sca
     [u, z, u', z'] = W_in x,   y_b = rev scan_f(silu(conv_f(rev u')), rev z'),   y = W_out [y_f, y_b]
                                                     version "decomposed": only the projections are there twice
 
-Both scans are one call with two groups of channels. There is no state: an output depends on the whole sequence.
+There is no state: an output depends on the whole sequence.
 
 Source: Zhu et al. 2024 (arXiv 2401.09417) and ``mamba-1p1p1/mamba_ssm/modules/mamba_simple.py`` of hustvl/Vim at
 dd0358a; "decomposed": Chen et al. 2024, "Video Mamba Suite" (arXiv 2403.09626) and ``mamba_ssm/modules/mamba_new.py``
@@ -147,37 +147,36 @@ class Vim(Mixer):
         return "none"
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        # Each direction is computed in its own order: what enters the second one is reversed, and what leaves it.
         if self.decomposed:
             u, z, u_back, z_back = self.in_proj(x).chunk(4, dim=-1)
         else:
             u, z = u_back, z_back = self.in_proj(x).chunk(2, dim=-1)
-        past, future = self._directions(zero_padding(u, mask), zero_padding(u_back, mask), mask)
-        A = -self.A_log.to(accumulation_dtype(self.A_log)).exp().expand(2, -1, -1)
-        delta, B, C = (
-            torch.stack([a, b.flip(1)], dim=2) for a, b in zip(past[1:], future[1:], strict=True)
-        )  # (batch, length, directions, ·)
-        u = torch.cat([past[0], future[0].flip(1)], dim=-1)
-        y = selective_scan(
-            u, delta.flatten(2), A.flatten(0, 1), B, C, self.D.expand(2, -1).flatten(),
-            torch.cat([z, z_back.flip(1)], -1),
-            delta_bias=self.dt_bias.expand(2, -1).flatten(), delta_softplus=True,
-        )  # fmt: skip
-        assert isinstance(y, Tensor)
-        forth, back = y.chunk(2, dim=-1)
-        both = torch.cat([forth, back.flip(1)], dim=-1) if self.decomposed else forth + back.flip(1)
-        mixed: Tensor = self.out_proj(both / 2 if self.halve else both)
+        past = self._select(0, u, mask)
+        if len(self.conv1d) == 1 and not self.decomposed:
+            future = tuple(part.flip(1) for part in past)
+        else:
+            future = self._select(-1, u_back.flip(1), None if mask is None else mask.flip(1))
+        forth, back = self._scan(0, past, z), self._scan(-1, future, z_back.flip(1)).flip(1)
+        if self.decomposed:
+            both = torch.cat([forth, back], dim=-1)
+            both = both / 2 if self.halve else both
+        else:
+            both = torch.lerp(forth, back, 0.5) if self.halve else forth + back
+        mixed: Tensor = self.out_proj(both)
         return mixed
 
-    def _directions(
-        self, u: Tensor, u_back: Tensor, mask: Tensor | None
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Convolved inputs with what is selected from them, for the past and for the future, both in token order."""
-        past = (zero_padding(self.conv1d[0](u)[0], mask),)
-        past += self.selection[0](past[0])
-        if len(self.conv1d) == 1 and not self.decomposed:
-            return past, past
-        future = (zero_padding(self.conv1d[-1](u_back.flip(1))[0].flip(1), mask),)
-        return past, future + self.selection[-1](future[0])
+    def _select(self, k: int, u: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """The convolved inputs and what is selected from them, in the order of the inputs."""
+        convolved = zero_padding(self.conv1d[k](zero_padding(u, mask))[0], mask)
+        return (convolved, *self.selection[k](convolved))
+
+    def _scan(self, k: int, selected: tuple[Tensor, ...], z: Tensor) -> Tensor:
+        u, delta, B, C = selected
+        A = -self.A_log[k].to(accumulation_dtype(self.A_log)).exp()
+        y = selective_scan(u, delta, A, B, C, self.D[k], z, delta_bias=self.dt_bias[k], delta_softplus=True)
+        assert isinstance(y, Tensor)
+        return y
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         raise NotImplementedError
