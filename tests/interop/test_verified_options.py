@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seqconv.interop.importer import get_importer
+from seqconv.interop.importer import Weights, get_importer
 
 S4, BACKBONE = "state-spaces/s4:S4Block", "state-spaces/s4:SequenceModel"
 MEGA, MEGA_LAYER = "facebookresearch/mega:MovingAverageGatedAttention", "facebookresearch/mega:MegaSentenceEncoderLayer"
@@ -73,3 +73,22 @@ def test_an_imported_s4_block_decodes_to_its_length_and_no_further():
     torch.testing.assert_close(y, layer(x)[:, :6])
     with pytest.raises(ValueError, match=r"7 tokens with truncation=6.*Remedy"):
         layer.step(x[:, 6], state)
+
+
+def test_weight_norm_that_the_original_takes_and_does_not_read():
+    """``models/s4/s4.py``: only the blocks of ``src`` normalise; gradients are those of the plain weight."""
+    torch.manual_seed(0)
+    importer = get_importer(S4)
+    plain = importer.build(d_model=4, d_state=4, l_max=6, mode="s4d")
+    weights = {f"layer.kernel.{k.rpartition('.')[2]}": v for k, v in plain.state_dict().items() if "filter" in k}
+    weights |= {"layer.D": plain.D.detach(), "layer.kernel.B": weights["layer.kernel.B"][None]}
+    weights |= {f"output_linear.0.{k}": getattr(plain.out_proj, k).detach() for k in ("weight", "bias")}
+    weights["output_linear.0.weight"].requires_grad_()
+    hyper = {"d_model": 4, "d_state": 4, "l_max": 6, "mode": "s4d", "weight_norm": True}
+    x, found = torch.randn(2, 6, 4), []
+    converted = importer.convert(Weights(S4, weights), hyper)
+    y = torch.func.functional_call(importer.build(**hyper), converted, (x,))
+    torch.testing.assert_close(y, plain(x))
+    found.append(torch.autograd.grad(y.square().sum(), weights["output_linear.0.weight"])[0])
+    found.append(torch.autograd.grad(plain(x).square().sum(), plain.out_proj.weight)[0])
+    torch.testing.assert_close(*found)

@@ -208,6 +208,17 @@ def test_the_networks_are_their_equations():
     assert_close(magnet(7), magnet.kernel_at(p).flip(-1), RTOL, ATOL)
 
 
+def test_a_centred_mask_leaves_out_as_many_taps_at_both_ends_wherever_its_mean_is():
+    """As far out as the farther of the two places at which the mask meets the threshold."""
+    options = {"mask_width": 0.2, "threshold": 0.1, "learn_mean": True, "centred": True}
+    torch.manual_seed(0)
+    filter = ContinuousFilter(2, l_max=41, **options).double()
+    filter.mask_mean.data.fill_(0.25)
+    kept = (filter(41) != 0).any(0)
+    distance = torch.linspace(-1, 1, 41, dtype=torch.float64).abs()
+    assert torch.equal(kept, distance < 0.25 + 0.2 * math.sqrt(-2 * math.log(0.1)))
+
+
 def test_initial_values_are_the_published_ones():
     torch.manual_seed(0)
     sines = ContinuousFilter(40, l_max=64, hidden=64, omega_0=20.0, weight_norm=True).network

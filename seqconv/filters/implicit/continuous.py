@@ -112,7 +112,8 @@ class MaskOptions(TypedDict, total=False):
         threshold: taps where the mask is below it are zero; 0 keeps all.
         crop_exactly: leave out the first tap below the threshold, too.
         mask_eps: ε.
-        centred: the mask starts in the middle, and taps are left out at both ends: for a window around the token.
+        centred: the mask starts in the middle, and as many taps are left out at both ends: for a window around the
+            token.
     """
 
     mask_width: Annotated[float | None, Default(None)]
@@ -192,16 +193,17 @@ class ContinuousFilter(PositionFilter):
         distance = p - self.mask_mean
         mask = torch.exp(-0.5 * distance.square() / (self.mask_width.square() + self.options["mask_eps"]))
         if self.options["centred"]:
-            return torch.where(distance.abs() < self._reach(), k * mask, 0.0)
+            return torch.where(p.abs() < self._reach(), k * mask, 0.0)
         return torch.where(p > self._oldest(), k * mask, 0.0)
 
     @torch.no_grad()
     def _reach(self) -> Tensor:
-        """The distance from the mean at and beyond which a centred mask is below the threshold."""
+        """The distance from the middle at and beyond which a centred mask is below the threshold on both sides."""
         assert self.mask_width is not None
+        assert self.mask_mean is not None
         if self.options["threshold"] == 0:
             return torch.full_like(self.mask_width, math.inf)
-        reach = self.mask_width.abs() * math.sqrt(-2 * math.log(self.options["threshold"]))
+        reach = self.mask_mean.abs() + self.mask_width.abs() * math.sqrt(-2 * math.log(self.options["threshold"]))
         return torch.where(reach < 1, reach, math.inf)
 
     @torch.no_grad()

@@ -174,6 +174,7 @@ def _cropped(mask: Mapping[str, Any], filter: Mapping[str, Tensor], taps: int, *
     reach = abs(float(filter["mask_width"])) * math.sqrt(-2 * math.log(mask["threshold"]))
     if causal:
         return math.floor((mean - reach + 1) / step) if abs(mean - reach) < 1 else 0
+    reach += abs(mean)
     return taps - (2 * math.ceil(reach / step + 1e-8) - 1) if reach < 1 else 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
@@ -182,20 +183,29 @@ def convert_block(weights: Weights, block: S4Layer, prefix: str) -> dict[str, Te
     converted = {"D": weights.take(f"{prefix}layer.D")}
     for original, name in PROJECTIONS.items():
         if getattr(block, name) is not None:
-            converted |= _convert_linear(weights, f"{prefix}{original}", name)
+            normalised = is_parametrized(getattr(block, name), "weight")
+            converted |= _convert_linear(weights, f"{prefix}{original}", name, normalised)
     (where, filter), *_ = ((n, m) for n, m in block.named_modules() if isinstance(m, StateSpaceFilter))
     kernel = _convert_kernel(weights, filter, f"{prefix}layer.kernel.")
     return converted | {f"{where}.{name}": tensor for name, tensor in kernel.items()}
 
 
-def _convert_linear(weights: Weights, original: str, name: str) -> dict[str, Tensor]:
-    """A Linear layer, which the original puts first in a sequence where an activation follows it."""
+def _convert_linear(weights: Weights, original: str, name: str, normalised: bool) -> dict[str, Tensor]:
+    """A Linear layer, which the original puts first in a sequence where an activation follows it.
+
+    ``models/s4/s4.py`` takes ``weight_norm`` and does not read it: the weight is split here into length and direction.
+    """
     inside = f"{original}.0" if f"{original}.0.bias" in weights else original
     converted = {f"{name}.bias": weights.take(f"{inside}.bias")}
-    if f"{inside}.weight_g" not in weights:
+    if not normalised:
         return converted | {f"{name}.weight": weights.take(f"{inside}.weight")}
-    parts = {"original0": "weight_g", "original1": "weight_v"}
-    return converted | {f"{name}.parametrizations.weight.{k}": weights.take(f"{inside}.{v}") for k, v in parts.items()}
+    if f"{inside}.weight_g" in weights:
+        length, direction = weights.take(f"{inside}.weight_g"), weights.take(f"{inside}.weight_v")
+    else:
+        direction = weights.take(f"{inside}.weight")
+        length = direction.norm(dim=1, keepdim=True)
+    parametrized = f"{name}.parametrizations.weight"
+    return converted | {f"{parametrized}.original0": length, f"{parametrized}.original1": direction}
 
 
 def _convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
