@@ -183,6 +183,7 @@ class PRepBatchNorm(Norm):
     Args:
         steps: calls in training until λ is 0.
         warmup_steps: calls in training before λ falls.
+        layer_eps: ε of the layer norm; as ``eps``, that of the batch norm, if not given.
         masked: as in :class:`BatchNorm`.
     """
 
@@ -190,11 +191,18 @@ class PRepBatchNorm(Norm):
     warmup_remaining: Tensor
 
     def __init__(
-        self, d_model: int, *, eps: float = 1e-5, steps: int = 300_000, warmup_steps: int = 0, masked: bool = True
+        self,
+        d_model: int,
+        *,
+        eps: float = 1e-5,
+        steps: int = 300_000,
+        warmup_steps: int = 0,
+        layer_eps: float | None = None,
+        masked: bool = True,
     ) -> None:
         super().__init__()
         self.steps, self.warmup_steps = steps, warmup_steps
-        self.layer = LayerNorm(d_model, eps=eps)
+        self.layer = LayerNorm(d_model, eps=eps if layer_eps is None else layer_eps)
         self.batch = BatchNorm(d_model, eps=eps, masked=masked)
         self.alpha = nn.Parameter(torch.empty(1))
         self.register_buffer("remaining", torch.empty((), dtype=torch.int64))

@@ -21,6 +21,7 @@ FAMILIES = (
     "parcnetv2",
     "rmt",
     "sequencer",
+    "slab",
     "spanet",
     "state_space.audio_mamba",
     "state_space.efficient_vmamba",

@@ -6,8 +6,11 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
 from seqconv import from_original
 from seqconv.vision.directions import unscan
+from seqconv.zoo.sequencer import sequencer2d
+from seqconv.zoo.slab import slab_deit
 
 MODELS = {
+    "vision/affnet_model": "microsoft/TokenMixers:AffNet",
     "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
     "vision/gfnet_model": "raoyongming/GFNet:GFNet",
     "vision/hornet_model": "raoyongming/HorNet:HorNet",
@@ -16,6 +19,7 @@ MODELS = {
     "vision/parcnetv2_model": "XuRuihan/ParCNetV2:ParCNetV2",
     "vision/rmt_model": "qhfan/RMT:VisRetNet",
     "vision/sequencer2d_model": "okojoalg/sequencer:Sequencer2D",
+    "vision/slab_deit_model": "xinghaochen/SLAB:VisionTransformer",
     "vision/spanet_model": "DoranLyong/SPANet-official:SPANet",
     "vision/spectformer_model": "badripatro/SpectFormers:SpectFormer",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
@@ -27,7 +31,12 @@ VARIANTS = {
     ("scan/vision_lstm", "v2"): "NX-AI/vision-lstm:VisionLSTM2",
 }
 HEIGHT_WIDTH = (5, 7)
-UNTOLD = {"vision/rmt_model", "vision/spanet_model", ("scan/vig", "vig_model")}
+UNTOLD = {
+    "vision/affnet_model",
+    "vision/rmt_model",
+    "vision/spanet_model",
+    ("scan/vig", "vig_model"),
+}
 """Cases whose sizes the shapes alone do not tell, or whose output the original's options change."""
 
 
@@ -201,3 +210,23 @@ def check_part(case, imported, prefix, image=lambda x: x):
     gradients = {k.removeprefix(prefix): v for k, v in case.group("grad.param").items()}
     largest = max(t.abs().max().item() for t in gradients.values())
     check_gradients(imported, gradients, 1e-6, 1e-6 * largest)
+
+
+def test_models_of_one_size_of_images_say_so():
+    model = slab_deit(8, 2, depth=1, image_size=28, patch_size=2)
+    with pytest.raises(ValueError, match=r"9 x|14 x 14 tokens"):
+        model(torch.zeros(1, 3, 18, 18))
+
+
+def test_a_sequencer_whose_stages_keep_the_resolution():
+    backbone = sequencer2d([1, 1, 1], dims=[4, 6, 6], mixers=[{}] * 3, patch_sizes=[3, 2, 1])
+    assert backbone.strides == (3, 6, 6)
+    assert [m.shape[1:3] for m in backbone(torch.randn(1, 3, 13, 20))] == [(4, 6), (2, 3), (2, 3)]
+    with pytest.raises(ValueError, match=r"at least 6 by 6"):
+        backbone(torch.zeros(1, 3, 5, 12))
+
+
+def test_masks_of_frequencies_are_those_of_the_radius():
+    case = load_case("vision/spanet_block")
+    with pytest.raises(ValueError, match=r"not that of r=1.*pass the radius"):
+        from_original("DoranLyong/SPANet-official:SPANetBlock", case.group("param"), **case.hyper | {"r": 1})

@@ -50,6 +50,8 @@ PARAMETERS = {
     "sequencer2d_l": 54_249_064,
     "sequencer2d_m": 38_273_896,
     "sequencer2d_s": 27_627_112,
+    "slab_deit_small": 22_992_257,
+    "slab_deit_tiny": 6_198_209,
     "spanet_b": 75_829_672,
     "spanet_bx": 99_682_984,
     "spanet_m": 41_666_984,

@@ -1,5 +1,8 @@
 """A block over images: ``x + c ⊙ f(norm(x))`` with f a 2-D mixer, then the same with f a per-cell network."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ class Block2d(nn.Module):
         stream_scale: initial value of a learned factor per channel of what it is added to; ``None`` for none.
         norm: its name, see :mod:`~seqconv.vision.backbones.cell_norm` and :mod:`~seqconv.layers.norms`.
         norm_eps: ε of the norms.
+        norm_options: their other options.
     """
 
     def __init__(
@@ -44,15 +48,16 @@ class Block2d(nn.Module):
         stream_scale: float | None = None,
         norm: str = "layer",
         norm_eps: float = 1e-5,
+        norm_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         d_model = mixer.d_model
         self.position_conv = depthwise_conv2d(d_model, 3) if position_conv else None
-        self.mixer, self.mixer_norm = mixer, create_image_norm(norm, d_model, eps=norm_eps)
+        self.mixer, self.mixer_norm = mixer, create_image_norm(norm, d_model, eps=norm_eps, **(norm_options or {}))
         self.mixer_residual = _residual(d_model, None if single_residual else layer_scale, stream_scale)
         self.mlp = None
         if mlp_ratio > 0:
-            self.mlp_norm = create_image_norm(norm, d_model, eps=norm_eps)
+            self.mlp_norm = create_image_norm(norm, d_model, eps=norm_eps, **(norm_options or {}))
             hidden = int(round(mlp_ratio * d_model, 3))
             self.mlp = create_mlp(mlp, d_model, hidden, bias=mlp_bias, down_bias=mlp_down_bias)
             self.mlp_residual = _residual(d_model, layer_scale, stream_scale)

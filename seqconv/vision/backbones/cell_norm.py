@@ -10,6 +10,7 @@ With mean μ and variance σ² over the channels of a cell (``image``: over chan
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,8 +80,8 @@ class UnitNorm(Norm):
 IMAGE_NORMS: Mapping[str, Callable[..., Norm]] = {"image": ImageNorm, "uncentred": UncentredNorm, "unit": UnitNorm}
 
 
-def create_image_norm(name: str, d_model: int, *, eps: float = 1e-5) -> Norm:
-    """Build a norm of images by name, or one of :mod:`~seqconv.layers.norms`.
+def create_image_norm(name: str, d_model: int, *, eps: float = 1e-5, **options: Any) -> Norm:
+    """Build a norm of images by name, or one of :mod:`~seqconv.layers.norms` with ``options`` of its own.
 
     Raises:
         ValueError: an unknown name; the nearest are named.
@@ -89,4 +90,4 @@ def create_image_norm(name: str, d_model: int, *, eps: float = 1e-5) -> Norm:
         return IMAGE_NORMS[name](d_model, eps=eps)
     if name not in NORMS:
         raise unknown_name("create_image_norm", "norm", name, [*IMAGE_NORMS, *NORMS])
-    return create_norm(name, d_model, eps=eps)
+    return create_norm(name, d_model, eps=eps, **options)

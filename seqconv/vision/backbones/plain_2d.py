@@ -49,6 +49,7 @@ class PlainBackbone2d(ImageBackbone):
         conv_layers: blocks followed by a 3 by 3 depthwise convolution, batch norm and GELU.
         pooling: ``"mean"`` over the cells, ``"ends"`` (the first and the last side by side) or ``"mean_of_ends"``.
         norm: name of the norm of the cells in front of the pooling, see :mod:`~seqconv.layers.norms`.
+        norm_eps, norm_options: its ε and other options.
         pooled_norm: whether the pooled features are normed.
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.backbones.block.Block2d`.
         block_options: other options of the blocks.
@@ -77,6 +78,8 @@ class PlainBackbone2d(ImageBackbone):
         conv_layers: Sequence[int] = (),
         pooling: str = "mean",
         norm: str = "layer",
+        norm_eps: float = FINAL_NORM_EPS,
+        norm_options: Mapping[str, Any] | None = None,
         pooled_norm: bool = False,
         mlp_ratio: float = 0.0,
         layer_scale: float | None = None,
@@ -110,7 +113,8 @@ class PlainBackbone2d(ImageBackbone):
             options = {"mlp_ratio": mlp_ratio, "layer_scale": layer_scale, **(block_options or {}), **block}
             self.blocks.append(Block2d(create_mixer_2d(name, d_model, **made), drop_path=rate, **options))
         self.convs = nn.ModuleDict({str(index): DepthwiseLayer(d_model) for index in conv_layers})
-        self.norm = nn.Identity() if norm == "none" else create_norm(norm, d_model, eps=FINAL_NORM_EPS)
+        given = {"eps": norm_eps, **(norm_options or {})}
+        self.norm = nn.Identity() if norm == "none" else create_norm(norm, d_model, **given)
         self.pooled_norm = LayerNorm(self.d_model, eps=FINAL_NORM_EPS) if pooled_norm else nn.Identity()
         self.reset_parameters()
 

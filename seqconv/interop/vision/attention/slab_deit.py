@@ -1,0 +1,107 @@
+"""xinghaochen/SLAB: DeiT with simplified linear attention.
+
+Read in ``classification/models/slab_deit.py`` (VisionTransformer, Attention) and ``prepbn.py`` (LinearNorm) at
+f58db00b. The class token is stored there and takes no part. Checkpoints whose norms were merged into the projections
+are not read.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from seqconv_kernels._core.errors import argument_error
+
+from ....vision.backbones.backbone import ImageClassifier
+from ....zoo.slab import slab_deit
+from ...importer import Weights, add_importer, options
+from ..parts import count_parts, named, take_pairs
+
+MODEL = "xinghaochen/SLAB:VisionTransformer"
+DEFAULTS: Mapping[str, Any] = {
+    "img_size": 224, "patch_size": 16, "in_chans": 3, "num_classes": 1000, "embed_dim": 768, "depth": 12,
+    "num_heads": 12, "mlp_ratio": 4.0, "qkv_bias": True, "representation_size": None, "distilled": False,
+    "drop_path_rate": 0.0,
+}  # fmt: skip
+IGNORED = ("drop_rate", "attn_drop_rate", "embed_layer", "norm_layer", "act_layer", "weight_init")
+GRID = 14
+"""Rows and columns of patches that the original's attention has positions for."""
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def build(**hyper: Any) -> ImageClassifier:
+    """The classifier with the options of the original."""
+    o = _read(hyper)
+    backbone = slab_deit(
+        o.embed_dim,
+        o.num_heads,
+        depth=o.depth,
+        image_size=o.img_size,
+        patch_size=o.patch_size,
+        qkv_bias=o.qkv_bias,
+        mlp_ratio=float(o.mlp_ratio),
+        in_channels=o.in_chans,
+        drop_path=float(o.drop_path_rate),
+    )
+    return ImageClassifier(backbone, o.num_classes)
+
+
+def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the classifier."""
+    o = _read(hyper)
+    weights.ignore("cls_token")
+    positions = weights.take("pos_embed")[0].unflatten(0, (GRID, GRID))
+    names = {"backbone.stem.proj": "patch_embed.proj"} | ({"head": "head"} if o.num_classes else {})
+    converted = {"backbone.position_embedding": positions} | take_pairs(weights, names)
+    converted |= named("backbone.norm", _norm(weights.part("norm.")))
+    for index in range(o.depth):
+        block = weights.part(f"blocks.{index}.")
+        found = take_pairs(block, {"mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"})
+        found |= named("mixer_norm", _norm(block.part("norm1."))) | named("mlp_norm", _norm(block.part("norm2.")))
+        found |= named("mixer.mixers.0", _attention(block.part("attn."), o.qkv_bias))
+        converted |= named(f"backbone.blocks.{index}", found)
+    return converted
+
+
+def _attention(weights: Weights, qkv_bias: bool) -> dict[str, Tensor]:
+    found = take_pairs(weights, {"qkv_proj": "qkv"}, ("weight", "bias") if qkv_bias else ("weight",))
+    found |= take_pairs(weights, {"o_proj": "proj", "dwc": "dwc"})
+    return found | {"positions": weights.take("positional_encoding")[0]}
+
+
+def _norm(weights: Weights) -> dict[str, Tensor]:
+    """A norm with both of its parts; its number of calls in training is the constructor's there too."""
+    weights.ignore("total_step")
+    found = take_pairs(weights, {"layer": "norm1", "batch.tokens": "norm2.bn"})
+    found |= take_pairs(weights, {"batch.tokens": "norm2.bn"}, STATISTICS)
+    found |= {"alpha": weights.take("norm2.alpha")}
+    return found | {"remaining": weights.take("iter"), "warmup_remaining": weights.take("warm")}
+
+
+def infer(weights: Weights) -> dict[str, Any]:
+    """All sizes but the heads, from the shapes of the tensors; a head is as wide as its convolution."""
+    if "pos_embed" not in weights or "blocks.0.attn.dwc.weight" not in weights:
+        return {}
+    patch = weights.peek("patch_embed.proj.weight")
+    return {
+        "depth": count_parts(weights, "blocks.{}.attn.dwc.weight"), "embed_dim": len(patch),
+        "num_heads": len(patch) // len(weights.peek("blocks.0.attn.dwc.weight")), "in_chans": patch.shape[1],
+        "patch_size": patch.shape[-1], "img_size": math.isqrt(weights.peek("pos_embed").shape[1]) * patch.shape[-1],
+        "mlp_ratio": len(weights.peek("blocks.0.mlp.fc1.weight")) / len(patch),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
+        "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
+    }  # fmt: skip
+
+
+def _read(hyper: Mapping[str, Any]) -> Any:
+    o = options(MODEL, hyper, DEFAULTS, IGNORED)
+    if o.representation_size or o.distilled or o.img_size // o.patch_size != GRID:
+        got = f"representation_size={o.representation_size}, distilled={o.distilled}, img_size={o.img_size}, "
+        got += f"patch_size={o.patch_size}"
+        wanted = f"None, False, {GRID} by {GRID} patches"
+        raise argument_error(f"from_original({MODEL!r})", got, wanted, "the original has no others")
+    return o
+
+
+add_importer(MODEL, build=build, convert=convert, infer=infer)
