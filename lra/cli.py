@@ -200,10 +200,9 @@ def small(
 
     chosen, folder = cells(task or tuple(SMALL_TASKS), mixer or MIXERS, seeds), out or Path("runs") / "small"
     if not collect:
-        for number, cell in enumerate(
-            run_cells(chosen, folder, data_root=data, workers=workers, quick=quick, quiet=quiet), 1
-        ):
-            print(f"{number} of {len(chosen)}: {cell.folder}", flush=True)
+        ended = run_cells(chosen, folder, data_root=data, workers=workers, quick=quick, quiet=quiet)
+        for number, (cell, error) in enumerate(ended, 1):
+            print(f"{number} of {len(chosen)}: {cell.folder}{f': {error}' if error else ''}", flush=True)
     print(write_results(chosen, folder, results or folder, page, data))
 
 

@@ -14,6 +14,7 @@ from ..data.store import atomic_write
 from ..report.markup import put_into
 from ..report.runs import Run, read_run
 from ..tasks import TaskData, create_task
+from ..training.grid import FAILURE
 from ..training.metrics import read_lines
 from .cells import Cell
 from .tables import SECTION, tables
@@ -61,11 +62,18 @@ def collect(chosen: Sequence[Cell], folder: Path, data_root: Path | None = None)
     return {
         "protocol": "small models and tasks on regenerated data; not to be compared with published numbers",
         "missing": [cell.folder for cell in chosen if not (folder / cell.folder / "result.json").exists()],
+        "failed": {cell.folder: text for cell in chosen if (text := failure(folder / cell.folder))},
         "machine": _about(done, "hardware", ("CPU", "threads", "accelerator", "python")),
         "versions": _about(done, "versions", ("seqconv", "torch", "transformers")),
         "baselines": {one.cell.task: one.result["baselines"] for one in done},
         "rows": [_row(group, lengths[group[0].cell.task]) for group in groups.values()],
     }
+
+
+def failure(folder: Path) -> str | None:
+    """The error that a run's last try ended with."""
+    path = folder / FAILURE
+    return path.read_text(encoding="utf-8").split("\n")[0] if path.is_file() else None
 
 
 def write_results(

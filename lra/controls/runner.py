@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..data.parallel import in_order
 from ..tasks import create_task
-from ..training.grid import end_with_parent, finish_run
+from ..training.grid import end_with_parent, finish_or_record
 from .cells import Cell
 from .negative_controls import negative_control
 
@@ -18,8 +18,10 @@ def run_cells(
     workers: int = 2,
     quick: bool = False,
     quiet: bool = False,
-) -> Iterator[Cell]:
-    """Run what is not finished yet, ``workers`` at a time; each cell is named when it is finished.
+) -> Iterator[tuple[Cell, str | None]]:
+    """Run what is not finished yet, ``workers`` at a time; each cell with its error, if it ended with one.
+
+    A cell that fails leaves its error in its folder, the others go on; the next call tries it again.
 
     Args:
         chosen: the cells, in the order to run them.
@@ -30,15 +32,14 @@ def run_cells(
         quiet: no progress bars while data are prepared.
 
     Raises:
-        ValueError: a folder holds the run of another recipe.
+        ValueError: the data cannot be prepared.
     """
     for recipe in {cell.task: cell.recipe(quick) for cell in chosen}.values():
         create_task(recipe.task, recipe.task_options).prepare(data_root, workers=workers, quiet=quiet)
     yield from in_order(_run_cell, ((cell, folder, data_root, quick) for cell in chosen), workers)
 
 
-def _run_cell(cell: Cell, folder: Path, data_root: Path | None, quick: bool) -> Cell:
+def _run_cell(cell: Cell, folder: Path, data_root: Path | None, quick: bool) -> tuple[Cell, str | None]:
     end_with_parent()
     with negative_control(cell.control):
-        finish_run(cell.recipe(quick), folder / cell.folder, data_root)
-    return cell
+        return cell, finish_or_record(cell.recipe(quick), folder / cell.folder, data_root)

@@ -31,6 +31,7 @@ def _heading(record: Mapping[str, Any]) -> str:
         "Accuracy of the checkpoint that is best on validation; a mean where several seeds were trained, with their",
         f"number in brackets. CPU seconds are those of one training with its evaluations, {spent:,.0f} in all runs.",
     ]
+    lines += [f"Failed: {cell}: {error}" for cell, error in record.get("failed", {}).items()]
     lines += ["", ", ".join(f"{name} {value}" for name, value in about.items())]
     return "\n".join(lines)
 

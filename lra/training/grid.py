@@ -6,6 +6,7 @@ killed at any time and started again by the same command.
 
 import os
 import threading
+import traceback
 from contextlib import redirect_stdout
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
@@ -14,10 +15,13 @@ from pathlib import Path
 import torch
 import transformers
 
+from ..data.store import atomic_write
 from ..recipes.recipe import Recipe
 from .run import run
 
 _WATCHER = "end with parent"
+FAILURE = "failure.txt"
+"""What a run ended with, in its folder, until it is finished by another try."""
 
 
 def finish_run(recipe: Recipe, folder: Path, data_root: Path | None) -> None:
@@ -31,6 +35,18 @@ def finish_run(recipe: Recipe, folder: Path, data_root: Path | None) -> None:
     if not (folder / "result.json").exists():
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             run(recipe, folder, data_root=data_root, resume=(folder / "run.json").exists(), quiet=True)
+
+
+def finish_or_record(recipe: Recipe, folder: Path, data_root: Path | None) -> str | None:
+    """As :func:`finish_run`; an error is returned and kept in the folder, so that the rest of a grid goes on."""
+    try:
+        finish_run(recipe, folder, data_root)
+    except Exception as error:  # whatever it is, other runs do not depend on it
+        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        atomic_write(folder / FAILURE, f"{told}\n\n{''.join(traceback.format_exception(error))}")
+        return told
+    (folder / FAILURE).unlink(missing_ok=True)
+    return None
 
 
 def end_with_parent() -> None:

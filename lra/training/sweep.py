@@ -17,7 +17,7 @@ from ..data.parallel import in_order
 from ..options import convert
 from ..recipes.recipe import Recipe
 from ..tasks import create_task
-from .grid import end_with_parent, finish_run
+from .grid import end_with_parent, finish_or_record
 
 SEEDS = "seeds"
 """The name among a sweep's settings that says how many seeds every combination trains from."""
@@ -90,11 +90,7 @@ def run_trials(
 
 def _run_trial(trial: Trial, folder: Path, data_root: Path | None) -> tuple[Trial, str | None]:
     end_with_parent()
-    try:
-        finish_run(trial.recipe, folder / trial.folder, data_root)
-    except ValueError as error:
-        return trial, str(error)
-    return trial, None
+    return trial, finish_or_record(trial.recipe, folder / trial.folder, data_root)
 
 
 def _folder(setting: Mapping[str, Any], seed: int) -> str:

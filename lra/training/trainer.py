@@ -60,11 +60,20 @@ def make_trainer(
 
 
 class RecipeTrainer(Trainer):
-    """A Trainer whose learning rate may rise with a power of the step."""
+    """A Trainer whose learning rate may rise with a power of the step, and that takes no step beyond the last.
+
+    transformers' own takes one where it resumes from the checkpoint of the last step, as after a run was killed while
+    it evaluated its test split.
+    """
 
     def __init__(self, recipe: Recipe, **options: Any) -> None:
         super().__init__(**options)
         self.recipe = recipe
+
+    def _run_epoch(self, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step >= self.state.max_steps:
+            return None
+        return super()._run_epoch(*arguments, **options)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         scheduler = cast(LambdaLR, super().create_scheduler(num_training_steps, optimizer))

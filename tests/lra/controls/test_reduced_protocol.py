@@ -36,7 +36,8 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    assert list(run_cells(CHOSEN, folder, data_root=root, workers=2, quick=True, quiet=True)) == CHOSEN
+    ended = run_cells(CHOSEN, folder, data_root=root, workers=2, quick=True, quiet=True)
+    assert list(ended) == [(cell, None) for cell in CHOSEN]
     return folder
 
 
@@ -123,6 +124,28 @@ def test_finished_cells_are_not_run_again_and_others_go_on(folder, root, monkeyp
     list(run_cells(CHOSEN, folder, data_root=root, workers=1, quick=True, quiet=True))
     assert again == [(folder / cut.folder, True)]
     assert (folder / cut.folder / "result.json").exists()
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(folder, root, tmp_path, monkeypatch):
+    """Whatever it raises; the next try takes it up again, and its error is gone when that succeeds."""
+    cut, run = CHOSEN[:2], grid.run
+    for cell in cut:
+        (folder / cell.folder / "result.json").unlink()
+
+    def fail(recipe, place, **options):
+        if place == folder / cut[0].folder:
+            raise RuntimeError("out of memory")
+        return run(recipe, place, **options)
+
+    monkeypatch.setattr(grid, "run", fail)
+    ended = list(run_cells(CHOSEN, folder, data_root=root, workers=1, quick=True, quiet=True))
+    assert ended == [(cut[0], "RuntimeError: out of memory"), *((cell, None) for cell in CHOSEN[1:])]
+    record = collect(CHOSEN, folder, root)
+    assert record["failed"] == {cut[0].folder: "RuntimeError: out of memory"}
+    assert f"Failed: {cut[0].folder}: RuntimeError: out of memory" in tables(record)
+    monkeypatch.undo()
+    assert all(error is None for _, error in run_cells(cut, folder, data_root=root, workers=1, quick=True))
+    assert collect(CHOSEN, folder, root)["failed"] == {}
 
 
 def test_results_are_collected_by_model_and_task(folder, root, tmp_path):

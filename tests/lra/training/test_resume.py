@@ -75,6 +75,17 @@ def _killed(folder: Path, root: Path, when: str, accumulate: int) -> None:
     assert killed.returncode == -9, killed.stderr.decode()
 
 
+def test_a_run_killed_after_its_last_step_takes_no_step_more(finished, root, tmp_path):
+    """Between the checkpoint of the last step and the result, where a large test split takes minutes."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "result.json").unlink()
+    resumed = run(tiny(), folder, data_root=root, resume=True, quiet=True)
+    assert_same(resumed, finished)
+    assert max(line["step"] for line in read_lines(folder / "metrics.jsonl")) == 4
+    assert last_checkpoint(folder).name == "checkpoint-4"
+
+
 def test_a_run_pauses_when_its_time_is_up_and_goes_on(finished, root, tmp_path):
     folder, pieces = tmp_path / "run", []
     while not pieces or isinstance(pieces[-1], Paused):
