@@ -9,7 +9,7 @@ from triton_cases import check_operator, device_and_layout
 
 import seqconv_kernels as K
 from benchmarks.gpu.interpreter import rounds_to_nearest
-from seqconv_kernels._linear_attention import triton_blocks
+from seqconv_kernels._linear_attention import triton, triton_blocks
 from seqconv_kernels.delta_rule import cases as delta
 from seqconv_kernels.gated_linear_attention import cases as attention
 from seqconv_kernels.ssd import cases as ssd
@@ -60,6 +60,14 @@ def check(op, inputs, layout="contiguous"):
 @each_kind
 def test_equals_the_reference(op, decay):
     check(op, given(op, decay, length=37))
+
+
+@pytest.mark.parametrize(
+    ("op", "decay"), [("gated_linear_attention", "vector"), ("gated_linear_attention", "scalar"), ("ssd", "scalar")]
+)
+def test_keys_wider_than_a_program_holds(op, decay, monkeypatch):
+    monkeypatch.setattr(triton, "WIDEST_KEY", 16)
+    check(op, given(op, decay, length=20, d_k=37))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -12,18 +12,20 @@ from typing import Any
 from .._core.triton import support as triton_support
 
 WIDEST_KEY = 256
+"""Channels of the keys that a program in Triton holds at once."""
 
 
-def unsupported_reason(inputs: tuple[Any, ...], *, key: str, activation: str) -> str | None:
+def unsupported_reason(inputs: tuple[Any, ...], *, key: str, activation: str, delta: bool = False) -> str | None:
     """Why the kernels in Triton do not support the inputs of one of these ops, or ``None``.
 
     Args:
         inputs: of the op.
-        key: name of the keys, whose width a program holds at once.
+        key: name of the keys.
         activation: name of the tensor whose dtype decides that of the sums.
+        delta: whether it is the delta rule, whose error depends on all channels of the keys at once.
     """
     d_k = getattr(inputs, key).shape[-1]
-    if d_k > WIDEST_KEY:
+    if delta and d_k > WIDEST_KEY:
         return f"d_k = {d_k}, wanted at most {WIDEST_KEY}"
     parameters = set(inputs._fields) - {activation}  # type: ignore[attr-defined]
     return triton_support.unsupported_reason(inputs, activation=activation, parameters=parameters)

@@ -40,6 +40,7 @@ from torch import Tensor
 from .._core.operator.inputs import gradients_by_name, save_inputs, saved_inputs
 from .._core.operator.operators import operator
 from .._core.triton.support import accumulator_dtype
+from . import WIDEST_KEY
 from .triton_launch import Inputs, Launch
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -67,10 +68,27 @@ def linear_attention(
     """
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     log_decay, beta = (t if t is None or t.dim() == 4 else t[..., None] for t in (log_decay, beta))
-    o, final_state = _forward(
-        Inputs(q.to(dtype), k.to(dtype), v.to(dtype), log_decay, beta, state, cu_seqlens, scale, delta)
-    )
+    inputs = Inputs(q.to(dtype), k.to(dtype), v.to(dtype), log_decay, beta, state, cu_seqlens, scale, delta)
+    o, final_state = _forward(inputs) if delta or q.shape[3] <= WIDEST_KEY else _by_blocks_of_keys(inputs)
     return o.to(v.dtype), final_state
+
+
+def _by_blocks_of_keys(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Keys wider than a program holds: without the delta rule rows of the state do not depend on each other.
+
+    Each block of key channels has an output of its own, and the output is their sum, in the dtype of the state.
+    """
+    outputs, states = [], []
+    for start in range(0, inputs.q.shape[3], WIDEST_KEY):
+        part = slice(start, start + WIDEST_KEY)
+        decay, state = inputs.log_decay, inputs.initial_state
+        decay = decay if decay is None or decay.shape[3] == 1 else decay[..., part]
+        state = None if state is None else state[:, :, part]
+        q, k = inputs.q[..., part], inputs.k[..., part]
+        o, last = _forward(inputs._replace(q=q, k=k, log_decay=decay, initial_state=state))
+        outputs.append(o.to(last.dtype))
+        states.append(last)
+    return torch.stack(outputs).sum(0), torch.cat(states, dim=2)
 
 
 def _outputs(inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -48,4 +48,4 @@ def beta_unsupported_reason(inputs: Inputs) -> str | None:
 
 def triton_unsupported_reason(inputs: Inputs) -> str | None:
     """Why the kernels in Triton do not support the inputs, or ``None``."""
-    return beta_unsupported_reason(inputs) or unsupported_reason(inputs, key="k", activation="v")
+    return beta_unsupported_reason(inputs) or unsupported_reason(inputs, key="k", activation="v", delta=True)

@@ -74,4 +74,4 @@ STEP: Op[Inputs, tuple[Tensor, Tensor]] = Op(
 
 def triton_unsupported_reason(inputs: Inputs) -> str | None:
     """Why the kernels in Triton do not support the inputs, or ``None``."""
-    return unsupported_reason(inputs, key="k", activation="v")
+    return unsupported_reason(inputs, key="k", activation="v", delta=True)
