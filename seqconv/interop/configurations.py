@@ -120,10 +120,13 @@ class GLAConfiguration(Configuration):
     """``GLAConfig`` of fla-org/flash-linear-attention, fla/models/gla/configuration_gla.py at commit bc3b101.
 
     Without effect, by modeling_gla.py and layers/gla.py: what :data:`FLA` has, and ``use_gk`` and ``use_gv``, which
-    nothing reads. ``fuse_norm`` changes names of tensors alone.
+    nothing reads. ``fuse_norm`` changes names of tensors alone; ``share_conv_kernel`` of older files is told by the
+    tensors of the convolutions.
     """
 
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = FLA | frozenset({"fuse_swiglu", "use_gk", "use_gv"})
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = FLA | frozenset({
+        "fuse_swiglu", "use_gk", "use_gv", "share_conv_kernel",
+    })  # fmt: skip
 
     hidden_size: int = 2048
     num_hidden_layers: int = 24
@@ -168,6 +171,7 @@ class XLSTMConfiguration(Configuration):
     num_hidden_layers: int | None = 32
     num_blocks: int | None = None
     num_heads: int = 8
+    head_dim: int | None = None
     use_bias: bool = False
     norm_eps: float = 1e-6
     qk_dim_factor: int | float = 0.5

@@ -162,6 +162,7 @@ def read_xlstm(config: Mapping[str, Any], weights: Weights) -> Read:
     if width is None or depth is None or c.embedding_dim not in (None, width) or c.num_blocks not in (None, depth):
         got = f"widths {c.hidden_size} and {c.embedding_dim}, {c.num_hidden_layers} and {c.num_blocks} blocks"
         raise argument_error("load_checkpoint", got, "one width and one number of blocks", "correct the configuration")
+    require("head_dim", c.head_dim, (None, int(width * c.v_dim_factor) // c.num_heads), "correct the configuration")
     hyper = {name: getattr(c, name) for name in XLSTM_BLOCK} | {"hidden_size": width}
     mixer, block = block_options(**hyper)
     tensors = _norm(weights, "backbone.out_norm", "model.backbone.norm", ["weight"])

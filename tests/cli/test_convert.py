@@ -49,6 +49,17 @@ def test_everything_is_written_and_loads_by_the_auto_classes(original, tmp_path)
     assert str(tmp_path) not in (dest / "README.md").read_text() + (dest / "config.json").read_text()
 
 
+def test_a_name_of_the_configuration_may_be_ignored(original, tmp_path):
+    _, folder = original
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"a_new_option": 1}))
+    result = run(folder, tmp_path / "made", "--no-tokenizer")
+    assert result.exit_code == 1
+    assert "a_new_option" in result.stderr
+    result = run(folder, tmp_path / "made", "--no-tokenizer", "--ignore-option", "a_new_option")
+    assert result.exit_code == 0, result.output
+
+
 def test_the_dtype_of_weights_may_be_another_one(original, tmp_path):
     _, folder = original
     result = run(folder, tmp_path / "made", "--dtype", "bfloat16", "--no-tokenizer", "--verify")

@@ -80,6 +80,40 @@ def test_a_name_that_is_not_known_raises(kind):
         read_configuration(kind, {"hidden_sise": 1})
 
 
+PUBLISHED = {
+    "LFM2-1.2B": (Lfm2Configuration, {
+        "block_auto_adjust_ff_dim": True, "block_dim": 2048, "block_ff_dim": 12288, "block_ffn_dim_multiplier": 1.0,
+        "block_mlp_init_scale": 1.0, "block_multiple_of": 256, "block_norm_eps": 1e-5, "block_out_init_scale": 1.0,
+        "block_use_swiglu": True, "block_use_xavier_init": True, "conv_L_cache": 3, "conv_bias": False,
+        "conv_dim": 2048, "conv_dim_out": 2048, "conv_use_xavier_init": True, "intermediate_size": 8192,
+        "full_attn_idxs": [2, 5], "head_dim": 64, "num_heads": 32, "rope_theta": 1e6, "torch_dtype": "bfloat16",
+        "use_cache": True, "use_pos_enc": True, "architectures": ["Lfm2ForCausalLM"], "vocab_size": 65536,
+    }),
+    "Kimi-Linear-48B-A3B": (KimiLinearConfiguration, {
+        "head_dim": 72, "mla_use_nope": True, "rope_theta": 10000.0, "num_shared_experts": 1, "moe_layer_freq": 1,
+        "moe_intermediate_size": 1024, "moe_router_activation_func": "sigmoid", "use_grouped_topk": True,
+        "num_nextn_predict_layers": 0, "first_k_dense_replace": 1, "q_lora_rank": None,
+        "linear_attn_config": {"head_dim": 128, "num_heads": 32, "short_conv_kernel_size": 4, "kda_layers": [1, 2, 3],
+                               "full_attn_layers": [4]},
+    }),
+    "Qwen3.5, language model": (Qwen35Configuration, {
+        "attn_output_gate": True, "full_attention_interval": 4, "mamba_ssm_dtype": "float32", "dtype": "bfloat16",
+        "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False, "output_gate_type": "swish",
+        "partial_rotary_factor": 0.25, "model_type": "qwen3_5_text", "max_position_embeddings": 262144,
+    }),
+    "MiniMax-Text-01": (MiniMaxConfiguration, {
+        "postnorm": True, "shared_intermediate_size": 0, "shared_moe_mode": "sigmoid", "sliding_window": None,
+        "rotary_dim": 64, "rope_theta": 10000000, "head_dim": 128,
+    }),
+}  # fmt: skip
+"""Names in published files that transformers' own class does not write."""
+
+
+@pytest.mark.parametrize(("kind", "config"), PUBLISHED.values(), ids=PUBLISHED)
+def test_names_of_published_files_are_known(kind, config):
+    read_configuration(kind, config)
+
+
 @pytest.mark.parametrize(
     ("kind", "option", "allowed"),
     [

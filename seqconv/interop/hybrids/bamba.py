@@ -37,7 +37,8 @@ STACKED = ("input_linear.weight", "output_linear.weight")
 class BambaConfiguration(RotaryConfiguration):
     """``BambaConfig``.
 
-    Without effect: what all hybrids have, :data:`~seqconv.interop.hybrids.parts.HYBRID`.
+    Without effect: what all hybrids have, :data:`~seqconv.interop.hybrids.parts.HYBRID`. ``attn_rotary_emb`` of older
+    files is read by nothing: half of each head turns.
     """
 
     hidden_size: int = 4096
@@ -48,6 +49,7 @@ class BambaConfiguration(RotaryConfiguration):
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False
     mlp_bias: bool = False
+    attn_rotary_emb: int | None = None
     attn_layer_indices: list[int] | None = None
     mamba_n_heads: int = 128
     mamba_d_head: int | Literal["auto"] = "auto"
@@ -117,6 +119,7 @@ def read_bamba(config: Mapping[str, Any], weights: Weights) -> Read:
     """``BambaForCausalLM`` of transformers."""
     c = read_configuration(BambaConfiguration, config)
     positions = rotation(c, c.hidden_size // c.num_attention_heads, factor=BAMBA_ROTARY_FACTOR)
+    require("attn_rotary_emb", c.attn_rotary_emb, (None, positions["rotary_dim"]), REMEDY)
     layers = Layers()
     for i in range(c.num_hidden_layers):
         part = weights.part(f"model.layers.{i}.")

@@ -50,6 +50,7 @@ class NemotronHConfiguration(Configuration):
     num_attention_heads: int = 32
     num_key_value_heads: int | None = 8
     head_dim: int = 128
+    attention_head_dim: int | None = None
     mlp_hidden_act: str = "relu2"
     mlp_bias: bool = False
     ssm_state_size: int = 128
@@ -81,6 +82,7 @@ def read_nemotron_h(config: Mapping[str, Any], weights: Weights) -> Read:
     """``NemotronHForCausalLM`` of transformers."""
     c = read_configuration(NemotronHConfiguration, {RENAMED.get(name, name): v for name, v in config.items()})
     require("num_nextn_predict_layers", c.num_nextn_predict_layers, (0,), REMEDY)
+    require("attention_head_dim", c.attention_head_dim, (None, c.head_dim), REMEDY)
     require("mlp_hidden_act", c.mlp_hidden_act, tuple(PLAIN), REMEDY)
     require("mamba_hidden_act", c.mamba_hidden_act, ("silu", "swish"), REMEDY)
     root = "backbone." if "backbone.norm_f.weight" in weights else "model."
