@@ -42,7 +42,8 @@ def build(**hyper: Any) -> LocalStateSpaceBlock:
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the module."""
-    o, converted, kinds = _options(hyper), {}, ("weight", "bias")
+    o, kinds = _options(hyper), ("weight", "bias")
+    converted: dict[str, Tensor] = {}
     for index in range(o.depth):
         block, source = f"blocks.{index}", weights.part(f"smm_blocks.{index}.")
         _check_order(source.part("self_attention.scans."), o)
