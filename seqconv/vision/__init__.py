@@ -9,6 +9,7 @@ from .mixers.hyena_nd import Hyena2d, HyenaNd
 from .mixers.plain_mamba import PlainMamba2d
 from .mixers.scan import Scan2d
 from .mixers.ss2d import SS2D
+from .packed_images import PackedImages, pack_images, packing_collator
 from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
 from .scan_orders import scan_order
 
@@ -22,12 +23,15 @@ __all__ = [
     "HyenaFilter2d",
     "HyenaNd",
     "Mixer2d",
+    "PackedImages",
     "PlainMamba2d",
     "Scan2d",
     "SpectralConvolution2d",
     "create_mixer_2d",
     "list_mixers_2d",
     "mixer_2d_config",
+    "pack_images",
+    "packing_collator",
     "register_2d",
     "scan_order",
 ]

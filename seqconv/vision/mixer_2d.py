@@ -7,7 +7,7 @@ left of each; an image in a batch gives what it gives alone. The checks are here
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, final
 
 import torch
@@ -48,6 +48,7 @@ class Mixer2d(nn.Module, ABC):
         x: Float[Tensor, "batch height width d_model"],
         *,
         mask: Bool[Tensor, "batch height width"] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> Float[Tensor, "batch height width d_model"]:
         """Mix all cells of every image.
 
@@ -55,15 +56,37 @@ class Mixer2d(nn.Module, ABC):
             x: images.
             mask: True at the cells of each image, a rectangle that begins in the top left corner; padding on the right
                 and at the bottom changes no other output and yields zeros.
+            sizes: rows and columns of images that are packed: their cells lie one image after the other in ``x``, of
+                shape (1, 1, cells, d_model), and so do the outputs.
 
         Raises:
             ValueError: wrong rank, width, dtype or device; images without cells; a mask of another form.
         """
         self._check_input(x)
+        if sizes is not None:
+            self._check_sizes(x, mask, sizes)
+            return self._packed(x, sizes)
         if mask is None:
             return self._forward(x, None)
         check_image_mask(self._op(), mask, x)
         return zero_padding_2d(self._forward(zero_padding_2d(x, mask), mask), mask)
+
+    def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Packed images: those of one size as a batch."""
+        images = list(x[0, 0].split([height * width for height, width in sizes]))
+        for height, width in sorted(set(sizes)):
+            rows = [row for row, size in enumerate(sizes) if size == (height, width)]
+            batch = torch.stack([images[row] for row in rows]).unflatten(1, (height, width))
+            for row, image in zip(rows, self._forward(batch, None), strict=True):
+                images[row] = image.flatten(0, 1)
+        return torch.cat(images)[None, None]
+
+    def _check_sizes(self, x: Tensor, mask: Tensor | None, sizes: Sequence[tuple[int, int]]) -> None:
+        cells = sum(height * width for height, width in sizes)
+        if mask is not None or x.shape[:3] != (1, 1, cells) or any(min(size) < 1 for size in sizes):
+            got = f"x of shape {tuple(x.shape)} for sizes of {cells} cells" + ("" if mask is None else ", and a mask")
+            wanted = f"(1, 1, {cells}, d_model), without a mask"
+            raise argument_error(self._op(), got, wanted, "pack all cells of the images into one row")
 
     def _op(self) -> str:
         return f"{self.name}.forward"

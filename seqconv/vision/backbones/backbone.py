@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..packed_images import PackedImages
+
 LINEAR_INIT_STD = 0.02
 """Standard deviation of initial weights of linear layers in vision models, cut off at two of PyTorch's units."""
 
@@ -61,16 +63,31 @@ class ImageBackbone(nn.Module, ABC):
         """
         return self.features(images)[0]
 
-    def pooled(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch d_model"]:
-        """One vector for each image, normed: what a classifier reads."""
+    def pooled(
+        self, images: Float[Tensor, "batch channels height width"] | PackedImages
+    ) -> Float[Tensor, "batch d_model"]:
+        """One vector for each image, normed: what a classifier reads; also of packed images."""
+        if isinstance(images, PackedImages):
+            return torch.cat([self.pool(last) for last in self.packed_features(images)[1]])
         return self.pool(self.features(images)[1])
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def packed_features(
+        self, images: PackedImages
+    ) -> tuple[list[list[Float[Tensor, "1 _ _ _"]]], list[Float[Tensor, "1 ..."]]]:
+        """What :meth:`features` gives of packed images: every map as one of each image, and the last of each image.
+
+        Raises:
+            ValueError: a backbone that takes no packed images, patches of another size.
+        """
+        got, wanted = f"packed images for a {type(self).__name__}", "PlainBackbone or PlainBackbone2d"
+        raise argument_error("packed_features", got, wanted, "pass images of one size at a time")
+
+    def _run(self, block: nn.Module, x: Tensor, **arguments: Any) -> Tensor:
         """A block, with or without its inner values."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            y: Tensor = checkpoint(block, x, use_reentrant=False)
+            y: Tensor = checkpoint(block, x, use_reentrant=False, **arguments)
             return y
-        y = block(x)
+        y = block(x, **arguments)
         return y
 
 
@@ -100,8 +117,10 @@ class ImageClassifier(nn.Module):
         features: list[Tensor] = self.backbone(images)
         return features[-1]
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits.
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"] | PackedImages
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits, also of packed images.
 
         Raises:
             ValueError: as the backbone.

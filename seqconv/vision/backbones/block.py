@@ -1,12 +1,15 @@
 """A block over images: ``x + c ⊙ f(norm(x))`` with f a 2-D mixer, then the same with f a per-cell network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.errors import argument_error
+
+from ...layers.mlp import MLP
 from ...layers.residual import DropPath, Residual, create_residual
 from ..mixer_2d import Mixer2d
 from ..mixers.ss2d import depthwise_conv2d
@@ -63,18 +66,42 @@ class Block2d(nn.Module):
             self.mlp_residual = _residual(d_model, layer_scale, stream_scale)
         self.drop_path, self.single_residual = DropPath(drop_path), single_residual and self.mlp is not None
 
-    def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
-        """Mix the cells, then the channels."""
+    def forward(
+        self, x: Float[Tensor, "batch rows columns d_model"], sizes: Sequence[tuple[int, int]] | None = None
+    ) -> Float[Tensor, "batch rows columns d_model"]:
+        """Mix the cells, then the channels; ``sizes`` of packed images as in :class:`~..mixer_2d.Mixer2d`.
+
+        Raises:
+            ValueError: sizes of packed images where another part than the mixer depends on other cells.
+        """
+        if sizes is not None:
+            self._check_packing()
         if self.position_conv is not None:
             x = x + self.position_conv(x.movedim(-1, 1)).movedim(1, -1)
         if self.single_residual and self.mlp is not None:
-            mixed = self.mlp(self.mlp_norm(self.mixer(self.mixer_norm(x))))
+            mixed = self.mlp(self.mlp_norm(self._mixed(x, sizes)))
             joined: Tensor = self.mlp_residual(x, self.drop_path(mixed))
             return joined
-        y: Tensor = self.mixer_residual(x, self.drop_path(self.mixer(self.mixer_norm(x))))
+        y: Tensor = self.mixer_residual(x, self.drop_path(self._mixed(x, sizes)))
         if self.mlp is not None:
             y = self.mlp_residual(y, self.drop_path(self.mlp(self.mlp_norm(y))))
         return y
+
+    def _mixed(self, x: Tensor, sizes: Sequence[tuple[int, int]] | None) -> Tensor:
+        normed = self.mixer_norm(x)
+        y: Tensor = self.mixer(normed) if sizes is None else self.mixer(normed, sizes=sizes)
+        return y
+
+    def _check_packing(self) -> None:
+        norms = [self.mixer_norm] if self.mlp is None else [self.mixer_norm, self.mlp_norm]
+        per_cell = all(getattr(norm, "per_token", True) for norm in norms)
+        if self.position_conv is not None or not (self.mlp is None or isinstance(self.mlp, MLP)) or not per_cell:
+            wanted = "norms and an MLP of each cell by itself, no convolution of positions"
+            got, remedy = (
+                "packed images in a block that mixes cells outside of its mixer",
+                "pass images one size at a time",
+            )
+            raise argument_error("Block2d", got, wanted, remedy)
 
 
 def _residual(d_model: int, layer_scale: float | None, stream_scale: float | None) -> Residual:

@@ -21,6 +21,7 @@ from ...blocks import Block
 from ...layers.norms import create_norm
 from ...registry import create_mixer
 from ...types import LayerContext
+from ..packed_images import PackedImages, boundaries, check_packed
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import drop_path_rates
 from .stems import check_images
@@ -142,21 +143,49 @@ class PlainBackbone(ImageBackbone):
         """The maps of features, without the class token, and the last sequence."""
         check_images("PlainBackbone", images, self.in_channels, self.patch_size)
         cells = self.patch_embedding(images).movedim(1, -1)
-        rows, columns = cells.shape[1:3]
-        cells = cells + self._positions(rows, columns)
-        x = (cells if self.order == "row" else cells.transpose(1, 2)).flatten(1, 2)
-        place = self._class_index(rows * columns)
-        if self.pooling == "class":
-            token = (self.class_token + self.class_position).expand(len(x), 1, -1)
-            x = torch.cat([x[:, :place], token, x[:, place:]], dim=1)
-        features = []
+        x, features = self._sequence(cells), []
         for index, block in enumerate(self.blocks):
             x = self._run(block, x)
             if index in self.out_indices:
-                patches = torch.cat([x[:, :place], x[:, place + 1 :]], dim=1) if self.pooling == "class" else x
-                by_column = patches.unflatten(1, (columns, rows)).transpose(1, 2) if self.order == "column" else None
-                features.append(patches.unflatten(1, (rows, columns)) if by_column is None else by_column)
+                features.append(self._map(x, *cells.shape[1:3]))
         return features, x
+
+    def packed_features(self, images: PackedImages) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """As :meth:`features`, of packed images."""
+        check_packed("PlainBackbone", images, self.in_channels, self.patch_size, self.patch_embedding.stride)
+        if not all(isinstance(block, Block) for block in self.blocks):
+            remedy = "pass images of one size at a time"
+            raise argument_error("PlainBackbone", "packed images for pairs of blocks", "pairs=False", remedy)
+        cells = self.patch_embedding(images.patches).flatten(1).split(images.lengths)
+        sequences = [self._sequence(c.unflatten(0, size)[None]) for c, size in zip(cells, images.sizes, strict=True)]
+        lengths, x, features = [part.shape[1] for part in sequences], torch.cat(sequences, dim=1), []
+        bounds = boundaries(lengths, x.device)
+        for index, block in enumerate(self.blocks):
+            x = self._run(block, x, cu_seqlens=bounds)
+            if index in self.out_indices:
+                parts = zip(x.split(lengths, dim=1), images.sizes, strict=True)
+                features.append([self._map(part, *size) for part, size in parts])
+        return features, list(x.split(lengths, dim=1))
+
+    def _sequence(self, cells: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch tokens d_model"]:
+        """The patches in their order, with positions and the class token."""
+        cells = cells + self._positions(*cells.shape[1:3])
+        x = (cells if self.order == "row" else cells.transpose(1, 2)).flatten(1, 2)
+        if self.pooling != "class":
+            return x
+        place = self._class_index(x.shape[1])
+        token = (self.class_token + self.class_position).expand(len(x), 1, -1)
+        return torch.cat([x[:, :place], token, x[:, place:]], dim=1)
+
+    def _map(
+        self, x: Float[Tensor, "batch tokens d_model"], rows: int, columns: int
+    ) -> Float[Tensor, "batch rows columns d_model"]:
+        """The patches without the class token."""
+        if self.pooling == "class":
+            place = self._class_index(rows * columns)
+            x = torch.cat([x[:, :place], x[:, place + 1 :]], dim=1)
+        by_column = self.order == "column"
+        return x.unflatten(1, (columns, rows)).transpose(1, 2) if by_column else x.unflatten(1, (rows, columns))
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """The normed class token, or the mean of the normed patches."""

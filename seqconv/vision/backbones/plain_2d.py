@@ -20,11 +20,12 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.norms import LayerNorm, create_norm
 from ..mixers.ss2d import depthwise_conv2d
+from ..packed_images import PackedImages, check_packed
 from ..registry import create_mixer_2d
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
 from .plain import resized_positions
-from .stems import check_images, create_stem
+from .stems import PatchStem, ProjectionStem, check_images, create_stem
 
 POOLINGS = ("mean", "ends", "mean_of_ends")
 FINAL_NORM_EPS = 1e-6
@@ -135,6 +136,22 @@ class PlainBackbone2d(ImageBackbone):
                 features.append(x)
         return features, x
 
+    def packed_features(self, images: PackedImages) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """As :meth:`features`, of packed images."""
+        patch = (self.patch_size, self.patch_size)
+        check_packed("PlainBackbone2d", images, self.in_channels, patch, patch)
+        if self.convs or not isinstance(self.stem, PatchStem | ProjectionStem):
+            got, wanted = "packed images for convolutions of several patches", "a stem of each patch by itself"
+            raise argument_error("PlainBackbone2d", got, wanted, "pass images of one size at a time")
+        positions = [resized_positions(self.position_embedding, *size).flatten(0, 1) for size in images.sizes]
+        x = (self.stem(images.patches).flatten(0, 2) + torch.cat(positions))[None, None]
+        features = []
+        for index, block in enumerate(self.blocks):
+            x = self._run(block, x, sizes=images.sizes)
+            if index in self.out_indices:
+                features.append(_unpacked(x, images))
+        return features, _unpacked(x, images)
+
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """The mean over the cells, or the first and the last, normed before or after."""
         cells = self.norm(last).flatten(1, 2)
@@ -146,6 +163,11 @@ class PlainBackbone2d(ImageBackbone):
             pooled = (cells[:, 0] + cells[:, -1]) / 2
         y: Tensor = self.pooled_norm(pooled)
         return y
+
+
+def _unpacked(x: Tensor, images: PackedImages) -> list[Float[Tensor, "1 rows columns d_model"]]:
+    parts = zip(x.squeeze(0).split(images.lengths, dim=1), images.sizes, strict=True)
+    return [part.unflatten(1, size) for part, size in parts]
 
 
 class DepthwiseLayer(nn.Module):

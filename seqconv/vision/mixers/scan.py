@@ -11,6 +11,7 @@ Source: cross-scan and cross-merge of VMamba (arXiv 2401.10166); Vim (2401.09417
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from ...registry import create_mixer
 from ..directions import frame_orders
 from ..mixer_2d import Mixer2d, image_sizes
 from ..registry import register_2d
-from ..scan_orders import check_scan_order
+from ..scan_orders import check_scan_order, inverse, scan_order
 
 MERGES = ("sum", "mean", "concat")
 CROSS = ("row", "row_reversed", "column", "column_reversed")
@@ -92,6 +93,19 @@ class Scan2d(Mixer2d):
         ]
         y: Tensor = self._merge(back).unflatten(1, (height, width))
         return y
+
+    def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Every image in its own order, all of them as one packed row."""
+        starts = [0, *accumulate(height * width for height, width in sizes)]
+        bounds = torch.tensor(starts, dtype=torch.int32, device=x.device)
+        results = []
+        for index, name in enumerate(self.orders):
+            order = torch.cat([scan_order(name, *size) + at for size, at in zip(sizes, starts[:-1], strict=True)])
+            mixer = self.mixers[index % len(self.mixers)]
+            y = mixer(x[0].index_select(1, order.to(x.device)), cu_seqlens=bounds)
+            results.append(y.index_select(1, inverse(order).to(x.device)))
+        merged: Tensor = self._merge(results)[None]
+        return merged
 
     def _mix(self, scans: list[Tensor], mask: Tensor | None) -> list[Tensor]:
         """The results of every scan; a shared mixer takes all scans as one batch."""
