@@ -132,7 +132,9 @@ class ImageClassifier(nn.Module):
 class SpectrogramClassifier(ImageClassifier):
     """A classifier that reads a spectrogram as an image of one colour, low bands on top, time from left to right."""
 
-    def forward(self, spectrograms: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch classes"]:
+    def forward(  # type: ignore[override]  # packed spectrograms have no use
+        self, spectrograms: Float[Tensor, "batch frames bands"]
+    ) -> Float[Tensor, "batch classes"]:
         """Logits.
 
         Raises:

@@ -185,7 +185,8 @@ class PlainBackbone(ImageBackbone):
             place = self._class_index(rows * columns)
             x = torch.cat([x[:, :place], x[:, place + 1 :]], dim=1)
         by_column = self.order == "column"
-        return x.unflatten(1, (columns, rows)).transpose(1, 2) if by_column else x.unflatten(1, (rows, columns))
+        cells: Tensor = x.unflatten(1, (columns, rows) if by_column else (rows, columns))
+        return cells.transpose(1, 2) if by_column else cells
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """The normed class token, or the mean of the normed patches."""
