@@ -85,11 +85,19 @@ def test_what_decodes_with_a_constant_state_or_a_window():
     assert kinds == ["constant", "growing", "constant"]
 
 
-def test_filters_stay_in_float32():
-    parameters = load_checkpoint(EVO2, dtype=torch.bfloat16).named_parameters()
-    names = {name for name, parameter in parameters if parameter.dtype != torch.bfloat16}
-    assert {name.rpartition(".")[2] for name in names} >= {"log_poles", "residues", "weight"}
-    assert all("gated_conv.convolution.filter" in name for name in names)
+def test_filters_keep_float32_in_a_file_of_both_dtypes(tmp_path):
+    """As vortex stores them: all in bfloat16 but for poles, residues and the taps of medium filters."""
+    folder, wide = copied(tmp_path), ("log_poles", "residues", "blocks.1.filter.h")
+    stored = {n: t if n.endswith(wide) else t.bfloat16() for n, t in contents(EVO2)[1].items()}
+    torch.save(stored, folder / "weights.pt")
+    model = load_checkpoint(folder)
+    assert model.dtype == torch.bfloat16
+    filters = {n: p for n, p in model.named_parameters() if "gated_conv.convolution.filter" in n}
+    assert {p.dtype for n, p in model.named_parameters() if n not in filters} == {torch.bfloat16}
+    assert {p.dtype for p in filters.values()} == {torch.float32}
+    blocks = model.model.backbone.blocks
+    assert torch.equal(blocks[1].mixer.gated_conv.convolution.filter.weight, stored["blocks.1.filter.h"][:, 0])
+    assert torch.equal(blocks[2].mixer.gated_conv.convolution.filter.residues, stored["blocks.2.filter.residues"])
 
 
 def test_a_file_next_to_its_configuration(tmp_path):
