@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
-from seqconv import from_original
+from seqconv import SeqConvBackbone, SeqConvVisionConfig, from_original
+from seqconv.vision.backbones.aff import AFFBackbone
 from seqconv.vision.directions import unscan
 from seqconv.zoo.sequencer import sequencer2d
 from seqconv.zoo.slab import slab_deit
@@ -230,3 +231,13 @@ def test_masks_of_frequencies_are_those_of_the_radius():
     case = load_case("vision/spanet_block")
     with pytest.raises(ValueError, match=r"not that of r=1.*pass the radius"):
         from_original("DoranLyong/SPANet-official:SPANetBlock", case.group("param"), **case.hyper | {"r": 1})
+
+
+def test_affnet_as_a_backbone_of_transformers():
+    sizes = {"dims": [8, 8, 16], "depths": [1, 1, 2], "drop_path": 0.5}
+    backbone = AFFBackbone(**sizes)
+    assert [layer.drop_path.p for layer in backbone.stages[2][1].layers] == [0.0, 0.5]
+    config = SeqConvVisionConfig(backbone_name="affnet_et", out_indices=[0, 4])
+    with torch.device("meta"):
+        maps = SeqConvBackbone(config)(torch.zeros(1, 3, 40, 33)).feature_maps
+    assert [tuple(m.shape) for m in maps] == [(1, 32, 20, 17), (1, 144, 2, 2)]

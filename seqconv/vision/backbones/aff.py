@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.mlp import PLAIN
+from ...layers.residual import DropPath
 from ..mixers.frequency.fourier_operator import AFNO2d
 from .backbone import ImageBackbone, check_out_indices
+from .block import drop_path_rates
 from .cell_norm import ImageNorm
 from .normed_conv import NormedConv
 from .stems import check_images
@@ -66,15 +68,16 @@ def _divisible(width: int) -> int:
 class AFFLayer(nn.Module):
     """An inverted residual, then the adaptive filter; both between one pair of residual connections."""
 
-    def __init__(self, d_model: int, *, mlp_ratio: float, activation: str) -> None:
+    def __init__(self, d_model: int, *, mlp_ratio: float, activation: str, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = DropPath(drop_path)
         self.mlp_norm, self.mixer_norm = ImageNorm(d_model), ImageNorm(d_model)
         self.mlp = MobileResidual(d_model, d_model, expand=mlp_ratio, activation=activation)
         self.mixer = AFNO2d(d_model, num_blocks=DIVISOR, masks=True, activation=activation)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
         """Mix neighbouring cells, then all."""
-        y: Tensor = x + self.mixer(self.mixer_norm(self.mlp(self.mlp_norm(x))))
+        y: Tensor = x + self.drop_path(self.mixer(self.mixer_norm(self.mlp(self.mlp_norm(x)))))
         return y
 
 
@@ -87,14 +90,25 @@ class AFFBlock(nn.Module):
         mlp_ratio: inner width of the inverted residuals over the width.
         fuse: project inputs and outputs together; otherwise the outputs are all that is returned.
         activation: see :mod:`~seqconv.layers.mlp`.
+        drop_path: for each layer the probability of leaving it out for an image; 0 if not given.
     """
 
     def __init__(
-        self, d_model: int, *, depth: int, mlp_ratio: float = 2.0, fuse: bool = True, activation: str = "relu"
+        self,
+        d_model: int,
+        *,
+        depth: int,
+        mlp_ratio: float = 2.0,
+        fuse: bool = True,
+        activation: str = "relu",
+        drop_path: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.activation = PLAIN[activation]
-        self.layers = nn.ModuleList(AFFLayer(d_model, mlp_ratio=mlp_ratio, activation=activation) for _ in range(depth))
+        rates = [0.0] * depth if drop_path is None else drop_path
+        self.layers = nn.ModuleList(
+            AFFLayer(d_model, mlp_ratio=mlp_ratio, activation=activation, drop_path=rate) for rate in rates
+        )
         self.norm, self.proj = ImageNorm(d_model), NormedConv(d_model, d_model)
         self.fusion = NormedConv(2 * d_model, d_model) if fuse else None
 
@@ -123,6 +137,7 @@ class AFFBackbone(ImageBackbone):
         activation: see :mod:`~seqconv.layers.mlp`.
         head_factor: channels of the last projection per channel of the last stage, at most 960 channels.
         in_channels: channels of the images.
+        drop_path: rate of the last layer of adaptive filters; it rises evenly from 0 at the first.
         out_indices: stages whose outputs are the maps of features; all if not given.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
@@ -142,6 +157,7 @@ class AFFBackbone(ImageBackbone):
         activation: str = "relu",
         head_factor: int = 4,
         in_channels: int = 3,
+        drop_path: float = 0.0,
         out_indices: Sequence[int] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -159,6 +175,7 @@ class AFFBackbone(ImageBackbone):
         self.strides = tuple(2 ** (stage + 1) for stage in self.out_indices)
         self.activation = PLAIN[activation]
         self.stem = NormedConv(in_channels, stem_dim, size=3, stride=2)
+        rates = iter(drop_path_rates(drop_path, sum(depths[CONV_STAGES:])))
         self.stages = nn.ModuleList()
         for stage, ((d_in, d_out), depth) in enumerate(zip(pairwise([stem_dim, *dims]), depths, strict=True)):
             first = MobileResidual(d_in, d_out, expand=expand, stride=min(stage, 1) + 1, activation=activation)
@@ -167,10 +184,13 @@ class AFFBackbone(ImageBackbone):
                 self.stages.append(nn.ModuleList([first, *rest]))
                 continue
             fused = fuse[stage - CONV_STAGES]
-            block = AFFBlock(d_out, depth=depth, mlp_ratio=mlp_ratio, fuse=fused, activation=activation)
+            drops = [next(rates) for _ in range(depth)]
+            block = AFFBlock(
+                d_out, depth=depth, mlp_ratio=mlp_ratio, fuse=fused, activation=activation, drop_path=drops
+            )
             self.stages.append(nn.ModuleList([first, block]))
         self.d_model = min(head_factor * dims[-1], LARGEST_HEAD)
-        self.projection = NormedConv(dims[-1], self.d_model)
+        self.norm, self.projection = nn.Identity(), NormedConv(dims[-1], self.d_model)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps of features, and the last map."""
