@@ -48,7 +48,9 @@ def slowest(importtime: str) -> str:
 
 def test_import_costs_at_most_a_second_beyond_torch_and_transformers():
     """In processor time, which other work on the machine does not change much."""
-    runs = [python(TIMED, "-X", "importtime") for _ in range(3)]
+    runs = [python(TIMED, "-X", "importtime")]
+    if float(runs[0].stdout) > 1.0:
+        runs += [python(TIMED, "-X", "importtime") for _ in range(2)]
     assert median(float(run.stdout) for run in runs) <= 1.0, slowest(runs[0].stderr)
 
 
@@ -84,27 +86,6 @@ def test_names_of_the_front_door():
         seqconv.Nothing  # noqa: B018
 
 
-LAZY = """
-import json
-import seqconv
-parts = ("mixers", "filters", "interop", "distill", "hf.model", "hf.tasks", "cli")
-early = [name for name in sys.modules if name.startswith(tuple(f"seqconv.{part}" for part in parts))]
-from seqconv.mixers import Mamba
-files = [name for name, module in sys.modules.items() if not hasattr(module, "__path__")]
-one = sorted(name for name in files if name.startswith("seqconv.mixers.") and name.count(".") > 2)
-from seqconv.mixers import GatedLinearAttention, S4D, StripedHyena
-print(json.dumps([early, one, sorted(seqconv.list_mixers()), seqconv.create_mixer("mamba", 8).__class__ is Mamba]))
-"""
-
-
-def test_names_are_imported_at_their_first_use():
-    early, one, mixers, same = json.loads(python(LAZY).stdout)
-    assert early == []
-    assert one == ["seqconv.mixers.state_space.mamba"]
-    assert {"gla", "mamba", "tcnca"} <= set(mixers)
-    assert same
-
-
 def test_every_registered_class_is_a_name_of_the_package_of_mixers():
     from seqconv import list_mixers, mixers
     from seqconv.registry import mixer_entry
@@ -118,23 +99,43 @@ def test_every_registered_class_is_a_name_of_the_package_of_mixers():
             getattr(mixers, name)
 
 
-DISTILL = """
+LAZY = """
+import json
+import seqconv
+parts = ("mixers", "filters", "interop", "distill", "hf.model", "hf.tasks", "cli")
+early = [name for name in sys.modules if name.startswith(tuple(f"seqconv.{part}" for part in parts))]
+from seqconv.mixers import Mamba
+files = [name for name, module in sys.modules.items() if not hasattr(module, "__path__")]
+one = sorted(name for name in files if name.startswith("seqconv.mixers.") and name.count(".") > 2)
+from seqconv.mixers import GatedLinearAttention, S4D, StripedHyena
+mixers, same = sorted(seqconv.list_mixers()), seqconv.create_mixer("mamba", 8).__class__ is Mamba
+# Python sets the name of a package to the module whenever one of its modules is imported: it stays a function.
 from seqconv import create_mixer, distill
 import torch
 assert distill(create_mixer("hyena", 2, l_max=16), order=4).model.state_kind == "constant"
 from seqconv.distill import distill as function
 import seqconv.distill.certificates.certificate
 assert distill.distill is function and seqconv.distill is distill
+from seqconv.cli.stub import stubs
+stale = [str(path) for path, text in stubs().items() if path.read_text() != text]
+print(json.dumps([early, one, mixers, same, stale]))
 """
 
 
-def test_distill_is_a_function_and_a_package():
-    """Python sets the name of a package to the module whenever one of its modules is imported."""
-    python(DISTILL)
+@pytest.fixture(scope="module")
+def used() -> list:
+    """What one process finds that imports names one after the other."""
+    return json.loads(python(LAZY).stdout)
 
 
-def test_the_stubs_hold_what_is_registered():
+def test_names_are_imported_at_their_first_use(used):
+    early, one, mixers, same, _ = used
+    assert early == []
+    assert one == ["seqconv.mixers.state_space.mamba"]
+    assert {"gla", "mamba", "tcnca"} <= set(mixers)
+    assert same
+
+
+def test_the_stubs_hold_what_is_registered(used):
     """Mend with ``python -m seqconv.cli.stub``."""
-    code = "from seqconv.cli.stub import stubs\n"
-    code += "print([str(p) for p, text in stubs().items() if p.read_text() != text])"
-    assert python(code).stdout.strip() == "[]"
+    assert used[-1] == []

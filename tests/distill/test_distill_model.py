@@ -275,14 +275,15 @@ def greedy(model, ids, count, **options):
     return model.generate(ids, **{"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, **options})
 
 
-def test_512_tokens_written_online_equal_those_recomputed_in_float64():
+@pytest.mark.parametrize("count", [150, pytest.param(512, marks=pytest.mark.slow)])
+def test_tokens_written_online_equal_those_recomputed_in_float64(count):
     model, prompt = language_model(), token_ids(1)[:, :24]
     assert model.model.backbone.state_kind == "growing"
     varied = {"no_repeat_ngram_size": 3}
-    online = greedy(model, prompt, 512, **varied)
-    assert torch.equal(online, greedy(model, prompt, 512, use_cache=False, **varied))
+    online = greedy(model, prompt, count, **varied)
+    assert torch.equal(online, greedy(model, prompt, count, use_cache=False, **varied))
     decode_smoothly(model)
-    assert torch.equal(online, greedy(model, prompt, 512, **varied))
+    assert torch.equal(online, greedy(model, prompt, count, **varied))
     assert len(set(online[0, 24:].tolist())) > 2, "a constant text proves little"
 
 

@@ -210,6 +210,7 @@ def test_accelerate_prepares_and_trains(mixer):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_accelerate_launch_trains_as_one_process_does(tmp_path):
     """On processors ``accelerate launch`` starts one process by itself; more are torchrun's to start."""
     pytest.importorskip("accelerate")

@@ -60,7 +60,9 @@ print(repr(write("abc", max_new_tokens=4, do_sample=False, return_full_text=Fals
 """
 
 
-@pytest.mark.parametrize("code", [LOADS, PIPELINE], ids=["Auto classes", "pipeline"])
+@pytest.mark.parametrize(
+    "code", [pytest.param(LOADS, id="Auto classes"), pytest.param(PIPELINE, id="pipeline", marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_loads_without_an_import_of_seqconv(saved, python, code, tmp_path):
     done = python(f"FOLDER = {str(saved)!r}{code}", ROOT, ROOT / "kernels")
     assert done.returncode == 0, done.stderr

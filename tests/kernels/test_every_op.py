@@ -56,8 +56,10 @@ def test_opcheck(case):
 
 
 @each
+@pytest.mark.slow
 @pytest.mark.usefixtures("unannotated")
 def test_compiles_without_graph_breaks(case):
+    """At sizes that stay; at those that change, below, in every run."""
     torch.compiler.reset()
     compiled = torch.compile(case.run, fullgraph=True, backend="aot_eager")
     assert_same(values_and_gradients(compiled, case.tensors), values_and_gradients(case.run, case.tensors))

@@ -20,9 +20,9 @@ pytestmark = [
         ("selective_scan", "mamba-130m, 8192 tokens", "forward", 60, 1),
         ("selective_scan", "mamba-130m, 8192 tokens", "forward + backward", 300, 1),
         ("fft_conv", "16k, 256 channels", "forward", 422 / 5, 1),
-        ("fft_conv", "16k, 256 channels", "forward", 422 / 5, 2),
+        pytest.param("fft_conv", "16k, 256 channels", "forward", 422 / 5, 2, marks=pytest.mark.slow),
         ("fft_conv", "16k, 256 channels", "forward + backward", 1004 / 5, 1),
-        ("fft_conv", "16k, 256 channels", "forward + backward", 1004 / 5, 2),
+        pytest.param("fft_conv", "16k, 256 channels", "forward + backward", 1004 / 5, 2, marks=pytest.mark.slow),
     ],
 )
 def test_extra_memory(op, case, direction, megabytes, threads):
