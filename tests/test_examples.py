@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from seqconv import create_mixer, list_mixers
@@ -83,6 +85,39 @@ def test_prompts_that_begin_alike_are_read_once(mixer, capsys):
 
 def test_classify_images_learns_the_stripes(tmp_path):
     assert load("classify_images").main(mixer="s4d", steps=30, size=8, width=16, out=tmp_path) > 0.9
+
+
+def test_digits_are_read_by_three_models_and_drawn(tmp_path, monkeypatch, capsys):
+    example = load("real_pictures")
+    classes = torch.arange(90) % 3  # a bright third of the image stands for a digit
+    images = torch.full((90, 1, 16, 16), -1.0)
+    for image, label in zip(images, classes.tolist(), strict=True):
+        image[:, 5 * label : 5 * label + 5] = 1.0
+    monkeypatch.setattr(example, "digits", lambda: (images + 0.1 * torch.randn_like(images), classes))
+    scores = example.classify_digits(steps=40, width=16, out=tmp_path)
+    assert set(scores) == {"VMamba", "ViT", "ResNet"}
+    assert scores["VMamba"] > 0.9
+    assert Image.open(tmp_path / "digits.png").size == (72 * 12, 90)
+    assert capsys.readouterr().out.count("of unseen digits right") == 3
+
+
+def test_cells_are_segmented_by_three_models_and_drawn(tmp_path, monkeypatch):
+    example = load("real_pictures")
+    monkeypatch.setattr(example, "CELL_TILE", 32)
+    mask = torch.zeros(96, 64, dtype=torch.long)
+    mask[:, 20:44] = 1
+    monkeypatch.setattr(example, "tissue", lambda: (2.0 * mask.expand(3, -1, -1) - 1, mask))
+    scores = example.segment_cells(steps=15, width=16, out=tmp_path)
+    assert set(scores) == {"VMamba", "ViT", "ResNet"}
+    assert scores["VMamba"] > 0.6
+    assert Image.open(tmp_path / "cells.png").size == (4 * (64 + 8) + 64 + 8, 96)
+
+
+def test_scores_of_masks():
+    iou = load("real_pictures").iou
+    found, want = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    assert iou(found, want) == pytest.approx(1 / 3)
+    assert iou(found, found) == 1
 
 
 def test_accelerated_models_are_timed_against_transformers(tmp_path, capsys, monkeypatch):
