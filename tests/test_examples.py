@@ -120,6 +120,24 @@ def test_scores_of_masks():
     assert iou(found, found) == 1
 
 
+@pytest.mark.parametrize("installed", [pytest.param(True, marks=pytest.mark.slow), False], ids=["espeak-ng", "without"])
+def test_spoken_words_are_classified_next_to_baselines(tmp_path, monkeypatch, installed):
+    example = load("classify_speech")
+    if not installed:
+        monkeypatch.setattr(example.shutil, "which", lambda name: None)
+    elif example.shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
+    monkeypatch.setattr(example, "SPEEDS", (200,))
+    monkeypatch.setattr(example, "ACCENTS", ("en-us",))
+    report = example.main(mixer="s4d", out=tmp_path, steps=3, width=8, layers=1, words=2, speakers=2, noise=0.02)
+    assert report["speech"] == ("spoken" if installed else "synthesised")
+    assert (report["train"], report["test"]) == (4, 4)
+    assert len(report["models"]) == 3
+    assert all(0 <= row["accuracy"] <= 1 and row["parameters"] > 500 for row in report["models"].values())
+    assert len(report["examples"]) == 6
+    assert {path.name for path in tmp_path.iterdir()} >= {"words.wav", "words.png", "report.json", "model.safetensors"}
+
+
 def test_accelerated_models_are_timed_against_transformers(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     example, written = load("accelerate_transformers"), tmp_path / "figures.json"
