@@ -87,6 +87,11 @@ def test_classify_images_learns_the_stripes(tmp_path):
     assert load("classify_images").main(mixer="s4d", steps=30, size=8, width=16, out=tmp_path) > 0.9
 
 
+def size_of(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as opened:
+        return opened.size
+
+
 def test_digits_are_read_by_three_models_and_drawn(tmp_path, monkeypatch, capsys):
     example = load("real_pictures")
     classes = torch.arange(90) % 3  # a bright third of the image stands for a digit
@@ -97,7 +102,7 @@ def test_digits_are_read_by_three_models_and_drawn(tmp_path, monkeypatch, capsys
     scores = example.classify_digits(steps=40, width=16, out=tmp_path)
     assert set(scores) == {"VMamba", "ViT", "ResNet"}
     assert scores["VMamba"] > 0.9
-    assert Image.open(tmp_path / "digits.png").size == (72 * 12, 90)
+    assert size_of(tmp_path / "digits.png") == (72 * 12, 90)
     assert capsys.readouterr().out.count("of unseen digits right") == 3
 
 
@@ -110,7 +115,7 @@ def test_cells_are_segmented_by_three_models_and_drawn(tmp_path, monkeypatch):
     scores = example.segment_cells(steps=15, width=16, out=tmp_path)
     assert set(scores) == {"VMamba", "ViT", "ResNet"}
     assert scores["VMamba"] > 0.6
-    assert Image.open(tmp_path / "cells.png").size == (4 * (64 + 8) + 64 + 8, 96)
+    assert size_of(tmp_path / "cells.png") == (5 * (64 + 8), 96)
 
 
 def test_scores_of_masks():
