@@ -233,6 +233,7 @@ def main(
     characters: Annotated[int, typer.Option(help="How much text.")] = 5_000_000,
     new_tokens: Annotated[int, typer.Option(help="Tokens that both exact modes must agree on.")] = 512,
     tuning_steps: Annotated[int, typer.Option(help="Steps of training on after the fit.")] = 300,
+    tuning_lr: Annotated[float, typer.Option(help="Learning rate of these steps, relative to each value.")] = 1e-3,
     method: Annotated[str, typer.Option(help="Of all distillations but those that are compared.")] = "best",
     methods: Annotated[str, typer.Option(help="Compared at order 16.")] = ",".join(METHODS),
     out: Annotated[Path, typer.Option(help="Folder of everything written.")] = Path("outputs/hyena"),
@@ -252,7 +253,8 @@ def main(
     tokenizer.save_pretrained(out / "exact")
     made = distillations(model, calibration, [4, 8, 16, 64], method)
     order = torch.randperm(len(training_rows))[: tuning_steps * batch_size]
-    made["order 8, trained on"] = fine_tune(made["order 8"], model, training_rows[order].split(batch_size))
+    batches = training_rows[order].split(batch_size)
+    made["order 8, trained on"] = fine_tune(made["order 8"], model, batches, lr=tuning_lr)
     for name, distilled in made.items():
         save_distilled(distilled, out / name.replace(" ", "-").replace(",", ""), tokenizer=tokenizer)
     entries = evaluated(model, made, held_out, min(new_tokens, length))

@@ -10,6 +10,8 @@ from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill, distill_filter
 from seqconv.distill.certificates.hankel import hankel, leading_subspace
 from seqconv.distill.certificates.tail import taps_beyond
+from seqconv.distill.fitting.aaa import aaa
+from seqconv.distill.fitting.second_order import from_poles
 
 
 @pytest.mark.parametrize("name", ["ema", "hyena", "s4", "s4d", "sgconv", "striped_hyena"])
@@ -169,3 +171,10 @@ def test_a_window_serves_every_way_to_choose_the_orders_of_a_model(options):
     assert certificate.hinf_bound.isfinite().all()
     if "tolerance" in options:
         assert torch.equal(certificate.met, certificate.window_bound <= 0.5 * certificate.norm_hinf)
+
+
+@pytest.mark.parametrize("order", [15, 16, 20])
+def test_rational_approximation_gives_whole_pairs(order):
+    """Of delays most poles are zero but for rounding, which pairs them with the zero that is left out."""
+    delays = torch.eye(47, dtype=torch.float64)[::3]
+    assert from_poles(aaa(delays, order)).shape == (16, (order + 1) // 2, 2)

@@ -88,5 +88,7 @@ def _zeros(
     total = torch.where(total.abs() > 1e-14, total, torch.full_like(total, 1e-14))
     matrix = torch.diag_embed(points) - (weights * points / total)[:, None]
     found = torch.linalg.eigvals((to_pairs.mH @ matrix @ to_pairs).real)
-    zeros: Tensor = found.gather(1, found.abs().argsort(dim=1)[:, 1:])
-    return zeros
+    zero, zeros = found.gather(1, found.abs().argsort(dim=1)).split([1, found.shape[1] - 1], dim=1)
+    # Where rounding joined the zero with another small eigenvalue into a pair, the other is left alone: a real one.
+    alone = (zero.imag != 0) & (zeros == zero.conj())
+    return torch.where(alone, zeros.real.to(zeros.dtype), zeros)
