@@ -15,6 +15,7 @@ MODULES = (
     "attention.manhattan",
     "atrous",
     "ckconv_nd",
+    "dcls",
     "frequency.fourier_operator",
     "frequency.global_filter",
     "frequency.spectral",
