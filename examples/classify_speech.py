@@ -5,7 +5,7 @@ python examples/classify_speech.py --mixer vim --steps 400 --out outputs/words
 espeak-ng says the words where it is installed, in voices and at speeds of which some are kept for the test; else a
 program makes words of vowels. All three networks have about as many parameters and are trained on the same batches. In
 the output folder: the model with its extractor, report.json, words.wav (test words, one after another) and words.png
-(their spectrograms, with what was heard).
+(their spectrograms, with what was recognised).
 """
 
 import io
@@ -35,7 +35,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029")
 SPEAKERS = ("m1", "f1", "m2", "f2", "m3", "f3", "m4", "f4")
 TEST_SPEAKERS = ("m5", "f5")
-"""Voices that no network hears in training."""
+"""Voices that are kept out of training."""
 
 SPEEDS = (120, 160, 200)
 
@@ -191,12 +191,12 @@ def draw(path: Path, pictures: list[Tensor], titles: list[str]) -> None:
 
 
 def show(out: Path, extractor: Any, recordings: list[tuple[np.ndarray, str]]) -> list[list[str]]:
-    """Classify recordings through a pipeline, write and draw them; returns what was said and what was heard."""
+    """Classify recordings through a pipeline, write and draw them; returns what was said and what was recognised."""
     listen = pipeline("audio-classification", str(out), device="cpu")
-    heard = [listen({"raw": sound, "sampling_rate": RATE})[0]["label"] for sound, _ in recordings]
+    found = [listen({"raw": sound, "sampling_rate": RATE})[0]["label"] for sound, _ in recordings]
     write_wave(out / "words.wav", [sound for sound, _ in recordings])
     pictures = [as_row(extractor, sound, 0)["input_values"] for sound, _ in recordings]
-    both = [[word, guess] for (_, word), guess in zip(recordings, heard, strict=True)]
+    both = [[word, guess] for (_, word), guess in zip(recordings, found, strict=True)]
     draw(out / "words.png", pictures, [f"{word} → {guess}" for word, guess in both])
     return both
 
@@ -212,7 +212,7 @@ def main(
     rate: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
     out: Annotated[Path, typer.Option(help="Folder of what is written.")] = Path("outputs/words"),
 ) -> dict[str, Any]:
-    """Speak, train, compare on voices that were not heard, classify through a pipeline; returns the report."""
+    """Speak, train, compare on voices kept out of training, classify through a pipeline; returns the report."""
     out.mkdir(parents=True, exist_ok=True)
     say = spoken if shutil.which("espeak-ng") else synthesised
     labels = dict(enumerate(WORDS[:words]))
