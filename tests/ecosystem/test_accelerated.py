@@ -14,6 +14,9 @@ FORBIDDEN = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 PASSED_OVER = {"dt_proj"}
 """Projections whose adapters transformers passes over: it reads their weight."""
 
+UNTRAINED = (".indexer.", ".visual.")
+"""Parts that text alone does not train: choosing tokens has no gradient, and there are no images."""
+
 
 def adapted(peft, family):
     """A model with adapters, away from zero, on every projection, and the names of the projections."""
@@ -44,7 +47,8 @@ def test_peft_adapters_on_every_projection_act_and_train_in_accelerated_models(f
     loss, want = gradients(model)
     with seqconv.accelerate(model):
         accelerated, got = gradients(model)
-        assert {n for n, p in model.named_parameters() if p.requires_grad} == {n for n, g in got.items() if g.any()}
+        trained = {n for n, p in model.named_parameters() if p.requires_grad and not any(u in n for u in UNTRAINED)}
+        assert trained == {n for n, g in got.items() if g.any() and not any(u in n for u in UNTRAINED)}
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
         optimizer.step()
         assert gradients(model)[0] < accelerated
