@@ -11,9 +11,7 @@ go through ``nn.Module.__call__``, so that forward hooks, FSDP, offloading and a
 checks are here, once; a concrete mixer fills in the four methods with a leading underscore and is final.
 """
 
-import math
 from abc import abstractmethod
-from copy import deepcopy
 from typing import Any, ClassVar, Generic, TypeVar, cast, final
 
 import torch
@@ -26,6 +24,7 @@ from seqconv_kernels._core.errors import argument_error
 from .decoding.mixer_state import StateOwner
 from .inputs import check_placement, check_shape
 from .packing import check_left_padding, check_mask, pack, unpack, zero_padding
+from .parameters import copy_for_rate
 from .rows import RowGroups, begun_rows_wait, groups_apart, rows_apart
 from .state import InitialState, State, carries_state
 from .types import StateKind
@@ -122,10 +121,7 @@ class Mixer(StateOwner):
         Raises:
             ValueError: a rate that is not positive; a mixer that is not a function of time.
         """
-        if not 0 < rate < math.inf:
-            raise argument_error(self._op("at_rate"), f"rate={rate}", "a positive factor", "pass 1.0 for the same rate")
-        shared: dict[int, Any] = {id(t): t for t in (*self.parameters(), *self.buffers())}
-        made = deepcopy(self, shared)
+        made = copy_for_rate(self._op("at_rate"), self, rate)
         made._change_rate(rate)
         made.forget_state_sizes()
         return made

@@ -13,8 +13,10 @@ The module remembers the marks by name, for code that replaces a parameter by a 
 :func:`restore_optimizer_options` sets them again.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 
@@ -28,6 +30,7 @@ from .weight_decay import honour_marks
 
 __all__ = [
     "KeepFloat32",
+    "copy_for_rate",
     "kept_parameters",
     "mark_vectors",
     "parameter_groups",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 KeepFloat32T = TypeVar("KeepFloat32T", bound="KeepFloat32")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class KeepFloat32(nn.Module):
@@ -217,3 +221,15 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) 
         remedy = "pass a model whose parameters require gradients"
         raise argument_error("parameter_groups", "a model with nothing to train", "trainable parameters", remedy)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def copy_for_rate(operation: str, module: ModuleT, rate: float) -> ModuleT:
+    """A copy of a module with the same parameters and buffers, to be run at another sampling rate.
+
+    Raises:
+        ValueError: a rate that is not positive.
+    """
+    if not 0 < rate < math.inf:
+        raise argument_error(operation, f"rate={rate}", "a positive factor", "pass 1.0 for the same rate")
+    shared: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return deepcopy(module, shared)

@@ -2,7 +2,7 @@
 
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
 from .mixer_2d import Mixer2d
-from .mixers.ckconv_nd import CKConvNd
+from .mixers.continuous.ckconv_nd import CKConvNd
 from .mixers.frequency.spectral import FNO2d, SpectralConvolution2d
 from .mixers.gnconv import GnConv2d
 from .mixers.hyena_nd import Hyena2d, HyenaNd

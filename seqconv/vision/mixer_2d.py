@@ -8,7 +8,7 @@ left of each; an image in a batch gives what it gives alone. The checks are here
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, final
+from typing import ClassVar, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
+
+from ..parameters import copy_for_rate, kept_parameters
+
+Mixer2dT = TypeVar("Mixer2dT", bound="Mixer2d")
 
 
 class Mixer2d(nn.Module, ABC):
@@ -71,6 +75,26 @@ class Mixer2d(nn.Module, ABC):
         check_image_mask(self._op(), mask, x)
         return zero_padding_2d(self._forward(zero_padding_2d(x, mask), mask), mask)
 
+    @final
+    def at_rate(self: Mixer2dT, rate: float) -> Mixer2dT:
+        """The same mixer, with the same parameters, for cells ``rate`` times as far apart along both axes as now.
+
+        With ``rate=2.0`` a mixer that was trained on whole images runs on every second row and column of them, with 0.5
+        on images of twice the resolution; images without frequencies beyond the coarser grid's Nyquist frequency give
+        the same outputs, up to the error of the discretisation.
+
+        Raises:
+            ValueError: a rate that is not positive; a mixer that is not a function of the position.
+        """
+        made = copy_for_rate(f"{self.name}.at_rate", self, rate)
+        made._change_rate(rate)
+        return made
+
+    def _change_rate(self, rate: float) -> None:
+        """Take cells ``rate`` times as far apart as now; mixers by functions of the position alone override it."""
+        wanted = "a mixer by functions of the position alone, such as ckconv, flexconv or ccnn"
+        raise argument_error(f"{self.name}.at_rate", f"rate={rate}", wanted, "resize the images instead")
+
     def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Packed images: those of one size as a batch."""
         images = list(x[0, 0].split([height * width for height, width in sizes]))
@@ -87,6 +111,11 @@ class Mixer2d(nn.Module, ABC):
             got = f"x of shape {tuple(x.shape)} for sizes of {cells} cells" + ("" if mask is None else ", and a mask")
             wanted = f"(1, 1, {cells}, d_model), without a mask"
             raise argument_error(self._op(), got, wanted, "pack all cells of the images into one row")
+
+    def _is_wide(self) -> bool:
+        """Whether all parameters stay in float32 at least, so that inputs may be narrower."""
+        kept = kept_parameters([self])
+        return all(id(p) in kept for p in self.parameters() if p.is_floating_point())
 
     def _op(self) -> str:
         return f"{self.name}.forward"
@@ -106,7 +135,7 @@ class Mixer2d(nn.Module, ABC):
         if (
             dtypes
             and x.dtype not in dtypes
-            and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type))
+            and not (x.is_floating_point() and (torch.is_autocast_enabled(x.device.type) or self._is_wide()))
         ):
             wanted = " or ".join(sorted(str(dtype) for dtype in dtypes))
             remedy = "convert one with .to(dtype), or run under torch.autocast"

@@ -6,7 +6,7 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from seqconv import from_original
 from seqconv.convolution.grids import convolve_grid
-from seqconv.vision.mixers.ckconv_nd import CKConvNd
+from seqconv.vision.mixers.continuous.ckconv_nd import CKConvNd
 from seqconv.vision.mixers.hyena_nd import HyenaNd
 
 CKCONV, HYENA = "NVIDIA-BioNeMo/nvSubquadratic:CKConvND", "NVIDIA-BioNeMo/nvSubquadratic:Hyena"

@@ -7,6 +7,9 @@
     magnet     g_i(p) = exp(-(γ_i (p - μ_i))² / 2) sin(ω_i p + φ_i)
                h_0 = g_0(p),  h_i = g_i(p) ⊙ (W_i h_{i-1} + b_i),  k = W h + b
 
+On grids (``axes``) the position of a MAGNet is a vector, and so are γ, μ and ω: squares and products are summed over
+the axes.
+
 The weights of a ``sine`` network may be normalised: ``W = g v / |v|`` row by row.
 
 Sources: Romero et al. 2021, "CKConv" (arXiv 2102.02611), Sitzmann et al. 2020 (arXiv 2006.09661) for its initial
@@ -17,7 +20,7 @@ ckconv/nn/ck/magnet.py of david-knigge/ccnn (commit a543e388).
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, cast
 
 import torch
@@ -155,10 +158,12 @@ class MAGNet(KernelNetwork):
         channels: outputs.
         hidden: width.
         layers: products; there is one Gabor function more.
-        omega_0: the initial frequencies are ``2π ω_0 γ`` times U(±1).
-        spread: the Gabor functions are centred within this distance before the newest position.
+        omega_0: the initial frequencies are ``2π ω_0 γ`` times U(±1), or times U(±axes^-½) for each axis of a grid.
+        spread: the Gabor functions are centred within this distance before the newest position; on a grid, around
+            lag zero along every axis.
         scale: of the last layer's initial weight.
         dtype: of the parameters.
+        axes: of a grid; ``None``: positions are numbers.
     """
 
     def __init__(
@@ -171,11 +176,14 @@ class MAGNet(KernelNetwork):
         spread: float,
         scale: float,
         dtype: torch.dtype,
+        axes: int | None = None,
     ) -> None:
         super().__init__()
-        self.omega_0, self.spread, self.scale = omega_0, spread, scale
+        self.omega_0, self.spread, self.scale, self.axes = omega_0, spread, scale, axes
+        numbers = (layers + 1, hidden)
+        vectors = numbers if axes is None else (*numbers, axes)
         self.frequency, self.phase, self.gamma, self.mu = (
-            nn.Parameter(torch.empty(layers + 1, hidden, dtype=dtype)) for _ in range(4)
+            nn.Parameter(torch.empty(size, dtype=dtype)) for size in (vectors, numbers, vectors, vectors)
         )
         # ccnn penalises the sampled kernel instead of the parameters of its network (ckconv/nn/loss.py)
         set_optimizer_options(self, "frequency", "phase", "gamma", "mu", weight_decay=0.0)
@@ -188,22 +196,38 @@ class MAGNet(KernelNetwork):
         """γ_i ~ Gamma(6/(i+1), 1), φ = 0; linear layers of unit gain with bias 1, the last one with bias 0."""
         for i, gamma in enumerate(self.gamma):
             gamma.copy_(torch._standard_gamma(torch.full_like(gamma, 6 / (i + 1))))
-        self.frequency.uniform_(-1, 1).mul_(2 * math.pi * self.omega_0 * self.gamma)
+        bound = (self.axes or 1) ** -0.5
+        self.frequency.uniform_(-bound, bound).mul_(2 * math.pi * self.omega_0 * self.gamma)
         self.phase.zero_()
-        self.mu.uniform_(1 - self.spread, 1) if self.spread < 1 else self.mu.uniform_(-1, 1)
+        reach = min(self.spread, 1.0)
+        self.mu.uniform_(1 - reach if self.axes is None and reach < 1 else -reach, 1 if self.axes is None else reach)
         for linear in (*self.linears, self.output):
             nn.init.kaiming_uniform_(cast(Tensor, linear.weight), nonlinearity="linear")
             nn.init.constant_(cast(Tensor, linear.bias), 0.0 if linear is self.output else 1.0)
         self.output.weight.mul_(self.scale)
 
-    def forward(self, p: Float[Tensor, " taps"]) -> Float[Tensor, "taps channels"]:
-        distance = self.gamma[:, None] * (p[:, None] - self.mu[:, None])
-        waves = torch.sin(self.frequency[:, None] * p[:, None] + self.phase[:, None])
-        gabor = torch.exp(-0.5 * distance.square()) * waves
-        h = gabor[0]
-        for g, linear in zip(gabor[1:], self.linears, strict=True):
+    def forward(self, p: Tensor) -> Tensor:
+        """The taps (..., channels) at positions (taps,), or (..., axes) of a grid."""
+        gabor = self._gabor(p) if self.axes is None else map(self._gabor_on_grid, repeat(p), *self._functions())
+        h, *rest = gabor
+        for g, linear in zip(rest, self.linears, strict=True):
             h = g * linear(h)
         return cast(Tensor, self.output(h))
+
+    def _gabor(self, p: Float[Tensor, " taps"]) -> Float[Tensor, "functions taps hidden"]:
+        distance = self.gamma[:, None] * (p[:, None] - self.mu[:, None])
+        waves = torch.sin(self.frequency[:, None] * p[:, None] + self.phase[:, None])
+        return torch.exp(-0.5 * distance.square()) * waves
+
+    def _functions(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.frequency, self.phase, self.gamma, self.mu
+
+    @staticmethod
+    def _gabor_on_grid(
+        p: Float[Tensor, "*cells axes"], frequency: Tensor, phase: Tensor, gamma: Tensor, mu: Tensor
+    ) -> Float[Tensor, "*cells hidden"]:
+        distance = (gamma * (p[..., None, :] - mu)).square().sum(-1)
+        return torch.exp(-0.5 * distance) * torch.sin(p @ frequency.T + phase)
 
 
 def create_network(

@@ -5,14 +5,14 @@ ck/*.py of david-knigge/ccnn (a543e388). Lengths of kernels are learned as in
 :mod:`~seqconv.interop.convolution.ckconv`; ccnn also scales the last layer of its network in the first forward
 (``initialized``), which is done here on import.
 
-All are causal but ccnn's with ``causal=False``, whose window of an odd number of taps is centred, and all but the
-separable ones mix channels.
+In one dimension all are causal but ccnn's with ``causal=False``, whose window of an odd number of taps is centred, and
+all but the separable ones mix channels. For images see :mod:`~seqconv.interop.convolution.flexconv_2d`.
 """
 
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from ...mixers.convolution.continuous import ContinuousConvolution
 from ..importer import Weights, add_importer, options
 from .ckconv import infer, kernel_length, make_layer, only
 
+if TYPE_CHECKING:
+    from ...vision.mixers.continuous.flexconv import FlexConvNd
+
 FLEXCONV = "rjbruin/flexconv:FlexConv"
 CCNN = "david-knigge/ccnn:CKConv"
 CCNN_FLEX = "david-knigge/ccnn:FlexConv"
@@ -32,6 +35,7 @@ FLEXCONV_DEFAULTS: dict[str, Any] = {
     "in_channels": ...,
     "out_channels": ...,
     "horizon": ...,
+    "kernel_dim_linear": 1,
     "kernel_type": "MAGNet",
     "kernel_no_hidden": 32,
     "kernel_no_layers": 3,
@@ -42,7 +46,6 @@ FLEXCONV_DEFAULTS: dict[str, Any] = {
     "train_length": None,
 }
 FLEXCONV_FIXED: dict[str, Any] = {
-    "kernel_dim_linear": 1,
     "kernel_weight_norm": False,
     "kernel_learn_omega_0": False,
     "kernel_steerable": False,
@@ -71,12 +74,17 @@ IGNORED = ("kernel_activ_function", "kernel_norm", "kernel_bias_init", "kernel_i
 SEPARABLE = ("SeparableCKConv", "SeparableFlexConv")
 
 
-def build_flexconv(**hyper: Any) -> ContinuousConvolution:
-    """The layer of rjbruin/flexconv in one dimension."""
+def build_flexconv(**hyper: Any) -> "ContinuousConvolution | FlexConvNd":
+    """The layer of rjbruin/flexconv, in one dimension or two."""
     o = options(FLEXCONV, hyper, FLEXCONV_FIXED | FLEXCONV_DEFAULTS, IGNORED)
     only(FLEXCONV, o, **FLEXCONV_FIXED)
     if o.kernel_type not in NETWORKS:
         raise unknown_name(f"from_original({FLEXCONV!r})", "kernel_type", o.kernel_type, NETWORKS)
+    if o.kernel_dim_linear == 2:
+        from . import flexconv_2d
+
+        return flexconv_2d.build_flexconv(o, hyper)
+    only(FLEXCONV, o, kernel_dim_linear=1)
     filter = partial(
         ContinuousFilter,
         l_max=kernel_length(FLEXCONV, hyper, o.horizon),
@@ -96,6 +104,10 @@ def build_flexconv(**hyper: Any) -> ContinuousConvolution:
 def convert_flexconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the layer from that of rjbruin/flexconv."""
     o = options(FLEXCONV, hyper, FLEXCONV_FIXED | FLEXCONV_DEFAULTS, IGNORED)
+    if o.kernel_dim_linear == 2:
+        from . import flexconv_2d
+
+        return flexconv_2d.convert_flexconv(o, weights)
     weights.ignore("train_length", "temperature", "mask_threshold")
     mean, width = weights.take("mask_params")[0].split(1)
     network = _network(weights.part("Kernel."), o.kernel_type, o.kernel_no_layers, linears="linear")
@@ -103,25 +115,35 @@ def convert_flexconv(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Te
     return {"bias": weights.take("bias")} | {f"convolution.pairs.filter.{name}": t for name, t in filter.items()}
 
 
-def build_ccnn(*, original: str, **hyper: Any) -> ContinuousConvolution:
-    """The layers of david-knigge/ccnn in one dimension."""
+def build_ccnn(*, original: str, **hyper: Any) -> "ContinuousConvolution | FlexConvNd":
+    """The layers of david-knigge/ccnn, in one dimension or two."""
     o = options(original, hyper, CCNN_DEFAULTS)
     kernel, conv, operation = o.kernel, o.conv, f"from_original({original!r})"
     if o.cls not in ("CKConv", "FlexConv", *SEPARABLE):
         raise unknown_name(operation, "cls", o.cls, ("CKConv", "FlexConv", *SEPARABLE))
     if kernel["type"] not in NETWORKS:
         raise unknown_name(operation, "kernel.type", kernel["type"], NETWORKS)
-    only(original, o, data_dim=1)
     if conv["stride"] != 1 or not conv["bias"] or not kernel["bias"]:
         got = f"conv={conv}, kernel.bias={kernel['bias']}"
         raise argument_error(operation, got, "a convolution of stride 1 with biases", "correct the options")
-    taps = kernel_length(original, hyper, kernel["size"])
-    if not conv["causal"] and taps % 2 == 0:
-        wanted = "an odd number of taps around the token (the original returns one token too many otherwise)"
-        raise argument_error(operation, f"{taps} taps with causal=False", wanted, "choose an odd kernel.size")
     masked = "Flex" in o.cls
     if masked and o.mask["type"] != "gaussian":
         raise unknown_name(operation, "mask.type", o.mask["type"], ("gaussian",))
+    if o.data_dim == 2:
+        from . import flexconv_2d
+
+        return flexconv_2d.build_ccnn(original, o, hyper)
+    only(original, o, data_dim=1)
+    return _build_ccnn_1d(original, o, hyper)
+
+
+def _build_ccnn_1d(original: str, o: Any, hyper: Mapping[str, Any]) -> ContinuousConvolution:
+    kernel, conv, masked = o.kernel, o.conv, "Flex" in o.cls
+    taps = kernel_length(original, hyper, kernel["size"])
+    if not conv["causal"] and taps % 2 == 0:
+        wanted = "an odd number of taps around the token (the original returns one token too many otherwise)"
+        got, remedy = f"{taps} taps with causal=False", "choose an odd kernel.size"
+        raise argument_error(f"from_original({original!r})", got, wanted, remedy)
     mask: dict[str, Any] = {}
     if masked:
         mask = {
@@ -146,6 +168,10 @@ def build_ccnn(*, original: str, **hyper: Any) -> ContinuousConvolution:
 def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -> dict[str, Tensor]:
     """The state dict of the layer from that of david-knigge/ccnn."""
     o = options(original, hyper, CCNN_DEFAULTS)
+    if o.data_dim == 2:
+        from . import flexconv_2d
+
+        return flexconv_2d.convert_ccnn(original, o, weights, hyper)
     weights.ignore("train_length", "mask_threshold")
     initialized = bool(weights.take("initialized"))
     separable, masked = o.cls in SEPARABLE, "Flex" in o.cls
@@ -155,7 +181,7 @@ def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -
     network = _network(weights.part("Kernel."), o.kernel["type"], o.kernel["no_layers"], linears="linears")
     if o.kernel["chang_initialize"] and not initialized:
         taps = kernel_length(original, hyper, o.kernel["size"])
-        taps -= _cropped(o.mask, filter, taps, causal=o.conv["causal"]) if masked else 0
+        taps -= cropped(o.mask, filter, taps, causal=o.conv["causal"]) if masked else 0
         network["output.weight"] = network["output.weight"] * (taps * (1 if separable else o.in_channels)) ** -0.5
     filter |= {f"network.{name}": tensor for name, tensor in network.items()}
     inside = "convolution.filter" if separable else "convolution.pairs.filter"
@@ -166,7 +192,7 @@ def convert_ccnn(weights: Weights, hyper: Mapping[str, Any], *, original: str) -
     return converted
 
 
-def _cropped(mask: Mapping[str, Any], filter: Mapping[str, Tensor], taps: int, *, causal: bool) -> int:
+def cropped(mask: Mapping[str, Any], filter: Mapping[str, Tensor], taps: int, *, causal: bool) -> int:
     """Taps at the ends of the kernel that the original leaves out."""
     if not mask["dynamic_cropping"]:
         return 0

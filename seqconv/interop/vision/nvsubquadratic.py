@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ...vision.mixers.ckconv_nd import CKConvNd
+from ...vision.mixers.continuous.ckconv_nd import CKConvNd
 from ...vision.mixers.hyena_nd import HyenaNd
 from ..importer import Weights, add_importer, options
 

@@ -20,7 +20,8 @@ Source: Zimerman and Wolf, "Multi-Dimensional Hyena for Spatial Inductive Bias",
 pytorch-image-models/timm/models/layers/hyena2d.py of Itamarzimm/HyenaND (commit e8b875ea). That code divides its
 convolutions by twice the side of the image; ``divide_by_side`` does so too.
 
-``HyenaNd``, for maps with any number of axes, has one convolution, with lags of both signs (:mod:`.ckconv_nd`)::
+``HyenaNd``, for maps with any number of axes, has one convolution, with lags of both signs
+(:mod:`.continuous.ckconv_nd`)::
 
     (q, k, v) = shortconv(W_in u),   z = norm(norm(q) ⊙ φ(k)),   y = W_out norm(ckconv(z) ⊙ ψ(v))
 
@@ -46,7 +47,7 @@ from ...layers.residual import Dropout
 from ...options import Default, select_options, with_defaults
 from ..mixer_2d import Mixer2d, by_size, zero_padding_2d
 from ..registry import register_2d
-from .ckconv_nd import CKConvNd, GridConvolutionOptions
+from .continuous.ckconv_nd import CKConvNd, GridConvolutionOptions
 
 DIRECTIONS = ("standard", "seq", "4dir", "4dirp", "parallel")
 FLIPS = ((), (2, 3), (3,), (2,))
@@ -186,8 +187,9 @@ class HyenaNd(nn.Module):
     Args:
         d_model: width of inputs and outputs.
         axes: of a map, 1 to 3.
-        causal, condition_dim: as in :class:`~.ckconv_nd.CKConvNd`; the short convolution is centred all the same.
-        **options: see :class:`HyenaNdOptions` and :class:`~.ckconv_nd.GridConvolutionOptions`.
+        causal, condition_dim: as in :class:`~.continuous.ckconv_nd.CKConvNd`; the short convolution is centred all the
+            same.
+        **options: see :class:`HyenaNdOptions` and :class:`~.continuous.ckconv_nd.GridConvolutionOptions`.
 
     Raises:
         ValueError: an even ``d_conv``, an unknown gate, other numbers of axes, or as ``CKConvNd``.
@@ -225,7 +227,7 @@ class HyenaNd(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch *size d_model"], condition: Float[Tensor, "batch condition_dim"] | None = None
     ) -> Float[Tensor, "batch *size d_model"]:
-        """The gated convolution; ``condition`` as in :meth:`.ckconv_nd.CKConvNd.forward`."""
+        """The gated convolution; ``condition`` as in :meth:`.continuous.ckconv_nd.CKConvNd.forward`."""
         qkv = self.in_proj(x)
         if self.short_conv is not None:
             qkv = self.short_conv(qkv.movedim(-1, 1)).movedim(1, -1)
@@ -252,7 +254,7 @@ class CenteredHyena2d(Mixer2d):
 
     Args:
         d_model: width of inputs and outputs.
-        **options: see :class:`HyenaNdOptions` and :class:`~.ckconv_nd.GridConvolutionOptions`.
+        **options: see :class:`HyenaNdOptions` and :class:`~.continuous.ckconv_nd.GridConvolutionOptions`.
 
     Raises:
         ValueError: as :class:`HyenaNd`.

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ...convolution.grids import convolve_grid
-from ...filters.implicit.grids import GridFilter, GridFilterOptions
-from ...options import Default, select_options, with_defaults
-from ..mixer_2d import Mixer2d, by_size
-from ..registry import register_2d
+from ....convolution.grids import convolve_grid
+from ....filters.implicit.grids import GridFilter, GridFilterOptions
+from ....options import Default, select_options, with_defaults
+from ...mixer_2d import Mixer2d, by_size
+from ...registry import register_2d
 
 PADDINGS = ("zero", "circular")
 
@@ -138,3 +138,6 @@ class CKConv2d(Mixer2d):
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return by_size(self.conv, x, mask)
+
+    def _change_rate(self, rate: float) -> None:
+        self.conv.filter.change_rate(rate)

@@ -1,0 +1,1 @@
+"""2-D mixers whose kernels are functions of the position."""
