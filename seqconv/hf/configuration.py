@@ -260,6 +260,11 @@ class SeqConvConfig(PreTrainedConfig):
         return "input_features" if features else MAIN_INPUT[self.modality or "text"]
 
     @property
+    def image_processor_type(self) -> str | None:
+        """What ``AutoImageProcessor`` builds from a ``preprocessor_config.json`` that names no class."""
+        return "ViTImageProcessor" if self.modality == "image" else None
+
+    @property
     def inputs_to_logits_ratio(self) -> int:
         """Samples from one frame of sound to the next, by which pipelines count time."""
         return int(self.frame_stride)

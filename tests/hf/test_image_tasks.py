@@ -17,6 +17,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 import seqconv
 from golden_cases import GOLDEN, load_case
 from seqconv import create_model, from_original
+from seqconv.hf.image_processor import image_processor
 from seqconv.vision.backbones.hierarchical import HierarchicalBackbone
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,53 @@ def test_mask2former_trains_and_segments_on_the_backbone():
         assert set(segmented.unique().tolist()) <= {0, 1}
 
 
+def without_class(folder):
+    """Take the name of its class out of a saved image processor."""
+    path = folder / "preprocessor_config.json"
+    saved = json.loads(path.read_text())
+    del saved["image_processor_type"]
+    path.write_text(json.dumps(saved))
+
+
+def test_folders_of_image_models_have_a_default_image_processor(tmp_path):
+    labels = {"num_labels": 2, "id2label": {0: "dark", 1: "bright"}}
+    sequence = sequence_config(image_size=8, patch_size=4, num_channels=3, **labels)
+    models = {
+        "maps": (seqconv.SeqConvVisionForImageClassification(config(**labels)), 32),
+        "patches": (seqconv.SeqConvForImageClassification(sequence), None),
+    }
+    for name, (model, size) in models.items():
+        folder = tmp_path / name
+        model.eval().save_pretrained(folder)
+        with pytest.raises(OSError, match=r"directory containing a preprocessor_config\.json"):
+            transformers.AutoImageProcessor.from_pretrained(folder)
+        made = image_processor(model.config, image_size=size)
+        made.save_pretrained(folder)
+        without_class(folder)
+        read = transformers.AutoImageProcessor.from_pretrained(folder)
+        assert type(read) is ViTImageProcessorPil
+        side = size or 8
+        assert (dict(read.size), tuple(read.image_mean)) == ({"height": side, "width": side}, (0.485, 0.456, 0.406))
+        pixels = made(picture("coffee"), return_tensors="pt")["pixel_values"]
+        assert pixels.shape == (1, 3, side, side)
+        found = transformers.pipeline("image-classification", model=str(folder), device="cpu")(picture("coffee"))
+        want = model(pixels).logits.softmax(-1)[0]
+        assert {part["label"]: part["score"] for part in found} == pytest.approx(
+            {"dark": want[0].item(), "bright": want[1].item()}, abs=1e-6
+        )
+
+
+def test_image_processors_of_other_inputs_raise():
+    for other in (config(num_channels=1), sequence_config(modality="video")):
+        with pytest.raises(ValueError, match=r"num_channels=.*images of three channels.*pixel_values yourself"):
+            image_processor(other)
+    wide = image_processor(config(), image_size=(16, 24), image_mean=[0.5] * 3)
+    assert (dict(wide.size), list(wide.image_mean)) == ({"height": 16, "width": 24}, [0.5] * 3)
+    options = config().backbone_options
+    assert dict(image_processor(config()).size) == {"height": 224, "width": 224}
+    assert "image_size" not in options
+
+
 FRESH = """
 import json, sys
 import numpy as np
@@ -121,6 +169,9 @@ def test_pipelines_of_images_and_videos_read_folders_in_a_fresh_process(tmp_path
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         processor.save_pretrained(tmp_path / name)
+    made = image_processor(models["classes"].config, image_size=32)
+    made.save_pretrained(tmp_path / "classes")
+    without_class(tmp_path / "classes")
     transformers.SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "segments")
     transformers.VideoMAEImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}).save_pretrained(
         tmp_path / "videos"

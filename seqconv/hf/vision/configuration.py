@@ -49,6 +49,8 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
 
     model_type = "seqconv_vision"
     main_input_name: ClassVar[str] = "pixel_values"
+    image_processor_type: ClassVar[str] = "ViTImageProcessor"
+    """What ``AutoImageProcessor`` builds from a ``preprocessor_config.json`` that names no class."""
 
     backbone_name: str = "vmamba_tiny"
     backbone_options: dict[str, Any] | None = None

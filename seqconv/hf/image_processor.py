@@ -1,0 +1,59 @@
+"""What makes pixels of pictures: transformers' processor of ViT, set up for a model.
+
+It resizes to the size that the model was made for, turns grey pictures into colours and normalises. A folder with a
+model and a ``preprocessor_config.json`` is read by ``AutoImageProcessor``; a file that names no class is read by the
+same one (``image_processor_type`` of the configurations).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from seqconv_kernels._core.errors import argument_error
+
+from .configuration import SeqConvConfig
+from .vision.configuration import SeqConvVisionConfig
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+
+IMAGE_SIZE = 224
+"""Pixels a side, for backbones that take any size, unless the caller says otherwise."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the colours of ImageNet's training pictures, as in transformers' IMAGENET_DEFAULT_MEAN and IMAGENET_DEFAULT_STD."""
+
+
+def image_processor(
+    config: SeqConvConfig | SeqConvVisionConfig, *, image_size: int | Sequence[int] | None = None, **options: Any
+) -> "BaseImageProcessor":
+    """The image processor for models of this configuration.
+
+    Args:
+        config: of a model of images in colour. ``image_size``, of itself or in its ``backbone_options``, is the default
+            size; without one it is 224.
+        image_size: pixels a side, or height and width.
+        **options: further ones of transformers' class. ``image_mean`` and ``image_std`` are those of ImageNet unless
+            given here.
+
+    Returns:
+        transformers' ViT processor on Pillow, without torchvision; to be saved next to the model.
+
+    Raises:
+        ValueError: a model of other inputs than images of three channels.
+    """
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    modality = config.modality if isinstance(config, SeqConvConfig) else "image"
+    if modality not in ("image", None) or config.num_channels != 3:
+        got = f"a configuration with num_channels={config.num_channels} of modality {modality!r}"
+        raise argument_error("image_processor", got, "images of three channels", "make pixel_values yourself")
+    size = _own_size(config) if image_size is None else image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    given: dict[str, Any] = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "do_convert_rgb": True, **options}
+    return cast("BaseImageProcessor", ViTImageProcessorPil(size={"height": height, "width": width}, **given))
+
+
+def _own_size(config: SeqConvConfig | SeqConvVisionConfig) -> int | Sequence[int]:
+    if isinstance(config, SeqConvConfig):
+        return config.image_size
+    return cast("int | Sequence[int]", (config.backbone_options or {}).get("image_size", IMAGE_SIZE))
