@@ -20,7 +20,7 @@ IMAGE_SIZE = 224
 """Pixels a side, for backbones that take any size, unless the caller says otherwise."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the colours of ImageNet's training pictures, as in transformers' IMAGENET_DEFAULT_MEAN and IMAGENET_DEFAULT_STD."""
+"""Of the colours of ImageNet's training pictures (transformers' IMAGENET_DEFAULT_MEAN and IMAGENET_DEFAULT_STD)."""
 
 
 def image_processor(
