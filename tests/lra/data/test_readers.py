@@ -129,7 +129,7 @@ def test_public_copies_are_read_through_datasets(tmp_path, monkeypatch):
 
     asked = []
 
-    def load_dataset(name: str, split: str) -> datasets.Dataset:
+    def load_dataset(name: str, config: str | None, split: str) -> datasets.Dataset:
         asked.append((name, split))
         if name == "uoft-cs/cifar10":
             pictures = [Pictures.fromarray(picture) for picture in make_colours(20)[0]]
