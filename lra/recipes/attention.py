@@ -32,7 +32,7 @@ def attention(task: str) -> Recipe:
     table: Mapping[str, Options] = {
         "listops": {**TEXT, "steps": 5_000, "warmup_steps": 1_000, "pooling": "cls"},
         "text": {**TEXT, "steps": 20_000, "warmup_steps": 8_000, "pooling": "cls"},
-        "retrieval": {**TEXT, "steps": 5_000, "warmup_steps": 8_000},
+        "retrieval": {**TEXT, "steps": 5_000, "warmup_steps": 8_000, "pooling": "first"},
         "image": {**image, "n_layers": 1, "batch_size": 256, "lr": 5e-4, "dropout": 0.3, "pooling": "cls"}
         | {"steps": 35_000, "warmup_steps": 175},
         "pathfinder": {**image, "n_layers": 4, "batch_size": 512, "dropout": 0.2, "position_embedding": "sinusoidal"}
@@ -49,7 +49,7 @@ def attention(task: str) -> Recipe:
     dropout = training["dropout"]
     options: Options = {"num_heads": heads, "head_dim": inner // heads, "rotary": False, "bidirectional": True}
     options |= {"dropout": 0.2 if task == "image" else 0.1}
-    training |= {"d_model": width, "norm": "layer", "norm_placement": "pre", "mlp": "gelu", "mlp_ratio": hidden / width}
+    training |= {"d_model": width, "norm": "layer", "norm_placement": "pre", "mlp": "gelu_tanh", "mlp_ratio": hidden / width}
     training |= {"mlp_dropout": dropout, "input_dropout": dropout, "classifier_hidden": hidden}
     training |= {"beta2": 0.98, "eps": 1e-9, "decay_all": True}
     if training["schedule"] == "rsqrt":

@@ -25,4 +25,5 @@ def sgconv(task: str) -> Recipe:
     }
     options = {"bidirectional": True, "l_max": LENGTHS[task], **kernels[task]}
     values = {**third_version(task), **training.get(task, {}), "mask_padding": "pooling"}
-    return Recipe(f"{task}/sgconv", task, "sgconv", mixer_options=options, **values)
+    data = {"convention": "mega"} if task.startswith("path") else {}  # pixels in [-1, 1], where S4 now has [0, 1]
+    return Recipe(f"{task}/sgconv", task, "sgconv", task_options=data, mixer_options=options, **values)

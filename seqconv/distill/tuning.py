@@ -50,7 +50,7 @@ def fine_tune(
     exact: nn.Module,
     batches: Iterable[Int[Tensor, "batch length"]],
     *,
-    lr: float = 1e-2,
+    lr: float = 1e-3,
     target: Target = "logits",
     length: int | None = None,
     watch: Callable[[int, float], None] | None = None,
@@ -62,7 +62,8 @@ def fine_tune(
         exact: the model that was distilled.
         batches: token ids; as many as there shall be steps. The learning rate falls to zero over them if they have a
             length.
-        lr: learning rate, relative to the size of each value.
+        lr: learning rate, relative to the size of each value. On a byte model 1e-3 lowered the divergence on other
+            text, 1e-2 raised it.
         target: ``"logits"``: the divergence from the exact model; ``"labels"``: the loss on the text itself.
         length: taps that the certificates compare, if ``distill`` was given a ``length`` or ``within``.
         watch: called with the step and its loss.
