@@ -49,8 +49,8 @@ def attention(task: str) -> Recipe:
     dropout = training["dropout"]
     options: Options = {"num_heads": heads, "head_dim": inner // heads, "rotary": False, "bidirectional": True}
     options |= {"dropout": 0.2 if task == "image" else 0.1}
-    training |= {"d_model": width, "norm": "layer", "norm_placement": "pre", "mlp": "gelu_tanh", "mlp_ratio": hidden / width}
-    training |= {"mlp_dropout": dropout, "input_dropout": dropout, "classifier_hidden": hidden}
+    training |= {"d_model": width, "norm": "layer", "norm_placement": "pre", "classifier_hidden": hidden}
+    training |= {"mlp": "gelu_tanh", "mlp_ratio": hidden / width, "mlp_dropout": dropout, "input_dropout": dropout}
     training |= {"beta2": 0.98, "eps": 1e-9, "decay_all": True}
     if training["schedule"] == "rsqrt":
         training["lr"] = RATE / training["warmup_steps"] ** 0.5

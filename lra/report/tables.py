@@ -60,13 +60,15 @@ def six_task_table(runs: Sequence[Run]) -> Table:
 
 def run_table(runs: Sequence[Run]) -> Table:
     """One row per run, with numbers as they are, for other programs."""
-    table = [["folder", "task", "model", "seed", "kind", "val", "test", "parameters", "steps", "wall_s", "cpu_s"]]
+    costs = ("steps", "wall_s", "cpu_s", "peak_mb")
+    table = [["folder", "task", "model", "seed", "kind", "val", "test", "parameters", *costs, "sequences_per_s"]]
     for run in runs:
         result = run.result or {"accuracy": {}, "spent": {}}
         accuracy, spent = (result[key] for key in ("accuracy", "spent"))
         row = [run.folder.name, run.recipe["task"], run.model, run.recipe["seed"], run.kind]
         row += [accuracy.get("val", ""), accuracy.get("test", ""), run.about["parameters"]["all"]]
-        table.append([str(cell) for cell in [*row, *(spent.get(key, "") for key in ("steps", "wall_s", "cpu_s"))]])
+        row += [*(spent.get(key, "") for key in costs), result.get("sequences_per_s", "")]
+        table.append([str(cell) for cell in row])
     return table
 
 

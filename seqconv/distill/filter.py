@@ -60,7 +60,7 @@ def distill_filter(
     Raises:
         ValueError: not two axes, fewer than 2 taps, taps that are not finite, neither or both of order and
             tolerance, an order below 1, a tolerance outside (0, 1), a head outside [1, length), unknown method, a
-            context within which there are fewer than 2 taps.
+            context within which there are fewer than 2 taps, parameters beyond the range of ``dtype``.
     """
     _check_request(order, tolerance)
     if within is not None:

@@ -44,6 +44,9 @@ ONE_GO: tuple[Method, ...] = ("balanced", "era", "aaa")
 """Methods without refinement that ``"best"`` chooses from too; of filters of few taps the first alone, since the others
 need twice as many as the order."""
 
+SHARED = 16
+"""Orders up to this one are fitted in the same subspace."""
+
 RANK = 1e-13
 """Singular values below this share of the largest count as zero."""
 
@@ -114,7 +117,13 @@ class FilterTask:
     def bounds(self, modes: Modes) -> Float[Tensor, " channels"]:
         """Proven H-infinity error of these modes as stored: that which a tolerance is compared with."""
         certificate = self.certify(modes, None)
-        return certificate.window_bound if self.window_only else certificate.hinf_bound
+        bound = certificate.window_bound if self.window_only else certificate.hinf_bound
+        return bound.nan_to_num(torch.inf)  # residues beyond the range of the dtype
+
+    def lower_bounds(self, order: int) -> Float[Tensor, " channels"]:
+        """H-infinity error that no recurrence of that order can stay below."""
+        sigma = self.subspace.values
+        return sigma[:, order] if order < sigma.shape[1] else torch.zeros_like(sigma[:, 0])
 
     def _with(self, method: Method, norm: Norm | None = None) -> "FilterTask":
         steps = self.steps if norm is None else STEPS[norm]
@@ -123,21 +132,24 @@ class FilterTask:
     def _choose(self, modes: Modes, order: int, lower: Modes | None) -> None:
         """Put per channel what has the smallest bound, of all ways to fit and of :data:`ORDERS` up to this one.
 
-        A lower order is fitted only where its lower bound leaves the possibility that it is better; so the bound of an
-        order does not exceed that of one of ``ORDERS`` below it, but for the rounding of fits in other batches.
+        The next lower order is fitted, to all channels, where its lower bound leaves the possibility that it is better
+        for one: exactly as if that order had been asked for. For some filters (combs, whose singular values coincide)
+        fits depend on roundings, which fits to some of the channels alone would not repeat.
         """
-        least, sigma = self.bounds(modes), self.subspace.values
+        least, lowest = self.bounds(modes), self.lower_bounds(order)
+        rows = (least > lowest).nonzero().flatten()
+        for method in ONE_GO if 2 * order <= self.taps.shape[1] - self.head else ONE_GO[:1]:
+            self._improve(modes, least, rows, self._with(method), order)
+        poor = (least > TOO_FAR * lowest).nonzero().flatten()
+        self._improve(modes, least, poor, self._with("kung-varpro", "l2"), order)
         if lower is not None:
             _keep_smaller(modes, least, torch.arange(len(least)), lower, self.bounds(lower))
-        for d in (order, *(other for other in reversed(ORDERS) if lower is None and other < order)):
-            lowest = sigma[:, d] if d < sigma.shape[1] else torch.zeros_like(least)
-            rows = (least > lowest).nonzero().flatten()
-            if d < order:
-                self._improve(modes, least, rows, self._with("kung-varpro"), d)
-            for method in ONE_GO if 2 * d <= self.taps.shape[1] - self.head else ONE_GO[:1]:
-                self._improve(modes, least, rows, self._with(method), d)
-            poor = (least > TOO_FAR * lowest).nonzero().flatten()
-            self._improve(modes, least, poor, self._with("kung-varpro", "l2"), d)
+        elif order > ORDERS[0]:
+            before = max(d for d in ORDERS if d < order)
+            if bool((least > self.lower_bounds(before)).any()):
+                task = self if order <= SHARED else replace(self, subspace=_subspace(self.taps[:, self.head :], before))
+                found = task.fit(before)[0]
+                _keep_smaller(modes, least, torch.arange(len(least)), found, self.bounds(found))
 
     def _improve(self, modes: Modes, least: Tensor, rows: Tensor, other: "FilterTask", order: int) -> None:
         """Take what another task finds for some rows where its bound is smaller, in place."""
@@ -231,8 +243,18 @@ class FilterTask:
         )  # fmt: skip
 
     def finish(self, modes: Modes, tolerance: float | None, notes: tuple[str, ...]) -> Distilled:
-        """The filter and its certificate."""
+        """The filter and its certificate.
+
+        Raises:
+            ValueError: parameters beyond the range of the dtype.
+        """
         modal = self.modal(modes)
+        infinite = ~(modal.residues.isfinite().all(2).all(1) & modal.head.isfinite().all(1))
+        if bool(infinite.any()):
+            largest, rows = float(self.taps[infinite].abs().max()), infinite.nonzero().flatten().tolist()
+            got = f"taps of size {largest:.1e}, whose residues overflow {self.dtype}, in channels {rows[:8]}"
+            remedy = "pass dtype=torch.float64, or scale the filter down"
+            raise argument_error("distill_filter", got, "parameters within the range of the dtype", remedy)
         certificate = self.certify(modes, tolerance, notes)
         failed = int((~certificate.met).sum())
         if failed:
@@ -284,8 +306,8 @@ def _keep_smaller(modes: Modes, least: Tensor, rows: Tensor, found: Modes, bound
 
 def _subspace(g: Tensor, order: int) -> Subspace:
     scale = g.abs().amax(1, keepdim=True)
-    found = leading_subspace(g / torch.where(scale > 0, scale, torch.ones_like(scale)), order + 1)
-    return Subspace(found.values * scale, found.vectors)
+    found = leading_subspace(g / torch.where(scale > 0, scale, torch.ones_like(scale)), max(order, SHARED) + 1)
+    return Subspace(found.values[:, : order + 1] * scale, found.vectors)
 
 
 def _check_taps(h: Tensor, head: int) -> Float[Tensor, "channels length"]:

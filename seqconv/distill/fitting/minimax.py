@@ -79,8 +79,9 @@ def _correction(q: Tensor, error: Tensor, bound: Float[Tensor, " channels"]) -> 
         found = torch.linalg.solve_ex(gram, weighted @ target[:, :, None])[0][:, :, 0]
         now = as_complex((target - (found[:, None] @ rows)[:, 0]).unflatten(1, (-1, 2)))
         maximum = now.abs().amax(1)
-        best = torch.where((maximum < lowest)[:, None], found, best)
-        lowest = torch.minimum(maximum, lowest)
+        lower = (maximum < lowest) & (lowest > FAR * bound)
+        best = torch.where(lower[:, None], found, best)
+        lowest = torch.where(lower, maximum, lowest)
         if bool((lowest <= FAR * bound).all()):
             break
     return best

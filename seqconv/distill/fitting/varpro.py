@@ -49,19 +49,21 @@ def refine(
 ) -> Float[Tensor, "channels blocks 2"]:
     """Move the blocks downhill in the l2 error, weighted by a spectrum or not; no channel's error ever rises.
 
-    ``first`` is the damping to begin with.
+    A channel that has settled stays, whatever the others do. ``first`` is the damping to begin with.
     """
     least, last = DAMPING
     best, damping = fit(blocks, g, weight), torch.full((len(g), 1), first, dtype=g.dtype)
+    settled = torch.zeros(len(g), dtype=torch.bool)
     for _ in range(steps):
         moved = stabilised(blocks + _step(blocks, best, damping, weight))
         trial = fit(moved, g, weight)
         fall = 1 - trial.error / best.error.clamp_min(1e-300)
-        better = fall > 0
+        better = (fall > 0) & ~settled
         blocks = torch.where(better[:, None, None], moved, blocks)
         best = Fit(*(torch.where(_like(better, new), new, old) for new, old in zip(trial, best, strict=True)))
         damping = torch.where(better[:, None], (damping / 5).clamp_min(least), damping * 4)
-        if bool(((better & (fall < SETTLED)) | (damping[:, 0] > last)).all()):
+        settled |= (better & (fall < SETTLED)) | (damping[:, 0] > last)
+        if bool(settled.all()):
             break
     return blocks
 
@@ -96,10 +98,10 @@ def _coefficients(
     """``c`` with ``c lower = projected``, without the directions that rounding decides about."""
     scale = lower.norm(dim=2, keepdim=True).clamp_min(1e-300)
     triangle = (lower / scale).transpose(1, 2)
-    if float(triangle.diagonal(dim1=1, dim2=2).abs().min()) > 1e3 * CUTOFF:
-        found = torch.linalg.solve_triangular(triangle, projected, upper=True)
-    else:
-        found = torch.linalg.pinv(triangle, rtol=CUTOFF) @ projected
+    found = torch.linalg.solve_triangular(triangle, projected, upper=True)
+    dependent = (triangle.diagonal(dim1=1, dim2=2).abs().amin(1) <= 1e3 * CUTOFF).nonzero().flatten()
+    if len(dependent):
+        found[dependent] = torch.linalg.pinv(triangle[dependent], rtol=CUTOFF) @ projected[dependent]
     return cast(Tensor, found / scale)[:, :, 0]
 
 

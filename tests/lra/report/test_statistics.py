@@ -82,6 +82,8 @@ def test_tables_are_exported(tmp_path):
     write_report(runs, tmp_path)
     rows = list(csv.reader(StringIO((tmp_path / "runs.csv").read_text())))
     assert rows[0][:5] == ["folder", "task", "model", "seed", "kind"]
+    assert rows[0][-5:] == ["steps", "wall_s", "cpu_s", "peak_mb", "sequences_per_s"]
+    assert rows[1][-5:] == ["5", "10.0", "20.0", "", "1.0"]
     assert [row[0] for row in rows[1:]] == ["run, 0", "run, 1"]
     assert float(rows[1][6]) == 0.6
     latex = (tmp_path / "listops-accuracy.tex").read_text()
