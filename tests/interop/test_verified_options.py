@@ -1,9 +1,12 @@
 """Options of originals that were read in their source: taken as there, or unsupported (commits: docs/importing.md)."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
-from seqconv.interop.importer import Weights, get_importer
+from seqconv.interop.importer import Weights, from_original, get_importer
 
 S4, BACKBONE = "state-spaces/s4:S4Block", "state-spaces/s4:SequenceModel"
 MEGA, MEGA_LAYER = "facebookresearch/mega:MovingAverageGatedAttention", "facebookresearch/mega:MegaSentenceEncoderLayer"
@@ -25,6 +28,34 @@ UNSUPPORTED = {
     ),
     "mamba_ssm/models/mixer_seq_simple.py: another layer": (
         "state-spaces/mamba:Mamba", {"d_model": 8, "layer": "Mamba2"}, "layer='Mamba2'",
+    ),
+    "stripedhyena/engine.py: F.conv1d correlates, with the taps in order": (
+        "togethercomputer/stripedhyena:ParallelHyenaFilter",
+        {"hidden_size": 4, "state_size": 2, "long_fir_threshold": 3}, "long_fir_threshold=3",
+    ),
+    "mamba-1p1p1/mamba_ssm/modules/mamba_simple.py: only the fused functions have two directions": (
+        "hustvl/Vim:Mamba", {"d_model": 4, "bimamba_type": "v2", "use_fast_path": False}, "use_fast_path=False",
+    ),
+    "classification/models/vig.py: the MLP and the output's activation": (
+        "hustvl/ViG:GLABlock", {"hidden_size": 4, "num_attention_heads": 2, "hidden_act": "gelu"}, "hidden_act='gelu'",
+    ),
+    "classification/models/vig_h.py: _ACTLAYERS": ("hustvl/ViG:HierViG", {"mlp_act_layer": "relu"}, "='relu'"),
+    "xcit.py: of the MLP and the local convolutions": (
+        "facebookresearch/xcit:XCABlock", {"dim": 4, "num_heads": 2, "act_layer": nn.ReLU}, "act_layer='ReLU'",
+    ),
+    "xcit.py: a norm with another epsilon": (
+        "facebookresearch/xcit:XCABlock",
+        {"dim": 4, "num_heads": 2, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}, "norm_layer=.*partial",
+    ),
+    "classification/models/vmamba.py: _ACTLAYERS": ("MzeroMiko/VMamba:VSSM", {"ssm_act_layer": "gelu"}, "='gelu'"),
+    "classification/lib/models/mamba/efficient_mamba.py: any class": (
+        "TerryPei/EfficientVMamba:EfficientVSSM", {"norm_layer": nn.BatchNorm2d}, "norm_layer='BatchNorm2d'",
+    ),
+    "model/mobilemamba/mobilemamba.py: stages without downsampling": (
+        "lewandofskee/MobileMamba:MobileMamba", {"down_ops": [[""]] * 3}, "down_ops=",
+    ),
+    "plain_mamba.py: the norm after all layers": (
+        "ChenhongyiYang/PlainMamba:PlainMamba", {"norm_cfg": {"type": "BN"}}, "norm_cfg=.*BN",
     ),
     "fla/modules/activations.py: ACT2FN": (GLA, {"hidden_size": 8, "feature_map": "tanh"}, "feature_map 'tanh'"),
 }  # fmt: skip
@@ -92,3 +123,42 @@ def test_weight_norm_that_the_original_takes_and_does_not_read():
     found.append(torch.autograd.grad(y.square().sum(), weights["output_linear.0.weight"])[0])
     found.append(torch.autograd.grad(plain(x).square().sum(), plain.out_proj.weight)[0])
     torch.testing.assert_close(*found)
+
+
+def test_softmax_of_linear_attention_counts_the_coordinate():
+    """scaomath/galerkin-transformer, ``libs/layers.py``: positions come before the softmax, not after it."""
+    torch.manual_seed(0)
+    heads, width, length = 2, 3, 7
+    layers = [nn.Linear(6, 6, dtype=torch.float64) for _ in range(3)]
+    fc = nn.Linear(6 + heads, 6, dtype=torch.float64)
+    weights = {f"linears.{i}.{name}": p for i, layer in enumerate(layers) for name, p in layer.named_parameters()}
+    weights |= {f"fc.{name}": p for name, p in fc.named_parameters()}
+    original = "scaomath/galerkin-transformer:SimpleAttention"
+    module = from_original(original, weights, n_head=heads, d_model=6, attention_type="linear", pos_dim=1)
+    x, place = torch.randn(2, length, 6, dtype=torch.float64), torch.linspace(0, 1, length, dtype=torch.float64)
+    q, k, v = (layer(x).view(2, length, heads, width) for layer in layers)
+    front = place[None, :, None, None].expand(2, length, heads, 1)
+    q, k, v = (torch.cat([front, part], -1) for part in (q, k, v))
+    memory = torch.einsum("blhd,blhe->bhde", k.softmax(1), v) / length
+    y = torch.einsum("blhd,bhde->blhe", q.softmax(-1), memory).flatten(2)
+    torch.testing.assert_close(module(x), fc(y))
+
+
+def test_a_filter_of_gfnet_counts_its_frequencies():
+    """raoyongming/GFNet, ``gfnet.py``: ``w`` of ``GlobalFilter`` are those of a row, for 6 and for 7 columns."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(6, 4, 3, 2, dtype=torch.float64), torch.randn(2, 6, 7, 3, dtype=torch.float64)
+    module = from_original("raoyongming/GFNet:GlobalFilter", {"complex_weight": weight}, dim=3, h=6, w=4)
+    assert module.size == (6, 6)
+    for columns in (6, 7):
+        spectrum = torch.fft.rfft2(x[:, :, :columns], dim=(1, 2), norm="ortho") * torch.view_as_complex(weight)
+        want = torch.fft.irfft2(spectrum, s=(6, columns), dim=(1, 2), norm="ortho")
+        torch.testing.assert_close(module(x[:, :, :columns]), want)
+
+
+def test_defaults_of_constructors():
+    """``DCLS/construct/modules.py`` at 83de5624: Gaussian taps. ``vig.py``: one epsilon for all norms of a block."""
+    dcls = "K-H-Ismail/Dilated-Convolution-with-Learnable-Spacings-PyTorch:Dcls1d"
+    assert get_importer(dcls).build(in_channels=2, out_channels=2, kernel_count=2).filter.version == "gauss"
+    block = get_importer("hustvl/ViG:GLABlock").build(hidden_size=4, num_attention_heads=2, rms_norm_eps=0.1)
+    assert {block.mixer_norm.eps, block.mlp_norm.eps, block.mixer.norm.eps} == {0.1}

@@ -128,9 +128,10 @@ def test_padding_before_the_filter_alone_changes_nothing():
     assert_close(y[:, 3:], module(u), RTOL, ATOL)
 
 
-def test_long_fir_threshold_cuts_the_parallel_form_alone():
-    weights, u = original_weights(6, 3, 6), random_signal(2, 9, 18)
-    whole, cut = (from_original(FILTER, weights, **SIZES, long_fir_threshold=n) for n in (None, 4))
+def test_l_max_cuts_the_parallel_form_alone():
+    whole, u = from_original(FILTER, original_weights(6, 3, 6), **SIZES), random_signal(2, 9, 18)
+    cut = GatedModalConvolution(6, d_state=3, heads=SIZES.get("heads", 1), l_max=4).to(u.dtype)
+    cut.load_state_dict({k.replace("filter.", "filter.inner."): v for k, v in whole.state_dict().items()})
     taps = cut.convolution.filter(9)
     assert (taps[:, 4:] == 0).all()
     assert_close(taps[:, :4], whole.convolution.filter(4), RTOL, ATOL)

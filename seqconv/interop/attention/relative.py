@@ -93,7 +93,7 @@ def _convert_galerkin(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]
         for kind in ("weight", "bias"):
             heads = [w.take(f"norm_{part.upper()}.{head}.{kind}") for head in range(o.n_head)]
             found[f"{part}_norm.{kind}"] = torch.stack(heads)
-    return found | ({f"out_proj.{kind}": w.take(f"fc.{kind}") for kind in ("weight", "bias")} if o.pos_dim else {})
+    return found | ({f"out_proj.{kind}": w.take(f"fc.{kind}") for kind in ("weight", "bias")} if o.pos_dim > 0 else {})
 
 
 add_importer(TRANSFORMER_XL, build=_build_transformer_xl, convert=_convert_transformer_xl)

@@ -24,7 +24,7 @@ DEFAULTS: Mapping[str, Any] = {
     "kernel_count": ...,
     "dilated_kernel_size": 1,
     "groups": 1,
-    "version": "v1",
+    "version": "gauss",
     "stride": 1,
     "padding": 0,
     "bias": True,
@@ -82,7 +82,7 @@ def build_2d(**hyper: Any) -> DCLSConvolution2d:
 
 def convert_2d(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the convolution of images from that of the original."""
-    order = [0, 1] if hyper.get("version", "v1") == "v0" else [1, 0]  # rows come first here
+    order = [0, 1] if hyper.get("version", "gauss") == "v0" else [1, 0]  # rows come first here
     converted = {
         "filter.weight": weights.take("weight").flatten(0, 1),
         "filter.position": weights.take("P").flatten(1, 2)[order],

@@ -21,7 +21,7 @@ from ..importer import Weights, add_importer, options
 
 FILTER, MODEL = "raoyongming/GFNet:GlobalFilter", "raoyongming/GFNet:GFNet"
 AFNO = ("NVlabs/AFNO-transformer:AFNO1D", "NVlabs/AFNO-transformer:AFNO2D")
-FILTER_DEFAULTS: Mapping[str, Any] = {"dim": ..., "h": 14, "w": 8}
+FILTER_DEFAULTS: Mapping[str, Any] = {"dim": ..., "h": 14, "w": 8, "frequencies": None}
 DEFAULTS: Mapping[str, Any] = {
     "img_size": 224, "patch_size": 16, "in_chans": 3, "num_classes": 1000, "embed_dim": 768, "depth": 12,
     "mlp_ratio": 4.0, "drop_path_rate": 0.0, "representation_size": None, "uniform_drop": False,
@@ -35,9 +35,12 @@ BLOCK_OPTIONS: Mapping[str, Any] = {"norm_eps": 1e-6, "single_residual": True}
 
 
 def build_filter(**hyper: Any) -> GlobalFilter2d:
-    """The mixer; ``w`` counts the columns of the image, as in the layers of tests, or its frequencies."""
+    """The mixer; ``w`` counts the frequencies of a row, as there, or its columns if the weight has fewer frequencies."""
     o = options(FILTER, hyper, FILTER_DEFAULTS, ("map",))
-    return GlobalFilter2d(o.dim, size=[o.h, o.w])
+    columns = o.w
+    if o.frequencies in (None, o.w):
+        columns = o.h if o.h // 2 + 1 == o.w else 2 * (o.w - 1)
+    return GlobalFilter2d(o.dim, size=[o.h, columns])
 
 
 def convert_filter(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -120,7 +123,12 @@ def _read(hyper: Mapping[str, Any]) -> Any:
     return o
 
 
-add_importer(FILTER, build=build_filter, convert=convert_filter)
+add_importer(
+    FILTER,
+    build=build_filter,
+    convert=convert_filter,
+    infer=lambda weights: {"frequencies": weights.peek("complex_weight").shape[1]},
+)
 add_importer(MODEL, build=build, convert=convert, infer=infer)
 for _original in AFNO:
     add_importer(_original, build=_afno_builder(_original), convert=convert_afno)

@@ -6,8 +6,8 @@ Equation, per head of d channels, over the L tokens of a sequence (``ln``: layer
     fourier:   y_i = Σ_j (ln(q_i) · ln(k_j)) v_j / (√d L)
     linear:    y_i = softmax_channels(q_i) Σ_j softmax_tokens(k)_j v_j^T / L
 
-With ``positions`` the coordinate of each token in [0, 1] stands in front of q, k and v of every head (after the norms),
-and a projection leads back to the width; without it the heads are the output.
+With ``positions`` the coordinate of each token in [0, 1] stands in front of q, k and v of every head (after the norms,
+in front of the softmax), and a projection leads back to the width; without it the heads are the output.
 
 The published forms are bidirectional. Causally, token i takes the sum and the mean over the tokens up to itself;
 the state is that sum and their number. Scores of ``linear`` are normalised over all tokens: it has no causal form.
@@ -147,12 +147,12 @@ class GalerkinAttention(Mixer):
     def attend(self, x: Tensor, coordinate: Float[Tensor, "batch length"] | None, mask: Tensor | None) -> Tensor:
         """The bidirectional form, with the coordinates of the tokens if there are ``positions``."""
         q, k, v = self._heads(x)
-        if self.kind == "linear":
-            hidden = k if mask is None else k.masked_fill(~mask[..., None, None], -torch.inf)
-            q, k = q.softmax(-1), hidden.softmax(1)
         if coordinate is not None:
             front = coordinate.to(q.dtype)[..., None, None].expand(-1, -1, self.heads, -1)
             q, k, v = (torch.cat([front, t], dim=-1) for t in (q, k, v))
+        if self.kind == "linear":
+            hidden = k if mask is None else k.masked_fill(~mask[..., None, None], -torch.inf)
+            q, k = q.softmax(-1), hidden.softmax(1)
         wide = accumulation_dtype(q)
         k = zero_padding(k, mask)
         memory = torch.einsum("blhd,blhe->bhde", k.to(wide), zero_padding(v, mask).to(wide))

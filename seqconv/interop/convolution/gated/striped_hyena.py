@@ -114,13 +114,12 @@ def by_part(rows: Tensor, heads: int) -> Tensor:
 
 def convert_filter(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the module from that of the original."""
-    modal = "convolution.filter" if _options(FILTER, hyper).long_fir_threshold is None else "convolution.filter.inner"
     return {
         "short_conv.weight": weights.take("short_filter_weight")[:, 0],
         "short_conv.bias": weights.take("short_filter_bias"),
         "D": weights.take("D"),
-        f"{modal}.poles": weights.take("poles")[:, :, 0],
-        f"{modal}.residues": weights.take("residues")[:, :, 0],
+        "convolution.filter.poles": weights.take("poles")[:, :, 0],
+        "convolution.filter.residues": weights.take("residues")[:, :, 0],
     }
 
 
@@ -152,6 +151,9 @@ def _options(original: str, hyper: Mapping[str, Any]) -> Any:
         raise argument_error(
             f"from_original({original!r})", "short_filter_bias=False", wanted, "drop short_filter_bias"
         )
+    if o.long_fir_threshold is not None:
+        got, wanted = f"long_fir_threshold={o.long_fir_threshold}", "None (the original reverses the taps otherwise)"
+        raise argument_error(f"from_original({original!r})", got, wanted, "leave it out")
     if o.num_filters is not None and (o.num_filters < 1 or o.hidden_size % o.num_filters):
         got, wanted = f"num_filters={o.num_filters}", f"a divisor of hidden_size={o.hidden_size}"
         raise argument_error(f"from_original({original!r})", got, wanted, "correct the sizes")
@@ -170,7 +172,6 @@ def _sizes(original: str, o: Any) -> dict[str, Any]:
         "d_state": o.state_size,
         "n_ssm": systems,
         "d_conv": o.short_filter_length,
-        "l_max": o.long_fir_threshold,
     }
 
 

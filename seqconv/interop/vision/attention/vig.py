@@ -18,6 +18,7 @@ from ....vision.backbones.block import Block2d
 from ....vision.backbones.plain_2d import PlainBackbone2d
 from ....vision.mixers.gated_linear import ViG2d
 from ...importer import Weights, add_importer, options
+from ..parts import require_names
 
 MIXER, BLOCK, MODEL = (f"hustvl/ViG:{name}" for name in ("GatedLinearAttention", "GLABlock", "ViG"))
 MIXER_DEFAULTS: Mapping[str, Any] = {
@@ -47,6 +48,7 @@ CHECKED: Mapping[str, Any] = {
     "use_bias_in_patch": True, "use_act_in_patch": False, "rope_mode": "none", "use_dirpe": False, "clamp_min": None,
     "expand_v": 1,
 }  # fmt: skip
+SILU = ("swish", "silu")
 EVALUATION_SCALE, TRAINING_SCALE = 0.25, 0.5
 STEM = ("conv1", "norm1", "conv2", "norm2")
 PAIR = ("weight", "bias")
@@ -92,7 +94,10 @@ def build_block(**hyper: Any) -> Block2d:
         evaluation=o.evaluation,
     )  # fmt: skip
     return Block2d(
-        mixer, mlp_ratio=_hidden(o) / o.hidden_size, layer_scale=o.init_values, **_block_options(o.use_swiglu)
+        mixer,
+        mlp_ratio=_hidden(o) / o.hidden_size,
+        layer_scale=o.init_values,
+        **_block_options(o.use_swiglu, o.rms_norm_eps),
     )
 
 
@@ -179,12 +184,13 @@ def _hidden(o: Any) -> int:
     return int(o.intermediate_size or 256 * -(-int(8 * o.hidden_size / 3) // 256))
 
 
-def _block_options(swiglu: bool) -> dict[str, Any]:
-    return {"norm": "rms", "norm_eps": 1e-6, "mlp": "swiglu" if swiglu else "silu", "mlp_bias": not swiglu}
+def _block_options(swiglu: bool, norm_eps: float = 1e-6) -> dict[str, Any]:
+    return {"norm": "rms", "norm_eps": norm_eps, "mlp": "swiglu" if swiglu else "silu", "mlp_bias": not swiglu}
 
 
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any], ignored: Any) -> Any:
     o = options(original, hyper, defaults, ignored)
+    require_names(original, hyper, hidden_act=SILU, gate_fn=SILU)
     for name, value in CHECKED.items():
         if getattr(o, name, value) != value:
             got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"

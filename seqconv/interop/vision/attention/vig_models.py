@@ -15,8 +15,9 @@ from seqconv_kernels._core.errors import argument_error
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ...importer import Weights, add_importer, options
+from ..parts import require_names
 from ..state_space.vmamba_models import DOWNSAMPLINGS, MLP, STEMS, convert_stages, stage_depths
-from .vig import TRAINING_SCALE, convert_mixer
+from .vig import SILU, TRAINING_SCALE, convert_mixer
 
 ORIGINAL = "hustvl/ViG:HierViG"
 DEFAULTS: Mapping[str, Any] = {
@@ -90,6 +91,8 @@ def _gated_ratio(dim: int) -> float:
 
 def _options(hyper: Mapping[str, Any]) -> Any:
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
+    kinds = {"norm_layer": ("ln", "ln2d"), "hidden_act": SILU, "mlp_act_layer": ("gelu",)}
+    require_names(ORIGINAL, hyper, **kinds)
     versions = o.patchembed_version in STEMS and o.downsample_version in DOWNSAMPLINGS
     if not versions or o.rope_mode != "none" or o.expand_v != 1:
         got = f"patchembed_version={o.patchembed_version!r}, downsample_version={o.downsample_version!r}, "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....vision.mixers.attention.cross_covariance import XCiTBlock
 from ...importer import Weights, add_importer, options
+from ..parts import require_names
 
 ORIGINAL = "facebookresearch/xcit:XCABlock"
 DEFAULTS: Mapping[str, Any] = {
@@ -29,6 +30,7 @@ SCALES = {"mixer_scale": "gamma1", "mlp_scale": "gamma2", "local_scale": "gamma3
 def build(**hyper: Any) -> XCiTBlock:
     """The block with the options of the original."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
+    require_names(ORIGINAL, hyper, act_layer=("gelu",), norm_layer=("layernorm",))
     sizes = {"num_heads": o.num_heads, "bias": o.qkv_bias, "norm_eps": float(o.norm_eps)}
     return XCiTBlock(o.dim, mlp_ratio=float(o.mlp_ratio), layer_scale=float(o.eta), drop_path=o.drop_path, **sizes)
 

@@ -16,19 +16,20 @@ from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.atrous import Atrous2d
 from ...importer import Weights, add_importer, options
+from ..parts import require_names
 from .vmamba_models import take_modules
 
 MIXER, MODEL = "TerryPei/EfficientVMamba:SS2D", "TerryPei/EfficientVMamba:EfficientVSSM"
 MIXER_DEFAULTS: Mapping[str, Any] = {
     "d_model": 96, "d_state": 16, "ssm_ratio": 2.0, "ssm_rank_ratio": 2.0, "dt_rank": "auto", "d_conv": 3,
-    "conv_bias": True, "bias": False, "forward_type": "v2", "step_size": 2,
+    "conv_bias": True, "bias": False, "forward_type": "v2", "step_size": 2, "patch_norm": True,
 }  # fmt: skip
 DEFAULTS: Mapping[str, Any] = {
     "patch_size": 4, "in_chans": 3, "num_classes": 1000, "depths": (2, 2, 9, 2), "dims": (96, 192, 384, 768),
-    "ssm_ratio": 2.0, "mlp_ratio": 4.0, "downsample_version": "v2", "drop_path_rate": 0.1, "step_size": 2,
+    "ssm_ratio": 2.0, "mlp_ratio": 4.0, "downsample_version": "v2", "drop_path_rate": 0.1, "step_size": 2, "patch_norm": True,
 }  # fmt: skip
 IGNORED = (
-    "image", "d_state", "dt_rank", "attn_drop_rate", "shared_ssm", "softmax_version", "drop_rate", "patch_norm",
+    "image", "d_state", "dt_rank", "attn_drop_rate", "shared_ssm", "softmax_version", "drop_rate",
     "norm_layer", "use_checkpoint", "window_size",
 )  # fmt: skip
 CHECKED: Mapping[str, Any] = {
@@ -148,6 +149,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     o = options(original, hyper, defaults, IGNORED if original == MODEL else ())
+    require_names(original, hyper, norm_layer=("layernorm",))
     for name, value in CHECKED.items():
         if getattr(o, name, value) != value:
             got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"

@@ -34,15 +34,16 @@ BLOCK_DEFAULTS: Mapping[str, Any] = {
     "ed": ..., "type": "s", "has_skip": True, "drop_path": 0.0,
     **{name: value for name, value in MIXER_DEFAULTS.items() if name not in ("dim", "kernels")}, "kernels": 5,
 }  # fmt: skip
+DOWN_OPS = [["subsample", 2], ["subsample", 2], [""]]
 DEFAULTS: Mapping[str, Any] = {
     "in_chans": 3, "num_classes": 1000, "stages": ("s", "s", "s"), "embed_dim": (192, 384, 448), "depth": (1, 2, 2),
     "global_ratio": (0.8, 0.7, 0.6), "local_ratio": (0.2, 0.2, 0.3), "kernels": (7, 5, 3), "distillation": False,
-    "drop_path": 0.0, "ssm_ratio": 1, "forward_type": "v052d",
+    "drop_path": 0.0, "ssm_ratio": 1, "forward_type": "v052d", "down_ops": DOWN_OPS,
 }  # fmt: skip
-IGNORED = ("image", "img_size", "down_ops", "bias")
+IGNORED = ("image", "img_size", "bias")
 CHECKED: Mapping[str, Any] = {
     "stride": 1, "wt_levels": 1, "wt_type": "db1", "forward_type": "v052d", "type": "s", "has_skip": True,
-    "stages": ["s", "s", "s"], "distillation": False,
+    "stages": ["s", "s", "s"], "distillation": False, "down_ops": DOWN_OPS,
 }  # fmt: skip
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 STAGES = 3

@@ -16,6 +16,7 @@ from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.multi_scale import MultiScale2d
 from ...importer import Weights, add_importer, options
+from ..parts import require_names
 from .vmamba_models import convert_stages, stage_depths, take_modules
 
 MIXER, MODEL = "YuHengsss/MSVMamba:SS2D", "YuHengsss/MSVMamba:VSSM"
@@ -122,6 +123,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     o = options(original, hyper, defaults, IGNORED)
+    require_names(original, hyper, norm_layer=("ln", "layernorm"))
     for name, value in CHECKED.items():
         given = getattr(o, name, value)
         if (list(given) if isinstance(given, tuple) else given) != value:

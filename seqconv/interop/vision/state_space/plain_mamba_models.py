@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from seqconv_kernels._core.errors import argument_error
+
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.block import Block2d
 from ....vision.backbones.plain_2d import DepthwiseLayer, PlainBackbone2d
@@ -19,6 +21,7 @@ from .plain_mamba import build as build_mixer
 from .plain_mamba import convert as convert_mixer
 
 ORIGINAL = "ChenhongyiYang/PlainMamba:PlainMamba"
+NORM_CFG: Mapping[str, Any] = {"type": "LN", "eps": 1e-6}
 DEFAULTS: Mapping[str, Any] = {
     "img_size": 224,
     "in_channels": 3,
@@ -33,8 +36,9 @@ DEFAULTS: Mapping[str, Any] = {
     "expand": 2,
     "conv_size": 7,
     "num_classes": 1000,
+    "norm_cfg": NORM_CFG,
 }
-IGNORED = ("image", "arch", "drop_rate", "norm_cfg", "interpolate_mode", "init_cfg", "test_cfg", "layer_cfgs")
+IGNORED = ("image", "arch", "drop_rate", "interpolate_mode", "init_cfg", "test_cfg", "layer_cfgs")
 LAYER = "ChenhongyiYang/PlainMamba:PlainMambaLayer"
 LAYER_DEFAULTS: Mapping[str, Any] = {"embed_dims": ..., "with_dwconv": False, "mamba_cfg": ...}
 LAYER_IGNORED = ("drop_path_rate", "use_rms_norm")
@@ -44,6 +48,9 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 def build(**hyper: Any) -> ImageClassifier:
     """The classifier with the options of the original."""
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
+    if o.norm_cfg != NORM_CFG:
+        got, remedy = f"norm_cfg={o.norm_cfg}", "this norm alone was checked"
+        raise argument_error(f"from_original({ORIGINAL!r})", got, f"{NORM_CFG}", remedy)
     backbone = PlainBackbone2d(
         "plain_mamba",
         d_model=o.embed_dims,

@@ -2,7 +2,7 @@
 
 Read in ``mamba-1p1p1/mamba_ssm/modules/mamba_simple.py`` and ``ops/selective_scan_interface.py`` (its
 ``bimamba_inner_ref``) at dd0358a. Version 1 never halves the sum of its directions. A layer scale on the outputs is
-unsupported.
+unsupported, and ``use_fast_path=False``, with which the original runs one direction alone.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,9 @@ DEFAULTS: Mapping[str, Any] = {
     "bimamba_type": ...,
     "if_divide_out": False,
     "init_layer_scale": None,
+    "use_fast_path": True,
 }
-IGNORED = ("layer_idx", "use_fast_path", "device", "dtype", "dt_init", "dt_scale")
+IGNORED = ("layer_idx", "device", "dtype", "dt_init", "dt_scale")
 
 
 def build(**hyper: Any) -> Vim:
@@ -43,6 +44,9 @@ def build(**hyper: Any) -> Vim:
 def vim_options(**hyper: Any) -> dict[str, Any]:
     """Arguments of the module for the original's."""
     o = vars(options(ORIGINAL, hyper, DEFAULTS, IGNORED))
+    if not o.pop("use_fast_path"):
+        wanted = "True: without it the original runs one direction alone"
+        raise argument_error(f"from_original({ORIGINAL!r})", "use_fast_path=False", wanted, "leave it out")
     version, halve, scale = (o.pop(name) for name in ("bimamba_type", "if_divide_out", "init_layer_scale"))
     if version not in ("v1", "v2") or scale is not None:
         got = f"bimamba_type={version!r}, init_layer_scale={scale}"

@@ -14,6 +14,7 @@ from seqconv_kernels._core.errors import argument_error
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ...importer import Weights, add_importer, options
+from ..parts import require_names
 from .vmamba import convert as convert_ss2d
 from .vmamba import ss2d_options
 
@@ -182,6 +183,7 @@ def _dims(o: Any) -> list[int]:
 
 def _options(hyper: Mapping[str, Any]) -> Any:
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
+    require_names(ORIGINAL, hyper, norm_layer=("ln", "ln2d"), ssm_act_layer=("silu",), mlp_act_layer=("gelu",))
     if o.patchembed_version not in STEMS or o.downsample_version not in DOWNSAMPLINGS or o.posembed or o.gmlp:
         got = f"patchembed_version={o.patchembed_version!r}, downsample_version={o.downsample_version!r}"
         got += f", posembed={o.posembed}, gmlp={o.gmlp}"

@@ -39,7 +39,7 @@ class GatedModalConvolution(GatedConvolution):
         d_conv: taps of the short convolution.
         heads: the inputs are laid out head after head, x2, x1 and v of a head together; 1 is x2, x1, v.
         l_max: taps of the filter in the parallel form; ``None``: no end. The recurrence has no end in any case, so
-            that the forms agree up to this length only, as in the original (``long_fir_threshold``).
+            that the forms agree up to this length only.
 
     Raises:
         ValueError: heads or systems that do not divide the channels, sizes below 1.
