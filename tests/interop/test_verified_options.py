@@ -48,6 +48,9 @@ UNSUPPORTED = {
         {"dim": 4, "num_heads": 2, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}, "norm_layer=.*partial",
     ),
     "classification/models/vmamba.py: _ACTLAYERS": ("MzeroMiko/VMamba:VSSM", {"ssm_act_layer": "gelu"}, "='gelu'"),
+    "classification/models/vmamba.py: the gate without its activation": (
+        "YuHengsss/MSVMamba:SS2D", {"sscore_type": "multiscale_4scan_12", "forward_type": "v2nozact"}, "v2nozact",
+    ),
     "classification/lib/models/mamba/efficient_mamba.py: any class": (
         "TerryPei/EfficientVMamba:EfficientVSSM", {"norm_layer": nn.BatchNorm2d}, "norm_layer='BatchNorm2d'",
     ),
@@ -162,3 +165,10 @@ def test_defaults_of_constructors():
     assert get_importer(dcls).build(in_channels=2, out_channels=2, kernel_count=2).filter.version == "gauss"
     block = get_importer("hustvl/ViG:GLABlock").build(hidden_size=4, num_attention_heads=2, rms_norm_eps=0.1)
     assert {block.mixer_norm.eps, block.mlp_norm.eps, block.mixer.norm.eps} == {0.1}
+
+
+def test_a_layer_of_s5_rescales_the_steps_of_its_ssm():
+    """lindermanlab/S5, ``s5/layers.py``: ``self.ssm(step_rescale=self.step_rescale)``."""
+    importer = get_importer("lindermanlab/S5:SequenceLayer")
+    assert importer.build(H=4, P_full=4, layer={"step_rescale": 2.0}).mixer.rate == 2.0
+    assert importer.build(H=4, P_full=4, step_rescale=0.5).mixer.rate == 0.5

@@ -26,8 +26,8 @@ SSM_DEFAULTS = {
     "H": ..., "P_full": ..., "blocks": 1, "C_init": "trunc_standard_normal", "discretization": "zoh", "conj_sym": True,
     "clip_eigs": False, "bidirectional": False, "dt_min": 0.001, "dt_max": 0.1, "step_rescale": 1.0, "layer": None,
 }  # fmt: skip
-LAYER_DEFAULTS = {"activation": "gelu", "prenorm": False, "batchnorm": False, "dropout": 0.0}
-LAYER_IGNORED = ("training", "bn_momentum", "step_rescale", "d_model")
+LAYER_DEFAULTS = {"activation": "gelu", "prenorm": False, "batchnorm": False, "dropout": 0.0, "step_rescale": 1.0}
+LAYER_IGNORED = ("training", "bn_momentum", "d_model")
 MODEL_DEFAULTS = SSM_DEFAULTS | {"d_input": ..., "d_output": ..., "n_layers": ...}
 S5_IGNORED = ("P_stored", "padded", "seed")
 """``P_stored`` follows from ``P_full``; ``padded`` tells that lengths are passed with the inputs."""
@@ -48,7 +48,7 @@ def _s5(original: str, hyper: Mapping[str, Any], gate: str, known: Mapping[str, 
         C_init=o.C_init,
         dt_min=o.dt_min,
         dt_max=o.dt_max,
-        rate=o.step_rescale,
+        rate=(o.layer or {}).get("step_rescale", o.step_rescale),  # a layer passes its own to the SSM in it
         bidirectional=o.bidirectional,
         gate=gate,
     )

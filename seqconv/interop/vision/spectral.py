@@ -35,7 +35,7 @@ BLOCK_OPTIONS: Mapping[str, Any] = {"norm_eps": 1e-6, "single_residual": True}
 
 
 def build_filter(**hyper: Any) -> GlobalFilter2d:
-    """The mixer; ``w`` counts the frequencies of a row, as there, or its columns if the weight has fewer frequencies."""
+    """The mixer; ``w`` counts the frequencies of a row, or its columns if there are fewer frequencies."""
     o = options(FILTER, hyper, FILTER_DEFAULTS, ("map",))
     columns = o.w
     if o.frequencies in (None, o.w):

@@ -16,7 +16,7 @@ passes::
 
     o_t ← o_t / (√s max(|Σ_j score_j| / √s, 1)),    s = Σ_{n ≤ t} γ^n
 
-The norm over each head takes that out again but for its ε; ``normalize=True`` does it. Since 4d1e0e82 torchscale divides
+The norm over each head takes that out again but for its ε; ``normalize=True`` does it. At 4d1e0e82 torchscale divides
 by the sum of the magnitudes of the scores, at least 1: outputs then differ by what ε makes of it, about 1e-6.
 """
 

@@ -26,7 +26,8 @@ MIXER_DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 DEFAULTS: Mapping[str, Any] = {
     "patch_size": 4, "in_chans": 3, "num_classes": 1000, "depths": (2, 2, 9, 2), "dims": (96, 192, 384, 768),
-    "ssm_ratio": 2.0, "mlp_ratio": 4.0, "downsample_version": "v2", "drop_path_rate": 0.1, "step_size": 2, "patch_norm": True,
+    "ssm_ratio": 2.0, "mlp_ratio": 4.0, "downsample_version": "v2", "drop_path_rate": 0.1, "step_size": 2,
+    "patch_norm": True,
 }  # fmt: skip
 IGNORED = (
     "image", "d_state", "dt_rank", "attn_drop_rate", "shared_ssm", "softmax_version", "drop_rate",

@@ -39,6 +39,7 @@ CHECKED: Mapping[str, Any] = {
     "sscore_type": "multiscale_4scan_12", "ms_stage": [0, 1, 2, 3], "ms_split": [1, 3], "convFFN": True,
     "upsample": "interpolate", "add_conv": True, "b1_ssf": False, "concat_norm": False, "ms_fusion": None,
     "downsample_version": "v1", "patchembed_version": "v1", "mlp_ratio": 0.0, "conv_bias": True, "bias": False,
+    "forward_type": "v2",
 }  # fmt: skip
 FFN_EXPANSION = 2.0
 SQUEEZE = 8
