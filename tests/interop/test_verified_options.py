@@ -45,7 +45,7 @@ UNSUPPORTED = {
     ),
     "xcit.py: a norm with another epsilon": (
         "facebookresearch/xcit:XCABlock",
-        {"dim": 4, "num_heads": 2, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}, "norm_layer=.*partial",
+        {"dim": 4, "num_heads": 2, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}, "norm_layer=.LayerNorm.eps=1e-06",
     ),
     "classification/models/vmamba.py: _ACTLAYERS": ("MzeroMiko/VMamba:VSSM", {"ssm_act_layer": "gelu"}, "='gelu'"),
     "classification/models/vmamba.py: the gate without its activation": (

@@ -1,6 +1,7 @@
 """What readers of classifiers of images share."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -36,14 +37,21 @@ def require_names(original: str, hyper: Mapping[str, Any], **known: Iterable[str
     Args:
         original: what is imported, for messages.
         hyper: its hyper-parameters.
-        **known: names in lower case of what may be given for each.
+        **known: names in lower case of what may be given for each; of a class with arguments, ``layernorm(eps=1e-06)``.
 
     Raises:
-        ValueError: another class or name; classes with arguments of their own.
+        ValueError: another class, name or arguments.
     """
     for option, names in known.items():
         given = hyper.get(option)
-        name = given if isinstance(given, str) else getattr(given, "__name__", repr(given))
+        name = _class_name(given)
         if given is not None and name.lower() not in names:
             got, wanted = f"{option}={name!r}", " or ".join(names)
             raise argument_error(f"from_original({original!r})", got, wanted, "this variant is not supported")
+
+
+def _class_name(given: Any) -> str:
+    """Name of a class, and the arguments that are bound to it."""
+    if isinstance(given, partial):
+        return f"{_class_name(given.func)}({', '.join(f'{name}={value}' for name, value in given.keywords.items())})"
+    return given if isinstance(given, str) else getattr(given, "__name__", repr(given))

@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...vision.backbones.backbone import ImageClassifier
 from ...zoo.spectformer import NUM_HEADS, spectformer
 from ..importer import Weights, add_importer, options
+from .parts import require_names
 
 MODEL = "badripatro/SpectFormers:SpectFormer"
 DEFAULTS: Mapping[str, Any] = {
@@ -75,6 +76,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 def _read(hyper: Mapping[str, Any]) -> Any:
     o = options(MODEL, hyper, DEFAULTS, ("drop_rate", "norm_layer", "dropcls"))
+    require_names(MODEL, hyper, norm_layer=("layernorm(eps=1e-06)",))
     if o.representation_size is not None or o.uniform_drop or o.embed_dim % NUM_HEADS:
         got = f"representation_size={o.representation_size}, uniform_drop={o.uniform_drop}, embed_dim={o.embed_dim}"
         wanted = f"None, False, and a width that {NUM_HEADS} heads divide"

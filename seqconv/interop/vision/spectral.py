@@ -18,6 +18,7 @@ from ...vision.backbones.plain_2d import PlainBackbone2d
 from ...vision.mixers.frequency.fourier_operator import AFNO2d
 from ...vision.mixers.frequency.global_filter import GlobalFilter2d
 from ..importer import Weights, add_importer, options
+from .parts import require_names
 
 FILTER, MODEL = "raoyongming/GFNet:GlobalFilter", "raoyongming/GFNet:GFNet"
 AFNO = ("NVlabs/AFNO-transformer:AFNO1D", "NVlabs/AFNO-transformer:AFNO2D")
@@ -117,6 +118,7 @@ def convert_afno(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _read(hyper: Mapping[str, Any]) -> Any:
     o = options(MODEL, hyper, DEFAULTS, ("drop_rate", "norm_layer", "dropcls"))
+    require_names(MODEL, hyper, norm_layer=("layernorm(eps=1e-06)",))
     if o.representation_size is not None or o.uniform_drop:
         got = f"representation_size={o.representation_size}, uniform_drop={o.uniform_drop}"
         raise argument_error(f"from_original({MODEL!r})", got, "None and False", "these alone were checked")

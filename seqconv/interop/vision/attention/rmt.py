@@ -15,6 +15,7 @@ from ....vision.backbones.block import Block2d
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.attention.manhattan import ManhattanRetention2d
 from ...importer import Weights, add_importer, options
+from ..parts import require_names
 
 BLOCK = "qhfan/RMT:RetBlock"
 CHUNK, WHOLE = "qhfan/RMT:VisionRetentionChunk", "qhfan/RMT:VisionRetentionAll"
@@ -69,6 +70,7 @@ def convert_mixer(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
 def build(**hyper: Any) -> ImageClassifier:
     """The classifier with the options of the original."""
     o = options(MODEL, hyper, DEFAULTS, IGNORED)
+    require_names(MODEL, hyper, norm_layer=("layernorm",))
     count = len(o.depths)
     per_stage = zip(o.num_heads, o.chunkwise_recurrents, o.init_values, o.heads_ranges, strict=False)
     stage_options = [

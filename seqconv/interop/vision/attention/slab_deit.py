@@ -16,7 +16,7 @@ from seqconv_kernels._core.errors import argument_error
 from ....vision.backbones.backbone import ImageClassifier
 from ....zoo.slab import slab_deit
 from ...importer import Weights, add_importer, options
-from ..parts import count_parts, named, take_pairs
+from ..parts import count_parts, named, require_names, take_pairs
 
 MODEL = "xinghaochen/SLAB:VisionTransformer"
 DEFAULTS: Mapping[str, Any] = {
@@ -96,6 +96,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 def _read(hyper: Mapping[str, Any]) -> Any:
     o = options(MODEL, hyper, DEFAULTS, IGNORED)
+    require_names(MODEL, hyper, act_layer=("gelu",), embed_layer=("patchembed",))
     if o.representation_size or o.distilled or o.img_size // o.patch_size != GRID:
         got = f"representation_size={o.representation_size}, distilled={o.distilled}, img_size={o.img_size}, "
         got += f"patch_size={o.patch_size}"
