@@ -49,7 +49,6 @@ class Sizes:
 CONTEXT = 64
 ROUNDS = 4
 """Times the seconds of a row that the tokens of all Mamba models are measured for, since there are nine of them."""
-COMPILED = "seqconv compiled"
 OUTPUT_SCALE = 0.0003
 """Of the layers' outputs, so that they are about as large as the embeddings: initial weights amplify rounding."""
 TOLERANCES = {"float32": 2e-3, "bfloat16": 5e-2, "int8": 5e-2}
@@ -84,8 +83,6 @@ def _mamba(folder: Path, sizes: Sizes, seconds: float) -> Iterator[dict[str, Any
         "transformers, bfloat16": copy.deepcopy(stock).bfloat16(),
     }
     seqconv.accelerate(models["transformers on seqconv, float32"])
-    for weights in TOLERANCES:
-        models[f"{COMPILED}, {weights}"] = _compiled(copy.deepcopy(models[f"seqconv, {weights}"]))
     steps = {name: _Stepper(model) for name, model in models.items()}
     if mamba_gguf.unavailable() is None:
         for weights in mamba_gguf.TYPES:
@@ -97,19 +94,11 @@ def _mamba(folder: Path, sizes: Sizes, seconds: float) -> Iterator[dict[str, Any
         kept = {name.removesuffix(f", {weights}"): time for name, time in ms.items() if name.endswith(weights)}
         if weights == "int8":
             kept["transformers, float32"] = ms["transformers, float32"]
-        compiled = kept.pop(COMPILED)
         yield {"shape": f"Mamba-130M, {weights}", "direction": "token", "ms": kept}
-        yield {"shape": f"Mamba-130M, {weights}, compiled", "direction": "token", "ms": kept | {"seqconv": compiled}}
     prompt = torch.randint(sizes.vocabulary, (sizes.prompt,)).tolist()
-    wide = {name: step for name, step in steps.items() if name.endswith("float32") and COMPILED not in name}
+    wide = {name: step for name, step in steps.items() if name.endswith("float32")}
     runs = {name.removesuffix(", float32"): _prefill(step, prompt) for name, step in wide.items()}
     yield {"shape": "Mamba-130M, float32", "direction": "prefill", "ms": interleaved(runs, seconds=seconds)}
-
-
-def _compiled(model: Any) -> Any:
-    """The layers as one graph: calls from Python are about 0.4 ms a layer otherwise."""
-    model.model.backbone.compile(fullgraph=True)
-    return model
 
 
 class _Stepper:
