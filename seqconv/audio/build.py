@@ -34,9 +34,9 @@ def build_sashimi(
     connection.
 
     Args:
-        pattern, mixer_defaults, final_norm, final_norm_options, input_dropout, drop_path, drop_path_schedule,
-            block_options: as :func:`~seqconv.backbone.build_backbone`; layers are counted on the way down, inside,
-            and on the way up.
+        pattern, mixer_defaults, final_norm, final_norm_options: as :func:`~seqconv.backbone.build_backbone`.
+        input_dropout, drop_path, drop_path_schedule, block_options: as there; layers are counted on the way down,
+            inside, and on the way up.
         pool, expand, unet: as :class:`~seqconv.audio.sashimi.Sashimi`.
 
     Raises:

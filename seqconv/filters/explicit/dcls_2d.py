@@ -1,7 +1,7 @@
 """Filters over images of few taps at learned, real places (DCLS in two dimensions).
 
 With taps i at rows r_i and columns c_i, counted from the middle of a square window of ``span`` by ``span`` cells, and φ
-the interpolation of :mod:`.dcls` along either axis::
+the interpolation of :mod:`~seqconv.filters.explicit.dcls` along either axis::
 
     h[a, b] = sum_i w_i φ_i(a - r_i) φ_i(b - c_i) / Z_i,   Z_i = 1 for "v0", else sum_{a,b} φ_i φ_i + 1e-7
 

@@ -21,7 +21,7 @@ pytorch-image-models/timm/models/layers/hyena2d.py of Itamarzimm/HyenaND (commit
 convolutions by twice the side of the image; ``divide_by_side`` does so too.
 
 ``HyenaNd``, for maps with any number of axes, has one convolution, with lags of both signs
-(:mod:`.continuous.ckconv_nd`)::
+(:mod:`~seqconv.vision.mixers.continuous.ckconv_nd`)::
 
     (q, k, v) = shortconv(W_in u),   z = norm(norm(q) ⊙ φ(k)),   y = W_out norm(ckconv(z) ⊙ ψ(v))
 
