@@ -47,6 +47,8 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py" or not target.startswith(OURS):
         return None
+    if target.startswith("."):
+        target = _absolute(target, node.get("py:module") or "seqconv")
     defined = _defined_as(target)
     if defined not in (None, target):
         domain = env.domains.python_domain
@@ -56,6 +58,13 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     if defined is None and isinstance(content, nodes.literal):
         LOG.warning("no %s %r", node["reftype"], target, location=node, type="ref")
     return content
+
+
+def _absolute(target: str, module: str) -> str:
+    """A name after dots as seen from a module: in its package, or in one around it."""
+    packages = module.split(".")
+    names = [".".join(packages[:depth]) + target for depth in range(len(packages), 0, -1)]
+    return next((name for name in names if _defined_as(name) is not None), names[0])
 
 
 def _defined_as(target: str) -> str | None:
