@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...vision.backbones.aff import CONV_STAGES, AFFBackbone, AFFBlock
 from ...vision.backbones.backbone import ImageClassifier
 from ..importer import Weights, add_importer, options
+from .parts import count_parts
 
 BLOCK, MODEL = "microsoft/TokenMixers:AFFBlock", "microsoft/TokenMixers:AffNet"
 NORM = "layer_norm_2d"
@@ -116,7 +117,7 @@ def infer(weights: Weights) -> dict[str, Any]:
         stages.append(weights.part(f"layer_{len(stages) + 1}."))
     dims = [len(stage.peek("0.block.red_1x1.block.conv.weight")) for stage in stages]
     depths = [
-        _count(stage, "{}.block.red_1x1.block.conv.weight" if index < CONV_STAGES else "1.global_rep.{}.filter.w1")
+        count_parts(stage, "{}.block.red_1x1.block.conv.weight" if index < CONV_STAGES else "1.global_rep.{}.filter.w1")
         for index, stage in enumerate(stages)
     ]
     second, filters = stages[1].peek("0.block.exp_1x1.block.conv.weight"), stages[CONV_STAGES:]
@@ -127,14 +128,6 @@ def infer(weights: Weights) -> dict[str, Any]:
         "fuse": ["1.fusion.block.conv.weight" in stage for stage in filters],
         "n_classes": len(weights.peek("classifier.fc.weight")),
     }  # fmt: skip
-
-
-def _count(weights: Weights, name: str) -> int:
-    """How many tensors of numbered names there are."""
-    count = 0
-    while name.format(count) in weights:
-        count += 1
-    return count
 
 
 def _read_block(hyper: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """What readers of classifiers of images share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,52 @@ def take_pairs(weights: Weights, names: Mapping[str, str], kinds: Iterable[str] 
 def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with a prefix in front of their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def scan_classifier(
+    weights: Weights,
+    depth: int,
+    convert_mixer: Callable[[Weights], Mapping[str, Tensor]],
+    *,
+    norm_kinds: Iterable[str],
+    head: bool,
+    place: Callable[[int], str] = str,
+) -> dict[str, Tensor]:
+    """What classifiers in the layout of Vim have: patches, blocks of a norm and a mixer, the last norm, the head.
+
+    Args:
+        weights: of the original.
+        depth: blocks.
+        convert_mixer: of the tensors of one mixer.
+        norm_kinds: tensors of each norm.
+        head: whether there is one.
+        place: of a block among seqconv's, by its index.
+    """
+    modules = {"backbone.patch_embedding": "patch_embed.proj"} | ({"head": "head"} if head else {})
+    blocks = {f"backbone.blocks.{place(index)}": f"layers.{index}" for index in range(depth)}
+    norms = {"backbone.norm": "norm_f"} | {f"{name}.mixer_norm": f"{source}.norm" for name, source in blocks.items()}
+    converted = take_pairs(weights, modules) | take_pairs(weights, norms, tuple(norm_kinds))
+    for name, source in blocks.items():
+        converted |= named(f"{name}.mixer", convert_mixer(weights.part(f"{source}.mixer.")))
+    return converted
+
+
+def require_checked(original: str, given: Any, checked: Mapping[str, Any]) -> None:
+    """Raise unless options have the values that were checked; a tuple holds several.
+
+    Args:
+        original: what is imported, for messages.
+        given: its hyper-parameters as attributes; those that are missing are not looked at.
+        checked: values by name.
+
+    Raises:
+        ValueError: another value.
+    """
+    for name, value in checked.items():
+        values, found = value if isinstance(value, tuple) else (value,), getattr(given, name, None)
+        if hasattr(given, name) and (list(found) if isinstance(found, tuple) else found) not in values:
+            got, remedy = f"{name}={found!r}", "this value alone was checked"
+            raise argument_error(f"from_original({original!r})", got, f"{name}={values[0]!r}", remedy)
 
 
 def require_names(original: str, hyper: Mapping[str, Any], **known: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from ...vision.backbones.plain_2d import PlainBackbone2d
 from ...vision.mixers.frequency.fourier_operator import AFNO2d
 from ...vision.mixers.frequency.global_filter import GlobalFilter2d
 from ..importer import Weights, add_importer, options
-from .parts import require_names
+from .parts import count_parts, require_names, take_pairs
 
 FILTER, MODEL = "raoyongming/GFNet:GlobalFilter", "raoyongming/GFNet:GFNet"
 AFNO = ("NVlabs/AFNO-transformer:AFNO1D", "NVlabs/AFNO-transformer:AFNO2D")
@@ -51,7 +51,7 @@ def convert_filter(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def build(**hyper: Any) -> ImageClassifier:
     """The classifier with the options of the original."""
-    o = _read(hyper)
+    o = read(MODEL, hyper)
     backbone = PlainBackbone2d(
         "global_filter",
         d_model=o.embed_dim,
@@ -68,33 +68,34 @@ def build(**hyper: Any) -> ImageClassifier:
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of the classifier from that of the original."""
-    o, moved = _read(hyper), {"stem.proj": "patch_embed.proj", "norm": "norm"}
+    """The state dict of the classifier from that of the original; SpectFormer's blocks may hold attention instead."""
+    o, moved = read(MODEL, hyper), {"stem.proj": "patch_embed.proj", "norm": "norm"}
     positions = weights.take("pos_embed")[0]
     converted = {"backbone.position_embedding": positions.unflatten(0, (math.isqrt(len(positions)), -1))}
     for index in range(o.depth):
-        block, source = f"blocks.{index}", f"blocks.{index}"
-        converted[f"backbone.{block}.mixer.weight"] = weights.take(f"{source}.filter.complex_weight")
-        moved |= {f"{block}.mixer_norm": f"{source}.norm1", f"{block}.mlp_norm": f"{source}.norm2"}
-        moved |= {f"{block}.mlp.up": f"{source}.mlp.fc1", f"{block}.mlp.down": f"{source}.mlp.fc2"}
-    names = {f"backbone.{name}": source for name, source in moved.items()} | {"head": "head"}
-    for name, source in names.items():
-        converted |= {f"{name}.{kind}": weights.take(f"{source}.{kind}") for kind in ("weight", "bias")}
-    return converted
+        block = f"blocks.{index}"
+        moved |= {f"{block}.mixer_norm": f"{block}.norm1", f"{block}.mlp_norm": f"{block}.norm2"}
+        moved |= {f"{block}.mlp.up": f"{block}.mlp.fc1", f"{block}.mlp.down": f"{block}.mlp.fc2"}
+        if f"{block}.attn.qkv.weight" in weights:
+            moved[f"{block}.mixer.mixers.0.qkv_proj"] = f"{block}.attn.qkv"
+            moved[f"{block}.mixer.mixers.0.o_proj"] = f"{block}.attn.proj"
+        else:
+            converted[f"backbone.{block}.mixer.weight"] = weights.take(f"{block}.filter.complex_weight")
+    names = {f"backbone.{name}": source for name, source in moved.items()}
+    return converted | take_pairs(weights, names | ({"head": "head"} if o.num_classes else {}))
 
 
 def infer(weights: Weights) -> dict[str, Any]:
     """All sizes, from the shapes of the tensors."""
     if "pos_embed" not in weights or "blocks.0.filter.complex_weight" not in weights:
         return {}
-    depth, patch = 0, weights.peek("patch_embed.proj.weight")
-    while f"blocks.{depth}.norm1.weight" in weights:
-        depth += 1
+    patch = weights.peek("patch_embed.proj.weight")
     return {
-        "depth": depth, "embed_dim": len(patch), "in_chans": patch.shape[1], "patch_size": patch.shape[-1],
+        "depth": count_parts(weights, "blocks.{}.norm1.weight"),
+        "embed_dim": len(patch), "in_chans": patch.shape[1], "patch_size": patch.shape[-1],
         "img_size": math.isqrt(weights.peek("pos_embed").shape[1]) * patch.shape[-1],
         "mlp_ratio": len(weights.peek("blocks.0.mlp.fc1.weight")) / len(patch),
-        "num_classes": len(weights.peek("head.weight")),
+        "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
     }  # fmt: skip
 
 
@@ -116,12 +117,17 @@ def convert_afno(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: weights.take(source) for name, source in AFNO_WEIGHTS.items()}
 
 
-def _read(hyper: Mapping[str, Any]) -> Any:
-    o = options(MODEL, hyper, DEFAULTS, ("drop_rate", "norm_layer", "dropcls"))
-    require_names(MODEL, hyper, norm_layer=("layernorm(eps=1e-06)",))
+def read(original: str, hyper: Mapping[str, Any]) -> Any:
+    """The options of a classifier of GFNet, or of SpectFormer, whose constructor is the same.
+
+    Raises:
+        ValueError: an option that is not supported.
+    """
+    o = options(original, hyper, DEFAULTS, ("drop_rate", "norm_layer", "dropcls"))
+    require_names(original, hyper, norm_layer=("layernorm(eps=1e-06)",))
     if o.representation_size is not None or o.uniform_drop:
         got = f"representation_size={o.representation_size}, uniform_drop={o.uniform_drop}"
-        raise argument_error(f"from_original({MODEL!r})", got, "None and False", "these alone were checked")
+        raise argument_error(f"from_original({original!r})", got, "None and False", "these alone were checked")
     return o
 
 

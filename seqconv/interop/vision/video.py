@@ -9,6 +9,7 @@ All sizes of VideoMamba come from the shapes of the tensors.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from ...mixers.state_space.vim import Vim
 from ...vision.video.backbone import VideoBackbone, VideoClassifier
 from ...vision.video.space_time import SpaceTimeBlock
 from ..importer import Weights, add_importer, options
+from .parts import PAIR, count_parts, require_checked, scan_classifier
 from .state_space.vim import convert as convert_vim
 from .state_space.vim import vim_options
 
@@ -71,33 +73,24 @@ def build(**hyper: Any) -> VideoClassifier:
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier; the table of places is split into those of the patches and the token's."""
     o = _options(hyper)
-    places, kinds = weights.take("pos_embed")[0], ("weight", "bias")
-    grid, norm_kinds = math.isqrt(len(places) - 1), ("weight",) if o.rms_norm else ("weight", "bias")
+    places, norm_kinds = weights.take("pos_embed")[0], ("weight",) if o.rms_norm else PAIR
+    grid = math.isqrt(len(places) - 1)
     converted = {
         "backbone.position_embedding": places[1:].unflatten(0, (grid, grid)),
         "backbone.class_position": places[0],
         "backbone.class_token": weights.take("cls_token")[0, 0],
         "backbone.time_embedding": weights.take("temporal_pos_embedding")[0],
     }
-    converted |= {f"backbone.norm.{kind}": weights.take(f"norm_f.{kind}") for kind in norm_kinds}
-    for kind in kinds:
-        converted[f"backbone.patch_embedding.{kind}"] = weights.take(f"patch_embed.proj.{kind}")
-        converted |= {f"head.{kind}": weights.take(f"head.{kind}")} if o.num_classes else {}
-    for index in range(o.depth):
-        block, source = f"backbone.blocks.{index}", f"layers.{index}"
-        converted |= {f"{block}.mixer_norm.{kind}": weights.take(f"{source}.norm.{kind}") for kind in norm_kinds}
-        mixer = convert_vim(weights.part(f"{source}.mixer."), _mixer(o))
-        converted |= {f"{block}.mixer.{name}": tensor for name, tensor in mixer.items()}
-    return converted
+    mixer = partial(convert_vim, hyper=_mixer(o))
+    return converted | scan_classifier(weights, o.depth, mixer, norm_kinds=norm_kinds, head=bool(o.num_classes))
 
 
 def infer(weights: Weights) -> dict[str, Any]:
     """All sizes, from the shapes of the tensors."""
     if "temporal_pos_embedding" not in weights or "patch_embed.proj.weight" not in weights:
         return {}
-    depth, (width, channels, tubelet, patch, _) = 0, weights.peek("patch_embed.proj.weight").shape
-    while f"layers.{depth}.norm.weight" in weights:
-        depth += 1
+    depth = count_parts(weights, "layers.{}.norm.weight")
+    width, channels, tubelet, patch, _ = weights.peek("patch_embed.proj.weight").shape
     return {
         "embed_dim": width, "channels": channels, "kernel_size": tubelet, "patch_size": patch, "depth": depth,
         "img_size": math.isqrt(weights.peek("pos_embed").shape[1] - 1) * patch,
@@ -114,10 +107,7 @@ def _mixer(o: Any) -> dict[str, Any]:
 
 def _options(hyper: Mapping[str, Any]) -> Any:
     o = options(MODEL, hyper, DEFAULTS, IGNORED)
-    for name in NORMS:
-        if getattr(o, name) != DEFAULTS[name]:
-            got, wanted = f"{name}={getattr(o, name)!r}", f"{name}={DEFAULTS[name]!r}"
-            raise argument_error(f"from_original({MODEL!r})", got, wanted, "this value alone was checked")
+    require_checked(MODEL, o, {name: DEFAULTS[name] for name in NORMS})
     return o
 
 

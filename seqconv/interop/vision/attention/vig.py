@@ -18,7 +18,7 @@ from ....vision.backbones.block import Block2d
 from ....vision.backbones.plain_2d import PlainBackbone2d
 from ....vision.mixers.gated_linear import ViG2d
 from ...importer import Weights, add_importer, options
-from ..parts import require_names
+from ..parts import count_parts, require_checked, require_names
 
 MIXER, BLOCK, MODEL = (f"hustvl/ViG:{name}" for name in ("GatedLinearAttention", "GLABlock", "ViG"))
 MIXER_DEFAULTS: Mapping[str, Any] = {
@@ -163,9 +163,7 @@ def infer(weights: Weights) -> dict[str, Any]:
     """Sizes, from the shapes of the tensors; the activations are not told by them."""
     if "pos_embed" not in weights or "blocks.0.attn.g_norm.weight" not in weights:
         return {}
-    depth = 0
-    while f"blocks.{depth}.attn_norm.weight" in weights:
-        depth += 1
+    depth = count_parts(weights, "blocks.{}.attn_norm.weight")
     width, head = len(weights.peek("norm.weight")), len(weights.peek("blocks.0.attn.g_norm.weight"))
     stem = weights.peek("patch_embed.proj.0.weight")
     patch = 2 * (stem.shape[-1] - 1)
@@ -191,10 +189,7 @@ def _block_options(swiglu: bool, norm_eps: float = 1e-6) -> dict[str, Any]:
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any], ignored: Any) -> Any:
     o = options(original, hyper, defaults, ignored)
     require_names(original, hyper, hidden_act=SILU, gate_fn=SILU)
-    for name, value in CHECKED.items():
-        if getattr(o, name, value) != value:
-            got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"
-            raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", remedy)
+    require_checked(original, o, CHECKED)
     return o
 
 

@@ -17,6 +17,7 @@ from seqconv_kernels._core.errors import argument_error
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.plain_2d import PlainBackbone2d
 from ...importer import Weights, add_importer, options
+from ..parts import require_checked
 
 FIRST, SECOND = "NX-AI/vision-lstm:VisionLSTM", "NX-AI/vision-lstm:VisionLSTM2"
 SIZES: Mapping[str, Any] = {
@@ -55,10 +56,7 @@ def _reader(original: str) -> Any:
 
     def read(hyper: Mapping[str, Any]) -> Any:
         o = options(original, hyper, DEFAULTS[original], IGNORED)
-        for name, value in CHECKED.items():
-            if getattr(o, name, value) != value:
-                got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"
-                raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", remedy)
+        require_checked(original, o, CHECKED)
         if o.pooling not in POOLINGS or (first and o.pooling != "bilateral_avg"):
             wanted = "'bilateral_avg'" + ("" if first else " or 'bilateral_flatten'")
             got, remedy = f"pooling={o.pooling!r}", "these were checked"

@@ -9,6 +9,7 @@ table.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from ....vision.backbones.backbone import SpectrogramClassifier
 from ....vision.backbones.plain import PlainBackbone
 from ...importer import Weights, add_importer, options
 from ...state_space.mamba import convert_mamba, mamba_options
+from ..parts import PAIR, count_parts, require_checked, scan_classifier
 from .vim import convert as convert_vim
 from .vim import vim_options
 
@@ -96,23 +98,15 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     o = _options(hyper)
     sizes = zip(_pair(o.spectrogram_size), _pair(o.patch_size), _pair(o.strides), strict=True)
     grid = [(size - patch) // stride + 1 for size, patch, stride in sizes]
-    positions, kinds = weights.take("pos_embed.pos_embed")[0], ("weight", "bias") if not o.rms_norm else ("weight",)
-    converted = {f"backbone.norm.{kind}": weights.take(f"norm_f.{kind}") for kind in kinds}
+    positions, converted = weights.take("pos_embed.pos_embed")[0], dict[str, Tensor]()
     if o.if_cls_token:
         converted["backbone.class_position"], positions = positions[0], positions[1:]
         converted["backbone.class_token"] = weights.take("cls_token")[0, 0]
     converted["backbone.position_embedding"] = positions.unflatten(0, grid)
-    for kind in ("weight", "bias"):
-        converted[f"backbone.patch_embedding.{kind}"] = weights.take(f"patch_embed.proj.{kind}")
-        if o.num_classes:
-            converted[f"head.{kind}"] = weights.take(f"head.{kind}")
-    for index in range(o.depth):
-        place = f"{index // 2}.{('forwards', 'backwards')[index % 2]}" if o.if_bidirectional else str(index)
-        block, source = f"backbone.blocks.{place}", f"layers.{index}"
-        converted |= {f"{block}.mixer_norm.{kind}": weights.take(f"{source}.norm.{kind}") for kind in kinds}
-        mixer = _convert_mixer(weights.part(f"{source}.mixer."), o)
-        converted |= {f"{block}.mixer.{name}": tensor for name, tensor in mixer.items()}
-    return converted
+    return converted | scan_classifier(
+        weights, o.depth, partial(_convert_mixer, o=o), norm_kinds=("weight",) if o.rms_norm else PAIR,
+        head=bool(o.num_classes), place=_in_pairs if o.if_bidirectional else str,
+    )  # fmt: skip
 
 
 def infer(weights: Weights) -> dict[str, Any]:
@@ -120,9 +114,7 @@ def infer(weights: Weights) -> dict[str, Any]:
     if "patch_embed.proj.weight" not in weights or "pos_embed.pos_embed" not in weights:
         return {}
     projection, token = weights.peek("patch_embed.proj.weight"), "cls_token" in weights
-    depth = 0
-    while f"layers.{depth}.norm.weight" in weights:
-        depth += 1
+    depth = count_parts(weights, "layers.{}.norm.weight")
     kind = "v2" if "layers.0.mixer.D_b" in weights else "v1" if "layers.0.mixer.A_b_log" in weights else "none"
     rows = max(1, DEFAULTS["spectrogram_size"][0] // projection.shape[2])
     columns = (weights.peek("pos_embed.pos_embed").shape[1] - token) // rows
@@ -151,6 +143,10 @@ def _convert_mixer(weights: Weights, o: Any) -> dict[str, Tensor]:
     return convert_vim(weights, {**given, "bimamba_type": o.bimamba_type, "if_divide_out": o.if_devide_out})
 
 
+def _in_pairs(index: int) -> str:
+    return f"{index // 2}.{('forwards', 'backwards')[index % 2]}"
+
+
 def _pair(size: Any) -> tuple[int, int]:
     first, second = (size, size) if isinstance(size, int) else size
     return int(first), int(second)
@@ -158,10 +154,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 def _options(hyper: Mapping[str, Any]) -> Any:
     o, operation = options(ORIGINAL, hyper, DEFAULTS, IGNORED), f"from_original({ORIGINAL!r})"
-    for name, values in CHECKED.items():
-        if getattr(o, name) not in values:
-            got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"
-            raise argument_error(operation, got, f"{name}={values[0]!r}", remedy)
+    require_checked(ORIGINAL, o, CHECKED)
     o.bimamba_type = "v1" if o.if_bimamba else o.bimamba_type
     if o.bimamba_type not in ("none", "v1", "v2"):
         got = f"bimamba_type={o.bimamba_type!r}"

@@ -10,13 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from seqconv_kernels._core.errors import argument_error
-
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.atrous import Atrous2d
 from ...importer import Weights, add_importer, options
-from ..parts import require_names
+from ..parts import require_checked, require_names
 from .vmamba_models import take_modules
 
 MIXER, MODEL = "TerryPei/EfficientVMamba:SS2D", "TerryPei/EfficientVMamba:EfficientVSSM"
@@ -151,10 +149,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     o = options(original, hyper, defaults, IGNORED if original == MODEL else ())
     require_names(original, hyper, norm_layer=("layernorm",))
-    for name, value in CHECKED.items():
-        if getattr(o, name, value) != value:
-            got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"
-            raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", remedy)
+    require_checked(original, o, CHECKED)
     return o
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from seqconv_kernels._core.errors import argument_error
-
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.mobile_mamba import MobileBlock, MobileMamba2d, WaveletScan
 from ...importer import Weights, add_importer, options
+from ..parts import require_checked
 from .vmamba import convert as convert_ss2d
 from .vmamba_models import take_modules
 
@@ -188,11 +187,7 @@ def _normed(weights: Weights, names: Mapping[str, str]) -> dict[str, Tensor]:
 
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     o = options(original, hyper, defaults, IGNORED)
-    for name, value in CHECKED.items():
-        given = getattr(o, name, value)
-        if (list(given) if isinstance(given, tuple) else given) != value:
-            got, remedy = f"{name}={given!r}", "this value alone was checked"
-            raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", remedy)
+    require_checked(original, o, CHECKED)
     return o
 
 

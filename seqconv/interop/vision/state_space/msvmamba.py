@@ -16,7 +16,7 @@ from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.multi_scale import MultiScale2d
 from ...importer import Weights, add_importer, options
-from ..parts import require_names
+from ..parts import require_checked, require_names
 from .vmamba_models import convert_stages, stage_depths, take_modules
 
 MIXER, MODEL = "YuHengsss/MSVMamba:SS2D", "YuHengsss/MSVMamba:VSSM"
@@ -125,11 +125,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     o = options(original, hyper, defaults, IGNORED)
     require_names(original, hyper, norm_layer=("ln", "layernorm"))
-    for name, value in CHECKED.items():
-        given = getattr(o, name, value)
-        if (list(given) if isinstance(given, tuple) else given) != value:
-            got, remedy = f"{name}={given!r}", "this value alone was checked"
-            raise argument_error(f"from_original({original!r})", got, f"{name}={value!r}", remedy)
+    require_checked(original, o, CHECKED)
     if o.ssm_rank_ratio < o.ssm_ratio:
         got = f"ssm_rank_ratio={o.ssm_rank_ratio}, ssm_ratio={o.ssm_ratio}"
         raise argument_error(f"from_original({original!r})", got, "no low rank", "these alone were checked")

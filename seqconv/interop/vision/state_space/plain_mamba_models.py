@@ -17,6 +17,7 @@ from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.block import Block2d
 from ....vision.backbones.plain_2d import DepthwiseLayer, PlainBackbone2d
 from ...importer import Weights, add_importer, options
+from ..parts import count_parts
 from .plain_mamba import build as build_mixer
 from .plain_mamba import convert as convert_mixer
 
@@ -101,9 +102,7 @@ def infer(weights: Weights) -> dict[str, Any]:
     """All sizes, from the shapes of the tensors; the grid of positions is taken to be square."""
     if "backbone.pos_embed" not in weights:
         return {}
-    depth, convs = 0, 0
-    while f"backbone.layers.{depth}.norm.weight" in weights:
-        depth += 1
+    depth, convs = count_parts(weights, "backbone.layers.{}.norm.weight"), 0
     while f"backbone.patch_embed.convs.{3 * convs}.weight" in weights:
         convs += 1
     stem, patch = (weights.peek(f"backbone.patch_embed.{name}.weight") for name in ("stem.0", "projection"))

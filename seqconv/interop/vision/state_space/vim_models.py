@@ -7,16 +7,16 @@ shapes of the tensors, so that a published state dict (``checkpoint["model"]``) 
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqconv_kernels._core.errors import argument_error
-
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.plain import PlainBackbone
 from ...importer import Weights, add_importer, options
+from ..parts import count_parts, require_checked, scan_classifier
 from .vim import convert as convert_block
 from .vim import vim_options
 
@@ -82,17 +82,9 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
         "backbone.position_embedding": table,
         "backbone.class_position": positions[middle],
         "backbone.class_token": weights.take("cls_token")[0, 0],
-        "backbone.norm.weight": weights.take("norm_f.weight"),
     }
-    for kind in ("weight", "bias"):
-        converted[f"backbone.patch_embedding.{kind}"] = weights.take(f"patch_embed.proj.{kind}")
-        converted[f"head.{kind}"] = weights.take(f"head.{kind}")
-    for index in range(o.depth):
-        block, source = f"backbone.blocks.{index}", f"layers.{index}"
-        converted[f"{block}.mixer_norm.weight"] = weights.take(f"{source}.norm.weight")
-        mixer = convert_block(weights.part(f"{source}.mixer."), _block(o))
-        converted |= {f"{block}.mixer.{name}": tensor for name, tensor in mixer.items()}
-    return converted
+    mixer = partial(convert_block, hyper=_block(o))
+    return converted | scan_classifier(weights, o.depth, mixer, norm_kinds=("weight",), head=True)
 
 
 def infer(weights: Weights) -> dict[str, Any]:
@@ -100,9 +92,7 @@ def infer(weights: Weights) -> dict[str, Any]:
     if "patch_embed.proj.weight" not in weights or "pos_embed" not in weights:
         return {}
     projection = weights.peek("patch_embed.proj.weight")
-    depth = 0
-    while f"layers.{depth}.norm.weight" in weights:
-        depth += 1
+    depth = count_parts(weights, "layers.{}.norm.weight")
     grid, patch = math.isqrt(weights.peek("pos_embed").shape[1] - 1), projection.shape[-1]
     return {
         "embed_dim": projection.shape[0], "channels": projection.shape[1], "patch_size": patch, "depth": depth,
@@ -119,10 +109,7 @@ def _block(o: Any) -> dict[str, Any]:
 
 def _options(hyper: Mapping[str, Any]) -> Any:
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    for name, value in CHECKED.items():
-        if getattr(o, name) != value:
-            got, remedy = f"{name}={getattr(o, name)!r}", "this value alone was checked"
-            raise argument_error(f"from_original({ORIGINAL!r})", got, f"{name}={value!r}", remedy)
+    require_checked(ORIGINAL, o, CHECKED)
     return o
 
 
