@@ -235,10 +235,9 @@ PUBLISHED = re.compile(r"\bPublished(?:\s+results?)?((?:,[^:.]*)?:\s.*?(?:\.(?=\
 
 
 def published(docstring: str) -> str:
-    """The sentence of a docstring that quotes published results, in one line; empty if there is none with a source."""
+    """The sentence of a docstring that quotes published results, in one line; empty if there is none."""
     match = PUBLISHED.search(docstring)
-    sentence = " ".join(match.group(1).lstrip(":, ").split()) if match else ""
-    return "" if sentence.startswith("from memory") else sentence
+    return " ".join(match.group(1).lstrip(":, ").split()) if match else ""
 
 
 def _originals_by_mixer() -> dict[type[Mixer], list[str]]:

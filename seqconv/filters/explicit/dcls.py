@@ -26,6 +26,18 @@ from ..base import Recurrence, WideFilter
 
 VERSIONS = ("gauss", "max", "v1", "v0")
 INITIAL_WIDTH = {"gauss": 0.23, "max": 0.0}
+LEAST_WIDTH = 0.27
+"""Added to the widths of Gaussian taps."""
+
+
+def interpolation(version: str, distance: Tensor, sigma: Tensor | None) -> Tensor:
+    """φ at distances from the taps, (..., taps, lags), for widths (..., taps)."""
+    if sigma is None:
+        return F.relu(1 - distance)
+    width = sigma.abs()[..., None]
+    if version == "max":
+        return F.relu(1 + width - distance)
+    return torch.exp(-0.5 * (distance / (width + LEAST_WIDTH)).square())
 
 
 class DCLSFilter(WideFilter):
@@ -93,13 +105,7 @@ class DCLSFilter(WideFilter):
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         lags = torch.arange(self.span, device=self.position.device, dtype=self.position.dtype)
-        distance = (lags - self.position[..., None]).abs()
-        if self.sigma is None:
-            phi = F.relu(1 - distance)
-        elif self.version == "max":
-            phi = F.relu(1 + self.sigma.abs()[..., None] - distance)
-        else:
-            phi = torch.exp(-0.5 * (distance / (self.sigma.abs()[..., None] + 0.27)).square())
+        phi = interpolation(self.version, (lags - self.position[..., None]).abs(), self.sigma)
         if self.version != "v0":
             phi = phi / (phi.sum(-1, keepdim=True) + 1e-7)
         h = (self.weight[..., None] * phi).sum(1)[:, :length]

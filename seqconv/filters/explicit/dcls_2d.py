@@ -10,17 +10,13 @@ K-H-Ismail/Dilated-Convolution-with-Learnable-Spacings-PyTorch (commit 096daf8f)
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...parameters import KeepFloat32, set_optimizer_options, wide_default_dtype
-from .dcls import INITIAL_WIDTH, VERSIONS
-
-LEAST_WIDTH = 0.27
-"""Added to the widths of Gaussian taps."""
+from .dcls import INITIAL_WIDTH, VERSIONS, interpolation
 
 
 class DCLSFilter2d(KeepFloat32):
@@ -71,14 +67,7 @@ class DCLSFilter2d(KeepFloat32):
     def forward(self) -> Float[Tensor, "channels span span"]:
         """The window, first row and first column first; cell ``span // 2`` is the middle."""
         cells = torch.arange(self.span, device=self.position.device, dtype=self.position.dtype) - self.span // 2
-        distance = (cells - self.position[..., None]).abs()
-        if self.sigma is None:
-            phi = F.relu(1 - distance)
-        elif self.version == "max":
-            phi = F.relu(1 + self.sigma.abs()[..., None] - distance)
-        else:
-            phi = torch.exp(-0.5 * (distance / (self.sigma.abs()[..., None] + LEAST_WIDTH)).square())
-        rows, columns = phi
+        rows, columns = interpolation(self.version, (cells - self.position[..., None]).abs(), self.sigma)
         weight = self.weight
         if self.version != "v0":
             weight = weight / (rows.sum(-1) * columns.sum(-1) + 1e-7)

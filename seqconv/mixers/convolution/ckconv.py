@@ -13,11 +13,9 @@ trained layer on every second sample, ``mixer.at_times`` (``ckconv``, ``flexconv
 Sources: Romero et al. 2021, "CKConv: Continuous Kernel Convolution for Sequential Data" (arXiv 2102.02611) and
 "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes" (arXiv 2110.08059); Kim and Park 2023,
 "SMPConv: Self-moving Point Representations for Continuous Convolution" (arXiv 2304.02330). Code as named in
-:mod:`~seqconv.filters.implicit.continuous`. Published, from memory of the papers: sequential MNIST 99.3 and permuted
-98.5 for CKConv, sequential CIFAR-10 80.8 for FlexConv. Originals that convolve odd padded lengths by an FFT get
-distorted outputs (their inverse transform returns one sample too few); here they are the convolution. The first
-original writes the initial values of its sines into weights that weight normalisation overwrites; here they are those
-of the paper.
+:mod:`~seqconv.filters.implicit.continuous`. Originals that convolve odd padded lengths by an FFT get distorted outputs
+(their inverse transform returns one sample too few); here they are the convolution. The first original writes the
+initial values of its sines into weights that weight normalisation overwrites; here they are those of the paper.
 """
 
 from collections.abc import Callable

@@ -3,11 +3,11 @@
 Equation: ``y = W (h * x + b) + c`` with h of :class:`~seqconv.filters.explicit.dcls.DCLSFilter`, causal: all taps are
 in the past.
 
-Source: Khalfaoui-Hassani et al. 2023 (arXiv 2112.03740), for images, where the window is centred. Published, from
-memory of the paper: ImageNet 82.5 for ConvNeXt-T with 17 x 17 windows of 34 taps.
+Source: Khalfaoui-Hassani et al. 2023 (arXiv 2112.03740), for images, where the window is centred.
 """
 
-from typing import cast
+from abc import ABC, abstractmethod
+from typing import TypedDict, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...convolution.window import WindowConvolution
 from ...filters.explicit.dcls import DCLSFilter
+from ...filters.explicit.dcls_2d import DCLSFilter2d
 from ...layers.linear import Linear
 from ...mixer import Mixer
 from ...registry import register
@@ -23,48 +24,75 @@ from ...state import State
 from ...types import StateKind
 
 
-class DCLSConvolution(nn.Module):
-    """The convolution alone, between groups of channels and with padding on both sides, as in the original.
+class Taps(TypedDict):
+    """Options of the filter that the convolutions alone hand on.
 
-    Args:
-        inputs, outputs: channels, each divided by the groups.
-        padding: zeros on either side; the output has ``2 padding - span + 1`` tokens more than the input.
-        groups: of channels that are not mixed with others.
-        bias: added to the outputs.
+    Attributes:
         kernel_count, span, version: as in :class:`~seqconv.filters.explicit.dcls.DCLSFilter`.
     """
 
+    kernel_count: int
+    span: int
+    version: str
+
+
+class SpacedConvolution(nn.Module, ABC):
+    """Base of the convolutions alone, with padding on all sides, as in the original.
+
+    Args:
+        filter: impulse responses of all outputs from the inputs of their group, output by output.
+        outputs: channels, divided by the groups.
+        padding: zeros on every side.
+        groups: of channels that are not mixed with others.
+        bias: added to the outputs.
+    """
+
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        kernel_count: int,
-        span: int,
-        version: str,
-        padding: int = 0,
-        groups: int = 1,
-        bias: bool = True,
+        self, filter: DCLSFilter | DCLSFilter2d, outputs: int, *, padding: int, groups: int, bias: bool
     ) -> None:
         super().__init__()
-        self.groups, self.padding, self.fan_in = groups, padding, inputs // groups
-        self.filter = DCLSFilter(
-            outputs * self.fan_in, kernel_count=kernel_count, span=span, version=version, fan_in=self.fan_in
-        )
+        self.groups, self.padding, self.filter = groups, padding, filter
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the bias as a Conv1d does."""
+        """Draw the bias as PyTorch's convolutions do."""
         if self.bias is not None:
-            bound = (self.fan_in * self.filter.weight.shape[1]) ** -0.5
+            bound = (self.filter.fan_in * self.filter.weight.shape[1]) ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch outputs_length outputs"]:
-        """Convolve whole sequences."""
-        taps = cast(Tensor, self.filter(self.filter.span)).flip(-1).unflatten(0, (-1, self.fan_in)).to(x.dtype)
-        y = F.conv1d(x.transpose(1, 2), taps, self.bias, padding=self.padding, groups=self.groups)
-        return y.transpose(1, 2)
+    def forward(self, x: Float[Tensor, "batch *size inputs"]) -> Float[Tensor, "batch *_ outputs"]:
+        """Convolve whole sequences or images."""
+        taps = self._window().unflatten(0, (-1, self.filter.fan_in)).to(x.dtype)
+        convolve = F.conv1d if x.dim() == 3 else F.conv2d
+        y = convolve(x.movedim(-1, 1), taps, self.bias, padding=self.padding, groups=self.groups)
+        return y.movedim(1, -1)
+
+    @abstractmethod
+    def _window(self) -> Float[Tensor, "channels *span"]:
+        """The taps as PyTorch's convolutions read them."""
+
+
+class DCLSConvolution(SpacedConvolution):
+    """The convolution alone over sequences; the output has ``2 padding - span + 1`` tokens more than the input.
+
+    Args:
+        inputs, outputs: channels, each divided by the groups.
+        padding, groups, bias: as in :class:`SpacedConvolution`.
+        kernel_count, span, version: as in :class:`~seqconv.filters.explicit.dcls.DCLSFilter`.
+    """
+
+    filter: DCLSFilter
+
+    def __init__(
+        self, inputs: int, outputs: int, *, padding: int = 0, groups: int = 1, bias: bool = True, **taps: Unpack[Taps]
+    ) -> None:
+        fan_in = inputs // groups
+        filter = DCLSFilter(outputs * fan_in, fan_in=fan_in, **taps)
+        super().__init__(filter, outputs, padding=padding, groups=groups, bias=bias)
+
+    def _window(self) -> Tensor:
+        return cast(Tensor, self.filter(self.filter.span)).flip(-1)
 
 
 @register("dcls", examples=({"span": 9, "kernel_count": 3, "version": "max"}, {"span": 40, "version": "v1"}))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -91,24 +91,33 @@ class ImageBackbone(nn.Module, ABC):
         return y
 
 
-class ImageClassifier(nn.Module):
-    """A backbone and a linear layer on its pooled features.
+BackboneT = TypeVar("BackboneT", bound=nn.Module)
+
+
+class BackboneClassifier(nn.Module, Generic[BackboneT]):
+    """Base of classifiers: a backbone, and a linear layer on its pooled features.
 
     Args:
-        backbone: the backbone.
+        backbone: the backbone, with its width as ``d_model``.
         num_classes: logits; 0 leaves the linear layer out, and the pooled features are returned.
     """
 
-    def __init__(self, backbone: ImageBackbone, num_classes: int) -> None:
+    backbone: BackboneT
+
+    def __init__(self, backbone: BackboneT, num_classes: int) -> None:
         super().__init__()
         self.backbone, self.num_classes = backbone, num_classes
-        self.head = nn.Linear(backbone.d_model, num_classes) if num_classes else nn.Identity()
+        self.head = nn.Linear(cast(int, backbone.d_model), num_classes) if num_classes else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Small weights and no bias in the classifier."""
         if isinstance(self.head, nn.Linear):
             reset_linear(self.head)
+
+
+class ImageClassifier(BackboneClassifier[ImageBackbone]):
+    """A classifier of images."""
 
     def forward_features(
         self, images: Float[Tensor, "batch channels height width"]
@@ -163,3 +172,10 @@ def reset_linear(linear: nn.Linear) -> None:
     nn.init.trunc_normal_(linear.weight, std=LINEAR_INIT_STD)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
+
+
+def reset_patches(patches: nn.Conv2d | nn.Conv3d) -> None:
+    """Draw the weight of a convolution of patches as LeCun 1998; a bias is zero."""
+    nn.init.trunc_normal_(patches.weight, std=patches.weight[0].numel() ** -0.5)
+    if patches.bias is not None:
+        nn.init.zeros_(patches.bias)

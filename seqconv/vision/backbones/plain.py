@@ -22,7 +22,7 @@ from ...layers.norms import create_norm
 from ...registry import create_mixer
 from ...types import LayerContext
 from ..packed_images import PackedImages, boundaries, check_packed
-from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
+from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_patches
 from .block import drop_path_rates
 from .stems import check_images
 
@@ -132,10 +132,7 @@ class PlainBackbone(ImageBackbone):
 
     def reset_parameters(self) -> None:
         """Patches as LeCun 1998 without a bias, tokens and positions small."""
-        fan_in = self.patch_embedding.weight[0].numel()
-        nn.init.trunc_normal_(self.patch_embedding.weight, std=fan_in**-0.5)
-        if self.patch_embedding.bias is not None:
-            nn.init.zeros_(self.patch_embedding.bias)
+        reset_patches(self.patch_embedding)
         for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
 

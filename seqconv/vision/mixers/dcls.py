@@ -3,67 +3,42 @@
 Equation: ``y = W (h ⋆ x + b) + c``, with h of :mod:`~seqconv.filters.explicit.dcls_2d` around each cell and ``⋆`` the
 correlation, ``(h ⋆ x)[i, j] = sum_{a,b} h[a, b] x[i + a, j + b]``.
 
-Source: as the filter. Published, from memory of the paper: ImageNet 82.5 for ConvNeXt-T with 17 by 17 windows of 34
-taps.
+Source: as the filter.
 """
 
-from typing import cast
+from typing import Unpack, cast
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
 from ...filters.explicit.dcls_2d import DCLSFilter2d
 from ...layers.linear import Linear
+from ...mixers.convolution.dcls import SpacedConvolution, Taps
 from ..mixer_2d import Mixer2d, zero_padding_2d
 from ..registry import register_2d
 
 
-class DCLSConvolution2d(nn.Module):
-    """The convolution alone, between groups of channels and with padding around the image, as in the original.
+class DCLSConvolution2d(SpacedConvolution):
+    """The convolution alone over images; the output has ``2 padding - span + 1`` rows and columns more than the input.
 
     Args:
         inputs, outputs: channels, each divided by the groups.
-        padding: cells of zeros on every side; the output has ``2 padding - span + 1`` rows and columns more.
-        groups: of channels that are not mixed with others.
-        bias: added to the outputs.
+        padding, groups, bias: as in :class:`~seqconv.mixers.convolution.dcls.SpacedConvolution`.
         kernel_count, span, version: as in :class:`~seqconv.filters.explicit.dcls_2d.DCLSFilter2d`.
     """
 
+    filter: DCLSFilter2d
+
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        kernel_count: int,
-        span: int,
-        version: str,
-        padding: int = 0,
-        groups: int = 1,
-        bias: bool = True,
+        self, inputs: int, outputs: int, *, padding: int = 0, groups: int = 1, bias: bool = True, **taps: Unpack[Taps]
     ) -> None:
-        super().__init__()
-        self.groups, self.padding, self.fan_in = groups, padding, inputs // groups
-        self.filter = DCLSFilter2d(
-            outputs * self.fan_in, kernel_count=kernel_count, span=span, version=version, fan_in=self.fan_in
-        )
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-        self.reset_parameters()
+        fan_in = inputs // groups
+        filter = DCLSFilter2d(outputs * fan_in, fan_in=fan_in, **taps)
+        super().__init__(filter, outputs, padding=padding, groups=groups, bias=bias)
 
-    def reset_parameters(self) -> None:
-        """Draw the bias as a Conv2d does."""
-        if self.bias is not None:
-            bound = (self.fan_in * self.filter.weight.shape[1]) ** -0.5
-            nn.init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, x: Float[Tensor, "batch height width inputs"]) -> Float[Tensor, "batch _ _ outputs"]:
-        """Convolve whole images."""
-        taps = cast(Tensor, self.filter()).unflatten(0, (-1, self.fan_in)).to(x.dtype)
-        y = F.conv2d(x.movedim(-1, 1), taps, self.bias, padding=self.padding, groups=self.groups)
-        return y.movedim(1, -1)
+    def _window(self) -> Tensor:
+        return cast(Tensor, self.filter())
 
 
 @register_2d("dcls", examples=({"span": 5, "kernel_count": 3, "version": "max"}, {"span": 3, "version": "v1"}))

@@ -23,7 +23,7 @@ from ...blocks import Block
 from ...layers.norms import create_norm
 from ...registry import create_mixer
 from ...types import LayerContext
-from ..backbones.backbone import LINEAR_INIT_STD, check_out_indices, reset_linear
+from ..backbones.backbone import LINEAR_INIT_STD, BackboneClassifier, check_out_indices, reset_patches
 from ..backbones.block import drop_path_rates
 from ..backbones.plain import resized_positions
 
@@ -103,10 +103,7 @@ class VideoBackbone(nn.Module):
 
     def reset_parameters(self) -> None:
         """Patches as LeCun 1998 without a bias, tokens and positions small, all times alike."""
-        fan_in = self.patch_embedding.weight[0].numel()
-        nn.init.trunc_normal_(self.patch_embedding.weight, std=fan_in**-0.5)
-        if self.patch_embedding.bias is not None:
-            nn.init.zeros_(self.patch_embedding.bias)
+        reset_patches(self.patch_embedding)
         for parameter in (self.position_embedding, self.class_token, self.class_position):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
         nn.init.zeros_(self.time_embedding)
@@ -166,24 +163,8 @@ class VideoBackbone(nn.Module):
             raise argument_error("VideoBackbone", got, wanted, "lengthen or enlarge the videos")
 
 
-class VideoClassifier(nn.Module):
-    """A backbone and a linear layer on its pooled features.
-
-    Args:
-        backbone: the backbone.
-        num_classes: logits; 0 leaves the linear layer out, and the pooled features are returned.
-    """
-
-    def __init__(self, backbone: VideoBackbone, num_classes: int) -> None:
-        super().__init__()
-        self.backbone, self.num_classes = backbone, num_classes
-        self.head = nn.Linear(backbone.d_model, num_classes) if num_classes else nn.Identity()
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Small weights and no bias in the classifier."""
-        if isinstance(self.head, nn.Linear):
-            reset_linear(self.head)
+class VideoClassifier(BackboneClassifier[VideoBackbone]):
+    """A classifier of videos."""
 
     def forward(self, videos: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch classes"]:
         """Logits.
