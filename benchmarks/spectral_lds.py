@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seqconv.distill.task import Distilled, Modes, filter_task
+from seqconv.distill.fitting.modes import Modes
+from seqconv.distill.task import Distilled, filter_task
 
 POOL = 400
 """Poles of each sign, their distances from the unit circle in equal ratios."""

@@ -120,7 +120,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a run's checkpoint again, on the whole split; with --override on other data, such as longer rows."""
-    from .training.run import evaluate_metrics
+    from .training.evaluation import evaluate_metrics
 
     changes = split_overrides(override or [])
     found = evaluate_metrics(folder, split, checkpoint, overrides=changes, data_root=data, quiet=quiet)

@@ -129,3 +129,9 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes if sys.platform == "darwin" else 1024 * kilobytes
+
+
+def metrics_of(measured: Mapping[str, float] | None) -> dict[str, float]:
+    """The scores among what the Trainer measured: ``accuracy``, and of language models ``bits`` and ``perplexity``."""
+    names = ("accuracy", "bits", "perplexity")
+    return {name: float((measured or {})[f"test_{name}"]) for name in names if f"test_{name}" in (measured or {})}

@@ -11,7 +11,8 @@ from seqconv_kernels._core.errors import argument_error
 
 from .certificates.certificate import frequency_maximum
 from .fitting.gradient_mode import with_gradients
-from .task import ORDERS, Distilled, FilterTask, Method, Norm, filter_task, put
+from .fitting.modes import put
+from .task import ORDERS, Distilled, FilterTask, Method, Norm, filter_task
 
 HEADS = (64, 256)
 """Exact heads that are tried where a tolerance is missed without one."""

@@ -21,8 +21,9 @@ from .certificates.certificate import Certificate
 from .certificates.tail import taps_beyond
 from .filter import distill_filter
 from .fitting.gradient_mode import with_gradients
+from .fitting.modes import Modes, put
 from .fitting.sensitivity import Sensitivity, check_calibration, measured_divergence, sensitivities
-from .task import ORDERS, Distilled, FilterTask, Modes, filter_task, put
+from .task import ORDERS, Distilled, FilterTask, filter_task
 
 FLOOR = 1e-3
 """Share of the mean of a spectrum that every frequency weighs at least."""

@@ -1,10 +1,10 @@
 """The work on one filter: which channels, which method, and the steps from taps to modes."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
@@ -15,10 +15,10 @@ from .certificates.hankel import Subspace, leading_subspace
 from .fitting.closed_form import POLES
 from .fitting.gradient import gradient_descent
 from .fitting.minimax import level_poles, peak
-from .fitting.modes import to_modes
+from .fitting.modes import Modes, keep_smaller, put, to_modes
 from .fitting.parallel import in_blocks
 from .fitting.poles import balanced, kung, tall_window
-from .fitting.second_order import from_poles, powers_of
+from .fitting.second_order import from_poles
 from .fitting.varpro import errors, refine
 
 Method = Literal["best", "kung-varpro", "gradient", "balanced", "era", "aaa", "prony"]
@@ -57,21 +57,6 @@ class Distilled:
 
     filter: ModalFilter
     certificate: Certificate
-
-
-class Modes(NamedTuple):
-    """Poles and residues, one mode per conjugate pair."""
-
-    poles: Complex[Tensor, "channels modes"]
-    residues: Complex[Tensor, "channels modes"]
-
-    def rows(self, index: Tensor) -> "Modes":
-        """The modes of some of the channels."""
-        return Modes(self.poles[index], self.residues[index])
-
-    def response(self, length: int) -> Float[Tensor, "channels length"]:
-        """What they sum up to after the head."""
-        return (powers_of(self.poles, length) * self.residues[:, :, None]).sum(1).real
 
 
 @dataclass(frozen=True)
@@ -143,20 +128,20 @@ class FilterTask:
         poor = (least > TOO_FAR * lowest).nonzero().flatten()
         self._improve(modes, least, poor, self._with("kung-varpro", "l2"), order)
         if lower is not None:
-            _keep_smaller(modes, least, torch.arange(len(least)), lower, self.bounds(lower))
+            keep_smaller(modes, least, torch.arange(len(least)), lower, self.bounds(lower))
         elif order > ORDERS[0]:
             before = max(d for d in ORDERS if d < order)
             if bool((least > self.lower_bounds(before)).any()):
                 task = self if order <= SHARED else replace(self, subspace=_subspace(self.taps[:, self.head :], before))
                 found = task.fit(before)[0]
-                _keep_smaller(modes, least, torch.arange(len(least)), found, self.bounds(found))
+                keep_smaller(modes, least, torch.arange(len(least)), found, self.bounds(found))
 
     def _improve(self, modes: Modes, least: Tensor, rows: Tensor, other: "FilterTask", order: int) -> None:
         """Take what another task finds for some rows where its bound is smaller, in place."""
         if len(rows):
             part = other.rows(rows)
             found = part._fit_method(order)[0]
-            _keep_smaller(modes, least, rows, found, part.bounds(found))
+            keep_smaller(modes, least, rows, found, part.bounds(found))
 
     def _fit_method(self, order: int) -> tuple[Modes, tuple[str, ...]]:
         values = self.subspace.values
@@ -288,20 +273,6 @@ def filter_task(
     steps = STEPS[norm] if refine_steps is None else refine_steps
     missing = taps.new_zeros(len(taps)) if beyond is None else beyond.detach().cpu().double()
     return FilterTask(taps, head, method, norm, steps, dtype, subspace, weight, missing, window_only)
-
-
-def put(modes: Modes, rows: Tensor, found: Modes) -> None:
-    """Write the modes of some channels, padded with none; modes beyond the width are none."""
-    for whole, part in zip(modes, found, strict=True):
-        width = whole.shape[1]
-        whole[rows] = torch.nn.functional.pad(part[:, :width], (0, max(0, width - part.shape[1])))
-
-
-def _keep_smaller(modes: Modes, least: Tensor, rows: Tensor, found: Modes, bounds: Tensor) -> None:
-    """Put what was found for some rows where its bound is smaller, in place."""
-    better = bounds < least[rows]
-    put(modes, rows[better], found.rows(better))
-    least[rows[better]] = bounds[better]
 
 
 def _subspace(g: Tensor, order: int) -> Subspace:

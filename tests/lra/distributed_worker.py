@@ -12,7 +12,8 @@ import torch
 from accelerate.utils import DistributedType
 
 from lra.training.distributed import is_first, leave_process_group, processes
-from lra.training.run import evaluate, read_recipe, run, run_for
+from lra.training.evaluation import evaluate
+from lra.training.run import read_recipe, run, run_for
 from tiny_run import tiny
 
 

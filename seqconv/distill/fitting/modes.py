@@ -1,4 +1,6 @@
-"""From blocks of poles to what a modal filter stores: poles, and the residues that fit best."""
+"""What a modal filter stores, poles and residues: from blocks of poles by the best fit, and channel by channel."""
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Complex, Float
@@ -7,6 +9,35 @@ from torch import Tensor
 from .minimax import equalised
 from .orthonormal import orthonormalise
 from .second_order import CUTOFF, coloured, powers_of, to_poles
+
+
+class Modes(NamedTuple):
+    """Poles and residues, one mode per conjugate pair."""
+
+    poles: Complex[Tensor, "channels modes"]
+    residues: Complex[Tensor, "channels modes"]
+
+    def rows(self, index: Tensor) -> "Modes":
+        """The modes of some of the channels."""
+        return Modes(self.poles[index], self.residues[index])
+
+    def response(self, length: int) -> Float[Tensor, "channels length"]:
+        """What they sum up to after the head."""
+        return (powers_of(self.poles, length) * self.residues[:, :, None]).sum(1).real
+
+
+def put(modes: Modes, rows: Tensor, found: Modes) -> None:
+    """Write the modes of some channels, padded with none; modes beyond the width are none."""
+    for whole, part in zip(modes, found, strict=True):
+        width = whole.shape[1]
+        whole[rows] = torch.nn.functional.pad(part[:, :width], (0, max(0, width - part.shape[1])))
+
+
+def keep_smaller(modes: Modes, least: Tensor, rows: Tensor, found: Modes, bounds: Tensor) -> None:
+    """Put what was found for some rows where its bound is smaller, in place."""
+    better = bounds < least[rows]
+    put(modes, rows[better], found.rows(better))
+    least[rows[better]] = bounds[better]
 
 
 def to_modes(

@@ -16,7 +16,8 @@ from lra.report.tables import language_table
 from lra.tasks import create_task
 from lra.tasks.language import task as language
 from lra.tasks.language.windows import Windows
-from lra.training.run import evaluate_metrics, run
+from lra.training.evaluation import evaluate_metrics
+from lra.training.run import run
 
 TEXT = bytes(np.random.default_rng(0).choice(list(b"<page> of text\n"), 400).astype(np.uint8))
 LINES = {

@@ -14,7 +14,8 @@ from lra.recipes.catalog import create_recipe
 from lra.tasks import create_task
 from lra.tasks.signals.features import COEFFICIENTS, FRAMES, mfcc
 from lra.tasks.signals.speech import TEN, WORDS
-from lra.training.run import evaluate, run
+from lra.training.evaluation import evaluate
+from lra.training.run import run
 from lra.training.scores import macro_auroc
 from seqconv import SeqConvConfig, SeqConvForAudioClassification
 

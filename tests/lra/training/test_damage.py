@@ -8,7 +8,8 @@ import pytest
 
 from lra.data.store import exclusive
 from lra.training.checkpoints import damage_of
-from lra.training.run import evaluate, read_recipe, run
+from lra.training.evaluation import evaluate
+from lra.training.run import read_recipe, run
 from tiny_run import assert_same
 
 NEWEST, BEFORE = "checkpoints/checkpoint-4", "checkpoints/checkpoint-2"

@@ -20,8 +20,9 @@ from lra.recipes.recipe import Recipe
 from lra.tasks import create_task
 from lra.tasks.retrieval import FILES
 from lra.training.budget import fit, parse_budget, seconds_per_step
+from lra.training.evaluation import evaluate
 from lra.training.metrics import read_lines
-from lra.training.run import evaluate, run
+from lra.training.run import run
 from tiny_run import SMALL, tiny
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from lra.training.run import evaluate, run
+from lra.training.evaluation import evaluate
+from lra.training.run import run
 from lra.training.sweep import run_trials, split_values, trials
 from lra.training.trainer import check_trackers
 from tiny_run import tiny
