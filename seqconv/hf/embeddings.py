@@ -158,7 +158,8 @@ class SpectrogramEmbedding(nn.Module):
         _check_padding("SpectrogramEmbedding", "frames", mask)
         x = F.pad(input_values, (0, 0, 0, max(0, self.size - input_values.shape[1])))
         patches = x.unfold(1, self.size, self.stride).unfold(2, self.size, self.stride)  # (batch, t, r, frame, band)
-        embedded = self.projection(patches.flatten(3).to(self.projection.weight.dtype)) + self.band_embedding.weight
+        bands = self.band_embedding(torch.arange(self.rows, device=x.device))
+        embedded = self.projection(patches.flatten(3).to(self.projection.weight.dtype)) + bands
         if mask is not None:
             count = _frames(mask.sum(1), self.size, self.stride)
             mask = torch.arange(embedded.shape[1], device=mask.device) < count[:, None]

@@ -35,6 +35,13 @@ def test_patches_are_read_frame_by_frame():
     torch.testing.assert_close(patches[:, t * 5 + r], embed.projection(patch) + embed.band_embedding.weight[r])
 
 
+def test_the_vectors_of_bands_are_called_as_a_module():
+    embed, called = build().model.embed_frames, []
+    embed.band_embedding.register_forward_hook(lambda *_: called.append(True))  # as adapters and offloading act
+    embed(torch.randn(1, 8, 12), None)
+    assert called
+
+
 @pytest.mark.parametrize("options", [
     {"mixer": "vim", "pooling": "cls", "cls_position": "middle", "norm": "rms"},
     {"mixer": "s4d", "bidirectional": True, "position_embedding": "learned", "max_position_embeddings": 24},
