@@ -116,3 +116,9 @@ def place_int8_layers(module: nn.Module, layers: Mapping[str, int | None]) -> No
                 "place_int8_layers", f"an int8 layer at {name!r}", "the name of a Linear layer", remedy
             )
         setattr(holder, child, Int8Linear(layer, group_size=group_size).train(layer.training))
+
+
+def without_int8(model: nn.Module, tied: Mapping[str, str]) -> dict[str, str]:
+    """Pairs of tied parameters, by name, without those of layers with int8 weights, which are their own."""
+    int8 = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Int8Linear)}
+    return {name: other for name, other in tied.items() if not int8 & {name, other}}

@@ -17,7 +17,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..attention.softmax import IMPLEMENTATIONS
 from ..parameters import mark_vectors, restore_optimizer_options, wide_default_dtype
-from ..quantization import Int8Linear, int8_layers, place_int8_layers
+from ..quantization import Int8Linear, int8_layers, place_int8_layers, without_int8
 from ..weight_decay import honour_marks
 from .configuration import SeqConvConfig
 from .embeddings import InputMap
@@ -45,6 +45,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         materialize(self)
         super().post_init()
         self._place_int8_layers()
+        self.all_tied_weights_keys = without_int8(self, self.all_tied_weights_keys)
         mark_vectors(self)
         restore_optimizer_options(self)
 
@@ -173,20 +174,22 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         return attn_implementation or IMPLEMENTATIONS[0]
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, but for heads with int8 weights, which are their own."""
+        """As in transformers, but for layers with int8 weights, which are their own."""
         tied = getattr(self, "all_tied_weights_keys", None)
         if tied:
-            layers = dict(self.named_modules())
-            kept = {n: s for n, s in tied.items() if not isinstance(layers.get(n.rpartition(".")[0]), Int8Linear)}
-            self.all_tied_weights_keys = kept
+            self.all_tied_weights_keys = without_int8(self, tied)
         super().tie_weights(*args, **kwargs)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As in transformers.
 
         Raises:
-            ValueError: a head with int8 weights.
+            ValueError: a head with int8 weights, or an adaptive one, whose bands have sizes of their own.
         """
+        if new_num_tokens is not None and getattr(self.config, "adaptive_cutoffs", None) is not None:
+            operation = f"{type(self).__name__}.resize_token_embeddings"
+            wanted, remedy = "one table of vectors", "build a model with another vocab_size and adaptive_cutoffs"
+            raise argument_error(operation, "an adaptive embedding", wanted, remedy)
         if new_num_tokens is not None and isinstance(self.get_output_embeddings(), Int8Linear):
             operation = f"{type(self).__name__}.resize_token_embeddings"
             raise argument_error(operation, "a head with int8 weights", "a floating head", "resize, and then quantize")

@@ -12,6 +12,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..backbone import parse_layer
 from ..blocks import Block
 from ..registry import check_mixer_options
+from .adaptive.options import check_config
 from .arguments.checks import MAIN_INPUT
 from .option_values import (
     BOOLEANS,
@@ -65,6 +66,10 @@ class SeqConvConfig(PreTrainedConfig):
         embedding_scale: multiplies token embeddings, those passed as ``inputs_embeds`` too (Gemma).
         logits_scale: multiplies the logits of the next token (Granite).
         logits_soft_cap: bounds the logits z of the next token, ``c tanh(z / c)``; ``None`` for no bound (Gemma).
+        adaptive_cutoffs: ids at which the vocabulary, sorted by falling frequency, is cut into bands with narrower and
+            narrower vectors and an adaptive softmax (:mod:`seqconv.hf.adaptive.layers`); ``None`` for one width. The
+            logits of such a model are log-probabilities, and training with labels gives a loss alone.
+        adaptive_options: as :class:`seqconv.hf.adaptive.options.AdaptiveOptions`.
         embedding_norm: a norm after the embeddings, ``norm`` with ``norm_options``.
         image_size, patch_size, num_channels: pixels a side, pixels of a patch a side, colours. ``patch_size=1`` reads
             an image pixel by pixel through a linear encoder.
@@ -138,6 +143,8 @@ class SeqConvConfig(PreTrainedConfig):
     embedding_scale: float = 1.0
     logits_scale: float = 1.0
     logits_soft_cap: float | None = None
+    adaptive_cutoffs: list[int] | None = None
+    adaptive_options: dict[str, Any] | None = None
     embedding_norm: bool = False
     image_size: int = 32
     patch_size: int = 4
@@ -240,6 +247,7 @@ class SeqConvConfig(PreTrainedConfig):
             got = f"num_frames={self.num_frames} and tubelet_size={self.tubelet_size}"
             raise argument_error("SeqConvConfig", got, "a tubelet size that divides the frames", "change one of them")
         self._check_layers()
+        check_config(self)
 
     @property
     def layers(self) -> list[Any]:

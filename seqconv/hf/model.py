@@ -12,6 +12,7 @@ from ..backbone import BackboneState
 from ..layers.norms import create_norm
 from ..packing import check_mask, ends_in_padding, has_holes, padding_first, zero_padding
 from ..state import InitialState, State, call_with_state
+from .adaptive.build import make_embedding
 from .arguments.cache_argument import CACHE, given_cache
 from .arguments.checks import HOLDS, boolean_mask, check_arguments, check_ids, wrong_input
 from .arguments.packed_arguments import packed_bounds
@@ -42,7 +43,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         self.main_input_name = config.main_input_name
         with torch.device("meta"):  # post_init gives memory and values
             if config.modality == "text":
-                self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+                self.embed_tokens = make_embedding(config)
             elif config.modality == "image":
                 self.embed_pixels: nn.Module = PatchEmbedding(config)
             elif config.modality == "video":

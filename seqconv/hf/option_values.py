@@ -50,7 +50,7 @@ BOOLEANS = (
 )
 NAMES = ("mixer", "norm", "residual", "mlp")
 MAPPINGS = ("mixer_options", "norm_options", "final_norm_options", "residual_options", "mlp_options",
-            "mlp_residual_options", "mlp_norm_options")  # fmt: skip
+            "mlp_residual_options", "mlp_norm_options", "adaptive_options")  # fmt: skip
 
 
 def is_count(value: object) -> bool:

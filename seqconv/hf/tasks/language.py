@@ -10,8 +10,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.linear import Linear
 from ...packing import ends_in_padding
+from ..adaptive.build import TIED, make_head, tied_names
+from ..adaptive.layers import IGNORED, AdaptiveSoftmax
 from ..arguments.cache_argument import CACHE, CURRENT, given_cache
 from ..arguments.packed_arguments import packed_bounds
 from ..base import SeqConvPreTrainedModel
@@ -22,8 +23,6 @@ from ..static_cache import StaticSeqConvCache
 from .heads import require_modality
 from .per_token import PerTokenModel
 
-TIED = {"lm_head.weight": "model.embed_tokens.weight"}
-
 
 class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
     """A causal language model.
@@ -32,7 +31,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         ValueError: a layer or a norm that is not causal.
     """
 
-    _tied_weights_keys = TIED
+    _tied_weights_keys = TIED  # of a head without bands
 
     def __init__(self, config: SeqConvConfig) -> None:
         require_modality(type(self).__name__, config, "text")
@@ -45,7 +44,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
                 type(self).__name__, f"layers {non_causal} that are not causal", "causal layers", remedy
             )
         with torch.device("meta"):
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = make_head(config)
+        self._tied_weights_keys = tied_names(config)
         self.post_init()
 
     def forward(
@@ -67,7 +67,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
 
         Args:
             labels: (batch, length), the tokens themselves, -100 where none counts; adds ``loss``, the mean
-                cross-entropy of the next tokens. No packed sequence predicts the first token of the one behind it.
+                cross-entropy of the next tokens. No packed sequence predicts the first token of the one after it. In
+                training an adaptive softmax gives the loss alone, and no logits.
             logits_to_keep: compute only the last so many logits (0: all), or those at these positions.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
@@ -84,20 +85,34 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         asked |= {"output_hidden_states": output_hidden_states, "return_dict": True}
         outputs = cast(BaseModelOutputWithPast, self.model(**inputs, **asked, **kwargs))
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(cast(Tensor, outputs.last_hidden_state)[:, kept])
-        scale, cap = self.config.logits_scale, self.config.logits_soft_cap
-        logits = logits if scale == 1.0 else logits * scale
-        logits = logits if cap is None else cap * torch.tanh(logits / cap)
-        loss = None
-        if labels is not None:
-            if bounds is not None:
-                starts = bounds[:-1].to(labels.device, torch.long)
-                labels = labels.flatten().index_fill(0, starts, -100).view(labels.shape)
-            count = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
-            loss = self._loss(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **count)
+        hidden, count = cast(Tensor, outputs.last_hidden_state), kwargs.get("num_items_in_batch")
+        if labels is not None and bounds is not None:
+            starts = bounds[:-1].to(labels.device, torch.long)
+            labels = labels.flatten().index_fill(0, starts, -100).view(labels.shape)
+        adaptive, loss = isinstance(self.lm_head, AdaptiveSoftmax), None
+        if adaptive and labels is not None:
+            loss = self._adaptive_loss(hidden, labels, count)
+        logits = None if adaptive and labels is not None and self.training else self._logits(hidden[:, kept])
+        if labels is not None and not adaptive:
+            sizes: dict[str, Any] = {"vocab_size": self.config.vocab_size}
+            sizes |= {} if count is None else {"num_items_in_batch": count}
+            loss = self._loss(logits=logits, labels=labels, **sizes)
         found: dict[str, Any] = {CACHE: getattr(outputs, CACHE), "hidden_states": outputs.hidden_states}
         output = CausalLMOutputWithPast(loss=loss, logits=logits, **found)
         return output if self._wants_dict(return_dict) else output.to_tuple()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the next token, scaled and bounded; log-probabilities from an adaptive softmax."""
+        logits: Tensor = self.lm_head(hidden)
+        scale, cap = self.config.logits_scale, self.config.logits_soft_cap
+        logits = logits if scale == 1.0 else logits * scale
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _adaptive_loss(self, hidden: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
+        """What the next tokens cost, by default in the mean, without the logits of all tokens."""
+        targets = labels[:, 1:].to(hidden.device)
+        costs: Tensor = self.lm_head(hidden[:, :-1], targets)
+        return costs.sum() / ((targets != IGNORED).sum() if count is None else count)
 
     def prepare_inputs_for_generation(  # type: ignore[override]  # transformers annotates its self by a protocol
         self,
@@ -200,13 +215,14 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
 class SeqConvForMaskedLM(PerTokenModel):
     """A language model of masked tokens; with ``bidirectional=True`` it depends on both sides."""
 
-    _tied_weights_keys = TIED
+    _tied_weights_keys = TIED  # of a head without bands
     output_type = MaskedLMOutput
 
     def __init__(self, config: SeqConvConfig) -> None:
         super().__init__(config)
         with torch.device("meta"):
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = make_head(config)
+        self._tied_weights_keys = tied_names(config)
         self.post_init()
 
     def _output(self, hidden: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Adaptive embedding and softmax over a large vocabulary."""
