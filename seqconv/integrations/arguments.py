@@ -19,6 +19,17 @@ def unserved(function: str, **given: Any) -> None:
             raise argument_error(function, f"{name}={_short(value)}", "the default of it", f"leave out {name}")
 
 
+def required(function: str, **given: Any) -> None:
+    """Raise for the first of the arguments that is ``None``.
+
+    Raises:
+        ValueError: with the name of the argument.
+    """
+    for name, value in given.items():
+        if value is None:
+            raise argument_error(function, f"{name}=None", f"a tensor as {name}", f"pass {name}")
+
+
 def no_others(function: str, others: dict[str, Any], *hints: str) -> None:
     """Raise for keyword arguments of ``**kwargs``, except hints to a kernel, which change no result.
 

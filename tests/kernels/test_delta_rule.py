@@ -18,10 +18,13 @@ from scan_cases import (
     check_strides_and_empty_batches,
     values_and_gradients,
 )
+from torch._subclasses import FakeTensorMode
 
 from golden_cases import load_variant
 from seqconv_kernels import delta_rule, delta_rule_step
+from seqconv_kernels.delta_rule import chunked
 from seqconv_kernels.delta_rule.cases import SHAPES, Shape, example_inputs
+from seqconv_kernels.delta_rule.spec import DELTA_RULE, Inputs
 from tolerances import assert_near
 
 each_decay = pytest.mark.parametrize("decay", ["vector", "scalar", "none"])
@@ -47,6 +50,19 @@ def test_equals_the_reference(implementation, decay, length):
     inputs = tiny(length, decay)
     got, want = (values_and_gradients(run(name), inputs) for name in (implementation, "reference"))
     assert_same(got, want, f"{decay} at {length}")
+
+
+@each_decay
+def test_keys_wider_than_triton_holds_take_the_chunked_form_on_a_gpu(decay):
+    """Chosen for tensors of a GPU, which need no GPU to be looked at; its numbers on the CPU."""
+    inputs = example_inputs(Shape(1, 20, 1, 300, 3, 2), dtype=torch.float64, decay=decay, initial_state=True)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = {name: torch.empty(t.shape, dtype=t.dtype, device="cuda") for name, t in inputs.items()}
+        given = Inputs(**{"log_decay": None, **fake}, scale=1.0)
+        assert DELTA_RULE.choose(given) is chunked.delta_rule
+        assert DELTA_RULE.report(given)["triton"] == "d_k = 300, wanted at most 256"
+    got, want = (values_and_gradients(run(name), inputs) for name in ("chunked", "reference"))
+    assert_same(got, want, decay)
 
 
 @each_decay

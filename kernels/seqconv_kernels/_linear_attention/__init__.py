@@ -12,7 +12,12 @@ from typing import Any
 from .._core.triton import support as triton_support
 
 WIDEST_KEY = 256
-"""Channels of the keys that a program in Triton holds at once."""
+"""Channels of the keys that a program in Triton holds at once.
+
+Wider keys are taken in blocks, except by the delta rules, whose error depends on all channels of a state at once: they
+take the chunked form, in matrix products on the same device. A state of 512 rows and the least width of the matrix
+units, 16 columns, compiles for compute capability 9.0, but spills 1.4 KB per thread in bfloat16 and 6 KB in float32.
+"""
 
 
 def unsupported_reason(inputs: tuple[Any, ...], *, key: str, activation: str, delta: bool = False) -> str | None:

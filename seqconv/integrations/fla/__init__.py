@@ -6,7 +6,20 @@
 from typing import Any
 
 from .. import installing
-from . import convolution, decoding, delta_rule, gdn2, generalised, linear_attention, recurrent, retention
+from . import (
+    attention,
+    convolution,
+    decoding,
+    delta_rule,
+    gdn2,
+    generalised,
+    linear_attention,
+    mesa_net,
+    preconditioned,
+    recurrent,
+    retention,
+)
+from .attention import chunk_log_linear_attn, parallel_path_attn
 from .convolution import FusedRMSNormGated, L2Norm, ShortConvolution, causal_conv1d, causal_conv1d_update, l2norm
 from .decoding import fused_recurrent_kda_fwd
 from .delta_rule import (
@@ -24,6 +37,7 @@ from .gdn2 import chunk_gdn2, fused_recurrent_gdn2, fused_recurrent_gdn2_fwd
 from .generalised import (
     chunk_comba,
     chunk_dplr_delta_rule,
+    chunk_gated_delta_product,
     chunk_iplr_delta_rule,
     chunk_rwkv7,
     fused_mul_recurrent_rwkv7,
@@ -44,7 +58,21 @@ from .linear_attention import (
     fused_recurrent_simple_gla,
     parallel_simple_gla,
 )
-from .recurrent import chunk_hgrn, chunk_rwkv6, fused_recurrent_hgrn, fused_recurrent_rwkv6
+from .mesa_net import chunk_mesa_net, mesa_net_decoding_one_step
+from .preconditioned import (
+    chunk_precond_gated_delta_rule,
+    chunk_precond_kda,
+    fused_recurrent_precond_gated_delta_rule,
+    fused_recurrent_precond_kda,
+    fused_recurrent_precond_kda_fwd,
+)
+from .recurrent import (
+    chunk_hgrn,
+    chunk_rwkv6,
+    fused_recurrent_hgrn,
+    fused_recurrent_rwkv4,
+    fused_recurrent_rwkv6,
+)
 from .retention import (
     chunk_lightning_attn,
     chunk_retention,
@@ -63,6 +91,7 @@ __all__ = [
     "chunk_comba",
     "chunk_delta_rule",
     "chunk_dplr_delta_rule",
+    "chunk_gated_delta_product",
     "chunk_gated_delta_rule",
     "chunk_gdn",
     "chunk_gdn2",
@@ -72,6 +101,10 @@ __all__ = [
     "chunk_kda",
     "chunk_lightning_attn",
     "chunk_linear_attn",
+    "chunk_log_linear_attn",
+    "chunk_mesa_net",
+    "chunk_precond_gated_delta_rule",
+    "chunk_precond_kda",
     "chunk_retention",
     "chunk_rwkv6",
     "chunk_rwkv7",
@@ -96,12 +129,18 @@ __all__ = [
     "fused_recurrent_kda_fwd",
     "fused_recurrent_lightning_attn",
     "fused_recurrent_linear_attn",
+    "fused_recurrent_precond_gated_delta_rule",
+    "fused_recurrent_precond_kda",
+    "fused_recurrent_precond_kda_fwd",
     "fused_recurrent_retention",
+    "fused_recurrent_rwkv4",
     "fused_recurrent_rwkv6",
     "fused_recurrent_rwkv7",
     "fused_recurrent_simple_gla",
     "install",
     "l2norm",
+    "mesa_net_decoding_one_step",
+    "parallel_path_attn",
     "parallel_retention",
     "parallel_simple_gla",
     "uninstall",
@@ -132,7 +171,17 @@ _OPS = {
     ),
     "lightning_attn": (retention, "chunk_lightning_attn fused_recurrent_lightning_attn"),
     "linear_attn": (linear_attention, "chunk_linear_attn fused_chunk_linear_attn fused_recurrent_linear_attn"),
+    "rwkv4": (recurrent, "fused_recurrent_rwkv4"),
     "rwkv6": (recurrent, "chunk_rwkv6 fused_recurrent_rwkv6"),
+    "gated_delta_product": (generalised, "chunk_gated_delta_product"),
+    "precond_gated_delta_rule": (
+        preconditioned,
+        "chunk_precond_gated_delta_rule fused_recurrent_precond_gated_delta_rule",
+    ),
+    "precond_kda": (preconditioned, "chunk_precond_kda fused_recurrent_precond_kda"),
+    "mesa_net": (mesa_net, "chunk_mesa_net"),
+    "path_attn": (attention, "parallel_path_attn"),
+    "log_linear_attn": (attention, "chunk_log_linear_attn"),
     "hgrn": (recurrent, "chunk_hgrn fused_recurrent_hgrn"),
 }
 """By the folder of ``fla/ops``."""
@@ -166,6 +215,12 @@ def _modules() -> dict[str, dict[str, Any]]:
             modules.setdefault(f"fla.ops.{folder}{below}.{file}", {})[name] = function
             modules.setdefault(f"fla.ops.{folder}{below}", {})[name] = function
     modules["fla.ops.kda.fused_recurrent"]["fused_recurrent_kda_fwd"] = decoding.fused_recurrent_kda_fwd
+    kda = modules["fla.ops.precond_kda.fused_recurrent"]
+    kda["fused_recurrent_precond_kda_fwd"] = preconditioned.fused_recurrent_precond_kda_fwd
+    step = installing.exports(mesa_net, "mesa_net_decoding_one_step")
+    modules["fla.ops.mesa_net"] |= step
+    modules["fla.ops.mesa_net.decoding_one_step"] = step
+    modules["fla.ops.path_attn.parallel"] |= installing.exports(attention, "parallel_path_attention")
     modules["fla.ops.gdn2.fused_recurrent"]["fused_recurrent_gdn2_fwd"] = gdn2.fused_recurrent_gdn2_fwd
     return modules
 

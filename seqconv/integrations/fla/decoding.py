@@ -68,7 +68,7 @@ def fused_recurrent_kda_fwd(
     tokens: dict[str, Tensor | None] = {"q": q, "k": k, "v": v, "beta": strength, "log_decay": decay}
     pool = Pool(initial_state, inplace_final_state, state_v_first, ssm_state_indices, num_accepted_tokens)
     how = Layout(cu_seqlens, state_v_first=state_v_first)
-    return move_on(name, Run(delta_rule, delta_rule_step, tokens, how, scale), pool, output_final_state, out)
+    return move_on(name, Run(delta_rule, delta_rule_step, tokens, how, {"scale": scale}), pool, output_final_state, out)
 
 
 class Pool(NamedTuple):
@@ -90,13 +90,23 @@ class Pool(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The op, its step, their arguments with a time axis, their layout, and the scale of the queries."""
+    """The op, its step and their arguments.
+
+    Attributes:
+        op: for whole sequences.
+        step: for one token.
+        tokens: arguments with a time axis.
+        how: their layout.
+        options: arguments without one.
+        like: name of the token that the output is shaped and typed like.
+    """
 
     op: Op
     step: Op
     tokens: dict[str, Tensor | None]
     how: Layout
-    scale: float | None
+    options: dict[str, Any]
+    like: str = "v"
 
 
 def move_on(
@@ -112,7 +122,7 @@ def move_on(
         raise argument_error(name, "inplace_final_state alone", "initial_state with it", "pass the states")
     if pool.indices is None:
         wanted = output_final_state or pool.inplace
-        o, last = run.how.run(run.op, run.tokens, states, wanted, scale=run.scale)
+        o, last = run.how.run(run.op, run.tokens, states, wanted, **run.options)
         if pool.inplace and states is not None and last is not None:
             last = states.copy_(last)
         return (o if out is None else out.copy_(o)), last
@@ -126,7 +136,7 @@ def move_on(
 def _decode(run: Run, pool: Tensor, indices: Tensor, accepted: Tensor | None) -> Tensor:
     """All sequences one token on, as often as the longest has tokens."""
     tokens = {name: t for name, t in run.tokens.items() if t is not None}
-    batch, length = tokens["q"].shape[:2]
+    batch, length = tokens[run.like].shape[:2]
     flat = {name: t.flatten(0, 1) for name, t in tokens.items()}
     packed = run.how.cu_seqlens
     bounds = torch.arange(0, batch * length + 1, length) if packed is None else packed.cpu().long()
@@ -135,13 +145,13 @@ def _decode(run: Run, pool: Tensor, indices: Tensor, accepted: Tensor | None) ->
     first = rows[:, 0] if accepted is None else rows.gather(1, accepted.long()[:, None] - 1)[:, 0]
     wide = reduce(torch.promote_types, (t.dtype for t in (*flat.values(), pool)), torch.float32)
     states = pools.read(pool, first).to(wide)
-    o = torch.zeros_like(flat["v"])
+    o = torch.zeros_like(flat[run.like])
     for step in range(int(lengths.max())):
         here = ((lengths > step) & (first >= 0)).nonzero()[:, 0]
         token = starts[here] + step
         given = {name: t[token] for name, t in flat.items()}
-        y, after = run.step(**given, state=states[here].contiguous(), scale=run.scale)
+        y, after = run.step(**given, state=states[here].contiguous(), **run.options)
         o[token], states[here] = y.to(o.dtype), after.to(wide)
         # One row for all tokens of a sequence holds the state after its last one.
         pools.write(pool, after, rows[here, min(step, rows.shape[1] - 1)])
-    return o.view(tokens["v"].shape)
+    return o.view(tokens[run.like].shape)

@@ -153,7 +153,7 @@ def fused_recurrent_gdn2_fwd(
     tokens = _tokens(*unit_lengths(q, k, use_qk_l2norm_in_kernel), v, decay, b, w)
     pool = decoding.Pool(initial_state, inplace_final_state, state_v_first, ssm_state_indices, num_accepted_tokens)
     how = Layout(cu_seqlens, state_v_first=state_v_first)
-    run = decoding.Run(dplr_delta_rule, dplr_delta_rule_step, tokens, how, scale)
+    run = decoding.Run(dplr_delta_rule, dplr_delta_rule_step, tokens, how, {"scale": scale})
     return decoding.move_on(name, run, pool, output_final_state, out)
 
 

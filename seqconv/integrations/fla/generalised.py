@@ -1,19 +1,22 @@
-"""Transitions of a diagonal plus a low rank, RWKV-7 and Comba under fla's signatures.
+"""Transitions of a diagonal plus a low rank, RWKV-7, Comba and gated DeltaProduct under fla's signatures.
 
     S[t] = diag(exp(gk[t])) S[t-1] + b[t] (S[t-1]^T a[t])^T + k[t] v[t]^T
 
-Sources: ``fla/ops/{generalized_delta_rule,rwkv7,comba}`` of fla-org/flash-linear-attention at bc3b101d.
+Sources: ``fla/ops/{generalized_delta_rule,rwkv7,comba,gated_delta_product}`` of fla-org/flash-linear-attention at
+bc3b101d.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from seqconv_kernels import dplr_delta_rule
+from seqconv_kernels import delta_rule, dplr_delta_rule
 from seqconv_kernels._core.errors import argument_error
 
 from ..arguments import unserved
+from .gates import unit_lengths
 from .layout import Layout, layout, unit_length
 
 Result = tuple[Tensor, Tensor | None]
@@ -229,6 +232,50 @@ def fused_recurrent_comba(
     )
 
 
+def chunk_gated_delta_product(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None,
+    beta: Tensor,
+    num_householder: int,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    cu_seqlens_cpu: Tensor | None = None,
+) -> Result:
+    """The delta rule with ``num_householder`` steps per token, the decay before the first of them.
+
+    It runs over sequences that many times as long, with the query at the last step of a token.
+
+    Args:
+        q: (batch, length, heads, d_k).
+        k: (batch, length * num_householder, heads, d_k), the steps of a token next to each other.
+        v: (batch, length * num_householder, heads, d_v).
+        g: logarithm of the decay, (batch, length, heads), or ``None``.
+        beta: (batch, length * num_householder, heads).
+        num_householder: steps per token.
+        scale, initial_state, output_final_state, cu_seqlens_cpu: as for :func:`chunk_dplr_delta_rule`.
+        use_qk_l2norm_in_kernel: give queries and keys unit length first.
+        cu_seqlens: bounds of sequences packed into a batch of one, in tokens.
+
+    Raises:
+        ValueError: keys of another length.
+    """
+    n = num_householder
+    if n < 1 or k.shape[1] != n * q.shape[1]:
+        got = f"q and k of {q.shape[1]} and {k.shape[1]} tokens with num_householder={n}"
+        raise argument_error("chunk_gated_delta_product", got, "num_householder keys per query", "change either")
+    q, k = unit_lengths(q, k, use_qk_l2norm_in_kernel)
+    decay = None if g is None else _spread(g[..., None], n, 0)[..., 0]
+    tokens = {"q": _spread(q, n, n - 1), "k": k, "v": v, "beta": beta, "log_decay": decay}
+    how = Layout(None if cu_seqlens is None else n * cu_seqlens)
+    o, last = how.run(delta_rule, tokens, initial_state, output_final_state, scale=scale)
+    return o[:, n - 1 :: n], last
+
+
 def _run(
     how: Layout,
     q: Tensor,
@@ -243,3 +290,8 @@ def _run(
 ) -> Result:
     tokens = {"q": q, "k": k, "v": v, "a": a, "b": b, "log_decay": log_decay}
     return how.run(dplr_delta_rule, tokens, state, output_final_state, scale=scale)
+
+
+def _spread(x: Tensor, steps: int, place: int) -> Tensor:
+    """(batch, length, heads, width) -> (batch, length * steps, ...): each token at ``place`` among zeros."""
+    return F.pad(x.unsqueeze(2), (0, 0, 0, 0, place, steps - 1 - place)).flatten(1, 2)

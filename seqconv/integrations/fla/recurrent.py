@@ -1,14 +1,16 @@
-"""RWKV-6 and HGRN under fla's signatures.
+"""RWKV-4, RWKV-6 and HGRN under fla's signatures.
 
-Sources: ``fla/ops/{rwkv6,hgrn}`` of fla-org/flash-linear-attention at bc3b101d.
+Sources: ``fla/ops/{rwkv4,rwkv6,hgrn}`` of fla-org/flash-linear-attention at bc3b101d.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seqconv_kernels import gated_linear_attention, linear_scan
 
+from ...mixers.linear_attention.rwkv.rwkv4 import average
 from .layout import Layout, layout
 
 Result = tuple[Tensor, Tensor | None]
@@ -83,3 +85,21 @@ def fused_recurrent_hgrn(
 
 
 chunk_hgrn = fused_recurrent_hgrn
+
+
+def fused_recurrent_rwkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """RWKV-4: averages of values, weighted by keys and age.
+
+    Args:
+        w: logarithm of the rate of decay, (channels).
+        u: weight of a token for itself, (channels).
+        k, v: (batch, length, channels).
+        state: numerator, denominator and their exponent, (batch, 3, 1, channels).
+
+    Returns:
+        (batch, length, channels) and the last state.
+    """
+    wide = torch.promote_types(torch.promote_types(k.dtype, w.dtype), torch.float32)
+    sums, exponent = state[:, :2, 0].to(wide), state[:, 2, 0].to(wide)
+    o, after, last = average(k.to(wide), v.to(wide), w, u.to(wide), sums, exponent)
+    return o.to(k.dtype), torch.cat([after, last[:, None]], dim=1)[:, :, None]
