@@ -33,12 +33,14 @@ class MixerEntry(Generic[MixerT]):
         mixer: the class; its constructor takes ``d_model`` and keyword options with defaults.
         summary: one line for listings.
         examples: small option sets that the tests run in addition to the defaults.
+        experimental: whether no published weights or results vouch for it; the summary says so.
     """
 
     name: str
     mixer: type[MixerT]
     summary: str
     examples: tuple[Mapping[str, Any], ...]
+    experimental: bool = False
 
 
 class Registry(Generic[MixerT]):
@@ -56,9 +58,11 @@ class Registry(Generic[MixerT]):
         self._configs: dict[str, type[Any]] = {}
 
     def register(
-        self, name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},)
+        self, name: str, *, examples: tuple[Mapping[str, Any], ...] = ({},), experimental: bool = False
     ) -> Callable[[type[SubclassT]], type[SubclassT]]:
         """Class decorator: enter a class under ``name``; the registry-wide tests then run on each of ``examples``.
+
+        An ``experimental`` one is marked in listings.
 
         Raises:
             ValueError: the name is taken.
@@ -69,8 +73,8 @@ class Registry(Generic[MixerT]):
                 got, remedy = f"the name {name!r} a second time", "choose another name"
                 raise argument_error("register", got, "a new name", remedy)
             mixer.name = name  # type: ignore[attr-defined]
-            summary = (inspect.getdoc(mixer) or "").split("\n", 1)[0]
-            self.entries[name] = MixerEntry(name, cast(type[MixerT], mixer), summary, examples)
+            summary = ("Experimental. " if experimental else "") + (inspect.getdoc(mixer) or "").split("\n", 1)[0]
+            self.entries[name] = MixerEntry(name, cast(type[MixerT], mixer), summary, examples, experimental)
             return mixer
 
         return enter

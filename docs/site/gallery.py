@@ -36,7 +36,7 @@ DECADES = 6
 """Range of the colours: gradients below 10^-6 of the largest one are white."""
 COLOURS = ((255, 255, 255), (253, 187, 132), (227, 74, 51), (127, 0, 0))
 """From the smallest gradient to the largest, evenly in the logarithm."""
-OF_THE_IMAGE: Mapping[str, str] = {"global_filter": "size", "hyena": "l_max"}
+OF_THE_IMAGE: Mapping[str, str] = {"global_filter": "size", "hyena": "l_max", "hyper_kernel": "image_size"}
 """Options that are the size of the image."""
 LIFTED: Mapping[str, Mapping[str, Any]] = {
     "Mamba along one order": {"mixer": "mamba", "orders": ["row"]},

@@ -19,6 +19,7 @@ from .convert import convert_command
 from .distill import distill_command
 
 if TYPE_CHECKING:
+    from ..registry import MixerEntry
     from .doctor import OpChoice
 
 
@@ -60,30 +61,33 @@ def main() -> None:
 @app.command("list")
 def list_(
     mixer: Annotated[
-        str, typer.Argument(help="A name, or a shell pattern such as 'mamba*'; 'models' for published image models.")
+        str,
+        typer.Argument(
+            help="A name, or a shell pattern such as 'mamba*'; 'models' for published models, '2d' for 2-D mixers."
+        ),
     ] = "*",
-    pattern: Annotated[str, typer.Argument(help="After 'models': a name or a shell pattern.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="After 'models' or '2d': a name or a shell pattern.")] = "*",
     originals: Annotated[bool, typer.Option(help="Show the layers of other projects that can be imported.")] = False,
     checkpoints: Annotated[bool, typer.Option(help="Show the kinds of checkpoints that can be imported.")] = False,
 ) -> None:
-    """Show the mixers, or the options of one; or the published image models."""
+    """Show the mixers, or the options of one; or the published image models; or the 2-D mixers."""
     from ..interop import list_checkpoints, list_originals
-    from ..registry import list_mixers, mixer_entry
+    from ..registry import list_mixers, mixer_config, mixer_entry
 
     with clear_errors():
         if originals or checkpoints:
             names = [*(list_originals() if originals else []), *(list_checkpoints() if checkpoints else [])]
             typer.echo("\n".join(names))
             return
-        if mixer == "models":
-            _show_models(pattern)
+        if mixer in ("models", "2d"):
+            (_show_models if mixer == "models" else _show_mixers_2d)(pattern)
             return
         if pattern != "*":
             got, remedy = f"{mixer!r} and {pattern!r}", "write 'seqconv list models PATTERN', or one pattern alone"
             raise argument_error("list", got, "one name or pattern of mixers", remedy)
         names = list_mixers(mixer)
         if names == [mixer] or not names:
-            _show_options(mixer_entry(mixer).name)
+            _show_options(mixer_entry(mixer), mixer_config(mixer))
         else:
             _show_mixers(names)
 
@@ -224,14 +228,25 @@ def _show_models(pattern: str) -> None:
     _print(table)
 
 
-def _show_options(name: str) -> None:
-    from ..registry import mixer_config, mixer_entry
+def _show_mixers_2d(pattern: str) -> None:
+    from ..vision.registry import list_mixers_2d, mixer_2d_config, mixer_2d_entry
 
-    table = Table("option", "type", "default", title=f"options of {name}")
-    for field in dataclasses.fields(mixer_config(name)):
+    names = list_mixers_2d(pattern)
+    if names == [pattern] or not names:
+        _show_options(mixer_2d_entry(pattern), mixer_2d_config(pattern))
+        return
+    table = Table("2-D mixer", "summary", title="2-D mixers", caption="seqconv list 2d NAME shows the options of one")
+    for name in names:
+        table.add_row(name, escape(mixer_2d_entry(name).summary))
+    _print(table)
+
+
+def _show_options(entry: "MixerEntry[Any]", config: type[Any]) -> None:
+    table = Table("option", "type", "default", title=f"options of {entry.name}")
+    for field in dataclasses.fields(config):
         type_name = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
         table.add_row(field.name, escape(type_name), escape(repr(field.default)))
-    _print(escape(inspect.getdoc(mixer_entry(name).mixer) or ""), table)
+    _print(escape(inspect.getdoc(entry.mixer) or ""), table)
 
 
 def _pairs(title: str, rows: dict[str, str]) -> Table:

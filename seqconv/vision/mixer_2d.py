@@ -29,11 +29,13 @@ class Mixer2d(nn.Module, ABC):
         d_model: width of inputs and outputs.
         name: name in the registry, set by :func:`~seqconv.vision.registry.register_2d`.
         continuous: whether small changes of the inputs change the outputs by little; not where codes are signs.
+        any_size: whether images of every height and width are taken; those of one ``image_size`` if not.
     """
 
     d_model: int
     name: ClassVar[str] = "mixer_2d"
     continuous: ClassVar[bool] = True
+    any_size: ClassVar[bool] = True
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

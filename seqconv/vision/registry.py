@@ -16,6 +16,7 @@ MODULES = (
     "atrous",
     "continuous.ckconv_nd",
     "continuous.flexconv",
+    "continuous.hyper_kernel",
     "dcls",
     "frequency.fourier_operator",
     "frequency.global_filter",

@@ -21,6 +21,7 @@ from seqconv import (
 from seqconv.cli.app import app
 from seqconv.cli.doctor import example_arguments, example_inputs, ops
 from seqconv.hf.tokenizer import byte_tokenizer
+from seqconv.vision import list_mixers_2d
 
 
 @pytest.fixture
@@ -60,6 +61,17 @@ def test_list_shows_the_published_models(run):
     assert "vim_tiny" not in result.stdout
     assert "did you mean 'vim_tiny'" in run("list", "models", "vim_tny").stderr
     assert "Remedy: write 'seqconv list models PATTERN'" in run("list", "mamba*", "x").stderr
+
+
+def test_list_shows_2d_mixers_and_which_are_experimental(run):
+    result = run("list", "2d")
+    lines = [line for line in result.stdout.splitlines() if line.startswith("│ ")]
+    assert [line.split()[1] for line in lines] == list_mixers_2d()
+    assert [line.split()[1] for line in lines if "Experimental." in line] == ["hyper_kernel"]
+    options = run("list", "2d", "hyper_kernel").stdout
+    assert "│ statistics " in options
+    assert "depends on the other images" in " ".join(options.split())
+    assert "did you mean 'hashed'" in run("list", "2d", "hased").stderr
 
 
 def test_list_shows_what_can_be_imported(run):
