@@ -223,7 +223,8 @@ def _show_models(pattern: str) -> None:
     table = Table("model", "million parameters", "ImageNet-1K top-1", "source", title="published image models")
     for name in names:
         entry = model_entry(name)
-        score = f"{entry.top1:.1f}" + ("" if entry.num_classes == 1000 else f" ({entry.measure})")
+        score = "-" if entry.top1 is None else f"{entry.top1:.1f}"
+        score += "" if entry.num_classes == 1000 else f" ({entry.measure})"
         table.add_row(name, f"{entry.millions:g}", score, entry.source)
     _print(table)
 

@@ -11,8 +11,12 @@ from .mixer_2d import Mixer2d
 
 MODULES = (
     "attention.cross_covariance",
+    "attention.cross_window",
     "attention.hashed",
     "attention.manhattan",
+    "attention.reduced",
+    "attention.slab",
+    "attention.window",
     "atrous",
     "continuous.ckconv_nd",
     "continuous.flexconv",

@@ -1,6 +1,7 @@
 """HorNet (Rao et al. 2022, arXiv 2207.14284): recursive gated convolutions, with filters in the spectrum in ``gf``.
 
-Sizes and figures: ``hornet.py`` and README.md of raoyongming/HorNet at ac9e2105. HorNet-L was trained on ImageNet-22K.
+Sizes and figures: ``hornet.py`` and README.md of raoyongming/HorNet at ac9e2105. HorNet-L was trained on a part of
+ImageNet-22K, for which the README gives no accuracy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,17 @@ FILTERS: Sequence[Mapping[str, Any]] = (
     {"order": 4, "scale": SCALE, "global_filter": (14, 8)},
     {"order": 5, "scale": SCALE, "global_filter": (7, 4)},
 )
+
+FILTERS_384: Sequence[Mapping[str, Any]] = (
+    *CONVOLUTIONS[:2],
+    {"order": 4, "scale": SCALE, "global_filter": (24, 13)},
+    {"order": 5, "scale": SCALE, "global_filter": (12, 7)},
+)
+CLASSES_22K = 10_459
+"""As few as ``in1k_to_21k_map.pth`` allows, whose largest index is 10,458; the published numbers of parameters fit."""
+LARGE: Mapping[str, Any] = {
+    "top1": None, "measure": "ImageNet-22K", "num_classes": CLASSES_22K, "source": SOURCE, "original": ORIGINAL
+}  # fmt: skip
 
 
 def hornet(
@@ -80,3 +92,21 @@ def hornet_base_7x7(**options: Any) -> HierarchicalBackbone:
 def hornet_base_gf(**options: Any) -> HierarchicalBackbone:
     """128 to 1024 wide, filters in the spectrum in the last two stages."""
     return hornet(128, FILTERS, **options)
+
+
+@register_model(millions=209, **LARGE)
+def hornet_large_7x7(**options: Any) -> HierarchicalBackbone:
+    """192 to 1536 wide."""
+    return hornet(192, **options)
+
+
+@register_model(millions=211, **LARGE)
+def hornet_large_gf(**options: Any) -> HierarchicalBackbone:
+    """192 to 1536 wide, filters in the spectrum in the last two stages."""
+    return hornet(192, FILTERS, **options)
+
+
+@register_model(millions=216, **LARGE)
+def hornet_large_gf_img384(**options: Any) -> HierarchicalBackbone:
+    """192 to 1536 wide, filters in the spectrum of images of 384 by 384 pixels in the last two stages."""
+    return hornet(192, FILTERS_384, **options)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..vision.backbones.backbone import ImageBackbone, ImageClassifier
+from ..vision.backbones.backbone import ImageBackbone, ImageClassifier, TokenLabelClassifier
 from ..vision.video.backbone import VideoBackbone, VideoClassifier
 
 FAMILIES = (
@@ -22,7 +22,9 @@ FAMILIES = (
     "rmt",
     "sequencer",
     "slab",
+    "slab_stages",
     "spanet",
+    "spectformer",
     "state_space.audio_mamba",
     "state_space.efficient_vmamba",
     "state_space.mobile_mamba",
@@ -42,7 +44,8 @@ class ModelEntry:
 
     Attributes:
         build: options of the backbone to the backbone.
-        top1: published accuracy in percent: on ImageNet-1K without extra data, unless ``measure`` says otherwise.
+        top1: published accuracy in percent: on ImageNet-1K without extra data, unless ``measure`` says otherwise;
+            ``None`` where the source gives none, as the docstring of the variant says.
         millions: published number of parameters, in millions, with ``num_classes`` classes.
         source: where both are published.
         original: name of the importer that reads its checkpoints, see :func:`~seqconv.interop.from_original`.
@@ -52,7 +55,7 @@ class ModelEntry:
     """
 
     build: Callable[..., ImageBackbone | VideoBackbone]
-    top1: float
+    top1: float | None
     millions: int | float
     source: str
     original: str
@@ -63,7 +66,7 @@ class ModelEntry:
     @property
     def takes_images(self) -> bool:
         """Whether the model is one of images, and not of videos or spectrograms."""
-        return self.classifier is ImageClassifier
+        return self.classifier in (ImageClassifier, TokenLabelClassifier)
 
 
 BuilderT = TypeVar("BuilderT", bound=Callable[..., ImageBackbone | VideoBackbone])
@@ -71,7 +74,7 @@ _MODELS: dict[str, ModelEntry] = {}
 
 
 def register_model(
-    *, top1: float, millions: int | float, source: str, original: str, **other: Any
+    *, top1: float | None, millions: int | float, source: str, original: str, **other: Any
 ) -> Callable[[BuilderT], BuilderT]:
     """Decorator: enter a function that builds a backbone under the function's name; see :class:`ModelEntry`."""
 

@@ -26,17 +26,12 @@ def slab_deit(
     qkv_bias: bool = True,
     **options: Any,
 ) -> PlainBackbone2d:
-    """A DeiT of the SLAB mixer, for images of one size: the mixer has a position for every patch."""
-    grid = image_size // patch_size
-    mixer = {
-        "num_heads": num_heads, "qkv_bias": qkv_bias, "window": [grid, grid], "max_positions": grid * grid,
-        "bidirectional": True,
-    }  # fmt: skip
+    """A DeiT of the SLAB mixer, with a position for every patch of images of ``image_size``."""
     return PlainBackbone2d(
-        "scan",
+        "slab",
         d_model=d_model,
         depth=depth,
-        mixer_options={"mixer": "slab", "mixer_options": mixer, "orders": ["row"]},
+        mixer_options={"num_heads": num_heads, "qkv_bias": qkv_bias, "size": image_size // patch_size},
         image_size=image_size,
         patch_size=patch_size,
         block_options={"norm": "prep_batch", "norm_eps": NORM_EPS, "norm_options": NORM_OPTIONS},

@@ -8,7 +8,6 @@ from seqconv import SeqConvBackbone, SeqConvVisionConfig, from_original
 from seqconv.vision.backbones.aff import AFFBackbone
 from seqconv.vision.directions import unscan
 from seqconv.zoo.sequencer import sequencer2d
-from seqconv.zoo.slab import slab_deit
 
 MODELS = {
     "vision/affnet_model": "microsoft/TokenMixers:AffNet",
@@ -20,9 +19,14 @@ MODELS = {
     "vision/parcnetv2_model": "XuRuihan/ParCNetV2:ParCNetV2",
     "vision/rmt_model": "qhfan/RMT:VisRetNet",
     "vision/sequencer2d_model": "okojoalg/sequencer:Sequencer2D",
+    "vision/slab_cswin_model": "xinghaochen/SLAB:CSWinTransformer",
     "vision/slab_deit_model": "xinghaochen/SLAB:VisionTransformer",
+    "vision/slab_pvt_model": "xinghaochen/SLAB:PyramidVisionTransformer",
+    "vision/slab_swin_model": "xinghaochen/SLAB:SlabSwinTransformer",
     "vision/spanet_model": "DoranLyong/SPANet-official:SPANet",
+    "vision/spectformer_h_model": "badripatro/SpectFormers:HierarchicalSpectFormer",
     "vision/spectformer_model": "badripatro/SpectFormers:SpectFormer",
+    "vision/swin_prepbn_model": "xinghaochen/SLAB:SwinTransformer",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
 }
@@ -35,7 +39,10 @@ HEIGHT_WIDTH = (5, 7)
 UNTOLD = {
     "vision/affnet_model",
     "vision/rmt_model",
+    "vision/slab_cswin_model",
+    "vision/slab_pvt_model",
     "vision/spanet_model",
+    "vision/spectformer_h_model",
     ("scan/vig", "vig_model"),
 }
 """Cases whose sizes the shapes alone do not tell, or whose output the original's options change."""
@@ -211,12 +218,6 @@ def check_part(case, imported, prefix, image=lambda x: x):
     gradients = {k.removeprefix(prefix): v for k, v in case.group("grad.param").items()}
     largest = max(t.abs().max().item() for t in gradients.values())
     check_gradients(imported, gradients, 1e-6, 1e-6 * largest)
-
-
-def test_models_of_one_size_of_images_say_so():
-    model = slab_deit(8, 2, depth=1, image_size=28, patch_size=2)
-    with pytest.raises(ValueError, match=r"9 x|14 x 14 tokens"):
-        model(torch.zeros(1, 3, 18, 18))
 
 
 def test_a_sequencer_whose_stages_keep_the_resolution():

@@ -100,6 +100,14 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
                 got, remedy = f"backbone_options with {name!r}", f"pass {own} to the configuration"
                 raise argument_error("SeqConvVisionConfig", got, "the configuration's own option", remedy)
 
+    @property
+    def reads_cells(self) -> bool:
+        """Whether a classifier of the published model adds the logits of single cells."""
+        from ...vision.backbones.backbone import TokenLabelClassifier
+        from ...zoo import model_entry
+
+        return self.backbone_name not in GENERIC and model_entry(self.backbone_name).classifier is TokenLabelClassifier
+
     def build_backbone(self) -> Any:
         """A freshly initialised backbone that returns the maps of the configuration."""
         return build_backbone(self.backbone_name, {**self._backbone_options(), "out_indices": self.out_indices})

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import (
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.norms import LayerNorm
+from ...vision.backbones.backbone import add_cell_logits
 from ..base import SeqConvPreTrainedModel
 from .configuration import SeqConvVisionConfig
 
@@ -118,7 +119,7 @@ class SeqConvBackbone(BackboneMixin, SeqConvVisionPreTrainedModel):
 
 
 class SeqConvVisionForImageClassification(SeqConvVisionPreTrainedModel):
-    """A classifier of images: a linear layer on the pooled features."""
+    """A classifier of images: a linear layer on the pooled features, and one on cells for some published models."""
 
     accepts_loss_kwargs = False
 
@@ -128,7 +129,9 @@ class SeqConvVisionForImageClassification(SeqConvVisionPreTrainedModel):
         self.backbone = SeqConvVisionModel(config)
         with torch.device("meta"):
             self.dropout = nn.Dropout(config.classifier_dropout)
-            self.classifier = nn.Linear(self.backbone.model.d_model, cast(int, config.num_labels))
+            widths = self.backbone.model.d_model, cast(int, config.num_labels)
+            self.classifier = nn.Linear(*widths)
+            self.cell_classifier = nn.Linear(*widths) if config.reads_cells else None
         self.post_init()
 
     def forward(
@@ -143,6 +146,9 @@ class SeqConvVisionForImageClassification(SeqConvVisionPreTrainedModel):
         images = self._check_call(pixel_values, kwargs)
         found = self.backbone(images, output_hidden_states=output_hidden_states, return_dict=True)
         logits = self.classifier(self.dropout(found.pooler_output))
+        if self.cell_classifier is not None:
+            last = found.last_hidden_state.movedim(1, -1)
+            logits = add_cell_logits(logits, self.cell_classifier(self.dropout(self.backbone.model.norm(last))))
         loss = None
         if labels is not None:
             loss = self._loss(labels=labels, pooled_logits=logits, config=self.config)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageBackbone, ImageClassifier
+from ...vision.backbones.backbone import ImageBackbone, ImageClassifier, TokenLabelClassifier
 from ...vision.video.backbone import VideoClassifier
 from ...zoo import create_model, model_entry
 from ..configuration import SeqConvConfig
@@ -66,6 +66,8 @@ def _image_model(
     tensors = {f"backbone.model.{k}": v for k, v in backbone.state_dict().items()}
     if isinstance(model, ImageClassifier) and model.num_classes:
         tensors |= {f"classifier.{k}": v for k, v in model.head.state_dict().items()}
+        if isinstance(model, TokenLabelClassifier) and model.cell_head is not None:
+            tensors |= {f"cell_classifier.{k}": v for k, v in model.cell_head.state_dict().items()}
         made = SeqConvVisionConfig(backbone_name=published[0], **{**own, **_labels(model.num_classes, config)})
         return SeqConvVisionForImageClassification(made), tensors
     made = SeqConvVisionConfig(backbone_name=published[0], **{**own, **config})

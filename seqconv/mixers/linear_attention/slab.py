@@ -139,10 +139,7 @@ class SLAB(Mixer):
     def _attend_to_all(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self._heads(x, _count(x, mask, None) - 1)
         k, v = zero_padding(k, mask), zero_padding(v, mask)
-        wide = accumulation_dtype(q)
-        values = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
-        memory = torch.einsum("blhk,blhv->bhkv", k.to(wide), values.to(wide))
-        o = _ratio(torch.einsum("blhk,bhkv->blhv", q.to(wide), memory)).to(x.dtype)
+        o = attend_to_all(q, k, v)
         channels_first = v.permute(0, 2, 3, 1).flatten(0, 1)
         if self.window is not None:
             self._check_window(x)
@@ -178,6 +175,18 @@ class SLAB(Mixer):
         if x.shape[1] != height * width:
             wanted = f"{height} x {width} tokens, the pixels of a window"
             raise argument_error("slab mixer", f"{x.shape[1]} tokens", wanted, "cut the image into windows")
+
+
+def attend_to_all(
+    q: Float[Tensor, "batch length heads d_k"],
+    k: Float[Tensor, "batch length heads d_k"],
+    v: Float[Tensor, "batch length heads d_v"],
+) -> Float[Tensor, "batch length heads d_v"]:
+    """Linear attention of every token to all, of queries and keys that are not negative."""
+    wide = accumulation_dtype(q)
+    values = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
+    memory = torch.einsum("blhk,blhv->bhkv", k.to(wide), values.to(wide))
+    return _ratio(torch.einsum("blhk,bhkv->blhv", q.to(wide), memory)).to(v.dtype)
 
 
 def _ratio(o: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from ..packed_images import PackedImages
 LINEAR_INIT_STD = 0.02
 """Standard deviation of initial weights of linear layers in vision models, cut off at two of PyTorch's units."""
 
+CELL_SHARE = 0.5
+"""Factor of the logits of single cells."""
+
 
 class ImageBackbone(nn.Module, ABC):
     """Base of all backbones.
@@ -136,6 +139,44 @@ class ImageClassifier(BackboneClassifier[ImageBackbone]):
         """
         logits: Tensor = self.head(self.backbone.pooled(images))
         return logits
+
+
+class TokenLabelClassifier(ImageClassifier):
+    """A classifier of images that adds half of the largest logit of any cell, by a linear layer of its own.
+
+    For what was trained with labels of single cells (Jiang et al. 2021, arXiv 2104.10858).
+    """
+
+    def __init__(self, backbone: ImageBackbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        self.cell_head = nn.Linear(backbone.d_model, num_classes) if num_classes else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small weights and no bias in both layers."""
+        super().reset_parameters()
+        if getattr(self, "cell_head", None) is not None:
+            reset_linear(cast(nn.Linear, self.cell_head))
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:  # type: ignore[override]  # no packed images
+        """Logits.
+
+        Raises:
+            ValueError: as the backbone.
+        """
+        last = self.backbone.features(images)[1]
+        logits: Tensor = self.head(self.backbone.pool(last))
+        if self.cell_head is None:
+            return logits
+        normed = cast(nn.Module, self.backbone.norm)(last)
+        return add_cell_logits(logits, self.cell_head(normed))
+
+
+def add_cell_logits(
+    logits: Float[Tensor, "batch classes"], cells: Float[Tensor, "batch rows columns classes"]
+) -> Float[Tensor, "batch classes"]:
+    """Half of the largest logit of any cell, added."""
+    return logits + CELL_SHARE * cells.amax((1, 2))
 
 
 class SpectrogramClassifier(ImageClassifier):

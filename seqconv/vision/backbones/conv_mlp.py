@@ -1,11 +1,13 @@
 """MLP with a 3 by 3 depthwise convolution between its projections.
 
 With ``h = W_1 x``, ``y = W_2 φ(h + conv(h))`` (``"conv_before"`` the activation), ``y = W_2 (g + conv(g))``,
-``g = φ(h)`` (``"conv_after"``), or gated ``y = W_2 (φ(a) ⊙ b)``, ``[a, b] = conv(h)`` (``"conv_geglu"``).
+``g = φ(h)`` (``"conv_after"``), ``y = W_2 φ(conv(h))`` (``"conv_alone"``), or gated ``y = W_2 (φ(a) ⊙ b)``,
+``[a, b] = conv(h)`` (``"conv_geglu"``).
 
 Source: ConvFFN in ``classification/models/utils.py`` of YuHengsss/MSVMamba at c3940191, FeedForwardNetwork in
 ``classfication_release/RMT.py`` of qhfan/RMT at 32ea2141, FeedForward (GDFN) in
-``basicsr/models/archs/restormer_arch.py`` of swz30/Restormer at df766d55.
+``basicsr/models/archs/restormer_arch.py`` of swz30/Restormer at df766d55, PVT2FFN in
+``hierarchical_architecture/spectformer.py`` of badripatro/SpectFormers at b6cf487a.
 """
 
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from ...layers.linear import Linear
 from ...layers.mlp import GATED, MLP, PLAIN
 from ..mixers.ss2d import depthwise_conv2d
 
-CONVOLUTIONAL = ("conv_before", "conv_after", "conv_geglu")
+CONVOLUTIONAL = ("conv_before", "conv_after", "conv_alone", "conv_geglu")
 
 
 class ConvMLP(nn.Module):
@@ -28,12 +30,13 @@ class ConvMLP(nn.Module):
         d_model: width of inputs and outputs.
         hidden: width between.
         after: whether the convolution follows the activation.
+        residual: whether what the convolution is applied to is added to its result.
         bias: whether the projections and the convolution have biases.
     """
 
-    def __init__(self, d_model: int, *, hidden: int, after: bool, bias: bool = True) -> None:
+    def __init__(self, d_model: int, *, hidden: int, after: bool, residual: bool = True, bias: bool = True) -> None:
         super().__init__()
-        self.after = after
+        self.after, self.residual = after, residual
         self.up = Linear(d_model, hidden, bias=bias)
         self.conv2d = depthwise_conv2d(hidden, 3, bias=bias)
         self.down = Linear(hidden, d_model, bias=bias)
@@ -42,7 +45,8 @@ class ConvMLP(nn.Module):
         """Mix the channels of neighbouring cells."""
         h = self.up(x)
         h = F.gelu(h) if self.after else h
-        h = h + self.conv2d(h.movedim(-1, 1)).movedim(1, -1)
+        mixed = self.conv2d(h.movedim(-1, 1)).movedim(1, -1)
+        h = h + mixed if self.residual else mixed
         y: Tensor = self.down(h if self.after else F.gelu(h))
         return y
 
@@ -81,4 +85,5 @@ def create_mlp(kind: str, d_model: int, hidden: int, *, bias: bool = True, down_
         return MLP(d_model, kind=kind, hidden=hidden, bias=bias, down_bias=down_bias)
     if kind == "conv_geglu":
         return GatedConvMLP(d_model, hidden=hidden, bias=bias)
-    return ConvMLP(d_model, hidden=hidden, after=kind == "conv_after", bias=bias)
+    residual = kind != "conv_alone"
+    return ConvMLP(d_model, hidden=hidden, after=kind == "conv_after", residual=residual, bias=bias)

@@ -1,9 +1,9 @@
 """From cells to fewer cells: what stands between the stages of hierarchical backbones.
 
 ==============  ====================================================================================================
-``merge``       2 by 2 cells as one, layer norm, projection (Swin's patch merging, VMamba v1)
-``conv``        3 by 3 convolution of stride 2, layer norm (VMamba v3)
-``conv2``       2 by 2 convolution of stride 2, layer norm (VMamba v2, EfficientVMamba); an odd last row is left out
+``merge``       2 by 2 cells as one, a norm, projection (Swin's patch merging, VMamba v1)
+``conv``        3 by 3 convolution of stride 2, a norm (VMamba v3, CSWin), one in front or none (SpectFormer)
+``conv2``       2 by 2 convolution of stride 2, a norm (VMamba v2, EfficientVMamba, PVT); an odd last row is left out
 ``batch_norm``  3 by 3 convolution of stride 2, batch norm (RMT)
 ``mobile``      a wide depthwise convolution with squeeze and excitation, local mixing around it (MobileMamba)
 ``strided``     a norm or none, then a convolution of stride 2 (HorNet, ParCNetV2, Sequencer, SPANet)
@@ -31,11 +31,24 @@ from .cell_norm import create_image_norm
 
 
 class PatchMerging(nn.Module):
-    """2 by 2 cells side by side, in the order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column), normed and projected."""
+    """2 by 2 cells side by side, in the order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column), normed and projected.
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    Args:
+        d_in, d_out: widths.
+        norm, eps, norm_options: the norm, see :mod:`~seqconv.vision.backbones.cell_norm`, its ε and other options.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        norm: str = "layer",
+        eps: float = 1e-5,
+        norm_options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.norm = LayerNorm(4 * d_in)
+        self.norm = create_image_norm(norm, 4 * d_in, eps=eps, **(norm_options or {}))
         self.proj = nn.Linear(4 * d_in, d_out, bias=False)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
@@ -61,21 +74,34 @@ class BatchNormDownsample(nn.Module):
 
 
 class ConvDownsample(nn.Module):
-    """A convolution of stride 2, and a layer norm.
+    """A convolution of stride 2, and a norm.
 
     Args:
         d_in, d_out: widths.
         size: rows and columns of the convolution: 3, or 2, which leaves out the last row or column of an odd number.
+        norm, eps, norm_options: the norm, see :mod:`~seqconv.vision.backbones.cell_norm`, its ε and other options.
+        input_norm_eps: ε of a layer norm in front of the convolution; ``None`` for none.
     """
 
-    def __init__(self, d_in: int, d_out: int, *, size: int = 3) -> None:
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        size: int = 3,
+        norm: str = "layer",
+        eps: float = 1e-5,
+        norm_options: Mapping[str, Any] | None = None,
+        input_norm_eps: float | None = None,
+    ) -> None:
         super().__init__()
+        self.input_norm = nn.Identity() if input_norm_eps is None else LayerNorm(d_in, eps=input_norm_eps)
         self.conv, self.whole = nn.Conv2d(d_in, d_out, size, stride=2, padding=size // 3), size == 2
-        self.norm = LayerNorm(d_out)
+        self.norm = create_image_norm(norm, d_out, eps=eps, **(norm_options or {}))
 
     def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
         """Half of the rows and columns, rounded up."""
-        y: Tensor = self.norm(self.conv(x.movedim(-1, 1)).movedim(1, -1))
+        y: Tensor = self.norm(self.conv(self.input_norm(x).movedim(-1, 1)).movedim(1, -1))
         return y
 
 

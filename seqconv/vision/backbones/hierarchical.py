@@ -1,13 +1,14 @@
 """Hierarchical backbones: stages of blocks, each on a quarter of the cells of the stage before and wider.
 
 ``stem → blocks → downsampling → blocks → …``; the features of a stage are what its last block returns. A classifier
-reads the mean over the cells of the normed last map.
+reads the mean over the cells of the normed last map, or what attends to them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,29 +16,32 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.norms import LayerNorm
+from ..mixer_2d import Mixer2d
 from ..mixers.mobile_mamba import MobileBlock
 from ..mixers.sequencer import GateProjection
+from ..positions import resized_positions
 from ..registry import create_mixer_2d
-from .backbone import ImageBackbone, check_out_indices, reset_linear
+from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_linear
 from .block import Block2d, drop_path_rates
 from .cell_norm import create_image_norm
+from .class_attention import ClassAttention
 from .downsamplings import create_downsampling, downsampling_strides
 from .inverted import InvertedResidual
 from .stems import check_images, create_stem
 
 BLOCKS = ("mixer", "mobile", "inverted_residual")
-FINAL_NORMS = ("layer", "image", "pooled_layer", "batch")
+FINAL_NORMS = ("layer", "image", "prep_batch", "none", "pooled_layer", "batch")
 
 
 class HierarchicalBackbone(ImageBackbone):
-    """Stages of one kind of 2-D mixer.
+    """Stages of 2-D mixers.
 
     Args:
-        mixer: name of the 2-D mixer, one of :func:`~seqconv.vision.registry.list_mixers_2d`.
+        mixer: name of the 2-D mixer, one of :func:`~seqconv.vision.registry.list_mixers_2d`, or one for each stage.
         dims: width of each stage.
         depths: blocks of each stage.
         mixer_options: options of the mixer in all stages.
-        stage_options: options of the mixer of each stage on top of these.
+        stage_options: options of the mixer of each stage on top of these; or several, repeated over its blocks.
         in_channels: channels of the images.
         patch_size: pixels of a cell of the first stage along each axis.
         stem, stem_options: see :mod:`~seqconv.vision.backbones.stems`.
@@ -47,9 +51,13 @@ class HierarchicalBackbone(ImageBackbone):
         block_options: other options of the blocks.
         stage_blocks: for each stage ``"mixer"``, ``"mobile"`` (MobileMamba's block around the mixer) or
             ``"inverted_residual"`` (the convolutions of :mod:`~seqconv.vision.backbones.inverted`).
-        final_norm: ``"layer"`` or ``"image"``, of the last map, ``"pooled_layer"`` or ``"batch"``, of the pooled
-            features.
-        final_norm_eps: its ε.
+        position_sizes: rows and columns that the position embeddings of each stage are learned for (one number for
+            squares); they are added to the cells in front of its blocks. None if not given.
+        final_norm: ``"layer"``, ``"image"`` or ``"prep_batch"``, of the last map, ``"pooled_layer"`` or ``"batch"``,
+            of the pooled features, or ``"none"``.
+        final_norm_eps, final_norm_options: its ε and other options.
+        class_attention: options of a block of attention of one token, the mean, to all cells (see
+            :mod:`~seqconv.vision.backbones.class_attention`), whose normed result is pooled; the mean without it.
         projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
             last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
@@ -62,12 +70,12 @@ class HierarchicalBackbone(ImageBackbone):
 
     def __init__(
         self,
-        mixer: str,
+        mixer: str | Sequence[str],
         *,
         dims: Sequence[int],
         depths: Sequence[int],
         mixer_options: Mapping[str, Any] | None = None,
-        stage_options: Sequence[Mapping[str, Any]] | None = None,
+        stage_options: Sequence[Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None,
         in_channels: int = 3,
         patch_size: int = 4,
         stem: str = "patch",
@@ -79,8 +87,11 @@ class HierarchicalBackbone(ImageBackbone):
         stream_scale: float | Sequence[float | None] | None = None,
         block_options: Mapping[str, Any] | None = None,
         stage_blocks: Sequence[str] | None = None,
+        position_sizes: Sequence[int | Sequence[int]] | None = None,
         final_norm: str = "layer",
         final_norm_eps: float = 1e-5,
+        final_norm_options: Mapping[str, Any] | None = None,
+        class_attention: Mapping[str, Any] | None = None,
         projection: int | None = None,
         drop_path: float = 0.0,
         out_indices: Sequence[int] | None = None,
@@ -90,11 +101,14 @@ class HierarchicalBackbone(ImageBackbone):
         stages = len(dims)
         per_stage = (mlp_ratio, layer_scale, stream_scale, stage_options or [{}] * stages)
         ratios, scales, streams, own = (_each(value, stages) for value in per_stage)
+        mixers = [mixer] * stages if isinstance(mixer, str) else list(mixer)
         names = [downsampling] * (stages - 1) if isinstance(downsampling, str) else list(downsampling)
-        counts = {len(depths), len(ratios), len(scales), len(streams), len(own), len(names) + 1}
+        counts = {len(part) for part in (depths, ratios, scales, streams, own, mixers)} | {len(names) + 1}
         if counts != {stages} or not dims or min(depths) < 1:
             got = f"dims={tuple(dims)}, depths={tuple(depths)}, {len(ratios)} mlp_ratio, {len(scales)} layer_scale, "
-            got += f"{len(streams)} stream_scale, {len(own)} stage_options, {len(names)} downsampling"
+            got += (
+                f"{len(streams)} stream_scale, {len(own)} stage_options, {len(mixers)} mixer, {len(names)} downsampling"
+            )
             raise argument_error("HierarchicalBackbone", got, "a width and a depth >= 1 per stage", "correct the sizes")
         self.in_channels, self.patch_size = in_channels, patch_size
         self.num_stages, self.gradient_checkpointing = stages, gradient_checkpointing
@@ -110,36 +124,40 @@ class HierarchicalBackbone(ImageBackbone):
         strides, whole = downsampling_strides(self.downsamplings)
         self.strides = tuple(patch_size * strides[stage] for stage in self.out_indices)
         self.least = patch_size * strides[-1] if whole else patch_size
-        self.stages = nn.ModuleList()
         kinds = ["mixer"] * stages if stage_blocks is None else stage_blocks
         scaled = zip(ratios, scales, streams, strict=True)
-        for dim, depth, (ratio, scale, stream), extra, kind in zip(dims, depths, scaled, own, kinds, strict=True):
-            if kind not in BLOCKS:
-                raise unknown_name("HierarchicalBackbone", "stage_blocks", kind, BLOCKS)
-            if kind == "inverted_residual":
-                self.stages.append(nn.ModuleList(InvertedResidual(dim, drop_path=next(rates)) for _ in range(depth)))
+        self.stages = nn.ModuleList()
+        for stage, (ratio, scale, stream) in enumerate(scaled):
+            if kinds[stage] == "inverted_residual":
+                self.stages.append(
+                    nn.ModuleList(InvertedResidual(dims[stage], drop_path=next(rates)) for _ in range(depths[stage]))
+                )
                 continue
-            mixers = (create_mixer_2d(mixer, dim, **{**(mixer_options or {}), **extra}) for _ in range(depth))
-            if kind == "mobile":
-                self.stages.append(nn.ModuleList(MobileBlock(m, drop_path=next(rates)) for m in mixers))
-                continue
+            made = _mixers(mixers[stage], dims[stage], depths[stage], mixer_options or {}, own[stage])
             options = {"mlp_ratio": ratio, "layer_scale": scale, "stream_scale": stream, **(block_options or {})}
-            self.stages.append(nn.ModuleList(Block2d(m, drop_path=next(rates), **options) for m in mixers))
+            self.stages.append(nn.ModuleList(_blocks(kinds[stage], dims[stage], made, rates, options)))
+        grids = [(size, size) if isinstance(size, int) else tuple(size) for size in position_sizes or ()]
+        tables = (nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=bool(grids)))
+        self.positions = nn.ParameterList(tables)
         if final_norm not in FINAL_NORMS:
             raise unknown_name("HierarchicalBackbone", "final_norm", final_norm, FINAL_NORMS)
-        self.norm, self.pooled_norm = _final_norms("none" if projection else final_norm, dims[-1], final_norm_eps)
+        norm = "none" if projection else final_norm
+        self.norm, self.pooled_norm = _final_norms(norm, dims[-1], final_norm_eps, final_norm_options or {})
+        self.class_attention = None if class_attention is None else ClassAttention(dims[-1], **class_attention)
         self.projection = None if projection is None else PooledProjection(dims[-1], projection)
         self.d_model = dims[-1] if projection is None else projection
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small weights and no biases in all linear layers, those of the mixers among them, as in Swin and VMamba.
+        """Small weights and no biases in all linear layers, mixers among them, as in Swin; small positions.
 
         Projections to the gates of recurrent cells keep their own.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear) and not isinstance(module, GateProjection):
                 reset_linear(module)
+        for table in self.positions:
+            nn.init.trunc_normal_(table, std=LINEAR_INIT_STD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps of features, and the last map."""
@@ -147,6 +165,8 @@ class HierarchicalBackbone(ImageBackbone):
         x, features = self.stem(images), list[Tensor]()
         for stage, blocks in enumerate(self.stages):
             x = self.downsamplings[stage - 1](x) if stage else x
+            if stage < len(self.positions):
+                x = x + resized_positions(self.positions[stage], *x.shape[1:3])
             for block in blocks:  # type: ignore[attr-defined]  # a ModuleList is typed as a Module
                 x = self._run(block, x)
             if stage in self.out_indices:
@@ -154,7 +174,10 @@ class HierarchicalBackbone(ImageBackbone):
         return features, x
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
-        """The mean over the cells of the normed map."""
+        """The mean over the cells of the normed map, or what attends to them."""
+        if self.class_attention is not None:
+            attended: Tensor = self.norm(self.class_attention(last))
+            return attended
         normed: Tensor = self.norm(last) if self.projection is None else self.projection(last)
         pooled: Tensor = self.pooled_norm(normed.mean((1, 2)))
         return pooled
@@ -172,13 +195,36 @@ class PooledProjection(nn.Module):
         return F.silu(self.norm(self.proj(x).movedim(-1, 1)).movedim(1, -1))
 
 
-def _final_norms(name: str, d_model: int, eps: float) -> tuple[nn.Module, nn.Module]:
+def _mixers(
+    name: str,
+    dim: int,
+    depth: int,
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+) -> Iterator[Mixer2d]:
+    """The mixers of the blocks of a stage, one after the other."""
+    layers = [own] if isinstance(own, Mapping) else own
+    return (create_mixer_2d(name, dim, **{**shared, **layers[index % len(layers)]}) for index in range(depth))
+
+
+def _blocks(
+    kind: str, dim: int, mixers: Iterator[Mixer2d], rates: Iterator[float], options: Mapping[str, Any]
+) -> Iterator[nn.Module]:
+    """The blocks of a stage, around its mixers."""
+    if kind not in BLOCKS:
+        raise unknown_name("HierarchicalBackbone", "stage_blocks", kind, BLOCKS)
+    if kind == "mobile":
+        return (MobileBlock(mixer, drop_path=next(rates)) for mixer in mixers)
+    return (Block2d(mixer, drop_path=next(rates), **options) for mixer in mixers)
+
+
+def _final_norms(name: str, d_model: int, eps: float, options: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
     """The norm of the last map, and that of the pooled features."""
     if name == "pooled_layer":
         return nn.Identity(), LayerNorm(d_model, eps=eps)
     if name == "batch":
         return nn.Identity(), nn.BatchNorm1d(d_model, eps=eps)
-    return nn.Identity() if name == "none" else create_image_norm(name, d_model, eps=eps), nn.Identity()
+    return nn.Identity() if name == "none" else create_image_norm(name, d_model, eps=eps, **options), nn.Identity()
 
 
 def _each(value: Any, stages: int) -> list[Any]:

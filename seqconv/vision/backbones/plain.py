@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from ...layers.norms import create_norm
 from ...registry import create_mixer
 from ...types import LayerContext
 from ..packed_images import PackedImages, boundaries, check_packed
+from ..positions import resized_positions
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_patches
 from .block import drop_path_rates
 from .stems import check_images
@@ -199,16 +199,6 @@ class PlainBackbone(ImageBackbone):
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "rows columns d_model"]:
         """The position embeddings of a grid of patches."""
         return resized_positions(self.position_embedding, rows, columns)
-
-
-def resized_positions(
-    table: Float[Tensor, "grid_rows grid_columns d_model"], rows: int, columns: int
-) -> Float[Tensor, "rows columns d_model"]:
-    """Position embeddings for another grid of patches: bicubic, or the table itself where the grid is its own."""
-    if (rows, columns) == table.shape[:2]:
-        return table
-    resized = F.interpolate(table.movedim(-1, 0)[None], size=(rows, columns), mode="bicubic", align_corners=False)
-    return resized[0].movedim(0, -1)
 
 
 def _both_axes(size: int | Sequence[int]) -> tuple[int, int]:

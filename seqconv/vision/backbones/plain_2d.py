@@ -21,10 +21,10 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ...layers.norms import LayerNorm, create_norm
 from ..mixers.ss2d import depthwise_conv2d
 from ..packed_images import PackedImages, check_packed
+from ..positions import resized_positions
 from ..registry import create_mixer_2d
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
-from .plain import resized_positions
 from .stems import PatchStem, ProjectionStem, check_images, create_stem
 
 POOLINGS = ("mean", "ends", "mean_of_ends")

@@ -3,7 +3,7 @@
 ``(batch, channels, height, width)`` pixels to ``(batch, rows, columns, d_model)`` cells:
 
 ==============  ==========================================================================
-``patch``       one convolution of patches next to each other, layer norm (Swin, VMamba v1)
+``patch``       one convolution of patches next to each other, a norm (Swin, VMamba v1)
 ``project``     the same without the norm (ViT, ViL)
 ``conv``        two convolutions with layer norms, GELU between (VMamba v2)
 ``conv_silu``   the same with SiLU between (ViG)
@@ -11,6 +11,7 @@
 ``mobile``      four 3 by 3 convolutions of stride 2 with batch norms, ReLU between (MobileMamba)
 ``conv7``       a 7 by 7 convolution of stride 2 and 3 by 3 ones with batch norms and ReLU, then one of patches next to
                 each other (PlainMamba)
+``conv7_norm``  the same with three convolutions, then one of stride 2 and a layer norm (SpectFormer)
 ``overlap``     a 7 by 7 convolution of stride 4, a norm or none (ParCNetV2, SPANet)
 ==============  ==========================================================================
 
@@ -34,19 +35,28 @@ from .cell_norm import create_image_norm
 
 
 class PatchStem(nn.Module):
-    """One convolution of ``patch_size`` and stride ``patch_size``, and a layer norm.
+    """One convolution of ``patch_size`` and stride ``patch_size``, and a norm.
 
     Args:
         in_channels: of the images.
         d_model: width of the cells.
         patch_size: pixels of a cell along each axis; pixels that fill no cell are left out.
-        eps: ε of the norm.
+        norm, eps, norm_options: the norm, see :mod:`~seqconv.vision.backbones.cell_norm`, its ε and other options.
     """
 
-    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        d_model: int,
+        patch_size: int,
+        *,
+        norm: str = "layer",
+        eps: float = 1e-5,
+        norm_options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, d_model, patch_size, stride=patch_size)
-        self.norm = LayerNorm(d_model, eps=eps)
+        self.norm = create_image_norm(norm, d_model, eps=eps, **(norm_options or {}))
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
@@ -127,11 +137,7 @@ class ConvolutionalPatchStem(nn.Module):
         if patch_size % 2:
             got = f"patch_size={patch_size}"
             raise argument_error("ConvolutionalPatchStem", got, "an even number", "take stem='project'")
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)]
-        layers += [nn.BatchNorm2d(channels), nn.ReLU()]
-        for _ in range(num_convs):
-            layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-        self.layers, self.cell = nn.Sequential(*layers), patch_size // 2
+        self.layers, self.cell = _convolutions(in_channels, channels, num_convs), patch_size // 2
         self.proj = nn.Conv2d(channels, d_model, self.cell, stride=self.cell)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
@@ -140,6 +146,42 @@ class ConvolutionalPatchStem(nn.Module):
         x = F.pad(x, (0, -x.shape[3] % self.cell, 0, -x.shape[2] % self.cell))
         cells: Tensor = self.proj(x).movedim(1, -1)
         return cells
+
+
+class ConvolutionalNormStem(nn.Module):
+    """Three convolutions at half the resolution, one of stride 2 in front of a layer norm.
+
+    Args:
+        in_channels: of the images.
+        d_model: width of the cells.
+        patch_size: pixels of a cell along each axis: 4.
+        channels: of the convolutions.
+
+    Raises:
+        ValueError: another patch size.
+    """
+
+    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, channels: int = 64) -> None:
+        super().__init__()
+        if patch_size != 4:
+            raise argument_error("ConvolutionalNormStem", f"patch_size={patch_size}", "4", "take stem='conv7'")
+        self.layers = _convolutions(in_channels, channels, 2)
+        self.proj = nn.Conv2d(channels, d_model, 3, stride=2, padding=1)
+        self.norm = LayerNorm(d_model)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
+        """Pixels to cells."""
+        cells: Tensor = self.norm(self.proj(self.layers(images)).movedim(1, -1))
+        return cells
+
+
+def _convolutions(in_channels: int, channels: int, count: int) -> nn.Sequential:
+    """A 7 by 7 convolution of stride 2 and ``count`` of 3 by 3, each with a batch norm and ReLU."""
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)]
+    layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+    for _ in range(count):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 class BatchNormStem(nn.Module):
@@ -177,20 +219,28 @@ class OverlapStem(nn.Module):
         d_model: width of the cells.
         patch_size: pixels from a cell to the next: 4.
         norm: its name, see :mod:`~seqconv.vision.backbones.cell_norm`; ``"none"`` for none.
-        eps: ε of the norm.
+        eps, norm_options: its ε and other options.
 
     Raises:
         ValueError: another patch size, an unknown norm.
     """
 
     def __init__(
-        self, in_channels: int, d_model: int, patch_size: int, *, norm: str = "none", eps: float = 1e-5
+        self,
+        in_channels: int,
+        d_model: int,
+        patch_size: int,
+        *,
+        norm: str = "none",
+        eps: float = 1e-5,
+        norm_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if patch_size != 4:
             raise argument_error("OverlapStem", f"patch_size={patch_size}", "4", "take stem='patch'")
         self.proj = nn.Conv2d(in_channels, d_model, 7, stride=4, padding=2)
-        self.norm = nn.Identity() if norm == "none" else create_image_norm(norm, d_model, eps=eps)
+        made = nn.Identity() if norm == "none" else create_image_norm(norm, d_model, eps=eps, **(norm_options or {}))
+        self.norm = made
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
@@ -206,6 +256,7 @@ STEMS: Mapping[str, Callable[..., nn.Module]] = {
     "batch_norm": BatchNormStem,
     "mobile": MobileStem,
     "conv7": ConvolutionalPatchStem,
+    "conv7_norm": ConvolutionalNormStem,
     "overlap": OverlapStem,
 }
 

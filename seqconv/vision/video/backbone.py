@@ -25,7 +25,7 @@ from ...registry import create_mixer
 from ...types import LayerContext
 from ..backbones.backbone import LINEAR_INIT_STD, BackboneClassifier, check_out_indices, reset_patches
 from ..backbones.block import drop_path_rates
-from ..backbones.plain import resized_positions
+from ..positions import resized_positions
 
 
 class VideoBackbone(nn.Module):

@@ -17,6 +17,7 @@ from ....vision.backbones.backbone import ImageClassifier
 from ....zoo.slab import slab_deit
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, require_names, take_pairs
+from .slab_parts import MLP, linear_attention, pair, prep_norms
 
 MODEL = "xinghaochen/SLAB:VisionTransformer"
 DEFAULTS: Mapping[str, Any] = {
@@ -27,7 +28,6 @@ DEFAULTS: Mapping[str, Any] = {
 IGNORED = ("drop_rate", "attn_drop_rate", "embed_layer", "norm_layer", "act_layer", "weight_init")
 GRID = 14
 """Rows and columns of patches that the original's attention has positions for."""
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def build(**hyper: Any) -> ImageClassifier:
@@ -54,29 +54,15 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     positions = weights.take("pos_embed")[0].unflatten(0, (GRID, GRID))
     names = {"backbone.stem.proj": "patch_embed.proj"} | ({"head": "head"} if o.num_classes else {})
     converted = {"backbone.position_embedding": positions} | take_pairs(weights, names)
-    converted |= named("backbone.norm", _norm(weights.part("norm.")))
+    converted |= prep_norms(weights, {"backbone.norm": "norm"})
     for index in range(o.depth):
         block = weights.part(f"blocks.{index}.")
-        found = take_pairs(block, {"mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"})
-        found |= named("mixer_norm", _norm(block.part("norm1."))) | named("mlp_norm", _norm(block.part("norm2.")))
-        found |= named("mixer.mixers.0", _attention(block.part("attn."), o.qkv_bias))
+        found = take_pairs(block, MLP | {"mixer.out_proj": "attn.proj"})
+        found |= prep_norms(block, {"mixer_norm": "norm1", "mlp_norm": "norm2"})
+        attention = block.part("attn.")
+        found |= named("mixer", linear_attention(attention, pair(attention, "qkv", o.qkv_bias)))
         converted |= named(f"backbone.blocks.{index}", found)
     return converted
-
-
-def _attention(weights: Weights, qkv_bias: bool) -> dict[str, Tensor]:
-    found = take_pairs(weights, {"qkv_proj": "qkv"}, ("weight", "bias") if qkv_bias else ("weight",))
-    found |= take_pairs(weights, {"o_proj": "proj", "dwc": "dwc"})
-    return found | {"positions": weights.take("positional_encoding")[0]}
-
-
-def _norm(weights: Weights) -> dict[str, Tensor]:
-    """A norm with both of its parts; its number of calls in training is the constructor's there too."""
-    weights.ignore("total_step")
-    found = take_pairs(weights, {"layer": "norm1", "batch.tokens": "norm2.bn"})
-    found |= take_pairs(weights, {"batch.tokens": "norm2.bn"}, STATISTICS)
-    found |= {"alpha": weights.take("norm2.alpha")}
-    return found | {"remaining": weights.take("iter"), "warmup_remaining": weights.take("warm")}
 
 
 def infer(weights: Weights) -> dict[str, Any]:
