@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels.token_program import Unfused
 
 from .blocks import Block, BlockState
+from .decoding.fused import StepProgram, can_step, write_block
 from .decoding.stateful import Stateful
 from .layers.norms import create_norm
 from .layers.residual import Dropout
@@ -113,6 +115,8 @@ class Backbone(Stateful[BackboneState]):
             states where those were asked for.
         """
         before = self._layer_states(state)
+        if x.dim() == 2 and mask is None and not output_hidden_states and self._steps_at_once(x, state):
+            return self._step_at_once(x, cast(tuple[BlockState, ...], before))
         x, after, hidden_states = self.dropout(x), [], []
         shared: SharedValues | None = {} if self.shares_values else None
         checkpoints = self._checkpoints
@@ -130,6 +134,33 @@ class Backbone(Stateful[BackboneState]):
         if output_hidden_states:
             results.append((*hidden_states, x))
         return tuple(results) if len(results) > 1 else x
+
+    def _steps_at_once(self, x: Tensor, state: State | None) -> bool:
+        """Whether layers may be written into one list of ops."""
+        plain = isinstance(state, BackboneState) and not self.shares_values and not self.training
+        return plain and self.d_model == x.shape[1] and can_step(x, self.dropout)
+
+    def _step_at_once(self, x: Tensor, before: tuple[BlockState, ...]) -> tuple[Tensor, BackboneState]:
+        """One token, neighbouring layers in one list of ops where they have that form, and the others called."""
+        program, after = StepProgram(x), []
+        current: Tensor | None = x  # the residual stream, where it is not that of the program
+        for block, state in zip(self.layers, before, strict=True):
+            mark = program.mark()
+            try:
+                if current is not None:
+                    program.read(current)
+                after.append(write_block(program, block, x, state))
+                current = None
+            except Unfused:
+                program.cut(mark)
+                current = program.written() if current is None else current
+                current, layer_state = call_with_state(block, current, state)
+                after.append(layer_state)
+        if current is None:
+            current = program.written_normalised(self.norm)
+        else:
+            current = self.norm(current)
+        return current, BackboneState(tuple(after))
 
     def init_state(
         self,

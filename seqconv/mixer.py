@@ -12,7 +12,7 @@ checks are here, once; a concrete mixer fills in the four methods with a leading
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.checks import check_cu_seqlens
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels.token_program import Rows, Unfused
 
 from .decoding.mixer_state import StateOwner
 from .inputs import check_placement, check_shape
@@ -28,6 +29,9 @@ from .parameters import copy_for_rate
 from .rows import RowGroups, begun_rows_wait, groups_apart, rows_apart
 from .state import InitialState, State, carries_state
 from .types import StateKind
+
+if TYPE_CHECKING:
+    from .decoding.fused import StepProgram
 
 MixerT = TypeVar("MixerT", bound="Mixer")
 StateT = TypeVar("StateT", bound=State)
@@ -65,6 +69,14 @@ class Mixer(StateOwner):
     @abstractmethod
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """One token from ``state``."""
+
+    def _write_step(self, program: "StepProgram", x: Rows, state: State) -> State:
+        """Append the ops of one token, whose output joins ``program.stream``; returns the state after it.
+
+        Raises:
+            Unfused: the mixer has no such form, which is the default; then it is called by itself.
+        """
+        raise Unfused
 
     @final  # type: ignore[misc]  # nn.Module types forward as a writable attribute
     @carries_state

@@ -13,9 +13,22 @@ from seqconv_kernels._core.operator.sizes import known
 from ..state import State, state_class
 from .pattern import Attend, Pattern, View, attend_apart
 
+LEAST_PLACES = 64
+"""Tokens that a cache is allocated for when it grows in place."""
+
+
+class _InPlace(State):
+    """What a cache that grows in place knows and its copies do without, so no field of it.
+
+    Attributes:
+        spare: tensors that key and value are the beginning of, with places for later tokens.
+    """
+
+    spare: tuple[Tensor, Tensor] | None = None
+
 
 @state_class
-class CacheState(State):
+class CacheState(_InPlace):
     """Keys and values of the past, oldest first.
 
     Attributes:
@@ -48,6 +61,27 @@ def init_cache(
     kept = [torch.zeros(batch_size, 0, *size, device=device, dtype=dtype) for size in (key, value)]
     counts = [torch.zeros(batch_size, device=device, dtype=torch.int64) for _ in range(2)]
     return CacheState(kept[0], kept[1], counts[0], counts[1])
+
+
+def with_next_token(state: CacheState) -> CacheState:
+    """The cache with one more token, whose key and value are yet to be written into its last place.
+
+    Places are allocated for as many tokens as there are, so that the cache is not copied for every token.
+    """
+    past = state.key.shape[1]
+    spare = state.spare
+    if spare is None or spare[0].shape[1] == past or spare[0].data_ptr() != state.key.data_ptr():
+        spare = _with_places(state.key), _with_places(state.value)
+    after = CacheState(spare[0][:, : past + 1], spare[1][:, : past + 1], state.tokens + 1, state.seen + 1)
+    after.spare = spare
+    return after
+
+
+def _with_places(x: Tensor) -> Tensor:
+    """The tokens at the beginning of a tensor for twice as many."""
+    wide = x.new_empty(x.shape[0], max(2 * x.shape[1], LEAST_PLACES), *x.shape[2:])
+    wide[:, : x.shape[1]] = x
+    return wide
 
 
 def token_positions(

@@ -64,7 +64,7 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None) 
         return None
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return None
-    if _transformed() or native.unavailable() is not None:
+    if transformed() or native.unavailable() is not None:
         return None
     inputs = Inputs(x if x.dim() == 2 else x.reshape(-1, width), weight, bias, scale)
     y: Tensor = _OPERATOR(inputs) if torch._C._autograd._profiler_enabled() else _run(inputs)
@@ -82,7 +82,7 @@ def skinny_linear(inputs: Inputs) -> Tensor:
     return y
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether something that has rules for torch's layer sees the call: a mode, a tracer, a transform, autocast."""
     return (
         torch._C._len_torch_dispatch_stack() > 0

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels.token_program import Rows, Unfused
 
 from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache, token_positions
+from ...attention.cache import with_next_token
 from ...attention.rotary import rotate
 from ...attention.softmax import AttentionImplementation, softmax_attention
+from ...decoding.fused import StepProgram
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.residual import check_probability
@@ -162,6 +165,20 @@ class Attention(Mixer):
     def _step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         y, after = self._prefill(x_t[:, None], state, None)
         return y[:, 0], after
+
+    def _write_step(self, program: StepProgram, x: Rows, state: State) -> State:
+        parts = (self.conv1d, self.q_norm, self.k_norm, self.g_proj, self.pattern.size)
+        if not isinstance(state, CacheState) or state.capacity is not None or any(p is not None for p in parts):
+            raise Unfused
+        qkv, attended = program.write_linear(self.qkv_proj, x), program.buffer(self.num_heads * self.head_dim)
+        after = with_next_token(state)
+        program.attention(
+            qkv, attended, after.key, after.value, state.tokens,
+            heads=self.num_heads, rotary_dim=self.rotary_dim, base=self.rotary_base, scaling=self.rotary_scaling,
+            scale=self.head_dim**-0.5 * (1.0 if self.q_scale is None else self.q_scale),
+        )  # fmt: skip
+        program.write_linear(self.o_proj, attended, program.stream, residual=program.stream)
+        return after
 
     def _project(self, x: Tensor, mask: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Queries, keys and values concatenated, and the last inputs of the convolution if there is one."""

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from seqconv_kernels import selective_scan, selective_scan_step
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels.token_program import Rows
 
+from ...decoding.fused import StepProgram
 from ...layers.initialisation import reset_residual_projection
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
@@ -148,6 +150,21 @@ class Mamba(ScanMixer[MambaState]):
             u, delta, self._A(), B, C, self.D, z, state=state.ssm, delta_bias=self.dt_bias, delta_softplus=True
         )
         return self.out_proj(y), MambaState(conv, ssm)
+
+    def _write_step(self, program: StepProgram, x: Rows, state: State) -> State:
+        assert isinstance(state, MambaState)
+        channels, rank = self.d_inner, self.dt_rank
+        uz = program.write_linear(self.in_proj, x)
+        u, conv = program.write_conv(self.conv1d, uz, state.conv)
+        low = program.write_linear(self.x_proj, u)
+        B, C = low.columns(rank), low.columns(rank + self.d_state)
+        if self.parameter_norm != "none":
+            for norm, rows, width in ((self.dt_norm, low, rank), (self.B_norm, B, self.d_state), (self.C_norm, C, self.d_state)):
+                program.write_norm(norm, rows, rows, width)
+        delta, y, ssm = program.write_linear(self.dt_proj, low), program.buffer(channels), program.state(state.ssm)
+        program.scan(u, delta, B, C, uz.columns(channels), y, self.A_log, self.dt_bias, self.D, ssm)
+        program.write_linear(self.out_proj, y, program.stream, residual=program.stream)
+        return MambaState(conv, ssm)
 
     def _scan_from(self, x: Tensor, state: MambaState | None, mask: Tensor | None) -> tuple[Tensor, State]:
         u, z = self.in_proj(x).chunk(2, dim=-1)

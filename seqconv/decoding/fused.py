@@ -1,0 +1,200 @@
+"""A decoding step of a stack of layers as one list of small ops: what of a model has that form, and the guard.
+
+``write_block`` appends the ops of one layer to a :class:`~seqconv_kernels.token_program.TokenProgram` where every module in
+it is exactly one of this library's own and nothing else takes part in its call (:func:`require_plain`): hooks, adapters,
+quantised or wrapped layers, parametrisations, sharding and a ``forward`` of an instance all make it raise
+:class:`Unfused`, and the layer is then called as a module, as in any other case.
+
+A mixer takes part by a method ``_write_step(program, x, stream, state)``, which adds its output to the residual stream.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from seqconv_kernels.token_program import Rows, TokenProgram, Unfused, unsupported_reason
+from seqconv_kernels.token_program.program import NOTHING, Activation
+
+from ..layers.linear import Linear
+from ..layers.mlp import GATED, MLP
+from ..layers.norms import LayerNorm, NoNorm, RMSNorm
+from ..layers.residual import Dropout, DropPath, Sum
+from ..layers.short_convolution import ShortConvolution
+from ..quantization import Int8Linear
+
+if TYPE_CHECKING:
+    from ..blocks import Block, BlockState
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu", "relu2": "relu2", "silu": "silu", "tanh": "tanh",
+    "glu": "sigmoid", "bilinear": "none", "geglu": "gelu", "geglu_tanh": "gelu_tanh", "reglu": "relu", "swiglu": "silu",
+}  # fmt: skip
+"""Of the kinds of MLP."""
+
+
+def require_plain(module: nn.Module | None, kind: type[nn.Module]) -> None:
+    """Raise unless a call of the module is a call of that class's ``forward`` and nothing else.
+
+    Raises:
+        Unfused: another class (as parametrisations, adapters and sharding make one), a hook, a ``forward`` of its own, a
+            compiled call.
+    """
+    own = module.__dict__
+    if (
+        type(module) is not kind
+        or own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+        or own.get("_compiled_call_impl") is not None
+    ):
+        raise Unfused
+
+
+def can_step(x: Tensor, dropout: nn.Module) -> bool:
+    """Whether a token may be read by a list of ops, as far as that does not depend on the layers."""
+    if type(dropout) is not Dropout or nn.modules.module._has_any_global_hook():
+        return False
+    return unsupported_reason(x) is None
+
+
+class StepProgram(TokenProgram):
+    """A list of ops with modules in the place of their parameters.
+
+    Attributes:
+        dtype: of the tokens, and of the floating weights.
+        stream: the residual stream.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x.shape[0])
+        self.dtype, self.width = x.dtype, x.shape[1]
+        self.stream = self.buffer(self.width)
+
+    def read(self, x: Tensor) -> None:
+        """Let the stream be ``x``."""
+        self.norm(self.tensor_rows(x), self.stream, self.width, "copy")
+
+    def written(self) -> Tensor:
+        """The stream as a tensor in the dtype of the tokens; runs all ops."""
+        return self._written(lambda out: self.norm(self.stream, out, self.width, "copy"))
+
+    def written_normalised(self, norm: nn.Module) -> Tensor:
+        """``norm`` of the stream; runs all ops."""
+        mark = self.mark()
+        try:
+            return self._written(lambda out: self.write_norm(norm, self.stream, out))
+        except Unfused:
+            self.cut(mark)
+            y: Tensor = norm(self.written())
+            return y
+
+    def _written(self, write: Callable[[Rows], object]) -> Tensor:
+        y = torch.empty(self.rows, self.width, dtype=self.dtype)
+        write(self.tensor_rows(y))
+        self.run()
+        return y
+
+    def write_linear(
+        self,
+        module: nn.Module,
+        x: Rows,
+        out: Rows | None = None,
+        *,
+        residual: Rows = NOTHING,
+        activation: Activation = "none",
+    ) -> Rows:
+        """Append a projection; returns where its outputs are."""
+        if type(module) is Int8Linear:
+            require_plain(module, Int8Linear)
+            weight, bias, scale = module.weight_int8, module.bias, module.weight_scale
+        else:
+            require_plain(module, Linear)
+            weight, bias, scale = module.weight, module.bias, None
+            if weight.dtype is not self.dtype:
+                raise Unfused
+        out = self.buffer(weight.shape[0]) if out is None else out
+        self.linear(x, out, weight, bias, scale, residual=residual, activation=activation)
+        return out
+
+    def write_norm(self, module: nn.Module, x: Rows, out: Rows | None = None, width: int | None = None) -> Rows:
+        """Append a norm; returns where its outputs are."""
+        if type(module) is NoNorm and out in (None, x):
+            require_plain(module, NoNorm)
+            return x
+        width = self.width if width is None else width
+        out = self.buffer(width) if out is None else out
+        if type(module) is RMSNorm:
+            require_plain(module, RMSNorm)
+            if module.eps_outside:
+                raise Unfused
+            self.norm(x, out, width, "rms", module.weight, module.bias, eps=module.eps, unit_offset=module.unit_offset)
+        else:
+            require_plain(module, LayerNorm)
+            self.norm(x, out, width, "layer", module.weight, module.bias, eps=module.eps)
+        return out
+
+    def write_conv(self, module: nn.Module, x: Rows, state: Tensor) -> tuple[Rows, Tensor]:
+        """Append a short convolution; returns where its outputs are, and its state."""
+        require_plain(module, ShortConvolution)
+        weight, after = module.weight, self.state(state)
+        out = self.buffer(weight.shape[0])
+        self.conv(x, out, after, weight, module.bias, activation=module.activation or "none")
+        return out, after
+
+    def write_mlp(self, module: MLP, x: Rows) -> None:
+        """Append a per-token network, whose outputs join the stream."""
+        require_plain(module, MLP)
+        require_plain(module.dropout, Dropout)
+        activation = ACTIVATIONS[module.kind]
+        if module.kind not in GATED:
+            hidden = self.write_linear(module.up, x, activation=activation)
+        else:
+            both, width = self.write_linear(module.up, x), module.up.out_features // 2
+            hidden = self.buffer(width)
+            self.gate(both, both.columns(width), hidden, width, activation=activation)
+        self.write_linear(module.down, hidden, self.stream, residual=self.stream)
+
+
+def write_block(program: StepProgram, block: "Block", x: Tensor, state: "BlockState") -> "BlockState":
+    """Append a layer's step on the stream; returns the state after it, whose tensors are written when the list runs.
+
+    Raises:
+        Unfused: a module with a part in it that has no such form; a state that no step of the mixer has checked.
+    """
+    from ..blocks import Block, BlockState
+    from ..mixer import Mixer
+
+    mixer, mlp, before = block.mixer, block.mlp, state.mixer
+    if mixer is None or before is None or type(mixer)._write_step is Mixer._write_step or isinstance(mlp, Mixer):
+        raise Unfused
+    checked = before.checked
+    if checked is None or block.training or mixer.residual_inside or checked != mixer._fits(x):
+        raise Unfused
+    for module, kind in ((block, Block), (mixer, type(mixer)), (block.dropout, Dropout), (block.drop_path, DropPath)):
+        require_plain(module, kind)
+    program.reuse_buffers(1)
+    pre = block.norm_placement == "pre"
+    after = mixer._write_step(program, _enter(program, block.mixer_norm, pre), before)
+    after.checked = checked
+    _join(program, block.mixer_residual, block.mixer_norm, pre)
+    if mlp is not None:
+        program.write_mlp(mlp, _enter(program, block.mlp_norm, pre))
+        _join(program, block.mlp_residual, block.mlp_norm, pre)
+    return BlockState(after, None)
+
+
+def _enter(program: StepProgram, norm: nn.Module, pre: bool) -> Rows:
+    return program.write_norm(norm, program.stream) if pre else program.stream
+
+
+def _join(program: StepProgram, residual: nn.Module, norm: nn.Module, pre: bool) -> None:
+    """The layer has added its output to the stream, which is what a residual connection of this kind does."""
+    require_plain(residual, Sum)
+    if residual.alpha != 1.0 or residual.beta != 1.0:
+        raise Unfused
+    if not pre:
+        program.write_norm(norm, program.stream, program.stream)
