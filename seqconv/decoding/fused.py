@@ -1,15 +1,15 @@
 """A decoding step of a stack of layers as one list of small ops: what of a model has that form, and the guard.
 
-``write_block`` appends the ops of one layer to a :class:`~seqconv_kernels.token_program.TokenProgram` where every module in
-it is exactly one of this library's own and nothing else takes part in its call (:func:`require_plain`): hooks, adapters,
-quantised or wrapped layers, parametrisations, sharding and a ``forward`` of an instance all make it raise
-:class:`Unfused`, and the layer is then called as a module, as in any other case.
+``write_block`` appends the ops of one layer to a :class:`~seqconv_kernels.token_program.TokenProgram` where every module
+in it is exactly one of this library's own and nothing else takes part in its call (:func:`plain`). Hooks, adapters,
+wrapped layers, those of other quantisers, parametrisations, sharding and a ``forward`` of an instance all make it raise
+:class:`Unfused`; the layer is then called as a module. This is asked again for every token.
 
 A mixer takes part by a method ``_write_step(program, x, stream, state)``, which adds its output to the residual stream.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from ..quantization import Int8Linear
 if TYPE_CHECKING:
     from ..blocks import Block, BlockState
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu", "relu2": "relu2", "silu": "silu", "tanh": "tanh",
     "glu": "sigmoid", "bilinear": "none", "geglu": "gelu", "geglu_tanh": "gelu_tanh", "reglu": "relu", "swiglu": "silu",
@@ -34,17 +36,18 @@ ACTIVATIONS: Mapping[str, Activation] = {
 """Of the kinds of MLP."""
 
 
-def require_plain(module: nn.Module | None, kind: type[nn.Module]) -> None:
-    """Raise unless a call of the module is a call of that class's ``forward`` and nothing else.
+def plain(module: nn.Module | None, kind: type[ModuleT]) -> ModuleT:
+    """The module, if a call of it is a call of that class's ``forward`` and nothing else.
 
     Raises:
-        Unfused: another class (as parametrisations, adapters and sharding make one), a hook, a ``forward`` of its own, a
-            compiled call.
+        Unfused: another class (as parametrisations, adapters and sharding make one), a hook, a ``forward`` of its own,
+            a compiled call.
     """
+    if type(module) is not kind:
+        raise Unfused
     own = module.__dict__
     if (
-        type(module) is not kind
-        or own["_forward_hooks"]
+        own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
@@ -52,6 +55,7 @@ def require_plain(module: nn.Module | None, kind: type[nn.Module]) -> None:
         or own.get("_compiled_call_impl") is not None
     ):
         raise Unfused
+    return module
 
 
 def can_step(x: Tensor, dropout: nn.Module) -> bool:
@@ -109,11 +113,11 @@ class StepProgram(TokenProgram):
     ) -> Rows:
         """Append a projection; returns where its outputs are."""
         if type(module) is Int8Linear:
-            require_plain(module, Int8Linear)
-            weight, bias, scale = module.weight_int8, module.bias, module.weight_scale
+            narrow = plain(module, Int8Linear)
+            weight, bias, scale = narrow.weight_int8, narrow.bias, narrow.weight_scale
         else:
-            require_plain(module, Linear)
-            weight, bias, scale = module.weight, module.bias, None
+            linear = plain(module, Linear)
+            weight, bias, scale = linear.weight, linear.bias, None
             if weight.dtype is not self.dtype:
                 raise Unfused
         out = self.buffer(weight.shape[0]) if out is None else out
@@ -123,40 +127,39 @@ class StepProgram(TokenProgram):
     def write_norm(self, module: nn.Module, x: Rows, out: Rows | None = None, width: int | None = None) -> Rows:
         """Append a norm; returns where its outputs are."""
         if type(module) is NoNorm and out in (None, x):
-            require_plain(module, NoNorm)
+            plain(module, NoNorm)
             return x
         width = self.width if width is None else width
         out = self.buffer(width) if out is None else out
         if type(module) is RMSNorm:
-            require_plain(module, RMSNorm)
-            if module.eps_outside:
+            rms = plain(module, RMSNorm)
+            if rms.eps_outside:
                 raise Unfused
-            self.norm(x, out, width, "rms", module.weight, module.bias, eps=module.eps, unit_offset=module.unit_offset)
+            self.norm(x, out, width, "rms", rms.weight, rms.bias, eps=rms.eps, unit_offset=rms.unit_offset)
         else:
-            require_plain(module, LayerNorm)
-            self.norm(x, out, width, "layer", module.weight, module.bias, eps=module.eps)
+            layer = plain(module, LayerNorm)
+            self.norm(x, out, width, "layer", layer.weight, layer.bias, eps=layer.eps)
         return out
 
     def write_conv(self, module: nn.Module, x: Rows, state: Tensor) -> tuple[Rows, Tensor]:
         """Append a short convolution; returns where its outputs are, and its state."""
-        require_plain(module, ShortConvolution)
-        weight, after = module.weight, self.state(state)
-        out = self.buffer(weight.shape[0])
-        self.conv(x, out, after, weight, module.bias, activation=module.activation or "none")
+        conv1d, after = plain(module, ShortConvolution), self.state(state)
+        out = self.buffer(conv1d.weight.shape[0])
+        self.conv(x, out, after, conv1d.weight, conv1d.bias, activation=conv1d.activation or "none")
         return out, after
 
-    def write_mlp(self, module: MLP, x: Rows) -> None:
+    def write_mlp(self, module: nn.Module, x: Rows) -> None:
         """Append a per-token network, whose outputs join the stream."""
-        require_plain(module, MLP)
-        require_plain(module.dropout, Dropout)
-        activation = ACTIVATIONS[module.kind]
-        if module.kind not in GATED:
-            hidden = self.write_linear(module.up, x, activation=activation)
+        mlp = plain(module, MLP)
+        plain(mlp.dropout, Dropout)
+        activation = ACTIVATIONS[mlp.kind]
+        if mlp.kind not in GATED:
+            hidden = self.write_linear(mlp.up, x, activation=activation)
         else:
-            both, width = self.write_linear(module.up, x), module.up.out_features // 2
+            both, width = self.write_linear(mlp.up, x), mlp.up.out_features // 2
             hidden = self.buffer(width)
             self.gate(both, both.columns(width), hidden, width, activation=activation)
-        self.write_linear(module.down, hidden, self.stream, residual=self.stream)
+        self.write_linear(mlp.down, hidden, self.stream, residual=self.stream)
 
 
 def write_block(program: StepProgram, block: "Block", x: Tensor, state: "BlockState") -> "BlockState":
@@ -175,7 +178,7 @@ def write_block(program: StepProgram, block: "Block", x: Tensor, state: "BlockSt
     if checked is None or block.training or mixer.residual_inside or checked != mixer._fits(x):
         raise Unfused
     for module, kind in ((block, Block), (mixer, type(mixer)), (block.dropout, Dropout), (block.drop_path, DropPath)):
-        require_plain(module, kind)
+        plain(module, kind)
     program.reuse_buffers(1)
     pre = block.norm_placement == "pre"
     after = mixer._write_step(program, _enter(program, block.mixer_norm, pre), before)
@@ -193,8 +196,8 @@ def _enter(program: StepProgram, norm: nn.Module, pre: bool) -> Rows:
 
 def _join(program: StepProgram, residual: nn.Module, norm: nn.Module, pre: bool) -> None:
     """The layer has added its output to the stream, which is what a residual connection of this kind does."""
-    require_plain(residual, Sum)
-    if residual.alpha != 1.0 or residual.beta != 1.0:
+    join = plain(residual, Sum)
+    if join.alpha != 1.0 or join.beta != 1.0:
         raise Unfused
     if not pre:
         program.write_norm(norm, program.stream, program.stream)

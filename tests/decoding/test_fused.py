@@ -25,7 +25,10 @@ CASES = {
         {"mlp": "swiglu", "norm": "rms", "norm_options": {"unit_offset": True}},
     ),
     "norms after layers": ("mamba", {"mlp": "relu2", "norm_placement": "post"}),
-    "no norms": (("attention", {"num_heads": 2, "rotary": False, "o_bias": True}), {"mlp": "geglu_tanh", "norm": "none"}),
+    "no norms": (
+        ("attention", {"num_heads": 2, "rotary": False, "o_bias": True}),
+        {"mlp": "geglu_tanh", "norm": "none"},
+    ),
 }
 
 
@@ -123,7 +126,11 @@ class Adapter(nn.Module):
 
     def __init__(self, base):
         super().__init__()
-        self.base, self.down, self.up = base, nn.Linear(WIDTH, 2, bias=False), nn.Linear(2, base.out_features, bias=False)
+        self.base, self.down, self.up = (
+            base,
+            nn.Linear(WIDTH, 2, bias=False),
+            nn.Linear(2, base.out_features, bias=False),
+        )
 
     def forward(self, x):
         return self.base(x) + self.up(self.down(x))
@@ -158,7 +165,9 @@ def set_forward(mixer):
 
 
 def set_class(mixer):
-    mixer.out_proj.__class__ = type("ShardedLinear", (type(mixer.out_proj),), {"forward": lambda self, x: 0 * nn.Linear.forward(self, x)})
+    mixer.out_proj.__class__ = type(
+        "ShardedLinear", (type(mixer.out_proj),), {"forward": lambda self, x: 0 * nn.Linear.forward(self, x)}
+    )
 
 
 CHANGES = [set_hook, set_hook_before, set_adapter, set_parametrisation, set_forward, set_class]
@@ -189,11 +198,14 @@ def test_a_hook_of_a_block_and_one_of_all_modules_are_called(lists):
 
 def test_an_adapter_set_in_the_middle_of_a_generation_acts_at_once():
     model, x = backbone(), tokens()
+    _, state = decode(model, x)
     with torch.no_grad():
-        _, state = decode(model, x)
+        before, _ = model.step(x[:, 0], state.clone())
         model.blocks[0].mixer.in_proj = Adapter(model.blocks[0].mixer.in_proj)
-        y, _ = model.step(x[:, 0], state)
-        assert_near(y, model(torch.cat([x, x[:, :1]], 1))[:, -1])
+        y, _ = model.step(x[:, 0], state.clone())
+        fresh = state.clone().map(torch.Tensor.double)
+        assert_near(y, model.double().step(x[:, 0].double(), fresh)[0].float())
+    assert (y - before).abs().max() > 1e-3
 
 
 def test_gradients_and_profilers_see_modules(lists):

@@ -64,9 +64,12 @@ def test_norms(width, dtype, normal):
         ("layer", weight, bias, False): centred * weight.double() + bias.double(),
     }
     for (kind, w, b, offset), want in wanted.items():
-        got = run(
-            lambda p, out: p.norm(p.tensor_rows(x), out, width, kind, w, b, eps=0.1, unit_offset=offset), width, dtype
-        )
+
+        def write(program, out, kind=kind, w=w, b=b, offset=offset):
+            rows = program.tensor_rows(x)
+            program.norm(rows, out, width, kind, w, b, eps=0.1, unit_offset=offset)
+
+        got = run(write, width, dtype)
         assert_near(got, want, dtype=dtype)
 
 
@@ -187,7 +190,9 @@ def test_what_the_kernels_do_not_serve_is_unfused(normal):
         "int8 without scales": lambda: program.linear(rows, rows, normal(8, 8).to(torch.int8)),
         "transposed": lambda: program.linear(rows, rows, normal(8, 8).T),
         "bias of another size": lambda: program.linear(rows, rows, normal(8, 8), normal(7)),
-        "state of another size": lambda: program.conv(rows, rows, normal(ROWS, 2, 8), normal(8, 4), None, activation="none"),
+        "state of another size": lambda: program.conv(
+            rows, rows, normal(ROWS, 2, 8), normal(8, 4), None, activation="none"
+        ),
         "many taps": lambda: program.conv(rows, rows, normal(ROWS, 19, 8), normal(8, 20), None, activation="none"),
         "a rounded decay": lambda: program.scan(
             rows, rows, rows, rows, NOTHING, rows, normal(8, 4).bfloat16(), None, None, normal(ROWS, 8, 4)

@@ -1,4 +1,4 @@
-"""A token of a stack of layers as a list of small ops, which one call of the C++ kernels runs from the first to the last.
+"""A token of a stack of layers as a list of small ops, which one call of the C++ kernels runs in order.
 
 A token reads every weight once. Between two weights, calls of small ops from Python take as long as reading the weight
 does: their code and objects have left the caches, which the weights went through. The list is therefore written first,
@@ -65,8 +65,8 @@ NOTHING = Rows(0, 0, 0)
 def unsupported_reason(x: Tensor) -> str | None:
     """Why no list serves tokens ``x`` (rows, channels), or ``None``.
 
-    The rules of torch's own modes hold: where something is to see every call (a compiler, a tracer, a profiler, autograd, a
-    transform, autocast), layers are called one by one.
+    Where something is to see every call (a compiler, a tracer, a profiler, autograd, a transform, autocast), layers are
+    called one by one.
     """
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return "under the compiler, or where gradients are recorded"

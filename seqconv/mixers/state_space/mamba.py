@@ -159,7 +159,11 @@ class Mamba(ScanMixer[MambaState]):
         low = program.write_linear(self.x_proj, u)
         B, C = low.columns(rank), low.columns(rank + self.d_state)
         if self.parameter_norm != "none":
-            for norm, rows, width in ((self.dt_norm, low, rank), (self.B_norm, B, self.d_state), (self.C_norm, C, self.d_state)):
+            for norm, rows, width in (
+                (self.dt_norm, low, rank),
+                (self.B_norm, B, self.d_state),
+                (self.C_norm, C, self.d_state),
+            ):
                 program.write_norm(norm, rows, rows, width)
         delta, y, ssm = program.write_linear(self.dt_proj, low), program.buffer(channels), program.state(state.ssm)
         program.scan(u, delta, B, C, uz.columns(channels), y, self.A_log, self.dt_bias, self.D, ssm)
