@@ -18,7 +18,7 @@ compiled = pytest.mark.skipif(native.unavailable() is not None, reason=str(nativ
 STEP_ENTRIES = 140
 """Of one step of Mamba: 253 when each op and layer checked every token."""
 LAYER_ENTRIES = 120
-"""Of one token in one layer of a Mamba language model: 390 when blocks asked all their parts at every token, 190 when layers were called one by one."""
+"""Of one token in one layer of a Mamba language model: 190 when layers were called one by one."""
 
 
 COUNT = """
