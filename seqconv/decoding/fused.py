@@ -1,11 +1,11 @@
 """A decoding step of a stack of layers as one list of small ops: what of a model has that form, and the guard.
 
-``write_block`` appends the ops of one layer to a :class:`~seqconv_kernels.token_program.TokenProgram`, where each module
+``write_block`` appends the ops of one layer to a :class:`~seqconv_kernels.token_program.TokenProgram` where each module
 of it is exactly one of this library's own and nothing else takes part in its call (:func:`plain`). Hooks, adapters,
 wrapped layers, those of other quantisers, parametrisations, sharding and a ``forward`` of an instance all make it raise
 :class:`Unfused`; the layer is then called as a module. This is asked again for every token.
 
-A mixer takes part by a method ``_write_step(program, x, stream, state)``, which adds its output to the residual stream.
+A mixer takes part by a method ``_write_step(program, x, state)``, which adds its output to the stream of the program.
 """
 
 from collections.abc import Callable, Mapping
