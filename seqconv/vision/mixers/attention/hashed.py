@@ -7,8 +7,8 @@ squared distance σ of all tokens to all anchors::
     w_ij = h_i · h_j + b + 1               y_i = W_o (Σ_j w_ij v_j / Σ_j w_ij)
 
 in linear time, since weights are products of codes. The gradient passes the sign where ``|A φ| < 1``; A, a and μ have
-none: they belong to a hash function, learned from attention scores in the original and drawn at random here until they
-are loaded.
+none: they belong to a hash function, which is drawn at random here until it is loaded or learned from attention scores
+(:mod:`~seqconv.vision.mixers.attention.hash_training`).
 
 ``own_value=True`` is what the released code computes: ``(b + 1) v_i`` takes the place of ``(b + 1) Σ_j v_j``.
 
@@ -85,12 +85,8 @@ class HashedAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length d_model"]:
         """Mix all tokens."""
-        unit, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection in (self.qk_proj, self.v_proj)
-        )
-        wide = accumulation_dtype(unit)
-        codes, v = self._codes(F.normalize(unit.to(wide), dim=-1)), v.to(wide)
+        unit, v = self.unit_vectors(x), self._heads(self.v_proj(x))
+        codes, v = self._codes(unit), v.to(unit.dtype)
         bias = self.num_bits + 1
         weights = codes @ codes.sum(-2, keepdim=True).mT + bias * x.shape[1]
         added = bias * (v if self.own_value else v.sum(-2, keepdim=True))
@@ -98,14 +94,28 @@ class HashedAttention(nn.Module):
         y: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2).to(x.dtype))
         return y
 
+    def unit_vectors(self, x: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch heads length head_dim"]:
+        """What queries and keys are before they are codes, in float32 at least."""
+        projected = self._heads(self.qk_proj(x))
+        unit: Tensor = F.normalize(projected.to(accumulation_dtype(projected)), dim=-1)
+        return unit
+
+    def kernel(
+        self, unit: Float[Tensor, "batch heads length head_dim"], anchors: Float[Tensor, "heads anchors head_dim"]
+    ) -> Float[Tensor, "batch heads length anchors"]:
+        """``φ + μ`` of the module's docstring."""
+        squares = unit.square().sum(-1, keepdim=True) + anchors.square().sum(-1)[:, None]
+        distances: Tensor = squares - 2 * unit @ anchors.mT
+        return torch.exp(-distances / (2 * distances.mean((-2, -1), keepdim=True)))
+
+    def _heads(self, x: Tensor) -> Float[Tensor, "batch heads length head_dim"]:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
     def _codes(self, unit: Float[Tensor, "batch heads length head_dim"]) -> Float[Tensor, "batch heads length bits"]:
         """Signs, with the gradient of what they are the signs of."""
         anchors, hashing, mean = (t.to(unit.dtype) for t in (self.anchors, self.hash_weight, self.mean))
-        squares = unit.square().sum(-1, keepdim=True) + anchors.square().sum(-1)[:, None]
-        distances = squares - 2 * unit @ anchors.mT
-        features = torch.exp(-distances / (2 * distances.mean((-2, -1), keepdim=True))) - mean[:, None]
-        projected = features @ hashing.mT
-        clipped = projected.clamp(-1, 1)
+        projected = (self.kernel(unit, anchors) - mean[:, None]) @ hashing.mT
+        clipped: Tensor = projected.clamp(-1, 1)
         return projected.sign().detach() + (clipped - clipped.detach())
 
 
