@@ -105,8 +105,9 @@ class HashedAttention(nn.Module):
     ) -> Float[Tensor, "batch heads length anchors"]:
         """``φ + μ`` of the module's docstring."""
         squares = unit.square().sum(-1, keepdim=True) + anchors.square().sum(-1)[:, None]
-        distances: Tensor = squares - 2 * unit @ anchors.mT
-        return torch.exp(-distances / (2 * distances.mean((-2, -1), keepdim=True)))
+        distances = squares - 2 * unit @ anchors.mT
+        kernel: Tensor = torch.exp(-distances / (2 * distances.mean((-2, -1), keepdim=True)))
+        return kernel
 
     def _heads(self, x: Tensor) -> Float[Tensor, "batch heads length head_dim"]:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
