@@ -55,6 +55,17 @@ def test_golden_steps(variant, update):
     assert_close(state, case.tensors["out.conv_state_after"], 1e-9, 1e-10, "state")
 
 
+def test_the_reference_takes_the_arguments_of_the_original_in_their_order():
+    weight, bias = filters()
+    x, before = torch.randn(2, 5, 7).double(), torch.randn(2, 5, 3).double()
+    out = torch.empty_like(before)
+    got = causal_conv1d_ref(x, weight, bias, before, True, out, "silu")
+    want = causal_conv1d_fn(x, weight, bias, None, before, True, None, "silu")
+    assert got[1] is out
+    for ours, reference in zip(got, want, strict=True):
+        assert_near(ours, reference)
+
+
 def test_golden_states_of_packed_sequences():
     case = load_variant("scan/causal_conv1d", "varlen_states")
     want = case.tensors["out.y"]

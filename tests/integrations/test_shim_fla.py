@@ -11,6 +11,7 @@ from scan_cases import assert_same, check_golden, values_and_gradients
 
 from golden_cases import GOLDEN, load_variant
 from seqconv.integrations import fla
+from seqconv.integrations.fla.modules import norm_layers
 from tolerances import assert_near
 
 HEADS_FIRST = ("retention", "delta_rule", "rwkv6", "rwkv7", "dplr", "iplr")
@@ -425,19 +426,74 @@ def test_the_layer_of_the_convolution():
         layer(x[:1], mask=mask[:1], cu_seqlens=torch.tensor([0, 9]))
 
 
+def test_sequences_by_index_and_backend():
+    """fla's CUDA backend keeps the sequences of ``seq_idx`` apart, its Triton backend does not look at it."""
+    x, index = draw(1, LENGTH, 3), torch.tensor([[0] * 3 + [1] * 4])
+    layer = fla.ShortConvolution(3, 4, dtype=torch.float64, backend="cuda")
+    apart = torch.cat([layer(x[:, :3])[0], layer(x[:, 3:])[0]], dim=1)
+    assert_near(layer(x, seq_idx=index)[0], apart)
+    layer.backend = "triton"
+    assert_near(layer(x, seq_idx=index)[0], layer(x)[0])
+
+
+def normed(total, norm, groups=1):
+    """In plain torch."""
+    parts = total.unflatten(-1, (groups, -1))
+    parts = parts if norm.is_rms_norm else parts - parts.mean(-1, keepdim=True)
+    y = (parts * (parts.square().mean(-1, keepdim=True) + norm.eps).rsqrt()).flatten(-2)
+    y = y if norm.weight is None else y * norm.weight
+    return y if norm.bias is None else y + norm.bias
+
+
+def layer_of(kind, *sizes, **options):
+    layer = getattr(norm_layers, kind)(*sizes, dtype=torch.float64, **options)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return layer
+
+
 @pytest.mark.parametrize("activation", ["swish", "sigmoid"])
-def test_norms(activation):
+@pytest.mark.parametrize(
+    ("kind", "options"), [("RMS", {}), ("Layer", {"bias": True}), ("Layer", {}), ("RMS", {"elementwise_affine": False})]
+)
+def test_gated_norms(kind, options, activation):
     x, g, residual = draw(2, 5), draw(2, 5), draw(2, 5)
-    assert_near(fla.L2Norm()(x), x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt())
-    norm = fla.FusedRMSNormGated(5, activation=activation, dtype=torch.float64)
-    torch.nn.init.normal_(norm.weight)
+    norm = layer_of(f"Fused{kind}NormGated", 5, activation=activation, eps=1e-3, **options)
     y, total = norm(x, g, residual, prenorm=True)
     assert_near(total, x + residual)
-    gate = g.sigmoid() * (g if activation == "swish" else 1)
-    want = total * (total.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * norm.weight * gate
+    want = normed(total, norm) * g.sigmoid() * (g if activation == "swish" else 1)
     assert_near(y, want)
+    assert_near(norm(x[:, None], g, residual[:, None])[:, 0], want)  # the gate's channels in fewer axes
+    if activation == "swish" and not options:
+        older = layer_of(f"Fused{kind}NormSwishGate", 5, eps=1e-3)
+        older.load_state_dict(norm.state_dict())
+        assert_near(older(x, g, residual), want)
+        linear, weight = layer_of(f"Fused{kind}NormSwishGateLinear", 5, eps=1e-3), draw(3, 5)
+        linear.load_state_dict(norm.state_dict())
+        y, total = linear(x, g, weight, None, residual, True)
+        assert_near(y, want @ weight.mT)
+        assert_near(total, x + residual)
     with pytest.raises(ValueError, match="activation='gelu'"):
         fla.FusedRMSNormGated(5, activation="gelu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "groups"), [("RMSNorm", (6,), 1), ("LayerNorm", (6,), 1), ("GroupNorm", (2, 6), 2)]
+)
+def test_norms(kind, sizes, groups):
+    x, residual, weight, bias = draw(2, 6), draw(2, 6), draw(3, 6), draw(3)
+    norm = layer_of(kind, *sizes, bias=True, eps=1e-3)
+    y, total = norm(x, residual, prenorm=True)
+    assert_near(total, x + residual)
+    assert_near(y, normed(total, norm, groups))
+    linear = layer_of(f"{kind}Linear", *sizes, bias=True, eps=1e-3)
+    linear.load_state_dict(norm.state_dict())
+    assert_near(linear(x, weight, bias, residual), y @ weight.mT + bias)
+    half = norm.bfloat16()(x.bfloat16(), prenorm=True, residual_in_fp32=True)
+    assert [t.dtype for t in half] == [torch.bfloat16, torch.float32]
+    assert_near(fla.L2Norm()(x), x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt())
+    with pytest.raises(ValueError, match="hidden_size=6 and num_groups=4"):
+        norm_layers.GroupNorm(4, 6)
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ def test_initial_values_options_and_errors():
     assert steps.min() > 9e-4
     assert steps.max() < 0.11
     assert layer.D._no_weight_decay
+    assert layer.dt_proj.bias._no_reinit
     second = Mamba2(8, headdim=4, d_state=3, conv_init=0.01)
     assert second.conv1d.weight.abs().max() <= 0.01
     u = torch.randn(2, 5, 8)
@@ -103,3 +104,6 @@ def test_initial_values_options_and_errors():
         Mamba(8, dt_init="ones")
     with pytest.raises(ValueError, match="d_ssm=16 and headdim=5"):
         Mamba2(8, headdim=5)
+    for decoding in (Mamba(8, layer_idx=0), Mamba2(8, headdim=4, layer_idx=0)):
+        with pytest.raises(ValueError, match=r"step: received hidden_states of shape \(2, 5, 8\)"):
+            decoding.step(u, *decoding.allocate_inference_cache(2, 5))

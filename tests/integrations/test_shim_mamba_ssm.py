@@ -10,10 +10,13 @@ from scan_cases import assert_same, check_golden, values_and_gradients
 
 from golden_cases import GOLDEN, assert_close, load_variant
 from seqconv.integrations.mamba_ssm import (
+    layer_norm_fn,
+    layer_norm_linear_fn,
     mamba_chunk_scan,
     mamba_chunk_scan_combined,
     mamba_inner_fn,
     mamba_split_conv1d_scan_combined,
+    rms_norm_fn,
     selective_scan_fn,
     selective_scan_ref,
     selective_state_update,
@@ -262,6 +265,61 @@ def test_the_fused_layer_is_its_parts(norm, d_nonssm):
         assert not got.pop("gradient of weight").any()
         want.pop("gradient of weight")
     assert_same(got, want)
+
+
+@pytest.mark.parametrize("form", ["(batch, dstate, seqlen)", "(batch, 1, dstate, seqlen)", "constant"])
+def test_norms_of_given_weights_act(form):
+    """``b_rms_weight`` of a B that the caller gives; of one that is constant in time it raises, as there."""
+    dim, d_state, length, rank = 4, 3, 5, 2
+    xz, B = uniform(2, 2 * dim, length), uniform(2, d_state, length)
+    arguments = (xz, uniform(dim, 1, 3), uniform(dim), uniform(rank + d_state, dim), uniform(dim, rank))
+    arguments += (uniform(6, dim), None, -torch.rand(dim, d_state).double())
+    norm = {"b_rms_weight": uniform(d_state), "b_c_dt_rms_eps": 1e-3}
+    if form == "constant":
+        with pytest.raises(ValueError, match=r"b_rms_weight for weights of shape \(4, 3\)"):
+            mamba_inner_fn(*arguments, B=uniform(dim, d_state), **norm)
+        return
+    normed = B * (B.square().mean(1, keepdim=True) + 1e-3).rsqrt() * norm["b_rms_weight"][:, None]
+    given = B if form.count(",") == 2 else B[:, None]
+    assert_near(mamba_inner_fn(*arguments, B=given, **norm), mamba_inner_fn(*arguments, B=normed))
+
+
+def test_a_bias_without_its_projection_raises():
+    tensors = uniform(1, 5, 2 * 4 + 2 * 3 + 2), uniform(10, 3), uniform(10), uniform(2), -uniform(2).abs(), uniform(2)
+    with pytest.raises(ValueError, match="without outproj_weight: received outproj_bias"):
+        mamba_split_conv1d_scan_combined(*tensors, 4, headdim=2, outproj_bias=uniform(4))
+
+
+@pytest.mark.parametrize("rms", [True, False])
+def test_norms_of_two_branches_rows_and_masks(rms):
+    """The sum that is normed, both outputs, and what dropout kept."""
+    x, x1, residual, rows = uniform(2, 3, 8), uniform(2, 3, 8), uniform(2, 3, 8), uniform(2, 3)
+    weights, biases = uniform(2, 8), uniform(2, 8)
+    norm = rms_norm_fn if rms else layer_norm_fn
+
+    def reference(total, i):
+        centred = total if rms else total - total.mean(-1, keepdim=True)
+        return centred * (centred.square().mean(-1, keepdim=True) + 1e-3).rsqrt() * weights[i] + biases[i]
+
+    arguments = (x, weights[0], biases[0], residual)
+    y, y1, total = norm(*arguments, x1, weights[1], biases[1], 1e-3, prenorm=True)
+    for got, want in ((total, x + x1 + residual), (y, reference(total, 0)), (y1, reference(total, 1))):
+        assert_near(got, want)
+    assert_near(norm(*arguments, eps=1e-3, rowscale=rows), reference(rows[..., None] * x + residual, 0))
+    y, total, kept, kept1 = norm(*arguments, x1, eps=1e-3, dropout_p=0.5, prenorm=True, return_dropout_mask=True)
+    assert 0 < kept.sum() < kept.numel()
+    assert not torch.equal(kept, kept1)
+    assert_near(total, 2 * (kept * x + kept1 * x1) + residual)
+    assert_near(y, reference(total, 0))
+    assert norm(*arguments, return_dropout_mask=True)[1:] == (None, None)
+    with pytest.raises(ValueError, match="rowscale and x1"):
+        norm(*arguments, x1, rowscale=rows)
+    projection = uniform(5, 8)
+    out, total = layer_norm_linear_fn(
+        x, weights[0], biases[0], projection, None, residual, 1e-3, prenorm=True, is_rms_norm=rms
+    )
+    assert_near(total, x + residual)
+    assert_near(out, reference(total, 0) @ projection.mT)
 
 
 def test_heads_whose_channels_differ():

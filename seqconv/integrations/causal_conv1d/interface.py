@@ -121,7 +121,22 @@ def causal_conv1d_update(
     return out[..., 0] if x.dim() == 2 else out
 
 
-causal_conv1d_ref = partial(causal_conv1d_fn, implementation="reference")
+def causal_conv1d_ref(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    seq_idx: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`causal_conv1d_fn` on the op's reference; ``seq_idx`` has no place among the original's arguments."""
+    states: Any = initial_states, return_final_states, final_states_out, activation
+    return causal_conv1d_fn(x, weight, bias, seq_idx, *states, implementation="reference")
+
+
 causal_conv1d_update_ref = partial(causal_conv1d_update, implementation="reference")
 
 

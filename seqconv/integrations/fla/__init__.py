@@ -8,7 +8,6 @@ from typing import Any
 from .. import installing
 from . import (
     attention,
-    convolution,
     decoding,
     delta_rule,
     gdn2,
@@ -20,7 +19,6 @@ from . import (
     retention,
 )
 from .attention import chunk_log_linear_attn, parallel_path_attn
-from .convolution import FusedRMSNormGated, L2Norm, ShortConvolution, causal_conv1d, causal_conv1d_update, l2norm
 from .decoding import fused_recurrent_kda_fwd
 from .delta_rule import (
     chunk_delta_rule,
@@ -59,6 +57,10 @@ from .linear_attention import (
     parallel_simple_gla,
 )
 from .mesa_net import chunk_mesa_net, mesa_net_decoding_one_step
+from .modules import convolution, norm_layers, norms
+from .modules.convolution import ShortConvolution, causal_conv1d, causal_conv1d_update
+from .modules.norm_layers import FusedLayerNormGated, FusedRMSNormGated, L2Norm, RMSNorm
+from .modules.norms import l2norm, rms_norm_gated
 from .preconditioned import (
     chunk_precond_gated_delta_rule,
     chunk_precond_kda,
@@ -83,8 +85,10 @@ from .retention import (
 )
 
 __all__ = [
+    "FusedLayerNormGated",
     "FusedRMSNormGated",
     "L2Norm",
+    "RMSNorm",
     "ShortConvolution",
     "causal_conv1d",
     "causal_conv1d_update",
@@ -143,6 +147,7 @@ __all__ = [
     "parallel_path_attn",
     "parallel_retention",
     "parallel_simple_gla",
+    "rms_norm_gated",
     "uninstall",
 ]
 
@@ -196,16 +201,30 @@ _FILES = {
 
 _CONVOLUTION = installing.exports(convolution, "ShortConvolution causal_conv1d causal_conv1d_update")
 
+_NORMS = installing.exports(norms, "layer_norm rms_norm group_norm layer_norm_linear rms_norm_linear group_norm_linear")
+_NORM_LAYERS = installing.exports(
+    norm_layers, "LayerNorm RMSNorm GroupNorm LayerNormLinear RMSNormLinear GroupNormLinear"
+)
+_GATED_NORMS = installing.exports(
+    norms, "layer_norm_gated rms_norm_gated layer_norm_swish_gate_linear rms_norm_swish_gate_linear"
+)
+_GATED_LAYERS = installing.exports(
+    norm_layers,
+    "FusedLayerNormGated FusedRMSNormGated FusedLayerNormSwishGate FusedRMSNormSwishGate "
+    "FusedLayerNormSwishGateLinear FusedRMSNormSwishGateLinear",
+)
+
 
 def _modules() -> dict[str, dict[str, Any]]:
     ops = {folder: installing.exports(*content) for folder, content in _OPS.items()}
     modules: dict[str, dict[str, Any]] = {
         "fla.ops": {name: f for content in ops.values() for name, f in content.items()},
-        "fla.modules": installing.exports(convolution, "ShortConvolution L2Norm FusedRMSNormGated"),
+        "fla.modules": {"ShortConvolution": ShortConvolution, "L2Norm": L2Norm, **_GATED_LAYERS, **_NORM_LAYERS},
         "fla.modules.convolution": _CONVOLUTION,
         "fla.modules.conv": _CONVOLUTION,
-        "fla.modules.l2norm": {**installing.exports(convolution, "l2norm L2Norm"), "l2_norm": convolution.l2norm},
-        "fla.modules.fused_norm_gate": installing.exports(convolution, "FusedRMSNormGated"),
+        "fla.modules.l2norm": {"l2norm": l2norm, "l2_norm": l2norm, "L2Norm": L2Norm},
+        "fla.modules.fused_norm_gate": {**_GATED_LAYERS, **_GATED_NORMS},
+        "fla.modules.layernorm": {**_NORM_LAYERS, **_NORMS},
     }
     for folder, content in ops.items():
         modules[f"fla.ops.{folder}"] = content

@@ -220,13 +220,14 @@ def chunk_kda(
     A_log, dt_bias, size = (kwargs.pop(key, None) for key in ("A_log", "dt_bias", "chunk_size"))
     how = layout(name, cu_seqlens, kwargs, state_v_first=state_v_first, hints=_GATE_HINTS)
     decay = decay_of(name, g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else g
-    strength = strength_of(name, beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    strength, dtype = strength_of(name, beta, use_beta_sigmoid_in_kernel, allow_neg_eigval), k.dtype
     q, k = unit_lengths(q, k, use_qk_l2norm_in_kernel)
     tokens: dict[str, Tensor | None] = {"q": q, "k": k, "v": v, "beta": strength, "log_decay": decay}
     o, last = how.run(delta_rule, tokens, initial_state, output_final_state, scale=scale)
     if not return_intermediate_states:
         return o, last
-    return o, last, states_before_chunks(how, tokens, initial_state, size or DEFAULT_CHUNK)
+    before = states_before_chunks(how, tokens, initial_state, size or DEFAULT_CHUNK)
+    return o, last, before.to(dtype)
 
 
 DEFAULT_CHUNK = 64

@@ -81,7 +81,8 @@ def chunk_gdn2(
     o, last = how.run(dplr_delta_rule, tokens, initial_state, output_final_state, scale=scale)
     if not return_intermediate_states:
         return o, last
-    return o, last, states_before_chunks(how, tokens, initial_state, size or DEFAULT_CHUNK, dplr_delta_rule)
+    before = states_before_chunks(how, tokens, initial_state, size or DEFAULT_CHUNK, dplr_delta_rule)
+    return o, last, before.to(k.dtype)
 
 
 def fused_recurrent_gdn2(

@@ -7,7 +7,7 @@ from .. import installing
 from . import norms, selective_scan, ssd, state_update
 from .mamba import Mamba
 from .mamba2 import Mamba2
-from .norms import layer_norm_fn, layernorm_fn, rms_norm_fn, rmsnorm_fn
+from .norms import layer_norm_fn, layer_norm_linear_fn, layernorm_fn, rms_norm_fn, rmsnorm_fn
 from .selective_scan import mamba_inner_fn, mamba_inner_ref, selective_scan_fn, selective_scan_ref
 from .ssd import (
     mamba_chunk_scan,
@@ -22,6 +22,7 @@ __all__ = [
     "Mamba2",
     "install",
     "layer_norm_fn",
+    "layer_norm_linear_fn",
     "layernorm_fn",
     "mamba_chunk_scan",
     "mamba_chunk_scan_combined",
@@ -38,7 +39,7 @@ __all__ = [
     "uninstall",
 ]
 
-_LAYER_NORM = installing.exports(norms, "layer_norm_fn rms_norm_fn RMSNorm")
+_LAYER_NORM = installing.exports(norms, "layer_norm_fn rms_norm_fn layer_norm_linear_fn RMSNorm")
 _GATED = installing.exports(norms, "layernorm_fn rmsnorm_fn")
 
 _SHIM = installing.Shim(

@@ -49,6 +49,17 @@ class Cached(nn.Module):
         states: tuple[Tensor, Tensor] = memory[self.layer_idx]
         return states
 
+    def one_token(self, hidden_states: Tensor) -> Tensor:
+        """(batch, d_model) of (batch, 1, d_model).
+
+        Raises:
+            ValueError: several tokens.
+        """
+        if hidden_states.dim() != 3 or hidden_states.shape[1] != 1:
+            got, wanted = f"hidden_states of shape {tuple(hidden_states.shape)}", "(batch, 1, d_model)"
+            raise argument_error(f"{type(self).__name__}.step", got, wanted, "take one token after the other")
+        return hidden_states[:, 0]
+
     def convolved(self, x: Tensor, seq_idx: Tensor | None = None) -> Tensor:
         """The convolution of (batch, channels, length) and its activation."""
         y: Any = causal_conv1d_fn(x, self.conv1d.weight[:, 0], self.conv1d.bias, seq_idx, activation="silu")

@@ -70,6 +70,8 @@ class Mamba(Cached):
         self.D = nn.Parameter(torch.empty(self.d_inner, device=device, dtype=torch.float32))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **options)
         self.A_log._no_weight_decay = self.D._no_weight_decay = True  # type: ignore[attr-defined]
+        # Models of the original set all other biases of projections to zero.
+        self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]
         self.reset_parameters()
 
     @torch.no_grad()
@@ -102,7 +104,7 @@ class Mamba(Cached):
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One token, (batch, 1, d_model) in and out; both states are moved on in place."""
-        x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=-1)
+        x, z = self.in_proj(self.one_token(hidden_states)).chunk(2, dim=-1)
         x = causal_conv1d_update(x, conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
         dt, B, C = self._selection(x)
         y = selective_state_update(ssm_state, x, dt, self._A(), B, C, self.D, z, dt_softplus=True)

@@ -148,7 +148,7 @@ class Mamba2(Cached):
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One token, (batch, 1, d_model) in and out; both states are moved on in place."""
-        mlp, z, xBC, dt = self._projected(hidden_states[:, 0])
+        mlp, z, xBC, dt = self._projected(self.one_token(hidden_states))
         xBC = causal_conv1d_update(xBC, conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
         x, B, C = self._split(xBC)
         steps = F.softplus(dt.to(torch.promote_types(dt.dtype, torch.float32)) + self.dt_bias).clamp(*self.dt_limit)

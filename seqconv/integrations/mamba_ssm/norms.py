@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import unserved
+from seqconv_kernels._core.errors import argument_error
 
 
 def layernorm_fn(
@@ -69,32 +69,44 @@ def layer_norm_fn(
     residual_in_fp32: bool = False,
     is_rms_norm: bool = False,
     return_dropout_mask: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """``norm(dropout(x) + residual)``.
+) -> Any:
+    """``norm(dropout(rowscale x) + dropout(x1) + residual)``.
 
     Args:
-        x, residual: (..., width).
+        x, x1, residual: (..., width).
         weight, bias: (width).
-        x1, weight1, bias1, rowscale, return_dropout_mask: not served.
+        weight1, bias1: of a second output, the same norm with these.
         eps: under the root.
-        dropout_p: of ``x``.
+        dropout_p: of ``x`` and ``x1``.
+        rowscale: (...), multiplies the rows of ``x``; not together with ``x1``.
         prenorm: also return the sum, in the dtype of the residual.
         residual_in_fp32: return it in float32 where no residual came.
         is_rms_norm: divide by the root mean square, without subtracting the mean.
+        return_dropout_mask: also return what dropout kept of ``x`` and of ``x1``, ``None`` without dropout.
+
+    Returns:
+        The outputs, one or two, then the sum, then both masks, whichever were asked for; one alone is no tuple.
 
     Raises:
-        ValueError: an argument that is not served.
+        ValueError: ``rowscale`` together with ``x1``.
     """
-    parallel = {"x1": x1, "weight1": weight1, "bias1": bias1, "rowscale": rowscale}
-    unserved("layer_norm_fn", **parallel, return_dropout_mask=return_dropout_mask)
-    total = F.dropout(_wide(x), dropout_p)
+    if rowscale is not None and x1 is not None:
+        raise argument_error("layer_norm_fn", "rowscale and x1", "one of them", "scale the rows first")
+    total, mask = _dropout(_wide(x) if rowscale is None else _wide(x) * rowscale[..., None], dropout_p)
+    mask1 = None
+    if x1 is not None:
+        second, mask1 = _dropout(_wide(x1), dropout_p)
+        total = total + second
     total = total if residual is None else total + residual
-    y = _norm(total, eps, is_rms_norm) * weight
-    y = (y if bias is None else y + bias).to(x.dtype)
-    if not prenorm:
-        return y
-    stream = residual.dtype if residual is not None else torch.float32 if residual_in_fp32 else x.dtype
-    return y, total.to(stream)
+    normed = _norm(total, eps, is_rms_norm)
+    found: list[Tensor | None] = [_affine(normed, weight, bias).to(x.dtype)]
+    if weight1 is not None:
+        found.append(_affine(normed, weight1, bias1).to(x.dtype))
+    if prenorm:
+        found.append(total.to(_stream_dtype(x, residual, residual_in_fp32)))
+    if return_dropout_mask:
+        found += [mask, mask1]
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def rms_norm_fn(
@@ -111,12 +123,33 @@ def rms_norm_fn(
     prenorm: bool = False,
     residual_in_fp32: bool = False,
     return_dropout_mask: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Any:
     """:func:`layer_norm_fn` with root mean squares."""
     return layer_norm_fn(
         x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, rowscale, prenorm, residual_in_fp32,
         is_rms_norm=True, return_dropout_mask=return_dropout_mask,
     )  # fmt: skip
+
+
+def layer_norm_linear_fn(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    residual: Tensor | None = None,
+    eps: float = 1e-6,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+) -> Any:
+    """:func:`layer_norm_fn`, then a projection."""
+    y, total = layer_norm_fn(
+        x, norm_weight, norm_bias, residual, eps=eps, prenorm=True, residual_in_fp32=residual_in_fp32,
+        is_rms_norm=is_rms_norm,
+    )  # fmt: skip
+    out = F.linear(y.to(linear_weight.dtype), linear_weight, linear_bias)
+    return (out, total) if prenorm else out
 
 
 class RMSNorm(nn.Module):
@@ -148,7 +181,7 @@ class RMSNorm(nn.Module):
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    ) -> Any:
         """As :func:`rms_norm_fn`."""
         dropout = self.dropout_p if self.training else 0.0
         options: Any = {"eps": self.eps, "dropout_p": dropout, "prenorm": prenorm}
@@ -208,3 +241,20 @@ def _wide(x: Tensor) -> Tensor:
 
 def _norm(x: Tensor, eps: float, is_rms_norm: bool) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=eps) if is_rms_norm else F.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x * weight if bias is None else x * weight + bias
+
+
+def _dropout(x: Tensor, p: float) -> tuple[Tensor, Tensor | None]:
+    """``x`` after dropout, and what was kept."""
+    if p == 0.0:
+        return x, None
+    kept = torch.rand(x.shape, device=x.device) > p
+    return torch.where(kept, x / (1 - p), 0.0), kept
+
+
+def _stream_dtype(x: Tensor, residual: Tensor | None, residual_in_fp32: bool) -> torch.dtype:
+    """Of the sum that ``prenorm`` returns."""
+    return residual.dtype if residual is not None else torch.float32 if residual_in_fp32 else x.dtype

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqconv_kernels import linear_scan, selective_scan
 from seqconv_kernels._core.complex import as_complex
+from seqconv_kernels._core.errors import argument_error
 
 from ..causal_conv1d import causal_conv1d_fn
 
@@ -107,11 +108,14 @@ def mamba_inner_fn(
         A, B, C, D, delta_bias, delta_softplus: as for :func:`selective_scan_fn`; B and C are projected if not given.
         B_proj_bias, C_proj_bias: added to the projected ones.
         checkpoint_lvl: of the original: what its backward pass computes again.
-        b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps: norms of B, C and the low-rank time step.
+        b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps: norms of B, C, projected or given, and the time step.
         implementation: of the ops.
 
     Returns:
         (batch, seqlen, d_model).
+
+    Raises:
+        ValueError: a norm of a given B or C that is constant in time, has several groups or is complex.
     """
     inputs, z = xz.chunk(2, dim=1)
     taps = conv1d_weight[:, 0]
@@ -121,8 +125,12 @@ def mamba_inner_fn(
     delta = _normed(F.linear(projected[..., :rank], delta_proj_weight), dt_rms_weight, b_c_dt_rms_eps)
     if B is None:
         B = _weights(projected[..., rank : rank + width], B_proj_bias, b_rms_weight, b_c_dt_rms_eps, A)
+    else:
+        B = _normed_over_time("b_rms_weight", B, b_rms_weight, b_c_dt_rms_eps, A)
     if C is None:
         C = _weights(projected[..., -width:], C_proj_bias, c_rms_weight, b_c_dt_rms_eps, A)
+    else:
+        C = _normed_over_time("c_rms_weight", C, c_rms_weight, b_c_dt_rms_eps, A)
     y: Any = selective_scan_fn(x, delta.mT, A, B, C, D, z, delta_bias, delta_softplus, implementation=implementation)
     return F.linear(y.mT, out_proj_weight, out_proj_bias)
 
@@ -185,6 +193,17 @@ def _weights(x: Tensor, bias: Tensor | None, norm: Tensor | None, eps: float, A:
     """Projected B or C as :func:`selective_scan_fn` takes it: (batch, dstate, seqlen), or twice the length."""
     x = _normed(x if bias is None else x + bias.to(x.dtype), norm, eps)
     return x.unflatten(-1, (-1, 2)).permute(0, 2, 1, 3).flatten(2) if A.is_complex() else x.mT
+
+
+def _normed_over_time(name: str, x: Tensor, norm: Tensor | None, eps: float, A: Tensor) -> Tensor:
+    """A given B or C, (batch, dstate, seqlen) or with an axis of one group before dstate, after its norm."""
+    if norm is None:
+        return x
+    if A.is_complex() or x.dim() < 3 or (x.dim() == 4 and x.shape[1] > 1):
+        got = f"{name} for {'a complex A and ' * A.is_complex()}weights of shape {tuple(x.shape)}"
+        wanted = "real ones that vary in time, in one group"
+        raise argument_error("mamba_inner_fn", got, wanted, f"leave out {name}")
+    return _normed(x.mT, norm, eps).mT
 
 
 def _normed(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

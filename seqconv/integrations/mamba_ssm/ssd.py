@@ -13,6 +13,7 @@ from torch import Tensor
 from seqconv_kernels import ssd
 from seqconv_kernels._core.errors import argument_error
 
+from ..arguments import unserved
 from ..causal_conv1d import causal_conv1d_fn
 from ..segments import Runs, runs_of, states_of_all, without_empty
 from .norms import rmsnorm_fn
@@ -143,8 +144,10 @@ def mamba_split_conv1d_scan_combined(
         (batch, seqlen, d_nonssm + dim or d_model), or also the final states.
 
     Raises:
-        ValueError: neither ``headdim`` nor a D with two axes.
+        ValueError: neither ``headdim`` nor a D with two axes; ``outproj_bias`` without its weight.
     """
+    if outproj_weight is None:
+        unserved("mamba_split_conv1d_scan_combined without outproj_weight", outproj_bias=outproj_bias)
     heads, width = D.shape[0], D.shape[1] if D.dim() == 2 else headdim
     if width is None:
         remedy = "pass headdim"

@@ -1,9 +1,8 @@
-"""The short convolution, the norm of queries and keys, and the gated norm of fla's layers.
+"""The short convolution of fla's layers.
 
-Sources: ``fla/modules/{conv,l2norm,fused_norm_gate}`` of fla-org/flash-linear-attention at bc3b101d.
+Source: ``fla/modules/conv`` of fla-org/flash-linear-attention at bc3b101d.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 from seqconv_kernels import causal_conv1d as convolve
 from seqconv_kernels._core.errors import argument_error
 
-from ..arguments import activation_of, no_others, unserved
-from ..causal_conv1d import causal_conv1d_update as update
-from .layout import EPS, HINTS, Layout, unit_length
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "silu": F.silu, "sigmoid": torch.sigmoid}
+from ...arguments import activation_of, no_others, unserved
+from ...causal_conv1d import causal_conv1d_fn as convolve_runs
+from ...causal_conv1d import causal_conv1d_update as update
+from ..layout import HINTS, Layout
 
 
 def causal_conv1d(
@@ -44,17 +42,24 @@ def causal_conv1d(
         initial_state: (sequences, channels, width): the last inputs, of which ``width - 1`` are read.
         output_final_state: also return the last ``width`` inputs.
         activation: ``None``, ``"silu"`` or ``"swish"``.
-        backend, cu_seqlens_cpu, chunk_indices: hints.
+        backend: a hint, unless ``seq_idx`` is given.
+        cu_seqlens_cpu, chunk_indices: hints.
         cu_seqlens: bounds of sequences packed into a batch of one.
         cp_context: not served.
+        kwargs: ``seq_idx`` (batch, length), the sequence of each token; as in fla, the backends "cuda" and "mix" heed
+            it where there are no ``cu_seqlens``, and "triton" does not.
 
     Raises:
         ValueError: an argument that is not served, by its name; no weight.
     """
     unserved("causal_conv1d", cp_context=cp_context)
-    no_others("causal_conv1d", kwargs, *HINTS, "seq_idx")
+    seq_idx = kwargs.pop("seq_idx", None)
+    no_others("causal_conv1d", kwargs, *HINTS)
     if weight is None:
         raise argument_error("causal_conv1d", "no weight", "(channels, width)", "pass ones to sum the inputs")
+    if seq_idx is not None and cu_seqlens is None and backend in ("cuda", "mix"):
+        o: Any = convolve_runs(x.mT, weight, bias, seq_idx, initial_state, bool(output_final_state), None, activation)
+        return o.mT if residual is None else o.mT + residual, None
     # fla's states are one input longer than those of the op: a tap of zero reads it.
     taps = F.pad(weight, (1, 0)) if output_final_state else weight
     before = None if initial_state is None else initial_state[..., weight.shape[1] + 1 - taps.shape[1] :].mT
@@ -159,7 +164,7 @@ class ShortConvolution(nn.Conv1d):
         if x.shape[0] * x.shape[1] == sequences:
             return self.step(x, residual, cache, output_final_state, cu_seqlens)
         weight = self.weight[:, 0]
-        options: dict[str, Any] = {"cu_seqlens": cu_seqlens, "activation": self.activation}
+        options: dict[str, Any] = {"cu_seqlens": cu_seqlens, "activation": self.activation, "backend": self.backend}
         return causal_conv1d(x, weight, self.bias, residual, cache, output_final_state, **options, **kwargs)
 
     def step(
@@ -175,77 +180,3 @@ class ShortConvolution(nn.Conv1d):
         cache = x.new_zeros(sequences, self.hidden_size, self.kernel_size[0]) if cache is None else cache
         y, cache = causal_conv1d_update(x, cache, residual, self.weight[:, 0], self.bias, self.activation)
         return y, cache if output_final_state else None
-
-
-def l2norm(x: Tensor, eps: float = EPS, output_dtype: torch.dtype | None = None) -> Tensor:
-    """``x / sqrt(sum x^2 + eps)`` over the last axis, typed like ``x`` if no dtype is given."""
-    return unit_length(x, eps).to(output_dtype or x.dtype)
-
-
-class L2Norm(nn.Module):
-    """:func:`l2norm` as a layer."""
-
-    def __init__(self, eps: float = EPS, output_dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.eps, self.output_dtype = eps, output_dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width)."""
-        return l2norm(x, self.eps, self.output_dtype)
-
-
-class FusedRMSNormGated(nn.Module):
-    """``rms_norm(x) * activation(g)``.
-
-    Args:
-        hidden_size: channels.
-        elementwise_affine: whether there is a weight.
-        eps: under the root.
-        activation: ``"swish"``, ``"silu"`` or ``"sigmoid"``.
-        device, dtype: of the weight.
-    """
-
-    weight: nn.Parameter | None
-
-    def __init__(
-        self,
-        hidden_size: int,
-        elementwise_affine: bool = True,
-        eps: float = 1e-5,
-        activation: str = "swish",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if activation not in ACTIVATIONS:
-            got = f"activation={activation!r}"
-            raise argument_error("FusedRMSNormGated", got, f"one of {', '.join(ACTIVATIONS)}", "take one of them")
-        self.hidden_size, self.elementwise_affine, self.eps = hidden_size, elementwise_affine, eps
-        self.activation = activation
-        weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype)) if elementwise_affine else None
-        self.register_parameter("weight", weight)
-        self.register_parameter("bias", None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Ones."""
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-
-    def forward(
-        self,
-        x: Tensor,
-        g: Tensor,
-        residual: Tensor | None = None,
-        prenorm: bool = False,
-        residual_in_fp32: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """(..., width) in and out; ``residual`` is added first, and ``prenorm`` also returns the sum."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        total = x.to(wide) if residual is None else x.to(wide) + residual
-        weight = None if self.weight is None else self.weight.to(wide)
-        y = F.rms_norm(total, x.shape[-1:], weight, self.eps) * ACTIVATIONS[self.activation](g.to(wide))
-        if not prenorm:
-            return y.to(x.dtype)
-        stream = residual.dtype if residual is not None else torch.float32 if residual_in_fp32 else x.dtype
-        return y.to(x.dtype), total.to(stream)

@@ -1,0 +1,1 @@
+"""The modules of fla that its layers are made of."""
