@@ -6,37 +6,36 @@ Trains on the Python standard library. Three other parts of the text follow. On 
 at several orders and within a state budget; on the second, the fewest states within 0.2 % of the exact perplexity are
 chosen; all figures reported are of the third: perplexity, divergence, how often the most likely byte is the same, and
 after how many bytes greedy texts part. Order 8 is also trained on after the fit, and methods are compared at equal
-order. Then it checks that exact online generation and recomputation write the same tokens, and times decoding at
-growing contexts against GPT-2 of the same size with its key-value cache. Writes checkpoints, results.json, report.md,
-speed.png.
+order. A copy of the model is trained for distillability and distilled to order 8; another is trained for as many steps
+without the penalty, which shows what it costs. Then it checks that exact online generation and recomputation write the
+same tokens, and times decoding at growing contexts against GPT-2 of the same size with its key-value cache. Writes
+checkpoints, results.json, report.md, speed.png.
 """
 
+import copy
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 import typer
+from distillation_quality import by_method, chosen, evaluated, report, same_tokens
 from torch import Tensor
 from train_causal_lm import Windows, standard_library
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, parameter_groups
 from seqconv.distill import DistilledModel, distill, fine_tune
+from seqconv.distill.callback import RegularizerCallback
 from seqconv.distill.checkpoint import save_distilled
-from seqconv.distill.fitting.sensitivity import measured_divergence
 from seqconv.distill.task import Method
 from seqconv.hf.tokenizer import byte_tokenizer
 
-CLOSE = 0.002
-"""Share by which the perplexity of a distilled model may exceed the exact one's to be chosen."""
-
-PROMPTS = 8
-"""Texts that both models continue until they part."""
+ORDER = 8
+"""Order that a model is trained to be distillable to."""
 
 METHODS: tuple[Method, ...] = ("best", "kung-varpro", "balanced", "era", "aaa", "gradient")
 
@@ -51,24 +50,43 @@ def build(width: int, layers: int, context: int) -> SeqConvForCausalLM:
     return SeqConvForCausalLM(config)
 
 
-def train(model: SeqConvForCausalLM, rows: Tensor, steps: int, batch_size: int, out: Path) -> None:
+def train(
+    model: SeqConvForCausalLM, rows: Tensor, steps: int, batch_size: int, out: Path, *,
+    lr: float = 3e-3, callbacks: Sequence[TrainerCallback] = (),
+) -> SeqConvForCausalLM:  # fmt: skip
     """Train with transformers' Trainer."""
     arguments = TrainingArguments(
         str(out / "runs"), max_steps=steps, per_device_train_batch_size=batch_size, warmup_steps=max(1, steps // 10),
         lr_scheduler_type="cosine", logging_steps=max(1, steps // 20), save_strategy="no", report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
-    optimizer = torch.optim.AdamW(parameter_groups(model, lr=3e-3, weight_decay=0.05))
-    Trainer(
-        model, arguments, train_dataset=Windows(rows.flatten(), rows.shape[1]), optimizers=(optimizer, None)
-    ).train()
-    model.eval()
+    optimizer = torch.optim.AdamW(parameter_groups(model, lr=lr, weight_decay=0.05))
+    text, schedule = Windows(rows.flatten(), rows.shape[1]), (optimizer, None)
+    Trainer(model, arguments, train_dataset=text, optimizers=schedule, callbacks=list(callbacks)).train()
+    return model.eval()
 
 
-@torch.no_grad()
-def loss(model: torch.nn.Module, rows: Tensor) -> float:
-    """Mean cross-entropy of the next byte, in nats."""
-    return statistics.fmean(float(model(input_ids=row, labels=row).loss) for row in rows.split(4))
+def trained_for_distillability(
+    model: SeqConvForCausalLM, settings: dict[str, Any], fit: dict[str, Any], tuning: dict[str, Any],
+    held_out: Tensor, count: int,
+) -> tuple[dict[str, Any], DistilledModel]:  # fmt: skip
+    """Train on with the penalty, distil to :data:`ORDER`, train the filters on; next to as many steps without it.
+
+    Args:
+        settings: of :func:`train`.
+        fit: options of ``distill``.
+        tuning: batches and learning rate of the steps after the fit.
+    """
+    steps, penalty = settings["steps"], RegularizerCallback(ORDER)
+    without = train(copy.deepcopy(model), **settings)
+    ready = train(copy.deepcopy(model), **settings, callbacks=[penalty])
+    ready.save_pretrained(settings["out"] / "distillable")
+    fitted = distill(ready, ORDER, **fit)
+    tuned = fine_tune(fitted, ready, **tuning)
+    before = {f"exact, {steps} steps without the penalty": evaluated(without, {}, held_out, count)["exact"]}
+    after = evaluated(ready, {f"order {ORDER}": fitted, f"order {ORDER}, trained on": tuned}, held_out, count)
+    after = {f"exact, {steps} steps with it" if name == "exact" else name: row for name, row in after.items()}
+    return {"steps": steps, "weight": penalty.weight, "penalty": penalty.penalty, "models": before | after}, tuned
 
 
 def distillations(
@@ -83,72 +101,6 @@ def distillations(
     head = calibration.shape[1] // 8
     made[f"order {middle}, {head} exact taps"] = distill(model, middle, fir_head=head, **options)
     return made
-
-
-def chosen(model: torch.nn.Module, made: dict[str, DistilledModel], choice: Tensor) -> str:
-    """The fewest states whose perplexity on a part of its own is within a share of the exact model's; else the best."""
-    exact = loss(model, choice)
-    above = {name: loss(d.model, choice) - exact for name, d in made.items()}
-    enough = [name for name, nats in above.items() if nats <= math.log(1 + CLOSE)]
-    return min(enough, key=lambda name: made[name].states) if enough else min(above, key=lambda name: above[name])
-
-
-@torch.no_grad()
-def agreement(model: torch.nn.Module, other: torch.nn.Module, rows: Tensor) -> float:
-    """Share of places where the most likely next byte is the same."""
-    same = [(model(input_ids=r).logits.argmax(-1) == other(input_ids=r).logits.argmax(-1)) for r in rows.split(4)]
-    return float(torch.cat(same).double().mean())
-
-
-def parting(model: SeqConvForCausalLM, other: torch.nn.Module, prompts: Tensor, count: int) -> float:
-    """Median over prompts of the greedy bytes before the texts of both models part; ``count`` if they do not."""
-    settings: dict[str, Any] = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
-    texts = [m.generate(prompts, **settings)[:, prompts.shape[1] :] for m in (model, cast(Any, other))]
-    equal = (texts[0] == texts[1]).int().cumprod(dim=1).sum(1)
-    return float(equal.double().quantile(0.5))
-
-
-def evaluated(
-    model: SeqConvForCausalLM, made: dict[str, DistilledModel], rows: Tensor, count: int
-) -> dict[str, dict[str, Any]]:
-    """Everything that is reported, of the exact model and of each distilled one, on a part of its own."""
-    models: dict[str, torch.nn.Module] = {"exact": model} | {name: d.model for name, d in made.items()}
-    entries: dict[str, dict[str, Any]] = {}
-    for name, other in models.items():
-        nats = loss(other, rows)
-        entry = {"states": "-", "bits_per_byte": nats / math.log(2), "perplexity": math.exp(nats)}
-        entry |= dict.fromkeys(("predicted_kl", "kl", "agreement", "parting"))
-        if name in made:
-            entry |= {"states": made[name].states, "predicted_kl": made[name].predicted_kl}
-            entry |= {"kl": measured_divergence(model, other, rows), "agreement": agreement(model, other, rows)}
-            entry["parting"] = parting(model, other, rows[:PROMPTS, : rows.shape[1] // 4], count)
-        entries[name] = entry
-    return entries
-
-
-def by_method(model: SeqConvForCausalLM, rows: Tensor, order: int, methods: Sequence[Method]) -> dict[str, Any]:
-    """Every method at equal order on the trained filters: proven error, squared error, divergence."""
-    found: dict[str, Any] = {}
-    for method in methods:
-        begun = time.process_time()
-        made = distill(model, order, method=method)
-        seconds = time.process_time() - begun
-        bounds = torch.cat([c.hinf_bound / c.norm_hinf for c in made.certificates.values()])
-        squared = torch.cat([c.l2 / c.norm_l2 for c in made.certificates.values()])
-        found[method] = {
-            "hinf_bound": float(bounds.median()), "l2": float(squared.median()),
-            "kl": measured_divergence(model, made.model, rows), "cpu_seconds": seconds,
-        }  # fmt: skip
-    return found
-
-
-def same_tokens(model: SeqConvForCausalLM, prompt: Tensor, count: int) -> int:
-    """Greedy tokens in float64 on which exact online generation and recomputation agree."""
-    wide = SeqConvForCausalLM(model.config).double().eval()
-    wide.load_state_dict(model.state_dict())
-    settings: dict[str, Any] = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
-    online, recomputed = (wide.generate(prompt, use_cache=cache, **settings)[0] for cache in (True, False))
-    return int((online == recomputed)[prompt.shape[1] :].sum())
 
 
 @torch.no_grad()
@@ -196,33 +148,6 @@ def plot(path: Path, contexts: list[int], rates: dict[str, list[float]]) -> None
     figure.savefig(path)
 
 
-def report(results: dict[str, Any]) -> str:
-    """The results as a Markdown page."""
-    minutes = {name: f"{seconds / 60:.1f} min" for name, seconds in results["seconds"].items()}
-    lines = ["# A byte-level Hyena and its distillations", ""]
-    lines += [f"Training: {results['steps']} steps, {minutes['training']}; everything: {minutes['all']}.", ""]
-    names = ("states", "bits per byte", "perplexity", "KL predicted", "KL", "same most likely byte", "texts part after")
-    lines += [f"| filters | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for name, row in results["models"].items():
-        keys = ("predicted_kl", "kl", "agreement", "parting")
-        shown = ["-" if row[key] is None else f"{row[key]:.4g}" for key in keys]
-        quality = f"{row['bits_per_byte']:.4f} | {row['perplexity']:.4f}"
-        lines.append(f"| {name} | {row['states']} | {quality} | {' | '.join(shown)} |")
-    lines += ["", f"Chosen on a part of its own: {results['chosen']}.", ""]
-    lines += ["| method, order 16 | H-infinity error, proven | l2 error | KL | CPU seconds |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {name} | {row['hinf_bound']:.3g} | {row['l2']:.3g} | {row['kl']:.3g} | {row['cpu_seconds']:.1f} |"
-        for name, row in results["methods"].items()
-    ]
-    lines += ["", f"KL of the budget over that of equal orders: {results['budget_over_equal_orders']:.2f}."]
-    agreed, asked = results["same_tokens"]
-    lines += ["", f"Exact online generation and recomputation agree on {agreed} of {asked} greedy tokens.", ""]
-    lines += ["| tokens per second at context |" + "".join(f" {n} |" for n in results["contexts"])]
-    lines += ["|---|" + "---|" * len(results["contexts"])]
-    lines += [f"| {n} |" + "".join(f" {v:.1f} |" for v in vs) for n, vs in results["tokens_per_second"].items()]
-    return "\n".join([*lines, "", f"torch {torch.__version__}, {torch.get_num_threads()} threads.", ""])
-
-
 def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
     length: Annotated[int, typer.Option(help="Bytes per window, and the reach of the filters.")] = 512,
@@ -232,6 +157,7 @@ def main(
     longest: Annotated[int, typer.Option(help="Longest context that decoding is timed at.")] = 8192,
     characters: Annotated[int, typer.Option(help="How much text.")] = 5_000_000,
     new_tokens: Annotated[int, typer.Option(help="Tokens that both exact modes must agree on.")] = 512,
+    distillable: Annotated[int, typer.Option(help="Steps of training for distillability; 0 leaves it out.")] = 500,
     tuning_steps: Annotated[int, typer.Option(help="Steps of training on after the fit.")] = 300,
     tuning_lr: Annotated[float, typer.Option(help="Learning rate of these steps, relative to each value.")] = 1e-3,
     method: Annotated[str, typer.Option(help="Of all distillations but those that are compared.")] = "best",
@@ -254,13 +180,14 @@ def main(
     made = distillations(model, calibration, [4, 8, 16, 64], method)
     order = torch.randperm(len(training_rows))[: tuning_steps * batch_size]
     batches = training_rows[order].split(batch_size)
-    made["order 8, trained on"] = fine_tune(made["order 8"], model, batches, lr=tuning_lr)
+    tuning: dict[str, Any] = {"batches": batches, "lr": tuning_lr}
+    made["order 8, trained on"] = fine_tune(made["order 8"], model, **tuning)
     for name, distilled in made.items():
         save_distilled(distilled, out / name.replace(" ", "-").replace(",", ""), tokenizer=tokenizer)
-    entries = evaluated(model, made, held_out, min(new_tokens, length))
+    count = min(new_tokens, length)
+    entries = evaluated(model, made, held_out, count)
     equal, budget = entries["order 16"]["kl"], entries["budget of 16 a channel"]["kl"]
     contexts = [n for n in (256, 512, 1024, 2048, 4096, 8192, 16384) if n <= longest]
-    count = min(new_tokens, length)
     results: dict[str, Any] = {
         "steps": steps,
         "models": entries,
@@ -271,6 +198,13 @@ def main(
         "contexts": contexts,
         "tokens_per_second": speed(width, layers, contexts),
     }
+    if distillable:
+        settings: dict[str, Any] = {"rows": training_rows, "steps": distillable, "batch_size": batch_size, "out": out}
+        fit = {"calibration": calibration, "method": method}
+        results["distillable"], tuned = trained_for_distillability(
+            model, settings | {"lr": 1e-3}, fit, tuning, held_out, count
+        )
+        save_distilled(tuned, out / "distillable-order-8", tokenizer=tokenizer)
     results["seconds"] = {"training": training, "all": time.perf_counter() - begun}
     results |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -59,12 +59,16 @@ def test_a_trained_language_model_is_generated_from_by_the_command(mixer, tmp_pa
 def test_a_distilled_hyena_is_compared_with_the_exact_one(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     sizes = {"steps": 3, "length": 64, "batch_size": 2, "width": 8, "layers": 2, "characters": 20_000}
-    settings = {"longest": 256, "new_tokens": 12, "tuning_steps": 2, "method": "kung-varpro", "methods": "balanced,era"}
+    settings = {"longest": 256, "new_tokens": 12, "method": "kung-varpro", "methods": "balanced,era"}
+    settings |= {"tuning_steps": 2, "distillable": 2}
     results = load("hyena_distillation").main(out=tmp_path, **settings, **sizes)
     assert results["same_tokens"] == [12, 12]
-    assert {path.name for path in tmp_path.iterdir()} >= {"exact", "results.json", "report.md", "speed.png"}
+    written = {"exact", "distillable", "distillable-order-8", "results.json", "report.md", "speed.png"}
+    assert {path.name for path in tmp_path.iterdir()} >= written
     distilled = [row for row in results["models"].values() if row["kl"] is not None]
     assert len(distilled) == 7
+    ready = results["distillable"]["models"]
+    assert [row["kl"] is None for row in ready.values()] == [True, True, False, False]
     assert results["chosen"] in results["models"]
     assert set(results["methods"]) == {"balanced", "era"}
     for row in distilled:

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM, create_mixer
 from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill, fine_tune, regularizer
+from seqconv.distill.callback import RegularizerCallback
 from seqconv.distill.certificates.hankel import hankel
 from seqconv.distill.fitting.sensitivity import measured_divergence
 from seqconv.distill.regularizer import hankel_tail
@@ -101,6 +103,36 @@ def test_modal_filters_trained_on_come_closer_to_the_exact_model_on_other_text()
     assert all(".convolution.filter." in name for name in changed), "everything else stays as it was"
 
 
+def test_the_callback_adds_the_gradient_of_a_penalty_that_is_ramped_up(tmp_path):
+    model, arguments = language_model(), TrainingArguments(str(tmp_path), seed=3)
+    callback = RegularizerCallback(4, weight=2.0, ramp=0.5, iterations=2)
+    filter = long_convolutions(model)["model.backbone.blocks.0.mixer.convolution"].filter
+    added = []
+    for step in (1, 7):
+        probes = torch.Generator().manual_seed(3 + step)
+        penalty = regularizer(model, 4, iterations=2, generator=probes)
+        (want,) = torch.autograd.grad(penalty, [filter.frequency])
+        filter.frequency.grad = torch.ones_like(want)
+        state = TrainerState(global_step=step, max_steps=16)
+        callback.on_pre_optimizer_step(arguments, state, TrainerControl(), model=model)
+        assert callback.penalty == float(penalty.detach())
+        added.append((filter.frequency.grad - 1) / want)
+    for share, factor in zip((0.25, 1.0), added, strict=True):
+        torch.testing.assert_close(factor, torch.full_like(factor, 2 * share))
+
+
+def test_training_with_the_callback_leaves_a_lower_penalty_than_without(tmp_path):
+    rows = [{"input_ids": ids, "labels": ids} for ids in token_ids(4, 0)]
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=12, learning_rate=2e-3, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    callbacks = [RegularizerCallback(4, weight=weight) for weight in (0.0, 1.0)]
+    for callback in callbacks:
+        Trainer(language_model(), arguments, train_dataset=rows, callbacks=[callback]).train()
+    assert callbacks[1].penalty < 0.5 * callbacks[0].penalty
+
+
 def test_only_modal_channels_of_a_mixed_model_are_trained():
     model = language_model()
     tight = distill(model, 16, fir_head=1, method="kung-varpro")
@@ -125,6 +157,18 @@ def test_requests_that_make_no_sense_raise(unannotated):
         (r"regularizer: .*fir_head=0", lambda: regularizer(hyena, 4, fir_head=0)),
         (r"fine_tune: .*'logit'.*logits", lambda: fine_tune(distill(model, 2), model, [], target="logit")),
         (r"fine_tune: .*distil it first", lambda: fine_tune(distill(model, tolerance=1e-9, fir_head=1), model, [])),
+    ]
+    state, control, half = TrainerState(), TrainerControl(), TrainingArguments(report_to="none")
+    half.fp16 = True
+    callback = RegularizerCallback(20)
+    cases += [
+        (r"RegularizerCallback: .*weight=-1", lambda: RegularizerCallback(weight=-1.0)),
+        (r"RegularizerCallback: .*ramp=0", lambda: RegularizerCallback(ramp=0.0)),
+        (r"RegularizerCallback: .*fp16", lambda: callback.on_train_begin(half, state, control, model=hyena)),
+        (
+            r"regularizer: .*order=20",
+            lambda: callback.on_train_begin(TrainingArguments(report_to="none"), state, control, model=hyena),
+        ),
     ]
     for pattern, use in cases:
         with pytest.raises(ValueError, match=pattern):
