@@ -43,7 +43,8 @@ class RegularizerCallback(TrainerCallback):
         if weight < 0 or not 0 < ramp <= 1:
             got, wanted = f"weight={weight}, ramp={ramp}", "a weight of at least 0 and a ramp in (0, 1]"
             raise argument_error("RegularizerCallback", got, wanted, "correct the schedule")
-        self.order, self.weight, self.ramp, self.options = order, weight, ramp, options
+        self.order, self.weight, self.ramp = order, weight, ramp
+        self.options: dict[str, Any] = dict(options)
         self.penalty = float("nan")
 
     def on_train_begin(
