@@ -31,7 +31,7 @@ def make_embedding(config: Any) -> nn.Embedding | AdaptiveEmbedding:
     return AdaptiveEmbedding(config.vocab_size, config.hidden_size, config.adaptive_cutoffs, options)
 
 
-def make_head(config: Any) -> Linear | AdaptiveSoftmax:
+def make_head(config: Any) -> nn.Module:
     """The layer that turns hidden states into logits, or log-probabilities, of a configuration's tokens."""
     if config.adaptive_cutoffs is None:
         return Linear(config.hidden_size, config.vocab_size, bias=False)
