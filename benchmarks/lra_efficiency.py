@@ -1,22 +1,24 @@
 """The Long Range Arena's efficiency table: training steps at 1, 2, 3 and 4 thousand tokens, against attention.
 
 A step is forward, backward and AdamW of one model around each mixer: byte-level classification, two layers of width 128
-with an MLP, two sequences. The mixers of a length take turns, step by step, so that a busy machine slows all of them.
-Memory is the peak of one step beyond the model and its batch, in a process of its own.
+with an MLP, two sequences; MEGA without chunks. The mixers of a length take turns, step by step, so that a busy machine
+slows all of them. Memory is the peak of one step beyond the model and its batch, in a process of its own.
 """
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from lra.models.build import parameter_groups
 from lra.recipes.recipe import Recipe
+from lra.report.markup import markdown_table
 from seqconv import SeqConvConfig, SeqConvForSequenceClassification
 
 from .memory import give_back, resident
@@ -29,6 +31,22 @@ WIDTH, LAYERS, BATCH = 128, 2, 2
 def measure(seconds: float) -> list[dict[str, object]]:
     """One row per length and mixer: milliseconds and megabytes of a step, and those of attention's."""
     return [row for length in LENGTHS for row in compare(length, MIXERS, seconds)]
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The benchmark's own form: steps per second, how many times attention's, and peak memory over attention's."""
+    shapes = list(dict.fromkeys(row["shape"] for row in report["rows"]))
+    mixers = dict.fromkeys(row["direction"] for row in report["rows"])
+    by_place = {(row["direction"], row["shape"]): row for row in report["rows"]}
+    table = [["steps per second (times attention); memory over attention's", *(s.partition(",")[0] for s in shapes)]]
+    table += [[mixer, *(_cell(by_place[mixer, shape]) for shape in shapes)] for mixer in mixers]
+    return markdown_table(table)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    ms, mb = row["ms"], row["mb"]
+    speed, share = ms["attention"] / ms["seqconv"], mb["seqconv"] / mb["attention"]
+    return f"{1000 / ms['seqconv']:.2f} ({speed:.2f} ×); {share:.2f}"
 
 
 def compare(length: int, mixers: tuple[str, ...], seconds: float) -> list[dict[str, object]]:

@@ -44,11 +44,9 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
         vocab_size=data.vocab_size,
         hidden_size=recipe.d_model,
         num_hidden_layers=recipe.n_layers,
-        mixer=recipe.mixer,
-        mixer_options=dict(recipe.mixer_options),
+        **_layers(recipe),
         norm=recipe.norm,
         norm_placement=recipe.norm_placement,
-        mlp=recipe.mlp,
         mlp_ratio=recipe.mlp_ratio,
         dropout=recipe.dropout,
         tie_dropout=recipe.tie_dropout,
@@ -63,7 +61,17 @@ def build_config(recipe: Recipe, data: TaskData) -> SeqConvConfig:
         pad_token_id=data.pad_id,
         eos_token_id=data.eos_id,
         **head,
+        **recipe.model_options,
     )
+
+
+def _layers(recipe: Recipe) -> dict[str, Any]:
+    """One mixer for all blocks, or a pattern of blocks of which only the last has a per-token network."""
+    mixer, options = recipe.mixer, dict(recipe.mixer_options)
+    if recipe.mlp_every == 1:
+        return {"mixer": mixer, "mixer_options": options, "mlp": recipe.mlp}
+    networks = ["none"] * (recipe.mlp_every - 1) + [recipe.mlp]
+    return {"layer_pattern": [{"mixer": mixer, "options": options, "mlp": network} for network in networks]}
 
 
 def build_model(recipe: Recipe, data: TaskData) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from seqconv_kernels._core.errors import unknown_name
 
 from ..tasks import TASKS
 from .attention import SIZES, attention
+from .language import mega_text, s4_words
 from .mega import mega
 from .published import published_settings
 from .recipe import Options, Recipe
@@ -37,6 +38,8 @@ PUBLISHED: Mapping[str, Callable[[str], Recipe]] = {
 FURTHER: Mapping[str, Mapping[str, Callable[[str], Recipe]]] = {
     "sc35": {"s4": further_s4, "s5": s5},
     "scifar": {"s4": further_s4},
+    "wikitext103": {"s4": s4_words, "mega": mega_text},
+    "enwik8": {"mega": mega_text},
 }
 """Published settings on tasks outside of the benchmark."""
 

@@ -12,9 +12,25 @@ from ..options import convert, parse
 from ..tasks import create_task
 
 Options = dict[str, Any]
-_FIXED = ("name", "task", "mixer", "mixer_options", "task_options")
-_SIZES = ("d_model", "n_layers", "patch_size", "batch_size", "accumulate", "steps", "eval_every", "warmup_power")
+_FIXED = ("name", "task", "mixer", "mixer_options", "task_options", "model_options")
+GROUPS = ("mixer", "task", "model")
+"""Prefixes of options that are no fields: those of the mixer, of the task, and further ones of the model."""
+_SIZES = (
+    "d_model",
+    "n_layers",
+    "mlp_every",
+    "patch_size",
+    "batch_size",
+    "accumulate",
+    "steps",
+    "eval_every",
+    "warmup_power",
+)
 _RATES = ("warmup_steps", "lr", "weight_decay", "special_lr", "max_grad_norm", "classifier_hidden")
+_SET_BY_TASK = (
+    "hidden_size", "num_hidden_layers", "layer_pattern", "vocab_size", "max_position_embeddings", "pad_token_id",
+    "eos_token_id", "num_labels", "problem_type", "modality", "image_size", "num_channels",
+)  # fmt: skip
 PARALLEL = ("ddp", "fsdp")
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "rsqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
 _NAMES = {"schedule": tuple(SCHEDULES), "precision": ("float32", "bfloat16", "float16"), "parallel": PARALLEL}
@@ -28,9 +44,11 @@ class Recipe:
         name: ``task/mixer`` for listings.
         task, task_options: as :func:`lra.tasks.create_task`.
         mixer, mixer_options: as :func:`seqconv.create_mixer`.
+        model_options: further options of the model, as :class:`seqconv.SeqConvConfig`: those that no field here sets.
         d_model, n_layers: width and number of blocks.
         norm, norm_placement: as :class:`seqconv.blocks.Block`.
         mlp, mlp_ratio: per-token network after the mixer, as :class:`seqconv.blocks.Block`.
+        mlp_every: only every so many-th block has that network.
         dropout, tie_dropout: of the outputs of each block; tied: whole channels of a row.
         input_dropout: of the embeddings.
         mlp_dropout: of the hidden activations of the per-token network.
@@ -65,12 +83,14 @@ class Recipe:
     mixer: str
     task_options: dict[str, Any] = field(default_factory=dict)
     mixer_options: dict[str, Any] = field(default_factory=dict)
+    model_options: dict[str, Any] = field(default_factory=dict)
     d_model: int = 256
     n_layers: int = 6
     norm: str = "batch"
     norm_placement: str = "post"
     mlp: str = "none"
     mlp_ratio: float = 2.0
+    mlp_every: int = 1
     dropout: float = 0.0
     tie_dropout: bool = False
     input_dropout: float = 0.0
@@ -115,29 +135,36 @@ class Recipe:
             raise argument_error(f"recipe {self.name}", got, wanted, "correct the override")
         create_task(self.task, self.task_options)
         check_mixer_options(self.mixer, self.mixer_options)
+        known = further_model_options() if self.model_options else ()
+        for name in self.model_options:
+            if name not in known:
+                raise unknown_name(f"recipe {self.name}", "model option", name, known)
+        if self.n_layers % self.mlp_every:
+            got, wanted = f"n_layers={self.n_layers}, mlp_every={self.mlp_every}", "a multiple of mlp_every"
+            raise argument_error(f"recipe {self.name}", got, wanted, "correct the override")
 
     def override(self, changes: Mapping[str, Any]) -> "Recipe":
         """The recipe with other values.
 
         Args:
-            changes: by field name, ``mixer.<option>`` or ``task.<option>``; values may be text.
+            changes: by field name, ``mixer.<option>``, ``task.<option>`` or ``model.<option>``; values may be text.
 
         Raises:
             ValueError: an unknown name (the nearest are named), or a value of another type.
         """
         fields = {f.name: f.type for f in dataclasses.fields(self) if f.name not in _FIXED}
         own: dict[str, Any] = {}
-        mixer, task = dict(self.mixer_options), dict(self.task_options)
+        options = {f"{group}_options": dict(getattr(self, f"{group}_options")) for group in GROUPS}
         for name, value in changes.items():
             group, _, option = name.partition(".")
-            if option and group in ("mixer", "task"):
-                (mixer if group == "mixer" else task)[option] = parse(value) if isinstance(value, str) else value
+            if option and group in GROUPS:
+                options[f"{group}_options"][option] = parse(value) if isinstance(value, str) else value
             elif name in fields:
                 own[name] = convert(f"recipe {self.name}", name, value, fields[name])
             else:
                 known = [*fields, *(f"mixer.{o.name}" for o in dataclasses.fields(mixer_config(self.mixer)))]
                 raise unknown_name(f"recipe {self.name}", "override", name, known)
-        return dataclasses.replace(self, **own, mixer_options=mixer, task_options=task)
+        return dataclasses.replace(self, **own, **options)
 
     def overridable(self) -> dict[str, tuple[Any, str]]:
         """What :meth:`override` takes, with the recipe's value and the type of each."""
@@ -150,7 +177,8 @@ class Recipe:
             if prefix or field.name not in _FIXED
         }
         wrapped = self.mixer_options.keys() - self._own_mixer_options().keys()
-        return found | {f"mixer.{name}": (self.mixer_options[name], "bool") for name in wrapped}
+        found |= {f"mixer.{name}": (self.mixer_options[name], "bool") for name in wrapped}
+        return found | {f"model.{name}": (value, type(value).__name__) for name, value in self.model_options.items()}
 
     def _own_mixer_options(self) -> dict[str, Any]:
         """Without ``bidirectional`` where a wrapper takes it."""
@@ -160,3 +188,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """All fields, JSON-able."""
         return dataclasses.asdict(self)
+
+
+def further_model_options() -> list[str]:
+    """Options of :class:`seqconv.SeqConvConfig` that neither a field of a recipe nor its task sets."""
+    from seqconv import SeqConvConfig
+
+    own = {f.name for f in dataclasses.fields(Recipe)} | set(_SET_BY_TASK)
+    return sorted({f.name for f in dataclasses.fields(SeqConvConfig)} - own)

@@ -10,9 +10,10 @@ from seqconv_kernels._core.errors import argument_error
 
 from ..data.store import read_json
 from ..recipes.catalog import create_recipe
+from ..recipes.recipe import GROUPS
 from ..training.metrics import read_lines
 
-_IDENTITY = frozenset(("name", "task", "mixer", "task_options", "mixer_options", "seed", "source", "reduced"))
+_IDENTITY = frozenset(("name", "task", "mixer", *(f"{g}_options" for g in GROUPS), "seed", "source", "reduced"))
 """Fields that are no override of a training setting; the options are compared one by one."""
 _SAME_DATA = frozenset(("seed", "source"))
 """Options of a task that choose among equivalent data sets; original and generated data are told apart elsewhere."""
@@ -56,8 +57,8 @@ class Run:
         """Every value that differs from the recipe of this name, but for the seed: no run that has one is full."""
         own, used = create_recipe(self.recipe["task"], self.recipe["mixer"]).as_dict(), self.recipe
         found = {name: used[name] for name in own if name not in _IDENTITY and used.get(name, own[name]) != own[name]}
-        for prefix in ("mixer", "task"):
-            options, now = own[f"{prefix}_options"], used[f"{prefix}_options"]
+        for prefix in GROUPS:
+            options, now = own[f"{prefix}_options"], used.get(f"{prefix}_options", {})
             ignored = _SAME_DATA if prefix == "task" else frozenset[str]()
             for name in sorted((options.keys() | now.keys()) - ignored):
                 if options.get(name) != now.get(name):

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EvalPrediction
 
+from seqconv import SeqConvForCausalLM
+
 from ..tasks.base import Kind, Score
 from ..tasks.synthetic.signals import explained
 
@@ -26,7 +28,7 @@ NATS, RIGHT, ASKED = range(3)
 def keep(kind: Kind, score: Score) -> Callable[[Any, Tensor], Tensor]:
     """What of the logits of a batch is kept until the end of the split: decisions, numbers, or sums over each row."""
     if kind == "language":
-        return lambda logits, labels: window_sums(_first(logits), labels)
+        return lambda logits, labels: logits if _first(logits).dim() == 2 else window_sums(_first(logits), labels)
     if score == "accuracy":
         return lambda logits, labels: _first(logits).argmax(-1)
     return lambda logits, labels: _first(logits)
@@ -51,11 +53,25 @@ def right_share(answers: NDArray[Any], labels: NDArray[Any]) -> float:
 
 def window_sums(logits: Tensor, labels: Tensor) -> Tensor:
     """Per row: nats of the tokens asked, how many of them are right, how many are asked; (batch, 3), float64."""
-    scores, wanted = logits[:, :-1].float(), labels[:, 1:]
+    wanted = labels[:, 1:]
+    scores = logits[:, : wanted.shape[1]].float()
     asked = wanted != IGNORED
     nats = torch.nn.functional.cross_entropy(scores.mT, wanted, ignore_index=IGNORED, reduction="none")
     right = (scores.argmax(-1) == wanted) & asked
     return torch.stack([part.double().sum(1) for part in (nats, right, asked)], dim=1)
+
+
+def sums_in_parts(model: SeqConvForCausalLM, input_ids: Tensor, labels: Tensor, most: int) -> Tensor:
+    """As :func:`window_sums`, with at most about so many logits at a time: those of a vocabulary of words are large."""
+    hidden = model.model(input_ids=input_ids, use_cache=False, return_dict=True).last_hidden_state
+    size = max(1, most // (len(hidden) * model.config.vocab_size))
+    found = torch.zeros(len(hidden), 3, dtype=torch.float64, device=hidden.device)
+    for start in range(0, hidden.shape[1] - 1, size):
+        logits = model.logits_of(hidden[:, start : start + size])
+        wanted = labels[:, start + 1 : start + size + 1]
+        asked = torch.cat([wanted.new_full((len(wanted), 1), IGNORED), wanted], dim=1)
+        found += window_sums(logits[:, : wanted.shape[1]], asked)
+    return found
 
 
 def language_metrics(sums: NDArray[Any]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from seqconv import SeqConvForCausalLM
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..models.build import parameter_groups
@@ -22,10 +23,14 @@ from ..tasks import TaskData
 from .checkpoints import ListFiles, MoveBest, NeedSpace
 from .distributed import TIMEOUT_S, processes
 from .metrics import JSONLines, StopAtNaN
-from .scores import IGNORED, keep, measure
+from .scores import ASKED, IGNORED, NATS, keep, measure, sums_in_parts
 
 PACKAGES = {"azure_ml": "azureml", "comet_ml": "comet_ml", "clearml": "clearml", "dagshub": "dagshub"}
 """Packages of trackers whose names differ; TensorBoard and Weights & Biases are called as their packages."""
+
+
+LOGITS = 2**26
+"""Logits that an evaluation of a language model holds at a time: a quarter of a gigabyte in float32."""
 
 
 def make_trainer(
@@ -62,6 +67,9 @@ def make_trainer(
 class RecipeTrainer(Trainer):
     """A Trainer whose learning rate may rise with a power of the step, and that takes no step beyond the last.
 
+    It measures language models without holding the logits of a whole batch, but under FSDP, whose parameters are
+    gathered for the whole model alone.
+
     transformers' own takes one where it resumes from the checkpoint of the last step, as after a run was killed while
     it evaluated its test split.
     """
@@ -74,6 +82,18 @@ class RecipeTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             return None
         return super()._run_epoch(*arguments, **options)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        inner = self.accelerator.unwrap_model(model)
+        if not isinstance(inner, SeqConvForCausalLM) or self.recipe.parallel == "fsdp":
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            sums = sums_in_parts(inner, inputs["input_ids"], inputs["labels"], LOGITS)
+        loss = (sums[:, NATS].sum() / sums[:, ASKED].sum()).float()
+        return (loss, None, None) if prediction_loss_only else (loss, sums, inputs["labels"])
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         scheduler = cast(LambdaLR, super().create_scheduler(num_training_steps, optimizer))

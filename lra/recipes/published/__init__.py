@@ -1,10 +1,10 @@
 """Published settings as data: a TOML table per mixer, read at a named commit of its source.
 
 A table has ``source``, ``commit``, ``files`` that hold for all tasks, ``[values]`` and ``[differs]`` of all tasks, and
-per task ``file``, ``values`` and ``differs``. Values go by the names that
-:meth:`~lra.recipes.recipe.Recipe.override` knows (``"none"`` for ``None``) and are those of the source. ``differs``
-gives the reason for every value in which the recipe departs from its source, and, under names of its own, what the
-recipe has no field for.
+per task ``file``, ``values`` and ``differs``; language models have tables of their own, ``<mixer>_language.toml``.
+Values go by the names that :meth:`~lra.recipes.recipe.Recipe.override` knows (``"none"`` for ``None``) and are those of
+the source. ``differs`` gives the reason for every value in which the recipe departs from its source, and, under names
+of its own, what the recipe has no field for.
 """
 
 import tomllib
@@ -19,6 +19,7 @@ from seqconv_kernels._core.errors import argument_error
 from ..recipe import Recipe
 
 FOLDER = Path(__file__).parent
+LANGUAGE = ("enwik8", "wikitext103")
 _KEYS = {"source": str, "commit": str, "files": list, "values": dict, "differs": dict}
 
 
@@ -73,10 +74,11 @@ def published_settings(mixer: str, task: str, folder: Path = FOLDER) -> Publishe
     Raises:
         ValueError: the table is missing or malformed, or has no such task.
     """
-    table = read_table(folder / f"{mixer}.toml")
+    name = f"{mixer}_language.toml" if task in LANGUAGE else f"{mixer}.toml"
+    table = read_table(folder / name)
     if task not in table:
         remedy = "restore the file from the package"
-        raise argument_error(f"read published settings {mixer}.toml", f"no [{task}]", "a table of the task", remedy)
+        raise argument_error(f"read published settings {name}", f"no [{task}]", "a table of the task", remedy)
     part = table[task]
     values, differs = ({**table[key], **part.get(key, {})} for key in ("values", "differs"))
     return PublishedSettings(f"{table['source']}, {table['commit'][:7]}, {part['file']}", values, differs)

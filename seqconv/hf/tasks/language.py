@@ -92,7 +92,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         adaptive, loss = isinstance(self.lm_head, AdaptiveSoftmax), None
         if adaptive and labels is not None:
             loss = self._adaptive_loss(hidden, labels, count)
-        logits = None if adaptive and labels is not None and self.training else self._logits(hidden[:, kept])
+        logits = None if adaptive and labels is not None and self.training else self.logits_of(hidden[:, kept])
         if labels is not None and not adaptive:
             sizes: dict[str, Any] = {"vocab_size": self.config.vocab_size}
             sizes |= {} if count is None else {"num_items_in_batch": count}
@@ -101,8 +101,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         output = CausalLMOutputWithPast(loss=loss, logits=logits, **found)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the next token, scaled and bounded; log-probabilities from an adaptive softmax."""
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Logits (batch, length, vocab_size) of the next tokens from hidden states; as ``forward`` returns them."""
         logits: Tensor = self.lm_head(hidden)
         scale, cap = self.config.logits_scale, self.config.logits_soft_cap
         logits = logits if scale == 1.0 else logits * scale

@@ -16,6 +16,7 @@ from lra.report.tables import language_table
 from lra.tasks import create_task
 from lra.tasks.language import task as language
 from lra.tasks.language.windows import Windows
+from lra.training import trainer
 from lra.training.evaluation import evaluate_metrics
 from lra.training.run import run
 
@@ -125,7 +126,9 @@ def test_damaged_texts_are_named(short, tmp_path):
         create_task("enwik8", {"stride": 2000})
 
 
-def test_a_run_is_measured_in_bits_and_slides(short, tmp_path):
+def test_a_run_is_measured_in_bits_and_slides(short, tmp_path, monkeypatch):
+    """In parts of five positions, the last of each window shorter."""
+    monkeypatch.setattr(trainer, "LOGITS", 16 * 256 * 5 + 1)
     make_raw(tmp_path)
     sizes = {"d_model": 8, "n_layers": 1, "steps": 4, "warmup_steps": 1, "eval_every": 2, "batch_size": 4}
     recipe = create_recipe("enwik8", "s4d").override(
@@ -155,3 +158,22 @@ def test_a_run_is_measured_in_bits_and_slides(short, tmp_path):
     assert written["selected_by"].startswith("best val bits, seen ")
     (row,) = language_table([read_run(tmp_path / "run")])[1:]
     assert row[2] == f"{written['bits']['test']:.4f}"
+
+
+@pytest.mark.parametrize("mixer", ["s4", "mega"])
+def test_published_recipes_of_words_train_in_small(tmp_path, mixer):
+    """With their adaptive softmax, tied vectors, and a network after every second layer of S4."""
+    make_tokens(tmp_path)
+    recipe = create_recipe("wikitext103", mixer)
+    assert not recipe.reduced
+    assert recipe.source.endswith({"s4": "lm/s4-wt103.yaml", "mega": "README.lm.md"}[mixer])
+    sizes = {"d_model": 16, "n_layers": 2, "steps": 2, "warmup_steps": 1, "eval_every": 1, "batch_size": 2}
+    own = {"s4": {"mixer.l_max": 4, "mixer.d_state": 4}, "mega": {"mixer.d_k": 4, "mixer.d_v": 8}}[mixer]
+    data = {"task.source": str(tmp_path), "task.length": 4, "model.adaptive_cutoffs": [3, 6]}
+    recipe = recipe.override({**sizes, **own, **data, "precision": "float32"})
+    result = run(recipe, tmp_path / "run", data_root=tmp_path / "data", quiet=True)
+    assert result.model.lm_head.words[2].weight is result.model.model.embed_tokens.bands[2].weight
+    networks = [block.mlp is not None for block in result.model.model.backbone.blocks]
+    assert networks == ([False, True] if mixer == "s4" else [True, True])
+    assert 1 < result.language["perplexity"]["test"] < 1000
+    assert "model.adaptive_cutoffs=[3, 6]" in read_run(tmp_path / "run").kind

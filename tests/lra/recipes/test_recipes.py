@@ -62,6 +62,9 @@ def test_overrides_reach_every_level():
         ({"accumulate": "7"}, r"batch_size=64, accumulate=7.*that accumulate divides"),
         ({"schedule": "cosin"}, r"schedule 'cosin'.*did you mean 'cosine'"),
         ({"precision": "bf16"}, r"precision 'bf16'; wanted one of bfloat16, float16, float32"),
+        ({"model.embedding_scal": "2"}, r"model option 'embedding_scal'.*did you mean 'embedding_scale'"),
+        ({"model.vocab_size": "7"}, r"model option 'vocab_size'"),
+        ({"mlp_every": "3"}, r"n_layers=4, mlp_every=3; wanted a multiple of mlp_every"),
         ({"task.seed": "x"}, r"task listops-small: received seed='x'; wanted int"),
     ],
 )
