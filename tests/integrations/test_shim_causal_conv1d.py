@@ -130,6 +130,29 @@ def test_rows_of_a_pool_are_moved_on_and_others_stay(update, dtype, ring, steps,
     assert torch.equal(pool[untouched], before[untouched])
 
 
+@pytest.mark.parametrize("width", [2, 4])
+def test_drafts_of_which_some_were_kept(width):
+    """Two calls of three tokens; of the first call's one, two or all were kept."""
+    weight, bias = filters(width)
+    history, first, second = (torch.randn(4, 5, n).double() for n in (width - 1, 3, 3))
+    pool, rows, kept = torch.randn(6, 5, width + 2).double(), torch.tensor([4, 0, -1, 2]), torch.tensor([1, 2, 1, 3])
+    there = [0, 1, 3]
+    pool[rows[there], :, : width - 1] = history[there]
+    begin, before = torch.ones_like(kept), pool.clone()
+    y = causal_conv1d_update(first, pool, weight, bias, "silu", conv_state_indices=rows, num_accepted_tokens=begin)
+    again = causal_conv1d_update(second, pool, weight, bias, "silu", conv_state_indices=rows, num_accepted_tokens=kept)
+    for row in there:
+        assert_near(y[row], convolution(first[row], weight, bias, history[row], silu=True))
+        inputs = torch.cat([history[row], first[row, :, : kept[row]]], dim=1)[:, 1 - width :]
+        assert_near(again[row], convolution(second[row], weight, bias, inputs, silu=True))
+    assert not again[2].any()
+    assert torch.equal(pool[[1, 3, 5]], before[[1, 3, 5]])
+    with pytest.raises(ValueError, match=f"conv_state of {width - 1} inputs; wanted at least {width + 1}"):
+        causal_conv1d_update(first, history, weight, bias, num_accepted_tokens=begin)
+    with pytest.raises(ValueError, match="with num_accepted_tokens: received cache_seqlens"):
+        causal_conv1d_update(first, pool[:4], weight, bias, cache_seqlens=kept, num_accepted_tokens=kept)
+
+
 def test_what_is_not_served_raises():
     weight, bias = filters()
     x, index = torch.randn(1, 5, 6, dtype=torch.float64), torch.zeros(1, 6, dtype=torch.int32)

@@ -323,6 +323,27 @@ def test_a_pool_of_states_and_accepted_tokens(v_first, dtype):
     assert torch.equal(after[untouched], before[untouched])
 
 
+@pytest.mark.parametrize("v_first", [False, True])
+def test_a_pool_of_the_gated_delta_rule(v_first):
+    """The keywords of vLLM's function of this name: as Kimi Delta Attention with one decay for all channels."""
+    inputs, pool = tokens(1, "q", "k", "v", "g", "beta"), draw(5, HEADS, D_K, D_V)
+    pools = [pool.mT.contiguous() if v_first else pool.clone() for _ in range(2)]
+    rows = {"ssm_state_indices": torch.tensor([[2, 0, 4, 1, -1, -1, -1], [-1] * 7]), "state_v_first": v_first}
+    rows |= {"num_accepted_tokens": torch.tensor([3, 1]), "cu_seqlens": torch.tensor([0, 4, 7])}
+    o, last = fla.fused_recurrent_gated_delta_rule(**inputs, initial_state=pools[0], **rows)
+    assert last is pools[0]
+    wide = inputs | {"g": inputs["g"][..., None].expand(-1, -1, -1, D_K)}
+    want, _ = fla.fused_recurrent_kda_fwd(**wide, initial_state=pools[1], **rows)
+    assert_near(o, want)
+    assert_near(*pools)
+    with pytest.raises(ValueError, match="gv with ssm_state_indices"):
+        fla.fused_recurrent_gated_delta_rule(**inputs, gv=decay_of_values(), initial_state=pools[0], **rows)
+
+
+def decay_of_values():
+    return -draw(1, LENGTH, HEADS, D_V).abs()
+
+
 def test_one_row_of_the_pool_per_sequence():
     inputs = {**tokens(3, "q", "k", "v", "beta"), "g": -draw(3, LENGTH, HEADS, D_K).abs()}
     pool = draw(5, HEADS, D_K, D_V)

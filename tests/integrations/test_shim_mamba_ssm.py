@@ -160,6 +160,44 @@ def test_rows_of_a_pool_are_moved_on_and_others_stay(update, dtype, tied):
     assert torch.equal(pool[[0, 1, 3, 4]], before[[0, 1, 3, 4]])
 
 
+@pytest.mark.parametrize("heads", [None, 2])
+@pytest.mark.parametrize("kept", [True, False])
+def test_sequences_of_several_tokens_and_tokens_that_were_kept(kept, heads):
+    """Sequences of 2, 1 and 3 tokens; the second is not there, the third goes on from its second row."""
+    lead, width, d_state, bounds = (() if heads is None else (heads,)), 3, 2, torch.tensor([0, 2, 3, 6])
+    pool, tokens = uniform(9, *lead, width, d_state), [uniform(6, *lead, width) for _ in range(3)]
+    B, C = uniform(6, d_state), uniform(6, d_state)
+    A, D, bias = -uniform(*lead, width, d_state).abs(), uniform(*lead, width), uniform(*lead, width)
+    rows, before = torch.tensor([[3, 1, 0], [-1, -1, -1], [6, 4, 8]]), pool.clone()
+    x, dt, z = tokens
+    given = {"num_accepted_tokens": torch.tensor([1, 1, 2])} if kept else {}
+    y = selective_state_update(
+        pool, x, dt, A, B, C, D, z, bias, True, state_batch_indices=rows, cu_seqlens=bounds, **given
+    )
+    moved = set()
+    for sequence, start in ((0, 3), (2, 4 if kept else 6)):
+        state, (first, end) = before[start : start + 1].clone(), bounds[sequence : sequence + 2]
+        for token in range(first, end):
+            row = slice(token, token + 1)
+            want = selective_state_update(state, x[row], dt[row], A, B[row], C[row], D, z[row], bias, True)
+            assert_near(y[row], want)
+            if kept:
+                assert_near(pool[rows[sequence, token - first]], state[0])
+                moved.add(int(rows[sequence, token - first]))
+        if not kept:
+            assert_near(pool[rows[sequence, 0]], state[0])
+            moved.add(int(rows[sequence, 0]))
+    assert not y[2].any()
+    others = [row for row in range(9) if row not in moved]
+    assert torch.equal(pool[others], before[others])
+    with pytest.raises(ValueError, match="cu_seqlens alone"):
+        selective_state_update(pool, x, dt, A, B, C, cu_seqlens=bounds)
+    with pytest.raises(ValueError, match="state_batch_indices of 2 rows for sequences of up to 3 tokens"):
+        selective_state_update(
+            pool, x, dt, A, B, C, state_batch_indices=rows[:, :2], num_accepted_tokens=rows[:, 0], cu_seqlens=bounds
+        )
+
+
 @pytest.mark.parametrize("variant", [name for name in names("ssd") if name.startswith("combined")])
 def test_golden_scans_of_mamba_2(variant):
     case = load_variant("scan/ssd", variant)

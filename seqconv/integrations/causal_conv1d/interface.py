@@ -14,7 +14,7 @@ from seqconv_kernels import causal_conv1d_step as step
 from seqconv_kernels._core.errors import argument_error
 
 from .. import pools
-from ..arguments import activation_of
+from ..arguments import activation_of, unserved
 from ..segments import runs_of
 
 
@@ -78,6 +78,7 @@ def causal_conv1d_update(
     cache_seqlens: Tensor | None = None,
     conv_state_indices: Tensor | None = None,
     *,
+    num_accepted_tokens: Tensor | None = None,
     implementation: str | None = None,
 ) -> Tensor:
     """One or several time steps after the inputs in ``conv_state``, which are moved on in place.
@@ -91,23 +92,32 @@ def causal_conv1d_update(
         cache_seqlens: (batch), tokens so far: ``conv_state`` is then a ring, and ``x`` goes to ``cache_seqlens %
             state_len`` and on.
         conv_state_indices: (batch), row of the pool; -1 for none, with an output of zero.
+        num_accepted_tokens: (batch), how many of the tokens of the call before were kept, as vLLM's function of this
+            name takes it: a state has its first ``width - 2 + seqlen`` inputs for that, and begins after the newest
+            input kept.
         implementation: of the op.
 
     Returns:
         Like ``x``.
 
     Raises:
-        ValueError: another activation; a state that is too short.
+        ValueError: another activation; a state that is too short; accepted tokens of a ring.
     """
     name = "causal_conv1d_update"
     silu, width, length = activation_of(name, activation), weight.shape[1], conv_state.shape[-1]
-    if length < width - 1:
-        got, wanted = f"conv_state of {length} inputs", f"at least width - 1 = {width - 1}"
+    tokens = x[..., None] if x.dim() == 2 else x
+    least = width - 1 if num_accepted_tokens is None else width - 2 + tokens.shape[-1]
+    if length < least:
+        got, wanted = f"conv_state of {length} inputs", f"at least {least}"
         raise argument_error(name, got, wanted, "keep more inputs")
     pools.check_indices(name, "conv_state_indices", conv_state_indices, x.shape[0])
-    tokens = x[..., None] if x.dim() == 2 else x
-    old = pools.read(conv_state, conv_state_indices)
-    before, after = (_shift if cache_seqlens is None else partial(_turn, cache_seqlens))(old, tokens, width - 1)
+    old, move = pools.read(conv_state, conv_state_indices), _shift
+    if num_accepted_tokens is not None:
+        unserved(f"{name} with num_accepted_tokens", cache_seqlens=cache_seqlens)
+        move = partial(_accept, num_accepted_tokens)
+    elif cache_seqlens is not None:
+        move = partial(_turn, cache_seqlens)
+    before, after = move(old, tokens, width - 1)
     y: Any  # of either function, with or without a state
     state = before.mT.to(tokens.dtype).contiguous()
     if tokens.shape[-1] == 1:
@@ -145,6 +155,19 @@ def _shift(state: Tensor, x: Tensor, before: int) -> tuple[Tensor, Tensor]:
     length = state.shape[-1]
     both = torch.cat([state, x.to(state.dtype)], dim=-1)
     return state[..., length - before :], both[..., both.shape[-1] - length :]
+
+
+def _accept(accepted: Tensor, state: Tensor, x: Tensor, before: int) -> tuple[Tensor, Tensor]:
+    """The same where ``accepted`` (batch) of the tokens of the call before were kept, from the first one on.
+
+    The inputs before the tokens of that call begin at the state's first place, so those before these begin at
+    ``accepted - 1``; of the next call at most all tokens of this one are kept.
+    """
+    place = (accepted.long() - 1).clamp(min=0)[:, None, None] + torch.arange(before, device=x.device)
+    history = state.gather(2, place.expand(-1, state.shape[1], -1))
+    used = before - 1 + x.shape[-1]
+    after = torch.cat([history[..., 1:], x.to(state.dtype), state[..., used:]], dim=-1)
+    return history, after
 
 
 def _turn(tokens: Tensor, state: Tensor, x: Tensor, before: int) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqconv_kernels import delta_rule
+from seqconv_kernels import delta_rule, delta_rule_step
+from seqconv_kernels._core.errors import argument_error
 
 from ..arguments import unserved
+from .decoding import Pool, Run, move_on
 from .gates import decay_of, states_before_chunks, strength_of, unit_lengths
 from .layout import HINTS, layout
 from .per_value import recurrence
@@ -156,8 +158,13 @@ def fused_recurrent_gated_delta_rule(
 ) -> Result:
     """:func:`chunk_gated_delta_rule` with decays per head (``g``), per channel of the keys (``gk``, (..., d_k)) and of
     the values (``gv``, (..., d_v)), any of them; ``beta`` is one if not given.
+
+    ``ssm_state_indices``, ``num_accepted_tokens`` and ``inplace_final_state``, which vLLM's function of this name has,
+    are taken as keywords, with the meaning of :func:`~.decoding.fused_recurrent_kda_fwd`; a pool is moved on in place.
     """
     name = "fused_recurrent_gated_delta_rule"
+    rows, accepted = kwargs.pop("ssm_state_indices", None), kwargs.pop("num_accepted_tokens", None)
+    pool = Pool(initial_state, kwargs.pop("inplace_final_state", rows is not None), state_v_first, rows, accepted)
     how = layout(name, cu_seqlens, kwargs, state_v_first=state_v_first)
     if g is not None and use_gate_in_kernel:
         g = decay_of(name, g, A_log, dt_bias, None)
@@ -166,8 +173,11 @@ def fused_recurrent_gated_delta_rule(
     strength = strength_of(name, beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     q, k = unit_lengths(q, k, use_qk_l2norm_in_kernel)
     tokens = {"q": q, "k": k, "v": v, "beta": strength, "log_decay": decay, "gv": gv}
+    if rows is not None and gv is not None:
+        raise argument_error(name, "gv with ssm_state_indices", "either of them", "leave out gv")
     op = delta_rule if gv is None else recurrence
-    return how.run(op, tokens, initial_state, output_final_state, scale=scale)
+    run = Run(op, delta_rule_step, tokens, how, {"scale": scale})
+    return move_on(name, run, pool._replace(v_first=how.state_v_first), output_final_state, None)
 
 
 chunk_gdn = chunk_gated_delta_rule

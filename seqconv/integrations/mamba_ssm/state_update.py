@@ -4,12 +4,13 @@ Source: ``mamba_ssm/ops/triton/selective_state_update.py`` of state-spaces/mamba
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from seqconv_kernels import selective_scan_step, ssd_step
+from seqconv_kernels._core.errors import argument_error
 
 from .. import pools
 
@@ -27,6 +28,8 @@ def selective_state_update(
     dt_softplus: bool = False,
     state_batch_indices: Tensor | None = None,
     *,
+    num_accepted_tokens: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     implementation: str | None = None,
 ) -> Tensor:
     """One time step; ``state`` is moved on in place, in its own dtype.
@@ -41,21 +44,105 @@ def selective_state_update(
         D, dt_bias: (dim) or (heads, dim).
         dt_softplus: pass ``dt`` through a softplus.
         state_batch_indices: (batch), row of the pool; -1 for none, with an output of zero.
+        num_accepted_tokens: (sequences), as vLLM's function of this name takes it: ``state_batch_indices`` is
+            (sequences, tokens), a row for the state after each token, and a sequence begins with that of its row
+            ``num_accepted_tokens - 1``.
+        cu_seqlens: bounds of sequences of several tokens, which are then the rows of ``x``; also vLLM's.
         implementation: of the op.
 
     Returns:
         Like ``x``.
+
+    Raises:
+        ValueError: sequences of several tokens without their rows of the pool.
     """
+    if num_accepted_tokens is not None or cu_seqlens is not None:
+        run: Any = partial(_step, A=A, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, implementation=implementation)
+        sequences = _Sequences.of(x.shape[0], state_batch_indices, num_accepted_tokens, cu_seqlens)
+        return _verify(state, {"x": x, "dt": dt, "B": B, "C": C, "z": z}, run, sequences)
     pools.check_indices("selective_state_update", "state_batch_indices", state_batch_indices, x.shape[0])
     before = pools.read(state, state_batch_indices)
     before = before.to(torch.promote_types(before.dtype, torch.float32))
-    run = _per_head if _tied(dt, A, dt_bias) else _per_channel
-    y, after = run(before, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus, implementation=implementation)
+    options: Any = {"dt_bias": dt_bias, "dt_softplus": dt_softplus, "implementation": implementation}
+    y, after = _step(before, x, dt, A, B, C, D, z, **options)
     pools.write(state, after, state_batch_indices)
     return pools.blank(y, state_batch_indices)
 
 
 selective_state_update_ref = partial(selective_state_update, implementation="reference")
+
+
+class _Sequences(NamedTuple):
+    """Sequences of several tokens next to each other.
+
+    Attributes:
+        starts, lengths: (sequences).
+        rows: of the pool, (sequences, tokens).
+        first: row that each begins with, (sequences).
+        each: whether the state after every token is kept, not the last one alone.
+    """
+
+    starts: Tensor
+    lengths: Tensor
+    rows: Tensor
+    first: Tensor
+    each: bool
+
+    @classmethod
+    def of(cls, tokens: int, rows: Tensor | None, accepted: Tensor | None, cu_seqlens: Tensor | None) -> "_Sequences":
+        """As the arguments describe them.
+
+        Raises:
+            ValueError: no rows of the pool, or fewer than tokens.
+        """
+        function = "selective_state_update"
+        if rows is None:
+            given = "num_accepted_tokens" if accepted is not None else "cu_seqlens"
+            remedy = "pass state_batch_indices"
+            raise argument_error(function, f"{given} alone", "state_batch_indices with it", remedy)
+        rows = rows[:, None] if rows.dim() == 1 else rows
+        bounds = torch.arange(tokens + 1, device=rows.device) if cu_seqlens is None else cu_seqlens.long()
+        longest = int(bounds.diff().max())
+        if accepted is not None and rows.shape[1] < longest:
+            got = f"state_batch_indices of {rows.shape[1]} rows for sequences of up to {longest} tokens"
+            raise argument_error(function, got, "a row per token", "give more rows")
+        first = rows[:, :1] if accepted is None else rows.gather(1, (accepted.long() - 1).clamp(min=0)[:, None])
+        return cls(bounds[:-1], bounds.diff(), rows, first[:, 0], accepted is not None)
+
+
+def _verify(pool: Tensor, tokens: dict[str, Tensor | None], run: Any, sequences: _Sequences) -> Tensor:
+    """All sequences one token on, as often as the longest has tokens."""
+    given = {name: t for name, t in tokens.items() if t is not None}
+    wide = torch.promote_types(pool.dtype, torch.float32)
+    states, out = pools.read(pool, sequences.first).to(wide), torch.zeros_like(given["x"])
+    there = sequences.first >= 0
+    for step in range(int(sequences.lengths.max())):
+        here = ((sequences.lengths > step) & there).nonzero()[:, 0]
+        token = sequences.starts[here] + step
+        y, after = run(states[here], **{name: t[token] for name, t in given.items()})
+        out[token], states[here] = y.to(out.dtype), after.to(wide)
+        if sequences.each:
+            pools.write(pool, after, sequences.rows[here, step])
+    if not sequences.each:
+        pools.write(pool, states[there], sequences.rows[there, 0])
+    return out
+
+
+def _step(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """The output and the next state."""
+    dt_bias = options.pop("dt_bias")
+    run = _per_head if _tied(dt, A, dt_bias) else _per_channel
+    return run(state, x, dt, A, B, C, D, z, dt_bias, **options)
 
 
 def _tied(dt: Tensor, A: Tensor, dt_bias: Tensor | None) -> bool:
