@@ -68,14 +68,18 @@ def can_step(x: Tensor, dropout: nn.Module) -> bool:
 class StepProgram(TokenProgram):
     """A list of ops with modules in the place of their parameters.
 
+    Args:
+        x: the token.
+        linear: class of projections with floating weights.
+
     Attributes:
         dtype: of the tokens, and of the floating weights.
         stream: the residual stream.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, linear: type[nn.Linear] = Linear) -> None:
         super().__init__(x.shape[0])
-        self.dtype, self.width = x.dtype, x.shape[1]
+        self.dtype, self.width, self._linear = x.dtype, x.shape[1], linear
         self.stream = self.buffer(self.width)
 
     def read(self, x: Tensor) -> None:
@@ -116,7 +120,7 @@ class StepProgram(TokenProgram):
             narrow = plain(module, Int8Linear)
             weight, bias, scale = narrow.weight_int8, narrow.bias, narrow.weight_scale
         else:
-            linear = plain(module, Linear)
+            linear = plain(module, self._linear)
             weight, bias, scale = linear.weight, linear.bias, None
             if weight.dtype is not self.dtype:
                 raise Unfused

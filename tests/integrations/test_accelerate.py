@@ -21,6 +21,8 @@ import seqconv
 from seqconv.integrations.transformers import active, functions, patching
 from seqconv.integrations.transformers.functions import FUNCTIONS
 from seqconv.integrations.transformers.linear import DecodingLinear
+from seqconv_kernels._core import native
+from seqconv_kernels.token_program import TokenProgram
 from tolerances import assert_near
 
 pytestmark = pytest.mark.filterwarnings("default")  # transformers warns of its own deprecations
@@ -275,6 +277,38 @@ def test_assisted_generation(family):
         else:
             with pytest.raises((ValueError, RuntimeError), match=r"stateful|requires a cache"):
                 model.generate(ids, max_new_tokens=10, do_sample=False, assistant_model=assistant)
+
+
+def steps_after_a_prompt(model, ids, runs):
+    """Logits of single tokens, and how many lists of ops each took."""
+    logits, counts = [], []
+    cache = model(ids[:, :9], use_cache=True).cache_params
+    for t in range(9, ids.shape[1]):
+        before = len(runs)
+        logits.append(model(ids[:, t : t + 1], cache_params=cache, use_cache=True).logits)
+        counts.append(len(runs) - before)
+    return torch.cat(logits, 1), counts
+
+
+@pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_mamba_is_one_list_of_ops_where_nothing_else_takes_part(dtype, monkeypatch):
+    runs, run = [], TokenProgram.run
+    monkeypatch.setattr(TokenProgram, "run", lambda self: runs.append(1) or run(self))
+    model, ids = build("mamba", dtype=dtype, use_bias=True), tokens()
+    with torch.no_grad():
+        want, none = steps_after_a_prompt(model, ids, runs)
+        with seqconv.accelerate(model):
+            got, every_layer = steps_after_a_prompt(model, ids, runs)
+            projection = model.backbone.layers[0].mixer.dt_proj
+            hook = projection.register_forward_hook(lambda module, args, y: y)
+            hooked, other_layers = steps_after_a_prompt(model, ids, runs)
+            hook.remove()
+    assert set(none) == {0}
+    assert set(every_layer) == {2}
+    assert set(other_layers) == {1}
+    for y in (got, hooked):
+        assert_near(y, want, dtype=dtype)
 
 
 def test_states_of_transformers_go_on_under_seqconv():

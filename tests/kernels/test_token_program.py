@@ -115,6 +115,12 @@ def test_short_convolutions(taps, dtype, normal):
     got = run(lambda p, out: p.conv(p.tensor_rows(x), out, p.state(after), weight, bias, activation="silu"), 53)
     assert_near(got, want)
     assert torch.equal(after, inputs[:, 1:].to(dtype))
+    older = normal(ROWS, 53, 2).to(dtype)  # channels before taps, and more inputs than taps need
+    after = torch.cat([older, state.mT], dim=2).contiguous()
+    kept = torch.cat([older, inputs.to(dtype).mT], dim=2)[..., 1:]
+    got = run(lambda p, out: p.conv(p.tensor_rows(x), out, p.state(after).mT, weight, bias, activation="silu"), 53)
+    assert_near(got, want)
+    assert torch.equal(after, kept)
 
 
 @pytest.mark.parametrize("d_state", [3, 16, 40])

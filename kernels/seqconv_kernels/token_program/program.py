@@ -100,7 +100,7 @@ class TokenProgram:
     def buffer(self, width: int) -> Rows:
         """Float32 rows for the numbers between ops."""
         if self._used == len(self._buffers) or self._buffers[self._used][0] != width:
-            made = (width, torch.empty(self.rows, width))
+            made = (width, torch.empty(self.rows, width, dtype=torch.float32))
             self._kept.append(made[1])
             self._buffers[self._used : self._used + 1] = [made]
         tensor = self._buffers[self._used][1]
@@ -126,18 +126,24 @@ class TokenProgram:
             increment_version([state for state in self._states if not state.is_inference()])
         self._words, self._constants, self._states = [], [], []
 
-    def tensor_rows(self, x: Tensor) -> Rows:
-        """Rows of a tensor (rows, channels); its last axis is dense."""
+    def tensor_rows(self, x: Tensor, *, wide: bool = False) -> Rows:
+        """Rows of a tensor (rows, channels), whose last axis is dense; float32 ones on request, by an op if need be."""
+        if wide and x.dtype is not torch.float32:
+            rows = self.buffer(x.shape[1])
+            self.norm(self.tensor_rows(x), rows, x.shape[1], "copy")
+            return rows
         if x.dtype not in _DTYPES or (x.stride(-1) != 1 and x.shape[-1] != 1):
             raise Unfused
         self._kept.append(x)
         return Rows(x.data_ptr(), _DTYPES[x.dtype], x.stride(0))
 
-    def state(self, tensor: Tensor) -> Tensor:
-        """A state that ops may overwrite: the tensor itself, or a copy."""
-        if type(tensor) is not Tensor or tensor.dtype not in _DTYPES or tensor.is_neg():
+    def state(self, tensor: Tensor, *, in_place: bool = False) -> Tensor:
+        """A state that ops may overwrite: the tensor itself, or a copy where that is allowed."""
+        if type(tensor) is not Tensor or tensor.dtype not in _DTYPES or tensor.is_neg() or not tensor.is_cpu:
             raise Unfused
         made = state_to_overwrite(tensor, tensor.dtype)
+        if in_place and made is not tensor:
+            raise Unfused
         self._kept.append(made)
         self._states.append(made)
         return made
@@ -176,13 +182,19 @@ class TokenProgram:
     def conv(
         self, x: Rows, out: Rows, state: Tensor, weight: Tensor, bias: Tensor | None, *, activation: Activation
     ) -> None:
-        """Convolve channels with ``weight`` (channels, taps); ``state`` (rows, taps - 1, channels) is overwritten."""
-        channels, taps = weight.shape
-        if taps > MOST_TAPS or state.shape != (self.rows, taps - 1, channels):
+        """Convolve channels with ``weight`` (channels, taps), and overwrite the state.
+
+        Args:
+            state: (rows, taps - 1 or more, channels), the last inputs with the newest at the end, of any strides.
+        """
+        channels, taps = weight.shape[0], weight.shape[-1]
+        fits = state.dim() == 3 and state.shape[0] == self.rows and state.shape[2] == channels
+        if taps > MOST_TAPS or not fits or state.shape[1] < taps - 1:
             raise Unfused
         self._words += (
-            _CONV, *x, *out, state.data_ptr(), _DTYPES[state.dtype], *self._vector(weight, channels * taps),
-            *self._vector(bias, channels), channels, taps, _ACTIVATIONS.index(activation),
+            _CONV, *x, *out, state.data_ptr(), _DTYPES[state.dtype], state.shape[1], *state.stride(),
+            *self._vector(weight, channels * taps), *self._vector(bias, channels), channels, taps,
+            _ACTIVATIONS.index(activation),
         )  # fmt: skip
 
     def scan(

@@ -69,7 +69,7 @@ class Call(NamedTuple):
 
 def recurrent_state(call: Call) -> Tensor | None:
     """The state that the cache holds for the layer before the call."""
-    return None if (held := _cached(call)) is None else held.recurrent_states[0]
+    return None if (held := cached_states(call)) is None else held.recurrent_states[0]
 
 
 def padding_mask(call: Call, total: int) -> Tensor | None:
@@ -81,7 +81,7 @@ def padding_mask(call: Call, total: int) -> Tensor | None:
 
 def mask_conv_state(call: Call) -> None:
     """Zero what the cache keeps of padded inputs, in place."""
-    held = _cached(call)
+    held = cached_states(call)
     state = None if held is None else held.conv_states[getattr(call.layer, "conv_idx", 0)]
     if state is None or call.mask is None:
         return
@@ -89,7 +89,8 @@ def mask_conv_state(call: Call) -> None:
     state[..., -kept:].mul_(call.mask[:, None, -kept:].to(state.dtype))
 
 
-def _cached(call: Call) -> Any:
+def cached_states(call: Call) -> Any:
+    """What the cache holds of the layer, or ``None``."""
     return None if call.cache is None else call.cache.layers[call.layer.layer_idx]
 
 

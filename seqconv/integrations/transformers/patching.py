@@ -10,6 +10,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from types import ModuleType
@@ -19,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels.token_program import Unfused
 
 from .call import CURRENT, Call, Unserved, begin, documents_of_model, takes_part
 from .documents import changed_arguments, find_documents
 from .families import check_packing, family_of
 from .functions import FUNCTIONS, Function
-from .layers import LAYERS, METHODS
+from .layers import LAYERS, METHODS, STEPS
 
 logger = logging.getLogger("seqconv")
 
@@ -51,7 +53,8 @@ class Patches:
         for name, function in found.functions.items():
             self.replace(file, name, dispatching(name, getattr(file, name), function))
         for layer in found.layers:
-            self.replace(layer, "forward", _with_call(layer.forward, LAYERS.get(layer.__name__)))
+            instead, step = LAYERS.get(layer.__name__), STEPS.get(layer.__name__)
+            self.replace(layer, "forward", _with_call(layer.forward, instead, step))
         for owner in vars(file).values():
             for name, method in METHODS.get(getattr(owner, "__name__", ""), {}).items():
                 self.replace(owner, name, _method(getattr(owner, name), method))
@@ -136,8 +139,13 @@ def _names(layer: type[nn.Module]) -> set[str]:
     return set() if code is None else set(code.co_names)
 
 
-def _with_call(forward: Callable[..., Any], instead: Callable[..., Any] | None) -> Callable[..., Any]:
-    """``forward`` of a layer inside its :class:`Call`; ``instead`` of it where a layer is replaced whole."""
+def _with_call(
+    forward: Callable[..., Any], instead: Callable[..., Any] | None, step: Callable[..., Any] | None
+) -> Callable[..., Any]:
+    """``forward`` of a layer inside its :class:`Call`; ``instead`` of it where a layer is replaced whole.
+
+    A ``step`` is tried first.
+    """
     names = tuple(inspect.signature(forward).parameters)[1:]
 
     @wraps(forward)
@@ -147,6 +155,9 @@ def _with_call(forward: Callable[..., Any], instead: Callable[..., Any] | None) 
         given = dict(zip(names, args, strict=False)) | kwargs
         before, CURRENT.call = CURRENT.call, begin(self, given)
         try:
+            if step is not None:
+                with suppress(Unfused):
+                    return step(CURRENT.call, **given)
             return forward(self, *args, **kwargs) if instead is None else instead(CURRENT.call, **given)
         finally:
             CURRENT.call = before

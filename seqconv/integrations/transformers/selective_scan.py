@@ -1,13 +1,18 @@
-"""``selective_scan_fn`` and ``mamba_inner_fn`` as transformers' Mamba layers call them, channels before length."""
+"""``selective_scan_fn`` and ``mamba_inner_fn`` as transformers' Mamba layers call them, channels before length.
+
+A decoding step of ``MambaMixer`` is one list of ops where nothing else takes part in the layer (``decoding/fused.py``).
+"""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqconv_kernels import selective_scan, selective_scan_step
+from seqconv_kernels.token_program import Unfused, unsupported_reason
 
-from .call import Call, recurrent_state
+from ...decoding.fused import StepProgram, plain
+from .call import Call, cached_states, recurrent_state
 from .linear import is_plain
 
 
@@ -94,6 +99,35 @@ def mamba_inner_fn(call: Call, *args: Any, **kwargs: Any) -> None:
 
     The fused function takes the weights of the projections and passes over what wraps them.
     """
+
+
+def mamba_step(call: Call, hidden_states: Tensor, attention_mask: Tensor | None = None, **unused: Any) -> Tensor:
+    """``MambaMixer.forward`` of one token, (batch, 1, hidden_size), whose states in the cache are overwritten.
+
+    Raises:
+        Unfused: more tokens, no state yet, or a layer with a part that is called as a module.
+    """
+    held = cached_states(call)
+    if hidden_states.shape[1] != 1 or held is None or attention_mask is not None or call.documents is not None:
+        raise Unfused
+    layer: Any = call.layer
+    x, conv, ssm = hidden_states[:, 0], held.conv_states[0], held.recurrent_states[0]
+    begun = conv is not None and ssm is not None and not getattr(held, "record_past", False)
+    if not begun or unsupported_reason(x) is not None or nn.modules.module._has_any_global_hook():
+        raise Unfused
+    if layer.activation != "silu" or not is_plain(layer.in_proj):
+        raise Unfused
+    program, channels, rank = StepProgram(x, type(layer.in_proj)), layer.intermediate_size, layer.time_step_rank
+    uz = program.write_linear(layer.in_proj, program.tensor_rows(x, wide=True))
+    u, conv1d, dt_proj = program.buffer(channels), plain(layer.conv1d, nn.Conv1d), layer.dt_proj
+    program.conv(uz, u, program.state(conv, in_place=True).mT, conv1d.weight, conv1d.bias, activation="silu")
+    low, delta, y = program.write_linear(layer.x_proj, u), program.buffer(channels), program.buffer(channels)
+    program.linear(low, delta, plain(dt_proj, type(layer.in_proj)).weight)
+    BC = (low.columns(rank), low.columns(rank + layer.ssm_state_size))
+    state = program.state(ssm, in_place=True)
+    program.scan(u, delta, *BC, uz.columns(channels), y, layer.A_log.float(), dt_proj.bias, layer.D, state)
+    program.write_linear(layer.out_proj, y, program.stream)
+    return program.written()[:, None]
 
 
 def _initial_state(call: Call) -> Tensor | None:

@@ -90,8 +90,10 @@ TokenLinear linear(Reader& r) {
   return a;
 }
 TokenConv conv(Reader& r) {
-  return {r.rows(), r.rows(), r.optional(), r.dtype(), r.vector(), r.optional_vector(), r.size(), r.size(1, kMostTaps),
-          r.activation()};
+  const TokenConv a{r.rows(), r.rows(), r.optional(), r.dtype(), r.size(0), r.size(0), r.size(0), r.size(0),
+                    r.vector(), r.optional_vector(), r.size(), r.size(1, kMostTaps), r.activation()};
+  Reader::expect(a.kept >= a.taps - 1 && (a.state || !a.kept));
+  return a;
 }
 TokenScan scan(Reader& r) {
   TokenScan a{r.rows(), r.rows(), r.optional_rows(), r.wide_rows(), r.wide_rows(), r.rows(), r.address(),

@@ -117,22 +117,39 @@ template <class Run> SEQCONV_INLINE auto with_product(const TokenLinear& a, int6
   return run(product<T>(a, rows));
 }
 
+// Input number `place` of W channels that the state of a convolution keeps.
+SEQCONV_INLINE V kept_inputs(const TokenConv& a, int64_t row, int64_t place, int64_t c, int live) {
+  const int64_t at = row * a.row_stride + place * a.tap_stride + c * a.channel_stride;
+  if (a.channel_stride == 1) return read(a.state, a.dtype, at, live);
+  V v{};
+  for (int i = 0; i < live; ++i) v[i] = get({a.state, a.dtype}, at + i * a.channel_stride);
+  return v;
+}
+SEQCONV_INLINE void keep_inputs(const TokenConv& a, int64_t row, int64_t place, int64_t c, V v, int live) {
+  const int64_t at = row * a.row_stride + place * a.tap_stride + c * a.channel_stride;
+  if (a.channel_stride == 1) return write(a.state, a.dtype, at, v, live);
+  for (int i = 0; i < live; ++i) {
+    if (a.dtype == Dtype::f32) ((T*)a.state)[at + i * a.channel_stride] = v[i];
+    else write(a.state, a.dtype, at + i * a.channel_stride, splat<T>(v[i]), 1);
+  }
+}
+
 // One item: kChannels channels of a row.
 void conv(const TokenConv& a, int64_t row, int64_t first) {
   const int64_t reach = a.taps - 1, end = min(a.channels, first + kChannels);
   for (int64_t c = first; c < end; c += W) {
     const int live = lanes_left(c, a.channels);
     V inputs[kMostTaps], sum = a.bias.data ? read(a.bias, c, live) : V{};
-    for (int64_t k = 0; k < reach; ++k)
-      inputs[k] = read(a.state, a.dtype, (row * reach + k) * a.channels + c, live);
+    for (int64_t k = 0; k < reach; ++k) inputs[k] = kept_inputs(a, row, a.kept - reach + k, c, live);
     inputs[reach] = read(a.x, row, c, live);
     for (int64_t k = 0; k < a.taps; ++k) {
       V taps{};
       for (int i = 0; i < live; ++i) taps[i] = get(a.weight, (c + i) * a.taps + k);
       sum += taps * inputs[k];
     }
-    for (int64_t k = 0; k < reach; ++k)
-      write(a.state, a.dtype, (row * reach + k) * a.channels + c, inputs[k + 1], live);
+    for (int64_t place = 0; place + 1 < a.kept; ++place)
+      keep_inputs(a, row, place, c, kept_inputs(a, row, place + 1, c, live), live);
+    if (a.kept) keep_inputs(a, row, a.kept - 1, c, inputs[reach], live);
     write(a.out, row, c, activate(sum, a.activation), live);
   }
 }

@@ -41,11 +41,13 @@ struct TokenLinear {
   int64_t inputs, outputs;
   Activation activation;
 };
-// out = activation(sum_k w[c, k] x[t - (taps - 1) + k, c] + b[c]); the state (rows, taps - 1, channels) moves on by x.
+// out = activation(sum_k w[c, k] x[t - (taps - 1) + k, c] + b[c]); the state (rows, kept, channels), the last inputs with
+// the newest at its end, kept >= taps - 1, moves on by x.
 struct TokenConv {
   TokenRows x, out;
   void* state;
   Dtype dtype;  // of the state
+  int64_t kept, row_stride, tap_stride, channel_stride;
   TokenVector weight, bias;
   int64_t channels, taps;
   Activation activation;
