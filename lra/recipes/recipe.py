@@ -135,10 +135,10 @@ class Recipe:
             raise argument_error(f"recipe {self.name}", got, wanted, "correct the override")
         create_task(self.task, self.task_options)
         check_mixer_options(self.mixer, self.mixer_options)
-        known = further_model_options() if self.model_options else ()
+        further = further_model_options() if self.model_options else []
         for name in self.model_options:
-            if name not in known:
-                raise unknown_name(f"recipe {self.name}", "model option", name, known)
+            if name not in further:
+                raise unknown_name(f"recipe {self.name}", "model option", name, further)
         if self.n_layers % self.mlp_every:
             got, wanted = f"n_layers={self.n_layers}, mlp_every={self.mlp_every}", "a multiple of mlp_every"
             raise argument_error(f"recipe {self.name}", got, wanted, "correct the override")
@@ -154,7 +154,7 @@ class Recipe:
         """
         fields = {f.name: f.type for f in dataclasses.fields(self) if f.name not in _FIXED}
         own: dict[str, Any] = {}
-        options = {f"{group}_options": dict(getattr(self, f"{group}_options")) for group in GROUPS}
+        options: dict[str, Any] = {f"{group}_options": dict(getattr(self, f"{group}_options")) for group in GROUPS}
         for name, value in changes.items():
             group, _, option = name.partition(".")
             if option and group in GROUPS:
