@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .hf.vision.models import SeqConvVisionForImageClassification as SeqConvVisionForImageClassification
     from .hf.vision.models import SeqConvVisionModel as SeqConvVisionModel
     from .hf.vision.segmentation import SeqConvForSemanticSegmentation as SeqConvForSemanticSegmentation
+    from .hf.vision.sound import SeqConvVisionForAudioClassification as SeqConvVisionForAudioClassification
     from .integrations.onnx import export_onnx as export_onnx
     from .integrations.transformers import accelerate
     from .interop import from_original, list_checkpoints, list_originals, load_checkpoint

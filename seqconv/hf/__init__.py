@@ -60,6 +60,7 @@ VISION_MODELS = {
     "SeqConvVisionModel": "vision.models",
     "SeqConvBackbone": "vision.models",
     "SeqConvVisionForImageClassification": "vision.models",
+    "SeqConvVisionForAudioClassification": "vision.sound",
     "SeqConvForSemanticSegmentation": "vision.segmentation",
 }
 """Classes of image models with maps of features, and the modules that define them."""
@@ -68,6 +69,7 @@ VISION_AUTO = {
     "AutoModel": "SeqConvVisionModel",
     "AutoBackbone": "SeqConvBackbone",
     "AutoModelForImageClassification": "SeqConvVisionForImageClassification",
+    "AutoModelForAudioClassification": "SeqConvVisionForAudioClassification",
     "AutoModelForSemanticSegmentation": "SeqConvForSemanticSegmentation",
 }
 """Auto classes of transformers and what they build for a :class:`SeqConvVisionConfig`."""

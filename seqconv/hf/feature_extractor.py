@@ -5,9 +5,13 @@ logarithms of energies in mel bands of ``Speech2TextFeatureExtractor``, which ke
 where padding is, or of ``ASTFeatureExtractor``, which pads or cuts them to a number of frames.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from seqconv_kernels._core.errors import argument_error
+
 from .configuration import SeqConvConfig
+from .vision.configuration import SeqConvVisionConfig
 
 if TYPE_CHECKING:
     from transformers import SequenceFeatureExtractor
@@ -17,13 +21,18 @@ SAMPLING_RATE = 16000
 
 
 def audio_feature_extractor(
-    config: SeqConvConfig, *, sampling_rate: int = SAMPLING_RATE, max_length: int | None = None, **options: Any
+    config: SeqConvConfig | SeqConvVisionConfig,
+    *,
+    sampling_rate: int = SAMPLING_RATE,
+    max_length: int | None = None,
+    **options: Any,
 ) -> "SequenceFeatureExtractor":
     """The feature extractor for models of this configuration.
 
     Args:
         config: ``audio_input`` decides between waveforms and features or spectrograms, of which there are
-            ``num_audio_features``.
+            ``num_audio_features``. Of a :class:`~seqconv.hf.vision.configuration.SeqConvVisionConfig` bands and
+            frames are height and width of its ``image_size``, or those of the published model.
         sampling_rate: samples per second of the recordings.
         max_length: frames that features are padded with zeros or cut to, as for AST; ``None`` for any length.
         **options: further ones of transformers' class.
@@ -32,13 +41,36 @@ def audio_feature_extractor(
         Pads on the right and returns an attention mask; to be saved next to the model. Called with an empty recording
         or another sampling rate it raises a ``ValueError``.
     """
-    from .checked_extractors import ASTFeatureExtractor, Speech2TextFeatureExtractor, Wav2Vec2FeatureExtractor
+    from .checked_extractors import Speech2TextFeatureExtractor, Wav2Vec2FeatureExtractor
 
     common = {"sampling_rate": sampling_rate, "return_attention_mask": True, **options}
+    if isinstance(config, SeqConvVisionConfig):
+        bands, frames = _bands_and_frames(config)
+        return _fixed(bands, frames if max_length is None else max_length, common)
     if config.audio_input == "waveform":
         return Wav2Vec2FeatureExtractor(feature_size=1, **common)
     bands = config.num_audio_features
     if max_length is not None:
-        whole = {**common, "return_attention_mask": False}  # what is padded counts as silence
-        return ASTFeatureExtractor(feature_size=1, num_mel_bins=bands, max_length=max_length, **whole)
+        return _fixed(bands, max_length, common)
     return Speech2TextFeatureExtractor(feature_size=bands, num_mel_bins=bands, **common)
+
+
+def _fixed(bands: int, frames: int, common: Mapping[str, Any]) -> "SequenceFeatureExtractor":
+    """Spectrograms of a number of frames; what is padded counts as silence."""
+    from .checked_extractors import ASTFeatureExtractor
+
+    whole = {**common, "return_attention_mask": False}
+    return ASTFeatureExtractor(feature_size=1, num_mel_bins=bands, max_length=frames, **whole)
+
+
+def _bands_and_frames(config: SeqConvVisionConfig) -> tuple[int, int]:
+    from ..zoo.state_space.audio_mamba import BANDS_AND_FRAMES
+
+    published = BANDS_AND_FRAMES if config.backbone_name.startswith("audio_mamba") else None
+    size = (config.backbone_options or {}).get("image_size", published)
+    if config.num_channels != 1 or size is None:
+        got = f"num_channels={config.num_channels}, image_size={size} in backbone_options"
+        wanted, remedy = "one channel, and bands and frames as image_size", "set both in the configuration"
+        raise argument_error("audio_feature_extractor", got, wanted, remedy)
+    bands, frames = (size, size) if isinstance(size, int) else size
+    return bands, frames

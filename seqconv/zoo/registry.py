@@ -11,7 +11,12 @@ from typing import Any, TypeVar
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..vision.backbones.backbone import ImageBackbone, ImageClassifier, TokenLabelClassifier
+from ..vision.backbones.backbone import (
+    ImageBackbone,
+    ImageClassifier,
+    SpectrogramClassifier,
+    TokenLabelClassifier,
+)
 from ..vision.video.backbone import VideoBackbone, VideoClassifier
 
 FAMILIES = (
@@ -65,8 +70,8 @@ class ModelEntry:
 
     @property
     def takes_images(self) -> bool:
-        """Whether the model is one of images, and not of videos or spectrograms."""
-        return self.classifier in (ImageClassifier, TokenLabelClassifier)
+        """Whether the model is one of images, or of spectrograms as images, and not of videos."""
+        return self.classifier in (ImageClassifier, TokenLabelClassifier, SpectrogramClassifier)
 
 
 BuilderT = TypeVar("BuilderT", bound=Callable[..., ImageBackbone | VideoBackbone])

@@ -59,12 +59,13 @@ def train(model, steps=3, **inputs):
 @pytest.mark.parametrize("auto", VISION_AUTO)
 def test_every_auto_class_builds_saves_and_reads(tmp_path, auto, kind):
     torch.manual_seed(0)
-    made = getattr(transformers, auto).from_config(config(kind)).eval()
+    sound = "Audio" in auto
+    made = getattr(transformers, auto).from_config(config(kind, num_channels=1 if sound else 3)).eval()
     assert type(made) is getattr(seqconv, VISION_AUTO[auto])
     made.save_pretrained(tmp_path)
     read = type(made).from_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).to_dict() == read.config.to_dict()
-    pixels = pictures()[0]
+    pixels = pictures()[0][:, 0] if sound else pictures()[0]
     first, second = made(pixels, return_dict=False), read(pixels, return_dict=False)
     for a, b in zip(torch.utils._pytree.tree_leaves(first), torch.utils._pytree.tree_leaves(second), strict=True):
         assert torch.equal(a, b)

@@ -21,6 +21,7 @@ TASKS = {
     "SeqConvForMultipleChoice": "multiple-choice",
     "SeqConvForImageClassification": "image-classification",
     "SeqConvVisionForImageClassification": "image-classification",
+    "SeqConvVisionForAudioClassification": "audio-classification",
     "SeqConvForSemanticSegmentation": "image-segmentation",
     "SeqConvVisionModel": "image-feature-extraction",
     "SeqConvForVideoClassification": "video-classification",

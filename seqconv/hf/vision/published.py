@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...vision.backbones.backbone import ImageBackbone, ImageClassifier, TokenLabelClassifier
+from ...vision.backbones.backbone import (
+    ImageBackbone,
+    ImageClassifier,
+    SpectrogramClassifier,
+    TokenLabelClassifier,
+)
 from ...vision.video.backbone import VideoClassifier
 from ...zoo import create_model, model_entry
 from ..configuration import SeqConvConfig
@@ -32,7 +37,8 @@ def to_transformers(model: nn.Module | str, name: str | None = None, **config: A
 
     Returns:
         ``SeqConvVisionForImageClassification``, or ``SeqConvVisionModel`` of a model without a classifier;
-        ``SeqConvForVideoClassification`` of a classifier of videos. Its ``config`` builds the same model through
+        ``SeqConvVisionForAudioClassification`` of a classifier of spectrograms, ``SeqConvForVideoClassification`` of
+        one of videos. Its ``config`` builds the same model through
         transformers' Auto classes. Weights are copied.
 
     Raises:
@@ -54,6 +60,7 @@ def _image_model(
     model: nn.Module, backbone: ImageBackbone, name: str | None, config: Mapping[str, Any]
 ) -> tuple["PreTrainedModel", dict[str, Tensor]]:
     from .models import SeqConvVisionForImageClassification, SeqConvVisionModel
+    from .sound import SeqConvVisionForAudioClassification
 
     published = backbone.published if name is None else (name, {})
     if published is None:
@@ -69,7 +76,8 @@ def _image_model(
         if isinstance(model, TokenLabelClassifier) and model.cell_head is not None:
             tensors |= {f"cell_classifier.{k}": v for k, v in model.cell_head.state_dict().items()}
         made = SeqConvVisionConfig(backbone_name=published[0], **{**own, **_labels(model.num_classes, config)})
-        return SeqConvVisionForImageClassification(made), tensors
+        sound = isinstance(model, SpectrogramClassifier)
+        return (SeqConvVisionForAudioClassification if sound else SeqConvVisionForImageClassification)(made), tensors
     made = SeqConvVisionConfig(backbone_name=published[0], **{**own, **config})
     return SeqConvVisionModel(made), {k.removeprefix("backbone."): v for k, v in tensors.items()}
 

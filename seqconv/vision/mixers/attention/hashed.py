@@ -110,7 +110,8 @@ class HashedAttention(nn.Module):
         return kernel
 
     def _heads(self, x: Tensor) -> Float[Tensor, "batch heads length head_dim"]:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
     def _codes(self, unit: Float[Tensor, "batch heads length head_dim"]) -> Float[Tensor, "batch heads length bits"]:
         """Signs, with the gradient of what they are the signs of."""
