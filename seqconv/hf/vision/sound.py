@@ -50,8 +50,8 @@ class SeqConvVisionForAudioClassification(SeqConvVisionForImageClassification):
             ValueError: no spectrograms or twice, another rank, padding.
         """
         sound = self._sound(input_values, input_features, attention_mask)
-        options = {"labels": labels, "output_hidden_states": output_hidden_states, "return_dict": True}
-        found = super().forward(sound.mT[:, None], **options, **kwargs)
+        options: dict[str, Any] = {"output_hidden_states": output_hidden_states, "return_dict": True, **kwargs}
+        found = super().forward(sound.mT[:, None], labels, **options)
         assert not isinstance(found, tuple)
         output = SequenceClassifierOutput(loss=found.loss, logits=found.logits, hidden_states=found.hidden_states)
         return output if self._wants_dict(return_dict) else output.to_tuple()

@@ -152,12 +152,16 @@ class Vim(Mixer):
             u, z, u_back, z_back = self.in_proj(x).chunk(4, dim=-1)
         else:
             u, z = u_back, z_back = self.in_proj(x).chunk(2, dim=-1)
-        past = self._select(0, u, mask)
+        # The first direction is finished before the second begins, which takes its memory where nothing is differentiated.
+        selected = self._select(0, u, mask)
+        forth = self._scan(0, selected, z)
         if len(self.conv1d) == 1 and not self.decomposed:
-            future = tuple(part.flip(1) for part in past)
+            selected = tuple(part.flip(1) for part in selected)
         else:
-            future = self._select(-1, u_back.flip(1), None if mask is None else mask.flip(1))
-        forth, back = self._scan(0, past, z), self._scan(-1, future, z_back.flip(1)).flip(1)
+            selected = ()
+            selected = self._select(-1, u_back.flip(1), None if mask is None else mask.flip(1))
+        back = self._scan(-1, selected, z_back.flip(1)).flip(1)
+        selected = ()
         if self.decomposed:
             both = torch.cat([forth, back], dim=-1)
             both = both / 2 if self.halve else both
