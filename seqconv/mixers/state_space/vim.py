@@ -152,7 +152,7 @@ class Vim(Mixer):
             u, z, u_back, z_back = self.in_proj(x).chunk(4, dim=-1)
         else:
             u, z = u_back, z_back = self.in_proj(x).chunk(2, dim=-1)
-        # The first direction is finished before the second begins, which takes its memory where nothing is differentiated.
+        # The first direction is finished before the second begins, which takes its memory where nothing is learned.
         selected = self._select(0, u, mask)
         forth = self._scan(0, selected, z)
         if len(self.conv1d) == 1 and not self.decomposed:
