@@ -19,6 +19,8 @@ from transformers.models.mamba import modeling_mamba
 
 import seqconv
 from seqconv.integrations.transformers import active, functions, patching
+from seqconv.integrations.transformers.families import FAMILIES as KNOWN
+from seqconv.integrations.transformers.families import check_packing, family_of
 from seqconv.integrations.transformers.functions import FUNCTIONS
 from seqconv.integrations.transformers.linear import DecodingLinear
 from seqconv_kernels._core import native
@@ -221,6 +223,10 @@ def test_an_original_package_keeps_its_place_where_it_runs(monkeypatch):
     assert not patching.keeps_place(print, function, (torch.zeros(1),))
     monkeypatch.setattr(patching, "ACCELERATORS", ("cpu",))
     assert patching.keeps_place(print, function, (torch.zeros(1),))
+    run = patching.dispatching("scan", lambda **given: "the original", function)
+    with monkeypatch.context() as inside:
+        inside.setattr(patching.CURRENT, "call", patching.begin(build("mamba").backbone.layers[0].mixer, {}))
+        assert run(u=torch.zeros(1)) == "the original"
     model, ran = build("mamba"), []
     scan = modeling_mamba.mamba_selective_scan
     monkeypatch.setattr(modeling_mamba, "mamba_selective_scan", lambda *a, **k: ran.append(1) or scan(*a, **k))
@@ -232,6 +238,14 @@ def test_an_original_package_keeps_its_place_where_it_runs(monkeypatch):
         model(tokens())
         assert len(ran) == 2
         assert acceleration.report[0].functions["selective_scan_fn"] == "seqconv"
+
+
+def test_code_from_elsewhere_is_no_checked_family():
+    assert family_of("transformers.models.mamba.modeling_mamba") == "mamba"
+    remote = family_of("transformers_modules.someone.modeling_mamba")
+    assert remote not in KNOWN
+    with pytest.raises(ValueError, match=r"packed documents in a model of family 'transformers_modules\.someone"):
+        check_packing(remote)
 
 
 def test_every_kernel_that_the_installed_transformers_calls_is_served():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_families import build, chunks, tokens
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 import seqconv
 from golden_cases import GOLDEN
@@ -125,6 +125,87 @@ def test_what_wraps_the_projection_of_time_steps_acts(family):
             module.dt_proj = adapted.inner
     assert wrong(got, plain)
     assert_near(got, model(ids, use_cache=False).logits)
+
+
+def turns(model, rows, lengths, right):
+    """Logits of each row, fed turn by turn: of both rows together, the shorter one padded."""
+    recurrent = model.config.model_type in ("mamba", "mamba2")
+    name, cache, mask, done = "cache_params" if recurrent else "past_key_values", None, rows[0].new_zeros(2, 0), [0, 0]
+    found = [[], []]
+    for pair in lengths:
+        ids, positions, real = torch.zeros(3, 2, max(pair), dtype=torch.long)
+        for row, length in enumerate(pair):
+            place = slice(0, length) if right else slice(max(pair) - length, None)
+            ids[row, place] = rows[row][done[row] : done[row] + length]
+            positions[row, place], real[row, place] = torch.arange(done[row], done[row] + length), 1
+        mask = torch.cat([mask, real], 1)
+        given = {name: cache, "attention_mask": real if model.config.model_type == "mamba" else mask}
+        out = model(ids, use_cache=True, **given, **({} if recurrent else {"position_ids": positions}))
+        cache = getattr(out, name)
+        for row, length in enumerate(pair):
+            found[row].append(out.logits[row][real[row].bool()])
+            done[row] += length
+    return [torch.cat(logits) for logits in found]
+
+
+@pytest.mark.parametrize("right", [False, True], ids=["left", "right"])
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "jamba", "qwen3_next", "lfm2", "zaya"])
+@torch.no_grad()
+def test_turns_of_several_rows_each_padded_by_itself(family, right):
+    model, rows = build(family), [tokens(1, 19, seed=1)[0], tokens(1, 13, seed=2)[0]]
+    lengths = ((9, 6), (7, 4), (2, 2), (1, 1))
+    want = [model(ids[None], use_cache=False).logits[0] for ids in rows]
+    assert wrong(turns(model, rows, lengths, right)[1], want[1])
+    with seqconv.accelerate(model):
+        for got, expected in zip(turns(model, rows, lengths, right), want, strict=True):
+            assert_near(got, expected)
+
+
+@torch.no_grad()
+def test_prompts_of_recurrent_gemma_begin_empty_and_scoring_leaves_them():
+    """transformers keeps the states in the layers, where another prompt finds them."""
+    model, ids = build("recurrent_gemma"), tokens()
+    whole, first = model(ids, use_cache=False).logits, ids[:, -1:]
+    want = model(first, use_cache=False).logits
+
+    def prompt(tokens):
+        return model(tokens, use_cache=True, past_key_values=DynamicCache(config=model.config)).logits
+
+    def decoded():
+        cache = DynamicCache(config=model.config)
+        found = []
+        for t in range(21):
+            place = {"position_ids": torch.tensor([[t], [t]]), "past_key_values": cache}
+            found.append(model(ids[:, t, None], use_cache=True, **place).logits)
+            model(ids.flip(1), use_cache=False)
+        return torch.cat(found, 1)
+
+    prompt(ids)
+    assert wrong(prompt(first), want)
+    assert wrong(decoded(), whole)
+    with seqconv.accelerate(model):
+        prompt(ids)
+        assert_near(prompt(first), want)
+        assert_near(decoded(), whole)
+
+
+@pytest.mark.parametrize("family", ["mamba", "qwen3_next", "xlstm"])
+def test_gradients_pass_from_a_chunk_into_the_one_before(family):
+    model, ids = build(family).train(), tokens(1)
+    name = "past_key_values" if family == "qwen3_next" else "cache_params"
+
+    def gradients(logits):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]).backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    want = gradients(model(ids, use_cache=False).logits)
+    with seqconv.accelerate(model):
+        first = model(ids[:, :12], use_cache=True)
+        last = model(ids[:, 12:], use_cache=True, **{name: getattr(first, name)})
+        got = gradients(torch.cat([first.logits, last.logits], 1))
+    for parameter, gradient in want.items():
+        assert_near(got[parameter], gradient, what=parameter)
 
 
 class Adapted(torch.nn.Module):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_families import FAMILIES, SIZES, VOCAB, build
+from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
@@ -47,7 +48,7 @@ def packed(model, **arguments):
 
 def arguments(kind, rows):
     lengths = torch.tensor([length for row in LENGTHS for length in row])
-    bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+    bounds = F.pad(lengths.cumsum(0), (1, 0)).int()
     return {
         "position_ids": {"position_ids": torch.cat([torch.arange(n) for n in lengths]).view(rows, -1)},
         "seq_idx": {"seq_idx": torch.arange(len(lengths)).repeat_interleave(lengths).view(rows, -1).int()},
@@ -155,11 +156,43 @@ def test_packed_documents_and_a_cache_exclude_each_other():
     model = build("mamba")
     ids = torch.cat(documents())[None]
     with seqconv.accelerate(model):
-        with pytest.raises(ValueError, match="packed documents together with a cache"):
-            model(ids, use_cache=True, **arguments("seq_idx", 1))
+        for kind in ("seq_idx", "position_ids"):
+            with pytest.raises(ValueError, match="packed documents together with a cache"):
+                model(ids, use_cache=True, **arguments(kind, 1))
         with pytest.raises(ValueError, match="disagree"):
             model(ids, seq_idx=torch.zeros_like(ids), cu_seq_lens_q=arguments("cu_seq_lens", 1)["cu_seq_lens_q"])
         assert model(ids).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("bounds", [[0, 5, 14], [0, 5, 40], [5, 34], [0, 9, 5, 34], [0]])
+def test_boundaries_that_do_not_cover_the_tokens(bounds):
+    model, bounds = build("jamba"), torch.tensor(bounds, dtype=torch.int32)
+    with seqconv.accelerate(model), pytest.raises(ValueError, match=r"rise from 0 to batch \* length = 34"):
+        model(torch.cat(documents())[None], cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)
+
+
+@torch.no_grad()
+def test_positions_that_know_nothing_of_the_documents():
+    """Those that go on over the row, and those of images: attention layers see where documents begin all the same."""
+    for family, rank in (("jamba", 2), ("qwen3_next", 2), ("qwen3_5", 3), ("qwen3_5", 4)):
+        model, ids = build(family), torch.cat(documents())[None]
+        want = torch.cat([model(document[None], use_cache=False).logits[0] for document in documents()])
+        positions = torch.arange(ids.shape[1])[None]
+        positions = positions if rank == 2 else positions.expand(rank, 1, -1)
+        with seqconv.accelerate(model):
+            assert_near(model(ids, position_ids=positions, **arguments("seq_idx", 1)).logits[0], want)
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "granitemoehybrid"])
+@torch.no_grad()
+def test_the_loss_that_balances_experts_leaves_padding_out(family):
+    model, ids = build(family), torch.cat(documents())[None]
+    options = {"output_router_logits": True, "use_cache": False}
+    with seqconv.accelerate(model):
+        want = model(ids, **options, **arguments("position_ids", 1)).aux_loss
+        ids, positions = (F.pad(t, (0, 9)) for t in (ids, arguments("position_ids", 1)["position_ids"]))
+        got = model(ids, position_ids=positions, attention_mask=(ids > 0).long(), **options).aux_loss
+    assert_near(got, want)
 
 
 def test_packed_documents_of_a_family_that_was_not_checked(monkeypatch):

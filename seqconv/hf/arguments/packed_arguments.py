@@ -38,7 +38,7 @@ def packed_bounds(
     keys, seq_idx = arguments.pop("cu_seq_lens_k", None), arguments.pop("seq_idx", None)
     arguments.pop("max_length_q", None), arguments.pop("max_length_k", None)  # lengths that the boundaries say too
     given = {"cu_seqlens": cu_seqlens, "cu_seq_lens_q": first, "cu_seq_lens_k": keys}
-    found = {name: _with_rows(bounds, shape) for name, bounds in given.items() if bounds is not None}
+    found = {name: _with_rows(operation, name, b, shape) for name, b in given.items() if b is not None}
     if seq_idx is not None:
         if seq_idx.shape != shape:
             got, remedy = f"seq_idx of shape {tuple(seq_idx.shape)}", "give every token its sequence's number"
@@ -70,11 +70,20 @@ def _bounds(starts: Bool[Tensor, "batch later"], shape: tuple[int, int]) -> Int[
     return torch.cat([marks, marks.new_tensor([shape[0] * shape[1]])]).int()
 
 
-def _with_rows(bounds: Int[Tensor, " given"], shape: tuple[int, int]) -> Int[Tensor, " bounds"]:
-    """Given boundaries; with several rows also where each begins."""
-    if shape[0] == 1:
-        return bounds.int()
-    rows = torch.arange(0, shape[0] * shape[1] + 1, shape[1], device=bounds.device, dtype=torch.int32)
+def _with_rows(
+    operation: str, name: str, bounds: Int[Tensor, " given"], shape: tuple[int, int]
+) -> Int[Tensor, " bounds"]:
+    """Given boundaries without empty sequences; with several rows also where each begins.
+
+    Raises:
+        ValueError: boundaries that do not go from 0 to the end.
+    """
+    total = shape[0] * shape[1]
+    if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != total or bool((bounds.diff() < 0).any()):
+        wanted = f"numbers that rise from 0 to batch * length = {total}"
+        remedy = "make padding at the end a sequence of its own, and cut what belongs to other inputs"
+        raise argument_error(operation, f"{name}={bounds.tolist()}", wanted, remedy)
+    rows = torch.arange(0, total + 1, shape[1], device=bounds.device, dtype=torch.int32)
     together: Tensor = torch.unique(torch.cat([bounds.int(), rows]))
     return together
 

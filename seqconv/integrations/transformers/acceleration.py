@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 from .call import MARK, Everywhere, Mark, is_marked
 from .families import FAMILIES
 from .functions import FUNCTIONS
+from .hooks import Bound, hides_class, instances
 from .linear import decode_fast, undo
 from .patching import Patches, modelling_files
 from .report import FamilyReport, report
@@ -39,11 +40,14 @@ class Acceleration:
         # Weak: an acceleration that is never restored keeps no model in memory. The modules hold their mark.
         self._mark: ref[Mark] | None = None
         self._layers, self._linear = WeakSet[nn.Module](), WeakSet[nn.Linear]()
+        self._bound = Bound()
         if model is None:
             Everywhere.on, Everywhere.override = True, override
             _patch_now_and_later()
+            self._bound.rebind(instances(tuple(c for f in _patches.files.values() for c in f.layers + f.models)))
         else:
             self._mark_layers(model)
+            self._bound.rebind(self._layers)
             self._linear.update(decode_fast(model))
         _active.append(self)
 
@@ -69,6 +73,7 @@ class Acceleration:
             delattr(module, MARK)
         self._layers.clear()
         undo(self._linear)
+        self._bound.undo()
         if self._everywhere:
             Everywhere.on = Everywhere.override = False
         if not active():
@@ -194,13 +199,28 @@ def _patch_files_of(model: nn.Module) -> None:
     for file in files:
         _patches.patch(file)
     classes = tuple(c for f in files if f.__name__ in _patches.files for c in _patches.files[f.__name__].layers)
-    if not any(isinstance(m, classes) for m in model.modules()):
+    try:
+        _check_layers(model, [m for m in model.modules() if isinstance(m, classes)])
+    except ValueError:
         if not active():
             _patches.undo()
+        raise
+
+
+def _check_layers(model: nn.Module, layers: list[nn.Module]) -> None:
+    """Raise where there are no layers to replace, or where one does not run what its class says.
+
+    Raises:
+        ValueError: always then.
+    """
+    if not layers:
         what = f"a {type(model).__name__}: none of its layers calls a kernel of linear time"
-        raise argument_error(
-            "accelerate", what, f"a model of {', '.join(sorted(FAMILIES))}", "leave the model as it is"
-        )
+        wanted, remedy = f"a model of {', '.join(sorted(FAMILIES))}", "leave the model as it is"
+        raise argument_error("accelerate", what, wanted, remedy)
+    if (own := next(filter(hides_class, layers), None)) is not None:
+        what = f"a {type(own).__name__} with a forward of its own, set on the module"
+        remedy = "accelerate the model first, then let the other library change its layers"
+        raise argument_error("accelerate", what, "layers that run the forward of their class", remedy)
 
 
 def _patch_now_and_later() -> None:

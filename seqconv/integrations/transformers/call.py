@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
@@ -72,21 +72,15 @@ def recurrent_state(call: Call) -> Tensor | None:
     return None if (held := cached_states(call)) is None else held.recurrent_states[0]
 
 
-def padding_mask(call: Call, total: int) -> Tensor | None:
-    """The mask for inputs that begin with columns of the cache: (batch, 1, total)."""
-    if call.mask is None:
-        return None
-    return F.pad(call.mask, (total - call.mask.shape[1], 0), value=1)[:, None]
+def conv_state(call: Call) -> Tensor | None:
+    """The last inputs of the convolution that the cache holds for the layer, (batch, channels, columns)."""
+    held, index = cached_states(call), getattr(call.layer, "conv_idx", 0)
+    return held.conv_states[index] if held is not None and held.has_previous_state[index] else None
 
 
-def mask_conv_state(call: Call) -> None:
-    """Zero what the cache keeps of padded inputs, in place."""
-    held = cached_states(call)
-    state = None if held is None else held.conv_states[getattr(call.layer, "conv_idx", 0)]
-    if state is None or call.mask is None:
-        return
-    kept = min(state.shape[-1], call.mask.shape[1])
-    state[..., -kept:].mul_(call.mask[:, None, -kept:].to(state.dtype))
+def for_backward(state: Tensor | None) -> Tensor | None:
+    """A state that the backward pass may need, apart from the cache: that is overwritten in place."""
+    return state.clone() if state is not None and torch.is_grad_enabled() else state
 
 
 def cached_states(call: Call) -> Any:
@@ -129,7 +123,7 @@ def begin(layer: nn.Module, given: dict[str, Any]) -> Call:
         ValueError: documents that were found in inputs of another shape.
     """
     hidden_states = given.get("hidden_states")
-    mask = given.get("attention_mask")
+    mask = given.get("attention_mask", given.get("conv_mask"))
     length = None if hidden_states is None else hidden_states.shape[1]
     usable = isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == length
     cache = next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)

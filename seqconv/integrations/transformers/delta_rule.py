@@ -7,7 +7,8 @@ from torch import Tensor
 from seqconv_kernels import delta_rule, delta_rule_step
 
 from ..fla.layout import unit_length
-from .call import Call
+from .call import Call, for_backward
+from .padding import skipped
 
 
 def chunk_gated_delta_rule(
@@ -44,12 +45,22 @@ def chunk_gated_delta_rule(
         q, k, v, decay, strength = (t[:, 0] for t in (query, key, value, g, beta))
         o, last = delta_rule_step(q, k, v, strength, decay, state=initial_state.clone())
         return o[:, None].to(dtype), last if output_final_state else None
+    if (padding := skipped(call, query.shape[1])) is not None:
+        beta = beta.masked_fill(padding[..., None], 0)
+        g = g.masked_fill(padding.view(*padding.shape, *[1] * (g.dim() - 2)), 0)
     bounds = None
     if documents is not None:
         query, key, value, g, beta = (documents.pack(t) for t in (query, key, value, g, beta))
         bounds, initial_state = documents.bounds, None
     o, last = delta_rule(
-        query, key, value, beta, g, initial_state=initial_state, return_final_state=True, cu_seqlens=bounds
+        query,
+        key,
+        value,
+        beta,
+        g,
+        initial_state=for_backward(initial_state),
+        return_final_state=True,
+        cu_seqlens=bounds,
     )
     o = o if documents is None else documents.unpack(o)
     return o, last if output_final_state else None

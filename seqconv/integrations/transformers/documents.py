@@ -7,7 +7,7 @@ documents are packed, and padding becomes documents of its own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -74,12 +74,11 @@ def find_documents(given: Mapping[str, Any]) -> Documents | None:
     shape = (int(inputs.shape[0]), int(inputs.shape[1]))
     boundaries = {name: given[name] for name in BOUNDS if given.get(name) is not None}
     cached = any(given.get(name) is not None for name in CACHES) or given.get("use_cache") is True
-    if cached and not boundaries:
-        return None
     mask = given.get("attention_mask")
-    mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
     if not boundaries:
-        restarts = _restarts(given.get("position_ids"), mask, shape)
+        if cached and mask is not None and not _is_padding_mask(mask):
+            return None  # generate made it, and its positions may be those of padding
+        restarts = _restarts(given.get("position_ids"), mask if _is_padding_mask(mask) else None, shape)
         if restarts is None:
             return None
         boundaries = {"seq_idx": restarts}
@@ -88,7 +87,7 @@ def find_documents(given: Mapping[str, Any]) -> Documents | None:
         shape,
         cu_seqlens=boundaries.pop("cu_seqlens", None),
         position_ids=None,
-        mask=mask,
+        mask=mask if _is_padding_mask(mask) else None,
         arguments=boundaries,
     )
     if bounds is None or len(bounds) == shape[0] + 1:
@@ -112,10 +111,28 @@ def changed_arguments(
     """
     mask = None if mask_dtype is None else documents.attention_mask(mask_dtype)
     changes: dict[str, Any] = {"use_cache": False, "attention_mask": mask}
-    positions = given.get("position_ids")
-    if takes_positions and (positions is None or given.get("attention_mask") is not None):
-        changes["position_ids"] = documents.position_ids()
+    if takes_positions:
+        changes["position_ids"] = _positions(documents, given.get("position_ids"))
     return changes
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _positions(documents: Documents, given: Tensor | None) -> Tensor:
+    """Positions that start again where documents begin and nowhere else: those given, if they do.
+
+    Of the positions of images (three rows, or four with those of the text first) only the text's are told apart.
+    """
+    own = documents.position_ids()
+    if given is None:
+        return own
+    if given.dim() == 3:
+        return torch.cat([own[None].to(given), given[-3:].expand(-1, *own.shape)])
+    same = ((given.diff() != 1) == (own[:, 1:] == 0)).all()
+    return given if bool(same) else own
+
+
+def _is_padding_mask(mask: Any) -> TypeGuard[Tensor]:
+    return isinstance(mask, Tensor) and mask.dim() == 2
 
 
 def _restarts(position_ids: Any, mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:

@@ -68,8 +68,13 @@ FAMILIES = {
 
 
 def family_of(file: str) -> str:
-    """Name of the family of a modelling file: ``transformers.models.mamba.modeling_mamba`` is ``mamba``."""
-    return file.rsplit(".modeling_", 1)[-1]
+    """Name of the family of a modelling file: ``transformers.models.mamba.modeling_mamba`` is ``mamba``.
+
+    Files from elsewhere (code that comes with a checkpoint) go by their whole name: they were not checked, whatever
+    they call themselves.
+    """
+    own, name = file.startswith("transformers.models."), file.rsplit(".modeling_", 1)[-1]
+    return name if own else file
 
 
 def check_packing(family: str) -> Family:

@@ -22,8 +22,14 @@ class DecodingLinear(Linear):
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether nothing wraps or replaces the linear layer."""
-    return type(layer) is nn.Linear or type(layer) is DecodingLinear
+    """Whether nothing wraps or replaces the linear layer, or hooks into it."""
+    plain = type(layer) is nn.Linear or type(layer) is DecodingLinear
+    return plain and not is_hooked(layer)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its class says: its weight alone is not all of it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
 def decode_fast(model: nn.Module) -> tuple[nn.Linear, ...]:

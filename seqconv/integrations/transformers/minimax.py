@@ -10,6 +10,7 @@ from torch import Tensor
 from seqconv_kernels import gated_linear_attention
 
 from .call import Call
+from .padding import skipped
 
 
 def lightning_attention(
@@ -26,6 +27,8 @@ def lightning_attention(
         qkv = qkv * call.mask[:, :, None].to(qkv.dtype)
     q, k, v = qkv.view(batch, length, layer.num_attention_heads, -1).chunk(3, dim=-1)
     log_decay = -layer.slope_rate.flatten().expand(batch, length, -1)
+    if (padding := skipped(call, length)) is not None:
+        log_decay = log_decay.masked_fill(padding[..., None], 0)
     cache = call.cache
     state = None if cache is None else cache.get_linear_cache(layer.layer_idx)
     documents, bounds = call.documents, None

@@ -9,7 +9,7 @@ repository and ``use_kernels=True``, and has no entry for a CPU; attributes of l
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -23,7 +23,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels.token_program import Unfused
 
 from .call import CURRENT, Call, Unserved, begin, documents_of_model, takes_part
-from .documents import changed_arguments, find_documents
+from .documents import BOUNDS, changed_arguments, find_documents
 from .families import check_packing, family_of
 from .functions import FUNCTIONS, Function
 from .layers import LAYERS, METHODS, STEPS
@@ -59,7 +59,7 @@ class Patches:
             for name, method in METHODS.get(getattr(owner, "__name__", ""), {}).items():
                 self.replace(owner, name, _method(getattr(owner, name), method))
         for model in found.models:
-            self.replace(model, "forward", _with_documents(model.forward, found.family))
+            self.replace(model, "forward", _with_documents(model.forward, found))
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
         """Set one attribute, and remember what was there."""
@@ -110,8 +110,10 @@ def dispatching(name: str, original: Callable[..., Any], function: Function) -> 
     """A function that runs the replacement inside the call of an accelerated layer, otherwise what was there."""
 
     def dispatched(*args: Any, **kwargs: Any) -> Any:
-        call = CURRENT.call
-        if call is None or (not call.override and call.documents is None and keeps_place(original, function, args)):
+        call, given = CURRENT.call, (*args, *kwargs.values())
+        if call is None:
+            return original(*args, **kwargs)
+        if not call.override and call.documents is None and keeps_place(original, function, given):
             return original(*args, **kwargs)
         try:
             return function.run(call, *args, **kwargs)
@@ -176,24 +178,51 @@ def _method(original: Callable[..., Any], replacement: Callable[..., Any]) -> Ca
     return dispatched
 
 
-def _with_documents(forward: Callable[..., Any], family: str) -> Callable[..., Any]:
-    """``forward`` of a model that tells its layers where packed documents begin."""
+def _with_documents(forward: Callable[..., Any], file: "PatchedFile") -> Callable[..., Any]:
+    """``forward`` of a model that tells its layers where packed documents begin.
+
+    The outermost model finds them. The one around the layers gets other arguments for its attention layers; those
+    further out keep the given ones, of which they compute more (losses that leave padding out, positions of images).
+    """
     names = tuple(inspect.signature(forward).parameters)[1:]
     takes_positions = "position_ids" in names
 
     @wraps(forward)
     def accelerated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if CURRENT.documents is not None or not takes_part(self):
-            return forward(self, *args, **kwargs)
         given = dict(zip(names, args, strict=False)) | kwargs
-        documents = find_documents(given) if any(given.get(name) is not None for name in PACKING) else None
+        documents = CURRENT.documents if takes_part(self) else None
+        if documents is None and takes_part(self) and _may_hold_documents(given):
+            documents = find_documents(given)
         if documents is None:
             return forward(self, *args, **kwargs)
-        given |= changed_arguments(documents, given, takes_positions, _mask_dtype(self, family))
+        if CURRENT.documents is None:
+            check_packing(file.family)
+            given["use_cache"] = False
+        if _is_around_layers(self, file.layers):
+            given |= changed_arguments(documents, given, takes_positions, _mask_dtype(self, file.family))
         with documents_of_model(documents), _kept_for_checkpoints(self):
             return forward(self, **given)
 
     return accelerated
+
+
+def _may_hold_documents(given: Mapping[str, Any]) -> bool:
+    """Whether the arguments may say so; single steps do not, and are to compile to one graph."""
+    positions = given.get("position_ids")
+    several = isinstance(positions, Tensor) and positions.shape[-1] > 1
+    return several or any(given.get(name) is not None for name in BOUNDS)
+
+
+def _is_around_layers(model: nn.Module, layers: tuple[type[nn.Module], ...]) -> bool:
+    """Whether the model holds the layers, and no model inside of it does."""
+    from transformers import PreTrainedModel
+
+    def holds(module: nn.Module) -> bool:
+        return any(isinstance(m, layers) for m in module.modules())
+
+    return holds(model) and not any(
+        isinstance(m, PreTrainedModel) and m is not model and holds(m) for m in model.modules()
+    )
 
 
 def _mask_dtype(model: Any, family: str) -> torch.dtype | None:
@@ -210,9 +239,6 @@ def _mask_dtype(model: Any, family: str) -> torch.dtype | None:
         raise argument_error("accelerate", what, "sdpa or eager attention", "load it with attn_implementation='sdpa'")
     dtype: torch.dtype = model.dtype
     return dtype
-
-
-PACKING = ("position_ids", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 
 
 class _kept_for_checkpoints:

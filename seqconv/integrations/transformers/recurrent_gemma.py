@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqconv_kernels import causal_conv1d, linear_scan
+from seqconv_kernels import linear_scan
+from seqconv_kernels._core.packing import Segments
 
 from .call import Call
+from .convolution import depthwise
 
 
 def recurrent_block(
@@ -25,18 +27,34 @@ def recurrent_block(
     """``RecurrentGemmaRecurrentBlock.forward``: (batch, length, hidden_size)."""
     layer: Any = call.layer
     y = layer.act_fn(layer.linear_y(input_states))
-    x = layer.linear_x(input_states)
-    weight, bias = layer.conv_1d.weight[:, 0], layer.conv_1d.bias
-    if call.documents is not None:
-        packed: Any = causal_conv1d(call.documents.pack(x), weight, bias, cu_seqlens=call.documents.bounds)
-        x, layer.conv1d_state, layer.rg_lru.recurrent_states = call.documents.unpack(packed), None, None
+    x, before = layer.linear_x(input_states), layer.rg_lru.recurrent_states
+    if keeps_state := use_cache and call.documents is None:
+        x = _convolve_on(call, x, position_ids)
     else:
-        before = _inputs_before(call, x) if use_cache else None
-        x, after = causal_conv1d(x, weight, bias, initial_state=before, return_final_state=True)
-        layer.conv1d_state = after.mT if use_cache else None
-        if not use_cache:
-            layer.rg_lru.recurrent_states = None
-    return layer.linear_out(layer.rg_lru(x, position_ids) * y), None
+        x, layer.rg_lru.recurrent_states = _convolve(call, x), None
+    h = layer.rg_lru(x, position_ids)
+    if not keeps_state:  # a prompt that is being decoded goes on after this
+        layer.rg_lru.recurrent_states = before
+    return layer.linear_out(h * y), None
+
+
+def _convolve(call: Call, x: Tensor) -> Tensor:
+    """From the first token, or from that of each document."""
+    layer: Any = call.layer
+    if call.documents is None:
+        return depthwise(layer.conv_1d, x)
+    segments = Segments(call.documents.bounds, x.device)
+    rows = segments.unpack(call.documents.pack(x))  # a row per document
+    return call.documents.unpack(segments.pack(depthwise(layer.conv_1d, rows)))
+
+
+def _convolve_on(call: Call, x: Tensor, position_ids: Tensor) -> Tensor:
+    """After the inputs that the layer keeps, which move on."""
+    layer: Any = call.layer
+    reach = layer.conv1d_width - 1
+    x = torch.cat([_inputs_before(call, x, position_ids), x], dim=1)
+    layer.conv1d_state = x[:, x.shape[1] - reach :].mT
+    return depthwise(layer.conv_1d, x)[:, reach:]
 
 
 def rg_lru_scan(
@@ -60,21 +78,24 @@ def rg_lru_scan(
     return h.to(hidden_states.dtype), last
 
 
-def _inputs_before(call: Call, x: Tensor) -> Tensor:
+def _inputs_before(call: Call, x: Tensor, position_ids: Tensor) -> Tensor:
     """The inputs of the convolution before ``x``, (batch, width - 1, channels): zeros where a prompt begins.
 
-    Several tokens go on from the state of the layer only if the same cache came with the tokens before.
+    Tokens go on from the state of the layer only if the same cache came with the tokens before. Where the layer is
+    given no cache (transformers 5.20), single tokens go on unless they are the first of their row.
     """
     layer: Any = call.layer
-    seen = set() if call.cache is None else vars(call.cache).setdefault("_seqconv_seen", set())
     batch, length, channels = x.shape
     state = layer.conv1d_state
-    goes_on = state is not None and state.shape[:2] == (batch, channels) and (length == 1 or id(layer) in seen)
-    seen.add(id(layer))
+    goes_on = state is not None and state.shape[:2] == (batch, channels)
+    if call.cache is None:
+        goes_on = goes_on and length == 1
+    else:
+        seen = vars(call.cache).setdefault("_seqconv_seen", set())
+        goes_on = goes_on and id(layer) in seen
+        seen.add(id(layer))
     if goes_on:
         before: Tensor = state.mT.to(x.dtype)
-        return before
-    states = layer.rg_lru.recurrent_states
-    if length > 1 or states is None or states.shape[0] != batch:
-        layer.rg_lru.recurrent_states = x.new_zeros(batch, channels, dtype=torch.float32)
+        return before if call.cache is not None else before * (position_ids[:, :1, None] != 0)
+    layer.rg_lru.recurrent_states = x.new_zeros(batch, channels, dtype=torch.float32)
     return x.new_zeros(batch, layer.conv1d_width - 1, channels)

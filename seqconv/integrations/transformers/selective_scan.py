@@ -12,8 +12,9 @@ from seqconv_kernels import selective_scan, selective_scan_step
 from seqconv_kernels.token_program import Unfused, unsupported_reason
 
 from ...decoding.fused import StepProgram, plain
-from .call import Call, cached_states, recurrent_state
+from .call import Call, cached_states, for_backward, recurrent_state
 from .linear import is_plain
+from .padding import NO_STEP, skipped
 
 
 def selective_scan_fn(
@@ -44,8 +45,10 @@ def selective_scan_fn(
         return_last_state: also return the last state, (batch, channels, d_state), float32.
         unused: which of transformers' own forms to take.
     """
-    state = _initial_state(call)
+    state = for_backward(_initial_state(call))
     delta, delta_bias = _adapted_time_step(call, u, delta, delta_bias)
+    if (padding := skipped(call, u.shape[-1])) is not None:
+        delta = delta.masked_fill(padding[:, None], NO_STEP if delta_softplus else 0)
     rows = _one_dtype(u.mT, delta.mT, B.mT, C.mT, None if z is None else z.mT)
     documents = call.documents
     bounds = None

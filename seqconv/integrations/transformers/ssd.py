@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqconv_kernels import ssd, ssd_step
 
-from .call import Call, Unserved
+from .call import Call, Unserved, for_backward
+from .padding import skipped
 from .selective_scan import selective_scan_update
 
 
@@ -46,6 +48,9 @@ def mamba_chunk_scan_combined(
         return_final_states: also return the last states.
         unused: ``seq_idx`` and others: boundaries are those of the call.
     """
+    if (padding := skipped(call, x.shape[1])) is not None:
+        dt = _time_step(dt, dt_bias, dt_softplus, dt_limit).masked_fill(padding[..., None], 0)
+        dt_bias, dt_softplus, dt_limit = None, False, (0.0, float("inf"))
     documents, bounds = call.documents, None
     if documents is not None:
         x, dt, B, C = (documents.pack(t) for t in (x, dt, B, C))
@@ -62,12 +67,17 @@ def mamba_chunk_scan_combined(
         dt_bias=dt_bias,
         dt_softplus=dt_softplus,
         dt_limit=dt_limit,
-        initial_state=initial_states,
+        initial_state=for_backward(initial_states),
         return_final_state=True,
         cu_seqlens=bounds,
     )
     y = y if documents is None else documents.unpack(y)
     return (y, last) if return_final_states else y
+
+
+def _time_step(dt: Tensor, bias: Tensor | None, softplus: bool, limit: Sequence[float]) -> Tensor:
+    dt = dt.float() if bias is None else dt.float() + bias.float()
+    return (F.softplus(dt) if softplus else dt).clamp(*limit)
 
 
 def mamba_split_conv1d_scan_combined(call: Call, *args: Any, **kwargs: Any) -> None:

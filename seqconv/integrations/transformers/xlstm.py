@@ -11,7 +11,7 @@ from torch import Tensor
 from seqconv_kernels._core.packing import Segments
 
 from ...mixers.linear_attention.xlstm.mlstm_cell import mlstm
-from .call import Call
+from .call import Call, for_backward
 
 
 def mlstm_backend(
@@ -41,6 +41,7 @@ def mlstm_backend(
         (batch, heads, length, d_v), and the states, which the layer takes in every mode.
     """
     layer: Any = call.layer
+    c_initial, n_initial, m_initial = map(for_backward, (c_initial, n_initial, m_initial))
     rows = [t.transpose(1, 2) for t in (query, key, value, igate, fgate)]
     documents = call.documents
     segments = None if documents is None else Segments(documents.bounds, query.device)

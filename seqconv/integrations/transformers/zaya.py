@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from seqconv_kernels import causal_conv1d
 from seqconv_kernels._core.packing import Segments
 
-from .call import Call
+from .call import Call, conv_state, recurrent_state
+from .convolution import depthwise
+from .padding import padding_first, padding_mask
 
 
 def cca_projection(
@@ -31,46 +32,40 @@ def cca_projection(
 
 def _project(call: Call, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
     layer: Any = call.layer
+    past, token_before = conv_state(call), recurrent_state(call) if conv_state(call) is not None else None
     real = None if mask is None else mask[:, :, None].to(x.dtype)
     x = x if real is None else x * real
     q, k = layer.q_proj(x), layer.k_proj(x)
-    mixed = _convolve(call, torch.cat([q, k], dim=-1), real).split([q.shape[-1], k.shape[-1]], dim=-1)
+    qk = torch.cat([q, k], dim=-1)
+    mixed = _convolve(call, qk if real is None else qk * real, past).split([q.shape[-1], k.shape[-1]], dim=-1)
     q, k, q_mixed, k_mixed = (t.unflatten(-1, (-1, layer.head_dim)) for t in (q, k, *mixed))
     residual = 0.5 * (q.unflatten(2, (-1, layer.num_key_value_groups)) + k[:, :, :, None])
-    value = torch.cat([layer.v_proj_current(x), _delayed(call, x)], dim=-1)
+    value = torch.cat([layer.v_proj_current(x), _delayed(call, x, token_before)], dim=-1)
     return q_mixed + residual.flatten(2, 3), k_mixed + residual.mean(3), value.unflatten(-1, (-1, layer.head_dim))
 
 
-def _convolve(call: Call, qk: Tensor, real: Tensor | None) -> Tensor:
+def _convolve(call: Call, qk: Tensor, past: Tensor | None) -> Tensor:
     """Both convolutions after the projections that the cache holds, zeros where there are none."""
     layer: Any = call.layer
-    qk = qk if real is None else qk * real
-    reach, cache = layer.conv_kernel_size, call.cache
-    past = None if cache is None else cache.get_conv_state(layer.layer_idx, state_idx=0)
+    reach, cache, length = layer.conv_kernel_size, call.cache, qk.shape[1]
     qk = F.pad(qk, (0, 0, reach, 0)) if past is None else torch.cat([past.mT.to(qk.dtype), qk], dim=1)
+    first = padding_first(call, padding_mask(call, qk.shape[1]))
+    qk = qk if first is None else first(qk.mT).mT
     if cache is not None:
         cache.update_conv_state(qk[:, qk.shape[1] - reach :].mT, layer.layer_idx)
-    grouped: Tensor = layer.conv_qk_grouped(_depthwise(layer.conv_qk_depthwise, qk).mT).mT
-    return grouped
+    grouped: Tensor = layer.conv_qk_grouped(depthwise(layer.conv_qk_depthwise, qk).mT)
+    return grouped.mT if first is None else first.undo(F.pad(grouped, (reach, 0)))[..., -length:].mT
 
 
-def _depthwise(conv: nn.Module, qk: Tensor) -> Tensor:
-    """Outputs that lack no input; through the module where something wraps it."""
-    if type(conv) is not nn.Conv1d:
-        wrapped: Tensor = conv(qk.mT).mT
-        return wrapped
-    y: Any = causal_conv1d(qk, conv.weight[:, 0], conv.bias)
-    valid: Tensor = y[:, conv.kernel_size[0] - 1 :]
-    return valid
-
-
-def _delayed(call: Call, x: Tensor) -> Tensor:
+def _delayed(call: Call, x: Tensor, before: Tensor | None) -> Tensor:
     """The delayed half of the values: of the token before, which is zero before the first one."""
     layer: Any = call.layer
     delayed, cache = layer.v_proj_delayed(x), call.cache
-    before = None if cache is None else cache.get_recurrent_state(layer.layer_idx, state_idx=0)
     before = layer.v_proj_delayed(torch.zeros_like(x[:, 0])) if before is None else before.to(delayed.dtype)
-    shifted = torch.cat([before[:, None], delayed[:, :-1]], dim=1)
+    tokens = torch.cat([before[:, None], delayed], dim=1).mT
+    first = padding_first(call, padding_mask(call, tokens.shape[-1]))
+    tokens = tokens if first is None else first(tokens)
     if cache is not None:
-        cache.update_recurrent_state(delayed[:, -1], layer.layer_idx)  # in place of ``before``
-    return shifted
+        cache.update_recurrent_state(tokens[..., -1], layer.layer_idx)  # in place of ``before``
+    shifted = F.pad(tokens[..., :-1], (1, 0))
+    return (shifted if first is None else first.undo(shifted)).mT[:, 1:]
