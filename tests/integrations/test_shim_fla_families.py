@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from seqconv.integrations import fla
+from seqconv.integrations.fla import gates, padding
 from tolerances import assert_near
 
 LENGTH, HEADS, D_K, D_V = 7, 2, 3, 4
@@ -243,3 +244,92 @@ def test_keys_of_zero_stay_zero():
     o, last, squares = fla.chunk_precond_kda(**given, output_final_state=True)
     for got in (o, last, squares):
         assert torch.equal(got, torch.zeros_like(got))
+
+
+def test_gates_by_themselves():
+    g, A_log, bias = draw(2, 5, HEADS, D_K), draw(HEADS), draw(HEADS * D_K)
+    shifted = g + bias.view(HEADS, D_K)
+    decays = gates.fused_kda_gate(g, A_log, bias, output_dtype=torch.float64)
+    assert_near(decays, -A_log.exp()[:, None] * F.softplus(shifted))
+    bounded = gates.fused_kda_gate(g[0, 0], None, bias, -5.0)
+    assert bounded.dtype == torch.float32
+    assert_near(bounded, -5 * shifted[0, 0].sigmoid())
+    per_head = gates.fused_gdn_gate(g[..., 0], A_log, bias[:HEADS], torch.float64)
+    assert_near(per_head, -A_log.exp() * F.softplus(g[..., 0] + bias[:HEADS]))
+
+
+def test_padded_batches_as_packed_tokens_and_back():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]])
+    x, bounds = draw(3, 5, 2), torch.tensor([0, 3, 8, 9], dtype=torch.int32)
+    packed, places, found = padding.unpad_hidden_states(x, None, mask, 5)
+    assert torch.equal(found, bounds)
+    assert found.dtype == torch.int32
+    assert torch.equal(packed[0], torch.cat([x[0, 2:], x[1], x[2, 4:]]))
+    assert torch.equal(padding.repad_hidden_states(packed, places, 3, 5), x * mask[..., None])
+    assert padding.unpad_hidden_states(x, bounds, mask, 5)[1:] == (None, bounds)
+    q, (k,), _, both, longest = padding.unpad_input(x, (x,), mask, 5, keepdim=True)
+    assert torch.equal(q, packed)
+    assert torch.equal(k, packed)
+    assert torch.equal(both[0], bounds)
+    assert longest == (5, 5)
+    (q,), (k,), places, (own, _), longest = padding.unpad_input((x[:, 4:],), (x,), mask, 1)
+    assert torch.equal(q, x[:, 4])
+    assert own.tolist() == [0, 1, 2, 3]
+    assert places.tolist() == [0, 1, 2]
+    assert longest == (1, 5)
+    with pytest.raises(ValueError, match="q_len=2 for states of length 5"):
+        padding.unpad_input(x[:, 3:], (x,), mask, 2)
+
+
+def test_indices_of_tokens_and_chunks():
+    bounds = torch.tensor([0, 3, 5, 9])
+    assert padding.prepare_lens(bounds).tolist() == [3, 2, 4]
+    assert padding.prepare_position_ids(bounds).tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3]
+    assert padding.prepare_sequence_ids(bounds).tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert padding.prepare_token_indices(bounds)[4].tolist() == [1, 1]
+    assert padding.prepare_chunk_offsets(bounds, 2).tolist() == [0, 2, 3, 5]
+    assert padding.prepare_chunk_indices(bounds, 2).tolist() == [[0, 0], [0, 1], [1, 0], [2, 0], [2, 1]]
+    assert padding.prepare_cu_seqlens_from_lens(torch.tensor([3, 2, 4])).tolist() == bounds.tolist()
+
+
+LAYER = """
+import torch
+from fla.layers.utils import get_unpad_data, index_first_axis, pad_input
+from fla.modules import FusedRMSNormGated, RMSNorm, ShortConvolution
+from fla.modules.fused_norm_gate import rms_norm_gated
+from fla.ops.gated_delta_product import chunk_gated_delta_product
+from fla.ops.gated_delta_rule.gate import fused_gdn_gate
+from fla.ops.kda import chunk_kda, fused_recurrent_kda
+from fla.ops.kda.gate import fused_kda_gate
+from fla.ops.mesa_net import chunk_mesa_net, mesa_net_decoding_one_step
+from fla.ops.path_attn.parallel import parallel_path_attention
+from fla.ops.precond_kda.fused_recurrent import fused_recurrent_precond_kda_fwd
+from fla.ops.rwkv4 import fused_recurrent_rwkv4
+from fla.ops.utils import prepare_cu_seqlens_from_mask
+from fla.ops.utils.index import prepare_lens_from_mask
+
+
+def attend(x, mask, conv):
+    indices, cu_seqlens, _ = get_unpad_data(mask)
+    x = index_first_axis(x.flatten(0, 1), indices)[None]
+    q = conv(x, cu_seqlens=cu_seqlens)[0].unflatten(-1, (2, -1))
+    g = fused_kda_gate(q, torch.zeros(2), torch.zeros(6), output_dtype=x.dtype)
+    o, _ = chunk_kda(q, q, q, g, q[..., 0].sigmoid(), use_qk_l2norm_in_kernel=True, cu_seqlens=cu_seqlens)
+    return pad_input(o[0].flatten(1), indices, *mask.shape)
+"""
+
+
+def test_a_layer_that_unpads_as_kimi_linear_does():
+    """Its rows are as if each were alone."""
+    fla.install()
+    try:
+        names = {}
+        exec(LAYER, names)
+        conv, x = names["ShortConvolution"](6, 3, dtype=torch.float64), draw(2, 5, 6)
+        mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+        y = names["attend"](x, mask, conv)
+        assert not y[0, :2].any()
+        assert_near(y[0, 2:], names["attend"](x[:1, 2:], mask[:1, 2:], conv)[0])
+        assert_near(y[1], names["attend"](x[1:], mask[1:], conv)[0])
+    finally:
+        fla.uninstall()

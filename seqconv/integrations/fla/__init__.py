@@ -10,10 +10,12 @@ from . import (
     attention,
     decoding,
     delta_rule,
+    gates,
     gdn2,
     generalised,
     linear_attention,
     mesa_net,
+    padding,
     preconditioned,
     recurrent,
     retention,
@@ -215,6 +217,18 @@ _GATED_LAYERS = installing.exports(
 )
 
 
+_INDEX = installing.exports(
+    padding,
+    "prepare_chunk_indices prepare_chunk_offsets prepare_cu_seqlens_from_lens prepare_cu_seqlens_from_mask "
+    "prepare_lens prepare_lens_from_mask prepare_position_ids prepare_sequence_ids prepare_token_indices",
+)
+_UNPADDING = installing.exports(
+    padding,
+    "get_unpad_data index_first_axis index_put_first_axis pad_input unpad_input "
+    "repad_hidden_states unpad_hidden_states",
+)
+
+
 def _modules() -> dict[str, dict[str, Any]]:
     ops = {folder: installing.exports(*content) for folder, content in _OPS.items()}
     modules: dict[str, dict[str, Any]] = {
@@ -225,6 +239,11 @@ def _modules() -> dict[str, dict[str, Any]]:
         "fla.modules.l2norm": {"l2norm": l2norm, "l2_norm": l2norm, "L2Norm": L2Norm},
         "fla.modules.fused_norm_gate": {**_GATED_LAYERS, **_GATED_NORMS},
         "fla.modules.layernorm": {**_NORM_LAYERS, **_NORMS},
+        "fla.ops.utils": _INDEX,
+        "fla.ops.utils.index": _INDEX,
+        "fla.ops.kda.gate": installing.exports(gates, "fused_kda_gate"),
+        "fla.ops.gated_delta_rule.gate": installing.exports(gates, "fused_gdn_gate"),
+        "fla.layers.utils": _UNPADDING,
     }
     for folder, content in ops.items():
         modules[f"fla.ops.{folder}"] = content

@@ -54,6 +54,26 @@ def decay_of(
     return -rate * F.softplus(g)
 
 
+def fused_kda_gate(
+    g: Tensor,
+    A_log: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    lower_bound: float | None = None,
+    output_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The logarithm of Kimi Delta Attention's decay from ``g`` (..., heads, d_k); see :func:`decay_of`."""
+    rows = g.reshape(1, -1, *g.shape[-2:])
+    return decay_of("fused_kda_gate", rows, A_log, dt_bias, lower_bound).view(g.shape).to(output_dtype)
+
+
+def fused_gdn_gate(
+    g: Tensor, A_log: Tensor, dt_bias: Tensor | None = None, output_dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The logarithm of the gated delta rule's decay from ``g`` (..., heads): ``-exp(A_log) softplus(g + dt_bias)``."""
+    rows = g.reshape(1, -1, g.shape[-1])
+    return decay_of("fused_gdn_gate", rows, A_log, dt_bias, None).view(g.shape).to(output_dtype)
+
+
 def states_before_chunks(
     how: Layout, tokens: dict[str, Tensor | None], initial_state: Tensor | None, size: int, op: Op = delta_rule
 ) -> Tensor:
