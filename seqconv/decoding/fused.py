@@ -5,11 +5,13 @@ of it is exactly one of this library's own and nothing else takes part in its ca
 wrapped layers, those of other quantisers, parametrisations, sharding and a ``forward`` of an instance all make it raise
 :class:`Unfused`; the layer is then called as a module. This is asked again for every token.
 
+Parts are looked up in ``_modules`` and ``_parameters``: ``nn.Module.__getattr__`` would take longer than all else here.
+
 A mixer takes part by a method ``_write_step(program, x, state)``, which adds its output to the stream of the program.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +19,14 @@ from torch import Tensor, nn
 from seqconv_kernels.token_program import Rows, TokenProgram, Unfused, unsupported_reason
 from seqconv_kernels.token_program.program import NOTHING, Activation
 
+from ..blocks import Block, BlockState
 from ..layers.linear import Linear
 from ..layers.mlp import GATED, MLP
 from ..layers.norms import LayerNorm, NoNorm, RMSNorm
 from ..layers.residual import Dropout, DropPath, Sum
 from ..layers.short_convolution import ShortConvolution
+from ..mixer import Mixer
 from ..quantization import Int8Linear
-
-if TYPE_CHECKING:
-    from ..blocks import Block, BlockState
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -116,19 +117,22 @@ class StepProgram(TokenProgram):
         activation: Activation = "none",
     ) -> Rows:
         """Append a projection; returns where its outputs are."""
+        weight: Tensor | None
+        bias: Tensor | None
+        scale: Tensor | None = None
         if type(module) is Int8Linear:
             narrow = plain(module, Int8Linear)
             weight, bias, scale = narrow.weight_int8, narrow.bias, narrow.weight_scale
         else:
-            linear = plain(module, self._linear)
-            weight, bias, scale = linear.weight, linear.bias, None
-            if weight.dtype is not self.dtype:
-                raise Unfused
+            own = plain(module, self._linear)._parameters
+            weight, bias = own["weight"], own["bias"]
+        if weight is None or (scale is None and weight.dtype is not self.dtype):
+            raise Unfused
         out = self.buffer(weight.shape[0]) if out is None else out
         self.linear(x, out, weight, bias, scale, residual=residual, activation=activation)
         return out
 
-    def write_norm(self, module: nn.Module, x: Rows, out: Rows | None = None, width: int | None = None) -> Rows:
+    def write_norm(self, module: nn.Module | None, x: Rows, out: Rows | None = None, width: int | None = None) -> Rows:
         """Append a norm; returns where its outputs are."""
         if type(module) is NoNorm and out in (None, x):
             plain(module, NoNorm)
@@ -148,8 +152,9 @@ class StepProgram(TokenProgram):
     def write_conv(self, module: nn.Module, x: Rows, state: Tensor) -> tuple[Rows, Tensor]:
         """Append a short convolution; returns where its outputs are, and its state."""
         conv1d, after = plain(module, ShortConvolution), self.state(state)
-        out = self.buffer(conv1d.weight.shape[0])
-        self.conv(x, out, after, conv1d.weight, conv1d.bias, activation=conv1d.activation or "none")
+        weight = conv1d.weight
+        out = self.buffer(weight.shape[0])
+        self.conv(x, out, after, weight, conv1d.bias, activation=conv1d.activation or "none")
         return out, after
 
     def write_mlp(self, module: nn.Module, x: Rows) -> None:
@@ -166,39 +171,43 @@ class StepProgram(TokenProgram):
         self.write_linear(mlp.down, hidden, self.stream, residual=self.stream)
 
 
-def write_block(program: StepProgram, block: "Block", x: Tensor, state: "BlockState") -> "BlockState":
+def write_block(program: StepProgram, block: Block, x: Tensor, state: BlockState) -> BlockState:
     """Append a layer's step on the stream; returns the state after it, whose tensors are written when the list runs.
 
     Raises:
         Unfused: a module with a part in it that has no such form; a state that no step of the mixer has checked.
     """
-    from ..blocks import Block, BlockState
-    from ..mixer import Mixer
-
-    mixer, mlp, before = block.mixer, block.mlp, state.mixer
-    if mixer is None or before is None or type(mixer)._write_step is Mixer._write_step or isinstance(mlp, Mixer):
+    parts, mlp, before = block._modules, block.mlp, state.mixer
+    mixer = parts.get("mixer")
+    if not isinstance(mixer, Mixer) or before is None or isinstance(mlp, Mixer):
+        raise Unfused
+    if "_write_step" not in vars(type(mixer)):  # a class derived from a mixer may have another step
         raise Unfused
     checked = before.checked
     if checked is None or block.training or mixer.residual_inside or checked != mixer._fits(x):
         raise Unfused
-    for module, kind in ((block, Block), (mixer, type(mixer)), (block.dropout, Dropout), (block.drop_path, DropPath)):
-        plain(module, kind)
+    plain(block, Block)
+    plain(mixer, type(mixer))
+    plain(parts["dropout"], Dropout)
+    plain(parts["drop_path"], DropPath)
     program.reuse_buffers(1)
     pre = block.norm_placement == "pre"
-    after = mixer._write_step(program, _enter(program, block.mixer_norm, pre), before)
+    norm = parts["mixer_norm"]
+    after = mixer._write_step(program, _enter(program, norm, pre), before)
     after.checked = checked
-    _join(program, block.mixer_residual, block.mixer_norm, pre)
+    _join(program, parts["mixer_residual"], norm, pre)
     if mlp is not None:
-        program.write_mlp(mlp, _enter(program, block.mlp_norm, pre))
-        _join(program, block.mlp_residual, block.mlp_norm, pre)
+        norm = parts["mlp_norm"]
+        program.write_mlp(mlp, _enter(program, norm, pre))
+        _join(program, parts["mlp_residual"], norm, pre)
     return BlockState(after, None)
 
 
-def _enter(program: StepProgram, norm: nn.Module, pre: bool) -> Rows:
+def _enter(program: StepProgram, norm: nn.Module | None, pre: bool) -> Rows:
     return program.write_norm(norm, program.stream) if pre else program.stream
 
 
-def _join(program: StepProgram, residual: nn.Module, norm: nn.Module, pre: bool) -> None:
+def _join(program: StepProgram, residual: nn.Module | None, norm: nn.Module | None, pre: bool) -> None:
     """The layer has added its output to the stream, which is what a residual connection of this kind does."""
     join = plain(residual, Sum)
     if join.alpha != 1.0 or join.beta != 1.0:
