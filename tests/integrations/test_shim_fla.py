@@ -393,6 +393,9 @@ def test_what_is_not_served_raises_with_its_name():
         ),
         "inplace_final_state alone": lambda: fla.fused_recurrent_kda_fwd(**{**inputs, "g": gla["gk"]}),
         "no weight": lambda: fla.causal_conv1d(draw(1, 3, 2)),
+        "5 initial states for 4 sequences": lambda: fla.chunk_kda(
+            **{**inputs, "g": gla["gk"]}, initial_state=draw(5, HEADS, D_K, D_V), cu_seqlens=BOUNDS
+        ),
     }
     for name, call in calls.items():
         with pytest.raises(ValueError, match=name):

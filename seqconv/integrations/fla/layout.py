@@ -56,8 +56,13 @@ class Layout:
             initial_state: as the caller gave it.
             output_final_state: whether to return the final state.
             options: further arguments of the op.
+
+        Raises:
+            ValueError: not one initial state per packed sequence, empty ones included.
         """
         given = {name: t for name, t in tokens.items() if t is not None}
+        if initial_state is not None and self.cu_seqlens is not None:
+            self._check_rows(initial_state.shape[0], self.cu_seqlens.shape[0] - 1)
         state = initial_state.mT if initial_state is not None and self.state_v_first else initial_state
         bounds, stay = (None, None) if self.cu_seqlens is None else without_empty(self.cu_seqlens)
         rows = state if stay is None or state is None else state[stay]
@@ -75,6 +80,12 @@ class Layout:
         if self.cu_seqlens is not None:
             last = states_of_all(self.cu_seqlens, stay, state, last)
         return turn(o), last.mT.contiguous() if self.state_v_first else last
+
+    @staticmethod
+    def _check_rows(rows: int, sequences: int) -> None:
+        if rows != sequences:
+            got, wanted = f"{rows} initial states for {sequences} sequences", "one per sequence"
+            raise argument_error("cu_seqlens", got, wanted, "give a state to empty sequences too, and to no others")
 
     def _turn(self, bounds: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Reverse the time axis, or leave it."""

@@ -78,7 +78,8 @@ def get_unpad_data(attention_mask: Tensor) -> tuple[Tensor, Tensor, int]:
 
 def pad_input(hidden_states: Tensor, indices: Tensor, batch_size: int, seq_len: int) -> Tensor:
     """Packed tokens (tokens, ...) as a padded batch (batch_size, seq_len, ...)."""
-    return index_put_first_axis(hidden_states, indices, batch_size * seq_len).unflatten(0, (batch_size, seq_len))
+    rows: Tensor = index_put_first_axis(hidden_states, indices, batch_size * seq_len)
+    return rows.view(batch_size, seq_len, *rows.shape[1:])
 
 
 def unpad_hidden_states(
