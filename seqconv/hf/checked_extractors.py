@@ -24,10 +24,14 @@ class _Checked:
         """As in transformers.
 
         Raises:
-            ValueError: an empty recording, or one that is shorter than a window; another sampling rate.
+            ValueError: an empty recording, one that is shorter than a window, or of several channels; another sampling
+                rate.
         """
         several = isinstance(raw_speech, list | tuple) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         for sound in raw_speech if several or np.ndim(raw_speech) == 2 else [raw_speech]:
+            if np.ndim(sound) != 1:
+                got, remedy = f"a recording of shape {np.shape(sound)}", "take the mean of the channels of stereo sound"
+                raise argument_error(type(self).__name__, got, "one channel, of shape (samples,)", remedy)
             if len(sound) < self.least:
                 got = f"a recording of {len(sound)} samples" if len(sound) else "an empty recording"
                 remedy = "leave empty recordings out, and pad short ones with zeros"

@@ -109,7 +109,8 @@ class FrameEmbedding(nn.Module):
                 )
             return self.projection(input_values), mask
         if input_values.dim() != 2:
-            raise self._shape_error(input_values, "(batch, samples)", "set audio_input='features' for features")
+            remedy = "average the channels of stereo sound, add the batch axis, or set audio_input='features'"
+            raise self._shape_error(input_values, "(batch, samples)", remedy)
         _check_padding("FrameEmbedding", "samples", mask)
         samples = F.pad(input_values, (0, max(0, self.size - input_values.shape[1])))
         frames = samples.unfold(1, self.size, self.stride)

@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForAudioFrameClassification,
     AutoModelForCTC,
     Speech2TextFeatureExtractor,
+    Trainer,
+    TrainingArguments,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     pipeline,
@@ -151,6 +153,59 @@ def test_wrong_arguments_raise():
     mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
     with pytest.raises(ValueError, match="features padded on the left; wanted sound from the first frame"):
         features(input_features=torch.randn(2, 3, 6), attention_mask=mask, labels=torch.ones(2, 1).long())
+
+
+@inputs_of
+def test_sound_of_several_channels_raises(audio_input):
+    model, sound = build(SeqConvForCTC, audio_input), recordings()[0]
+    extract = audio_feature_extractor(model.config)
+    for stereo in ([np.stack([sound, sound], axis=1)], [sound, np.stack([sound, sound])]):
+        with pytest.raises(ValueError, match=r"recording of shape \(.*wanted one channel.*mean of the channels"):
+            extract(stereo, sampling_rate=16000)
+    if audio_input == "waveform":
+        with pytest.raises(ValueError, match=r"shape \(1, 2, 1600\); wanted \(batch, samples\).*average the channels"):
+            model(torch.randn(1, 2, 1600))
+
+
+def transcribed(model, tokenizer):
+    """Recordings with a text each, and what makes a batch of them."""
+    texts = ["abc", "bad", "a", "hag"]
+    generator = np.random.default_rng(0)
+    data = [{"sound": generator.normal(size=n), "text": t} for n, t in zip((1600, 900, 700, 1200), texts, strict=True)]
+
+    def collate(items):
+        batch = extracted(model, [item["sound"] for item in items])
+        ids = tokenizer([item["text"] for item in items], padding=True, return_tensors="pt").input_ids
+        return {**batch, "labels": ids.masked_fill(ids == 0, -100)}
+
+    return data, collate
+
+
+NEW_NAME = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+CHECKPOINTING = "activation_checkpointing" if NEW_NAME else "gradient_checkpointing"
+
+
+@pytest.mark.parametrize("options", [{CHECKPOINTING: True}, {"bf16": True}], ids=["checkpointing", "bf16"])
+def test_a_trainer_resumes_to_the_same_weights(tmp_path, options):
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefgh"]
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(letters)}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+
+    def train(resume=None):
+        model = build(SeqConvForCTC, "waveform", vocab_size=len(letters), mixer="mamba")
+        data, collate = transcribed(model, tokenizer)
+        arguments = TrainingArguments(
+            str(tmp_path / "out"), per_device_train_batch_size=2, max_steps=3, save_steps=2, report_to=[],
+            remove_unused_columns=False, use_cpu=True, disable_tqdm=True, **options,
+        )  # fmt: skip
+        Trainer(model, arguments, train_dataset=data, data_collator=collate).train(resume_from_checkpoint=resume)
+        return model
+
+    whole, resumed = train(), train(str(tmp_path / "out" / "checkpoint-2"))
+    fresh = build(SeqConvForCTC, "waveform", vocab_size=len(letters), mixer="mamba")
+    for p, q, first in zip(whole.parameters(), resumed.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert not torch.equal(p, first)
 
 
 @inputs_of

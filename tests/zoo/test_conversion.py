@@ -43,6 +43,16 @@ def test_a_classifier_of_videos_with_its_weights():
         assert type(AutoModelForVideoClassification.from_config(made.config)) is type(made)
 
 
+def test_frames_that_no_tubelet_holds_are_left_out():
+    """Five frames in tubelets of two: both read four."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 4, "num_frames": 5, "tubelet_size": 2}
+    model = VideoClassifier(VideoBackbone("vim", d_model=8, depth=1, **sizes), 3).eval()
+    made, videos = to_transformers(model), torch.randn(2, 3, 5, 8, 8)
+    assert made.config.num_frames == 4
+    torch.testing.assert_close(made(videos.transpose(1, 2)[:, :4]).logits, model(videos))
+
+
 def test_published_video_models_are_told_by_name():
     made = to_transformers(create_model("videomamba_tiny", num_classes=2, image_size=16, num_frames=2))
     assert made(torch.randn(1, 2, 3, 16, 16)).logits.shape == (1, 2)

@@ -16,6 +16,7 @@ from ...vision.backbones.backbone import (
 )
 from ...vision.video.backbone import VideoClassifier
 from ...zoo import create_model, model_entry
+from ...zoo.sashimi import SASHIMI, sashimi_config
 from ..configuration import SeqConvConfig
 from .configuration import SeqConvVisionConfig
 
@@ -38,12 +39,18 @@ def to_transformers(model: nn.Module | str, name: str | None = None, **config: A
     Returns:
         ``SeqConvVisionForImageClassification``, or ``SeqConvVisionModel`` of a model without a classifier;
         ``SeqConvVisionForAudioClassification`` of a classifier of spectrograms, ``SeqConvForVideoClassification`` of
-        one of videos. Its ``config`` builds the same model through
+        one of videos, ``SeqConvForCausalLM`` of the name of a SaShiMi. Its ``config`` builds the same model through
         transformers' Auto classes. Weights are copied.
 
     Raises:
         ValueError: a model whose name is not known, one of another size than its name says, a backbone of videos.
     """
+    if isinstance(model, str) and model in SASHIMI:
+        from ..tasks.language import SeqConvForCausalLM
+
+        made: PreTrainedModel = SeqConvForCausalLM(sashimi_config(model, **config))
+        made.eval()
+        return made
     if isinstance(model, str):
         labels = config.get("num_labels", len(config["id2label"]) if "id2label" in config else None)
         model = create_model(model, labels)
@@ -94,7 +101,8 @@ def _video_model(model: VideoClassifier, config: Mapping[str, Any]) -> "PreTrain
     own = {
         "modality": "video", "hidden_size": b.d_model, "num_hidden_layers": b.num_stages, "mixer": b.mixer,
         "mixer_options": b.mixer_options, "norm": b.norm_name, "image_size": b.image_size, "patch_size": b.patch_size,
-        "num_frames": b.num_frames, "tubelet_size": b.tubelet_size, "num_channels": b.in_channels, "pooling": "cls",
+        "num_frames": b.num_frames // b.tubelet_size * b.tubelet_size, "tubelet_size": b.tubelet_size,
+        "num_channels": b.in_channels, "pooling": "cls",
         "cls_position": "first", "position_embedding": "learned",
     }  # fmt: skip
     return SeqConvForVideoClassification(SeqConvConfig(**{**own, **_labels(model.num_classes, config)}))
