@@ -12,7 +12,9 @@ from ..data.store import atomic_write
 
 Table = Sequence[Sequence[str]]
 """Rows of cells, the header first."""
-_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {"\\": r"\textbackslash{}", "±": r"$\pm$"}
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {"\\": r"\textbackslash{}"}
+_LATEX |= {"±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$"}
+_LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def markdown_table(table: Table) -> str:

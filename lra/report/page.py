@@ -67,6 +67,8 @@ def _section(task: str, runs: Sequence[Run], folder: Path, html: list[str], mark
             html.append(f"<h3>{name}</h3>" + html_table(table))
             markdown += [f"### {name}", markdown_table(table)]
     atomic_write(folder / f"{task}-accuracy.tex", latex_table(tables[title]))
+    if len(tables["Language modelling"]) > 1:
+        atomic_write(folder / f"{task}-language.tex", latex_table(tables["Language modelling"]))
     for name, svg in _figures(runs).items():
         file = re.sub(r"[^\w.-]+", "-", f"{task}-{name}.svg")
         atomic_write(folder / file, svg)

@@ -55,8 +55,15 @@ class Run:
 
     def overrides(self) -> dict[str, Any]:
         """Every value that differs from the recipe of this name, but for the seed: no run that has one is full."""
-        own, used = create_recipe(self.recipe["task"], self.recipe["mixer"]).as_dict(), self.recipe
-        found = {name: used[name] for name in own if name not in _IDENTITY and used.get(name, own[name]) != own[name]}
+        used = self.recipe
+        try:
+            own = create_recipe(used["task"], used["mixer"]).as_dict()
+        except ValueError:
+            return {"recipe": "unknown to this version"}
+        unknown = {name: used[name] for name in used if name not in own}
+        found = unknown | {
+            name: used[name] for name in own if name not in _IDENTITY and used.get(name, own[name]) != own[name]
+        }
         for prefix in GROUPS:
             options, now = own[f"{prefix}_options"], used.get(f"{prefix}_options", {})
             ignored = _SAME_DATA if prefix == "task" else frozenset[str]()

@@ -16,10 +16,12 @@ class Group:
     """Finished or unfinished runs that differ by their seed alone.
 
     Attributes:
-        runs: in the order of their seeds.
+        runs: in the order of their seeds, one of each.
+        repeated: further runs of these seeds, which are not counted.
     """
 
     runs: Sequence[Run]
+    repeated: int = 0
 
     @property
     def first(self) -> Run:
@@ -31,18 +33,18 @@ class Group:
         """Results of the finished runs."""
         return [run.result for run in self.runs if run.result is not None]
 
-    def accuracies(self, split: str) -> list[float]:
-        """Of the finished runs, on a split, in [0, 1]."""
-        return [result["accuracy"][split] for result in self.finished if split in result["accuracy"]]
+    def values(self, split: str, metric: str = "accuracy") -> list[float]:
+        """Of the finished runs, on a split: accuracies in [0, 1], bits or perplexities."""
+        return [result[metric][split] for result in self.finished if split in result.get(metric, {})]
 
-    def mean(self, split: str = "test") -> float | None:
-        """The mean accuracy; ``None`` before any run is finished."""
-        found = self.accuracies(split)
+    def mean(self, split: str = "test", metric: str = "accuracy") -> float | None:
+        """The mean; ``None`` before any run is finished."""
+        found = self.values(split, metric)
         return fmean(found) if found else None
 
-    def deviation(self, split: str = "test") -> float | None:
+    def deviation(self, split: str = "test", metric: str = "accuracy") -> float | None:
         """The sample standard deviation over seeds; ``None`` for fewer than two."""
-        found = self.accuracies(split)
+        found = self.values(split, metric)
         return stdev(found) if len(found) > 1 else None
 
     def interval(self, split: str = "test") -> tuple[float, float] | None:
@@ -52,11 +54,22 @@ class Group:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs of one task, model, kind and data together, in the order of their first runs."""
+    """Runs of one task, model, kind and data together, in the order of their first runs.
+
+    A seed counts once, however many folders hold a run of it: copies would make a deviation too small. A finished run
+    goes before one that is not.
+    """
     found: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         found.setdefault((run.recipe["task"], run.model, run.kind), []).append(run)
-    return [Group(sorted(members, key=lambda run: int(run.recipe["seed"]))) for members in found.values()]
+    return [_group(members) for members in found.values()]
+
+
+def _group(members: Sequence[Run]) -> Group:
+    by_seed: dict[int, Run] = {}
+    for run in sorted(members, key=lambda run: (int(run.recipe["seed"]), run.result is None)):
+        by_seed.setdefault(int(run.recipe["seed"]), run)
+    return Group(list(by_seed.values()), len(members) - len(by_seed))
 
 
 def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:

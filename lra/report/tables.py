@@ -18,6 +18,7 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
     for group in groups(runs):
         unfinished = len(group.runs) - len(group.finished)
         kind = f"{group.first.kind}; {unfinished} unfinished" if unfinished else group.first.kind
+        kind += f"; {group.repeated} more of the same seeds left out" if group.repeated else ""
         bounds = group.interval()
         interval = "-" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
         table.append([group.first.model, spread(group, "val"), spread(group, "test"), interval, kind])
@@ -25,13 +26,21 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
 
 
 def language_table(runs: Sequence[Run]) -> Table:
-    """Bits of a token and its perplexity, of the language models among the runs."""
+    """Bits of a token and its perplexity, of the language models among the runs: seeds as in the accuracy table."""
     table = [["model", "validation bits", "test bits", "validation perplexity", "test perplexity", "kind"]]
-    for name, run in zip(unique_names(runs), runs, strict=True):
-        if run.result is not None and "bits" in run.result:
-            bits = [f"{run.result['bits'][split]:.4f}" for split in ("val", "test")]
-            table.append([name, *bits, *(f"{run.result['perplexity'][s]:.4g}" for s in ("val", "test")), run.kind])
+    for group in groups(runs):
+        if group.mean("test", "bits") is not None:
+            forms, splits = {"bits": ".4f", "perplexity": ".4g"}, ("val", "test")
+            cells = [_measured(group, split, metric, form) for metric, form in forms.items() for split in splits]
+            table.append([group.first.model, *cells, group.first.kind])
     return table
+
+
+def _measured(group: Group, split: str, metric: str, form: str) -> str:
+    mean, deviation = group.mean(split, metric), group.deviation(split, metric)
+    if deviation is None:
+        return f"{mean:{form}}"
+    return f"{mean:{form}} ± {deviation:{form}} ({len(group.values(split, metric))})"
 
 
 def six_task_table(runs: Sequence[Run]) -> Table:
@@ -41,14 +50,19 @@ def six_task_table(runs: Sequence[Run]) -> Table:
     """
     table = [["model", *TASKS, "average", "kind"]]
     models: dict[tuple[str, str], dict[str, Group]] = {}
+    more: dict[tuple[str, str], list[str]] = {}
     for group in groups([run for run in runs if run.recipe["task"] in TASKS]):
-        size = group.first.kind.partition(" ")[0].rstrip(",")
-        models.setdefault((group.first.model, size), {}).setdefault(group.first.recipe["task"], group)
+        row, task = (group.first.model, group.first.kind.partition(" ")[0].rstrip(",")), group.first.recipe["task"]
+        if task in models.setdefault(row, {}):
+            more.setdefault(row, []).append(task)
+        models[row].setdefault(task, group)
     for (model, size), found in models.items():
         means = [found[task].mean() if task in found else None for task in TASKS]
         known = [mean for mean in means if mean is not None]
         average = percent(sum(known) / len(TASKS)) if len(known) == len(TASKS) else "-"
-        table.append([model, *(spread(found[t], "test") if t in found else "-" for t in TASKS), average, size])
+        others = ", ".join(dict.fromkeys(more.get((model, size), ())))
+        kind = f"{size}; the first of several settings of {others}" if others else size
+        table.append([model, *(spread(found[t], "test") if t in found else "-" for t in TASKS), average, kind])
     mixers = {run.recipe["mixer"] for run in runs if run.recipe["task"] in TASKS}
     for row in ROWS if len(table) > 1 else ():
         if mixers & set(row.mixers):
@@ -61,13 +75,18 @@ def six_task_table(runs: Sequence[Run]) -> Table:
 def run_table(runs: Sequence[Run]) -> Table:
     """One row per run, with numbers as they are, for other programs."""
     costs = ("steps", "wall_s", "cpu_s", "peak_mb")
-    table = [["folder", "task", "model", "seed", "kind", "val", "test", "parameters", *costs, "sequences_per_s"]]
+    language = [(metric, split) for metric in ("bits", "perplexity") for split in ("val", "test")]
+    names = [f"{metric}_{split}" for metric, split in language]
+    table = [
+        ["folder", "task", "model", "seed", "kind", "val", "test", "parameters", *costs, "sequences_per_s", *names]
+    ]
     for run in runs:
         result = run.result or {"accuracy": {}, "spent": {}}
         accuracy, spent = (result[key] for key in ("accuracy", "spent"))
         row = [run.folder.name, run.recipe["task"], run.model, run.recipe["seed"], run.kind]
         row += [accuracy.get("val", ""), accuracy.get("test", ""), run.about["parameters"]["all"]]
         row += [*(spent.get(key, "") for key in costs), result.get("sequences_per_s", "")]
+        row += [result.get(metric, {}).get(split, "") for metric, split in language]
         table.append([str(cell) for cell in row])
     return table
 
@@ -77,7 +96,7 @@ def spread(group: Group, split: str) -> str:
     mean, deviation = group.mean(split), group.deviation(split)
     if mean is None or deviation is None:
         return percent(mean)
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f} % ({len(group.accuracies(split))})"
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f} % ({len(group.values(split))})"
 
 
 def published_table(task: str, runs: Sequence[Run]) -> Table:
@@ -92,7 +111,8 @@ def published_table(task: str, runs: Sequence[Run]) -> Table:
 def differences_table(runs: Sequence[Run]) -> Table:
     """In what the recipes of the runs depart from the sources that they name, and why."""
     table = [["recipe", "what", "difference"]]
-    for task, mixer in dict.fromkeys((run.recipe["task"], run.recipe["mixer"]) for run in runs):
+    known = [run for run in runs if "recipe" not in run.overrides()]
+    for task, mixer in dict.fromkeys((run.recipe["task"], run.recipe["mixer"]) for run in known):
         table += [[f"{task}/{mixer}", name, reason] for name, reason in differences(create_recipe(task, mixer)).items()]
     return table
 

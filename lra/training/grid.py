@@ -17,7 +17,7 @@ import transformers
 
 from ..data.store import atomic_write
 from ..recipes.recipe import Recipe
-from .run import run
+from .run import check_folder, run
 
 _WATCHER = "end with parent"
 FAILURE = "failure.txt"
@@ -28,11 +28,14 @@ def finish_run(recipe: Recipe, folder: Path, data_root: Path | None) -> None:
     """Start or resume a run on one thread and without output, unless it is finished.
 
     Raises:
-        ValueError: the folder holds the run of another recipe; otherwise as :func:`~lra.training.run.run`.
+        ValueError: the folder holds the run of another recipe, finished or not; otherwise as
+            :func:`~lra.training.run.run`.
     """
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    if not (folder / "result.json").exists():
+    if (folder / "result.json").exists():
+        check_folder(recipe, folder, resume=True)
+    else:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             run(recipe, folder, data_root=data_root, resume=(folder / "run.json").exists(), quiet=True)
 

@@ -12,7 +12,9 @@
 Under ``torchrun`` every process calls the same functions; the first one makes the data and writes the files.
 """
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -150,10 +152,15 @@ def _locked(folder: Path) -> Iterator[None]:
         return
     with ExitStack() as stack:
         try:
+            if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+                raise PermissionError(errno.EACCES, "no folder, or read-only")
             stack.enter_context(exclusive(folder, wait=False))
         except BlockingIOError as error:
             got, remedy = f"{folder}, which another process trains in", "wait until it ends, or end it"
             raise argument_error("run", got, "a folder that no process uses", remedy) from error
+        except OSError as error:
+            got, remedy = f"{folder} ({error.strerror})", "name another folder with --out"
+            raise argument_error("run", got, "a folder that can be written to", remedy) from error
         yield
 
 
@@ -182,7 +189,7 @@ def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
             raise argument_error("run", f"a run in {folder}", "a new folder", remedy)
         return
     before, now = read_recipe(folder).as_dict(), recipe.as_dict()
-    changed = sorted(name for name in now if before[name] != now[name])
+    changed = sorted(name for name in now if before[name] != now[name] and name not in ("name", "source"))
     if changed:
         got = ", ".join(f"{name}={now[name]!r} (was {before[name]!r})" for name in changed)
         raise argument_error(

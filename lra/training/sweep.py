@@ -46,7 +46,7 @@ def trials(recipe: Recipe, settings: Mapping[str, str]) -> list[Trial]:
         settings: by override, values between commas; ``seeds`` says how many seeds, from the recipe's on.
 
     Raises:
-        ValueError: unknown names or values of another type, before anything runs; a value given twice.
+        ValueError: unknown names or values of another type, before anything runs; the same training twice.
     """
     given = dict(settings)
     seeds = convert("sweep", SEEDS, given.pop(SEEDS, "1"), int)
@@ -54,12 +54,19 @@ def trials(recipe: Recipe, settings: Mapping[str, str]) -> list[Trial]:
         raise argument_error("sweep", f"seeds={seeds}", "at least 1", "correct the number")
     axes = {name: split_values(name, text) for name, text in given.items()}
     settings_of = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    return [
+    found = [
         Trial(setting, changed, _folder(setting, changed.seed))
         for seed in range(recipe.seed, recipe.seed + seeds)
         for setting in settings_of
         for changed in (recipe.override({"seed": seed, **setting}),)
     ]
+    for number, trial in enumerate(found):
+        twin = next((t for t in found[:number] if t.recipe == trial.recipe or t.folder == trial.folder), None)
+        if twin is not None:
+            got = f"the same training, or the folder {trial.folder}, for {dict(twin.setting)} and {dict(trial.setting)}"
+            remedy = "write each value once; give either seed or seeds"
+            raise argument_error("sweep", got, "trainings that differ", remedy)
+    return found
 
 
 def split_values(name: str, text: str) -> list[str]:

@@ -53,6 +53,44 @@ def test_several_seeds_are_one_row():
     ]
 
 
+def test_a_seed_counts_once():
+    """A copied folder is no second seed."""
+    unfinished = Run(Path("x"), made(seed=0).about, [], None)
+    (group,) = groups([unfinished, made(seed=0, test=0.5), made(seed=0, test=0.6), made(seed=1, test=0.7)])
+    assert (group.values("test"), group.repeated) == ([0.5, 0.7], 2)
+    row = accuracy_table([made(seed=0, test=0.5), made(seed=0, test=0.5)])[1]
+    assert row[2] == "50.0 %"
+    assert row[-1] == "full, regenerated data; 1 more of the same seeds left out"
+
+
+def test_runs_of_other_versions_are_changed_and_do_not_end_a_report(tmp_path):
+    """A recipe that this version does not know, a field that it lost, a folder from before a field was there."""
+    gone, lost, older = made(), made(), made()
+    gone.recipe.update(task="listops2", name="listops2/s4")
+    lost.recipe["label_smoothing"] = 0.1
+    del older.recipe["model_options"], older.recipe["mlp_every"]
+    assert gone.kind == "changed (recipe=unknown to this version), regenerated data"
+    assert lost.kind == "changed (label_smoothing=0.1), regenerated data"
+    assert older.kind == "full, regenerated data"
+    assert "listops2" in write_report([gone, lost, older], tmp_path).read_text()
+
+
+def test_language_models_have_bits_and_perplexity_everywhere(tmp_path):
+    runs = [made("enwik8", "mega", seed=seed) for seed in (0, 1)]
+    for run, bits in zip(runs, (1.0, 1.25), strict=True):
+        run.result.update({name: {"val": bits, "test": bits} for name in ("bits", "perplexity")})
+        run.about["data"]["score"] = "bits per byte"
+    write_report(runs, tmp_path)
+    assert r"1.1250 $\pm$ 0.1768 (2)" in (tmp_path / "enwik8-language.tex").read_text()
+    rows = list(csv.DictReader(StringIO((tmp_path / "runs.csv").read_text())))
+    assert [row["bits_test"] for row in rows] == ["1.0", "1.25"]
+
+
+def test_several_changed_settings_of_a_task_are_named_in_the_six_task_table():
+    row = six_task_table([made(lr=0.5), made(lr=0.25), made("text")])[1:3]
+    assert [cells[-1] for cells in row] == ["changed; the first of several settings of listops", "full"]
+
+
 def test_other_settings_are_other_rows_and_unfinished_seeds_are_counted():
     runs = [made(seed=0), made(seed=1), made(seed=0, lr=0.5), Run(Path("x"), made(seed=2).about, [], None)]
     assert [len(group.runs) for group in groups(runs)] == [3, 1]
@@ -82,8 +120,8 @@ def test_tables_are_exported(tmp_path):
     write_report(runs, tmp_path)
     rows = list(csv.reader(StringIO((tmp_path / "runs.csv").read_text())))
     assert rows[0][:5] == ["folder", "task", "model", "seed", "kind"]
-    assert rows[0][-5:] == ["steps", "wall_s", "cpu_s", "peak_mb", "sequences_per_s"]
-    assert rows[1][-5:] == ["5", "10.0", "20.0", "", "1.0"]
+    assert rows[0][8:13] == ["steps", "wall_s", "cpu_s", "peak_mb", "sequences_per_s"]
+    assert rows[1][8:] == ["5", "10.0", "20.0", "", "1.0", "", "", "", ""]
     assert [row[0] for row in rows[1:]] == ["run, 0", "run, 1"]
     assert float(rows[1][6]) == 0.6
     latex = (tmp_path / "listops-accuracy.tex").read_text()

@@ -1,11 +1,14 @@
 """Sweeps: every combination and seed once, resumable, mistakes found before anything runs."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lra.training.evaluation import evaluate
-from lra.training.run import run
+from lra.training.grid import finish_or_record
+from lra.training.run import read_recipe, run
 from lra.training.sweep import run_trials, split_values, trials
 from lra.training.trainer import check_trackers
 from tiny_run import tiny
@@ -31,6 +34,11 @@ def test_every_combination_is_trained_from_every_seed():
         ({"lr": "0.1,fast"}, r"lr='fast'; wanted float"),
         ({"lr": "0.1,0.1"}, r"sweep: received lr=0.1,0.1; wanted different values"),
         ({"lr": "0.1,"}, r"sweep: received lr=0.1,; wanted different values"),
+        (
+            {"lr": "0.01,1e-2"},
+            r"the same training, .*lr=1e-2/seed-0, for {'lr': '0.01'} and {'lr': '1e-2'}",
+        ),
+        ({"seed": "3", "seeds": "2"}, r"the same training.*give either seed or seeds"),
         ({"seeds": "0"}, r"sweep: received seeds=0; wanted at least 1"),
         ({"seeds": "few"}, r"seeds='few'; wanted int"),
     ],
@@ -54,6 +62,22 @@ def test_a_sweep_goes_on_and_a_failed_training_does_not_end_it(root, tmp_path):
     again = {trial.folder: error for trial, error in run_trials(chosen[:1], tmp_path, data_root=root, quiet=True)}
     assert again == {good: None}
     assert (tmp_path / good / "result.json").stat().st_mtime_ns == written
+
+
+def test_a_finished_run_of_another_recipe_is_no_result(finished, root):
+    """As after a recipe was corrected: the folder's numbers are of the earlier one."""
+    recipe = read_recipe(finished.folder)
+    assert finish_or_record(replace(recipe, source="in other words"), finished.folder, root) is None
+    told = finish_or_record(replace(recipe, dropout=0.5), finished.folder, root)
+    assert "a changed recipe: dropout=0.5 (was 0.0)" in told
+    (finished.folder / "failure.txt").unlink()
+
+
+def test_an_output_folder_that_cannot_be_written_to(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
+        with pytest.raises(ValueError, match=r"run: received .*; wanted a folder that can be written to.*--out"):
+            run(tiny(), folder, data_root=root, quiet=True)
 
 
 def test_a_model_is_evaluated_on_other_data(finished, root):
