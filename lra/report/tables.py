@@ -52,10 +52,11 @@ def six_task_table(runs: Sequence[Run]) -> Table:
     models: dict[tuple[str, str], dict[str, Group]] = {}
     more: dict[tuple[str, str], list[str]] = {}
     for group in groups([run for run in runs if run.recipe["task"] in TASKS]):
-        row, task = (group.first.model, group.first.kind.partition(" ")[0].rstrip(",")), group.first.recipe["task"]
-        if task in models.setdefault(row, {}):
-            more.setdefault(row, []).append(task)
-        models[row].setdefault(task, group)
+        size, task = group.first.kind.partition(" ")[0].rstrip(","), group.first.recipe["task"]
+        found = models.setdefault((group.first.model, size), {})
+        if task in found:
+            more.setdefault((group.first.model, size), []).append(task)
+        found.setdefault(task, group)
     for (model, size), found in models.items():
         means = [found[task].mean() if task in found else None for task in TASKS]
         known = [mean for mean in means if mean is not None]

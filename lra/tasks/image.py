@@ -84,6 +84,8 @@ class Image(Task):
             raise argument_error("prepare scifar", "MEGA's files, which are grey", "images in colour", REMEDY)
         for split in MEGA_SPLITS if own else ("train", "test"):
             rows = list(self._mega_rows(split) if own else self._rows(split))
+            if not rows:
+                raise argument_error(f"prepare {self.name}", f"no rows of {split}", "pictures with labels", REMEDY)
             np.save(folder / f"{split}.pixels.npy", np.stack([pixels for pixels, _ in rows]), allow_pickle=False)
             np.save(folder / f"{split}.labels.npy", np.array([y for _, y in rows], np.int64), allow_pickle=False)
             sizes[split] = len(rows)
@@ -197,7 +199,7 @@ def decode_picture(image: Any, place: str, side: int, mode: str) -> NDArray[np.u
     try:
         picture = Pictures.open(BytesIO(image["bytes"])) if isinstance(image, Mapping) else image
         pixels = np.array(picture.convert(mode))
-    except (OSError, UnidentifiedImageError, KeyError, TypeError) as error:
+    except (OSError, UnidentifiedImageError, KeyError, TypeError, AttributeError) as error:
         raise argument_error("read image", f"{place}: no readable image", "a PNG", "take a fresh copy") from error
     wanted = (side, side, 3) if mode == "RGB" else (side, side)
     if pixels.shape != wanted:

@@ -85,6 +85,8 @@ class Mnist(Task):
             return read_split(self.name, source, split)
         rows = parquet_rows(source, split, COLUMNS) if self.source else hub_rows(self.name, HUB, split, COLUMNS)
         pairs = list(_pictures(rows, split))
+        if not pairs:
+            raise argument_error(f"prepare {self.name}", f"no rows of {split}", "pictures with labels", FRESH)
         return np.stack([p for p, _ in pairs]), np.array([y for _, y in pairs], np.int64)
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
@@ -143,7 +145,7 @@ def read_split(task: str, source: Path, split: str) -> tuple[NDArray[np.uint8], 
         _place(task, source, f"{FILES[split]}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
     )
     images, labels = read_idx(images_at, IMAGES), read_idx(labels_at, LABELS)
-    if images.shape[1:] != (SIDE, SIDE) or len(images) != len(labels):
+    if images.shape[1:] != (SIDE, SIDE) or len(images) != len(labels) or len(images) == 0:
         got = f"images of shape {images.shape} with {len(labels)} labels"
         raise argument_error(f"read {images_at}", got, f"{SIDE} by {SIDE} pixels, and a label for each image", FRESH)
     checked = [require_label(int(y), CLASSES, f"{labels_at}, label {i}") for i, y in enumerate(labels)]

@@ -121,7 +121,10 @@ class LanguageModelling(Task):
             return
         columns = ("text",)
         rows = parquet_rows(source, hub, columns) if self.source else hub_rows(self.name, HUB, hub, columns, CONFIG)
-        yield from ((f"{hub} row {number}", str(text)) for number, (text,) in enumerate(rows))
+        for number, (text,) in enumerate(rows):
+            if not isinstance(text, str):
+                raise argument_error(f"read {hub} row {number}", repr(text), "a text", FRESH)
+            yield f"{hub} row {number}", text
 
     def _read(self, folder: Path, manifest: Manifest) -> TaskData:
         tokens = {split: np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False) for split in SPLITS}

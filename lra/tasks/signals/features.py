@@ -37,12 +37,13 @@ def read_wav(path: Path) -> NDArray[np.int16]:
     try:
         with wave.open(str(path), "rb") as file:
             form = (file.getnchannels(), file.getsampwidth(), file.getframerate())
-            content = file.readframes(file.getnframes())
+            told = file.getnframes()
+            content = file.readframes(told)
     except (wave.Error, EOFError, OSError) as error:
         raise argument_error(f"read {path}", f"no readable WAV file ({error})", "a WAV file", FRESH) from error
-    if form != (1, 2, RATE) or len(content) % 2:
-        got = f"{form[0]} channels of {8 * form[1]} bits at {form[2]} Hz, {len(content)} bytes"
-        raise argument_error(f"read {path}", got, f"one channel of 16 bits at {RATE} Hz", FRESH)
+    if form != (1, 2, RATE) or len(content) != 2 * told or told == 0:
+        got = f"{form[0]} channels of {8 * form[1]} bits at {form[2]} Hz, {len(content)} bytes for {told} samples"
+        raise argument_error(f"read {path}", got, f"one channel of 16 bits at {RATE} Hz, at least one sample", FRESH)
     return np.frombuffer(content, "<i2").astype(np.int16)
 
 

@@ -188,8 +188,8 @@ def list_recordings(task: str, source: Path, words: int) -> Listed:
     """The recordings of each split.
 
     Raises:
-        ValueError: a word's folder or a list is missing, a recording is a link out of its folder, or a list names a
-            file that is not there.
+        ValueError: a word's folder or a list is missing, a word has no recording, a recording is a link out of its
+            folder, or a list names a file that is not there.
     """
     first = WORDS[0] if words == len(WORDS) else TEN[0]
     root = find(task, source, LAYOUTS, first, REMEDY).parent
@@ -222,7 +222,10 @@ def _drawn(task: str, root: Path) -> Mapping[str, Sequence[tuple[Path, int]]]:
 
 def _files(task: str, root: Path, word: str) -> Iterator[Path]:
     folder = find(task, root, ("",), word, REMEDY)
-    yield from (require_inside(path, folder) for path in sorted(folder.glob("*.wav")))
+    there = sorted(folder.glob("*.wav"))
+    if not there:
+        raise argument_error(f"prepare {task}", f"no recording in {folder}", "recordings of every word", REMEDY)
+    yield from (require_inside(path, folder) for path in there)
 
 
 def processed_folder(source: Path, words: int, features: str) -> Path | None:

@@ -98,6 +98,7 @@ def test_the_orders_of_the_pixels():
         (lambda path: path.write_bytes(b"no"), r"2 bytes that begin with 6e6f"),
         (lambda path: path.write_bytes(idx(IMAGES, DIGITS[:3])), r"images of shape \(3, 28, 28\) with 20 labels"),
         (lambda path: path.write_bytes(idx(IMAGES, DIGITS[:20, :9])), r"images of shape \(20, 9, 28\)"),
+        (lambda path: path.write_bytes(idx(IMAGES, DIGITS[:0])), r"images of shape \(0, 28, 28\)"),
         (lambda path: path.unlink(), r"prepare smnist: received no train-images-idx3-ubyte.*Remedy"),
         (lambda path: path.rename(f"{path}.gz"), r"no readable gzip file"),
     ],
@@ -147,3 +148,15 @@ def test_models_read_them_pixel_by_pixel(tmp_path, name, make, length):
     output = model(**batch)
     assert output.logits.shape == (2, 10)
     assert output.loss.isfinite()
+
+
+@pytest.mark.parametrize(("task", "column"), [("smnist", "image"), ("scifar", "img")])
+@pytest.mark.parametrize(("pictures", "message"), [([b"no picture"], "no readable image"), ([], "no rows of train")])
+def test_tables_without_pictures_are_named(tmp_path, task, column, pictures, message):
+    labels = pyarrow.array([1] * len(pictures), pyarrow.int64())
+    (tmp_path / "source").mkdir()
+    for split in ("train", "test"):
+        values = pyarrow.table({column: pyarrow.array(pictures, pyarrow.binary()), "label": labels})
+        parquet.write_table(values, tmp_path / "source" / f"{split}-0.parquet")
+    with pytest.raises(ValueError, match=message):
+        load(task, tmp_path)

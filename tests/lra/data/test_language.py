@@ -126,6 +126,13 @@ def test_damaged_texts_are_named(short, tmp_path):
         create_task("enwik8", {"stride": 2000})
 
 
+def test_rows_without_a_text_are_named(tmp_path):
+    make_parquet(tmp_path)
+    parquet.write_table(pyarrow.table({"text": ["a b", None]}), tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"read train row 1: received None; wanted a text"):
+        load("wikitext103", tmp_path, tmp_path / "data")
+
+
 def test_a_run_is_measured_in_bits_and_slides(short, tmp_path, monkeypatch):
     """In parts of five positions, the last of each window shorter."""
     monkeypatch.setattr(trainer, "LOGITS", 16 * 256 * 5 + 1)

@@ -137,8 +137,13 @@ def test_processed_tensors_bring_their_own_splits_and_scale(tmp_path):
             r"line 1: 'bed/no.wav', which is not there",
         ),
         (lambda root: (root / "bed").rename(root / "bad"), r"no bed in .*download.tensorflow.org"),
-        (lambda root: write_wav(root / "cat" / "a.wav", np.zeros(9), 8000), r"16 bits at 8000 Hz, 18 bytes; wanted"),
+        (
+            lambda root: write_wav(root / "cat" / "a.wav", np.zeros(9), 8000),
+            r"16 bits at 8000 Hz, 18 bytes for 9 samples",
+        ),
         (lambda root: (root / "cat" / "a.wav").write_bytes(b"RIFF"), r"a.wav: received no readable WAV file"),
+        (lambda root: write_wav(root / "cat" / "a.wav", np.zeros(0), 16000), r"0 bytes for 0 samples; .*at least one"),
+        (lambda root: cut(next((root / "cat").glob("*.wav"))), r"398 bytes for 200 samples"),
     ],
 )
 def test_damaged_archives_are_named(tmp_path, damage, message):
@@ -146,6 +151,18 @@ def test_damaged_archives_are_named(tmp_path, damage, message):
     damage(tmp_path / "source")
     with pytest.raises(ValueError, match=message):
         load("sc35", tmp_path / "source", tmp_path / "data")
+
+
+def test_a_word_without_recordings_is_named(tmp_path):
+    make_words(tmp_path / "source", TEN, each=1, length=200)
+    for path in (tmp_path / "source" / "go").glob("*.wav"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"no recording in .*go; wanted recordings of every word"):
+        load("sc10", tmp_path / "source", tmp_path / "data")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-2])
 
 
 @pytest.mark.parametrize(
