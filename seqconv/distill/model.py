@@ -243,9 +243,19 @@ def _replaced(model: nn.Module, results: dict[str, Distilled]) -> DistilledModel
 
 
 def _distilled_part(before: Filter, result: Distilled) -> Filter:
-    """The modal filter, or, where channels miss the tolerance, a mixed one in which they stay as they are."""
+    """The modal filter, or, where channels miss the tolerance, a mixed one in which they stay as they are.
+
+    Raises:
+        ValueError: a channel that misses the tolerance and was distilled before: its earlier recurrence would have to
+            stay next to the new ones.
+    """
     met = result.certificate.met
     if bool(met.all()):
         return result.filter
     exact: list[int] = (~met).nonzero().flatten().tolist()
+    if isinstance(before, MixedFilter):
+        if again := sorted(set(exact) - set(before.exact_channels)):
+            got, wanted = f"channels {again[:8]} that were distilled before", "channels that meet the tolerance again"
+            raise argument_error("distill", got, wanted, "distil the exact model to this tolerance")
+        before = before.exact
     return MixedFilter(before, result.filter.select(met.nonzero().flatten()), exact)

@@ -12,6 +12,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..filters.state_space.modal import ModalFilter
 from .certificates.certificate import Certificate, certify
 from .certificates.hankel import Subspace, leading_subspace
+from .checks import check_fit, checked_taps
 from .fitting.closed_form import POLES
 from .fitting.gradient import gradient_descent
 from .fitting.minimax import level_poles, peak
@@ -268,7 +269,8 @@ def filter_task(
         if name not in known:
             raise unknown_name("distill_filter", kind, name, known)
     head = 1 if fir_head is None else fir_head
-    taps = _check_taps(h, head)
+    taps = checked_taps(h, head)
+    check_fit(taps, dtype, weight, beyond, refine_steps)
     subspace = _subspace(taps[:, head:], largest)
     steps = STEPS[norm] if refine_steps is None else refine_steps
     missing = taps.new_zeros(len(taps)) if beyond is None else beyond.detach().cpu().double()
@@ -279,18 +281,3 @@ def _subspace(g: Tensor, order: int) -> Subspace:
     scale = g.abs().amax(1, keepdim=True)
     found = leading_subspace(g / torch.where(scale > 0, scale, torch.ones_like(scale)), max(order, SHARED) + 1)
     return Subspace(found.values[:, : order + 1] * scale, found.vectors)
-
-
-def _check_taps(h: Tensor, head: int) -> Float[Tensor, "channels length"]:
-    taps = torch.as_tensor(h).detach().cpu().double().clone()
-    if taps.dim() != 2 or taps.shape[0] < 1 or taps.shape[1] < 2:
-        got, wanted = f"h of shape {tuple(taps.shape)}", "(channels, length) with at least 2 taps"
-        raise argument_error("distill_filter", got, wanted, "pass impulse responses, lag 0 first")
-    if not bool(taps.isfinite().all()):
-        bad = (~taps.isfinite()).any(1).nonzero().flatten().tolist()
-        got = f"taps that are not finite in channels {bad[:8]}"
-        raise argument_error("distill_filter", got, "finite taps", "repair the filter")
-    if not 1 <= head < taps.shape[1]:
-        wanted = f"between 1 and {taps.shape[1] - 1}"
-        raise argument_error("distill_filter", f"fir_head={head}", wanted, "keep fewer taps exactly than there are")
-    return taps

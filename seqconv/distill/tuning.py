@@ -73,7 +73,7 @@ def fine_tune(
         so they speak of none. Divergences measured before are left out.
 
     Raises:
-        ValueError: an unknown target, no modal filter in the model.
+        ValueError: an unknown target, no modal filter in the model, a filter without end and no ``length``.
     """
     if target not in get_args(Target):
         raise unknown_name("fine_tune", "target", target, get_args(Target))
@@ -81,6 +81,7 @@ def fine_tune(
     trained = _trained_parameters(model)
     if not trained:
         raise argument_error("fine_tune", "a model without modal filters", "a distilled model", "distil it first")
+    reaches = {name: _reach(name, exact, length) for name in distilled.certificates}
     optimizer = torch.optim.Adam([t.change for t in trained.values()], lr=lr)
     steps = len(batches) if isinstance(batches, Sized) else None
     for step, ids in enumerate(batches):
@@ -99,7 +100,9 @@ def fine_tune(
         for name, parameter in model.named_parameters():
             if name in trained:
                 parameter.copy_(trained[name].value())
-    certificates = {name: _certified(name, c, model, exact, length) for name, c in distilled.certificates.items()}
+    certificates = {
+        name: _certified(name, c, model, exact, reaches[name]) for name, c in distilled.certificates.items()
+    }
     return replace(distilled, model=model, certificates=certificates, predicted_kl=None, measured_kl=None)
 
 
@@ -143,15 +146,23 @@ def _keep_stable(trained: dict[str, Trained]) -> None:
             t.change.mul_(FARTHEST / moved)
 
 
+def _reach(name: str, exact: nn.Module, length: int | None) -> int:
+    """Taps of a filter that its certificate compares."""
+    reaches = [n for n in (length, long_convolutions(exact)[name].filter.max_length) if n is not None]
+    if not reaches:
+        remedy = "pass the length that it was distilled with"
+        raise argument_error("fine_tune", f"a filter without end in {name!r}", "a length", remedy)
+    return min(reaches)
+
+
 @torch.no_grad()
-def _certified(name: str, before: Certificate, model: nn.Module, exact: nn.Module, length: int | None) -> Certificate:
+def _certified(name: str, before: Certificate, model: nn.Module, exact: nn.Module, reach: int) -> Certificate:
     """The certificate of a filter as it is now; channels that were left exact keep their entries."""
     filter, whole = (long_convolutions(m)[name].filter for m in (model, exact))
     modal = filter.modal if isinstance(filter, MixedFilter) else filter
     if not isinstance(modal, ModalFilter):
         return before
     rows = before.met.nonzero().flatten()
-    reach = min(n for n in (length, whole.max_length) if n is not None)
     taps = cast(Tensor, whole(reach)).double().cpu()[rows]
     beyond = taps_beyond(whole, reach)[rows]
     now = certify(taps, copy.deepcopy(modal).cpu(), before.singular_values[rows], beyond=beyond)

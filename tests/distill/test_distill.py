@@ -258,6 +258,14 @@ def test_short_filters(length):
     assert distilled.filter(200).isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["balanced", "era", "prony"])
+@pytest.mark.parametrize("length", [2, 3])
+def test_one_tap_after_the_head(method, length):
+    h = torch.randn(3, length, generator=torch.Generator().manual_seed(0)).double()
+    distilled = distill_filter(h, 1, method=method, fir_head=length - 1, dtype=torch.float64)
+    torch.testing.assert_close(distilled.filter(10), torch.nn.functional.pad(h, (0, 10 - length)), atol=1e-12, rtol=0)
+
+
 def test_a_distilled_filter_decodes_with_a_constant_state():
     distilled = distill_filter(s4d_responses(4, 200), 8, fir_head=5, dtype=torch.float64)
     conv = LongConvolution(distilled.filter)
@@ -298,6 +306,13 @@ def test_bad_requests_are_refused_with_a_remedy(unannotated):
         (r"fir_head=64.*between 1 and 63", lambda: distill_filter(h, 4, fir_head=64)),
         (r"method 'kung'.*did you mean 'kung-varpro'", lambda: distill_filter(h, 4, method="kung")),
         (r"norm 'h2'.*one of hinf, l2", lambda: distill_filter(h, 4, norm="h2")),
+        (r"h of dtype torch.complex128.*real and imaginary parts", lambda: distill_filter(1j * h, 4)),
+        (r"dtype=torch.int64.*real floating point", lambda: distill_filter(h, 4, dtype=torch.int64)),
+        (r"refine_steps=-1.*at least 0", lambda: distill_filter(h, 4, refine_steps=-1)),
+        (r"weight of shape \(2, 9\).*\(2, 65\)", lambda: distill_filter(h, 4, weight=h.new_ones(2, 9))),
+        (r"weight .*no power spectrum", lambda: distill_filter(h, 4, weight=h.new_full((2, 65), -1))),
+        (r"weight .*above it in every channel", lambda: distill_filter(h, 4, weight=h.new_zeros(2, 65))),
+        (r"beyond=\[nan, 0\.0\].*2 bounds", lambda: distill_filter(h, 4, beyond=h.new_tensor([torch.nan, 0]))),
     ]
     for pattern, use in cases:
         with pytest.raises(ValueError, match=rf"distill_filter: received {pattern}"):

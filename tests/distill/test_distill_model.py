@@ -108,6 +108,35 @@ def test_channels_that_miss_the_tolerance_keep_their_response_next_to_the_distil
     torch.testing.assert_close(torch.cat([first, last[:, None]], 1), model(x))
 
 
+def partly_distilled(modal_rows: list[int], order: int):
+    """An SGConv of rough and smooth channels in turn, in which some are a recurrence already."""
+    t = torch.arange(200, dtype=torch.float64)
+    noise = torch.randn(2, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    taps = torch.stack([noise[0], 0.8**t, noise[1], 0.9**t * torch.cos(t)])
+    modal = distill_filter(taps[modal_rows], order, method="kung-varpro", dtype=torch.float64).filter
+    partly = mixer("sgconv", l_max=200)
+    exact = [c for c in range(4) if c not in modal_rows]
+    replace_filter(partly, "convolution", MixedFilter(Taps(taps), modal, exact))
+    return partly
+
+
+@pytest.mark.parametrize("options", [{"order": 4}, {"tolerance": 1e-3}])
+def test_a_partly_distilled_model_is_distilled_again_with_bounds_of_all_lengths(options):
+    partly = partly_distilled([1, 3], 2)
+    again = distill(partly, **options, length=120, fir_head=1, method="kung-varpro")
+    (certificate,) = again.certificates.values()
+    before, after = (m.convolution.filter for m in (partly, again.model))
+    error = torch.fft.rfft((before(1000) - after(1000)).detach(), n=8192).abs().amax(1)
+    assert (error[certificate.met] <= certificate.hinf_bound[certificate.met]).all()
+    assert certificate.hinf_bound[[1, 3]].max() < 0.1
+    assert not isinstance(after, MixedFilter) or isinstance(after.exact, Taps)
+
+
+def test_a_recurrence_that_misses_a_second_tolerance_cannot_stay_next_to_new_ones():
+    with pytest.raises(ValueError, match=r"channels \[0, 2\] that were distilled before.*distil the exact model"):
+        distill(partly_distilled([0, 2], 80), tolerance=1e-3, length=200, fir_head=1, method="kung-varpro")
+
+
 @pytest.mark.parametrize("case", ["s4", "s4d", "multihyena", "mega"])
 def test_mixed_channels_in_mixers_with_recurrences_heads_and_stages(case):
     torch.manual_seed(0)

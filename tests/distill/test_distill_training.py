@@ -158,6 +158,9 @@ def test_requests_that_make_no_sense_raise(unannotated):
         (r"fine_tune: .*'logit'.*logits", lambda: fine_tune(distill(model, 2), model, [], target="logit")),
         (r"fine_tune: .*distil it first", lambda: fine_tune(distill(model, tolerance=1e-9, fir_head=1), model, [])),
     ]
+    endless = SeqConvForCausalLM(SeqConvConfig(vocab_size=16, d_model=4, n_layers=1, mixer="s4d"))
+    reduced = distill(endless, 2, recurrent=True, length=32, method="kung-varpro")
+    cases.append((r"fine_tune: .*without end.*pass the length", lambda: fine_tune(reduced, endless, [])))
     state, control, half = TrainerState(), TrainerControl(), TrainingArguments(report_to="none")
     half.fp16 = True
     callback = RegularizerCallback(20)

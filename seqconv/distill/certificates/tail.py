@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...filters.base import Filter
 from ...filters.explicit.dense import DenseSSM
+from ...filters.mixed import MixedFilter
 from ...filters.state_space.diagonal import DiagonalSSM
 
 LONGEST = 1 << 17
@@ -29,6 +30,9 @@ SQUARINGS = 40
 @torch.no_grad()
 def taps_beyond(filter: Filter, length: int) -> Float[Tensor, " channels"]:
     """Bound of the sum of the absolute taps from ``length`` on, infinite where unknown; float64, on the CPU."""
+    if isinstance(filter, MixedFilter):
+        of_modal, distilled = taps_beyond(filter.modal, length), filter.distilled.cpu()
+        return taps_beyond(filter.exact, length).index_copy(0, distilled, of_modal)
     if filter.max_length is not None:
         end = max(length, filter.max_length)
         return cast(Tensor, filter(end))[:, length:].double().abs().sum(1).cpu()

@@ -49,8 +49,8 @@ def era(g: Float[Tensor, "channels length"], order: int) -> Complex[Tensor, "cha
 
     The section is symmetric, so U and V differ by signs and the eigenvalues are those of ``Lambda^-1 U' Gamma_1 U``.
     """
-    rows = g.shape[1] // 2
-    g = g[:, : 2 * rows]
+    rows = max(1, g.shape[1] // 2)
+    g = torch.nn.functional.pad(g, (0, 1))[:, : 2 * rows]  # a single tap is followed by zero
     u = leading_subspace(g[:, :-1], order).vectors
     size = 1 << (2 * rows - 2).bit_length()
     now, later = (hankel_product(torch.fft.rfft(part, n=size), u, size) for part in (g[:, :-1], g[:, 1:]))
