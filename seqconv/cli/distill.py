@@ -73,7 +73,7 @@ def print_summary(distilled: Any) -> None:
 
     for name, c in distilled.certificates.items():
         shown = c.met if bool(c.met.any()) else torch.ones_like(c.met)
-        error = f"worst relative error {float((c.hinf_bound / c.norm_hinf)[shown].max()):.2g}"
+        error = f"worst relative error {float((c.hinf_bound / c.norm_hinf.clamp_min(1e-300))[shown].max()):.2g}"
         within = "" if c.tolerance is None else f", {int(c.met.sum())} of {len(c.met)} channels within {c.tolerance:g}"
         order = c.order[shown]
         states = f"{int(order.sum())} states, {int(order.min())} to {int(order.max())} a channel"

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from seqconv import SeqConvConfig, SeqConvForCausalLM
 from seqconv.cli.app import app
+from seqconv.cli.distill import print_summary
 from seqconv.convolution.replacement import long_convolutions
-from seqconv.distill import distill
+from seqconv.distill import DistilledModel, distill, distill_filter
 from seqconv.distill.checkpoint import load_certificates, save_distilled
 from seqconv.filters.mixed import MixedFilter
 from seqconv.hf.tokenizer import byte_tokenizer
@@ -101,6 +102,12 @@ def test_nothing_is_written_where_nothing_was_distilled(rough, tmp_path):
     assert run(rough, "-o", out, *options, "--write-unchanged", "--no-plots").exit_code == 0
     same, before = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, rough))
     assert all(torch.equal(a, b) for a, b in zip(same.parameters(), before.parameters(), strict=True))
+
+
+def test_a_channel_of_zeros_has_no_relative_error(capsys):
+    certificate = distill_filter(torch.zeros(2, 20), 4).certificate
+    print_summary(DistilledModel(torch.nn.Identity(), {"convolution": certificate}, ()))
+    assert "worst relative error 0" in capsys.readouterr().out
 
 
 def test_certificates_are_read_back(checkpoint, tmp_path):
