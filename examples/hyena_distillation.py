@@ -157,7 +157,7 @@ def main(
     longest: Annotated[int, typer.Option(help="Longest context that decoding is timed at.")] = 8192,
     characters: Annotated[int, typer.Option(help="How much text.")] = 5_000_000,
     new_tokens: Annotated[int, typer.Option(help="Tokens that both exact modes must agree on.")] = 512,
-    distillable: Annotated[int, typer.Option(help="Steps of training for distillability; 0 leaves it out.")] = 500,
+    distillable: Annotated[int, typer.Option(help="Steps of training for distillability; 0 leaves it out.")] = 300,
     tuning_steps: Annotated[int, typer.Option(help="Steps of training on after the fit.")] = 300,
     tuning_lr: Annotated[float, typer.Option(help="Learning rate of these steps, relative to each value.")] = 1e-3,
     method: Annotated[str, typer.Option(help="Of all distillations but those that are compared.")] = "best",
