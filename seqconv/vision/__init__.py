@@ -1,6 +1,7 @@
 """2-D mixers: (batch, height, width, channels) in and out, by name as sequence mixers are."""
 
 from ..filters.spatial import DirectFilter2d, HyenaFilter2d
+from .folding import fold_norms
 from .mixer_2d import Mixer2d
 from .mixers.continuous.ckconv_nd import CKConvNd
 from .mixers.frequency.spectral import FNO2d, SpectralConvolution2d
@@ -28,6 +29,7 @@ __all__ = [
     "Scan2d",
     "SpectralConvolution2d",
     "create_mixer_2d",
+    "fold_norms",
     "list_mixers_2d",
     "mixer_2d_config",
     "pack_images",

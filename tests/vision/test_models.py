@@ -12,6 +12,7 @@ from seqconv.zoo.sequencer import sequencer2d
 MODELS = {
     "vision/affnet_model": "microsoft/TokenMixers:AffNet",
     "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
+    "vision/gfnet_h_model": "raoyongming/GFNet:GFNetPyramid",
     "vision/gfnet_model": "raoyongming/GFNet:GFNet",
     "vision/hornet_model": "raoyongming/HorNet:HorNet",
     "vision/mobilemamba_model": "lewandofskee/MobileMamba:MobileMamba",

@@ -51,8 +51,8 @@ class HierarchicalBackbone(ImageBackbone):
         block_options: other options of the blocks.
         stage_blocks: for each stage ``"mixer"``, ``"mobile"`` (MobileMamba's block around the mixer) or
             ``"inverted_residual"`` (the convolutions of :mod:`~seqconv.vision.backbones.inverted`).
-        position_sizes: rows and columns that the position embeddings of each stage are learned for (one number for
-            squares); they are added to the cells in front of its blocks. None if not given.
+        position_sizes: rows and columns that the position embeddings of the first stages are learned for (one number
+            for squares); they are added to the cells in front of the blocks.
         final_norm: ``"layer"``, ``"image"`` or ``"prep_batch"``, of the last map, ``"pooled_layer"`` or ``"batch"``,
             of the pooled features, or ``"none"``.
         final_norm_eps, final_norm_options: its ε and other options.
@@ -137,7 +137,7 @@ class HierarchicalBackbone(ImageBackbone):
             options = {"mlp_ratio": ratio, "layer_scale": scale, "stream_scale": stream, **(block_options or {})}
             self.stages.append(nn.ModuleList(_blocks(kinds[stage], dims[stage], made, rates, options)))
         grids = [(size, size) if isinstance(size, int) else tuple(size) for size in position_sizes or ()]
-        tables = (nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=bool(grids)))
+        tables = (nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=False))
         self.positions = nn.ParameterList(tables)
         if final_norm not in FINAL_NORMS:
             raise unknown_name("HierarchicalBackbone", "final_norm", final_norm, FINAL_NORMS)

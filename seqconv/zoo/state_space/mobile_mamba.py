@@ -1,7 +1,7 @@
 """MobileMamba (He et al. 2024, arXiv 2411.15941): scans, wavelets and convolutions of different channels.
 
 Sizes and figures: ``model/mobilemamba/mobilemamba.py`` and README.md of lewandofskee/MobileMamba at 0980f48a, trained
-without distillation, at 192 (T), 224 (S6) and 256 (B1) pixels; B2 and B4 are B1 on larger images.
+without distillation, at 192 (T), 224 (S6), 256 (B1), 384 (B2) and 512 (B4) pixels.
 """
 
 from collections.abc import Sequence
@@ -53,3 +53,15 @@ def mobile_mamba_s6(**options: Any) -> HierarchicalBackbone:
 def mobile_mamba_b1(**options: Any) -> HierarchicalBackbone:
     """200 to 448 wide, 7 blocks."""
     return _mobile((200, 376, 448), (2, 3, 2), **options)
+
+
+@register_model(top1=81.6, millions=17.1, source=SOURCE, original=ORIGINAL, measure="top-1 at 384 pixels")
+def mobile_mamba_b2(**options: Any) -> HierarchicalBackbone:
+    """B1 for images of 384 by 384 pixels."""
+    return mobile_mamba_b1(**options)
+
+
+@register_model(top1=82.5, millions=17.1, source=SOURCE, original=ORIGINAL, measure="top-1 at 512 pixels")
+def mobile_mamba_b4(**options: Any) -> HierarchicalBackbone:
+    """B1 for images of 512 by 512 pixels."""
+    return mobile_mamba_b1(**options)
