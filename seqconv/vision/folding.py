@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..layers.norms import Norm, PRepBatchNorm
+from ..layers.norms import NoNorm, Norm, PRepBatchNorm
 from .backbones.block import Block2d
 from .backbones.downsamplings import ConvDownsample, PatchMerging
 from .backbones.stems import OverlapStem, PatchStem
@@ -68,17 +68,17 @@ def _fold(module: nn.Module) -> None:
         after = _projections(module.mixer)
         if after and isinstance(module.mixer_norm, PRepBatchNorm):
             _into_next(module.mixer_norm, *after)
-            module.mixer_norm = nn.Identity()
+            module.mixer_norm = NoNorm(1)
         up = getattr(module.mlp, "up", None)
         if isinstance(up, nn.Linear) and isinstance(module.mlp_norm, PRepBatchNorm):
             _into_next(module.mlp_norm, up)
-            module.mlp_norm = nn.Identity()
+            module.mlp_norm = NoNorm(1)
     elif isinstance(module, PatchMerging) and isinstance(module.norm, PRepBatchNorm):
         _into_next(module.norm, module.proj)
-        module.norm = nn.Identity()
+        module.norm = NoNorm(1)
     elif isinstance(module, PatchStem | OverlapStem | ConvDownsample) and isinstance(module.norm, PRepBatchNorm):
         _into_previous(module.conv if isinstance(module, ConvDownsample) else module.proj, module.norm)
-        module.norm = nn.Identity()
+        module.norm = NoNorm(1)
 
 
 def _projections(mixer: nn.Module) -> list[nn.Linear]:

@@ -1,5 +1,7 @@
 """SLAB in stages: norms folded for inference, other sizes of images; Swin's windows; SpectFormer in transformers."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,7 +9,9 @@ from golden_cases import load_case
 from seqconv import SeqConvBackbone, SeqConvVisionConfig, create_model, from_original, to_transformers
 from seqconv.layers.norms import PRepBatchNorm
 from seqconv.vision import create_mixer_2d, fold_norms
+from seqconv.vision.backbones.backbone import ImageClassifier
 from seqconv.vision.folding import AffineNorm
+from seqconv.zoo.slab_stages import swin_stages
 from tolerances import assert_near
 
 LEFT = {"slab_swin_model": 1, "swin_prepbn_model": 1, "slab_pvt_model": 4, "slab_cswin_model": 1, "slab_deit_model": 1}
@@ -28,6 +32,29 @@ def test_folded_norms_change_no_output(name):
     assert not any(isinstance(module, PRepBatchNorm) for module in folded.modules())
     assert sum(isinstance(module, AffineNorm) for module in folded.modules()) == LEFT[name]
     assert any(isinstance(module, PRepBatchNorm) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["slab_deit_tiny", "rmt_tiny"])
+def test_checkpointing_counts_statistics_and_steps_once(name):
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "patch_size": 16} if name == "slab_deit_tiny" else {}
+    model, results = create_model(name, num_classes=2, **sizes).double().train(), []
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    state = copy.deepcopy(model.state_dict())
+    for checkpointing in (False, True):
+        model.load_state_dict(state)
+        model.backbone.gradient_checkpointing = checkpointing
+        model.zero_grad()
+        (model(images).square().sum() + model(2 * images).square().sum()).backward()
+        results.append((model.state_dict(), {name: p.grad for name, p in model.named_parameters()}))
+        results[-1] = copy.deepcopy(results[-1])
+    (buffers, gradients), (buffers_again, gradients_again) = results
+    for name, tensor in buffers.items():
+        assert torch.equal(tensor, buffers_again[name]), name
+    largest = max(g.abs().max().item() for g in gradients.values() if g is not None)
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(gradients_again[name], gradient, rtol=1e-9, atol=1e-9 * largest, msg=name)
 
 
 @pytest.mark.parametrize("name", LEFT)
@@ -56,3 +83,15 @@ def test_labels_of_cells_in_transformers():
     with torch.device("meta"):
         maps = SeqConvBackbone(SeqConvVisionConfig(backbone_name="spectformer_h_small"))(images.to("meta")).feature_maps
     assert [m.shape[1] for m in maps] == [64, 128, 320, 448]
+
+
+@pytest.mark.slow
+def test_stages_of_different_mixers_are_exported_and_compiled(unannotated):
+    torch.manual_seed(0)
+    backbone = swin_stages(8, (1, 2), (1, 2), "LS", steps=10, image_size=32, windows=(4, 2)).eval()
+    model, x = ImageClassifier(backbone, 3).double().eval(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    batch = torch.export.Dim("batch", min=2, max=8)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False)
+    assert_near(program.module()(torch.cat([x, x])), model(torch.cat([x, x])))
+    torch.compiler.reset()
+    assert_near(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))

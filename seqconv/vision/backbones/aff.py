@@ -195,7 +195,8 @@ class AFFBackbone(ImageBackbone):
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps of features, and the last map."""
         check_images("AFFBackbone", images, self.in_channels, 1)
-        x, features = self.activation(self.stem(images.movedim(1, -1))), list[Tensor]()
+        x = self.activation(self.stem(images.movedim(1, -1)))
+        features: list[Tensor] = []
         for stage, blocks in enumerate(self.stages):
             for block in blocks:  # type: ignore[attr-defined]  # a ModuleList is typed as a Module
                 x = self._run(block, x)

@@ -7,10 +7,10 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...recomputation import checkpointed
 from ..packed_images import PackedImages
 
 LINEAR_INIT_STD = 0.02
@@ -88,7 +88,7 @@ class ImageBackbone(nn.Module, ABC):
     def _run(self, block: nn.Module, x: Tensor, **arguments: Any) -> Tensor:
         """A block, with or without its inner values."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            y: Tensor = checkpoint(block, x, use_reentrant=False, **arguments)
+            y: Tensor = checkpointed(block, x, **arguments)
             return y
         y = block(x, **arguments)
         return y

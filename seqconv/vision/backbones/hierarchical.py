@@ -162,7 +162,8 @@ class HierarchicalBackbone(ImageBackbone):
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps of features, and the last map."""
         check_images("HierarchicalBackbone", images, self.in_channels, self.least)
-        x, features = self.stem(images), list[Tensor]()
+        x = self.stem(images)
+        features: list[Tensor] = []
         for stage, blocks in enumerate(self.stages):
             x = self.downsamplings[stage - 1](x) if stage else x
             if stage < len(self.positions):

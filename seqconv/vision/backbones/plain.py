@@ -171,7 +171,7 @@ class PlainBackbone(ImageBackbone):
         if self.pooling != "class":
             return x
         place = self._class_index(x.shape[1])
-        token = (self.class_token + self.class_position).expand(len(x), 1, -1)
+        token = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
         return torch.cat([x[:, :place], token, x[:, place:]], dim=1)
 
     def _map(

@@ -126,7 +126,8 @@ class PlainBackbone2d(ImageBackbone):
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps of features, and the last map."""
         check_images("PlainBackbone2d", images, self.in_channels, self.patch_size)
-        x, features = self.stem(images), list[Tensor]()
+        x = self.stem(images)
+        features: list[Tensor] = []
         x = x + resized_positions(self.position_embedding, *x.shape[1:3])
         for index, block in enumerate(self.blocks):
             x = self._run(block, x)

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from seqconv_kernels._core.errors import argument_error
 
 from ...blocks import Block
 from ...layers.norms import create_norm
+from ...recomputation import checkpointed
 from ...registry import create_mixer
 from ...types import LayerContext
 from ..backbones.backbone import LINEAR_INIT_STD, BackboneClassifier, check_out_indices, reset_patches
@@ -121,11 +121,11 @@ class VideoBackbone(nn.Module):
         times, rows, columns = cells.shape[1:4]
         cells = cells + resized_positions(self.position_embedding, rows, columns)
         x = (cells + self._times(times)[:, None, None]).flatten(1, 3)
-        x = torch.cat([(self.class_token + self.class_position).expand(len(x), 1, -1), x], dim=1)
+        x = torch.cat([(self.class_token + self.class_position).expand(x.shape[0], 1, -1), x], dim=1)
         features = []
         for index, block in enumerate(self.blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpointed(block, x)
             else:
                 x = block(x)
             if index in self.out_indices:

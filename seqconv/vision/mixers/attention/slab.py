@@ -87,7 +87,7 @@ class SLAB2d(Mixer2d):
         y: Tensor = attend_to_all(q, k, values).flatten(2).unflatten(1, v.shape[1:3])
         images = v.movedim(-1, 1)
         by_head = self.conv2d(images.unflatten(1, heads).flatten(0, 1))
-        local: Tensor = by_head.unflatten(0, (len(v), self.num_heads)).flatten(1, 2)
+        local: Tensor = by_head.unflatten(0, (v.shape[0], self.num_heads)).flatten(1, 2)
         if self.local is not None:
             local = local + self.local(images)
         return y + local.movedim(1, -1)
