@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_families import build, chunks, tokens
+from tiny_families import RELEASE, build, chunks, tokens
 from transformers import AutoModelForCausalLM, DynamicCache
 
 import seqconv
@@ -21,6 +21,8 @@ def wrong(got, want):
 @pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "jamba", "zamba", "recurrent_gemma"])
 @torch.no_grad()
 def test_a_prompt_in_two_chunks(family):
+    if family == "recurrent_gemma" and RELEASE < (5, 23):
+        pytest.skip("its layers are not given the cache")
     model, ids = build(family), tokens()
     mask = torch.ones_like(ids)
     want = model(ids, use_cache=False).logits
@@ -231,6 +233,8 @@ GOLDEN_CHECKPOINTS = [
 @pytest.mark.parametrize("name", GOLDEN_CHECKPOINTS)
 @torch.no_grad()
 def test_checkpoints_with_stored_numbers(name):
+    if name in ("hf_bamba", "hf_mamba2") and RELEASE < (5, 23):
+        pytest.skip("the gated norm of several groups is another function there")
     folder = GOLDEN / "scan" / name
     model = AutoModelForCausalLM.from_pretrained(folder / "ckpt", dtype=torch.float32).eval()
     case, left = load_file(folder / "logits.safetensors"), load_file(folder / "left_padded.safetensors")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_families import FAMILIES, VOCAB, build, chunks, tokens
+from tiny_families import FAMILIES, RELEASE, VOCAB, build, chunks, tokens
 from torch.nn.functional import cross_entropy
 
 import seqconv
@@ -91,8 +91,14 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(family):
     assert gradients <= 2 * stock_gradients + 1e-2
 
 
+NO_CHUNKS = {"falcon_h1", "recurrent_gemma"} if RELEASE < (5, 23) else set()
+"""The attention mask of Falcon-H1 fits no second call there; layers of RecurrentGemma are not given the cache."""
+
+
 @every_family
 def test_greedy_tokens_and_those_of_beams(family, calls):
+    if family == "falcon_h1" and family in NO_CHUNKS:
+        pytest.skip("transformers raises")
     model = build(family)
     ids, mask = padded(family, 9)
     if family == "rwkv":
@@ -109,6 +115,8 @@ def test_greedy_tokens_and_those_of_beams(family, calls):
 
 @every_family
 def test_a_prompt_in_chunks_then_steps(family):
+    if family in NO_CHUNKS:
+        pytest.skip("transformers can't")
     model = build(family)
     ids, mask = padded(family)
     if family in ("bamba", "minimax"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_families import FAMILIES, SIZES, VOCAB, build
+from tiny_families import FAMILIES, RELEASE, SIZES, VOCAB, build
 from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
@@ -112,8 +112,9 @@ def test_transformers_mixes_the_documents_of_a_qwen3_next_without_a_word():
     assert (got - want).abs().max() > 0.05
     with seqconv.accelerate(model):
         assert_near(packed(model, rows=1, **row)[0], want)
-    with pytest.raises(ValueError, match="can't keep packed sequences apart"):
-        model(torch.cat(documents())[None], **arguments("seq_idx", 1))
+    if RELEASE >= (5, 20):
+        with pytest.raises(ValueError, match="can't keep packed sequences apart"):
+            model(torch.cat(documents())[None], **arguments("seq_idx", 1))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,8 @@ def test_positions_that_know_nothing_of_the_documents():
 @pytest.mark.parametrize("family", ["qwen3_next", "granitemoehybrid"])
 @torch.no_grad()
 def test_the_loss_that_balances_experts_leaves_padding_out(family):
+    if family == "granitemoehybrid" and RELEASE < (5, 20):
+        pytest.skip("its loss is 0 in transformers")
     model, ids = build(family), torch.cat(documents())[None]
     options = {"output_router_logits": True, "use_cache": False}
     with seqconv.accelerate(model):

@@ -4,9 +4,11 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import torch
+import transformers
 from transformers import DynamicCache
 
 VOCAB = 41
+RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 SIZES = {
     "vocab_size": VOCAB,
@@ -204,7 +206,7 @@ FAMILIES = {
         GDN
         | EXPERTS
         | {
-            "layer_types": ["linear_attention", "indexed_attention"],
+            "layer_types": ["linear_attention", "full_attention"],  # by an indexer, named differently over the releases
             "hc_count": 2,
             "hc_lowrank": 8,
             "indexer_n_heads": 2,
@@ -217,7 +219,7 @@ FAMILIES = {
     "glm5_next": (
         "Glm5Next",
         {
-            "layer_types": ["linear_attention", "indexed_attention"],
+            "layer_types": ["linear_attention", "full_attention"],  # by an indexer, named differently over the releases
             "mlp_layer_types": ["dense", "sparse"],
             "num_key_value_heads": 4,
             "n_routed_experts": 2,
