@@ -21,6 +21,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def has_accelerator() -> bool:
+    """Whether there is a device other than the processor."""
+    return torch.accelerator.is_available()
+
+
 def check_processes(recipe: Recipe) -> None:
     """Raise for a recipe that these processes cannot run.
 
@@ -34,7 +39,7 @@ def check_processes(recipe: Recipe) -> None:
         raise argument_error(
             f"recipe {recipe.name}", got, "a batch_size that their product divides", "change one of them"
         )
-    no_accelerator = not torch.accelerator.is_available()
+    no_accelerator = not has_accelerator()
     if recipe.parallel == "fsdp" and (processes() == 1 or no_accelerator):
         count = "one process" if processes() == 1 else f"{processes()} processes"
         got = f"parallel=fsdp with {count} on {'the processor' if no_accelerator else 'an accelerator'}"

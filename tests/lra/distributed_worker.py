@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import accelerate.state
-import torch
 from accelerate.utils import DistributedType
 
+from lra.training import distributed
 from lra.training.distributed import is_first, leave_process_group, processes
 from lra.training.evaluation import evaluate
 from lra.training.run import read_recipe, run, run_for
@@ -29,7 +29,7 @@ def allow_fsdp_on_the_processor() -> None:
             accelerate.state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     accelerate.state.AcceleratorState.__init__ = entered
-    torch.accelerator.is_available = lambda: True
+    distributed.has_accelerator = lambda: True  # torch itself must not be told so: its optimisers ask too
 
 
 def main() -> None:
