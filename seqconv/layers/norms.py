@@ -221,8 +221,9 @@ class PRepBatchNorm(Norm):
             return batch
         warming = self.warmup_remaining > 0
         share = torch.where(warming, 1.0, self.remaining / max(self.steps, 1)).to(x.dtype)
-        self.remaining.sub_((~warming & (self.remaining > 0)).to(torch.int64))
-        self.warmup_remaining.sub_(warming.to(torch.int64))
+        # New tensors: the backward pass of compiled graphs computes the share again, from the old ones.
+        self.remaining = self.remaining - (~warming & (self.remaining > 0)).to(torch.int64)
+        self.warmup_remaining = self.warmup_remaining - warming.to(torch.int64)
         mixed: Tensor = share * self.layer(x) + (1.0 - share) * batch
         return mixed
 

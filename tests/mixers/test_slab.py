@@ -80,3 +80,16 @@ def test_sequences_beyond_the_table_or_the_window_raise():
         create_mixer("slab", 8, max_positions=8)(torch.zeros(1, 9, 8))
     with pytest.raises(ValueError, match=r"9 tokens.*2 x 4 tokens.*Remedy: cut the image"):
         create_mixer("slab", 8, window=(2, 4), bidirectional=True)(torch.zeros(1, 9, 8))
+
+
+@pytest.mark.slow
+def test_compiled_norms_have_the_gradients_of_their_step(unannotated):
+    gradients = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        norm = create_norm("prep_batch", 4, steps=4).double().train()
+        x = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
+        torch.compiler.reset()
+        (torch.compile(norm, backend="aot_eager") if compiled else norm)(x).pow(3).sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
