@@ -11,8 +11,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.packing import Segments
 
-from ...mixers.linear_attention.rwkv.rwkv4 import LEAST, average
-from .call import Call
+from ....mixers.linear_attention.rwkv.rwkv4 import LEAST, average
+from ..call import Call
 
 CHANNEL_INPUT, TIME_INPUT, SUMS = 0, 1, slice(2, 5)
 """Places in the list of states."""

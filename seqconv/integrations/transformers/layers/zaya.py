@@ -13,9 +13,9 @@ from torch import Tensor
 
 from seqconv_kernels._core.packing import Segments
 
-from .call import Call, conv_state, recurrent_state
-from .convolution import depthwise
-from .padding import padding_first, padding_mask
+from ..call import Call, conv_state, recurrent_state
+from ..convolution import depthwise
+from ..padding import padding_first, padding_mask
 
 
 def cca_projection(

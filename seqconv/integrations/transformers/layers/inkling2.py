@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqconv_kernels import causal_conv1d
 
-from .call import Call
+from ..call import Call
 
 
 def dynamic_short_convolution(

@@ -12,8 +12,8 @@ from torch import Tensor
 from seqconv_kernels import linear_scan
 from seqconv_kernels._core.packing import Segments
 
-from .call import Call
-from .convolution import depthwise
+from ..call import Call
+from ..convolution import depthwise
 
 
 def recurrent_block(

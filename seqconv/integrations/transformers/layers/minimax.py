@@ -9,8 +9,8 @@ from torch import Tensor
 
 from seqconv_kernels import gated_linear_attention
 
-from .call import Call
-from .padding import skipped
+from ..call import Call
+from ..padding import skipped
 
 
 def lightning_attention(

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..selective_scan import mamba_step
 from .inkling2 import dynamic_short_convolution
 from .minimax import lightning_attention
 from .recurrent_gemma import recurrent_block, rg_lru_scan
 from .rwkv import channel_mix, time_mix
-from .selective_scan import mamba_step
 from .xlstm import mlstm_backend
 from .zaya import cca_projection
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from seqconv_kernels._core.packing import Segments
 
-from ...mixers.linear_attention.xlstm.mlstm_cell import mlstm
-from .call import Call, for_backward
+from ....mixers.linear_attention.xlstm.mlstm_cell import mlstm
+from ..call import Call, for_backward
 
 
 def mlstm_backend(
