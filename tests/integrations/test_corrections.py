@@ -18,7 +18,7 @@ def wrong(got, want):
     return (got - want).abs().max() > 1e-2 * want.abs().max()
 
 
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "jamba", "zamba", "recurrent_gemma"])
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "jamba", "zamba", "recurrent_gemma", "minimax"])
 @torch.no_grad()
 def test_a_prompt_in_two_chunks(family):
     if family == "recurrent_gemma" and RELEASE < (5, 23):

@@ -1,16 +1,54 @@
 """The lightning attention of MiniMax, on the op of gated linear attention.
 
 Per head h, with slope s of the layer: ``S[t] = exp(-s_h) S[t-1] + k[t] v[t]^T``, ``o[t] = S[t]^T q[t]``.
+
+transformers takes the length of the first layer's cache for that of all, and a lightning attention has none there: masks
+and positions of a second call are those of a first one. It also leaves the states in the order of the last beams.
+:class:`LightningCacheLayer` has a length and follows the beams.
 """
 
 from typing import Any
 
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from seqconv_kernels import gated_linear_attention
 
 from ..call import Call
 from ..padding import skipped
+
+
+class LightningCacheLayer(DynamicLayer):
+    """The place of a lightning attention among the layers of a cache, which keeps its state in a list of its own.
+
+    Args:
+        cache: of the whole model.
+        index: of the layer.
+        tokens: read so far.
+    """
+
+    def __init__(self, cache: Any, index: int, tokens: int) -> None:
+        super().__init__()
+        self.cache, self.index, self.tokens = cache, index, tokens
+
+    def get_seq_length(self) -> int:
+        """Tokens read."""
+        return self.tokens
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows of the state in another order."""
+        state = self.cache.linear_cache[self.index]
+        self.cache.linear_cache[self.index] = state.index_select(0, beam_idx.to(state.device))
+
+
+def count_tokens(cache: Any, index: int, length: int) -> None:
+    """Count the tokens of a call in the cache's layer, after those that the other layers have read before it."""
+    while len(cache.layers) <= index:
+        cache.layers.append(DynamicLayer())
+    if not isinstance(cache.layers[index], LightningCacheLayer):
+        read = [layer.get_seq_length() - length * (i < index) for i, layer in enumerate(cache.layers) if i != index]
+        cache.layers[index] = LightningCacheLayer(cache, index, max(read, default=0))
+    cache.layers[index].tokens += length
 
 
 def lightning_attention(
@@ -41,4 +79,5 @@ def lightning_attention(
     o = layer.norm(o.reshape(batch, length, -1))
     if cache is not None:
         cache.set_linear_cache(layer.layer_idx, state)
+        count_tokens(cache, layer.layer_idx, length)
     return layer.out_proj(layer.output_gate(hidden_states).sigmoid() * o), state
