@@ -30,9 +30,7 @@ def main(rank, folder):
             {name: p.grad for name, p in wrapped.module.named_parameters()}, os.path.join(folder, "gradients.pt")
         )
     dist.barrier()
-    os._exit(
-        0
-    )  # an ordinary end may hang in torch: DDP's reducer waits for a thread of gloo that waits for Python's lock
+    os._exit(0)  # an ordinary end may hang: DDP's reducer waits for a thread of gloo that waits for Python's lock
 
 
 if __name__ == "__main__":

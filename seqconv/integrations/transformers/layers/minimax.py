@@ -2,8 +2,8 @@
 
 Per head h, with slope s of the layer: ``S[t] = exp(-s_h) S[t-1] + k[t] v[t]^T``, ``o[t] = S[t]^T q[t]``.
 
-transformers takes the length of the first layer's cache for that of all, and a lightning attention has none there: masks
-and positions of a second call are those of a first one. It also leaves the states in the order of the last beams.
+transformers takes the length of the first layer's cache for that of all, and a lightning attention has none there:
+masks and positions of a second call are those of a first one. It also leaves states in the order of the last beams.
 :class:`LightningCacheLayer` has a length and follows the beams.
 """
 
