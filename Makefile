@@ -14,7 +14,7 @@ MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
 	@echo "make lra-small  fourteen mixers on five reduced tasks (under two hours on 2 cores; goes on if killed)"
-	@echo "make hyena   train a Hyena language model, distil it, compare and time its ways of writing (under 15 minutes)"
+	@echo "make hyena   train a Hyena language model, distil it, compare and time its ways of writing (15 to 20 minutes)"
 	@echo "make bench   time the ops against their peers, after a check of their results"
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    the tests, but those marked slow"
