@@ -134,7 +134,7 @@ class AdaptiveSoftmax(_Bands):
             nn.init.zeros_(self.clusters.bias)
 
     def forward(self, hidden: Float[Tensor, "*shape d_model"], targets: Int[Tensor, "*shape"] | None = None) -> Tensor:
-        """Log-probabilities (*shape, vocab_size); with targets their negative ones, (*shape), 0 where they are -100."""
+        """Log-probabilities, ``(*shape, vocab_size)``; with targets what those cost, ``(*shape)``, 0 where -100."""
         hidden = self.hidden_dropout(hidden)
         if targets is None:
             return self._log_probabilities(hidden)

@@ -1,6 +1,8 @@
 """The gated delta rule and Kimi Delta Attention with preconditioned keys under fla's signatures.
 
-    A[t] = exp(g_atk[t]) A[t-1] + beta_atk[t] k[t]^2            per channel of the keys
+With A per channel of the keys::
+
+    A[t] = exp(g_atk[t]) A[t-1] + beta_atk[t] k[t]^2
     p[t] = k[t] x^(-r / (1 + |r|)),   r = log(A[t] + eps) - log_atk_scale
     S' = diag(exp(g[t])) S[t-1],      S[t] = S' + p[t] (beta[t] (v[t] - S'^T k[t]))^T
 
