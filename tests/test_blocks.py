@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from seqconv.backbone import Backbone, build_backbone, build_block
+from seqconv.backbone import Backbone
 from seqconv.blocks import Block, BlockState
+from seqconv.build import build_backbone, build_block
 from seqconv.layers.channel_mix import CHANNEL_MIXES, create_channel_mix
 from seqconv.layers.mlp import GATED, MLP, PLAIN
 from seqconv.layers.norms import NORMS, create_norm

@@ -6,8 +6,8 @@ from typing import Any
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..backbone import LayerSpec, build_block, drop_path_rates, ends_of_stack, parse_layer
 from ..blocks import Block
+from ..build import LayerSpec, build_block, drop_path_rates, ends_of_stack, parse_layer
 from ..types import LayerContext
 from .sashimi import Sashimi
 
@@ -34,7 +34,7 @@ def build_sashimi(
     connection.
 
     Args:
-        pattern, mixer_defaults, final_norm, final_norm_options: as :func:`~seqconv.backbone.build_backbone`.
+        pattern, mixer_defaults, final_norm, final_norm_options: as :func:`~seqconv.build.build_backbone`.
         input_dropout, drop_path, drop_path_schedule, block_options: as there; layers are counted on the way down,
             inside, and on the way up.
         pool, expand, unet: as :class:`~seqconv.audio.sashimi.Sashimi`.

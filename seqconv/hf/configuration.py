@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ..backbone import parse_layer
 from ..blocks import Block
+from ..build import parse_layer
 from ..registry import check_mixer_options
 from .adaptive.options import check_config
 from .arguments.checks import MAIN_INPUT
@@ -56,7 +56,7 @@ class SeqConvConfig(PreTrainedConfig):
         mlp, mlp_ratio, mlp_hidden, mlp_bias, mlp_dropout, mlp_options: as there.
         mlp_norm, mlp_norm_options, mlp_residual_options: as there.
         final_norm, final_norm_options, input_dropout, drop_path, drop_path_schedule: as in
-            :func:`seqconv.backbone.build_backbone`.
+            :func:`seqconv.build.build_backbone`.
         pool_sizes: factors by which the sequence is pooled between levels of ``num_hidden_layers`` layers each
             (SaShiMi, :class:`seqconv.audio.sashimi.Sashimi`), ``None`` for one stack; ``pool_expand`` the width of a
             level over that of the level around it, ``pool_unet`` layers and skip connections before pooling too.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..audio.build import build_sashimi
 from ..audio.sashimi import Sashimi
-from ..backbone import Backbone, build_backbone
+from ..backbone import Backbone
+from ..build import build_backbone
 from ..convolution.replacement import place_modal_filters
 from ..quantization import int8_layers
 from .configuration import SeqConvConfig

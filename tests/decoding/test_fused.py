@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 import seqconv
-from seqconv.backbone import build_backbone
+from seqconv.build import build_backbone
 from seqconv.decoding import fused
 from seqconv_kernels._core import native
 from seqconv_kernels.token_program import TokenProgram

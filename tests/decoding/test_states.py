@@ -5,7 +5,7 @@ import torch
 
 from mixer_cases import BATCH, build, causal, each_causal_default, inputs
 from seqconv import create_mixer
-from seqconv.backbone import build_backbone
+from seqconv.build import build_backbone
 from seqconv.decoding import StatePool, Stream
 from tolerances import assert_near
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from seqconv import Mixer, State, create_mixer, list_mixers, mixer_config, register, registry
-from seqconv.backbone import build_backbone
+from seqconv.build import build_backbone
 from seqconv.convolution.long_convolution import LongConvolution
 from seqconv.filters import DiagonalSSM, Filter, Recurrence
 from seqconv.interop import from_original, importer, list_originals

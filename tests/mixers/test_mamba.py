@@ -6,7 +6,7 @@ import torch
 from golden_cases import assert_close
 from scan_modules import ATOL, RTOL, check_layer, import_variant, prefill_then_step
 from seqconv import create_mixer
-from seqconv.backbone import build_backbone
+from seqconv.build import build_backbone
 from seqconv.interop import from_original
 from seqconv.interop.state_space.mamba import MAMBA, MAMBA_NAMES
 from tolerances import assert_near

@@ -6,7 +6,7 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_case
 from scan_modules import prefill_then_step
 from seqconv import create_mixer
-from seqconv.backbone import build_backbone
+from seqconv.build import build_backbone
 from seqconv.interop import from_original
 from seqconv.mixers.linear_attention.rwkv.rwkv7 import FIRST_VALUE
 from seqconv.types import LayerContext
