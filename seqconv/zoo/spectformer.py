@@ -2,7 +2,7 @@
 
 Sizes and figures: ``vanilla_architecture/main_spectformer.py``, ``hierarchical_architecture/spectformer.py`` and the
 README.md of both folders of badripatro/SpectFormers at b6cf487a. The models in stages were trained with labels of
-single cells, and read them too.
+single cells, and read them too. The plain Base is left out: no number of heads in the code divides its width of 512.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,12 +96,6 @@ def spectformer_xsmall(**options: Any) -> PlainBackbone2d:
 def spectformer_small(**options: Any) -> PlainBackbone2d:
     """384 wide, 19 layers."""
     return spectformer(384, 19, **options)
-
-
-@register_model(top1=82.1, millions=57, source=SOURCE, original=PLAIN)
-def spectformer_base(**options: Any) -> PlainBackbone2d:
-    """512 wide, 19 layers; 8 heads, 64 wide as in the others: neither the code's 6 nor its comment's 12 divide 512."""
-    return spectformer(512, 19, **{"num_heads": 8} | options)
 
 
 @register_model(top1=84.3, millions=22.2, source=SOURCE, original=HIERARCHICAL, classifier=TokenLabelClassifier)

@@ -76,7 +76,6 @@ PARAMETERS = {
     "spanet_m": 41_666_984,
     "spanet_mx": 54_742_184,
     "spanet_s": 28_591_784,
-    "spectformer_base": 57_159_656,
     "spectformer_h_base": 33_052_880,
     "spectformer_h_large": 54_675_792,
     "spectformer_h_small": 22_226_928,
