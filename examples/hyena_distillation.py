@@ -148,6 +148,20 @@ def plot(path: Path, contexts: list[int], rates: dict[str, list[float]]) -> None
     figure.savefig(path)
 
 
+def parts_of(tokens: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Windows (rows, length) to train on, to calibrate on, to choose by and to report on."""
+    rows = tokens[: len(tokens) // length * length].view(-1, length)
+    return rows[:-48], rows[-48:-32], rows[-32:-16], rows[-16:]
+
+
+def write(results: dict[str, Any], contexts: list[int], out: Path) -> None:
+    """The results as JSON, as a report, which is also printed, and their speeds as a picture."""
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (out / "report.md").write_text(report(results))
+    plot(out / "speed.png", contexts, results["tokens_per_second"])
+    print(report(results))
+
+
 def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
     length: Annotated[int, typer.Option(help="Bytes per window, and the reach of the filters.")] = 512,
@@ -169,8 +183,7 @@ def main(
     set_seed(0)
     tokenizer = byte_tokenizer()
     tokens = torch.tensor(tokenizer(standard_library(characters))["input_ids"])
-    rows = tokens[: len(tokens) // length * length].view(-1, length)
-    training_rows, calibration, choice, held_out = rows[:-48], rows[-48:-32], rows[-32:-16], rows[-16:]
+    training_rows, calibration, choice, held_out = parts_of(tokens, length)
     model = build(width, layers, length)
     start = time.perf_counter()
     train(model, training_rows, steps, batch_size, out)
@@ -194,7 +207,7 @@ def main(
         "budget_over_equal_orders": budget / equal,
         "chosen": chosen(model, made, choice),
         "methods": by_method(model, held_out, 16, methods.split(",")),
-        "same_tokens": [same_tokens(model, rows[0][None, : length // 4], count), count],
+        "same_tokens": [same_tokens(model, training_rows[0][None, : length // 4], count), count],
         "contexts": contexts,
         "tokens_per_second": speed(width, layers, contexts),
     }
@@ -207,10 +220,7 @@ def main(
         save_distilled(tuned, out / "distillable-order-8", tokenizer=tokenizer)
     results["seconds"] = {"training": training, "all": time.perf_counter() - begun}
     results |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (out / "report.md").write_text(report(results))
-    plot(out / "speed.png", contexts, results["tokens_per_second"])
-    print(report(results))
+    write(results, contexts, out)
     return results
 
 
