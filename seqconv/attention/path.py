@@ -23,6 +23,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.operator.composed import Composed
 from seqconv_kernels._core.portable import solve_unit_lower
+from seqconv_kernels._core.precision import no_autocast
 
 CHUNK = 64
 """Tokens whose reflections are multiplied out at once."""
@@ -39,7 +40,7 @@ def _attend(
     gate: Tensor | None,
     float32_scores: bool,
 ) -> tuple[Tensor, Tensor]:
-    with torch.autocast(q.device.type, enabled=False):
+    with no_autocast(q):
         past, groups = key.shape[1], k.shape[2]
         scale, q = q.shape[-1] ** -0.5, q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
         k, v, w, key = (t.transpose(1, 2) for t in (k, v, w, key))

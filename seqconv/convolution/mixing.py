@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.non_finite import set_apart
 from seqconv_kernels._core.operator.composed import Composed
-from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype, no_autocast
 
 from ..filters.base import Filter
 from ..state import State
@@ -25,7 +25,7 @@ from .long_convolution import LongConvolution
 def _convolve(u: Tensor, taps: Tensor) -> Tensor:
     """Inputs (batch, length, inputs) and taps (outputs, inputs, lags) to (batch, length, outputs)."""
     wide = accumulation_dtype(u, taps)
-    with torch.autocast(u.device.type, enabled=False):
+    with no_autocast(u):
         size = 1 << (u.shape[1] + taps.shape[-1] - 2).bit_length()
         finite, spoilt = set_apart(u.to(wide), 1)
         spectra = torch.fft.rfft(finite, n=size, dim=1), torch.fft.rfft(taps.to(wide), n=size)

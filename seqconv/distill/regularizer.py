@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.precision import no_autocast
 
 from ..convolution.replacement import long_convolutions
 from .certificates.hankel import hankel_product
@@ -77,7 +78,7 @@ def hankel_tail(
 ) -> Float[Tensor, " channels"]:
     """Share of the energy of each Hankel operator outside of its ``order`` leading singular vectors, from above."""
     size = 1 << (2 * g.shape[1] - 2).bit_length()
-    with torch.no_grad(), torch.autocast(g.device.type, enabled=False):
+    with torch.no_grad(), no_autocast(g):
         vectors = _leading_vectors(g.detach(), order, size, iterations, generator)
     kept = hankel_product(torch.fft.rfft(g, n=size), vectors, size).square().sum((1, 2))
     energy = (g.square() * torch.arange(1, g.shape[1] + 1, device=g.device)).sum(1)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.precision import no_autocast
 
 from ..options import Default, with_defaults
 from ..parameters import KeepFloat32, register_tensor, set_optimizer_options, wide_default_dtype
@@ -104,7 +105,7 @@ class HyenaFilter2d(KeepFloat32):
     def forward(self, height: int, width: int) -> Float[Tensor, "channels height width"]:
         """The taps over an image, lag (0, 0) first; zero from ``l_max`` on; float32 at least, also under autocast."""
         rows, columns = min(height, self.l_max), min(width, self.l_max)
-        with torch.autocast(self.positions.device.type, enabled=False):
+        with no_autocast(self.positions):
             h = self._product(rows, columns) if self.form == "product" else self._joint(rows, columns)
         return F.pad(h.permute(2, 0, 1), (0, width - columns, 0, height - rows))
 

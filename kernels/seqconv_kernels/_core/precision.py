@@ -1,8 +1,9 @@
 """Where ops accumulate: float32 at least, whatever the activations are and whatever autocast would choose."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,11 @@ def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
     return dtype
 
 
+def no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context in which products on the tensor's device keep the dtypes of their operands."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)  # none on meta
+
+
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     """Keep matrix products inside ``function`` in the dtypes that it chose.
 
@@ -29,9 +35,7 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         first = args[0][0] if isinstance(args[0], tuple) else args[0]
         assert isinstance(first, Tensor)
-        if first.is_meta:  # a device without autocast
-            return function(*args, **kwargs)
-        with torch.autocast(first.device.type, enabled=False):
+        with no_autocast(first):
             return function(*args, **kwargs)
 
     return run

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._core.precision import accumulation_dtype
+from .._core.precision import accumulation_dtype, no_autocast
 from .spec import Inputs, taps_inside
 
 
@@ -15,7 +15,7 @@ def fft_conv2d(inputs: Inputs) -> Tensor:
         return u * h.sum((1, 2)).to(u.dtype)  # empty too, and differentiable
     (height, width), (rows, columns) = u.shape[1:3], h.shape[1:]
     size = (height + rows - 1, width + columns - 1)
-    with torch.autocast(u.device.type, enabled=False):
+    with no_autocast(u):
         spectrum = torch.fft.rfft2(u.to(dtype).movedim(3, 1), s=size) * torch.fft.rfft2(h.to(dtype), s=size)
         y = torch.fft.irfft2(spectrum, s=size)[..., :height, :width].movedim(1, 3)
     z: Tensor = y if skip is None else y + skip * u

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.complex import as_complex
+from .._core.precision import no_autocast
 from .nodes import half_angle_nodes
 from .spec import CauchyInputs, VandermondeInputs
 
@@ -46,7 +47,7 @@ def _real_product(a: Tensor, b: Tensor) -> Tensor:
     """``Re(a @ b^T)`` per channel as one real product."""
     if a.is_complex():
         a, b = torch.cat([a.real, -a.imag], dim=-1), torch.cat([b.real, b.imag], dim=-1)
-    with torch.autocast(a.device.type, enabled=False):
+    with no_autocast(a):
         return a @ b.mT
 
 
@@ -58,7 +59,7 @@ def cauchy(inputs: CauchyInputs) -> Tensor:
     v, poles, length = inputs
     rows = torch.cat([v.real, v.real * poles.real + v.imag * poles.imag]).transpose(0, 1)
     squares = poles.real.square() + poles.imag.square()
-    with torch.autocast(v.device.type, enabled=False):
+    with no_autocast(v):
         r: Tensor = _cauchy(rows.contiguous(), squares, poles.real.contiguous(), length)
     return as_complex(r.transpose(0, 1))
 

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
-from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype, no_autocast
 
 from ...options import Default, with_defaults
 from ...parameters import KeepFloat32, set_optimizer_options, wide_default_dtype
@@ -207,7 +207,7 @@ class GridFilter(KeepFloat32):
             raise argument_error("GridFilter", got, wanted, "pass condition_dim to the constructor")
         own = next((p for p in self.parameters() if p.is_floating_point()), x)  # quantised networks have none
         dtype = accumulation_dtype(own)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             p = self._positions(reach, x.device, dtype)
             film = None if condition is None or self.film is None else self.film(condition.to(dtype))
             k = self.network(p) if self.options["network"] == "magnet" else self._taps(p, film)

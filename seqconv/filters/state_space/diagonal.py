@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqconv_kernels import diagonal_step, fft_conv
 from seqconv_kernels._core.operator.composed import Composed
+from seqconv_kernels._core.precision import no_autocast
 from seqconv_kernels.diagonal_step import prepare
 
 from ...state import State, state_class
@@ -77,7 +78,7 @@ class DiagonalSSM(Recurrence):
     def prefill(
         self, u: Float[Tensor, "batch length channels"], state: State
     ) -> tuple[Float[Tensor, "batch length channels"], State]:
-        with torch.autocast(u.device.type, enabled=False):
+        with no_autocast(u):
             return self._prefill(u, state)
 
     def _prefill(self, u: Tensor, state: State) -> tuple[Tensor, State]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.operator.composed import Composed
-from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype, no_autocast
 
 from ...layers.norms import LayerNorm
 from ...layers.residual import Dropout
@@ -37,7 +37,7 @@ FFT_NORMS = ("forward", "backward", "ortho")
 
 def _filter_circle(x: Tensor, weight: Tensor, tokens: int) -> Tensor:
     """``x`` (batch, length, channels) on a circle of ``tokens``, filtered by (frequencies, channels, 2)."""
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         wide = x.to(accumulation_dtype(x, weight))
         spectrum = torch.fft.rfft(wide, n=tokens, dim=1) * as_complex(weight)
         filtered: Tensor = torch.fft.irfft(spectrum, n=tokens, dim=1)
@@ -46,7 +46,7 @@ def _filter_circle(x: Tensor, weight: Tensor, tokens: int) -> Tensor:
 
 def _filter_period(x: Tensor, weight: Tensor, fft_norm: str) -> Tensor:
     """``x`` (batch, length, inputs) as one period, by (inputs, [outputs,] frequencies, 2)."""
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         wide = x.to(accumulation_dtype(x, weight))
         spectrum = torch.fft.rfft(wide, dim=1, norm=fft_norm)
         modes = as_complex(weight)[..., : spectrum.shape[1]]

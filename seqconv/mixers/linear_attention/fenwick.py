@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqconv_kernels._core.operator.composed import Composed
+from seqconv_kernels._core.precision import no_autocast
 
 CHUNK = 64
 """Tokens whose weights are held at once."""
@@ -35,7 +36,7 @@ def level(a: Tensor, b: Tensor, last: int) -> Tensor:
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, scales: Tensor, memory: Tensor, position: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor]:
-    with torch.autocast(q.device.type, enabled=False):
+    with no_autocast(q):
         v, g, scales, outputs = v.transpose(1, 2), g.transpose(1, 2), scales.transpose(1, 2), []
         for first in range(0, q.shape[1], CHUNK):
             span = slice(first, first + CHUNK)

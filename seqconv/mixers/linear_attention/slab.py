@@ -161,7 +161,7 @@ class SLAB(Mixer):
         return y
 
     def _check_positions(self, position: Tensor) -> None:
-        if torch.compiler.is_compiling() or position.numel() == 0 or self.positions is None:
+        if torch.compiler.is_compiling() or position.is_meta or position.numel() == 0 or self.positions is None:
             return
         rows, last = self.positions.shape[0], int(position.max())
         if last >= rows:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from seqconv_kernels import linear_scan, linear_scan_step
 from seqconv_kernels._core.complex import view_output_as_complex
 from seqconv_kernels._core.errors import unknown_name
-from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype, no_autocast
 
 from ...layers.linear import Linear
 from ...layers.residual import Dropout
@@ -157,12 +157,12 @@ def _times_real(x: Tensor, matrix: Tensor) -> Tensor:
     """
     x = x.to(accumulation_dtype(x, matrix.real))
     parts = torch.view_as_real(matrix.resolve_conj()).transpose(0, 1).flatten(1)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         return view_output_as_complex((x @ parts).unflatten(-1, (-1, 2)))
 
 
 def _real_part(h: Tensor, matrix: Tensor) -> Tensor:
     """``Re(matrix h)``: one real product, in the precision of h."""
     parts = torch.view_as_real(matrix.conj().resolve_conj()).flatten(1)
-    with torch.autocast(h.device.type, enabled=False):
+    with no_autocast(h):
         return torch.view_as_real(h.resolve_conj()).flatten(-2) @ parts.T

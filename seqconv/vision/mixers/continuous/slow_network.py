@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype, no_autocast
 
 from ....layers.linear import Linear
 from ....parameters import KeepFloat32, set_optimizer_options, wide_default_dtype
@@ -94,7 +94,7 @@ class SlowNetwork(PositionNetwork):
 
     def forward(self, x: Tensor) -> Float[Tensor, "1 *cells channels"]:
         """The kernel, in float32 at least; x says on which device."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             p = self._positions()
             h = torch.sin(self.features[0](p))
             for i in range(len(self.linears)):
@@ -134,7 +134,7 @@ class ContextNetwork(PositionNetwork):
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "kernels size size channels"]:
         """One kernel for each image, or one for all of them."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             p = self._positions()
             g = self._context(x.to(p.dtype))
             h = torch.sin(self.features[0](p))

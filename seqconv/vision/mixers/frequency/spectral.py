@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
-from seqconv_kernels._core.precision import accumulation_dtype
+from seqconv_kernels._core.precision import accumulation_dtype, no_autocast
 
 from ....layers.norms import LayerNorm
 from ....mixers.convolution.spectral import FFT_NORMS
@@ -80,7 +80,7 @@ class SpectralConvolution2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch height width inputs"]) -> Float[Tensor, "batch height width outputs"]:
         """Filter images, each one period of both axes."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             wide = x.to(accumulation_dtype(x, self.weight))
             spectrum = torch.fft.fftshift(torch.fft.rfft2(wide, dim=AXES, norm=self.fft_norm), dim=1)
             weight = as_complex(self.weight.to(wide.dtype))
@@ -133,7 +133,7 @@ class GlobalLocalFilter(nn.Module):
         return y
 
     def _global(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             wide = x.to(accumulation_dtype(x, self.weight))
             spectrum = torch.fft.rfft2(wide, dim=AXES, norm="ortho")
             weight = self.weight.to(wide.dtype)
