@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from .convert import convert_command
 from .distill import distill_command
+from .printing import names_table, pairs_table, print_parts
 
 if TYPE_CHECKING:
     from ..registry import MixerEntry
@@ -116,7 +116,7 @@ def doctor(
         typer.echo(json.dumps(report, indent=2))
         return
     tables = (_pairs("versions", versions), _pairs("machine", machine), _pairs("accelerate", models))
-    _print(*tables, _op_table(ops, f"ops on {device}, {dtype}"))
+    print_parts(*tables, _op_table(ops, f"ops on {device}, {dtype}"))
 
 
 @app.command()
@@ -208,10 +208,10 @@ def clear_errors() -> Iterator[None]:
 def _show_mixers(names: list[str]) -> None:
     from ..registry import create_mixer, mixer_entry
 
-    table = Table("mixer", "state", "summary", title="mixers", caption="seqconv list NAME shows the options of one")
+    table = names_table("mixer", "state", "summary", title="mixers", caption="seqconv list NAME shows the options of one")
     for name in names:
         table.add_row(name, create_mixer(name, 8).state_kind, escape(mixer_entry(name).summary))
-    _print(table)
+    print_parts(table)
 
 
 def _show_models(pattern: str) -> None:
@@ -220,13 +220,14 @@ def _show_models(pattern: str) -> None:
     names = list_models(pattern)
     if not names:
         model_entry(pattern)  # raises, and names the nearest
-    table = Table("model", "million parameters", "ImageNet-1K top-1", "source", title="published image models")
+    title = "published image models (millions of parameters, top-1 on ImageNet-1K in percent)"
+    table = names_table("model", "millions", "top-1", "source", title=title)
     for name in names:
         entry = model_entry(name)
         score = "-" if entry.top1 is None else f"{entry.top1:.1f}"
         score += "" if entry.num_classes == 1000 else f" ({entry.measure})"
         table.add_row(name, f"{entry.millions:g}", score, entry.source)
-    _print(table)
+    print_parts(table)
 
 
 def _show_mixers_2d(pattern: str) -> None:
@@ -236,36 +237,27 @@ def _show_mixers_2d(pattern: str) -> None:
     if names == [pattern] or not names:
         _show_options(mixer_2d_entry(pattern), mixer_2d_config(pattern))
         return
-    table = Table("2-D mixer", "summary", title="2-D mixers", caption="seqconv list 2d NAME shows the options of one")
+    table = names_table("2-D mixer", "summary", title="2-D mixers", caption="seqconv list 2d NAME shows the options of one")
     for name in names:
         table.add_row(name, escape(mixer_2d_entry(name).summary))
-    _print(table)
+    print_parts(table)
 
 
 def _show_options(entry: "MixerEntry[Any]", config: type[Any]) -> None:
-    table = Table("option", "type", "default", title=f"options of {entry.name}")
+    table = names_table("option", "type", "default", title=f"options of {entry.name}")
     for field in dataclasses.fields(config):
         type_name = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
         table.add_row(field.name, escape(type_name), escape(repr(field.default)))
-    _print(escape(inspect.getdoc(entry.mixer) or ""), table)
+    print_parts(escape(inspect.getdoc(entry.mixer) or ""), table)
 
 
 def _pairs(title: str, rows: dict[str, str]) -> Table:
-    table = Table(title=title, show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    return table
+    return pairs_table(title, [(name, escape(value)) for name, value in rows.items()])
 
 
 def _op_table(choices: "list[OpChoice]", title: str) -> Table:
-    table = Table("op", "takes", "unsupported", title=title)
+    table = names_table("op", "takes", "unsupported", title=title)
     for choice in choices:
         reasons = "\n".join(f"{name}: {why}" for name, why in choice.unsupported.items())
         table.add_row(choice.op, choice.taken, escape(reasons) or "-")
     return table
-
-
-def _print(*parts: Any) -> None:
-    console = Console()
-    for part in parts:
-        console.print(part)

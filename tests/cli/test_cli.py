@@ -15,6 +15,7 @@ from seqconv import (
     create_mixer,
     list_checkpoints,
     list_mixers,
+    list_models,
     list_originals,
     mixer_config,
 )
@@ -22,6 +23,8 @@ from seqconv.cli.app import app
 from seqconv.cli.doctor import example_arguments, example_inputs, ops
 from seqconv.hf.tokenizer import byte_tokenizer
 from seqconv.vision import list_mixers_2d
+from seqconv.vision.registry import mixer_2d_config
+from seqconv.zoo import model_entry
 
 
 @pytest.fixture
@@ -72,6 +75,30 @@ def test_list_shows_2d_mixers_and_which_are_experimental(run):
     assert "│ statistics " in options
     assert "depends on the other images" in " ".join(options.split())
     assert "did you mean 'hashed'" in run("list", "2d", "hased").stderr
+
+
+@pytest.mark.parametrize("columns", ["30", "80", None])
+@pytest.mark.parametrize(
+    "arguments", [("list", "models"), ("list",), ("list", "2d"), ("list", "hyena"), ("list", "2d", "hyper_kernel")]
+)
+def test_names_are_whole_at_any_width(monkeypatch, arguments, columns):
+    """At 30 and 80 columns, and piped: there the rows are whole too."""
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    shown = CliRunner().invoke(app, arguments).stdout
+    config = mixer_2d_config("hyper_kernel") if "2d" in arguments else mixer_config("hyena")
+    options = list(config.__dataclass_fields__)
+    names = {("list", "models"): list_models(), ("list",): list_mixers(), ("list", "2d"): list_mixers_2d()}
+    names = names.get(arguments, options)
+    lines = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert [line for line in lines if line] == names
+    assert "…" not in shown.replace("…`", "")  # as docstrings write it
+    if columns is None:
+        assert len(lines) == len(names)
+    if arguments == ("list", "models") and columns is None:
+        assert f" {model_entry(names[0]).source} " in shown
 
 
 def test_list_shows_what_can_be_imported(run):
