@@ -208,7 +208,9 @@ def clear_errors() -> Iterator[None]:
 def _show_mixers(names: list[str]) -> None:
     from ..registry import create_mixer, mixer_entry
 
-    table = names_table("mixer", "state", "summary", title="mixers", caption="seqconv list NAME shows the options of one")
+    table = names_table(
+        "mixer", "state", "summary", title="mixers", caption="seqconv list NAME shows the options of one"
+    )
     for name in names:
         table.add_row(name, create_mixer(name, 8).state_kind, escape(mixer_entry(name).summary))
     print_parts(table)
@@ -237,7 +239,9 @@ def _show_mixers_2d(pattern: str) -> None:
     if names == [pattern] or not names:
         _show_options(mixer_2d_entry(pattern), mixer_2d_config(pattern))
         return
-    table = names_table("2-D mixer", "summary", title="2-D mixers", caption="seqconv list 2d NAME shows the options of one")
+    table = names_table(
+        "2-D mixer", "summary", title="2-D mixers", caption="seqconv list 2d NAME shows the options of one"
+    )
     for name in names:
         table.add_row(name, escape(mixer_2d_entry(name).summary))
     print_parts(table)

@@ -21,6 +21,7 @@ from ..vision.video.backbone import VideoBackbone, VideoClassifier
 
 FAMILIES = (
     "affnet",
+    "ecoformer",
     "gfnet",
     "hornet",
     "parcnetv2",

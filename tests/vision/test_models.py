@@ -11,6 +11,8 @@ from seqconv.zoo.sequencer import sequencer2d
 
 MODELS = {
     "vision/affnet_model": "microsoft/TokenMixers:AffNet",
+    "vision/ecoformer_pvt_model": "ziplab/EcoFormer:PyramidVisionTransformerV2",
+    "vision/ecoformer_twins_model": "ziplab/EcoFormer:ALTGVT",
     "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
     "vision/gfnet_h_model": "raoyongming/GFNet:GFNetPyramid",
     "vision/gfnet_model": "raoyongming/GFNet:GFNet",
@@ -28,6 +30,7 @@ MODELS = {
     "vision/spectformer_h_model": "badripatro/SpectFormers:HierarchicalSpectFormer",
     "vision/spectformer_model": "badripatro/SpectFormers:SpectFormer",
     "vision/swin_prepbn_model": "xinghaochen/SLAB:SwinTransformer",
+    "vision/twins_svt_model": "ziplab/EcoFormer:ALTGVT",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
 }
@@ -44,6 +47,7 @@ UNTOLD = {
     "vision/slab_pvt_model",
     "vision/spanet_model",
     "vision/spectformer_h_model",
+    "vision/twins_svt_model",
     ("scan/vig", "vig_model"),
 }
 """Cases whose sizes the shapes alone do not tell, or whose output the original's options change."""

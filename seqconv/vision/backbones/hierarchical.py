@@ -19,6 +19,7 @@ from ...layers.norms import LayerNorm
 from ..mixer_2d import Mixer2d
 from ..mixers.mobile_mamba import MobileBlock
 from ..mixers.sequencer import GateProjection
+from ..mixers.ss2d import depthwise_conv2d
 from ..positions import resized_positions
 from ..registry import create_mixer_2d
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_linear
@@ -37,7 +38,8 @@ class HierarchicalBackbone(ImageBackbone):
     """Stages of 2-D mixers.
 
     Args:
-        mixer: name of the 2-D mixer, one of :func:`~seqconv.vision.registry.list_mixers_2d`, or one for each stage.
+        mixer: name of the 2-D mixer, one of :func:`~seqconv.vision.registry.list_mixers_2d`, or one for each stage;
+            several names for a stage are repeated over its blocks.
         dims: width of each stage.
         depths: blocks of each stage.
         mixer_options: options of the mixer in all stages.
@@ -53,6 +55,8 @@ class HierarchicalBackbone(ImageBackbone):
             ``"inverted_residual"`` (the convolutions of :mod:`~seqconv.vision.backbones.inverted`).
         position_sizes: rows and columns that the position embeddings of the first stages are learned for (one number
             for squares); they are added to the cells in front of the blocks.
+        position_convs: add a 3 by 3 depthwise convolution of the cells to them after the first block of each stage,
+            which tells where they are (PEG of CPVT, Chu et al. 2021, arXiv 2102.10882).
         final_norm: ``"layer"``, ``"image"`` or ``"prep_batch"``, of the last map, ``"pooled_layer"`` or ``"batch"``,
             of the pooled features, or ``"none"``.
         final_norm_eps, final_norm_options: its ε and other options.
@@ -70,7 +74,7 @@ class HierarchicalBackbone(ImageBackbone):
 
     def __init__(
         self,
-        mixer: str | Sequence[str],
+        mixer: str | Sequence[str | Sequence[str]],
         *,
         dims: Sequence[int],
         depths: Sequence[int],
@@ -88,6 +92,7 @@ class HierarchicalBackbone(ImageBackbone):
         block_options: Mapping[str, Any] | None = None,
         stage_blocks: Sequence[str] | None = None,
         position_sizes: Sequence[int | Sequence[int]] | None = None,
+        position_convs: bool = False,
         final_norm: str = "layer",
         final_norm_eps: float = 1e-5,
         final_norm_options: Mapping[str, Any] | None = None,
@@ -139,6 +144,7 @@ class HierarchicalBackbone(ImageBackbone):
         grids = [(size, size) if isinstance(size, int) else tuple(size) for size in position_sizes or ()]
         tables = (nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=False))
         self.positions = nn.ParameterList(tables)
+        self.position_convs = nn.ModuleList(depthwise_conv2d(dim, 3) for dim in dims if position_convs)
         if final_norm not in FINAL_NORMS:
             raise unknown_name("HierarchicalBackbone", "final_norm", final_norm, FINAL_NORMS)
         norm = "none" if projection else final_norm
@@ -168,8 +174,10 @@ class HierarchicalBackbone(ImageBackbone):
             x = self.downsamplings[stage - 1](x) if stage else x
             if stage < len(self.positions):
                 x = x + resized_positions(self.positions[stage], *x.shape[1:3])
-            for block in blocks:  # type: ignore[attr-defined]  # a ModuleList is typed as a Module
+            for index, block in enumerate(blocks):  # type: ignore[arg-type, var-annotated]  # a ModuleList is typed as a Module
                 x = self._run(block, x)
+                if index == 0 and self.position_convs:
+                    x = x + self.position_convs[stage](x.movedim(-1, 1)).movedim(1, -1)
             if stage in self.out_indices:
                 features.append(x)
         return features, x
@@ -197,15 +205,18 @@ class PooledProjection(nn.Module):
 
 
 def _mixers(
-    name: str,
+    name: str | Sequence[str],
     dim: int,
     depth: int,
     shared: Mapping[str, Any],
     own: Mapping[str, Any] | Sequence[Mapping[str, Any]],
 ) -> Iterator[Mixer2d]:
     """The mixers of the blocks of a stage, one after the other."""
-    layers = [own] if isinstance(own, Mapping) else own
-    return (create_mixer_2d(name, dim, **{**shared, **layers[index % len(layers)]}) for index in range(depth))
+    layers, names = [own] if isinstance(own, Mapping) else own, [name] if isinstance(name, str) else name
+    return (
+        create_mixer_2d(names[index % len(names)], dim, **{**shared, **layers[index % len(layers)]})
+        for index in range(depth)
+    )
 
 
 def _blocks(

@@ -12,7 +12,7 @@
 ``conv7``       a 7 by 7 convolution of stride 2 and 3 by 3 ones with batch norms and ReLU, then one of patches next to
                 each other (PlainMamba)
 ``conv7_norm``  the same with three convolutions, then one of stride 2 and a layer norm (SpectFormer)
-``overlap``     a 7 by 7 convolution of stride 4, a norm or none (ParCNetV2, SPANet)
+``overlap``     a 7 by 7 convolution of stride 4, a norm or none (ParCNetV2, SPANet, PVTv2)
 ==============  ==========================================================================
 
 Source: ``vmamba.py`` of MzeroMiko/VMamba at 2ed52ead.
@@ -212,12 +212,13 @@ class BatchNormStem(nn.Module):
 
 
 class OverlapStem(nn.Module):
-    """A 7 by 7 convolution of stride 4 with 2 zeros around the image, and a norm or none.
+    """A 7 by 7 convolution of stride 4, and a norm or none.
 
     Args:
         in_channels: of the images.
         d_model: width of the cells.
         patch_size: pixels from a cell to the next: 4.
+        padding: zeros around the image.
         norm: its name, see :mod:`~seqconv.vision.backbones.cell_norm`; ``"none"`` for none.
         eps, norm_options: its ε and other options.
 
@@ -231,6 +232,7 @@ class OverlapStem(nn.Module):
         d_model: int,
         patch_size: int,
         *,
+        padding: int = 2,
         norm: str = "none",
         eps: float = 1e-5,
         norm_options: Mapping[str, Any] | None = None,
@@ -238,7 +240,7 @@ class OverlapStem(nn.Module):
         super().__init__()
         if patch_size != 4:
             raise argument_error("OverlapStem", f"patch_size={patch_size}", "4", "take stem='patch'")
-        self.proj = nn.Conv2d(in_channels, d_model, 7, stride=4, padding=2)
+        self.proj = nn.Conv2d(in_channels, d_model, 7, stride=4, padding=padding)
         made = nn.Identity() if norm == "none" else create_image_norm(norm, d_model, eps=eps, **(norm_options or {}))
         self.norm = made
 

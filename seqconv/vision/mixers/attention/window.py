@@ -1,4 +1,4 @@
-"""Attention inside of windows of the image: Swin's shifted windows, with a learned bias for each offset.
+"""Attention inside of windows of the image: Swin's shifted windows, with a learned bias for each offset, or without.
 
 Equation per head of d channels, with i and j cells of one window::
 
@@ -7,10 +7,11 @@ Equation per head of d channels, with i and j cells of one window::
 Every second block of a Swin moves the image by ``shift`` cells to the left and up, around the edges, so that its
 windows lie across those of the block before; cells that were not neighbours do not attend to each other. An image that
 is no larger than a window along an axis has windows of that size, and is not moved. Here an image of any other size is
-padded to whole windows, and padding is not attended to.
+padded to whole windows, and padding is not attended to. Without the bias and the shift this is the locally grouped
+attention of Twins, which takes whole windows alone.
 
 Source: Liu et al. 2021 (arXiv 2103.14030) and ``classification/models/swin_transformer.py`` of xinghaochen/SLAB at
-f58db00b.
+f58db00b; Chu et al. 2021 (arXiv 2104.13840) and ``twins/gvt.py`` (GroupAttention) of ziplab/EcoFormer at a277f9e8.
 """
 
 import torch
@@ -29,9 +30,15 @@ PADDING = -1
 """Region of the cells around the image."""
 
 
-@register_2d("shifted_window", examples=({"num_heads": 2, "window": 3, "shift": 1, "qkv_bias": False},))
+@register_2d(
+    "shifted_window",
+    examples=(
+        {"num_heads": 2, "window": 3, "shift": 1, "qkv_bias": False},
+        {"num_heads": 2, "window": 3, "offset_bias": False},
+    ),
+)
 class ShiftedWindow2d(Mixer2d):
-    """Attention inside of square windows (Swin).
+    """Attention inside of square windows (Swin, Twins).
 
     Args:
         d_model: width of inputs and outputs.
@@ -39,13 +46,21 @@ class ShiftedWindow2d(Mixer2d):
         window: rows and columns of a window.
         shift: cells that the image is moved by.
         qkv_bias: whether queries, keys and values have biases.
+        offset_bias: whether the scores have a learned bias for each offset.
 
     Raises:
         ValueError: heads that do not divide the width, a window below 1, a shift outside of it.
     """
 
     def __init__(
-        self, d_model: int, *, num_heads: int = 4, window: int = 7, shift: int = 0, qkv_bias: bool = True
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        window: int = 7,
+        shift: int = 0,
+        qkv_bias: bool = True,
+        offset_bias: bool = True,
     ) -> None:
         super().__init__(d_model)
         check_heads("shifted_window", d_model, num_heads)
@@ -54,12 +69,14 @@ class ShiftedWindow2d(Mixer2d):
             raise argument_error("shifted_window 2-D mixer", got, wanted, "correct the sizes")
         self.num_heads, self.window, self.shift = num_heads, window, shift
         self.qkv_proj, self.out_proj = Linear(d_model, 3 * d_model, bias=qkv_bias), Linear(d_model, d_model)
-        self.relative_bias = nn.Parameter(torch.empty(2 * window - 1, 2 * window - 1, num_heads))
+        table = torch.empty(2 * window - 1, 2 * window - 1, num_heads) if offset_bias else None
+        self.relative_bias = None if table is None else nn.Parameter(table)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Small biases of the offsets."""
-        nn.init.trunc_normal_(self.relative_bias, std=BIAS_INIT_STD)
+        if self.relative_bias is not None:
+            nn.init.trunc_normal_(self.relative_bias, std=BIAS_INIT_STD)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y: Tensor = self.out_proj(by_size(self._mixed, self.qkv_proj(x), mask))
@@ -70,18 +87,19 @@ class ShiftedWindow2d(Mixer2d):
         size, shift = min(self.window, rows, columns), self.shift if min(rows, columns) > self.window else 0
         qkv = F.pad(qkv, (0, 0, 0, -columns % size, 0, -rows % size))
         moved = qkv.roll((-shift, -shift), (1, 2)) if shift else qkv
-        bias = self._bias(size)[None]
+        bias = None if self.relative_bias is None else self._bias(self.relative_bias, size)[None]
         if shift or qkv.shape[1:3] != (rows, columns):
-            bias = bias + separation(regions(rows, columns, size, size, shift, qkv.device), size, size, bias.dtype)
+            apart = separation(regions(rows, columns, size, size, shift, qkv.device), size, size, qkv.dtype)
+            bias = apart if bias is None else bias + apart
         y = attend_in_windows(moved, self.num_heads, size, size, bias)
         y = y.roll((shift, shift), (1, 2)) if shift else y
         return y[:, :rows, :columns]
 
-    def _bias(self, size: int) -> Float[Tensor, "heads cells cells"]:
+    def _bias(self, biases: Float[Tensor, "offsets offsets heads"], size: int) -> Float[Tensor, "heads cells cells"]:
         """The bias of every pair of cells of a window."""
-        place = torch.arange(size, device=self.relative_bias.device)
+        place = torch.arange(size, device=biases.device)
         offset = place[:, None] - place + self.window - 1
-        table = self.relative_bias[offset[:, None, :, None], offset[None, :, None, :]]
+        table = biases[offset[:, None, :, None], offset[None, :, None, :]]
         return table.flatten(0, 1).flatten(1, 2).movedim(-1, 0)
 
 
