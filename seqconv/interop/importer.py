@@ -45,6 +45,10 @@ class Weights:
         part._prefix = self._prefix + prefix
         return part
 
+    def rename(self, name_of: Callable[[str], str]) -> None:
+        """Give every tensor another name, before any is taken: for files that are written with names of their own."""
+        self._tensors = {name_of(name): tensor for name, tensor in self._tensors.items()}
+
     def take(self, name: str) -> Tensor:
         """The tensor of that name.
 

@@ -1,16 +1,19 @@
 """RMT (Fan et al. 2023, arXiv 2309.11523): attention with Manhattan decay, decomposed in the first stages.
 
-Sizes and figures: ``classfication_release/RMT.py`` and README.md of qhfan/RMT at 32ea2141, without token labelling.
+Sizes and figures: ``classfication_release/RMT.py``, ``classification_token_label_release/RMT.py`` (the models trained
+with labels of single cells, ``_label``, whose classifier reads them too) and README.md of qhfan/RMT at 32ea2141.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..vision.backbones.backbone import TokenLabelClassifier
 from ..vision.backbones.hierarchical import HierarchicalBackbone
 from .registry import register_model
 
 ORIGINAL = "qhfan/RMT:VisRetNet"
 SOURCE = "https://github.com/qhfan/RMT"
+LABELS: Mapping[str, Any] = {"source": SOURCE, "original": ORIGINAL, "classifier": TokenLabelClassifier}
 SMALL: Mapping[str, Any] = {"dims": (64, 128, 256, 512), "num_heads": (4, 4, 8, 16), "ranges": (4.0, 4.0, 6.0, 6.0)}
 
 
@@ -68,3 +71,21 @@ def rmt_large(**options: Any) -> HierarchicalBackbone:
     """``RMT_L6``."""
     dims, heads, ranges = (112, 224, 448, 640), (7, 7, 14, 20), (6.0, 6.0, 6.0, 6.0)
     return _rmt(dims, (4, 8, 25, 8), heads, ranges, (4, 4, 3, 3), 3, layer_scale=1e-6, **options)
+
+
+@register_model(top1=84.8, millions=27, **LABELS)
+def rmt_small_label(**options: Any) -> HierarchicalBackbone:
+    """``RMT_S``, trained with labels of single cells."""
+    return rmt_small(**options)
+
+
+@register_model(top1=85.6, millions=55, **LABELS)
+def rmt_base_label(**options: Any) -> HierarchicalBackbone:
+    """``RMT_M2``, trained with labels of single cells."""
+    return rmt_base(**options)
+
+
+@register_model(top1=86.1, millions=96, **LABELS)
+def rmt_large_label(**options: Any) -> HierarchicalBackbone:
+    """``RMT_L6``, trained with labels of single cells."""
+    return rmt_large(**options)

@@ -12,6 +12,8 @@ from .registry import register_model
 
 PLAIN, HIERARCHICAL = "hustvl/ViG:ViG", "hustvl/ViG:HierViG"
 SOURCE = "https://github.com/hustvl/ViG"
+EVALUATION_SCALE = 0.25
+"""Of the sum of directions, as plain models are evaluated; 0.5 in training: the norm after it hides all but ε."""
 
 
 def _vig(d_model: int, num_heads: int, *, first_activations: bool = False, **options: Any) -> PlainBackbone2d:
@@ -20,7 +22,7 @@ def _vig(d_model: int, num_heads: int, *, first_activations: bool = False, **opt
         "vig",
         d_model=d_model,
         depth=12,
-        mixer_options={"num_heads": num_heads, **activations},
+        mixer_options={"num_heads": num_heads, "direction_scale": EVALUATION_SCALE, **activations},
         stem="conv_silu",
         norm="rms",
         mlp_ratio=4.0,

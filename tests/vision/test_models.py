@@ -93,6 +93,58 @@ def test_outputs_and_gradients_of_variants(name):
     check_model(VARIANTS[name], name)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("rmt_label_model", load_case("vision/rmt_model")), ("vil_v1_stride", load_variant("scan/vision_lstm", "v1"))],
+    ids=["rmt_label", "vil_stride"],
+)
+def test_variants_with_the_parameters_and_images_of_another_case(name, parameters):
+    case = load_case(f"vision/{name}")
+    params = parameters.group("param") | case.group("param")
+    imported = Imported(
+        case.meta["original"], {k: v.double() if v.is_floating_point() else v for k, v in params.items()}, case.hyper
+    )
+    x = parameters.tensors["in.x"].double().requires_grad_()
+    y = imported(x)
+    check(y, case.tensors["out.y"], 1e-9, "logits")
+    (y * case.tensors["cot.y"]).sum().backward()
+    gradients = case.group("grad")
+    check(x.grad, gradients.pop("in.x"), 1e-6, "gradient of the images")
+    for name, want in gradients.items():
+        check(imported.gradients()[name], want, 1e-6, f"gradient of {name}")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_published_files_of_vision_lstm_have_names_of_their_own(version):
+    """As ``load_model`` of ``hubconf.py`` reads them: blocks one after the other, the head with its norm."""
+    case = load_variant("scan/vision_lstm", version)
+    params = {k: v.double() for k, v in case.group("param").items()}
+    original = VARIANTS["scan/vision_lstm", version]
+    norms = ("norm", "legacy_norm") if version == "v1" else ("legacy_norm", "norm")
+    params |= {
+        f"legacy_norm.{kind}": params[f"norm.{kind}"].repeat(1 if version == "v1" else 2) for kind in ("weight", "bias")
+    }
+    if version == "v1":
+        del params["legacy_norm.bias"]
+    published = {}
+    for name, tensor in params.items():
+        parts = name.split(".")
+        if parts[0] in norms:
+            published[name.replace(parts[0], "head.0" if parts[0] == norms[0] else "post_blocks_norm", 1)] = tensor
+        elif parts[0] == "head":
+            published[f"head.1.{parts[1]}"] = tensor
+        elif parts[0] == "blocks":
+            if version == "v2":
+                parts[1:3] = [str(2 * int(parts[1]) + (parts[2] == "rowwise_from_bot_right"))]
+                parts = ["conv1d" if part == "conv" else part for part in parts]
+            parts = ["xlstm_norm" if part == "norm" else "xlstm" if part == "layer" else part for part in parts]
+            published[".".join(["xlstm", *parts])] = tensor
+        else:
+            published[name] = tensor
+    x = case.tensors["in.x"].double()
+    assert torch.equal(from_original(original, published)(x), from_original(original, params)(x))
+
+
 def test_plain_mamba_with_its_map_of_features():
     case = load_case("vision/plainmamba_model")
     original, params = "ChenhongyiYang/PlainMamba:PlainMamba", {k: v.double() for k, v in case.group("param").items()}

@@ -129,9 +129,9 @@ class SeqConvVisionForImageClassification(SeqConvVisionPreTrainedModel):
         self.backbone = SeqConvVisionModel(config)
         with torch.device("meta"):
             self.dropout = nn.Dropout(config.classifier_dropout)
-            widths = self.backbone.model.d_model, cast(int, config.num_labels)
-            self.classifier = nn.Linear(*widths)
-            self.cell_classifier = nn.Linear(*widths) if config.reads_cells else None
+            backbone, classes = self.backbone.model, cast(int, config.num_labels)
+            self.classifier = nn.Linear(backbone.d_model, classes)
+            self.cell_classifier = nn.Linear(backbone.d_cell, classes) if config.reads_cells else None
         self.post_init()
 
     def forward(

@@ -189,7 +189,7 @@ class AFFBackbone(ImageBackbone):
                 d_out, depth=depth, mlp_ratio=mlp_ratio, fuse=fused, activation=activation, drop_path=drops
             )
             self.stages.append(nn.ModuleList([first, block]))
-        self.d_model = min(head_factor * dims[-1], LARGEST_HEAD)
+        self.d_cell, self.d_model = dims[-1], min(head_factor * dims[-1], LARGEST_HEAD)
         self.norm, self.projection = nn.Identity(), NormedConv(dims[-1], self.d_model)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:

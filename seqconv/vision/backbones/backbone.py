@@ -26,6 +26,7 @@ class ImageBackbone(nn.Module, ABC):
     Attributes:
         in_channels: channels of the images.
         d_model: width of the pooled features.
+        d_cell: width of the last map.
         num_stages: stages, of a plain backbone blocks.
         out_indices: stages (of a plain backbone: blocks) whose outputs are the maps of features, counted from 0.
         dims: width of each map of features.
@@ -37,6 +38,7 @@ class ImageBackbone(nn.Module, ABC):
 
     in_channels: int
     d_model: int
+    d_cell: int
     num_stages: int
     out_indices: tuple[int, ...]
     dims: tuple[int, ...]
@@ -149,7 +151,7 @@ class TokenLabelClassifier(ImageClassifier):
 
     def __init__(self, backbone: ImageBackbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
-        self.cell_head = nn.Linear(backbone.d_model, num_classes) if num_classes else None
+        self.cell_head = nn.Linear(backbone.d_cell, num_classes) if num_classes else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

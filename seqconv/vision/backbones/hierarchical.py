@@ -151,7 +151,7 @@ class HierarchicalBackbone(ImageBackbone):
         self.norm, self.pooled_norm = _final_norms(norm, dims[-1], final_norm_eps, final_norm_options or {})
         self.class_attention = None if class_attention is None else ClassAttention(dims[-1], **class_attention)
         self.projection = None if projection is None else PooledProjection(dims[-1], projection)
-        self.d_model = dims[-1] if projection is None else projection
+        self.d_cell, self.d_model = dims[-1], dims[-1] if projection is None else projection
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

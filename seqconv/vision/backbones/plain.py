@@ -111,6 +111,7 @@ class PlainBackbone(ImageBackbone):
         out_indices = (self.num_stages - 1,) if out_indices is None else out_indices
         self.out_indices = check_out_indices("PlainBackbone", out_indices, self.num_stages)
         self.in_channels, self.patch_size, self.d_model = in_channels, patch, d_model
+        self.d_cell = d_model
         self.pooling, self.class_place, self.order = pooling, class_place, order
         self.dims, self.strides = (d_model,) * len(self.out_indices), (stride[0],) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing

@@ -45,13 +45,14 @@ class PlainBackbone2d(ImageBackbone):
         image_size: pixels along each axis that the position embeddings are learned for (one number, or height and
             width); other sizes are resized to.
         patch_size: pixels of a patch along each axis.
+        stride: pixels from a patch to the next; ``patch_size`` if not given, for the stem ``"project"`` alone if it is.
         stem, stem_options: see :mod:`~seqconv.vision.backbones.stems`.
         in_channels: channels of the images.
         conv_layers: blocks followed by a 3 by 3 depthwise convolution, batch norm and GELU.
         pooling: ``"mean"`` over the cells, ``"ends"`` (the first and the last side by side) or ``"mean_of_ends"``.
         norm: name of the norm of the cells in front of the pooling, see :mod:`~seqconv.layers.norms`.
         norm_eps, norm_options: its ε and other options.
-        pooled_norm: whether the pooled features are normed.
+        pooled_norm, pooled_norm_eps: whether the pooled features are layer normed, and the norm's ε.
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.backbones.block.Block2d`.
         block_options: other options of the blocks.
         out_indices: blocks whose outputs are the maps of features, counted from 0; the last if not given.
@@ -73,6 +74,7 @@ class PlainBackbone2d(ImageBackbone):
         first_mixers: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (),
         image_size: int | Sequence[int] = 224,
         patch_size: int = 16,
+        stride: int | None = None,
         stem: str = "project",
         stem_options: Mapping[str, Any] | None = None,
         in_channels: int = 3,
@@ -82,6 +84,7 @@ class PlainBackbone2d(ImageBackbone):
         norm_eps: float = FINAL_NORM_EPS,
         norm_options: Mapping[str, Any] | None = None,
         pooled_norm: bool = False,
+        pooled_norm_eps: float = FINAL_NORM_EPS,
         mlp_ratio: float = 0.0,
         layer_scale: float | None = None,
         block_options: Mapping[str, Any] | None = None,
@@ -91,20 +94,26 @@ class PlainBackbone2d(ImageBackbone):
     ) -> None:
         super().__init__()
         sizes = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if min(depth, patch_size) < 1 or len(sizes) != 2 or min(sizes) < patch_size:
-            got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}"
+        step = patch_size if stride is None else stride
+        if min(depth, patch_size, step) < 1 or len(sizes) != 2 or min(sizes) < patch_size:
+            got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}, stride={stride}"
             wanted = "sizes of at least 1, an image of at least a patch"
             raise argument_error("PlainBackbone2d", got, wanted, "correct the sizes")
+        if stride is not None and stem != "project":
+            remedy = "leave the stride out"
+            raise argument_error("PlainBackbone2d", f"stride={stride}, stem={stem!r}", "stem='project'", remedy)
         if pooling not in POOLINGS:
             raise unknown_name("PlainBackbone2d", "pooling", pooling, POOLINGS)
         out_indices = (depth - 1,) if out_indices is None else out_indices
         self.out_indices = check_out_indices("PlainBackbone2d", out_indices, depth)
         self.in_channels, self.patch_size, self.pooling, self.num_stages = in_channels, patch_size, pooling, depth
+        self.stride, self.d_cell = step, d_model
         self.d_model = 2 * d_model if pooling == "ends" else d_model
-        self.dims, self.strides = (d_model,) * len(self.out_indices), (patch_size,) * len(self.out_indices)
+        self.dims, self.strides = (d_model,) * len(self.out_indices), (step,) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
-        self.stem = create_stem(stem, in_channels, d_model, patch_size, **(stem_options or {}))
-        grid = (size // patch_size for size in sizes)
+        overlap = {} if stride is None else {"stride": stride}
+        self.stem = create_stem(stem, in_channels, d_model, patch_size, **overlap, **(stem_options or {}))
+        grid = ((size - patch_size) // step + 1 for size in sizes)
         self.position_embedding = nn.Parameter(torch.empty(*grid, d_model))
         self.blocks = nn.ModuleList()
         for index, rate in enumerate(drop_path_rates(drop_path, depth)):
@@ -116,7 +125,7 @@ class PlainBackbone2d(ImageBackbone):
         self.convs = nn.ModuleDict({str(index): DepthwiseLayer(d_model) for index in conv_layers})
         given = {"eps": norm_eps, **(norm_options or {})}
         self.norm = nn.Identity() if norm == "none" else create_norm(norm, d_model, **given)
-        self.pooled_norm = LayerNorm(self.d_model, eps=FINAL_NORM_EPS) if pooled_norm else nn.Identity()
+        self.pooled_norm = LayerNorm(self.d_model, eps=pooled_norm_eps) if pooled_norm else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -140,7 +149,7 @@ class PlainBackbone2d(ImageBackbone):
     def packed_features(self, images: PackedImages) -> tuple[list[list[Tensor]], list[Tensor]]:
         """As :meth:`features`, of packed images."""
         patch = (self.patch_size, self.patch_size)
-        check_packed("PlainBackbone2d", images, self.in_channels, patch, patch)
+        check_packed("PlainBackbone2d", images, self.in_channels, patch, (self.stride, self.stride))
         if self.convs or not isinstance(self.stem, PatchStem | ProjectionStem):
             got, wanted = "packed images for convolutions of several patches", "a stem of each patch by itself"
             raise argument_error("PlainBackbone2d", got, wanted, "pass images of one size at a time")

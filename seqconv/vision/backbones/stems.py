@@ -98,17 +98,18 @@ class ConvStem(nn.Module):
 
 
 class ProjectionStem(nn.Module):
-    """One convolution of ``patch_size`` and stride ``patch_size``.
+    """One convolution of patches.
 
     Args:
         in_channels: of the images.
         d_model: width of the cells.
         patch_size: pixels of a cell along each axis; pixels that fill no cell are left out.
+        stride: pixels from a cell to the next; ``patch_size`` if not given.
     """
 
-    def __init__(self, in_channels: int, d_model: int, patch_size: int) -> None:
+    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, stride: int | None = None) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, d_model, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_channels, d_model, patch_size, stride=stride or patch_size)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""

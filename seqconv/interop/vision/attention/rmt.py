@@ -1,6 +1,7 @@
 """qhfan/RMT: the attention with Manhattan decay, and whole classifiers.
 
-Read in ``classfication_release/RMT.py`` at 32ea2141 (VisionRetentionChunk, VisionRetentionAll, RetBlock, VisRetNet).
+Read in ``classfication_release/RMT.py`` at 32ea2141 (VisionRetentionChunk, VisionRetentionAll, RetBlock, VisRetNet),
+and in ``classification_token_label_release/RMT.py`` there, whose classifier reads single cells too (``token_label``).
 The tables of angles and decays (``Relpos``) are computed here. Sizes come from the shapes of the tensors, the heads and
 decays from the hyper-parameters; those of the published variants are in :mod:`seqconv.zoo.rmt`.
 """
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.backbone import ImageClassifier, TokenLabelClassifier
 from ....vision.backbones.block import Block2d
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.attention.manhattan import ManhattanRetention2d
@@ -36,6 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "projection": 1024,
     "layerscales": (False, False, False, False),
     "layer_init_values": 1e-6,
+    "token_label": False,
 }
 IGNORED = ("image", "norm_layer", "patch_norm", "use_checkpoints")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -91,13 +93,14 @@ def build(**hyper: Any) -> ImageClassifier:
         projection=o.projection,
         drop_path=float(o.drop_path_rate),
     )
-    return ImageClassifier(backbone, o.num_classes)
+    return (TokenLabelClassifier if o.token_label else ImageClassifier)(backbone, o.num_classes)
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = options(MODEL, hyper, DEFAULTS, IGNORED)
     converted = _pairs(weights, {"head": "head", "backbone.projection.proj": "proj"})
+    converted |= _pairs(weights, {"cell_head": "aux_head"} if o.token_label else {})
     converted |= _norm(weights, "backbone.projection.norm", "norm")
     for layer in (0, 3, 6, 9):
         converted |= _pairs(weights, {f"backbone.stem.layers.{layer}": f"patch_embed.proj.{layer}"})
@@ -165,7 +168,7 @@ def infer(weights: Weights) -> dict[str, Any]:
         "mlp_ratios": [len(b.peek("ffn.fc1.weight")) / dim for b, dim in zip(first, dims, strict=True)],
         "num_heads": [len(weights.peek(f"layers.{stage}.Relpos.decay")) for stage in range(len(depths))],
         "layerscales": ["gamma_1" in block for block in first], "projection": len(projection),
-        "num_classes": len(weights.peek("head.weight")),
+        "num_classes": len(weights.peek("head.weight")), "token_label": "aux_head.weight" in weights,
     }  # fmt: skip
 
 

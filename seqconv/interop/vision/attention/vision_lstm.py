@@ -3,7 +3,8 @@
 Read in ``vision_lstm/vision_lstm.py`` (VisionLSTM) and ``vision_lstm2.py`` (VisionLSTM2) at 381ba95c. Norms of the
 blocks, and that of the cells after them, store their weights less one. Reversed blocks of the second version convolve
 the image turned by a half, so that their kernels are turned here. Blocks of another traversal, and other modes and
-alternations, are unsupported.
+alternations, are unsupported. The names of the published files differ from those of the classes: ``load_model`` in
+``hubconf.py`` there renames them, and so it is done here.
 """
 
 from collections.abc import Mapping
@@ -39,12 +40,18 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 IGNORED = ("image", "drop_path_decay", "init_weights")
 CHECKED = {
-    "stride": None, "mode": "classifier", "alternation": "bidirectional", "conv_kind": "2d", "conv_kernel_size": 3,
+    "mode": "classifier", "alternation": "bidirectional", "conv_kind": "2d", "conv_kernel_size": 3,
     "proj_bias": True, "norm_bias": True,
 }  # fmt: skip
 POOLINGS = {"bilateral_flatten": "ends", "bilateral_avg": "mean_of_ends"}
 ORDERS = ("row", "row_reversed")
 TRAVERSALS = ("rowwise_from_top_left", "rowwise_from_bot_right")
+NORM_EPS, LEGACY_EPS = 1e-6, 1e-5
+"""The norm that was added for training has PyTorch's: the first of the first version, the second of the second."""
+PUBLISHED = {
+    FIRST: {"post_blocks_norm": "legacy_norm", "head.0": "norm", "head.1": "head"},
+    SECOND: {"post_blocks_norm": "norm", "head.0": "legacy_norm", "head.1": "head"},
+}
 CONV_TAPS = 4
 """Of the causal convolution of the first version."""
 HEADS = 4
@@ -73,22 +80,23 @@ def _reader(original: str) -> Any:
             depth=o.depth if first else 2 * o.depth,
             mixer_options=mixer,
             layer_options=[{"order": order} for order in ORDERS],
-            image_size=list(o.input_shape[1:]),
+            image_size=_table_size(o),
             patch_size=o.patch_size,
+            stride=o.stride,
             in_channels=o.input_shape[0],
             pooling=POOLINGS[o.pooling],
             norm="layer" if o.legacy_norm or not first else "none",
+            norm_eps=LEGACY_EPS if first else NORM_EPS,
             pooled_norm=first or o.legacy_norm,
+            pooled_norm_eps=NORM_EPS if first else LEGACY_EPS,
             drop_path=float(o.drop_path_rate),
         )
-        # The original's first norm of the first version, and the second of the second, have PyTorch's ε.
-        legacy: Any = backbone.norm if first else backbone.pooled_norm
-        legacy.eps = 1e-5
         return ImageClassifier(backbone, o.output_shape[0])
 
     def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
         """The state dict of the classifier from that of the original."""
         o = read(hyper)
+        _rename(weights)
         converted = {"backbone.position_embedding": weights.take("pos_embed.embed")[0]}
         converted |= _same(weights, {"backbone.stem.proj": "patch_embed.proj", "head": "head"})
         cells, pooled = ("legacy_norm", "norm") if first else ("norm", "legacy_norm")
@@ -103,6 +111,32 @@ def _reader(original: str) -> Any:
         return converted
 
     return build, convert
+
+
+def _rename(weights: Weights) -> None:
+    """From the names of published files to those of the classes; others are kept."""
+    if "post_blocks_norm.weight" in weights:
+        original = SECOND if "post_blocks_norm.bias" in weights else FIRST
+        weights.rename(lambda name: _published_name(original, name))
+
+
+def _published_name(original: str, name: str) -> str:
+    """The name in a class of what a published file has under ``name``."""
+    name = name.replace(".xlstm.", ".layer.").replace("xlstm.", "").replace(".xlstm_norm.", ".norm.")
+    parts = name.split(".")
+    if original == SECOND and parts[0] == "blocks":
+        pair, direction = divmod(int(parts[1]), len(TRAVERSALS))
+        parts[1:2] = [str(pair), TRAVERSALS[direction]]
+        return ".".join("conv" if part == "conv1d" else part for part in parts)
+    for source, target in PUBLISHED[original].items():
+        if name.startswith(f"{source}."):
+            return target + name.removeprefix(source)
+    return name
+
+
+def _table_size(o: Any) -> list[int]:
+    """Pixels for which there are as many patches as positions: those of patches next to each other, at any stride."""
+    return [o.patch_size + (size // o.patch_size - 1) * (o.stride or o.patch_size) for size in o.input_shape[1:]]
 
 
 def _mixer(weights: Weights, *, reverse: bool) -> dict[str, Tensor]:
@@ -141,6 +175,7 @@ def _norm(weights: Weights, name: str, source: str) -> dict[str, Tensor]:
 
 def infer(weights: Weights) -> dict[str, Any]:
     """All sizes, from the shapes of the tensors."""
+    _rename(weights)
     if "pos_embed.embed" not in weights:
         return {}
     kernel, (_, rows, columns, dim) = weights.peek("patch_embed.proj.weight"), weights.peek("pos_embed.embed").shape
