@@ -61,7 +61,7 @@ def _over_copies(weight: Tensor, run: Callable[[Tensor], Tensor]) -> Callable[[]
 
 
 def _token(seconds: float) -> dict[str, object]:
-    """A decoding step of 24 layers of width 768 with 50,280 outputs, its layers ours or of torch's own class."""
+    """A decoding step of 24 layers of width 768 with 50,280 outputs, with layers of seqconv or of torch."""
     config = SeqConvConfig(vocab_size=50280, hidden_size=768, num_hidden_layers=24, mixer="mamba")
     model = SeqConvForCausalLM(config).eval()
     runs = {"seqconv": _stepper(model), "torch": _stepper(use_torch_linear(copy.deepcopy(model)))}

@@ -29,7 +29,7 @@ MIXERS = ("mamba", "gated_deltanet", "attention")
 GROUPS: tuple[int | None, ...] = (None, 64)
 """Inputs that share a scale; ``None``: the whole row. A group that does not divide a layer's inputs is left out."""
 HELD_OUT = 8
-"""One file of so many is kept for the test."""
+"""One file in this many is kept for the test."""
 
 
 def texts() -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def texts() -> tuple[Tensor, Tensor]:
 
 
 def train(mixer: str, text: Tensor, steps: int, *, length: int, batch: int, width: int, layers: int) -> Any:
-    """A byte-level model after so many steps of AdamW with a cosine schedule."""
+    """A byte-level model after ``steps`` steps of AdamW with a cosine schedule."""
     torch.manual_seed(0)
     config = SeqConvConfig(vocab_size=256, hidden_size=width, num_hidden_layers=layers, mixer=mixer, mlp="swiglu")
     model: Any = SeqConvForCausalLM(config)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Long Range Arena as a SLURM job array: every task, mixer and seed is one job, which goes on where it was stopped.
+# Long Range Arena as a SLURM job array: every task, mixer and seed is one job, which continues where it was stopped.
 #
 #   sbatch examples/lra_job_array.sh                            # all 108 runs
 #   sbatch --array=3-5 examples/lra_job_array.sh                # some of them

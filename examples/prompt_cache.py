@@ -1,4 +1,4 @@
-"""A prompt cache: requests that begin alike read what they have in common once.
+"""A prompt cache: requests with the same prefix read it once.
 
 States of past prompts are kept every few tokens. A new request looks for the longest beginning that it shares with one
 of them, goes on from a copy of that state, and reads only what is left. A state of a recurrent model has one size

@@ -19,7 +19,7 @@ from seqconv.hf.tokenizer import byte_tokenizer
 
 
 class Windows(Dataset[dict[str, Tensor]]):
-    """Consecutive pieces of one long text, as inputs and labels (the model shifts the labels itself)."""
+    """Consecutive chunks of one long text, as inputs and labels (the model shifts the labels itself)."""
 
     def __init__(self, tokens: Tensor, length: int) -> None:
         self.rows = tokens[: len(tokens) // length * length].view(-1, length)

@@ -634,7 +634,7 @@ def create_mixer(
     bias: bool = True,
     bidirectional: bool = False,
 ) -> Mixer:
-    """Recurrent network with an additive memory behind gates."""
+    """Recurrent network with a gated additive memory."""
 
 @overload
 def create_mixer(

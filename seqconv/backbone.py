@@ -37,7 +37,7 @@ class Backbone(Stateful[BackboneState]):
 
     Args:
         blocks: the layers, all of one width.
-        norm, norm_options: norm behind the last block, ``"none"`` for none.
+        norm, norm_options: norm after the last block, ``"none"`` for none.
         input_dropout, tie_dropout: dropout of the input.
 
     Attributes:

@@ -31,7 +31,7 @@ def check_placement(operation: str, x: Tensor, module: KeepFloat32) -> None:
     device, dtype = parameter.device, parameter.dtype
     if x.device != device and device.type != "meta":  # offloaded parameters arrive when their module is called
         raise argument_error(operation, f"x on {x.device}", f"the mixer on {device}", "move one with .to()")
-    # In a mixer whose parameters are all kept wide they do not tell what it was converted to.
+    # Parameters that are all kept wide do not show what the mixer was converted to.
     narrower = kept and (x.dtype.itemsize <= dtype.itemsize == torch.float32.itemsize or x.dtype == module.converted_to)
     if x.dtype == dtype or (x.is_floating_point() and (narrower or torch.is_autocast_enabled(x.device.type))):
         return

@@ -1,6 +1,6 @@
 """Rows of a batch that take part in different tokens: a mask for a state whose rows have begun.
 
-In a second turn rows bring different numbers of tokens. A state after padding would have to be that of an earlier
+In a second turn rows have different numbers of new tokens. A state after padding would have to be that of an earlier
 token, so each set of rows with equally many tokens continues by itself, from its rows of the state, without padding::
 
     rows {0, 2}:  · x x x      →  f(x[0, 2], state[0, 2])      outputs go back to their places,

@@ -113,7 +113,7 @@ class State:
         """The same state in tensors of one size up to a context of ``length``, as far as it can have one.
 
         States that grow by padding in front are padded to that size and drop padding for tokens; others stay as they
-        are: ``has_fixed_shape`` tells.
+        are, see ``has_fixed_shape``.
         """
         return self._visit(lambda tensor: tensor, lambda state: state.with_capacity(length), batch_free=True)
 

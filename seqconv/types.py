@@ -1,6 +1,6 @@
 """The legend of shapes, on one page.
 
-Shapes stand in annotations as ``Float[Tensor, "batch length d_model"]``; tests check them at run time.
+Shapes are annotated as ``Float[Tensor, "batch length d_model"]``; tests check them at run time.
 
 =============  ==========================================================================
 batch          sequences computed side by side

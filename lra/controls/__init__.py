@@ -1,1 +1,1 @@
-"""The reduced protocol, and the negative controls that it must tell from the correct models."""
+"""The reduced protocol, and the negative controls that it must distinguish from correct models."""

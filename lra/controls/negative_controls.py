@@ -1,4 +1,4 @@
-"""Negative controls: incorrect variants of S4D, which a useful protocol must tell from the correct one.
+"""Negative controls: incorrect variants of S4D, which a useful protocol must distinguish from the correct one.
 
 ``no mixing``: one tap of the past and none of the future, a network of single tokens. ``time step x 0.001``: taps that
 are flat over any sequence of the protocol. ``circular``: a convolution by Fourier transform without zero padding, so

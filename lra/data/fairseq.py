@@ -31,7 +31,7 @@ DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 
 MAPPED, PLAIN = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00"
 REMEDY = FRESH
 LAYOUTS = ("", "lra", "data-bin")
-"""Folders that the files may lie in, below the one that is given."""
+"""Folders that the files may be in, below the one that is given."""
 Ids = NDArray[np.integer[Any]]
 
 

@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
 
 
 def require_inside(path: Path, folder: Path) -> Path:
-    """``path``, if it lies in the folder once links are followed.
+    """``path``, if it is in the folder once links are followed.
 
     Raises:
         ValueError: it is a link out of the folder, or has ``..`` that leads out of it.

@@ -36,7 +36,7 @@ class Recordings(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class RecordingCollate:
-    """Collator: ``(x - mean) / deviation`` per channel, then every so many samples.
+    """Collator: ``(x - mean) / deviation`` per channel, then every ``step``-th sample.
 
     Attributes:
         mean, deviation: one number per channel, in units of the stored samples.

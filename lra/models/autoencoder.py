@@ -1,4 +1,4 @@
-"""Auto-encoder: the last state must tell every token, as MAD's compression task asks.
+"""Auto-encoder: every token must be read from the last state, as MAD's compression task asks.
 
 With ``h`` the backbone's output at the last token and ``p_i`` a sinusoid of position ``i``,
 ``logits_i = W MLP(norm(h + p_i))``. Source: Poli et al., "Mechanistic Design and Scaling of Hybrid Architectures",

@@ -80,7 +80,7 @@ def build_model(recipe: Recipe, data: TaskData) -> PreTrainedModel:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups: the rates that mixers bring, at most ``special_lr``; the recipe's for all other parameters.
+    """Optimiser groups: the rates that mixers set, at most ``special_lr``; the recipe's for all other parameters.
 
     With ``decay_all`` every parameter has the recipe's weight decay.
     """

@@ -48,7 +48,7 @@ class Recipe:
         d_model, n_layers: width and number of blocks.
         norm, norm_placement: as :class:`seqconv.blocks.Block`.
         mlp, mlp_ratio: per-token network after the mixer, as :class:`seqconv.blocks.Block`.
-        mlp_every: only every so many-th block has that network.
+        mlp_every: only every ``mlp_every``-th block has that network.
         dropout, tie_dropout: of the outputs of each block; tied: whole channels of a row.
         input_dropout: of the embeddings.
         mlp_dropout: of the hidden activations of the per-token network.
@@ -63,9 +63,9 @@ class Recipe:
         accumulate: forward passes that an optimiser step is split into.
         steps: optimiser steps.
         warmup_steps, warmup_power: the learning rate rises from 0 as ``(step / warmup_steps) ** warmup_power``.
-        lr, weight_decay: AdamW; a mixer's own parameters may bring their own.
+        lr, weight_decay: AdamW; a mixer's own parameters may have their own.
         decay_all: decay biases, norms and a mixer's own parameters too, as optimisers without groups do.
-        special_lr: upper bound of the learning rates that mixers bring for their own parameters.
+        special_lr: upper bound of the learning rates that mixers set for their own parameters.
         schedule: ``cosine`` or ``linear`` to 0, ``rsqrt``, ``constant``; after the warm-up.
         beta1, beta2, eps: AdamW.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them alone.

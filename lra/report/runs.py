@@ -98,7 +98,7 @@ def find_runs(root: Path) -> list[Run]:
 
 
 def unique_names(runs: Sequence[Run]) -> list[str]:
-    """The models, with seed and folder as far as needed to tell them apart, so that no figure replaces another."""
+    """The models, with seed and folder where needed to distinguish them, so that no figure replaces another."""
     seeded = [f"{run.model}, seed {run.recipe['seed']}" for run in runs]
     models, alike = Counter(run.model for run in runs), Counter(seeded)
     return [

@@ -25,7 +25,7 @@ class Group:
 
     @property
     def first(self) -> Run:
-        """A run that stands for what all have in common."""
+        """A run, for what all have in common."""
         return self.runs[0]
 
     @property

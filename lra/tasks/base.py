@@ -97,7 +97,7 @@ class Task(ABC):
         """Load the verified data files."""
 
     def folder(self, root: Path | None = None) -> Path:
-        """Where the data of these options lies."""
+        """Folder of the data of these options."""
         return (root or default_root()) / folder_name(self.name, self.parameters())
 
     def prepare(

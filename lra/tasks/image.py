@@ -2,7 +2,7 @@
 
 Conventions: ``s4`` scales with mean 122.6 and deviation 61.0 (of 255) and takes 10 % of the training images for
 validation by a random permutation with seed 42; ``mega`` scales with 0.48 and 0.24; ``jax`` makes each grey value a
-token and takes the last 10 %. MEGA's files bring their splits. In colour each channel is scaled by its own mean and
+token and takes the last 10 %. MEGA's files have their own splits. In colour each channel is scaled by its own mean and
 deviation (``s5/dataloaders/basic.py`` of lindermanlab/S5 at d133f4d, after S4), with the split of ``s4``.
 The original pickles are read without unpickling anything but arrays and strings.
 """

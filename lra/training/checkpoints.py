@@ -218,7 +218,7 @@ def disk_full(folder: Path, got: str) -> ValueError:
 
 
 def _disk_is_full(error: Exception) -> bool:
-    """Whether this is a failed write; PyTorch's writer tells no more than that it failed."""
+    """Whether this is a failed write; PyTorch's writer only says that it failed."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(sign in str(error) for sign in ("No space left", "os error 28", "inline_container", "StreamWriter"))

@@ -41,7 +41,7 @@ def finish_run(recipe: Recipe, folder: Path, data_root: Path | None) -> None:
 
 
 def finish_or_record(recipe: Recipe, folder: Path, data_root: Path | None) -> str | None:
-    """As :func:`finish_run`; an error is returned and kept in the folder, so that the rest of a grid goes on."""
+    """As :func:`finish_run`; an error is returned and kept in the folder, so that the rest of a grid continues."""
     try:
         finish_run(recipe, folder, data_root)
     except Exception as error:  # whatever it is, other runs do not depend on it

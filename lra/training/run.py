@@ -51,7 +51,7 @@ class Result:
     """What a finished run found.
 
     Attributes:
-        folder: where everything about it lies.
+        folder: of everything that belongs to the run.
         model: the best checkpoint, as it was in memory.
         accuracy: of the best checkpoint, by split.
         baselines: accuracies of the baselines, by split.
@@ -110,7 +110,7 @@ def run_for(
         folder: of the run; must be new, or hold this recipe's unfinished run with ``resume``.
         seconds: of training, then the run stops at a checkpoint of its own; ``None``: no limit.
         data_root: of the prepared data.
-        resume: go on from the last checkpoint.
+        resume: continue from the last checkpoint.
         quiet: no progress bars.
         track: trackers of transformers that also get the metrics, such as ``tensorboard``.
 

@@ -62,7 +62,7 @@ def window_sums(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def sums_in_parts(model: SeqConvForCausalLM, input_ids: Tensor, labels: Tensor, most: int) -> Tensor:
-    """As :func:`window_sums`, with at most about so many logits at a time: those of a vocabulary of words are large."""
+    """As :func:`window_sums`, with a bounded number of logits at a time: those of a vocabulary of words are large."""
     hidden = model.model(input_ids=input_ids, use_cache=False, return_dict=True).last_hidden_state
     size = max(1, most // (len(hidden) * model.config.vocab_size))
     found = torch.zeros(len(hidden), 3, dtype=torch.float64, device=hidden.device)

@@ -82,7 +82,7 @@ def initial_pool_state(batch: int, d_model: int, pool: int, device: torch.device
 
 
 class Chunks(NamedTuple):
-    """Where the chunks lie that a call completes.
+    """Which chunks a call completes.
 
     Attributes:
         pool: tokens of a chunk.

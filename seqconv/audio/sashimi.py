@@ -170,7 +170,7 @@ class Sashimi(Stateful[SashimiState]):
         return tuple(initial_pool_state(batch, width, p, device, dtype) for width, p in levels)
 
     def _at_level(self, level: int, length: int | None) -> int | None:
-        """Tokens of a level for so many of the outermost one."""
+        """Tokens of a level for a number of tokens of the outermost one."""
         for p in self.pool[:level] if length is not None else ():
             length = -(-cast(int, length) // p)
         return length

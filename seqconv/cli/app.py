@@ -123,9 +123,9 @@ def doctor(
 def generate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder written by save_pretrained, tokenizer included.")],
     prompt: Annotated[str, typer.Option(help="Text to continue.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this much of the probability.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Largest number of new tokens.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of sampling; 0 is greedy decoding.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability mass of nucleus sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Dtype of the weights; by default as they were saved.")] = None,
@@ -197,7 +197,7 @@ def dtype_of(name: str) -> Any:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn what a user can mend into one message and exit status 1; anything else keeps its traceback."""
+    """Turn errors that a user can correct into one message and exit status 1; anything else keeps its traceback."""
     try:
         yield
     except (ValueError, OSError) as error:

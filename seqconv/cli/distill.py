@@ -15,8 +15,8 @@ def distill_command(
     order: Annotated[int | None, typer.Option(help="Real order of every recurrence.")] = None,
     state_budget: Annotated[int | None, typer.Option(help="Real states of all recurrences together.")] = None,
     calibrate: Annotated[Path | None, typer.Option(help="Text file to predict and measure the KL on.")] = None,
-    calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens taken from it.")] = 4096,
-    within: Annotated[int | None, typer.Option(min=2, help="Longest context that the bounds speak of.")] = None,
+    calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens taken from that file.")] = 4096,
+    within: Annotated[int | None, typer.Option(min=2, help="Longest context that the bounds cover.")] = None,
     recurrent: Annotated[bool, typer.Option(help="Reduce filters that have a recurrence too.")] = False,
     length: Annotated[int | None, typer.Option(min=2, help="Taps that are fitted.")] = None,
     fir_head: Annotated[
@@ -24,7 +24,7 @@ def distill_command(
     ] = None,
     strict: Annotated[bool, typer.Option(help="Fail unless every channel was distilled.")] = False,
     write_unchanged: Annotated[bool, typer.Option(help="Write the model even if no channel was distilled.")] = False,
-    plots: Annotated[bool, typer.Option(help="Draw the worst channel of every filter.")] = True,
+    plots: Annotated[bool, typer.Option(help="Plot the worst channel of every filter.")] = True,
 ) -> None:
     """Distil the long convolutions of a language model into recurrences with proven errors."""
     from rich.progress import track

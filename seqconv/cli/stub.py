@@ -1,4 +1,4 @@
-"""The stubs that tell editors and type checkers what the registry holds: options of every mixer, classes of mixers.
+"""Stubs with what the registry holds, for editors and type checkers: options of every mixer, classes of mixers.
 
 ``python -m seqconv.cli.stub`` writes them again from the registered classes; a test keeps them equal.
 """

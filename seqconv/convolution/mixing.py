@@ -27,11 +27,11 @@ def _convolve(u: Tensor, taps: Tensor) -> Tensor:
     wide = accumulation_dtype(u, taps)
     with no_autocast(u):
         size = 1 << (u.shape[1] + taps.shape[-1] - 2).bit_length()
-        finite, spoilt = set_apart(u.to(wide), 1)
+        finite, non_finite = set_apart(u.to(wide), 1)
         spectra = torch.fft.rfft(finite, n=size, dim=1), torch.fft.rfft(taps.to(wide), n=size)
         product = torch.einsum("bfi,oif->bfo", *spectra)
         y: Tensor = torch.fft.irfft(product, n=size, dim=1)
-    return (y[:, : u.shape[1]] + spoilt.sum(2, keepdim=True)).to(u.dtype)
+    return (y[:, : u.shape[1]] + non_finite.sum(2, keepdim=True)).to(u.dtype)
 
 
 _CONVOLVE = Composed("mixing_conv", _convolve, lambda u, taps: u.new_empty(*u.shape[:2], taps.shape[0]))

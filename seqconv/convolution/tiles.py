@@ -74,12 +74,12 @@ def _convolve_circle(
     """Circular convolution of ``size``; the time goes last, where an FFT is faster."""
     if 0 in inputs.shape:
         return inputs.new_zeros(inputs.shape[0], size, inputs.shape[2])
-    finite, spoilt = set_apart(inputs, 1)
+    finite, non_finite = set_apart(inputs, 1)
     signal, spectrum = torch.fft.rfft(finite.transpose(1, 2), n=size), torch.fft.rfft(taps, n=size)
     by_head = cast(Tensor, writable(signal, taps).unflatten(1, (-1, taps.shape[0])))
     y: Tensor = torch.fft.irfft(by_head.mul_(spectrum).flatten(1, 2), n=size).transpose(1, 2)
-    later = spoilt[:, -1:].expand(-1, size - spoilt.shape[1], -1)
-    return y + torch.cat([spoilt, later], dim=1)
+    later = non_finite[:, -1:].expand(-1, size - non_finite.shape[1], -1)
+    return y + torch.cat([non_finite, later], dim=1)
 
 
 def writable(buffer: Tensor, *others: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""A decoding step of a stack of layers as one list of small ops: what of a model has that form, and the guard.
+"""A decoding step of a stack of layers as one list of small ops: the modules that have that form, and the guard.
 
 ``write_block`` appends the ops of one layer to a :class:`~seqconv_kernels.token_program.TokenProgram` where each module
-of it is exactly one of this library's own and nothing else takes part in its call (:func:`plain`). Hooks, adapters,
+is exactly of one of this library's classes and nothing else takes part in its call (:func:`plain`). Hooks, adapters,
 wrapped layers, those of other quantisers, parametrisations, sharding and a ``forward`` of an instance all make it raise
-:class:`Unfused`; the layer is then called as a module. This is asked again for every token.
+:class:`Unfused`; the layer is then called as a module. This is checked again for every token.
 
 Parts are looked up in ``_modules`` and ``_parameters``: ``nn.Module.__getattr__`` would take longer than all else here.
 

@@ -47,7 +47,7 @@ class History:
         return sum(call.inputs.shape[1] for call in self._calls)
 
     def copy(self) -> "History":
-        """The same calls, to go on by itself."""
+        """A copy that continues independently."""
         twin = History()
         twin._calls = list(self._calls)
         return twin
@@ -130,10 +130,10 @@ class Stream(Generic[StateT]):
 
     Args:
         module: a causal mixer, block or backbone.
-        state: the state to begin with; the stream uses it up. The initial one by default.
+        state: the state to begin with; it must not be used elsewhere. The initial one by default.
 
     Attributes:
-        state: the state after all tokens that stand; do not pass it on, but a clone of it.
+        state: the state after all tokens that were not taken back; pass on a clone of it.
     """
 
     def __init__(self, module: Stateful[StateT], state: StateT | None = None) -> None:

@@ -22,7 +22,7 @@ class RegularizerCallback(TrainerCallback):
     """Train for distillability: the penalty next to the loss, in one process or data-parallel ones.
 
     Its gradient is added after clipping; processes add the same one, as their probes are the same. A run that is
-    resumed goes on with the same probes.
+    resumed continues with the same probes.
 
     Attributes:
         penalty: value of the penalty, without its weight, before the latest step.

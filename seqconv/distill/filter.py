@@ -56,7 +56,7 @@ def distill_filter(
         beyond: bound of the sum of the absolute taps after those in ``h``, which the certificate then includes; 0 for a
             filter that ends with ``h``.
         within: longest context of interest: only the first ``within`` taps are fitted, orders are chosen and a
-            tolerance is met by ``window_bound``; of longer contexts only the other bounds speak.
+            tolerance is met by ``window_bound``; only the other bounds hold for longer contexts.
 
     Raises:
         ValueError: not two axes, fewer than 2 taps, taps that are not finite, neither or both of order and

@@ -95,7 +95,7 @@ def distill(
     """Replace the filters of a model by certified recurrences, so that it decodes with a constant state.
 
     Args:
-        model: a model or mixer of ours; it is copied.
+        model: a model or mixer of seqconv; it is copied.
         order: real order of every recurrence.
         tolerance: relative H-infinity error allowed; a channel that cannot be proven to meet it keeps its exact
             filter, and is decoded by exact online convolution next to the recurrences of the others.
@@ -104,7 +104,7 @@ def distill(
         calibration: token ids for a causal language model; with any of the three ways to choose orders it adds
             the predicted and the measured divergence to the result.
         length: taps that are fitted; by default as many as the filter defines. The certificates include a bound of
-            the taps after them; it is infinite for a filter without end whose recurrence does not tell.
+            the taps after them; it is infinite for a filter without end whose recurrence gives no bound.
         within: longest context of interest: as ``length``, and bounds of that window alone choose and are compared with
             the tolerance, as in :func:`~seqconv.distill.distill_filter`.
         recurrent: also replace filters that have a recurrence already (S4 to a lower order, say).

@@ -70,7 +70,7 @@ def fine_tune(
 
     Returns:
         The trained model, with certificates of its filters as they are now; a tolerance that was met may no longer be,
-        so they speak of none. Divergences measured before are left out.
+        so they state none. Divergences measured before are left out.
 
     Raises:
         ValueError: an unknown target, no modal filter in the model, a filter without end and no ``length``.

@@ -63,7 +63,7 @@ VISION_MODELS = {
     "SeqConvVisionForAudioClassification": "vision.sound",
     "SeqConvForSemanticSegmentation": "vision.segmentation",
 }
-"""Classes of image models with maps of features, and the modules that define them."""
+"""Classes of image models with feature maps, and the modules that define them."""
 
 VISION_AUTO = {
     "AutoModel": "SeqConvVisionModel",

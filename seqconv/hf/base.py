@@ -196,7 +196,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def _place_int8_layers(self) -> None:
-        """Make room for the int8 weights that the configuration names: the inner model's first, then the own head's.
+        """Replace the layers whose int8 weights the configuration names: the inner model's first, then the head's.
 
         A head that another class was saved with stays out.
         """
@@ -237,8 +237,8 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             return sorted(n for n in names if whole or n.startswith(prefix) or not accept_head)
 
         missing = bad(info["missing_keys"], accept_head=not same)
-        ours = (n for n in info["unexpected_keys"] if same or not whole or "backbone." in n)
-        extra = bad(ours, accept_head=not same)
+        own = (n for n in info["unexpected_keys"] if same or not whole or "backbone." in n)
+        extra = bad(own, accept_head=not same)
         misshapen = {n: (tuple(a), tuple(b)) for n, a, b in info["mismatched_keys"]}
         wrong = bad(misshapen, accept_head=ignore_mismatched_sizes)
         wrong = [n for n in wrong if not (ignore_mismatched_sizes and _is_other_vocabulary(n, *misshapen[n]))]

@@ -1,4 +1,4 @@
-"""The states of all layers in the form in which transformers carries a cache through ``generate``.
+"""The states of all layers in the form of transformers' caches, for ``generate``.
 
 It holds one :class:`~seqconv.backbone.BackboneState` instead of keys and values per layer. Beam search reorders its
 rows. Assisted generation takes tokens back: while recording, a :class:`~seqconv.decoding.History` holds the state
@@ -49,7 +49,7 @@ class SeqConvCache(Cache):
         self._prefill: Prefill | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SeqConvCache":
-        """A cache that goes on by itself: one prompt, read once, serves many continuations."""
+        """An independent copy: one prompt, read once, serves many continuations."""
         twin = copy.copy(self)
         twin.state = None if self.state is None else self.state.clone()
         twin._kept = dict(self._kept)
@@ -57,7 +57,7 @@ class SeqConvCache(Cache):
         return twin
 
     def take(self, rows: int) -> BackboneState | None:
-        """The state of ``rows`` rows to continue from; the memory of what is handed out may be used up."""
+        """The state of ``rows`` rows to continue from; the memory of what is returned may be overwritten."""
         if self._history is None or self.state is None:
             return self.state
         return self.state.clone()

@@ -20,7 +20,7 @@ from .cache import SeqConvCache
 def concat_caches(caches: Sequence[SeqConvCache]) -> SeqConvCache:
     """One cache with the rows of all, to read their next tokens together.
 
-    The caches are used up: their memory may be that of the new one.
+    The caches must not be used again: their memory may be that of the new one.
 
     Raises:
         ValueError: no cache, or one that has read nothing.

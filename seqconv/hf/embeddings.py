@@ -46,7 +46,7 @@ class PatchEmbedding(nn.Module):
 class TubeletEmbedding(nn.Module):
     """Linear map of tubelets, patches that span several frames, in raster order: time, row, column.
 
-    Within a tubelet numbers lie as (channel, frame, row, column), as a convolution in three dimensions reads them.
+    Within a tubelet numbers are ordered as (channel, frame, row, column), as a 3-D convolution reads them.
 
     Source: ``VideoMAEPatchEmbeddings`` of transformers 5.23.0 (models/videomae/modeling_videomae.py).
     """
@@ -183,7 +183,7 @@ def _check_padding(operation: str, what: str, mask: Tensor | None) -> None:
 
 
 def frame_count(config: SeqConvConfig, lengths: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """Frames of recordings: of so many samples, or of so many frames of features, which stay as many."""
+    """Number of frames of recordings, from their samples; frames of features stay as many."""
     if config.audio_input == "features":
         return lengths
     return _frames(lengths, config.frame_size, config.frame_stride)

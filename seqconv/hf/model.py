@@ -1,4 +1,4 @@
-"""The backbone behind the embeddings of its modality, with the calling conventions of transformers."""
+"""The backbone on the embeddings of its modality, with the calling conventions of transformers."""
 
 from typing import Any, cast
 
@@ -140,7 +140,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
             output_hidden_states: also return the input of every block and the output.
 
         Raises:
-            ValueError: inputs that do not fit together; a state asked of a model that has none, or behind padding
+            ValueError: inputs that do not fit together; a state asked of a model that has none, or after padding
                 on the right.
         """
         x, mask = self.embed(input_ids, attention_mask, inputs_embeds, pixel_values, input_values, input_features)

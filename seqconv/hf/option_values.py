@@ -105,7 +105,7 @@ def require(name: str, value: Any, holds: Callable[[Any], bool], wanted: str) ->
 
 
 def check_spelling(extra: Mapping[str, Any], known: set[str]) -> None:
-    """Transformers keeps unknown arguments as attributes; those that look like one of ours are mistakes."""
+    """Transformers keeps unknown arguments as attributes; those that look like an option are mistakes."""
     for name in extra:
         if get_close_matches(name, known, n=1, cutoff=0.8) and not hasattr(PreTrainedConfig, name):
             raise unknown_name("SeqConvConfig", "option", name, known)

@@ -1,6 +1,6 @@
 """A cache whose tensors keep their sizes from token to token, so that a decoding step is compiled once.
 
-What ``generate(cache_implementation="static")`` carries. Recurrent states have one size anyhow, caches of attention get
+For ``generate(cache_implementation="static")``. Recurrent states have one size already, caches of attention get
 one up to the longest context (:meth:`seqconv.state.State.with_capacity`). Counts are tensors: a number that changes
 with every token would be compiled, or captured in a CUDA graph, again and again.
 """
@@ -55,7 +55,7 @@ class StaticSeqConvCache(SeqConvCache):
         return self._initial(rows) if state is None else state
 
     def put(self, after: BackboneState, inputs: Tensor, mask: Tensor | None, prefill: Prefill) -> None:
-        """As in the base; the mask is kept where a call brings one, counts are tensors, strides are always the same."""
+        """As in the base; the mask is kept where a call has one, counts are tensors, strides are always the same."""
         self._record(inputs, mask, prefill)
         if mask is not None:
             self.mask = self.full_mask(mask)

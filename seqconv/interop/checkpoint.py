@@ -154,7 +154,7 @@ def _reader(config: Mapping[str, Any]) -> Reader:
 
 
 def kind_of(config: Mapping[str, Any]) -> str | None:
-    """The kind of a checkpoint, by its configuration: ``model_type``, or what its fields tell."""
+    """The kind of a checkpoint, by its configuration: ``model_type``, or the names of its fields."""
     kind = config.get("model_type") or _kind_of_fields(set(config))
     return None if kind is None else str(kind)
 

@@ -112,7 +112,7 @@ class Mamba2Configuration(Configuration):
 
 FLA = frozenset({"attn_mode", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp",
                  "max_position_embeddings", "hidden_ratio", "intermediate_size"})  # fmt: skip
-"""Names without effect in models of fla: speed, the loss, attention layers, widths that the shapes of the MLP tell."""
+"""Names without effect in models of fla: speed, the loss, attention layers, widths known from the MLP's shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ class Importer:
         build: hyper-parameters of the original (shapes of test inputs such as ``L`` and ``B`` among them are
             accepted) to a seqconv module, freshly initialised.
         convert: tensors of the original and its hyper-parameters to the module's complete state dict.
-        infer: hyper-parameters that only the shapes of the tensors tell, where the original takes them from a
+        infer: hyper-parameters that are found only in the shapes of the tensors, where the original takes them from a
             configuration of its own; those given by the caller come first.
         mixers: names of the registered mixers that hold such a module, where ``build`` does not name them itself.
     """

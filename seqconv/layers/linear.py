@@ -6,7 +6,7 @@ it calls :func:`seqconv_kernels.skinny_linear`; every other call is torch's.
 
 Some tools look the exact class up in a table and leave others as they are without a word
 (``torch.ao.quantization.quantize_dynamic``, counters of operations). The class therefore compares and hashes as
-``nn.Linear`` does; ``is`` tells the two apart.
+``nn.Linear`` does; ``is`` distinguishes the two.
 """
 
 import torch

@@ -156,7 +156,7 @@ def by_size(
     x: Float[Tensor, "batch height width channels"],
     mask: Bool[Tensor, "batch height width"] | None,
 ) -> Float[Tensor, "batch height width channels_out"]:
-    """``mix`` of every image in its own size, for what cannot tell padding apart: images of one size go together."""
+    """``mix`` of every image in its own size, for what cannot skip padding: images of one size run as a batch."""
     if mask is None:
         return mix(x)
     sizes = image_sizes(mask)

@@ -1,7 +1,7 @@
 """EcoFormer (Liu et al. 2022, arXiv 2209.09004): PVTv2 and Twins-SVT with attention of codes in all but the last stage.
 
 PVTv2 (Wang et al. 2021, arXiv 2106.13797) has patches that overlap and convolutions inside of its MLPs, Twins-SVT (Chu
-et al. 2021, arXiv 2104.13840) a convolution that tells positions after the first block of each stage. The last stage
+et al. 2021, arXiv 2104.13840) a convolution that encodes positions after the first block of each stage. The last stage
 keeps the attention of all cells to all. Sizes: ``pvt/pvt_v2.py``, ``twins/gvt.py`` and the configurations of
 ziplab/EcoFormer at a277f9e8, accuracies: its README.md. Numbers of parameters, which are not published, are those of
 its classes.

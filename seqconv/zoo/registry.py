@@ -120,7 +120,7 @@ def create_model(
     Args:
         name: one of :func:`list_models`.
         num_classes: logits; as many as the published model has by default, 0 for the pooled features.
-        features_only: the backbone alone, which returns a map of features per stage.
+        features_only: the backbone alone, which returns a feature map per stage.
         **options: of the backbone: ``drop_path``, ``in_channels``, ``gradient_checkpointing`` and those of
             :class:`~seqconv.vision.backbones.hierarchical.HierarchicalBackbone`,
             :class:`~seqconv.vision.backbones.plain.PlainBackbone` or

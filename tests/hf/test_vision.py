@@ -1,4 +1,4 @@
-"""Image models with maps of features: Auto classes, UperNet, segmentation and classification on real pictures."""
+"""Image models with feature maps: Auto classes, UperNet, segmentation and classification on real pictures."""
 
 import numpy as np
 import pytest

@@ -155,7 +155,7 @@ def test_plain_mamba_with_its_map_of_features():
     x = case.tensors["in.x"].double().requires_grad_()
     logits = imported(x)
     check(logits, case.tensors["out.logits"], 1e-9, "logits")
-    check(maps[0], case.tensors["out.feature_map"], 1e-9, "map of features")
+    check(maps[0], case.tensors["out.feature_map"], 1e-9, "feature map")
     ((logits * case.tensors["cot.logits"]).sum() + (maps[0] * case.tensors["cot.feature_map"]).sum()).backward()
     gradients = case.group("grad")
     check(x.grad, gradients.pop("in.x"), 1e-6, "gradient of the images")

@@ -85,8 +85,8 @@ def lower_product(scores: Tensor, values: Tensor) -> Tensor:
     A value that is not finite makes its own row and those after it NaN, and no row before it, although a matrix
     product multiplies it by the zeros there: ``0 x`` sums up to what is added to the rows, zero for finite values.
     """
-    finite, spoilt = set_apart(values, -2)
-    return torch.einsum("...ij,...jv->...iv", scores, finite) + spoilt
+    finite, non_finite = set_apart(values, -2)
+    return torch.einsum("...ij,...jv->...iv", scores, finite) + non_finite
 
 
 def carry(state: Tensor, decay: Tensor, inflow: Tensor) -> tuple[Tensor, Tensor]:

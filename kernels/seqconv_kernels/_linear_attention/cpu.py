@@ -1,7 +1,7 @@
 """Recurrences with a matrix state in C++ (:mod:`.operator` makes the operator).
 
 Tokens have any floating dtype and are contiguous in the last axis, (batch, length, heads, width); states, sums and
-gradients are float32 or float64. Packed segments are read where they lie. Tensors with fewer
+gradients are float32 or float64. Packed segments are read in place. Tensors with fewer
 heads than others are shared by neighbours, never copied; their gradients arrive per head and are added here.
 
 Backward, with ``G[t]`` the gradient of the state ``S[t]``, from the last token to the first::

@@ -1,7 +1,7 @@
 """The generalised delta rule in C++: the recurrence itself, its state in the nearest cache.
 
 Tokens have any floating dtype and are contiguous in the last axis, (batch, length, heads, width); states, sums and
-gradients are float32 or float64. Packed segments are read where they lie. Tensors with fewer heads than the values are
+gradients are float32 or float64. Packed segments are read in place. Tensors with fewer heads than the values are
 never copied; their gradients arrive per head and are added here.
 
 Backward, with ``G[t]`` the gradient of the state ``S[t]``, from the last token to the first::

@@ -17,8 +17,8 @@ def fft_conv(inputs: Inputs) -> Tensor:
     extended = signal(inputs)
     past, taps = extended.shape[1] - u.shape[1], h[:, : extended.shape[1]].to(extended.dtype)
     if limit is None:
-        finite, spoilt = set_apart(extended, 1)
-        y = _convolve(finite, taps) + spoilt
+        finite, non_finite = set_apart(extended, 1)
+        y = _convolve(finite, taps) + non_finite
     else:
         y = _convolve_low(extended, taps if skip is None else _with_skip(taps, skip), limit)
     y = y[:, past:]

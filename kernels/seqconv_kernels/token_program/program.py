@@ -44,11 +44,11 @@ MOST_TAPS = 16
 
 
 class Unfused(Exception):
-    """Something that has no form as ops of a list: it is called by itself instead."""
+    """A module or a call that cannot be written as ops of a list; it is called as a module instead."""
 
 
 class Rows(NamedTuple):
-    """Rows of the batch: the first number's address, the code of the dtype, and how far rows lie apart."""
+    """Rows of the batch: the first number's address, the code of the dtype, and the distance of rows in bytes."""
 
     address: int
     dtype: int
@@ -108,7 +108,7 @@ class TokenProgram:
         return Rows(tensor.data_ptr(), 0, width)
 
     def reuse_buffers(self, but: int = 0) -> None:
-        """Let later ops take the buffers so far, except the first ones, for what is no longer needed."""
+        """Let later ops write into the buffers so far, except the first ones."""
         self._used = but
 
     def mark(self) -> tuple[int, int, int]:

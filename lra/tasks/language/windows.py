@@ -1,7 +1,7 @@
 """Windows over running text: each predicts the tokens that no window before it has, after at most as many as it holds.
 
 With a length n and a stride s, the first window predicts tokens 1 to n; every other the s after those, from the n
-tokens before its last one, so that each has at least n - s before it. A stride of n cuts the text into pieces.
+tokens before its last one, so that each has at least n - s before it. With a stride of n, chunks do not overlap.
 """
 
 from typing import Any

@@ -50,7 +50,7 @@ class ListOps(Task):
         source: folder of the benchmark's own files, or of MEGA's, instead of generating.
     """
 
-    summary: ClassVar[str] = "nested list operations, 10 classes, up to 2,000 tokens"
+    summary: ClassVar[str] = "nested list operations, 10 classes, up to 2,000 tokens (small: 95)"
 
     setting: str = "full"
     train: int = 0

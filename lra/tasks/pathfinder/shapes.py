@@ -83,7 +83,7 @@ class Shapes:
         reach: half the side of a paddle's own small image.
         stride: row length of the padded flat image; pixel (r, c) is cell ``(r + pad) * stride + c + pad``.
         candidates: ``(c, 2)`` pixels of the circle around a pivot.
-        weights: ``(o, c)``, how willingly a snake of an orientation goes on to a candidate.
+        weights: ``(o, c)``, weight of a candidate as the next paddle of a snake of orientation ``o``.
         advance: ``(o, 2)``, from a pivot to the next.
         head, pivot: ``(360, 2)``, from a first paddle's tail to its head, and to its pivot.
         clearance: ``(360, 4)``, how far above, below, left and right of a tail the first paddle needs free pixels.

@@ -2,7 +2,7 @@
 
 Conventions: ``s4`` scales pixels to [0, 1], ``mega`` (and S5) to [-1, 1], ``jax`` makes each grey value a token.
 The benchmark's folders are put in the order of their batches and split 80 : 10 : 10 by a random permutation with seed
-42, as S4 does; MEGA's files bring their splits; generated images are split in the order they were drawn.
+42, as S4 does; MEGA's files have their own splits; generated images are split in the order they were drawn.
 """
 
 import json

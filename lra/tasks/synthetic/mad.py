@@ -256,7 +256,7 @@ class Compression(Mad):
 class Memorization(Mad):
     """Memorization: keys and insert tokens in turn; at an insert token the value of the key is asked, always the same.
 
-    Ids: keys, values, the insert token last. The map is MAD-Lab's own: no row tells it, it must be learnt.
+    Ids: keys, values, the insert token last. The map is MAD-Lab's own: it is in no row and must be learnt.
 
     Attributes:
         length: tokens of a row, even.

@@ -1,4 +1,4 @@
-"""Levelling the spectrum of an error: from the least squares to a smaller maximum over the frequencies.
+"""Equalising the spectrum of an error: from the least squares to a smaller maximum over the frequencies.
 
 Both by least squares again and again under weights that grow where the error was large; what lowered the maximum
 most is kept. Residues for fixed poles by Lawson's iteration (Lawson 1961; Ellacott and Williams 1976 for complex

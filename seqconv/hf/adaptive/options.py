@@ -88,7 +88,7 @@ def check_adaptive(vocab_size: int, d_model: int, cutoffs: object, options: Adap
     """Raise for cutoffs that do not cut the vocabulary into bands.
 
     Raises:
-        ValueError: not rising within the vocabulary, or bands so many that the last has no width.
+        ValueError: not rising within the vocabulary, or so many bands that the last has no width.
     """
     given = list(cutoffs) if isinstance(cutoffs, Sequence) and not isinstance(cutoffs, str) else []
     whole = bool(given) and all(isinstance(c, int) and not isinstance(c, bool) for c in given)

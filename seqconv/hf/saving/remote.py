@@ -35,7 +35,7 @@ def auto_map() -> dict[str, str]:
 
 
 def vision_auto_map() -> dict[str, str]:
-    """The same for image models with maps of features."""
+    """The same for image models with feature maps."""
     from .. import VISION_AUTO
 
     return {auto: f"{MODULE}.{name}" for auto, name in {"AutoConfig": "SeqConvVisionConfig", **VISION_AUTO}.items()}

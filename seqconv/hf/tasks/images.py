@@ -1,6 +1,6 @@
 """Masked image modelling: the pixels of hidden patches from those that are seen.
 
-With the patches M that a learned token stands for, the loss is ``mean_{pixels of M} |x - x̂|``, x̂ a linear function of
+With the patches M that a learned token replaces, the loss is ``mean_{pixels of M} |x - x̂|``, x̂ a linear function of
 the outputs at the patches of M.
 
 Source: Xie et al. 2021 (arXiv 2111.09886), as transformers' ViTForMaskedImageModeling.

@@ -69,7 +69,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
             labels: (batch, length), the tokens themselves, -100 where none counts; adds ``loss``, the mean
                 cross-entropy of the next tokens. No packed sequence predicts the first token of the one after it. In
                 training an adaptive softmax gives the loss alone, and no logits.
-            logits_to_keep: compute only the last so many logits (0: all), or those at these positions.
+            logits_to_keep: compute only this number of last logits (0: all), or those at these positions.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
         tokens = inputs_embeds if input_ids is None else input_ids
@@ -163,13 +163,13 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         batch_size: int,
         max_cache_length: int,
     ) -> Any:
-        """Make the cache that ``generate`` carries; states know the longest context, and can go back if they must."""
+        """Make the cache of ``generate``; states know the longest context, and can go back if they must."""
         self._check_cache_implementation(generation_config.cache_implementation)
         cache, mask = model_kwargs.get(CACHE), model_kwargs.get("attention_mask")
         name = f"{type(self).__name__}.generate"
         if mask is not None and mask.dim() == 2 and ends_in_padding(mask.bool()):
             remedy = "pad prompts on the left (tokenizer.padding_side = 'left')"
-            wanted = "prompts that end in a token, after which to go on"
+            wanted = "prompts that end in a real token"
             raise argument_error(name, "prompts with padding on the right", wanted, remedy)
         if isinstance(cache, SeqConvCache) and mask is not None and not generation_config.is_assistant:
             seen = cache.get_seq_length()
@@ -202,7 +202,7 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: always; ``generate_batch`` calls it.
         """
-        got, wanted = "a model with states", "attention layers alone, whose keys and values lie in pages"
+        got, wanted = "a model with states", "attention layers alone, whose keys and values are in pages"
         remedy = "batch requests with seqconv.hf.cache_rows.concat_caches and split_cache, or call generate"
         raise argument_error(f"{type(self).__name__}.generate_batch", got, wanted, remedy)
 

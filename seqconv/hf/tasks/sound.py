@@ -57,7 +57,7 @@ class _PerFrameModel(SeqConvPreTrainedModel):
         return cast(BaseModelOutputWithPast, self.model(**call, return_dict=True)), mask
 
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor | int) -> Tensor:
-        """Frames of recordings of so many samples (or frames of features), as in transformers."""
+        """Number of frames of recordings, from their samples (or frames of features), as in transformers."""
         return frame_count(cast(SeqConvConfig, self.config), torch.as_tensor(input_lengths))
 
     def freeze_base_model(self) -> None:
@@ -106,7 +106,7 @@ class SeqConvForAudioFrameClassification(_PerFrameModel):
         if labels.shape == shape:
             return labels.argmax(-1)
         if labels.shape != shape[:2]:
-            wanted = f"(batch, frames) = {tuple(shape[:2])}, or with {shape[2]} labels behind"
+            wanted = f"(batch, frames) = {tuple(shape[:2])}, or one-hot rows of {shape[2]} labels"
             remedy = "take the number of frames from _get_feat_extract_output_lengths(samples)"
             raise argument_error(type(self).__name__, f"labels of shape {tuple(labels.shape)}", wanted, remedy)
         return labels

@@ -1,1 +1,1 @@
-"""Image models with maps of features for transformers: backbone, classifier, semantic segmentation."""
+"""Image models with feature maps for transformers: backbone, classifier, semantic segmentation."""

@@ -31,7 +31,7 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
             :class:`~seqconv.vision.backbones.hierarchical.HierarchicalBackbone`,
             :class:`~seqconv.vision.backbones.plain.PlainBackbone` and
             :class:`~seqconv.vision.backbones.plain_2d.PlainBackbone2d`, ``mixer`` among them.
-        num_channels: colours.
+        num_channels: channels of the images.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         out_features, out_indices: stages (of a plain backbone: blocks) whose maps are returned, by name (``"stage1"``,
             …) or counted from 0; if neither is given, all stages, or four blocks at even distances.
@@ -44,7 +44,7 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         training_data: what the weights were trained on, in words, for the model card.
 
     Raises:
-        ValueError: an unknown model or option (the nearest are named), wrong types, stages that there are not.
+        ValueError: an unknown model or option (the nearest are named), wrong types, stages that do not exist.
     """
 
     model_type = "seqconv_vision"
@@ -109,7 +109,7 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         return self.backbone_name not in GENERIC and model_entry(self.backbone_name).classifier is TokenLabelClassifier
 
     def build_backbone(self) -> Any:
-        """A freshly initialised backbone that returns the maps of the configuration."""
+        """A freshly initialised backbone that returns the feature maps of the configuration."""
         return build_backbone(self.backbone_name, {**self._backbone_options(), "out_indices": self.out_indices})
 
     def _backbone_options(self) -> dict[str, Any]:

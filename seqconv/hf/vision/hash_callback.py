@@ -40,5 +40,5 @@ class HashTraining(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Nothing waits any longer."""
+        """Wait for no further batch."""
         self._waiting.close()

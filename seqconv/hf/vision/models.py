@@ -1,4 +1,4 @@
-"""Image models on backbones with maps of features: the model itself, a backbone for other models, a classifier."""
+"""Image models on backbones with feature maps: the model itself, a backbone for other models, a classifier."""
 
 from typing import Any, cast
 

@@ -4,7 +4,7 @@
     o[t] = G[t]^T (H[t] + diag(lamb))^-1 q[t]
 
 The systems are solved exactly. fla takes conjugate gradients, by default 30 steps, with which its tests compare the
-exact solution; a call that asks for fewer wants another result, and raises.
+exact solution; a call that asks for fewer would get another result there, and raises.
 
 Source: ``fla/ops/mesa_net`` of fla-org/flash-linear-attention at bc3b101d.
 """

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from seqconv_kernels._core.errors import argument_error
 
-CHUNKS = "a prompt given in several chunks goes on from the state of the last one"
+CHUNKS = "a prompt given in several chunks continues from the state of the last one"
 PADDING = "with biased projections, left padding does not reach real tokens"
 TIME_STEP = "adapters on dt_proj act"
 CLAMP = "time steps are clamped in single steps too"
@@ -26,7 +26,7 @@ class Family:
         corrected: what differs from transformers, because it is wrong there.
         packing: whether packed documents are kept apart; the attention of glm5_next and qwen4_exp chooses tokens by
             an indexer, which does not know of documents.
-        masks_documents: whether its attention layers keep documents apart that ``position_ids`` tell.
+        masks_documents: whether its attention layers keep documents apart that ``position_ids`` mark.
     """
 
     corrected: tuple[str, ...] = ()

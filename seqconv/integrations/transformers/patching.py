@@ -179,7 +179,7 @@ def _method(original: Callable[..., Any], replacement: Callable[..., Any]) -> Ca
 
 
 def _with_documents(forward: Callable[..., Any], file: "PatchedFile") -> Callable[..., Any]:
-    """``forward`` of a model that tells its layers where packed documents begin.
+    """``forward`` of a model, which passes to its layers where packed documents begin.
 
     The outermost model finds them. The one around the layers gets other arguments for its attention layers; those
     further out keep the given ones, of which they compute more (losses that leave padding out, positions of images).

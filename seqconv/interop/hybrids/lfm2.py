@@ -27,7 +27,7 @@ NORMALIZE_EPS = 1e-6
 class Lfm2Configuration(RotaryConfiguration):
     """``Lfm2Config``.
 
-    Without effect: what all hybrids have, adjustments of the MLP's width, which its shapes tell, and names of the
+    Without effect: what all hybrids have, adjustments of the MLP's width, known from its shapes, and names of the
     published files that the modeling does not read.
     """
 

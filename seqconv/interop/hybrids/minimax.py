@@ -1,7 +1,7 @@
 """Reading MiniMax-Text-01: lightning attention, attention and experts, whose residual is the normalised input.
 
 ``x ← norm(x)``, ``x ← α x + β f(x)`` before each layer's part is a norm after every residual sum, ``x ← norm(α x + β
-f(x))``, whose weights are those of the next part, behind a norm of the embeddings. Read in transformers 5.23.0:
+f(x))``, whose weights are those of the next part, after a norm of the embeddings. Read in transformers 5.23.0:
 ``models/minimax``, configuration and modeling, where the norm inside of lightning attention has an ε of its own.
 """
 
@@ -104,7 +104,7 @@ def read_minimax(config: Mapping[str, Any], weights: Weights) -> Read:
 
 
 def _norms(c: MiniMaxConfiguration, weights: Weights) -> dict[str, Tensor]:
-    """Every norm stands where its input is made: the first after the embeddings, the last in the last block."""
+    """Every norm is where its input is made: the first after the embeddings, the last in the last block."""
     depth = c.num_hidden_layers
     firsts = [f"model.layers.{i}.input_layernorm.weight" for i in range(depth)] + ["model.norm.weight"]
     names = ["model.embedding_norm.weight"] + [f"model.backbone.blocks.{i}.{MLP_NORM}.weight" for i in range(depth)]

@@ -142,11 +142,11 @@ def _experts(c: NemotronHConfiguration, w: Weights) -> Part:
     }
     if c.moe_latent_size is not None:
         tensors |= {"enter.weight": w.take("fc1_latent_proj.weight"), "leave.weight": w.take("fc2_latent_proj.weight")}
-    for ours, original in (("up", "up_proj"), ("down", "down_proj")):
+    for target, original in (("up", "up_proj"), ("down", "down_proj")):
         stacked = f"experts.{original}"
         for i in range(c.n_routed_experts):
             one = w.take(stacked)[i] if stacked in w else w.take(f"experts.{i}.{original}.weight")
-            tensors[f"experts.{i}.{ours}.weight"] = one
+            tensors[f"experts.{i}.{target}.weight"] = one
     common = _mlp(c, w.part("shared_experts."))
     options = {
         "expert": c.mlp_hidden_act,

@@ -27,7 +27,7 @@ HYBRID = frozenset({
     "use_associative_scan", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size",
     "shared_intermediate_size",
 })  # fmt: skip
-"""Names without effect in hybrids: training alone, speed, lengths, and widths that the shapes of tensors tell."""
+"""Names without effect in hybrids: training alone, speed, lengths, and widths known from the shapes of tensors."""
 POSITIONS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor", "factor",
                        "original_max_position_embeddings", "mrope_section", "mrope_interleaved"})  # fmt: skip
 """Names in ``rope_parameters``; the last three change nothing for text that is not rescaled by its length."""

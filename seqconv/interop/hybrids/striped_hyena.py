@@ -29,14 +29,14 @@ CHARACTERS = "CharLevelTokenizer"
 END, PADDING = 0, 1
 """Ids of ``CharLevelTokenizer``, whose tokens are bytes: stripedhyena/tokenizer.py, vortex/model/tokenizer.py."""
 ROUNDING = 4
-"""Stored frequencies may differ by so many units in the last place of their dtype."""
+"""Units in the last place by which stored frequencies may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HyenaConfiguration(Configuration):
     """What the configurations of StripedHyena and of vortex have in common.
 
-    ``inner_size_multiple_of`` and ``model_parallel_size`` tell the width of the MLP, as do the shapes of its tensors.
+    ``inner_size_multiple_of`` and ``model_parallel_size`` give the width of the MLP, as do the shapes of its tensors.
     ``column_split`` and ``split_k0`` are read by nothing in StripedHyena. ``prefill_style`` chooses between ways to
     compute one state.
     """
@@ -204,7 +204,7 @@ def model(c: HyenaConfiguration, w: Weights, specs: list[Any], tensors: dict[str
 
 
 def _check_frequencies(c: HyenaConfiguration, heads: Weights) -> None:
-    """Some checkpoints store the frequencies of rotation, which the configuration tells."""
+    """Some checkpoints store the frequencies of rotation, which follow from the configuration."""
     name = "rotary_emb.inv_freq"
     if name not in heads:
         return

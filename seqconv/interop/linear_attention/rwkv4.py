@@ -59,7 +59,7 @@ def _build_ffn(**hyper: Any) -> TokenShiftMLP:
 def convert_time_mix(w: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of ``RwkvSelfAttention``."""
     shifts = {"x_r": "receptance", "x_k": "key", "x_v": "value"}
-    found = {ours: 1 - w.take(f"time_mix_{name}").flatten() for ours, name in shifts.items()}
+    found = {target: 1 - w.take(f"time_mix_{name}").flatten() for target, name in shifts.items()}
     found |= {f"{name[2:]}_proj.weight": w.take(f"{original}.weight") for name, original in shifts.items()}
     rest = {"time_decay": "time_decay", "bonus": "time_first", "o_proj.weight": "output.weight"}
     return found | {name: w.take(original) for name, original in rest.items()}
@@ -69,7 +69,7 @@ def convert_channel_mix(w: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of ``RwkvFeedForward``."""
     found = {name: w.take(name) for name in ("key.weight", "value.weight", "receptance.weight")}
     shifts = {"x_k": "key", "x_r": "receptance"}
-    return found | {ours: 1 - w.take(f"time_mix_{name}").flatten() for ours, name in shifts.items()}
+    return found | {target: 1 - w.take(f"time_mix_{name}").flatten() for target, name in shifts.items()}
 
 
 def read_rwkv(config: Mapping[str, Any], weights: Weights) -> Read:

@@ -42,7 +42,7 @@ IGNORED = ("seed", "mode", "batch", "seqlen")
 
 
 def layer_context(index: int | None, depth: int | None, first: bool) -> LayerContext:
-    """Place in the stack, of which the weights tell whether it is the first layer."""
+    """Place in the stack; the weights show whether it is the first layer."""
     index = (0 if first else 1) if index is None else index
     return LayerContext(index, index + 1 if depth is None else depth)
 

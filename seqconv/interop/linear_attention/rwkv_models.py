@@ -22,7 +22,7 @@ from . import rwkv6, rwkv7
 Read = tuple[dict[str, Any], dict[str, Tensor]]
 """Options of ``SeqConvConfig`` and tensors of ``SeqConvForCausalLM``."""
 Convert = Callable[[Weights, int], dict[str, Tensor]]
-"""From the tensors of a layer's part and the layer's number to ours."""
+"""From the tensors of a layer's part and the layer's number to those of seqconv."""
 
 NORM_EPS = 1e-5
 END_OF_TEXT = 0
@@ -34,7 +34,7 @@ UNSUPPORTED = "this variant is not supported"
 class RWKV7Configuration(Configuration):
     """``RWKV7Config`` of fla-org/flash-linear-attention, fla/models/rwkv7/configuration_rwkv7.py at commit bc3b101d.
 
-    Without effect: what all models of fla have, and the widths of bottlenecks, which the shapes of tensors tell.
+    Without effect: what all models of fla have, and the widths of bottlenecks, known from the shapes of tensors.
     """
 
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = FLA | frozenset({

@@ -16,7 +16,7 @@ DEFAULTS = {
     "hidden_activation": "gelu_pytorch_tanh",
 }  # fmt: skip
 IGNORED = ("layer_idx", "resets", "prefill_length", "seed")
-"""``resets`` tells that a case has position ids that start again: what packed sequences are here."""
+"""``resets`` says that a case has position ids that start again: what packed sequences are here."""
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu", "relu": "relu"}
 
 

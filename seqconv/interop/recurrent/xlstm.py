@@ -2,7 +2,7 @@
 
 Read at 032a6fb, ``xlstm/blocks/slstm/layer.py`` and ``cell.py``. Traps: the layer calls the output of its ``fgate`` i
 and that of its ``igate`` f, so that each drives the other's gate; the weight of its norm is stored less one; the two
-backends store the recurrent kernel and the bias in different orders, which the shape of the kernel tells apart.
+backends store the recurrent kernel and the bias in different orders, which differ in the shape of the kernel.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     else:  # backend "cuda": (heads, in, gates, out), (heads, gates, out)
         recurrent = kernel.unflatten(-1, (GATES, width)).permute(2, 0, 3, 1)
         bias = bias.unflatten(0, (heads, GATES, width)).transpose(0, 1)
-    found = {f"{ours}.weight": weights.take(f"{original}.weight") for ours, original in PROJECTIONS.items()}
+    found = {f"{target}.weight": weights.take(f"{original}.weight") for target, original in PROJECTIONS.items()}
     if o.conv1d_kernel_size:
         found["conv1d.weight"] = weights.take("conv1d.conv.weight").squeeze(1)
         found["conv1d.bias"] = weights.take("conv1d.conv.bias")

@@ -30,7 +30,7 @@ LAYER_DEFAULTS = {"activation": "gelu", "prenorm": False, "batchnorm": False, "d
 LAYER_IGNORED = ("training", "bn_momentum", "d_model")
 MODEL_DEFAULTS = SSM_DEFAULTS | {"d_input": ..., "d_output": ..., "n_layers": ...}
 S5_IGNORED = ("P_stored", "padded", "seed")
-"""``P_stored`` follows from ``P_full``; ``padded`` tells that lengths are passed with the inputs."""
+"""``P_stored`` follows from ``P_full``; ``padded`` says that lengths are passed with the inputs."""
 S5_GATES = {"full_glu": "full_glu", "half_glu1": "half_glu1", "half_glu2": "half_glu2", "gelu": "gelu"}
 LRU_DEFAULTS = {"d_model": ..., "d_hidden": ..., "r_min": 0.0, "r_max": 1.0, "max_phase": 6.28, "norm_order": None}
 LRU_LAYER_DEFAULTS = LRU_DEFAULTS | {"norm": "layer"}

@@ -2,7 +2,7 @@
 
 Read in ``hornet.py`` at 5e552736. Its ``gflayer="GlobalLocalFilter"`` with h and w may also be given as
 ``global_filter=(h, w)``, and ``scale`` is another name of its ``s``. Of the classifiers (HorNet, Block, at ac9e2105)
-the shapes of the tensors tell the mixers of each stage; their factor ``s`` is 1/3 in all published ones.
+the mixers of each stage are found from the shapes of the tensors; their factor ``s`` is 1/3 in all published ones.
 """
 
 from collections.abc import Mapping

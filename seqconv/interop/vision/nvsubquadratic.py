@@ -36,7 +36,7 @@ INFERRED: Mapping[str, Any] = {
     "cond_dim": 0,
     "film_hidden": 64,
 }
-"""What the shapes of the tensors tell of a kernel."""
+"""Options of a kernel, from the shapes of its tensors."""
 
 CKCONV_DEFAULTS: Mapping[str, Any] = {
     "spatial": None, "dim": None, "C": ..., "kind": "siren", "mask": "none", "pad": None, "fft_padding": "zero",

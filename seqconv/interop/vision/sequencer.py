@@ -1,7 +1,7 @@
 """okojoalg/sequencer: the block with recurrent networks along columns and rows, and the classifiers.
 
 Read in ``models/layers.py`` (RNN2DBase and its classes, Sequencer2DBlock) and ``models/two_dim_sequencer.py`` at
-408520e7. The shapes of the tensors tell the cell.
+408520e7. The cell is found from the shapes of the tensors.
 """
 
 from collections.abc import Mapping

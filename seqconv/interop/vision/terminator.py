@@ -75,7 +75,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
         converted |= _network(weights, f"{name}.network", source, o.num_layers[1], "bias_pk")
         names = CONTEXT | {f"factors.{i}": f"fast_linears_x.{i}" for i in range(o.num_layers[1])}
         converted |= _pairs(
-            weights, {f"{name}.network.{ours}": f"{source}.Kernel.{there}" for ours, there in names.items()}
+            weights, {f"{name}.network.{target}": f"{source}.Kernel.{there}" for target, there in names.items()}
         )
         converted |= _pairs(weights, {f"{name}.channel_mixer": f"local_interact_conv_{index + 1}.channel_mixer"})
         converted[f"{name}.bias"] = weights.take(f"bias{index + 1}")
@@ -87,7 +87,7 @@ def _network(weights: Weights, name: str, source: str, layers: int, cell_bias: s
     weights.ignore(f"{source}.train_length")
     names = {"output": "output_linear"} | {f"linears.{i}": f"linears.{i}" for i in range(layers)}
     names |= {f"features.{i}": f"filters.{i}.linear" for i in range(layers + 1)}
-    found = _pairs(weights, {f"{name}.{ours}": f"{source}.Kernel.{there}" for ours, there in names.items()})
+    found = _pairs(weights, {f"{name}.{target}": f"{source}.Kernel.{there}" for target, there in names.items()})
     return dict(found) | {f"{name}.cell_bias": weights.take(f"{source}.Kernel.{cell_bias}")[0, 0]}
 
 

@@ -6,7 +6,7 @@ Equation, with h heads; ``c_t`` the latent, ``r_t`` the part of keys that all he
     [k_t^h | v_t^h] = W_b^h c_t      q_t^h = W_q^h x_t, or W_q^h rms(W_qa x_t)
     o_t^h = sum_s softmax_s(q_t^h · [k_s^h | r_s] / √d) v_s^h          y_t = W_o concat(o_t)
 
-No position is added (NoPE), as in Kimi Linear, where the other layers tell the order.
+No position is added (NoPE), as in Kimi Linear, where the other layers carry the order.
 
 Source: DeepSeek-AI 2024 (arXiv 2405.04434); Kimi Team 2025 (arXiv 2510.26692), KimiLinearAttention of transformers
 5.23.0.

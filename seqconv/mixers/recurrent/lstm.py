@@ -1,4 +1,4 @@
-"""LSTM: an additive memory behind input, forget and output gates.
+"""LSTM: an additive memory with input, forget and output gates.
 
 The layer of :mod:`~seqconv.mixers.recurrent.recurrent_layer` with the states h and c and::
 
@@ -15,7 +15,7 @@ from .recurrent_layer import RecurrentLayer
 
 @register("lstm", examples=({"num_heads": 1}, {"num_heads": 2, "bias": False}))
 class LSTM(RecurrentLayer):
-    """Recurrent network with an additive memory behind gates.
+    """Recurrent network with a gated additive memory.
 
     Args:
         d_model: width of inputs, outputs and states.

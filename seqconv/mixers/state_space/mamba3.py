@@ -110,7 +110,7 @@ def trapezoidal_scan(
     """
     rank = c.shape[2]
     own, later = mix * dt, F.pad((1.0 - mix) * dt, (0, 0, 0, 1))[:, 1:]
-    # A next token that is not finite spoils its own outputs: here its part cancels, which NaN does not.
+    # A next token that is not finite makes its own outputs NaN: here its part cancels, which NaN does not.
     later = torch.where(later.isfinite(), later, 0.0)
     keys = (b * (own + later)[:, :, None, :, None]).to(x.dtype)
     decay = F.pad(log_decay[:, :, None], (0, 0, 0, rank - 1))

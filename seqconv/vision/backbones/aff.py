@@ -138,7 +138,7 @@ class AFFBackbone(ImageBackbone):
         head_factor: channels of the last projection per channel of the last stage, at most 960 channels.
         in_channels: channels of the images.
         drop_path: rate of the last layer of adaptive filters; it rises evenly from 0 at the first.
-        out_indices: stages whose outputs are the maps of features; all if not given.
+        out_indices: stages whose outputs are the feature maps; all if not given.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
@@ -193,7 +193,7 @@ class AFFBackbone(ImageBackbone):
         self.norm, self.projection = nn.Identity(), NormedConv(dims[-1], self.d_model)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps of features, and the last map."""
+        """The feature maps, and the last map."""
         check_images("AFFBackbone", images, self.in_channels, 1)
         x = self.activation(self.stem(images.movedim(1, -1)))
         features: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What backbones share: images in, one map of features per stage out."""
+"""What backbones share: images in, one feature map per stage out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ class ImageBackbone(nn.Module, ABC):
         d_model: width of the pooled features.
         d_cell: width of the last map.
         num_stages: stages, of a plain backbone blocks.
-        out_indices: stages (of a plain backbone: blocks) whose outputs are the maps of features, counted from 0.
-        dims: width of each map of features.
+        out_indices: stages (of a plain backbone: blocks) whose outputs are the feature maps, counted from 0.
+        dims: width of each feature map.
         strides: pixels of a cell of each map along each axis.
         gradient_checkpointing: compute the blocks a second time in the backward pass instead of storing their inner
             values; may be changed at any time.
@@ -50,7 +50,7 @@ class ImageBackbone(nn.Module, ABC):
     def features(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> tuple[list[Float[Tensor, "batch _ _ _"]], Tensor]:
-        """The maps of features, and what the last block returns, class token included.
+        """The feature maps, and what the last block returns, class token included.
 
         Raises:
             ValueError: other channels, images smaller than a patch.
@@ -61,7 +61,7 @@ class ImageBackbone(nn.Module, ABC):
         """One vector for each image, normed, from what the last block returns."""
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """A map of features for each of ``out_indices``, the finest first: (batch, rows, columns, width).
+        """A feature map for each of ``out_indices``, the finest first: (batch, rows, columns, width).
 
         Raises:
             ValueError: as :meth:`features`.
@@ -127,7 +127,7 @@ class ImageClassifier(BackboneClassifier[ImageBackbone]):
     def forward_features(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch rows columns width"]:
-        """The last map of features."""
+        """The last feature map."""
         features: list[Tensor] = self.backbone(images)
         return features[-1]
 

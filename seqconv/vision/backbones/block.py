@@ -26,7 +26,7 @@ class Block2d(nn.Module):
         mlp: its kind, as in :class:`~seqconv.layers.mlp.MLP` or :mod:`~seqconv.vision.backbones.conv_mlp`.
         mlp_bias: whether it has biases.
         mlp_down_bias: whether its last projection has one, where that differs.
-        position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which tells where they are.
+        position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which encodes positions.
         single_residual: add what the MLP makes of the mixer's output, instead of both (GFNet).
         drop_path: probability of leaving out the mixer, or the MLP, for an image.
         layer_scale: initial value of a learned factor per channel of what is added (c); ``None`` for none.

@@ -1,4 +1,4 @@
-"""From cells to fewer cells: what stands between the stages of hierarchical backbones.
+"""From cells to fewer cells: the layers between the stages of hierarchical backbones.
 
 ==============  ====================================================================================================
 ``merge``       2 by 2 cells as one, a norm, projection (Swin's patch merging, VMamba v1)

@@ -56,7 +56,7 @@ class HierarchicalBackbone(ImageBackbone):
         position_sizes: rows and columns that the position embeddings of the first stages are learned for (one number
             for squares); they are added to the cells in front of the blocks.
         position_convs: add a 3 by 3 depthwise convolution of the cells to them after the first block of each stage,
-            which tells where they are (PEG of CPVT, Chu et al. 2021, arXiv 2102.10882).
+            which encodes positions (PEG of CPVT, Chu et al. 2021, arXiv 2102.10882).
         final_norm: ``"layer"``, ``"image"`` or ``"prep_batch"``, of the last map, ``"pooled_layer"`` or ``"batch"``,
             of the pooled features, or ``"none"``.
         final_norm_eps, final_norm_options: its ε and other options.
@@ -65,7 +65,7 @@ class HierarchicalBackbone(ImageBackbone):
         projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
             last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
-        out_indices: stages whose outputs are the maps of features, counted from 0; all if not given.
+        out_indices: stages whose outputs are the feature maps, counted from 0; all if not given.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
@@ -166,7 +166,7 @@ class HierarchicalBackbone(ImageBackbone):
             nn.init.trunc_normal_(table, std=LINEAR_INIT_STD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps of features, and the last map."""
+        """The feature maps, and the last map."""
         check_images("HierarchicalBackbone", images, self.in_channels, self.least)
         x = self.stem(images)
         features: list[Tensor] = []

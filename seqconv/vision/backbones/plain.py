@@ -66,7 +66,7 @@ class PlainBackbone(ImageBackbone):
         order: in which the patches are read: ``"row"`` by row, or ``"column"`` by column.
         pairs: two blocks in opposite directions at a time, see :class:`BlockPair`; ``depth`` counts all blocks.
         norm, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
-        out_indices: blocks whose outputs are the maps of features, counted from 0; the last if not given.
+        out_indices: blocks whose outputs are the feature maps, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
@@ -138,7 +138,7 @@ class PlainBackbone(ImageBackbone):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps of features, without the class token, and the last sequence."""
+        """The feature maps, without the class token, and the last sequence."""
         check_images("PlainBackbone", images, self.in_channels, self.patch_size)
         cells = self.patch_embedding(images).movedim(1, -1)
         x, features = self._sequence(cells), []
@@ -194,7 +194,7 @@ class PlainBackbone(ImageBackbone):
         return y if self.pooling == "class" else y.mean(1)
 
     def _class_index(self, patches: int) -> int:
-        """Where the class token is among so many patches."""
+        """Index of the class token in the sequence."""
         return {"first": 0, "middle": patches // 2, "last": patches}[self.class_place]
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "rows columns d_model"]:

@@ -55,7 +55,7 @@ class PlainBackbone2d(ImageBackbone):
         pooled_norm, pooled_norm_eps: whether the pooled features are layer normed, and the norm's ε.
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.backbones.block.Block2d`.
         block_options: other options of the blocks.
-        out_indices: blocks whose outputs are the maps of features, counted from 0; the last if not given.
+        out_indices: blocks whose outputs are the feature maps, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
@@ -133,7 +133,7 @@ class PlainBackbone2d(ImageBackbone):
         nn.init.trunc_normal_(self.position_embedding, std=LINEAR_INIT_STD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps of features, and the last map."""
+        """The feature maps, and the last map."""
         check_images("PlainBackbone2d", images, self.in_channels, self.patch_size)
         x = self.stem(images)
         features: list[Tensor] = []

@@ -33,7 +33,7 @@ class GnConv2d(Mixer2d):
         order: gates n.
         d_conv: rows and columns of the convolution, odd.
         scale: s, factor of the convolution's outputs.
-        global_filter: take a filter in the spectrum instead, stored for so many frequencies of rows and columns.
+        global_filter: take a filter in the spectrum instead, stored for this number of frequencies of rows and columns.
 
     Raises:
         ValueError: an order below 1, a width that ``2^(order-1)`` does not divide, an even ``d_conv``,

@@ -42,7 +42,7 @@ class VideoBackbone(nn.Module):
         tubelet_size: frames of a patch.
         in_channels: channels of the frames.
         norm, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
-        out_indices: blocks whose outputs are the maps of features, counted from 0; the last if not given.
+        out_indices: blocks whose outputs are the feature maps, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         gradient_checkpointing: compute the blocks a second time in the backward pass instead of storing their inner
             values; may be changed at any time.
@@ -111,7 +111,7 @@ class VideoBackbone(nn.Module):
     def features(
         self, videos: Float[Tensor, "batch channels frames height width"]
     ) -> tuple[list[Float[Tensor, "batch times rows columns d_model"]], Tensor]:
-        """The maps of features, without the class token, and the last sequence.
+        """The feature maps, without the class token, and the last sequence.
 
         Raises:
             ValueError: other channels, videos smaller than a patch.
@@ -135,7 +135,7 @@ class VideoBackbone(nn.Module):
     def forward(
         self, videos: Float[Tensor, "batch channels frames height width"]
     ) -> list[Float[Tensor, "batch times rows columns d_model"]]:
-        """A map of features for each of ``out_indices``.
+        """A feature map for each of ``out_indices``.
 
         Raises:
             ValueError: as :meth:`features`.

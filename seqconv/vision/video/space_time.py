@@ -1,7 +1,7 @@
 """A block over videos: a sequence mixer along time, attention over the places of each frame, an MLP.
 
-Tokens lie as (class token, place by place, and for each place its times). With c the class token, repeated for every
-time, g a learned gate or 1::
+Tokens are ordered as (class token, place by place, and for each place its times). With c the class token, repeated for
+every time, g a learned gate or 1::
 
     t = x + tanh(g) mixer(norm_3 x)                       along the times of every place ("joint": along all tokens)
     [c', s] = attention(norm_1 [c, t])                    over the places of every time; c' averaged over the times

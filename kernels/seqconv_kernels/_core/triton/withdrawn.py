@@ -1,7 +1,7 @@
 """Implementations that failed a check on real hardware: they leave the order of dispatch, and raise if named.
 
 ``python -m benchmarks.gpu`` prints an entry for every op and dtype whose kernel failed; it is written here until the
-kernel is mended, so that a default call takes the next implementation and never returns a wrong number.
+kernel is fixed, so that a default call takes the next implementation and never returns a wrong number.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Layers whose loops are no kernel calls in transformers, written again on the ops."""
+"""Layers that are loops instead of kernel calls in transformers, rewritten on the ops."""
 
 from collections.abc import Callable
 from typing import Any

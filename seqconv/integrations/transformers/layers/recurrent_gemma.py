@@ -33,7 +33,7 @@ def recurrent_block(
     else:
         x, layer.rg_lru.recurrent_states = _convolve(call, x), None
     h = layer.rg_lru(x, position_ids)
-    if not keeps_state:  # a prompt that is being decoded goes on after this
+    if not keeps_state:  # a prompt that is being decoded continues after this
         layer.rg_lru.recurrent_states = before
     return layer.linear_out(h * y), None
 

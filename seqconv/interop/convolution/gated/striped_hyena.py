@@ -91,7 +91,7 @@ def build_block(**hyper: Any) -> Block:
 
 
 def norm_options(o: Any) -> dict[str, Any]:
-    """ε lies outside of the root, but for the fused norm of flash_attn (csrc/layer_norm there, at 393882b)."""
+    """ε is outside of the root, except in the fused norm of flash_attn (csrc/layer_norm there, at 393882b)."""
     return {"eps": float(o.eps), "eps_outside": not o.use_flash_rmsnorm}
 
 

@@ -77,7 +77,7 @@ def _block(weights: Weights, kind: str, qkv_bias: bool) -> dict[str, Tensor]:
 
 
 def infer(weights: Weights) -> dict[str, Any]:
-    """The sizes that the shapes tell: all but strips, and heads of softmax attention, 32 wide as published."""
+    """The sizes, from the shapes: all but strips, and heads of softmax attention, 32 wide as published."""
     if "stage1_conv_embed.0.weight" not in weights or "stage1.0.qkv.weight" not in weights:
         return {}
     stem = weights.peek("stage1_conv_embed.0.weight")

@@ -54,7 +54,7 @@ def kinds(bias: bool) -> Iterable[str]:
 
 
 def square(what: str, count: int) -> int:
-    """Side of a square of so many cells.
+    """Side of a square, from its number of cells.
 
     Raises:
         ValueError: another number.

@@ -122,7 +122,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 
 def _infer_stage(weights: Weights) -> tuple[int, int, int]:
-    """Window, heads, and rows of cells, 0 where the tensors do not tell them."""
+    """Window, heads, and rows of cells, 0 where the tensors do not show them."""
     block = weights.part("blocks.0.attn.")
     if "dwc.weight" in block:
         heads = block.peek("proj.weight").shape[0] // len(block.peek("dwc.weight"))

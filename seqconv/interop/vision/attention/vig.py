@@ -1,7 +1,7 @@
 """hustvl/ViG: gated linear attention on images, its block, and plain classifiers.
 
 Read in ``classification/models/vig.py`` at dfb9d321. In evaluation the original halves the sum of its directions twice,
-which only ε of the norm tells; ``evaluation=False`` reads the equation of training. Class tokens, rotary and
+which differs only in ε of the norm; ``evaluation=False`` reads the equation of training. Class tokens, rotary and
 relative positions, lower bounds and other stems are unsupported.
 """
 

@@ -110,7 +110,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def infer(weights: Weights) -> dict[str, Any]:
-    """The sizes that the shapes of the tensors tell; spectrograms have 128 bands, patches lie next to each other."""
+    """The sizes, from the shapes of the tensors; spectrograms have 128 bands, patches do not overlap."""
     if "patch_embed.proj.weight" not in weights or "pos_embed.pos_embed" not in weights:
         return {}
     projection, token = weights.peek("patch_embed.proj.weight"), "cls_token" in weights

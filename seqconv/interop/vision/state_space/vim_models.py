@@ -88,7 +88,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def infer(weights: Weights) -> dict[str, Any]:
-    """All sizes, from the shapes of the tensors; patches are taken to lie next to each other."""
+    """All sizes, from the shapes of the tensors; patches do not overlap."""
     if "patch_embed.proj.weight" not in weights or "pos_embed" not in weights:
         return {}
     projection = weights.peek("patch_embed.proj.weight")

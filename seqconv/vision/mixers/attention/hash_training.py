@@ -8,7 +8,7 @@ first image, μ the mean of ``exp(-|x_i - a|²/2σ)`` over all tokens, and each 
     L_r = -mean_heads y^T S_r y / (N b),    y = tanh(φ A_r / 2)
 
 by steps of Nesterov's momentum. It is kept if the signs of its codes have a lower L than those of the row before;
-``S_1 = b s``, and ``S_{r+1} = S_r - h h^T`` with the signs h of the row that was kept: later bits mend earlier ones.
+``S_1 = b s``, and ``S_{r+1} = S_r - h h^T`` with the signs h of the row that was kept: later bits correct earlier ones.
 
 The original does so at the first batch of every k-th epoch, layer by layer in the course of a forward pass, so that
 each layer sees the codes of those before it: :func:`train_hashes`, and for transformers' ``Trainer``

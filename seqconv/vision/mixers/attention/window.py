@@ -5,7 +5,7 @@ Equation per head of d channels, with i and j cells of one window::
     y_i = W_out Σ_j softmax_j(q_i · k_j / √d + b[row_i - row_j, column_i - column_j]) v_j
 
 Every second block of a Swin moves the image by ``shift`` cells to the left and up, around the edges, so that its
-windows lie across those of the block before; cells that were not neighbours do not attend to each other. An image that
+windows overlap those of the block before; cells that were not neighbours do not attend to each other. An image that
 is no larger than a window along an axis has windows of that size, and is not moved. Here an image of any other size is
 padded to whole windows, and padding is not attended to. Without the bias and the shift this is the locally grouped
 attention of Twins, which takes whole windows alone.

@@ -79,7 +79,7 @@ class SpectralPooling2d(Mixer2d):
         wide = u.to(accumulation_dtype(u))
         spectrum = torch.fft.rfft2(wide, dim=(1, 2), norm="ortho")
         masks = torch.stack([circle_mask(rows, columns, self.radius, share) for share in SHARES], dim=-1)
-        # Of real images one half of the columns of the spectrum tells the other, and so do the masks.
+        # The spectrum of a real image is symmetric: half of its columns suffice, and half of the masks.
         masks = masks[:, : spectrum.shape[2]].to(u.device, wide.dtype)
         weights = torch.cat([masks[..., i : i + 1].expand(-1, -1, n) for i, n in enumerate(self.chunks)], dim=-1)
         pooled: Tensor = torch.fft.irfft2(spectrum * weights, s=(rows, columns), dim=(1, 2), norm="ortho")
