@@ -1,8 +1,8 @@
 """Names in the configurations of other projects on which no result of a model depends, whatever the model.
 
 A reader reads some names of a configuration, knows of others that they change no result (initial values, losses, speed,
-dtypes of intermediate results, what the shapes of tensors determine), and accepts a few with one value alone. Every other
-name raises: it may be a new option, or a new name of a known one, whose default would be a wrong model.
+dtypes of intermediate results, what the shapes of tensors determine), and accepts a few with one value alone. Every
+other name raises: it may be a new option, or a new name of a known one, whose default would be a wrong model.
 """
 
 from collections.abc import Collection, Mapping
