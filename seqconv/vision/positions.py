@@ -1,8 +1,15 @@
-"""Position embeddings that are learned for a grid of cells, and resized to other grids."""
+"""Position embeddings: learned for a grid of cells and resized to other grids, or projected sines and cosines."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..layers.linear import Linear
+
+POSITION_EPS = 1e-6
 
 
 def resized_positions(
@@ -13,3 +20,39 @@ def resized_positions(
         return table
     resized = F.interpolate(table.movedim(-1, 0)[None], size=(rows, columns), mode="bicubic", align_corners=False)
     return resized[0].movedim(0, -1)
+
+
+class FourierPositions(nn.Module):
+    """Sines and cosines of the row and the column, projected to the width: the same picture at any resolution.
+
+    ``W [φ(r / R), φ(c / C)]`` of row r of R and column c of C, counted from 1, with φ(t) the sine and the cosine of
+    ``2π t θ^(-j / J)`` for j = 0 … J-1.
+
+    Source: PositionalEncodingFourier in ``xcit.py`` of facebookresearch/xcit at 82f5291f.
+
+    Args:
+        d_model: width of the cells.
+        frequencies: J.
+        temperature: θ.
+    """
+
+    def __init__(self, d_model: int, *, frequencies: int = 16, temperature: float = 10_000.0) -> None:
+        super().__init__()
+        self.frequencies, self.temperature = frequencies, temperature
+        self.proj = Linear(4 * frequencies, d_model)
+
+    def forward(self, cells: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "rows columns d_model"]:
+        """Positions for the grid of the cells, in their dtype."""
+        rows, columns = (self._waves(size, cells) for size in cells.shape[1:3])
+        shape = (len(rows), len(columns), -1)
+        waves = torch.cat([rows[:, None].expand(shape), columns[None].expand(shape)], dim=-1)
+        positions: Tensor = self.proj(waves.to(cells.dtype))
+        return positions
+
+    def _waves(self, size: int, like: Tensor) -> Float[Tensor, "size waves"]:
+        """φ of all rows, or columns; sine and cosine of a frequency are next to each other."""
+        wide = torch.promote_types(like.dtype, torch.float32)
+        places = torch.arange(1, size + 1, device=like.device, dtype=wide) / (size + POSITION_EPS)
+        exponents = torch.arange(self.frequencies, device=like.device, dtype=wide) / self.frequencies
+        angles = 2 * math.pi * places[:, None] * self.temperature**-exponents
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

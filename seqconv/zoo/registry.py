@@ -41,6 +41,7 @@ FAMILIES = (
     "state_space.vmamba",
     "vig",
     "vision_lstm",
+    "xcit",
 )
 
 

@@ -33,6 +33,8 @@ MODELS = {
     "vision/twins_svt_model": "ziplab/EcoFormer:ALTGVT",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
+    "vision/xcit_model": "facebookresearch/xcit:XCiT",
+    "vision/xcit_nano_model": "facebookresearch/xcit:XCiT",
 }
 VARIANTS = {
     ("scan/vig", "vig_model"): "hustvl/ViG:ViG",
@@ -48,6 +50,7 @@ UNTOLD = {
     "vision/spanet_model",
     "vision/spectformer_h_model",
     "vision/twins_svt_model",
+    "vision/xcit_nano_model",
     ("scan/vig", "vig_model"),
 }
 """Cases whose sizes the shapes alone do not tell, or whose output the original's options change."""

@@ -13,10 +13,10 @@ from ..importer import Weights
 PAIR = ("weight", "bias")
 
 
-def count_parts(weights: Weights, name: str) -> int:
-    """How many tensors of a numbered name there are: ``name`` holds ``{}``."""
+def count_parts(weights: Weights, name: str, step: int = 1) -> int:
+    """How many tensors of a numbered name there are: ``name`` holds ``{}``, and numbers rise by ``step``."""
     count = 0
-    while name.format(count) in weights:
+    while name.format(step * count) in weights:
         count += 1
     return count
 

@@ -1,9 +1,14 @@
-"""Projections and convolutions with batch norms, channels last: the layers of MobileMamba and AFFNet."""
+"""Projections and convolutions with batch norms, channels last: the layers of MobileMamba, AFFNet and XCiT's stem."""
+
+from itertools import pairwise
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.errors import argument_error
+
+from ...layers.mlp import PLAIN
 from ..mixers.ss2d import depthwise_conv2d
 
 
@@ -70,3 +75,36 @@ class LocalConv(nn.Module):
         h = F.relu(self.norm(self.conv2d(x.movedim(-1, 1))))
         y: Tensor = self.out_norm(self.scale(h)).movedim(1, -1)
         return y
+
+
+class HalvingStem(nn.Module):
+    """3 by 3 convolutions of stride 2 with batch norms, an activation between, until a cell has ``patch_size`` pixels.
+
+    The last has the width d, the others d/2, d/4, … in front of it (MobileMamba, XCiT).
+
+    Args:
+        in_channels: of the images.
+        d_model: width of the cells.
+        patch_size: pixels of a cell along each axis, a power of two.
+        activation: ``"relu"`` or ``"gelu"``.
+
+    Raises:
+        ValueError: another patch size, a width that is no multiple of half of it.
+    """
+
+    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, activation: str = "relu") -> None:
+        super().__init__()
+        count = patch_size.bit_length() - 1
+        if patch_size < 2 or patch_size != 2**count or d_model % (patch_size // 2):
+            got, wanted = f"patch_size={patch_size}, d_model={d_model}", "a power of two, a multiple of half of it"
+            raise argument_error("HalvingStem", got, wanted, "take stem='patch'")
+        self.activation = PLAIN[activation]
+        widths = [in_channels, *(d_model // 2**index for index in reversed(range(count)))]
+        self.layers = nn.ModuleList(NormedConv(d_in, d_out, size=3, stride=2) for d_in, d_out in pairwise(widths))
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
+        """Pixels to cells; a side is halved and rounded up."""
+        x = images.movedim(1, -1)
+        for index, layer in enumerate(self.layers):
+            x = layer(self.activation(x) if index else x)
+        return x

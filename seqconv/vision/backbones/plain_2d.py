@@ -1,11 +1,11 @@
 """Plain backbones of 2-D mixers: patches as an image, blocks of one width.
 
 ``x = stem(images)``, position embeddings added, then blocks ``x + f(norm(x))`` with f a 2-D mixer. The position
-embeddings are learned for a grid of patches and resized, bicubic, to the grid of other images. A classifier reads the
-mean over the cells, or the first and the last cell.
+embeddings are learned for a grid of patches and resized, bicubic, to the grid of other images, or projected sines and
+cosines. A classifier reads the mean over the cells, the first and the last cell, or a token that attends to all.
 
 Source: ``plain_mamba.py`` of ChenhongyiYang/PlainMamba at 0975a1d0, ``vision_lstm2.py`` of NX-AI/vision-lstm at
-381ba95c.
+381ba95c, ``xcit.py`` of facebookresearch/xcit at 82f5291f.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,15 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ...layers.norms import LayerNorm, create_norm
 from ..mixers.ss2d import depthwise_conv2d
 from ..packed_images import PackedImages, check_packed
-from ..positions import resized_positions
+from ..positions import FourierPositions, resized_positions
 from ..registry import create_mixer_2d
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
+from .class_attention import ClassAttentionLayers
 from .stems import PatchStem, ProjectionStem, check_images, create_stem
 
 POOLINGS = ("mean", "ends", "mean_of_ends")
+POSITIONS = ("learned", "fourier", "none")
 FINAL_NORM_EPS = 1e-6
 
 
@@ -46,17 +48,22 @@ class PlainBackbone2d(ImageBackbone):
             width); other sizes are resized to.
         patch_size: pixels of a patch along each axis.
         stride: pixels from a patch to the next; ``patch_size`` if not given, for the stem ``"project"`` alone if it is.
+        positions: ``"learned"``, ``"fourier"`` (see :class:`~seqconv.vision.positions.FourierPositions`) or ``"none"``.
         stem, stem_options: see :mod:`~seqconv.vision.backbones.stems`.
         in_channels: channels of the images.
         conv_layers: blocks followed by a 3 by 3 depthwise convolution, batch norm and GELU.
         pooling: ``"mean"`` over the cells, ``"ends"`` (the first and the last side by side) or ``"mean_of_ends"``.
         norm: name of the norm of the cells in front of the pooling, see :mod:`~seqconv.layers.norms`.
         norm_eps, norm_options: its ε and other options.
+        class_attention: options of layers in which a learned token reads the cells (see
+            :class:`~seqconv.vision.backbones.class_attention.ClassAttentionLayers`), whose normed result is pooled
+            instead.
         pooled_norm, pooled_norm_eps: whether the pooled features are layer normed, and the norm's ε.
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.backbones.block.Block2d`.
         block_options: other options of the blocks.
         out_indices: blocks whose outputs are the feature maps, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
+        drop_path_schedule: ``"constant"`` for the same rate in all blocks.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
@@ -75,6 +82,7 @@ class PlainBackbone2d(ImageBackbone):
         image_size: int | Sequence[int] = 224,
         patch_size: int = 16,
         stride: int | None = None,
+        positions: str = "learned",
         stem: str = "project",
         stem_options: Mapping[str, Any] | None = None,
         in_channels: int = 3,
@@ -83,6 +91,7 @@ class PlainBackbone2d(ImageBackbone):
         norm: str = "layer",
         norm_eps: float = FINAL_NORM_EPS,
         norm_options: Mapping[str, Any] | None = None,
+        class_attention: Mapping[str, Any] | None = None,
         pooled_norm: bool = False,
         pooled_norm_eps: float = FINAL_NORM_EPS,
         mlp_ratio: float = 0.0,
@@ -90,6 +99,7 @@ class PlainBackbone2d(ImageBackbone):
         block_options: Mapping[str, Any] | None = None,
         out_indices: Sequence[int] | None = None,
         drop_path: float = 0.0,
+        drop_path_schedule: str = "linear",
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -102,21 +112,23 @@ class PlainBackbone2d(ImageBackbone):
         if stride is not None and stem != "project":
             remedy = "leave the stride out"
             raise argument_error("PlainBackbone2d", f"stride={stride}, stem={stem!r}", "stem='project'", remedy)
-        if pooling not in POOLINGS:
-            raise unknown_name("PlainBackbone2d", "pooling", pooling, POOLINGS)
+        for option, value, known in (("pooling", pooling, POOLINGS), ("positions", positions, POSITIONS)):
+            if value not in known:
+                raise unknown_name("PlainBackbone2d", option, value, known)
         out_indices = (depth - 1,) if out_indices is None else out_indices
         self.out_indices = check_out_indices("PlainBackbone2d", out_indices, depth)
         self.in_channels, self.patch_size, self.pooling, self.num_stages = in_channels, patch_size, pooling, depth
         self.stride, self.d_cell = step, d_model
-        self.d_model = 2 * d_model if pooling == "ends" else d_model
+        self.d_model = 2 * d_model if pooling == "ends" and class_attention is None else d_model
         self.dims, self.strides = (d_model,) * len(self.out_indices), (step,) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
         overlap = {} if stride is None else {"stride": stride}
         self.stem = create_stem(stem, in_channels, d_model, patch_size, **overlap, **(stem_options or {}))
         grid = ((size - patch_size) // step + 1 for size in sizes)
-        self.position_embedding = nn.Parameter(torch.empty(*grid, d_model))
+        self.position_embedding = nn.Parameter(torch.empty(*grid, d_model)) if positions == "learned" else None
+        self.fourier_positions = FourierPositions(d_model) if positions == "fourier" else None
         self.blocks = nn.ModuleList()
-        for index, rate in enumerate(drop_path_rates(drop_path, depth)):
+        for index, rate in enumerate(drop_path_rates(drop_path, depth, drop_path_schedule)):
             own = layer_options[index % len(layer_options)] if layer_options else {}
             kind = (mixer, {**(mixer_options or {}), **own}, dict[str, Any]())
             name, made, block = first_mixers[index] if index < len(first_mixers) else kind
@@ -125,19 +137,22 @@ class PlainBackbone2d(ImageBackbone):
         self.convs = nn.ModuleDict({str(index): DepthwiseLayer(d_model) for index in conv_layers})
         given = {"eps": norm_eps, **(norm_options or {})}
         self.norm = nn.Identity() if norm == "none" else create_norm(norm, d_model, **given)
+        given_attention = None if class_attention is None else ClassAttentionLayers(d_model, **class_attention)
+        self.class_attention = given_attention
         self.pooled_norm = LayerNorm(self.d_model, eps=pooled_norm_eps) if pooled_norm else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small positions."""
-        nn.init.trunc_normal_(self.position_embedding, std=LINEAR_INIT_STD)
+        """Small positions, where they are learned."""
+        if self.position_embedding is not None:
+            nn.init.trunc_normal_(self.position_embedding, std=LINEAR_INIT_STD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The feature maps, and the last map."""
         check_images("PlainBackbone2d", images, self.in_channels, self.patch_size)
         x = self.stem(images)
         features: list[Tensor] = []
-        x = x + resized_positions(self.position_embedding, *x.shape[1:3])
+        x = self._placed(x)
         for index, block in enumerate(self.blocks):
             x = self._run(block, x)
             if str(index) in self.convs:
@@ -153,8 +168,9 @@ class PlainBackbone2d(ImageBackbone):
         if self.convs or not isinstance(self.stem, PatchStem | ProjectionStem):
             got, wanted = "packed images for convolutions of several patches", "a stem of each patch by itself"
             raise argument_error("PlainBackbone2d", got, wanted, "pass images of one size at a time")
-        positions = [resized_positions(self.position_embedding, *size).flatten(0, 1) for size in images.sizes]
-        x = (self.stem(images.patches).flatten(0, 2) + torch.cat(positions))[None, None]
+        cells = self.stem(images.patches).flatten(0, 2).split(images.lengths)
+        placed = [self._placed(c.unflatten(0, size)[None]) for c, size in zip(cells, images.sizes, strict=True)]
+        x = torch.cat([part.flatten(1, 2) for part in placed], dim=1)[None]
         features = []
         for index, block in enumerate(self.blocks):
             x = self._run(block, x, sizes=images.sizes)
@@ -163,7 +179,10 @@ class PlainBackbone2d(ImageBackbone):
         return features, _unpacked(x, images)
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
-        """The mean over the cells, or the first and the last, normed before or after."""
+        """The mean over the cells, the first and the last, or what a token reads of all, normed before or after."""
+        if self.class_attention is not None:
+            read: Tensor = self.pooled_norm(self.norm(self._run(self.class_attention, last)))
+            return read
         cells = self.norm(last).flatten(1, 2)
         if self.pooling == "mean":
             pooled = cells.mean(1)
@@ -173,6 +192,16 @@ class PlainBackbone2d(ImageBackbone):
             pooled = (cells[:, 0] + cells[:, -1]) / 2
         y: Tensor = self.pooled_norm(pooled)
         return y
+
+    def _placed(
+        self, cells: Float[Tensor, "batch rows columns d_model"]
+    ) -> Float[Tensor, "batch rows columns d_model"]:
+        """The cells with their positions added."""
+        if self.fourier_positions is not None:
+            cells = cells + self.fourier_positions(cells)
+        if self.position_embedding is not None:
+            cells = cells + resized_positions(self.position_embedding, *cells.shape[1:3])
+        return cells
 
 
 def _unpacked(x: Tensor, images: PackedImages) -> list[Float[Tensor, "1 rows columns d_model"]]:

@@ -8,7 +8,8 @@
 ``conv``        two convolutions with layer norms, GELU between (VMamba v2)
 ``conv_silu``   the same with SiLU between (ViG)
 ``batch_norm``  four 3 by 3 convolutions of strides 2, 1, 2, 1 with batch norms, GELU between (RMT)
-``mobile``      four 3 by 3 convolutions of stride 2 with batch norms, ReLU between (MobileMamba)
+``halving``     3 by 3 convolutions of stride 2 with batch norms, GELU between (XCiT)
+``mobile``      the same with ReLU between (MobileMamba)
 ``conv7``       a 7 by 7 convolution of stride 2 and 3 by 3 ones with batch norms and ReLU, then one of patches next to
                 each other (PlainMamba)
 ``conv7_norm``  the same with three convolutions, then one of stride 2 and a layer norm (SpectFormer)
@@ -30,8 +31,8 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.mlp import PLAIN
 from ...layers.norms import LayerNorm
-from ..mixers.mobile_mamba import MobileStem
 from .cell_norm import create_image_norm
+from .normed_conv import HalvingStem
 
 
 class PatchStem(nn.Module):
@@ -257,7 +258,8 @@ STEMS: Mapping[str, Callable[..., nn.Module]] = {
     "conv_silu": partial(ConvStem, activation="silu"),
     "project": ProjectionStem,
     "batch_norm": BatchNormStem,
-    "mobile": MobileStem,
+    "halving": partial(HalvingStem, activation="gelu"),
+    "mobile": partial(HalvingStem, activation="relu"),
     "conv7": ConvolutionalPatchStem,
     "conv7_norm": ConvolutionalNormStem,
     "overlap": OverlapStem,

@@ -13,8 +13,6 @@ Source: He et al. 2024 (arXiv 2411.15941) and ``model/mobilemamba/mobilemamba.py
 0980f48a.
 """
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -147,29 +145,6 @@ class MobileBlock(nn.Module):
         h = self.first(x)
         y: Tensor = x + self.drop_path(self.second(h + self.mixer(h)))
         return y
-
-
-class MobileStem(nn.Module):
-    """Four 3 by 3 convolutions of stride 2 with batch norms, ReLU between; widths d/8, d/4, d/2, d.
-
-    Raises:
-        ValueError: another patch size than 16, a width that is no multiple of 8.
-    """
-
-    def __init__(self, in_channels: int, d_model: int, patch_size: int) -> None:
-        super().__init__()
-        if patch_size != 16 or d_model % 8:
-            got = f"patch_size={patch_size}, d_model={d_model}"
-            raise argument_error("MobileStem", got, "patch_size=16, a multiple of 8", "take stem='patch'")
-        widths = [in_channels, d_model // 8, d_model // 4, d_model // 2, d_model]
-        self.layers = nn.ModuleList(NormedConv(d_in, d_out, size=3, stride=2) for d_in, d_out in pairwise(widths))
-
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
-        """Pixels to cells."""
-        x = images.movedim(1, -1)
-        for index, layer in enumerate(self.layers):
-            x = layer(F.relu(x) if index else x)
-        return x
 
 
 class MobileDownsample(nn.Module):

@@ -1,11 +1,12 @@
-"""XCiT's mixer: attention between channels, and its block.
+"""XCiT's mixer: attention between channels, and the local part of its block.
 
 Equation per head of d channels, with q and k of unit length along the cells::
 
     y = W_out (softmax(τ q kᵀ) v)        q kᵀ is d by d
 
-The block adds three parts with a factor per channel each: the attention, local patch interaction
-``conv(norm(gelu(conv(x))))`` with depthwise 3 by 3 convolutions and a batch norm, and an MLP.
+Its block is :class:`~seqconv.vision.backbones.block.Block2d` with ``local_interaction``: three parts are added with a
+factor per channel each, the attention, local patch interaction ``conv(norm(gelu(conv(x))))`` with depthwise 3 by 3
+convolutions and a batch norm, and an MLP.
 
 Restormer's multi-Dconv head transposed attention is the same with a 3 by 3 depthwise convolution of q, k and v.
 
@@ -21,9 +22,6 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ....layers.linear import Linear
-from ....layers.mlp import MLP
-from ....layers.norms import LayerNorm
-from ....layers.residual import DropPath
 from ...mixer_2d import Mixer2d, zero_padding_2d
 from ...registry import register_2d
 from ..ss2d import depthwise_conv2d
@@ -82,54 +80,8 @@ class CrossCovariance2d(Mixer2d):
         return y
 
 
-class XCiTBlock(nn.Module):
-    """Attention between channels, local patch interaction and an MLP, each normed in front and added.
-
-    Args:
-        d_model: width.
-        num_heads: heads of the attention.
-        mlp_ratio: hidden width of the MLP over the width.
-        bias: whether queries, keys and values have biases.
-        layer_scale: initial factors.
-        norm_eps: ε of the norms; XCiT has 1e-6.
-        drop_path: probability of leaving out a part for an image.
-    """
-
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        bias: bool = True,
-        layer_scale: float = 1.0,
-        norm_eps: float = 1e-6,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.layer_scale, self.drop_path = layer_scale, DropPath(drop_path)
-        self.mixer_norm, self.local_norm, self.mlp_norm = (LayerNorm(d_model, eps=norm_eps) for _ in range(3))
-        self.mixer = CrossCovariance2d(d_model, num_heads=num_heads, bias=bias)
-        self.local = LocalPatchInteraction(d_model)
-        self.mlp = MLP(d_model, hidden=int(round(mlp_ratio * d_model, 3)))
-        self.mixer_scale, self.local_scale, self.mlp_scale = (nn.Parameter(torch.empty(d_model)) for _ in range(3))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Equal factors of all channels."""
-        for scale in (self.mixer_scale, self.local_scale, self.mlp_scale):
-            nn.init.constant_(scale, self.layer_scale)
-
-    def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
-        """Mix channels over all cells, then neighbouring cells, then channels."""
-        x = x + self.drop_path(self.mixer_scale * self.mixer(self.mixer_norm(x)))
-        x = x + self.drop_path(self.local_scale * self.local(self.local_norm(x)))
-        y: Tensor = x + self.drop_path(self.mlp_scale * self.mlp(self.mlp_norm(x)))
-        return y
-
-
 class LocalPatchInteraction(nn.Module):
-    """``conv(norm(gelu(conv(x))))`` of every channel by itself."""
+    """``conv(norm(gelu(conv(x))))`` of every channel by itself (XCiT)."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
