@@ -13,7 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..blocks import Block
 from ..layers.norms import NoNorm, Norm, PRepBatchNorm
+from ..mixers.attention.attention import Attention
 from .backbones.block import Block2d
 from .backbones.downsamplings import ConvDownsample, PatchMerging
 from .backbones.stems import OverlapStem, PatchStem
@@ -64,8 +66,8 @@ def fold_norms(model: ModuleT) -> ModuleT:
 
 def _fold(module: nn.Module) -> None:
     """Fold the norms that a module owns and that have one neighbour."""
-    if isinstance(module, Block2d):
-        after = _projections(module.mixer)
+    if isinstance(module, Block2d | Block) and getattr(module, "norm_placement", "pre") == "pre":
+        after = [] if module.mixer is None else _projections(module.mixer)
         if after and isinstance(module.mixer_norm, PRepBatchNorm):
             _into_next(module.mixer_norm, *after)
             module.mixer_norm = NoNorm(1)
@@ -84,6 +86,8 @@ def _fold(module: nn.Module) -> None:
 def _projections(mixer: nn.Module) -> list[nn.Linear]:
     """The layers through which alone the cells enter a mixer."""
     if isinstance(mixer, SLAB2d | ShiftedWindow2d | CrossWindow2d):
+        return [mixer.qkv_proj]
+    if isinstance(mixer, Attention) and mixer.g_proj is None:
         return [mixer.qkv_proj]
     if isinstance(mixer, ReducedAttention2d) and mixer.conv2d is None:
         return [mixer.q_proj, mixer.kv_proj]

@@ -94,6 +94,12 @@ def hornet_base_gf(**options: Any) -> HierarchicalBackbone:
     return hornet(128, FILTERS, **options)
 
 
+@register_model(top1=None, millions=92, source=SOURCE, original=ORIGINAL)
+def hornet_base_gf_img384(**options: Any) -> HierarchicalBackbone:
+    """128 to 1024 wide, filters of images of 384 by 384 pixels; in the code, without published weights or accuracy."""
+    return hornet(128, FILTERS_384, **options)
+
+
 @register_model(millions=209, **LARGE)
 def hornet_large_7x7(**options: Any) -> HierarchicalBackbone:
     """192 to 1536 wide."""

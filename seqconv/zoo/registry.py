@@ -108,7 +108,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the models that match a shell pattern, sorted.
 
     >>> list_models("vim_*")
-    ['vim_base', 'vim_small', 'vim_tiny']
+    ['vim_base', 'vim_small', 'vim_small_plus', 'vim_tiny', 'vim_tiny_plus']
     """
     return sorted(name for name in _models() if fnmatch(name, pattern))
 

@@ -11,6 +11,7 @@ from seqconv.zoo.sequencer import sequencer2d
 
 MODELS = {
     "vision/affnet_model": "microsoft/TokenMixers:AffNet",
+    "vision/deit_prepbn_model": "xinghaochen/SLAB:deit.VisionTransformer",
     "vision/ecoformer_pvt_model": "ziplab/EcoFormer:PyramidVisionTransformerV2",
     "vision/ecoformer_twins_model": "ziplab/EcoFormer:ALTGVT",
     "vision/efficientvmamba_model": "TerryPei/EfficientVMamba:EfficientVSSM",
@@ -33,6 +34,7 @@ MODELS = {
     "vision/twins_svt_model": "ziplab/EcoFormer:ALTGVT",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
+    "vision/vim_fine_model": "hustvl/Vim:VisionMamba",
     "vision/xcit_model": "facebookresearch/xcit:XCiT",
     "vision/xcit_nano_model": "facebookresearch/xcit:XCiT",
 }
@@ -44,12 +46,14 @@ VARIANTS = {
 HEIGHT_WIDTH = (5, 7)
 UNTOLD = {
     "vision/affnet_model",
+    "vision/deit_prepbn_model",
     "vision/rmt_model",
     "vision/slab_cswin_model",
     "vision/slab_pvt_model",
     "vision/spanet_model",
     "vision/spectformer_h_model",
     "vision/twins_svt_model",
+    "vision/vim_fine_model",
     "vision/xcit_nano_model",
     ("scan/vig", "vig_model"),
 }

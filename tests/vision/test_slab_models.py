@@ -14,7 +14,14 @@ from seqconv.vision.folding import AffineNorm
 from seqconv.zoo.slab_stages import swin_stages
 from tolerances import assert_near
 
-LEFT = {"slab_swin_model": 1, "swin_prepbn_model": 1, "slab_pvt_model": 4, "slab_cswin_model": 1, "slab_deit_model": 1}
+LEFT = {
+    "slab_swin_model": 1,
+    "swin_prepbn_model": 1,
+    "slab_pvt_model": 4,
+    "slab_cswin_model": 1,
+    "slab_deit_model": 1,
+    "deit_prepbn_model": 1,
+}
 """Norms without a neighbour: the last one, and in PVT two in front of reduced attention and two inside of it."""
 
 
@@ -32,6 +39,33 @@ def test_folded_norms_change_no_output(name):
     assert not any(isinstance(module, PRepBatchNorm) for module in folded.modules())
     assert sum(isinstance(module, AffineNorm) for module in folded.modules()) == LEFT[name]
     assert any(isinstance(module, PRepBatchNorm) for module in model.modules())
+
+
+def test_norms_that_lost_their_first_part_are_read():
+    """The state dict of norms after their training (RepBN)."""
+    case = load_case("vision/deit_prepbn_model")
+    model, x = read("deit_prepbn_model")
+    first = ("norm1.norm1.", "norm2.norm1.", ".iter", ".warm", ".total_step")
+    kept = {k: t for k, t in case.group("param").items() if not k.endswith(first[2:])}
+    kept = {
+        k: t for k, t in kept.items() if not any(part in k for part in first[:2]) and not k.startswith("norm.norm1.")
+    }
+    trained = {k.replace(".norm2.alpha", ".alpha").replace(".norm2.bn.", ".bn."): t for k, t in kept.items()}
+    read_again = from_original(case.meta["original"], trained, **case.hyper).double().eval()
+    assert torch.equal(read_again(x), model(x))
+    assert all(m.remaining == 0 for m in read_again.modules() if isinstance(m, PRepBatchNorm))
+
+
+def test_the_class_token_is_normed_by_the_statistics_of_all_tokens_in_training():
+    model, x = read("deit_prepbn_model")
+    model.train()
+    norm = model.backbone.norm
+    norm.remaining.zero_()
+    seen = []
+    norm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    pooled = model.backbone.pooled(torch.cat([x, 2 * x]))
+    assert seen[0][0].shape[:2] == (2, 17)
+    assert torch.equal(pooled, seen[0][1][:, 0])
 
 
 @pytest.mark.parametrize("name", ["slab_deit_tiny", "rmt_tiny"])

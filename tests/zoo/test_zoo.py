@@ -5,6 +5,7 @@ import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
 from seqconv import create_model, from_original, list_models
+from seqconv.interop.importer import Weights, get_importer
 from seqconv.vision.backbones.hierarchical import HierarchicalBackbone
 from seqconv.vision.backbones.plain import PlainBackbone
 from seqconv.zoo import model_entry
@@ -16,6 +17,8 @@ PARAMETERS = {
     "affnet_t": 2_654_232,
     "audio_mamba_base": 92_107_535,
     "audio_mamba_small": 25_539_215,
+    "deit_small_prepbn": 22_069_889,
+    "deit_tiny_prepbn": 5_727_041,
     "efficient_vmamba_base": 33_717_136,
     "efficient_vmamba_small": 11_273_688,
     "efficient_vmamba_tiny": 6_493_660,
@@ -28,6 +31,7 @@ PARAMETERS = {
     "gfnet_xsmall": 15_985_768,
     "hornet_base_7x7": 87_256_680,
     "hornet_base_gf": 88_421_352,
+    "hornet_base_gf_img384": 92_099_560,
     "hornet_large_7x7": 209_080_987,
     "hornet_large_gf": 210_827_995,
     "hornet_large_gf_img384": 216_345_307,
@@ -114,7 +118,9 @@ PARAMETERS = {
     "vil_v1_tiny_plus_stride8": 7_283_600,
     "vim_base": 97_598_440,
     "vim_small": 25_796_584,
+    "vim_small_plus": 26_001_256,
     "vim_tiny": 7_148_008,
+    "vim_tiny_plus": 7_250_344,
     "vmamba_base": 88_557_800,
     "vmamba_base_s1l20": 86_614_504,
     "vmamba_small": 50_147_752,
@@ -199,6 +205,22 @@ def test_whole_vim():
     check(read(x), case.tensors["out.logits"], 1e-9, "logits of the model read from shapes")
 
 
+@pytest.mark.parametrize(
+    ("grid", "patch", "told"),
+    [
+        (27, 16, {"img_size": 224, "stride": 8}),
+        (14, 16, {"img_size": 224}),
+        (24, 16, {"img_size": 384}),
+        (7, 4, {"img_size": 28}),
+    ],
+)
+def test_overlapping_patches_of_vim_are_told_by_their_number(grid, patch, told):
+    params = load_case("vision/vim_fine_model").group("param")
+    params |= {"pos_embed": torch.zeros(1, grid**2 + 1, 8), "patch_embed.proj.weight": torch.zeros(8, 1, patch, patch)}
+    found = get_importer(VIM).infer(Weights(VIM, params))
+    assert {name: found.get(name) for name in ("img_size", "stride")} == {"stride": None} | told
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_parameters_are_as_many_as_published(name):
     with torch.device("meta"):
@@ -279,7 +301,7 @@ def test_a_backbone_built_on_meta_and_reset_equals_one_that_was_built(kind):
 
 
 def test_names_and_features_only():
-    assert list_models("vim*") == ["vim_base", "vim_small", "vim_tiny"]
+    assert list_models("vim*") == ["vim_base", "vim_small", "vim_small_plus", "vim_tiny", "vim_tiny_plus"]
     with torch.device("meta"):
         backbone = create_model("vmamba_tiny", features_only=True)
         model = create_model("vim_tiny", num_classes=7, in_channels=1)

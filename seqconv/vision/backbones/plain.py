@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...blocks import Block
-from ...layers.norms import create_norm
+from ...layers.norms import BatchNorm, PRepBatchNorm, create_norm
 from ...registry import create_mixer
 from ...types import LayerContext
 from ..packed_images import PackedImages, boundaries, check_packed
@@ -65,7 +65,7 @@ class PlainBackbone(ImageBackbone):
         class_place: where the class token is: ``"first"``, ``"middle"`` or ``"last"``.
         order: in which the patches are read: ``"row"`` by row, or ``"column"`` by column.
         pairs: two blocks in opposite directions at a time, see :class:`BlockPair`; ``depth`` counts all blocks.
-        norm, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
+        norm, norm_options, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
         out_indices: blocks whose outputs are the feature maps, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
@@ -90,6 +90,7 @@ class PlainBackbone(ImageBackbone):
         order: str = "row",
         pairs: bool = False,
         norm: str = "rms",
+        norm_options: Mapping[str, Any] | None = None,
         mlp: str = "none",
         mlp_ratio: float = 4.0,
         out_indices: Sequence[int] | None = None,
@@ -125,10 +126,11 @@ class PlainBackbone(ImageBackbone):
         for index, rate in enumerate(drop_path_rates(drop_path, depth)):
             layer = LayerContext(index, depth)
             made = create_mixer(mixer, d_model, layer=layer, **dict(mixer_options or {}))
-            blocks.append(Block(made, norm=norm, mlp=mlp, mlp_ratio=mlp_ratio, drop_path=rate, layer=layer))
+            kinds: dict[str, Any] = {"norm": norm, "norm_options": norm_options, "mlp": mlp, "mlp_ratio": mlp_ratio}
+            blocks.append(Block(made, **kinds, drop_path=rate, layer=layer))
         both = zip(blocks[::2], blocks[1::2], strict=False)
         self.blocks = nn.ModuleList([BlockPair(*pair) for pair in both] if pairs else blocks)
-        self.norm = create_norm(norm, d_model)
+        self.norm = create_norm(norm, d_model, **(norm_options or {}))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -188,10 +190,14 @@ class PlainBackbone(ImageBackbone):
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """The normed class token, or the mean of the normed patches."""
-        if self.pooling == "class":
-            last = last[:, self._class_index(last.shape[1] - 1)]  # one token: norms act on each by itself
-        y: Tensor = self.norm(last)
-        return y if self.pooling == "class" else y.mean(1)
+        if self.pooling != "class":
+            return self.norm(last).mean(1)  # type: ignore[no-any-return]  # modules return Any
+        place = self._class_index(last.shape[1] - 1)
+        if self.training and isinstance(self.norm, BatchNorm | PRepBatchNorm):
+            y: Tensor = self.norm(last)[:, place]  # the statistics are those of all tokens
+            return y
+        y = self.norm(last[:, place])
+        return y
 
     def _class_index(self, patches: int) -> int:
         """Index of the class token in the sequence."""

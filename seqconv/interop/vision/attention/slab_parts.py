@@ -7,6 +7,7 @@ Read in ``classification/models/prepbn.py`` (LinearNorm, RepBN) and in the atten
 import math
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
@@ -20,11 +21,22 @@ MLP = {"mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
 
 def prep_norm(weights: Weights) -> dict[str, Tensor]:
     """A norm with both of its parts; its number of calls in training is the constructor's there too."""
+    if "bn.weight" in weights:
+        return _trained_norm(weights)
     weights.ignore("total_step")
     found = take_pairs(weights, {"layer": "norm1", "batch.tokens": "norm2.bn"})
     found |= take_pairs(weights, {"batch.tokens": "norm2.bn"}, STATISTICS)
     found |= {"alpha": weights.take("norm2.alpha")}
     return found | {"remaining": weights.take("iter"), "warmup_remaining": weights.take("warm")}
+
+
+def _trained_norm(weights: Weights) -> dict[str, Tensor]:
+    """A norm after its training, which has lost the part of the layer norm (RepBN)."""
+    found = {"alpha": weights.take("alpha")} | take_pairs(weights, {"batch.tokens": "bn"})
+    found |= take_pairs(weights, {"batch.tokens": "bn"}, STATISTICS)
+    scale, ended = weights.peek("bn.weight").detach(), torch.zeros((), dtype=torch.int64)
+    found |= {"layer.weight": torch.ones_like(scale), "layer.bias": torch.zeros_like(scale)}
+    return found | {"remaining": ended, "warmup_remaining": ended.clone()}
 
 
 def prep_norms(weights: Weights, names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from .vim import convert as convert_block
 from .vim import vim_options
 
 ORIGINAL = "hustvl/Vim:VisionMamba"
+PUBLISHED_SIZE = 224
 CHECKED: Mapping[str, Any] = {
     "rms_norm": True,
     "if_abs_pos_embed": True,
@@ -84,19 +85,25 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
         "backbone.class_token": weights.take("cls_token")[0, 0],
     }
     mixer = partial(convert_block, hyper=_block(o))
-    return converted | scan_classifier(weights, o.depth, mixer, norm_kinds=("weight",), head=True)
+    return converted | scan_classifier(weights, o.depth, mixer, norm_kinds=("weight",), head=bool(o.num_classes))
 
 
 def infer(weights: Weights) -> dict[str, Any]:
-    """All sizes, from the shapes of the tensors; patches do not overlap."""
+    """All sizes, from the shapes of the tensors.
+
+    Patches overlap where that makes the published 224 pixels of them, as of 27 by 27 of 16 pixels with stride 8.
+    """
     if "patch_embed.proj.weight" not in weights or "pos_embed" not in weights:
         return {}
     projection = weights.peek("patch_embed.proj.weight")
     depth = count_parts(weights, "layers.{}.norm.weight")
     grid, patch = math.isqrt(weights.peek("pos_embed").shape[1] - 1), projection.shape[-1]
-    return {
+    stride = max(PUBLISHED_SIZE - patch, 0) // max(grid - 1, 1)
+    overlapping = 0 < stride < patch and (grid - 1) * stride + patch == PUBLISHED_SIZE
+    sizes = {"img_size": PUBLISHED_SIZE, "stride": stride} if overlapping else {"img_size": grid * patch}
+    return sizes | {
         "embed_dim": projection.shape[0], "channels": projection.shape[1], "patch_size": patch, "depth": depth,
-        "img_size": grid * patch, "num_classes": len(weights.peek("head.weight")),
+        "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
         "d_state": weights.peek("layers.0.mixer.A_log").shape[1],
     }  # fmt: skip
 
