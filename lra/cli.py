@@ -19,10 +19,20 @@ from .tasks import TASKS, create_task
 if TYPE_CHECKING:
     from .training.run import Paused, Result
 
+
+def _silence(quiet: bool) -> bool:
+    """Switch off transformers' own progress bars (of files and batches) too."""
+    if quiet:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    return quiet
+
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Long Range Arena: data, training, reports.")
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of prepared data (default: $LRA_DATA or the cache).")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_silence, help="No progress bars.")]
 Pause = Annotated[str | None, typer.Option(help="Stop at a checkpoint after a time such as 8h, to be resumed.")]
 Track = Annotated[list[str] | None, typer.Option(help="Tracker of transformers, such as tensorboard.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="name=value, mixer.<option>=value, task.<option>=value")]
@@ -94,7 +104,7 @@ def run_command(
 
     recipe = create_recipe(task, mixer).override(split_overrides(overrides or []))
     if budget is not None:
-        recipe = scaled(recipe, parse_budget(budget), data)
+        recipe = scaled(recipe, parse_budget(budget), data, quiet=quiet)
         if is_first():
             print(f"{recipe.steps:,} steps: {recipe.source}")
     folder = out or Path("runs") / f"{task}-{mixer}-{recipe.seed}"

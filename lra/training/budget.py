@@ -32,7 +32,7 @@ def parse_budget(text: str, option: str = "--budget") -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def scaled(recipe: Recipe, seconds: float, data_root: Path | None) -> Recipe:
+def scaled(recipe: Recipe, seconds: float, data_root: Path | None, *, quiet: bool = False) -> Recipe:
     """The recipe fitted to a budget by timing some steps; the same in all processes.
 
     Raises:
@@ -40,14 +40,14 @@ def scaled(recipe: Recipe, seconds: float, data_root: Path | None) -> Recipe:
     """
     joined = join_process_group()
     with joined.main_process_first():
-        create_task(recipe.task, recipe.task_options).prepare(data_root)
+        create_task(recipe.task, recipe.task_options).prepare(data_root, quiet=quiet)
     return fit(recipe, seconds, agree(seconds_per_step(recipe, data_root)))
 
 
 def seconds_per_step(recipe: Recipe, data_root: Path | None) -> float:
     """Wall-clock time of the passes over this process's share of a batch, the first step left out."""
     task = create_task(recipe.task, recipe.task_options)
-    task.prepare(data_root)
+    task.prepare(data_root, quiet=True)
     data = task.load(data_root)
     model = build_model(recipe, data)
     rows = max(1, recipe.batch_size // (recipe.accumulate * processes()))

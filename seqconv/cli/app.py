@@ -3,8 +3,10 @@
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from .convert import convert_command
 from .distill import distill_command
-from .printing import names_table, pairs_table, print_parts
+from .printing import annotation_text, names_table, pairs_table, print_parts
 
 if TYPE_CHECKING:
     from ..registry import MixerEntry
@@ -31,6 +33,9 @@ def _show_version(wanted: bool) -> bool:
         raise typer.Exit
     return wanted
 
+
+MODULES = re.compile(r"\b(?:typing|collections\.abc)\.")
+"""What a type shows in front of its name."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,8 +54,8 @@ def seqconv_(
     """Long-sequence models from the command line."""
 
 
-app.command("distill")(distill_command)
-app.command("convert")(convert_command)
+app.command("distill", short_help="Distil long convolutions into recurrences.")(distill_command)
+app.command("convert", short_help="Read a checkpoint of another project.")(convert_command)
 
 
 def main() -> None:
@@ -58,12 +63,13 @@ def main() -> None:
     app()
 
 
-@app.command("list")
+@app.command("list", short_help="Show mixers, options of one, published models, originals.")
 def list_(
     mixer: Annotated[
         str,
         typer.Argument(
-            help="A name, or a shell pattern such as 'mamba*'; 'models' for published models, '2d' for 2-D mixers."
+            help="A name, or a shell pattern such as 'mamba*'; 'models' for published models, '2d' for 2-D mixers. "
+            "With --originals or --checkpoints: a part of a name."
         ),
     ] = "*",
     pattern: Annotated[str, typer.Argument(help="After 'models' or '2d': a name or a shell pattern.")] = "*",
@@ -77,14 +83,14 @@ def list_(
     with clear_errors():
         if originals or checkpoints:
             names = [*(list_originals() if originals else []), *(list_checkpoints() if checkpoints else [])]
-            typer.echo("\n".join(names))
+            typer.echo("\n".join(_matching(names, mixer)))
             return
         if mixer in ("models", "2d"):
             (_show_models if mixer == "models" else _show_mixers_2d)(pattern)
             return
         if pattern != "*":
             got, remedy = f"{mixer!r} and {pattern!r}", "write 'seqconv list models PATTERN', or one pattern alone"
-            raise argument_error("list", got, "one name or pattern of mixers", remedy)
+            raise argument_error("seqconv list", got, "one name or pattern of mixers", remedy)
         names = list_mixers(mixer)
         if names == [mixer] or not names:
             _show_options(mixer_entry(mixer), mixer_config(mixer))
@@ -92,7 +98,7 @@ def list_(
             _show_mixers(names)
 
 
-@app.command()
+@app.command(short_help="Show versions, the machine, and the implementation of each op.")
 def doctor(
     device: Annotated[
         str | None, typer.Option(help="Device of the example calls; cuda if there is one, else cpu.")
@@ -119,7 +125,7 @@ def doctor(
     print_parts(*tables, _op_table(ops, f"ops on {device}, {dtype}"))
 
 
-@app.command()
+@app.command(short_help="Continue a prompt with a causal language model.")
 def generate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder written by save_pretrained, tokenizer included.")],
     prompt: Annotated[str, typer.Option(help="Text to continue.")],
@@ -135,10 +141,12 @@ def generate(
     from transformers import TextStreamer
 
     with clear_errors():
-        model, tokenizer = load_language_model("generate", checkpoint, "auto" if dtype is None else dtype_of(dtype))
+        model, tokenizer = load_language_model(
+            "seqconv generate", checkpoint, "auto" if dtype is None else dtype_of(dtype)
+        )
         inputs = tokenizer(prompt, return_tensors="pt").to(device)
         if inputs["input_ids"].shape[1] == 0:
-            raise argument_error("generate", "an empty prompt", "at least one token", "pass a text to --prompt")
+            raise argument_error("seqconv generate", "an empty prompt", "at least one token", "pass a text to --prompt")
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
         torch.manual_seed(seed)
         typer.echo(prompt, nl=False)
@@ -159,8 +167,6 @@ def load_language_model(command: str, checkpoint: Path, dtype: Any, *, tokenizer
     Raises:
         ValueError: the folder lacks one of them, or does not fit.
     """
-    import json
-
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import seqconv  # noqa: F401  (registers the Auto classes)
@@ -191,7 +197,7 @@ def dtype_of(name: str) -> Any:
 
     known = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
     if name not in known:
-        raise argument_error("dtype", repr(name), f"one of {', '.join(known)}", "write it in full")
+        raise argument_error("--dtype", repr(name), f"one of {', '.join(known)}", "write it in full")
     return known[name]
 
 
@@ -203,6 +209,15 @@ def clear_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _matching(names: list[str], pattern: str) -> list[str]:
+    """The names of other projects that contain the pattern, in any case."""
+    found = [name for name in names if fnmatch(name.lower(), f"*{pattern.lower()}*")]
+    if not found:
+        remedy = "leave the pattern out to see all"
+        raise argument_error("seqconv list", repr(pattern), "a part of the name of an original", remedy)
+    return found
 
 
 def _show_mixers(names: list[str]) -> None:
@@ -250,8 +265,8 @@ def _show_mixers_2d(pattern: str) -> None:
 def _show_options(entry: "MixerEntry[Any]", config: type[Any]) -> None:
     table = names_table("option", "type", "default", title=f"options of {entry.name}")
     for field in dataclasses.fields(config):
-        type_name = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
-        table.add_row(field.name, escape(type_name), escape(repr(field.default)))
+        kind = field.type if isinstance(field.type, str) else annotation_text(field.type)
+        table.add_row(field.name, escape(MODULES.sub("", kind)), escape(repr(field.default)))
     print_parts(escape(inspect.getdoc(entry.mixer) or ""), table)
 
 

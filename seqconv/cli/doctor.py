@@ -67,7 +67,7 @@ def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise argument_error(
-            "doctor", f"device {device!r} ({error})", "a device of this machine", "leave it out"
+            "seqconv doctor", f"device {device!r} ({error})", "a device of this machine", "leave it out"
         ) from error
     found = []
     for name, entry in ops().items():

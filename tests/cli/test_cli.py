@@ -54,6 +54,7 @@ def test_list_of_one_mixer_shows_options_with_types_and_defaults(run):
     for option in mixer_config("hyena").__dataclass_fields__.values():
         row = next(line for line in result.stdout.splitlines() if f"│ {option.name} " in line)
         assert repr(option.default) in row
+    assert "int | Literal[" in run("list", "mamba").stdout
 
 
 def test_list_shows_the_published_models(run):
@@ -103,6 +104,9 @@ def test_names_are_whole_at_any_width(monkeypatch, arguments, columns):
 
 def test_list_shows_what_can_be_imported(run):
     assert run("list", "--originals").stdout.split("\n")[:-1] == list_originals()
+    vmamba = run("list", "vmamba", "--originals").stdout.split()
+    assert vmamba == [name for name in list_originals() if "vmamba" in name.lower()]
+    assert "seqconv list: received 'nonsense'" in run("list", "nonsense", "--originals").stderr
     assert run("list", "--checkpoints").stdout.split() == list_checkpoints()
 
 

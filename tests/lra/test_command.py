@@ -53,8 +53,11 @@ def test_prepare_run_evaluate_report(monkeypatch, capsys, tmp_path):
     assert lra(monkeypatch, "prepare", "listops-small", "train=64", "val=32", "test=32", "--workers", 1, *data) == 0
     assert "train 64, val 32, test 32; fingerprint" in capsys.readouterr().out
     out = tmp_path / "runs" / "one"
-    assert lra(monkeypatch, "run", "listops-small", "s4d", *TINY, *data, "--out", out) == 0
-    assert "majority class" in capsys.readouterr().out
+    assert lra(monkeypatch, "run", "listops-small", "s4d", *TINY, "--budget", "1h", *data, "--out", out) == 0
+    printed = capsys.readouterr()
+    assert "majority class" in printed.out
+    assert "━" not in printed.out + printed.err
+    assert "shards" not in printed.err
     assert lra(monkeypatch, "evaluate", out, "--split", "val", *data) == 0
     accuracy = json.loads((out / "result.json").read_text())["accuracy"]["val"]
     assert f"val: {100 * accuracy:.2f} %" in capsys.readouterr().out
