@@ -56,13 +56,21 @@ class ShortConvolution(nn.Module):
         return torch.zeros(batch_size, width - 1, channels, device=device, dtype=dtype)
 
     def forward(
-        self, x: Float[Tensor, "batch *length channels"], state: Float[Tensor, "batch reach channels"] | None = None
+        self,
+        x: Float[Tensor, "batch *length channels"],
+        state: Float[Tensor, "batch reach channels"] | None = None,
+        *,
+        reverse: bool = False,
     ) -> tuple[Float[Tensor, "batch *length channels"], Float[Tensor, "batch reach channels"]]:
-        """Any number of inputs after those in ``state``, padding in front zero; or one input (batch, channels)."""
+        """Any number of inputs after those in ``state``, padding in front zero; or one input (batch, channels).
+
+        ``reverse`` reads them from the last to the first: an output depends on its own input and those that follow.
+        """
         options: dict[str, Any] = {"activation": self.activation}
         if x.dim() == 2 and state is not None:
             return causal_conv1d_step(x, self.weight, self.bias, state=state, **options)
-        pair = causal_conv1d(x, self.weight, self.bias, initial_state=state, return_final_state=True, **options)
+        options |= {"reverse": reverse, "return_final_state": True}
+        pair = causal_conv1d(x, self.weight, self.bias, initial_state=state, **options)
         assert isinstance(pair, tuple)
         return pair
 

@@ -56,7 +56,7 @@ def test_is_an_operator_with_exact_gradients():
     inputs = example_inputs(Shape(1, 3, 1, 3), dtype=torch.float64, initial_state=True)
     check_finite_differences(lambda **i: K.causal_conv1d(**i, implementation="triton"), device_and_layout(inputs))
     arguments = [device_and_layout(inputs)[k] for k in ("x", "weight", "bias", "activation", "initial_state")]
-    check_operator(torch.ops.seqconv.causal_conv1d_triton.default, *arguments, None)
+    check_operator(torch.ops.seqconv.causal_conv1d_triton.default, *arguments, None, False)
 
 
 @pytest.mark.usefixtures("unannotated")

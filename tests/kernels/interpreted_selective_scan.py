@@ -51,13 +51,13 @@ def test_without_skip_bias_and_softplus():
     check(inputs | {"delta": inputs["delta"].abs()})
 
 
-@pytest.mark.parametrize("state", [False, True])
-def test_packed(state):
+@pytest.mark.parametrize(("state", "reverse"), [(False, False), (True, False), (True, True)])
+def test_packed(state, reverse):
     bounds = [0, 1, 34, 36, 38]
     inputs = example_inputs(Shape(1, 38, 3, 2), dtype=torch.float64)
     if state:
         inputs["initial_state"] = torch.randn(len(bounds) - 1, 3, 2, dtype=torch.float64)
-    check(inputs | {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32)})
+    check(inputs | {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32), "reverse": reverse})
 
 
 @pytest.mark.parametrize(("programs", "chunks"), [(1, 1), (2048, 3)])
@@ -80,7 +80,7 @@ def test_time_steps_of_every_size():
 def test_is_an_operator():
     inputs = device_and_layout(example_inputs(Shape(1, 2, 1, 1), dtype=torch.float64, initial_state=True))
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "initial_state")
-    check_operator(torch.ops.seqconv.selective_scan_triton.default, *(inputs[k] for k in names), None, True)
+    check_operator(torch.ops.seqconv.selective_scan_triton.default, *(inputs[k] for k in names), None, False, True)
 
 
 @pytest.mark.usefixtures("unannotated")

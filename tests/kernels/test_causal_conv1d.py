@@ -39,8 +39,8 @@ def run(inputs, implementation, dtype=None):
 
 @compiled
 @settings(max_examples=40)
-@example(ISAS[-1], 2, 0, 1, 1, torch.float32, False, False, True, "contiguous")
-@example(ISAS[-1], 1, 2, 1, 1, torch.float32, False, False, True, "contiguous")
+@example(ISAS[-1], 2, 0, 1, 1, torch.float32, False, False, True, "contiguous", False)
+@example(ISAS[-1], 1, 2, 1, 1, torch.float32, False, False, True, "contiguous", False)
 @given(
     isa=st.sampled_from(ISAS),
     length=st.sampled_from((1, 2, 63, 64, 65, 1000)),
@@ -52,10 +52,11 @@ def run(inputs, implementation, dtype=None):
     bias=st.booleans(),
     state=st.booleans(),
     layout=st.sampled_from(("contiguous", "sliced", "channels first")),
+    reverse=st.booleans(),
 )
-def test_cpu_agrees_with_the_reference(isa, length, batch, channels, width, dtype, silu, bias, state, layout):
+def test_cpu_agrees_with_the_reference(isa, length, batch, channels, width, dtype, silu, bias, state, layout, reverse):
     inputs = example_inputs(Shape(batch, length, channels, width), dtype=dtype, initial_state=state)
-    inputs["activation"] = "silu" if silu else None
+    inputs |= {"activation": "silu" if silu else None, "reverse": reverse}
     inputs["bias"] = inputs["bias"] if bias else None
     if layout == "sliced":
         inputs["x"] = torch.cat([inputs["x"], inputs["x"]], -1)[..., :channels]
@@ -100,6 +101,24 @@ def test_packed_equals_separate(implementation, bounds, state):
         y, final = K.causal_conv1d(**piece, return_final_state=True, implementation=implementation)
         assert_near(got["y"][:, a:b], y)
         assert_near(got["final"][i : i + 1], final)
+
+
+@implementations
+@pytest.mark.parametrize("bounds", [None, [0, 1, 3, 35, 65]])
+def test_in_reverse_equals_reversed_sequences(implementation, bounds):
+    segments = len(bounds) - 1 if bounds else 2
+    inputs = example_inputs(Shape(1 if bounds else 2, 65, 3, 4), dtype=torch.float64)
+    inputs["initial_state"] = torch.randn(segments, 3, 3, dtype=torch.float64)
+    packed = {} if bounds is None else {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32)}
+    got = run(inputs | packed | {"reverse": True}, implementation)
+    for i, (a, b) in enumerate(pairwise(bounds) if bounds else [(0, 65)]):
+        state = inputs["initial_state"][i : i + 1] if bounds else inputs["initial_state"]
+        sequence = inputs | {"x": inputs["x"][:, a:b].flip(1), "initial_state": state}
+        y, final = K.causal_conv1d(**sequence, return_final_state=True, implementation="reference")
+        assert_near(got["y"][:, a:b], y.flip(1))
+        assert_near(got["final"][i : i + 1] if bounds else got["final"], final)
+    for name, wanted in run(inputs | packed | {"reverse": True}, "reference").items():
+        assert_near(got[name], wanted, what=name)
 
 
 @implementations

@@ -82,8 +82,10 @@ def test_the_extension_checks_what_it_is_told():
         scan(A=torch.zeros(8, 3))
     with pytest.raises(ValueError, match=r"received delta of strides .* wanted a dense last axis"):
         scan(delta=torch.zeros(1, 8, 4).mT)
-    with pytest.raises(ValueError, match=r"received y of strides .* wanted row-major order"):
+    with pytest.raises(ValueError, match=r"received y of strides .* wanted a dense last axis"):
         scan(y=torch.zeros(1, 8, 4).mT)
+    with pytest.raises(ValueError, match=r"received A of strides .* wanted row-major order"):
+        scan(A=torch.zeros(2, 8).mT)
     with pytest.raises(ValueError, match="received final_state of shape"):
         scan(state=torch.zeros(1, 4, 2))
     with pytest.raises(ValueError, match=r"cu_seqlens .*bounds that rise from 0 to the length"):

@@ -75,8 +75,11 @@ def strided(inputs, layout):
     state=st.booleans(),
     layout=st.sampled_from(("contiguous", "sliced", "channels first")),
     bare=st.booleans(),
+    reverse=st.booleans(),
 )
-def test_cpu_agrees_with_the_reference(isa, length, batch, width, groups, d_state, dtype, gate, state, layout, bare):
+def test_cpu_agrees_with_the_reference(
+    isa, length, batch, width, groups, d_state, dtype, gate, state, layout, bare, reverse
+):
     shape = Shape(batch, length, width * max(groups, 1), d_state, groups)
     inputs = example_inputs(shape, dtype=dtype, gate=gate, initial_state=state)
     if bare:
@@ -84,7 +87,7 @@ def test_cpu_agrees_with_the_reference(isa, length, batch, width, groups, d_stat
         inputs["delta"] = inputs["delta"].abs() * 0.1
     native.library().set_isa(isa)
     try:
-        assert_same(strided(inputs, layout), dtype=dtype)
+        assert_same(strided(inputs, layout) | {"reverse": reverse}, dtype=dtype)
     finally:
         native.library().set_isa(ISAS[0])
 
@@ -114,6 +117,24 @@ def test_packed_equals_separate(bounds, implementation):
     want = run(inputs | {"cu_seqlens": torch.tensor(bounds)}, "reference")
     for name, value in packed.items():
         assert_near(value, want[name], what=name)
+
+
+@pytest.mark.parametrize("implementation", ["reference", pytest.param("cpu", marks=compiled)])
+@pytest.mark.parametrize("bounds", [None, [0, 1, 18, 34, 65]])
+def test_in_reverse_equals_reversed_sequences(implementation, bounds):
+    inputs = example_inputs(Shape(1 if bounds else 2, 65, 6, 4, 2), dtype=torch.float64)
+    inputs["initial_state"] = torch.randn(len(bounds) - 1 if bounds else 2, 6, 4, dtype=torch.float64)
+    packed = {} if bounds is None else {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32)}
+    got = run(inputs | packed | {"reverse": True}, implementation)
+    rows = pairwise(bounds) if bounds else [(0, 65)]
+    for i, (a, b) in enumerate(rows):
+        sequence = inputs | {k: inputs[k][:, a:b].flip(1) for k in ACTIVATIONS}
+        sequence["initial_state"] = inputs["initial_state"][i : i + 1] if bounds else inputs["initial_state"]
+        y, final = K.selective_scan(**sequence, return_final_state=True, implementation="reference")
+        assert_near(got["y"][:, a:b], y.flip(1))
+        assert_near(got["final"][i : i + 1] if bounds else got["final"], final)
+    for name, wanted in run(inputs | packed | {"reverse": True}, "reference").items():
+        assert_near(got[name], wanted, what=name)
 
 
 @pytest.mark.parametrize("implementation", ["reference", pytest.param("cpu", marks=compiled)])
@@ -195,7 +216,7 @@ def test_opcheck(packed):
     inputs = inputs | {k: v.requires_grad_() for k, v in floats(inputs).items()}
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "initial_state")
     arguments = [inputs.get(k) for k in names]
-    torch.library.opcheck(torch.ops.seqconv.selective_scan.default, (*arguments, bounds, True))
+    torch.library.opcheck(torch.ops.seqconv.selective_scan.default, (*arguments, bounds, False, True))
 
 
 @compiled

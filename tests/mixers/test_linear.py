@@ -12,7 +12,7 @@ from seqconv.layers import linear
 from seqconv.layers.linear import Linear, use_torch_linear
 from seqconv.mixers.state_space.s4_layer import S4Linear
 from seqconv_kernels._core import native
-from seqconv_kernels.skinny_linear import cpu
+from seqconv_kernels.skinny_linear import cpu, onednn
 from tolerances import assert_near
 
 compiled = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
@@ -58,7 +58,8 @@ def test_tables_of_classes_have_an_entry_for_it():
 
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernel_serves_decoding_alone(calls, dtype):
+def test_the_kernel_serves_decoding_alone(calls, dtype, monkeypatch):
+    monkeypatch.setattr(onednn, "available", lambda: False)
     layer = Linear(WIDE, WIDE, dtype=dtype)
     x = torch.randn(1, 1, WIDE, generator=torch.Generator().manual_seed(0)).to(dtype)
     want = nn.functional.linear(x, layer.weight, layer.bias)
@@ -73,6 +74,28 @@ def test_the_kernel_serves_decoding_alone(calls, dtype):
     assert calls == [(1, 1, WIDE)]
     layer(x)
     assert len(calls) == 2
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(33, 24), (2, 3, 5, 24), (1, 9, 24)])
+def test_many_rows_by_onednn_without_a_gradient(calls, bias, shape, monkeypatch):
+    monkeypatch.setattr(onednn, "available", lambda: True)
+    monkeypatch.setattr(onednn, "WORTH_A_CALL", 0)
+    monkeypatch.setattr(cpu, "WORTH_A_CALL", dict.fromkeys(cpu.WORTH_A_CALL, 0))
+    layer, x = Linear(24, 40, bias=bias), torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    wide = torch.cat([x, x], dim=-1)[..., 3:27]
+    for given in (x, wide, x.movedim(0, -2)):
+        want = nn.functional.linear(given, layer.weight, layer.bias)
+        assert torch.equal(layer(given), want)
+        assert calls == []
+        with torch.no_grad():
+            assert_near(layer(given), want.detach())
+        assert calls.pop() == given.shape
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with torch.no_grad():
+        layer(x)
+    assert calls == []
 
 
 @compiled

@@ -63,6 +63,15 @@ def view(tensor: Tensor | None) -> View:
     return tensor.data_ptr(), CODES[tensor.dtype], tuple(tensor.shape), tensor.stride()
 
 
+def view_in_time(tensor: Tensor | None, reverse: bool) -> View:
+    """:func:`view` of ``(batch, length, ...)``; ``reverse`` shows the last step first, at a negative distance."""
+    if tensor is None or not reverse or tensor.numel() == 0:
+        return view(tensor)
+    batch, step, *others = tensor.stride()
+    last = tensor.data_ptr() + (tensor.shape[1] - 1) * step * tensor.element_size()
+    return last, CODES[tensor.dtype], tuple(tensor.shape), (batch, -step, *others)
+
+
 def token_views(*tensors: Tensor | None) -> tuple[list[Tensor | None], list[View]]:
     """What the extension is told of tensors of one token, (batch, ...), as sequences of length 1: (batch, 1, ...).
 

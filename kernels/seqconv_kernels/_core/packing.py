@@ -10,6 +10,7 @@ from torch import Tensor
 from .checks import check_cu_seqlens
 
 I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
+R = TypeVar("R", Tensor, tuple[Tensor, Tensor])
 
 
 def count_rows(operation: str, cu_seqlens: Tensor | None, x: Tensor) -> int:
@@ -55,6 +56,45 @@ def padded(
             return segments.pack(y), final_state
 
         return with_segments
+
+    return decorate
+
+
+def in_reverse(inputs: I, *tokens: str) -> I:
+    """The inputs of an op with its time reversed, and without its option ``reverse``: each sequence is turned around.
+
+    Args:
+        inputs: of an op with fields ``cu_seqlens``, ``initial_state`` and ``reverse``.
+        tokens: names of the inputs with a time axis.
+    """
+    given: Any = inputs
+    turned = {name: t.flip(1) for name in tokens if (t := getattr(given, name)) is not None}
+    if given.cu_seqlens is not None:  # all of the row is reversed: the last sequence comes first
+        turned["cu_seqlens"] = given.cu_seqlens[-1] - given.cu_seqlens.flip(0)
+        turned["initial_state"] = None if given.initial_state is None else given.initial_state.flip(0)
+    reversed_inputs: I = given._replace(reverse=False, **turned)
+    return reversed_inputs
+
+
+def reversible(*tokens: str) -> Callable[[Callable[[I], R]], Callable[[I], R]]:
+    """Let an implementation that runs forwards in time take the option ``reverse``; see :func:`in_reverse`.
+
+    It returns the output, or the output and the final states.
+    """
+
+    def decorate(run: Callable[[I], R]) -> Callable[[I], R]:
+        @wraps(run)
+        def either_way(inputs: I) -> R:
+            given: Any = inputs
+            if not given.reverse:
+                return run(inputs)
+            results: Any = run(in_reverse(inputs, *tokens))
+            if isinstance(results, Tensor):
+                return results.flip(1)  # type: ignore[return-value]
+            y, final_state = results
+            return y.flip(1), final_state if given.cu_seqlens is None else final_state.flip(0)  # type: ignore[return-value]
+
+        return either_way
 
     return decorate
 

@@ -41,6 +41,7 @@ struct View {
 
 // Checked pointers; an absent optional tensor gives null.
 Rows rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
+Rows required_rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
 void* optional(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
 void* required(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes);
 // The sequences of a batch, packed where `bounds` is given.

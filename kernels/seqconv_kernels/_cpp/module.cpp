@@ -101,6 +101,11 @@ Rows rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_
   return {x.data<void>(), x.stride(0), x.stride(1)};
 }
 
+Rows required_rows(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes) {
+  if (!x.given()) reject(name, "as ()", "a tensor");
+  return rows(x, name, dtype, sizes);
+}
+
 void* optional(const View& x, const char* name, Dtype dtype, const std::vector<int64_t>& sizes) {
   if (!x.given()) return nullptr;
   x.check_contiguous(name, dtype, sizes);

@@ -13,7 +13,7 @@ from .._core.checks import check_floating, check_shape
 from .._core.errors import argument_error, unknown_name
 from .._core.operator.inputs import given_tensors
 from .._core.packing import count_rows
-from .reference import last_inputs
+from .reference import final_state
 from .spec import CONV, STEP, Inputs
 
 
@@ -26,6 +26,7 @@ def causal_conv1d(
     initial_state: Float[Tensor, "segments width-1 channels"] | None = None,
     return_final_state: bool = False,
     cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    reverse: bool = False,
     implementation: str | None = None,
 ) -> Float[Tensor, "batch length channels"] | tuple[Tensor, Tensor]:
     """Convolve whole sequences; differentiable in every tensor.
@@ -40,6 +41,8 @@ def causal_conv1d(
         return_final_state: also return the last ``width - 1`` inputs, in the widest dtype of ``x`` and the initial
             state.
         cu_seqlens: bounds of sequences packed into a batch of one; no tap reaches over a bound.
+        reverse: convolve the inputs that follow instead of those before, as if every sequence were reversed along the
+            time, and the outputs again. The initial state is then the inputs after ``x``, the last of them first.
         implementation: a name, or ``None`` for the fastest that serves.
 
     Returns:
@@ -49,8 +52,9 @@ def causal_conv1d(
         ValueError: shapes, dtypes or devices that do not match; an unknown activation; bounds that do not increase
             to the length.
     """
-    y = CONV(Inputs(x, weight, bias, activation, initial_state, cu_seqlens), _check, implementation)
-    return (y, last_inputs(x, initial_state, cu_seqlens, weight.shape[1] - 1)) if return_final_state else y
+    inputs = Inputs(x, weight, bias, activation, initial_state, cu_seqlens, reverse)
+    y = CONV(inputs, _check, implementation)
+    return (y, final_state(inputs)) if return_final_state else y
 
 
 def causal_conv1d_step(

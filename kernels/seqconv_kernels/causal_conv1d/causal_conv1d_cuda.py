@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from .._core import external
+from .._core.packing import reversible
 from .spec import Inputs
 
 WIDTHS = (2, 3, 4)
@@ -16,6 +17,7 @@ def unsupported_reason(inputs: Inputs) -> str | None:
     return external.unsupported_reason(inputs, "causal_conv1d", without=("cu_seqlens",))
 
 
+@reversible("x")
 def causal_conv1d(inputs: Inputs) -> Tensor:
     """The output; the kernel reads the channel-last memory as it is, and wants weights of the dtype of ``x``."""
     from causal_conv1d import causal_conv1d_fn

@@ -5,7 +5,8 @@ Backward, with ``g = dy act'(conv)``::
     dx[s, c]      = sum_k weight[c, k] g[s + K-1 - k, c]
     dweight[c, k] = sum_t g[t, c] x[t - (K-1) + k, c],     dbias[c] = sum_t g[t, c]
 
-The initial state is the inputs at ``s < 0``, so its gradient is ``dx`` there.
+The initial state is the inputs at ``s < 0``, so its gradient is ``dx`` there. With ``reverse`` the kernels see the
+last step first, by a negative distance between steps: nothing is copied.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from .._core import native
 from .._core.operator.double_backward import differentiate_by
 from .._core.operator.operators import Operator, empty_like
-from .._core.packing import segment_count
+from .._core.packing import reversible, segment_count
 from .._core.steps import in_place_unsupported_reason, overwritten, state_to_overwrite
 from . import reference
 from .spec import PARAMETERS, Inputs
@@ -34,8 +35,13 @@ def step_unsupported_reason(inputs: Inputs) -> str | None:
 
 def causal_conv1d(inputs: Inputs) -> Tensor:
     """The output."""
+    if inputs.reverse and inputs.cu_seqlens is not None:  # the kernels read bounds that rise
+        return _PACKED_IN_REVERSE(inputs)
     y: Tensor = _OPERATOR(inputs)
     return y
+
+
+_PACKED_IN_REVERSE = reversible("x")(causal_conv1d)
 
 
 def causal_conv1d_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -74,11 +80,18 @@ def _prepare(inputs: Inputs) -> list[Tensor | None]:
     return [native.dense_rows(inputs.x), wide(inputs.weight), wide(inputs.bias), wide(inputs.initial_state), bounds]
 
 
+def _views(inputs: Inputs, prepared: list[Tensor | None]) -> list[native.View]:
+    """What the extension is told of prepared inputs: x in the order of the convolution."""
+    x, *others = prepared
+    return [native.view_in_time(x, inputs.reverse), *map(native.view, others)]
+
+
 def _forward(inputs: Inputs) -> Tensor:
     prepared, y = _prepare(inputs), empty_like(inputs.x, inputs.x, inputs.x.dtype)
     native.library().causal_conv1d_forward(
-        *map(native.view, prepared), inputs.activation == "silu", native.view(y), torch.get_num_threads()
-    )
+        *_views(inputs, prepared), inputs.activation == "silu", native.view_in_time(y, inputs.reverse),
+        torch.get_num_threads(),
+    )  # fmt: skip
     return y
 
 
@@ -86,9 +99,10 @@ def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
     prepared, dy = _prepare(inputs), native.dense_rows(dy)
     gradients = dx, dweight, dbias, dinitial = _gradients(inputs)
     native.library().causal_conv1d_backward(
-        *map(native.view, prepared),
+        *_views(inputs, prepared),
         inputs.activation == "silu",
-        *map(native.view, (dy, dx, dweight, None if inputs.bias is None else dbias, dinitial)),
+        *(native.view_in_time(t, inputs.reverse) for t in (dy, dx)),
+        *map(native.view, (dweight, None if inputs.bias is None else dbias, dinitial)),
         torch.get_num_threads(),
     )
     return gradients

@@ -4,13 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from .._core.packing import in_reverse, reversible
 from .._core.precision import accumulation_dtype
 from .spec import Inputs
 
 
+@reversible("x")
 def causal_conv1d(inputs: Inputs) -> Tensor:
     """y_t = act(sum_k w_k x_{t-(K-1)+k} + b), segment by segment."""
-    x, weight, bias, activation, state, cu_seqlens = inputs
+    x, weight, bias, activation, state, cu_seqlens, _ = inputs
     dtype, reach = accumulation_dtype(x, weight, state), weight.shape[1] - 1
     lengths = [x.shape[1]] if cu_seqlens is None else cu_seqlens.diff().tolist()
     segments = x.shape[0] if cu_seqlens is None else len(lengths)
@@ -33,6 +35,16 @@ def causal_conv1d_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One step: the state moves on by one input."""
     x, reach = inputs.x[:, None], inputs.weight.shape[1] - 1
     return causal_conv1d(inputs._replace(x=x))[:, 0], last_inputs(x, inputs.initial_state, None, reach)
+
+
+def final_state(inputs: Inputs) -> Tensor:
+    """The inputs that a convolution of what comes next would need, see :func:`last_inputs`."""
+    x, reach = inputs.x, inputs.weight.shape[1] - 1
+    if not inputs.reverse:
+        return last_inputs(x, inputs.initial_state, inputs.cu_seqlens, reach)
+    if inputs.cu_seqlens is None:
+        return last_inputs(x[:, :reach].flip(1), inputs.initial_state, None, reach)
+    return final_state(in_reverse(inputs, "x")).flip(0)
 
 
 def last_inputs(x: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None, reach: int) -> Tensor:

@@ -21,6 +21,7 @@ class Inputs(NamedTuple):
     activation: str | None
     initial_state: Tensor | None
     cu_seqlens: Bounds | None = None
+    reverse: bool = False
 
 
 PARAMETERS = ("weight", "bias", "initial_state")

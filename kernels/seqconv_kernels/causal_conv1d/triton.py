@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .._core.operator.double_backward import differentiate_by
 from .._core.operator.operators import operator
+from .._core.packing import reversible
 from .._core.triton.functions import TYPES, address, sigmoid, silu_slope, store_tile, view
 from .._core.triton.support import Chunks, accumulator_dtype, count_segments, on_device
 from .spec import Inputs
@@ -189,6 +190,7 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+@reversible("x")
 def causal_conv1d(inputs: Inputs) -> Tensor:
     """The output."""
     y: Tensor = _forward(inputs)
@@ -198,7 +200,7 @@ def causal_conv1d(inputs: Inputs) -> Tensor:
 @operator("causal_conv1d_triton", lambda inputs: inputs.x.new_empty(inputs.x.shape))
 def _forward(inputs: Inputs) -> Tensor:
     """The output."""
-    x, weight, bias, activation, initial_state, cu_seqlens = inputs
+    x, weight, bias, activation, initial_state, cu_seqlens, _ = inputs
     y = x.new_empty(x.shape)
     if y.numel() == 0:
         return y
@@ -215,7 +217,7 @@ def _forward(inputs: Inputs) -> Tensor:
 @operator("causal_conv1d_triton_backward", lambda inputs, _: _empty_gradients(inputs))
 def _backward(inputs: Inputs, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and the initial state; the last two empty where there is none."""
-    x, weight, bias, activation, initial_state, cu_seqlens = inputs
+    x, weight, bias, activation, initial_state, cu_seqlens, _ = inputs
     dx, dweight, dbias, dinitial = _empty_gradients(inputs)
     if x.numel() == 0:
         return dx, dweight.zero_(), dbias.zero_(), dinitial.zero_()

@@ -34,6 +34,7 @@ def selective_scan(
     return_final_state: bool = False,
     return_total_decay: bool = False,
     cu_seqlens: Int[Tensor, " bounds"] | None = None,
+    reverse: bool = False,
     implementation: str | None = None,
 ) -> Float[Tensor, "batch length channels"] | tuple[Tensor, ...]:
     """Scan whole sequences; differentiable in every tensor.
@@ -55,6 +56,8 @@ def selective_scan(
             another state S has the final state ``final_state + total_decay * S``, so that scans over parts of a
             sequence compose.
         cu_seqlens: bounds of sequences packed into a batch of one; the state starts again at each.
+        reverse: scan every sequence from its last input to its first, as if all were reversed along the time, and the
+            outputs again. The initial state is then that before the last input, the final one that after the first.
         implementation: a name, or ``None`` for the fastest that serves.
 
     Returns:
@@ -66,7 +69,7 @@ def selective_scan(
             the state.
     """
     wide, delta, B, C, z = widest_under_autocast(u, delta, B, C, z)
-    inputs = Inputs(wide, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens)
+    inputs = Inputs(wide, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, reverse)
     y, final_state = SCAN(inputs, _check, implementation)
     y = y if y.dtype == u.dtype else y.to(u.dtype)
     total = _total_decay(inputs) if return_total_decay else None

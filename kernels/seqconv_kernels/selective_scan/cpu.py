@@ -10,8 +10,11 @@ The forward keeps the state at every 16th step; the backward recomputes those be
     dA        = sum_t dt[t] exp(dt[t] A) h[t-1] g[t]
 
 Work is split by shape alone: results do not depend on the number of threads.
+
+With ``reverse`` the kernels are shown the last step first, by a negative distance between steps: nothing is copied.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,10 +30,10 @@ from .._core.operator.inputs import (
     saved_inputs,
 )
 from .._core.operator.operators import Operator, empty_like
-from .._core.packing import segment_count
+from .._core.packing import reversible, segment_count
 from .._core.steps import in_place_unsupported_reason, overwritten, state_to_overwrite
 from . import double_backward
-from .spec import PARAMETERS, Inputs
+from .spec import PARAMETERS, TOKENS, Inputs
 
 STEPS_PER_CHECKPOINT = 16
 CHANNELS_PADDED_TO = 16
@@ -48,13 +51,18 @@ def step_unsupported_reason(inputs: Inputs) -> str | None:
 
 def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
+    if inputs.reverse and inputs.cu_seqlens is not None:  # the kernels read bounds that rise
+        return _PACKED_IN_REVERSE(inputs)
     y, final_state, _ = _OPERATOR(inputs, needs_gradient(inputs))
     return y, final_state
 
 
+_PACKED_IN_REVERSE = reversible(*TOKENS)(selective_scan)
+
+
 def selective_scan_step(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """One step from the state, which is overwritten: a scan of one token whose initial state is its final one."""
-    u, delta, A, B, C, D, z, bias, softplus, state, _ = inputs
+    u, delta, A, B, C, D, z, bias, softplus, state, *_ = inputs
     dtype, y = native.accumulator_dtype(u), u.new_empty(u.shape)
     state = state_to_overwrite(state, dtype)
     _tokens, (u_view, delta_view, B_view, C_view, z_view, y_view) = native.token_views(u, delta, B, C, z, y)
@@ -95,24 +103,31 @@ class _Views:
 
     def __init__(self, inputs: Inputs) -> None:
         self.kept: list[Tensor] = []
-        self.dtype = native.accumulator_dtype(inputs.u)
-        self.bounds = self._keep(native.bounds_on_cpu(inputs.cu_seqlens))
-        u, delta, z = (self._rows(t) for t in (inputs.u, inputs.delta, inputs.z))
+        self.dtype, self.reverse = native.accumulator_dtype(inputs.u), inputs.reverse
+        bounds = native.bounds_on_cpu(inputs.cu_seqlens)
+        self.bounds = self._keep(bounds, native.view(bounds))
+        u, delta, z = (self.rows(t) for t in (inputs.u, inputs.delta, inputs.z))
         A, D, bias = (self.parameter(t) for t in (inputs.A, inputs.D, inputs.delta_bias))
-        self.inputs = (u, delta, A, native.view(inputs.B), native.view(inputs.C), D, z, bias)
+        B, C = (self.in_time(t) for t in (inputs.B, inputs.C))
+        self.inputs = (u, delta, A, B, C, D, z, bias)
 
     def parameter(self, tensor: Tensor | None) -> native.View:
         """A contiguous tensor in the dtype of the sums."""
-        return self._keep(None if tensor is None else native.dense(tensor, self.dtype))
+        tensor = None if tensor is None else native.dense(tensor, self.dtype)
+        return self._keep(tensor, native.view(tensor))
 
-    def _rows(self, tensor: Tensor | None) -> native.View:
-        return self._keep(None if tensor is None else native.dense_rows(tensor))
+    def rows(self, tensor: Tensor | None) -> native.View:
+        """A tensor with a time axis and dense channels."""
+        return self.in_time(None if tensor is None else native.dense_rows(tensor))
 
-    def _keep(self, tensor: Tensor | None) -> native.View:
-        if tensor is None:
-            return ()
-        self.kept.append(tensor)
-        return native.view(tensor)
+    def in_time(self, tensor: Tensor | None) -> native.View:
+        """A tensor with a time axis, in the order of the scan."""
+        return self._keep(tensor, native.view_in_time(tensor, self.reverse))
+
+    def _keep(self, tensor: Tensor | None, view: native.View) -> native.View:
+        if tensor is not None:
+            self.kept.append(tensor)
+        return view
 
 
 def _forward(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +138,7 @@ def _forward(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
         views.parameter(inputs.initial_state),
         views.bounds,
         inputs.delta_softplus,
-        native.view(y),
+        views.in_time(y),
         native.view(final_state),
         native.view(checkpoints if learning else None),
         torch.get_num_threads(),
@@ -132,19 +147,30 @@ def _forward(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _backward(inputs: Inputs, checkpoints: Tensor, dy: Tensor, dfinal: Tensor | None) -> tuple[Tensor, ...]:
-    views, dy = _Views(inputs), native.dense_rows(dy)
-    gradients, given = _gradients(inputs), differentiable(inputs).values()
+    views, gradients = _Views(inputs), _gradients(inputs)
     native.library().selective_scan_backward(
         *views.inputs,
         views.bounds,
         inputs.delta_softplus,
         native.view(checkpoints),
-        native.view(dy),
+        views.rows(dy),
         views.parameter(dfinal),
-        *(native.view(None if t is None else g) for g, t in zip(gradients, given, strict=True)),
+        *_gradient_views(views, inputs, gradients),
         torch.get_num_threads(),
     )
-    return gradients
+    if not inputs.reverse:
+        return gradients
+    # The sums over channels were written in the order of the scan.
+    return tuple(
+        g.flip(1) if name in ("B", "C") else g for name, g in zip(differentiable(inputs), gradients, strict=True)
+    )
+
+
+def _gradient_views(views: _Views, inputs: Inputs, gradients: tuple[Tensor, ...]) -> Iterator[native.View]:
+    """What the extension is told of the gradients; those of activations are in the order of the scan."""
+    for (name, tensor), gradient in zip(differentiable(inputs).items(), gradients, strict=True):
+        given = None if tensor is None else gradient
+        yield views.in_time(given) if name in ("u", "delta", "z") else native.view(given)
 
 
 def _differentiate(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _: Any) -> dict[str, Tensor | None]:

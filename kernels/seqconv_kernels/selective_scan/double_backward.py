@@ -7,11 +7,13 @@ d_state).
 import torch
 from torch import Tensor
 
+from .._core.packing import reversible
 from ..linear_scan import linear_scan
 from .reference import gated_output, state_dtype, time_step
-from .spec import Inputs
+from .spec import TOKENS, Inputs
 
 
+@reversible(*TOKENS)
 def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
     u, A, cu_seqlens = inputs.u, inputs.A, inputs.cu_seqlens

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from .._core import external
-from .spec import Inputs
+from .._core.packing import reversible
+from .spec import TOKENS, Inputs
 
 
 def unsupported_reason(inputs: Inputs) -> str | None:
@@ -11,6 +12,7 @@ def unsupported_reason(inputs: Inputs) -> str | None:
     return external.unsupported_reason(inputs, "mamba_ssm", without=("initial_state", "cu_seqlens"))
 
 
+@reversible(*TOKENS)
 def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the state after the last input; parameters are float32 there."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
+from .._core.packing import reversible
 from .._core.precision import accumulation_dtype
-from .spec import Inputs
+from .spec import TOKENS, Inputs
 
 
+@reversible(*TOKENS)
 def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t; y_t = (C_t h_t + D u_t) silu(z_t), segment by segment."""
     u, cu_seqlens, dtype = inputs.u, inputs.cu_seqlens, state_dtype(inputs)

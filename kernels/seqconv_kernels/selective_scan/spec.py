@@ -26,8 +26,11 @@ class Inputs(NamedTuple):
     delta_softplus: bool
     initial_state: Tensor | None
     cu_seqlens: Bounds | None = None
+    reverse: bool = False
 
 
+TOKENS = ("u", "delta", "B", "C", "z")
+"""Those with a time axis."""
 PARAMETERS = ("A", "D", "delta_bias", "initial_state")
 """Those that enter the sums as they are."""
 

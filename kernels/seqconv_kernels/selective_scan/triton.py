@@ -32,10 +32,11 @@ from torch import Tensor
 
 from .._core.operator.inputs import gradients_by_name, needs_gradient, save_inputs_and_last, saved_inputs
 from .._core.operator.operators import operator
+from .._core.packing import reversible
 from .._core.triton.functions import TYPES, View, view
 from .._core.triton.support import Chunks, accumulator_dtype, count_segments, on_device
 from ..linear_scan.triton import state_passing
-from .spec import Inputs
+from .spec import TOKENS, Inputs
 from .triton_kernels import (
     chunk_scan_backward_kernel,
     chunk_scan_kernel,
@@ -115,6 +116,7 @@ def _flat(state: Tensor, dtype: torch.dtype) -> Tensor:
     return state.to(dtype).mT.flatten(1).contiguous()
 
 
+@reversible(*TOKENS)
 def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The output and the final state."""
     y, final_state, _ = _forward(inputs, needs_gradient(inputs))
@@ -124,7 +126,7 @@ def selective_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
 @operator("selective_scan_triton", lambda inputs, learning: _empty_outputs(inputs, learning))
 def _forward(inputs: Inputs, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The output, the final state, and every CHECKPOINT-th state (none unless learning)."""
-    u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens = inputs
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, _ = inputs
     y, final, checkpoints = _empty_outputs(inputs, learning)
     if u.numel() == 0:
         return y, final.copy_(final if initial_state is None else initial_state), checkpoints
@@ -157,7 +159,7 @@ def _backward(
     inputs: Inputs, checkpoints: Tensor, dy: Tensor, dfinal: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, of parameters in float32 or wider."""
-    u, delta, A, B, C, D, z, delta_bias, delta_softplus, _, cu_seqlens = inputs
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, _, cu_seqlens, _ = inputs
     gradients = _empty_gradients(inputs)
     du, ddelta, _, _, _, _, dz, _, dinitial = gradients
     if u.numel() == 0:

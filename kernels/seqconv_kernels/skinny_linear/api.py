@@ -49,10 +49,10 @@ def skinny_linear(
 
 
 def eager_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> Tensor | None:
-    """The layer for ``(..., inputs)`` where the C++ kernel is the faster form of a checked layer, else ``None``.
+    """The layer for ``(..., inputs)`` where another form of a checked layer is faster than torch's, else ``None``.
 
-    That is in plain eager mode on the CPU, without a gradient, up to ``MAX_ROWS`` rows and for weights that are large
-    enough to be worth a call.
+    That is in plain eager mode on the CPU, without a gradient, for weights that are large enough to be worth it: the
+    C++ kernel up to ``MAX_ROWS`` rows, and oneDNN for more (see :mod:`.onednn`).
     """
     y: Tensor | None = (_EAGER.function or _EAGER.resolve())(x, weight, bias, scale)
     return y

@@ -9,6 +9,7 @@ from torch import Tensor
 from .._core import native
 from .._core.operator.inputs import given_tensors
 from .._core.operator.operators import Operator
+from . import onednn
 from .api import check
 from .spec import MAX_ROWS, Inputs
 
@@ -58,7 +59,10 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None) 
     dtype, width = x.dtype, x.shape[-1]
     if dtype not in _ACCUMULATION or (scale is None and dtype is not weight.dtype):
         return None
-    if width != weight.shape[-1] or x.numel() > MAX_ROWS * width or not x.is_cpu or x.is_neg():
+    few = x.numel() <= MAX_ROWS * width
+    if width != weight.shape[-1] or not (few or scale is None) or not x.is_cpu or x.is_neg():
+        return None
+    if not few and not onednn.serves(x, weight, bias):
         return None
     if bias is not None and not (_plain(bias) and bias.shape == weight.shape[:1] and bias.dtype in _ACCUMULATION):
         return None
@@ -66,6 +70,8 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None) 
         return None
     if transformed() or native.unavailable() is not None:
         return None
+    if not few:
+        return onednn.linear(x, weight, bias)
     inputs = Inputs(x if x.dim() == 2 else x.reshape(-1, width), weight, bias, scale)
     y: Tensor = _OPERATOR(inputs) if torch._C._autograd._profiler_enabled() else _run(inputs)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], weight.shape[0])

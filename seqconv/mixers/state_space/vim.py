@@ -147,7 +147,6 @@ class Vim(Mixer):
         return "none"
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        # Each direction is computed in its own order: what enters the second one is reversed, and what leaves it.
         if self.decomposed:
             u, z, u_back, z_back = self.in_proj(x).chunk(4, dim=-1)
         else:
@@ -155,12 +154,10 @@ class Vim(Mixer):
         # The first direction is finished before the second begins, which takes its memory where nothing is learned.
         selected = self._select(0, u, mask)
         forth = self._scan(0, selected, z)
-        if len(self.conv1d) == 1 and not self.decomposed:
-            selected = tuple(part.flip(1) for part in selected)
-        else:
+        if len(self.conv1d) == 2 or self.decomposed:
             selected = ()
-            selected = self._select(-1, u_back.flip(1), None if mask is None else mask.flip(1))
-        back = self._scan(-1, selected, z_back.flip(1)).flip(1)
+            selected = self._select(-1, u_back, mask, reverse=True)
+        back = self._scan(-1, selected, z_back, reverse=True)
         selected = ()
         if self.decomposed:
             both = torch.cat([forth, back], dim=-1)
@@ -170,15 +167,17 @@ class Vim(Mixer):
         mixed: Tensor = self.out_proj(both)
         return mixed
 
-    def _select(self, k: int, u: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """The convolved inputs and what is selected from them, in the order of the inputs."""
-        convolved = zero_padding(self.conv1d[k](zero_padding(u, mask))[0], mask)
+    def _select(self, k: int, u: Tensor, mask: Tensor | None, *, reverse: bool = False) -> tuple[Tensor, ...]:
+        """The convolved inputs and what is selected from them."""
+        convolved = zero_padding(self.conv1d[k](zero_padding(u, mask), reverse=reverse)[0], mask)
         return (convolved, *self.selection[k](convolved))
 
-    def _scan(self, k: int, selected: tuple[Tensor, ...], z: Tensor) -> Tensor:
+    def _scan(self, k: int, selected: tuple[Tensor, ...], z: Tensor, *, reverse: bool = False) -> Tensor:
         u, delta, B, C = selected
         A = -self.A_log[k].to(accumulation_dtype(self.A_log)).exp()
-        y = selective_scan(u, delta, A, B, C, self.D[k], z, delta_bias=self.dt_bias[k], delta_softplus=True)
+        y = selective_scan(
+            u, delta, A, B, C, self.D[k], z, delta_bias=self.dt_bias[k], delta_softplus=True, reverse=reverse
+        )
         assert isinstance(y, Tensor)
         return y
 

@@ -17,6 +17,7 @@ def inputs(batch: int, length: int, segments: int | None = None) -> dict[str, Te
 
 CASES = {
     "causal_conv1d": Case(with_state(causal_conv1d, activation="silu"), inputs),
+    "causal_conv1d, in reverse": Case(with_state(causal_conv1d, reverse=True), inputs),
     "causal_conv1d, packed": Case(packed(causal_conv1d), packed_inputs(inputs)),
 }
 STEPS = {"causal_conv1d_step": Case(partial(causal_conv1d_step, activation="silu"), token(inputs, ("x",)))}

@@ -26,6 +26,7 @@ scan, step = partial(selective_scan, delta_softplus=True), partial(selective_sca
 CASES = {
     "selective_scan": Case(with_state(scan), inputs),
     "selective_scan, packed": Case(packed(scan), packed_inputs(inputs)),
+    "selective_scan, in reverse": Case(with_state(partial(scan, reverse=True)), inputs),
     "selective_scan, bare": Case(whole(scan), bare_inputs),
 }
 STEPS = {"selective_scan_step": Case(step, token(inputs, ("u", "delta", "B", "C", "z")))}

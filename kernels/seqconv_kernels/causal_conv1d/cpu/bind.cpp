@@ -27,7 +27,7 @@ ConvArgs arguments(const View& x, const View& weight, const View& bias, const Vi
 
 int forward(View x, View weight, View bias, View initial, View bounds, bool silu, View y, int threads) {
   ConvArgs a = arguments(x, weight, bias, initial, bounds, silu, threads);
-  a.y = required(y, "y", a.dtype, {a.batch, a.length, a.channels});
+  a.y = required_rows(y, "y", a.dtype, {a.batch, a.length, a.channels});
   const nb::gil_scoped_release released;
   return finish(SEQCONV_CALL(conv_forward, a));
 }
@@ -37,9 +37,8 @@ int backward(View x, View weight, View bias, View initial, View bounds, bool sil
   ConvArgs a = arguments(x, weight, bias, initial, bounds, silu, threads);
   const Dtype acc = accumulation(a.dtype);
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
-  a.dy = rows(dy, "dy", a.dtype, activation);
-  if (!dy.given()) throw std::invalid_argument("causal_conv1d: dy is missing");
-  a.dx = required(dx, "dx", a.dtype, activation);
+  a.dy = required_rows(dy, "dy", a.dtype, activation);
+  a.dx = required_rows(dx, "dx", a.dtype, activation);
   a.dweight = required(dweight, "dweight", acc, {a.channels, a.width});
   a.dbias = optional(dbias, "dbias", acc, {a.channels});
   a.dinitial = required(dinitial, "dinitial", acc, {a.segments.count, a.width - 1, a.channels});

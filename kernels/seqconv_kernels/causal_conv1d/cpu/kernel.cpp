@@ -10,6 +10,7 @@
 //
 // Work: an item is a tile of neighbouring channels of one row of the batch (parallel.hpp); a vector holds W
 // neighbouring channels, so inputs are read in place along their rows, and nothing is transposed or summed over lanes.
+// A convolution of the inputs that follow (anti-causal) is one over rows at a negative distance.
 // Time runs in chunks of kSteps rows, and within a chunk block after block of W channels, so that memory is read along
 // its rows, and each input is loaded once per chunk and used for all K taps from registers. The backward pass keeps the
 // last K - 1 values of ds per block from chunk to chunk, and writes dx[t - K + 1] in the chunk in which ds[t] becomes
@@ -84,9 +85,7 @@ template <class T, class S> struct Tile {
   const S* at(const Rows& x, int64_t t, int64_t b) const {
     return (const S*)x.data + row * x.batch + t * x.time + channel(b);
   }
-  SEQCONV_INLINE S* dense(void* to, int64_t t, int64_t b = 0) const {
-    return (S*)to + (row * a.length + t) * a.channels + channel(b);
-  }
+  SEQCONV_INLINE S* to(const Rows& y, int64_t t, int64_t b) const { return (S*)at(y, t, b); }
 
   // The input at time t of sequence s; before its begin that of the initial state, whose last row is t = begin - 1.
   Vec<T> input(int64_t s, int64_t t, int64_t b) const {
@@ -140,7 +139,7 @@ template <class T, class S> struct Tile {
     for (int i = 0; i < steps; ++i) {
       Vec<T> sum = bias[b];
       for (int64_t k = 0; k < a.width; ++k) sum += weight[k] * x_window[i + k];
-      store<T, S>(dense(a.y, t + i, b), a.silu ? silu<T>(sum) : sum, live(b));
+      store<T, S>(to(a.y, t + i, b), a.silu ? silu<T>(sum) : sum, live(b));
     }
   }
   // How many blocks of a chunk the inner code serves: none at the edges of a sequence, and none for width K = 0 (any).
@@ -153,7 +152,7 @@ template <class T, class S> struct Tile {
       for (int64_t t = a.segments.begin(s), end = a.segments.end(s); t < end; t += kSteps) {
         const int steps = int(min(kSteps, end - t));
         const int64_t inner = inner_blocks<K>(s, t, steps);
-        const Place place{at(a.x, t - state_len, 0), nullptr, dense(a.y, t), a.x.time, 0, a.channels};
+        const Place place{at(a.x, t - state_len, 0), nullptr, to(a.y, t, 0), a.x.time, 0, a.y.time};
         for (int64_t b = 0; b < inner; ++b) forward_inner<K ? K : 1, Silu, Stream>(place, b);
         for (int64_t b = inner; b < blocks; ++b) forward_edge(s, t, steps, b);
       }
@@ -172,8 +171,8 @@ template <class T, class S> struct Tile {
       for (int64_t t = a.segments.begin(s); t < end; t += kSteps) {
         const int steps = int(min(kSteps, end - t));
         const int64_t inner = inner_blocks<K>(s, t, steps);
-        const Place place{at(a.x, t - state_len, 0), at(a.dy, t, 0), dense(a.dx, t - state_len),
-                          a.x.time, a.dy.time, a.channels};
+        const Place place{at(a.x, t - state_len, 0), at(a.dy, t, 0), to(a.dx, t - state_len, 0),
+                          a.x.time, a.dy.time, a.dx.time};
         for (int64_t b = 0; b < inner; ++b) backward_inner<K ? K : 1, Silu>(place, b);
         for (int64_t b = inner; b < blocks; ++b) backward_edge(s, t, steps, b);
       }
@@ -265,7 +264,7 @@ template <class T, class S> struct Tile {
       Vec<T> dx{};
       for (int64_t k = 0; k < a.width; ++k) dx += own.weight[k] * ds_window[i + state_len - k];
       const int64_t time = t + i - state_len;
-      if (time >= begin) store<T, S>(dense(a.dx, time, b), dx, live(b));
+      if (time >= begin) store<T, S>(to(a.dx, time, b), dx, live(b));
       else store_row(a.dinitial, s * state_len + (time - begin + state_len), b, dx);
     }
     for (int64_t i = 0; i < state_len; ++i) own.ds[i] = ds_window[i + steps];
@@ -273,7 +272,8 @@ template <class T, class S> struct Tile {
 
   // Whether y is written past the cache.
   bool streams() const {
-    return beyond_cache<T, S>(a.y, a.batch * a.length, a.channels);
+    const bool aligned = a.y.time % W == 0 && a.y.batch % W == 0;  // so that every row is, if the first one is
+    return aligned && beyond_cache<T, S>(a.y.data, a.batch * a.length, a.channels);
   }
   // The usual widths as constants.
   template <bool Backward> void run() {

@@ -15,10 +15,9 @@ struct ConvArgs {
   const void* bias;     // acc (channels), or null
   const void* initial;  // acc (segments, width - 1, channels), or null: the inputs before the first one
   bool silu;
-  void* y;  // (batch, length, channels)
+  Rows y;
   // Backward only.
-  Rows dy;
-  void* dx;        // (batch, length, channels)
+  Rows dy, dx;
   void* dweight;   // acc (channels, width)
   void* dbias;     // acc (channels), or null
   void* dinitial;  // acc (segments, width - 1, channels)

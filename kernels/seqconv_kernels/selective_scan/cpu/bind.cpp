@@ -48,7 +48,7 @@ int forward(View u, View delta, View A, View B, View C, View D, View z, View bia
             bool softplus, View y, View final_state, View checkpoints, int threads) {
   ScanArgs a = arguments({u, delta, A, B, C, D, z, bias, initial, bounds}, softplus, threads);
   const Dtype acc = accumulation(a.dtype);
-  a.y = required(y, "y", a.dtype, {a.batch, a.length, a.channels});
+  a.y = required_rows(y, "y", a.dtype, {a.batch, a.length, a.channels});
   a.final_state = required(final_state, "final_state", acc, {a.segments.count, a.channels, a.d_state});
   if (checkpoints.given())
     a.checkpoints = required(checkpoints, "checkpoints", acc, {ScanPlan(a).checkpoint_elements(a)});
@@ -64,11 +64,11 @@ int backward(View u, View delta, View A, View B, View C, View D, View z, View bi
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
   const std::vector<int64_t> state = {a.segments.count, a.channels, a.d_state};
   a.checkpoints = required(checkpoints, "checkpoints", acc, {ScanPlan(a).checkpoint_elements(a)});
-  a.dy = rows(dy, "dy", a.dtype, activation);
+  a.dy = required_rows(dy, "dy", a.dtype, activation);
   a.dfinal = optional(dfinal, "dfinal", acc, state);
-  a.du = required(du, "du", a.dtype, activation), a.ddelta = required(ddelta, "ddelta", a.dtype, activation);
-  a.dz = optional(dz, "dz", a.dtype, activation);
-  if (!dy.given() || dz.given() != z.given()) throw std::invalid_argument("selective_scan: dy or dz is missing");
+  a.du = required_rows(du, "du", a.dtype, activation), a.ddelta = required_rows(ddelta, "ddelta", a.dtype, activation);
+  a.dz = rows(dz, "dz", a.dtype, activation);
+  if (dz.given() != z.given()) throw std::invalid_argument("selective_scan: z or dz is missing");
   a.dA = optional(dA, "dA", acc, {a.channels, a.d_state});
   a.dD = optional(dD, "dD", acc, {a.channels}), a.dbias = optional(dbias, "ddelta_bias", acc, {a.channels});
   a.dB = optional(dB, "dB", a.dtype, B.shape), a.dC = optional(dC, "dC", a.dtype, B.shape);

@@ -13,7 +13,8 @@
 //
 // Work: an item is a tile of neighbouring channels of one group and one row of the batch. A vector holds W channels and
 // the d_state states of these channels are d_state vectors: so C . h is a sum of vectors, without sums over lanes, and
-// B and C are broadcast. Inputs are read in place along their rows.
+// B and C are broadcast. Inputs and results are read and written in place along their rows; a scan from the last step
+// to the first is one over rows at a negative distance.
 // Order: time runs in chunks of kScanChunk steps. Within a chunk, vector of channels by vector of channels, first what
 // does not depend on the state (time steps, dt u, D u), then the states in bands of kForwardBand, each of which stays
 // in registers over the whole chunk, so that the state is loaded and stored once per 16 steps. All operands of a chunk
@@ -117,7 +118,6 @@ template <class T, class S> struct Tile {
   const S* at(const Rows& x, int64_t t, int64_t k) const {
     return (const S*)x.data + row * x.batch + t * x.time + channel(k);
   }
-  int64_t dense(int64_t t, int64_t k) const { return (row * a.length + t) * a.channels + channel(k); }
   // The state of vector k before a chunk: checkpoints are (row, chunk, group, padded channels / W, d_state, W).
   T* checkpoint(int64_t chunk, int64_t k) const {
     const int64_t group_of_chunk = (row * plan.chunks_per_row + chunk) * a.groups + group;
@@ -143,14 +143,14 @@ template <class T, class S> struct Tile {
   };
   template <int Reads, int Writes>
   RowPrefetcher<Reads, Writes> prefetcher(int64_t t, int64_t k, const Rows* const (&inputs)[Reads],
-                                          void* const (&outputs)[Writes]) const {
+                                          const Rows* const (&outputs)[Writes]) const {
     RowPrefetcher<Reads, Writes> next;
     int i = 0;
     for (const Rows* input : inputs) {
       const Rows& x = input->data ? *input : *inputs[0];
       next.rows[i] = at(x, t, k), next.steps[i++] = x.time;
     }
-    for (void* y : outputs) next.rows[i] = (S*)y + dense(t, k), next.steps[i++] = a.channels;
+    for (const Rows* y : outputs) next.rows[i] = at(*y, t, k), next.steps[i++] = y->time;
     return next;
   }
 
@@ -198,7 +198,7 @@ template <class T, class S> struct Tile {
     int live;
     SEQCONV_INLINE void put(int64_t s, Vec<T> v) const { store<T, S>(first + s * step, v, live); }
   };
-  RowWriter write_rows(void* x, int64_t t, int64_t k) const { return {(S*)x + dense(t, k), a.channels, lanes(k)}; }
+  RowWriter write_rows(const Rows& x, int64_t t, int64_t k) const { return {(S*)at(x, t, k), x.time, lanes(k)}; }
 
   // Whether every exponent dt A of a chunk is in range: for steps that are negative or NaN, which propagate, it is not.
   struct StepCheck {
@@ -259,7 +259,7 @@ template <class T, class S> struct Tile {
     else prepare_chunk<false>(c, check, t0, steps, k);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
     const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
-    void* const outputs[] = {a.y};
+    const Rows* const outputs[] = {&a.y};
     const auto next = prefetcher(t0 + kSteps, k, inputs, outputs);
     if (check.in_range(largest_magnitude(A))) scan_states<true, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
     else scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
@@ -378,7 +378,7 @@ template <class T, class S> struct Tile {
   }
   RowPrefetcher<4, 2> backward_prefetcher(int64_t t, int64_t k) const {
     const Rows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
-    void* const outputs[] = {a.du, a.ddelta};
+    const Rows* const outputs[] = {&a.du, &a.ddelta};
     return prefetcher(t, k, inputs, outputs);
   }
   // NB states from j0 on of all vectors of the tile over a chunk.

@@ -28,13 +28,12 @@ struct ScanArgs {
   ScanWeights B, C;
   const void *A, *D, *bias, *initial;  // acc; all but A may be null
   bool softplus;
-  void* y;            // (batch, length, channels)
+  Rows y;
   void* final_state;  // acc (segments, channels, d_state)
   void* checkpoints;  // acc, ScanPlan::checkpoint_elements() of them; null in a forward without gradients
   // Backward only.
-  Rows dy;
+  Rows dy, du, ddelta, dz;                  // dz may be null
   const void* dfinal;                       // acc, or null
-  void *du, *ddelta, *dz;                   // (batch, length, channels); dz may be null
   void *dA, *dD, *dbias;                    // acc (channels[, d_state]); all may be null
   void *dB, *dC;                            // (batch, length, groups, d_state); may be null
   void* dinitial;                           // acc (segments, channels, d_state), or null
