@@ -49,14 +49,29 @@ def is_part_of_backbone(module: nn.Module) -> bool:
 
 
 def materialize(model: nn.Module) -> None:
-    """Give memory, without values, to modules on the meta device, unless models are being built there."""
+    """Give memory, without values, to modules on the meta device, unless models are being built there.
+
+    Buffers alone get some inside of accelerate's ``init_empty_weights()``, as it leaves them where they are.
+    """
     device = torch.get_default_device()
     if device.type == "meta":
+        return
+    if _parameters_stay_empty():
+        for module in model.modules():
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else torch.empty_like(buffer, device=device)
         return
     for module in model.modules():
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         if any(tensor.is_meta for tensor in own):
             module.to_empty(device=device, recurse=False)
+
+
+def _parameters_stay_empty() -> bool:
+    """Whether something moves every parameter to the meta device as a module registers it."""
+    probe = nn.Module()
+    probe.register_parameter("weight", nn.Parameter(torch.empty(0)))
+    return next(probe.parameters()).is_meta
 
 
 def reset_what_was_not_loaded(module: nn.Module) -> None:

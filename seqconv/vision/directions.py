@@ -12,12 +12,14 @@ their own size, padding after their cells.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from seqconv_kernels._core.constants import made_once
+from seqconv_kernels._core.native import transformed
 
 from .mixer_2d import image_sizes
 from .scan_orders import inverse, scan_order
@@ -71,8 +73,7 @@ def image_directions(
 ) -> Directions:
     """The orders for images in frames of ``height`` by ``width`` cells, each under its part of the mask."""
     sizes = ((height, width),) if mask is None else tuple(image_sizes(mask))
-    # Compilers trace the computation: they do not look into caches.
-    make = _directions if torch.compiler.is_compiling() or mask is not None else _cached_directions
+    make = _directions if mask is not None else _frame_directions
     return make(tuple(orders), sizes, height, width, device)
 
 
@@ -93,7 +94,7 @@ def _directions(
     return Directions(cells, there, back, count)
 
 
-_cached_directions = lru_cache(CACHED_DIRECTIONS)(_directions)
+_frame_directions = made_once(CACHED_DIRECTIONS)(_directions)
 
 
 def _order_in_frame(name: str, h: int, w: int, height: int, width: int) -> Int[Tensor, " cells"]:
@@ -111,7 +112,8 @@ def _gather(x: Float[Tensor, "batch places channels"], index: Int[Tensor, "rows 
 
 
 def _rearrange(x: Tensor, index: Tensor, back: Tensor, copies: int) -> Tensor:
-    if torch.compiler.is_compiling():  # compilers fuse gathers, and trace custom gradients with warnings
+    # Compilers fuse gathers, and trace custom gradients with warnings; torch.func wants autograd's own.
+    if torch.compiler.is_compiling() or transformed():
         return _gather(x, index)
     y: Tensor = _Gather.apply(x, index, back, copies)
     return y

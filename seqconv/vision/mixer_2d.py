@@ -130,7 +130,8 @@ class Mixer2d(nn.Module, ABC):
             got, wanted = f"images of {x.shape[1]} by {x.shape[2]} cells", "at least one row and one column"
             raise argument_error(self._op(), got, wanted, "leave empty images out")
         own = next((p for p in self.parameters() if p.is_floating_point()), None)
-        if own is not None and x.device != own.device:
+        # Offloaded parameters arrive when their module is called.
+        if own is not None and x.device != own.device and own.device.type != "meta":
             wanted = f"the mixer on {own.device}"
             raise argument_error(self._op(), f"x on {x.device}", wanted, "move one with .to()")
         dtypes = {p.dtype for p in self.parameters() if p.is_floating_point()}

@@ -56,3 +56,15 @@ class FourierPositions(nn.Module):
         exponents = torch.arange(self.frequencies, device=like.device, dtype=wide) / self.frequencies
         angles = 2 * math.pi * places[:, None] * self.temperature**-exponents
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+class PositionTables(nn.ParameterList):
+    """Position embeddings of the first stages, added to their cells in a call, where hooks fetch what is offloaded."""
+
+    __call__ = nn.Module.__call__  # a ParameterList can not be called
+
+    def forward(
+        self, x: Float[Tensor, "batch rows columns d_model"], stage: int
+    ) -> Float[Tensor, "batch rows columns d_model"]:
+        """The cells with the positions of a stage, resized to them."""
+        return x + resized_positions(self[stage], *x.shape[1:3])

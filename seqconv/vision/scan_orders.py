@@ -25,12 +25,12 @@ LocalMamba (2403.09338); the golden orders of the tests come from the code of th
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from seqconv_kernels._core.constants import made_once
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 CACHED_ORDERS = 256
@@ -54,8 +54,7 @@ def scan_order(name: str, height: int, width: int) -> Int[Tensor, " cells"]:
     if height < 1 or width < 1:
         got = f"height={height}, width={width}"
         raise argument_error("scan_order", got, "at least one row and one column", "leave empty images out")
-    # Compilers trace the computation: they do not look into caches.
-    return (_scan_order if torch.compiler.is_compiling() else _cached_order)(name, height, width)
+    return _scan_order(name, height, width)
 
 
 def inverse(order: Int[Tensor, " cells"]) -> Int[Tensor, " cells"]:
@@ -182,6 +181,7 @@ def _parse(name: str) -> tuple[str, int, list[str]]:
     return base, int(size or 0), suffixes
 
 
+@made_once(CACHED_ORDERS)
 def _scan_order(name: str, height: int, width: int) -> Tensor:
     base, size, suffixes = _parse(name)
     cells = _raster(height, width)
@@ -189,6 +189,3 @@ def _scan_order(name: str, height: int, width: int) -> Tensor:
         cells = cells.T if suffix == "transposed" else torch.rot90(cells) if suffix == "rotated" else cells
     order = cells.flatten()[CURVES[base](cells.shape[0], cells.shape[1], size)]
     return order.flip(0) if suffixes.count("reversed") % 2 else order
-
-
-_cached_order = lru_cache(CACHED_ORDERS)(_scan_order)

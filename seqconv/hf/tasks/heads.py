@@ -82,7 +82,7 @@ class Pooling(nn.Module):
             index = self._cls_index(start, count - 1)
         else:
             index = start if self.kind == "first" else (start + count - 1).clamp(min=0)
-        return x[torch.arange(len(x), device=x.device), index]
+        return x[torch.arange(x.shape[0], device=x.device), index]
 
     def _cls_index(self, start: Tensor, count: Tensor) -> Tensor:
         return {"first": start, "middle": start + count // 2, "last": start + count}[self.position]

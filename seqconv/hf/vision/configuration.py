@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, no_type_check
+from typing import Any, ClassVar, cast, no_type_check
 
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
@@ -34,7 +34,8 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
         num_channels: channels of the images.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         out_features, out_indices: stages (of a plain backbone: blocks) whose maps are returned, by name (``"stage1"``,
-            …) or counted from 0; if neither is given, all stages, or four blocks at even distances.
+            …) or counted from 0, or backwards from -1; if neither is given, all stages, or four blocks at even
+            distances.
         decoder_hidden_size: width of the head of semantic segmentation.
         classifier_dropout: dropout in front of the classifier.
         semantic_loss_ignore_index: label of pixels without a class.
@@ -110,7 +111,8 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def build_backbone(self) -> Any:
         """A freshly initialised backbone that returns the feature maps of the configuration."""
-        return build_backbone(self.backbone_name, {**self._backbone_options(), "out_indices": self.out_indices})
+        chosen = [index % len(self.stage_names) for index in cast(list[int], self.out_indices)]
+        return build_backbone(self.backbone_name, {**self._backbone_options(), "out_indices": chosen})
 
     def _backbone_options(self) -> dict[str, Any]:
         own = {"in_channels": self.num_channels, "drop_path": self.drop_path}

@@ -32,7 +32,7 @@ class SeqConvVisionPreTrainedModel(SeqConvPreTrainedModel):
     _no_split_modules = ["Block", "Block2d"]  # noqa: RUF012  (transformers declares it so)
 
     def _check_call(self, pixel_values: Tensor | None, arguments: dict[str, Any]) -> Tensor:
-        """The images themselves.
+        """The images, in the dtype of the backbone, as transformers' ViT takes them.
 
         Raises:
             ValueError: no images, unknown arguments.
@@ -42,7 +42,7 @@ class SeqConvVisionPreTrainedModel(SeqConvPreTrainedModel):
             got = f"the arguments {', '.join(sorted(unknown))}" if unknown else "no pixel_values"
             wanted = "pixel_values (batch, num_channels, height, width)"
             raise argument_error(type(self).__name__, got, wanted, "pass what the image processor returns")
-        return pixel_values
+        return pixel_values.to(self.dtype)
 
 
 class SeqConvVisionModel(SeqConvVisionPreTrainedModel):
@@ -65,11 +65,11 @@ class SeqConvVisionModel(SeqConvVisionPreTrainedModel):
         ``hidden_states`` are the maps of ``config.out_features``, in the same layout.
         """
         images = self._check_call(pixel_values, kwargs)
-        maps, last = self.model.features(images)
+        maps, _, pooled = self.model(images, pooled=True)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         hidden = channels_first(maps)
         output = BaseModelOutputWithPooling(
-            last_hidden_state=hidden[-1], pooler_output=self.model.pool(last), hidden_states=hidden if wanted else None
+            last_hidden_state=hidden[-1], pooler_output=pooled, hidden_states=hidden if wanted else None
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 

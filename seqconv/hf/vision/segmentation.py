@@ -92,7 +92,7 @@ class SeqConvForSemanticSegmentation(SeqConvVisionPreTrainedModel):
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
     def _pixel_loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        if labels.shape != (len(images), *images.shape[2:]) or cast(int, self.config.num_labels) < 2:
+        if labels.shape != (images.shape[0], *images.shape[2:]) or cast(int, self.config.num_labels) < 2:
             got = f"labels of shape {tuple(labels.shape)}, num_labels={self.config.num_labels}"
             wanted = f"(batch, height, width) = {(len(images), *images.shape[2:])}, at least 2 classes"
             raise argument_error(type(self).__name__, got, wanted, "pass one class for each pixel")

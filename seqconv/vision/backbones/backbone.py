@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,20 @@ LINEAR_INIT_STD = 0.02
 
 CELL_SHARE = 0.5
 """Factor of the logits of single cells."""
+
+
+class PooledFeatures(NamedTuple):
+    """What a backbone returns to a model with a head.
+
+    Attributes:
+        maps: the maps of features; of packed images those of each image.
+        last: what the last block returns; of packed images of each image.
+        pooled: one vector for each image, normed.
+    """
+
+    maps: list[Any]
+    last: Any
+    pooled: Tensor
 
 
 class ImageBackbone(nn.Module, ABC):
@@ -60,21 +74,32 @@ class ImageBackbone(nn.Module, ABC):
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
         """One vector for each image, normed, from what the last block returns."""
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> list[Float[Tensor, "batch _ _ _"]]:
-        """A feature map for each of ``out_indices``, the finest first: (batch, rows, columns, width).
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"] | PackedImages, *, pooled: bool = False
+    ) -> Any:
+        """A feature map for each of ``out_indices``, the finest first: a list of (batch, rows, columns, width).
+
+        What else a model needs is computed in the same call, so that hooks of the backbone see it (offloading, FSDP).
+
+        Args:
+            images: packed images have maps for each image, see :meth:`packed_features`.
+            pooled: return :class:`PooledFeatures`.
 
         Raises:
             ValueError: as :meth:`features`.
         """
-        return self.features(images)[0]
+        if isinstance(images, PackedImages):
+            found, parts = self.packed_features(images)
+            return PooledFeatures(found, parts, torch.cat([self.pool(part) for part in parts])) if pooled else found
+        maps, last = self.features(images)
+        return PooledFeatures(maps, last, self.pool(last)) if pooled else maps
 
     def pooled(
         self, images: Float[Tensor, "batch channels height width"] | PackedImages
     ) -> Float[Tensor, "batch d_model"]:
         """One vector for each image, normed: what a classifier reads; also of packed images."""
-        if isinstance(images, PackedImages):
-            return torch.cat([self.pool(last) for last in self.packed_features(images)[1]])
-        return self.pool(self.features(images)[1])
+        vectors: Tensor = self(images, pooled=True).pooled
+        return vectors
 
     def packed_features(
         self, images: PackedImages
@@ -166,11 +191,11 @@ class TokenLabelClassifier(ImageClassifier):
         Raises:
             ValueError: as the backbone.
         """
-        last = self.backbone.features(images)[1]
-        logits: Tensor = self.head(self.backbone.pool(last))
+        found: PooledFeatures = self.backbone(images, pooled=True)
+        logits: Tensor = self.head(found.pooled)
         if self.cell_head is None:
             return logits
-        normed = cast(nn.Module, self.backbone.norm)(last)
+        normed = cast(nn.Module, self.backbone.norm)(found.last)
         return add_cell_logits(logits, self.cell_head(normed))
 
 

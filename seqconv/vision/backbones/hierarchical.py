@@ -20,7 +20,7 @@ from ..mixer_2d import Mixer2d
 from ..mixers.mobile_mamba import MobileBlock
 from ..mixers.sequencer import GateProjection
 from ..mixers.ss2d import depthwise_conv2d
-from ..positions import resized_positions
+from ..positions import PositionTables
 from ..registry import create_mixer_2d
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_linear
 from .block import Block2d, drop_path_rates
@@ -143,7 +143,7 @@ class HierarchicalBackbone(ImageBackbone):
             self.stages.append(nn.ModuleList(_blocks(kinds[stage], dims[stage], made, rates, options)))
         grids = [(size, size) if isinstance(size, int) else tuple(size) for size in position_sizes or ()]
         tables = (nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=False))
-        self.positions = nn.ParameterList(tables)
+        self.positions = PositionTables(tables)
         self.position_convs = nn.ModuleList(depthwise_conv2d(dim, 3) for dim in dims if position_convs)
         if final_norm not in FINAL_NORMS:
             raise unknown_name("HierarchicalBackbone", "final_norm", final_norm, FINAL_NORMS)
@@ -173,7 +173,7 @@ class HierarchicalBackbone(ImageBackbone):
         for stage, blocks in enumerate(self.stages):
             x = self.downsamplings[stage - 1](x) if stage else x
             if stage < len(self.positions):
-                x = x + resized_positions(self.positions[stage], *x.shape[1:3])
+                x = self.positions(x, stage)
             for index, block in enumerate(blocks):  # type: ignore[arg-type, var-annotated]  # a ModuleList is typed as a Module
                 x = self._run(block, x)
                 if index == 0 and self.position_convs:

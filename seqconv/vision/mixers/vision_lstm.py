@@ -132,8 +132,8 @@ class VisionLSTM2d(Mixer2d):
         together = torch.cat(qkv, dim=-1)
         q, k, v = (t.unflatten(-1, self.heads) for t in qkv)
         wide, (heads, head_dim) = torch.promote_types(a.dtype, torch.float32), self.heads
-        memory = torch.zeros(len(a), heads, head_dim, head_dim + 1, device=a.device, dtype=wide)
-        stabilizer = torch.full((len(a), heads), -torch.inf, device=a.device, dtype=wide)
+        memory = torch.zeros(a.shape[0], heads, head_dim, head_dim + 1, device=a.device, dtype=wide)
+        stabilizer = torch.full((a.shape[0], heads), -torch.inf, device=a.device, dtype=wide)
         h, _, _ = mlstm(q, k, v, self.i_proj(together), self.f_proj(together), memory, stabilizer)
         return h
 

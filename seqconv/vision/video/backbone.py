@@ -132,19 +132,22 @@ class VideoBackbone(nn.Module):
                 features.append(x[:, 1:].unflatten(1, (times, rows, columns)))
         return features, x
 
-    def forward(
-        self, videos: Float[Tensor, "batch channels frames height width"]
-    ) -> list[Float[Tensor, "batch times rows columns d_model"]]:
-        """A feature map for each of ``out_indices``.
+    def forward(self, videos: Float[Tensor, "batch channels frames height width"], *, pooled: bool = False) -> Any:
+        """A feature map for each of ``out_indices``: a list of (batch, times, rows, columns, d_model).
+
+        Args:
+            videos: of any size and length.
+            pooled: return the normed class token, (batch, d_model), too: ``(maps, token)``.
 
         Raises:
             ValueError: as :meth:`features`.
         """
-        return self.features(videos)[0]
+        maps, last = self.features(videos)
+        return (maps, self.norm(last[:, 0])) if pooled else maps
 
     def pooled(self, videos: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch d_model"]:
         """The normed class token: what a classifier reads."""
-        token: Tensor = self.norm(self.features(videos)[1][:, 0])
+        token: Tensor = self(videos, pooled=True)[1]
         return token
 
     def _times(self, times: int) -> Float[Tensor, "times d_model"]:
