@@ -37,6 +37,8 @@ FAMILIES = (
     "state_space.msvmamba",
     "state_space.plain_mamba",
     "state_space.videomamba",
+    "state_space.videomamba_images",
+    "state_space.videomamba_tasks",
     "state_space.vim",
     "state_space.vmamba",
     "vig",

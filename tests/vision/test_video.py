@@ -39,6 +39,16 @@ def test_a_model_is_read_from_shapes_alone():
     check(model(case.tensors["in.x"].double()), case.tensors["out.y"], 1e-9, "logits")
 
 
+def test_models_of_images_leave_out_what_distillation_adds():
+    case, original = load_case("vision/videomamba_image_model"), "OpenGVLab/VideoMamba:image_sm.VisionMamba"
+    params = {k: v.double() for k, v in case.group("param").items()}
+    params |= {"distill_head.0.weight": torch.ones(8), "distill_head.1.weight": torch.ones(4, 8)}
+    model = from_original(original, params | {"distill_head.1.bias": torch.ones(4)})
+    check(model(case.tensors["in.x"].double()), case.tensors["out.y"], 1e-9, "logits")
+    with pytest.raises(ValueError, match=r"bimamba=False.*checked"):
+        from_original(original, params, bimamba=False)
+
+
 def tiny(**options):
     torch.manual_seed(0)
     return VideoBackbone("vim", d_model=8, depth=2, image_size=8, patch_size=4, num_frames=4, **options)

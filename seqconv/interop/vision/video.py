@@ -21,6 +21,7 @@ from ...vision.video.backbone import VideoBackbone, VideoClassifier
 from ...vision.video.space_time import SpaceTimeBlock
 from ..importer import Weights, add_importer, options
 from .parts import PAIR, count_parts, require_checked, scan_classifier
+from .state_space.videomamba_images import mixer_hyper
 from .state_space.vim import convert as convert_vim
 from .state_space.vim import vim_options
 
@@ -53,7 +54,7 @@ TIME_MIXER: Mapping[str, Any] = {"expand": 1, "halve": False}
 def build(**hyper: Any) -> VideoClassifier:
     """The classifier with the options of the original."""
     o = _options(hyper)
-    mixer = {name: value for name, value in vim_options(**_mixer(o)).items() if name != "d_model"}
+    mixer = {name: value for name, value in vim_options(**mixer_hyper(o)).items() if name != "d_model"}
     backbone = VideoBackbone(
         "vim",
         d_model=o.embed_dim,
@@ -81,7 +82,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
         "backbone.class_token": weights.take("cls_token")[0, 0],
         "backbone.time_embedding": weights.take("temporal_pos_embedding")[0],
     }
-    mixer = partial(convert_vim, hyper=_mixer(o))
+    mixer = partial(convert_vim, hyper=mixer_hyper(o))
     return converted | scan_classifier(weights, o.depth, mixer, norm_kinds=norm_kinds, head=bool(o.num_classes))
 
 
@@ -98,11 +99,6 @@ def infer(weights: Weights) -> dict[str, Any]:
         "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
         "d_state": weights.peek("layers.0.mixer.A_log").shape[1], "rms_norm": "norm_f.bias" not in weights,
     }  # fmt: skip
-
-
-def _mixer(o: Any) -> dict[str, Any]:
-    given = {"d_state": o.d_state, **(o.ssm_cfg or {})}
-    return {**given, "d_model": o.embed_dim, "bimamba_type": "v2", "if_divide_out": False}
 
 
 def _options(hyper: Mapping[str, Any]) -> Any:
