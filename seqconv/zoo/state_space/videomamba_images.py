@@ -18,7 +18,12 @@ IMAGES: Mapping[str, Any] = {"source": "https://github.com/OpenGVLab/VideoMamba"
 
 def _videomamba(size: str, image_size: int = 224, **options: Any) -> PlainBackbone:
     d_model, depth = SIZES[size]
-    own = {"d_model": d_model, "depth": depth, "mixer_options": {"halve": False}, "class_place": "first"}
+    own: dict[str, Any] = {
+        "d_model": d_model,
+        "depth": depth,
+        "mixer_options": {"halve": False},
+        "class_place": "first",
+    }
     return PlainBackbone("vim", image_size=image_size, **own, **options)
 
 
