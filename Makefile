@@ -9,7 +9,7 @@ NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name
 
 MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 
-.PHONY: help install demo lra-small hyena bench gpu test test-slow test-ecosystem test-newest sanitize neon docs wheel check lint format
+.PHONY: help install demo lra-small hyena bench gpu test test-slow test-install test-ecosystem test-newest sanitize neon docs wheel check lint format
 
 help:
 	@echo "make demo    train two models on ListOps, save, load back, write a report (under 6 minutes on 2 cores)"
@@ -19,6 +19,7 @@ help:
 	@echo "make gpu     check and time the Triton kernels on a GPU (under 10 minutes, no network; interpreted without)"
 	@echo "make test    the tests, but those marked slow"
 	@echo "make test-slow  the slow ones: compilers and exports over all options of all mixers"
+	@echo "make test-install  a plain install, and one whose compiler fails, each in an environment of its own"
 	@echo "make test-ecosystem  the models in peft, trl, lm-evaluation-harness, sentence-transformers, torchao and accelerate"
 	@echo "make test-newest  all tests with the newest releases that pyproject.toml allows"
 	@echo "make sanitize the kernels' tests under the sanitizers of the compiler"
@@ -73,6 +74,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n $(WORKERS) --dist worksteal --no-header -rfEs -m slow
+
+test-install: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v --no-header -m install tests/test_install.py
 
 # On top of .venv, whose packages it sees: a tool that wants another torch fails to install instead of replacing it.
 ECOSYSTEM := peft trl lm-eval sentence-transformers torchao onnx onnxscript onnxruntime av

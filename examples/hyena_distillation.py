@@ -114,17 +114,19 @@ def seconds_per_token(model: Any, context: int, tokens: int = 128) -> float:
     return (time.perf_counter() - start) / tokens
 
 
-def speed(width: int, layers: int, contexts: list[int]) -> dict[str, list[float]]:
-    """Tokens per second at each context; fresh weights, which do not change the work."""
+def speed(width: int, layers: int, contexts: list[int], method: str) -> dict[str, list[float]]:
+    """Tokens per second at each context; fresh weights and the method of distillation do not change the work."""
     size = max(contexts) + 128
     exact = build(width, layers, size).eval()
     shape = {"n_embd": width, "n_layer": layers, "n_head": max(1, width // 64), "n_inner": 2 * width}
     gpt2 = GPT2LMHeadModel(
         GPT2Config(vocab_size=258, n_positions=size, bos_token_id=256, eos_token_id=256, **shape)
     ).eval()
+    options: dict[str, Any] = {"method": method}
+    distilled = distill(exact, 16, **options).model
     rows: dict[str, Callable[[int], float]] = {
         "Hyena, exact online": lambda n: seconds_per_token(exact, n),
-        "Hyena, distilled to order 16": lambda n, model=distill(exact, 16).model: seconds_per_token(model, n),
+        "Hyena, distilled to order 16": lambda n: seconds_per_token(distilled, n),
         "GPT-2, key-value cache": lambda n: seconds_per_token(gpt2, n),
     }
     measured: dict[str, list[list[float]]] = {name: [[] for _ in contexts] for name in rows}
@@ -209,7 +211,7 @@ def main(
         "methods": by_method(model, held_out, 16, methods.split(",")),
         "same_tokens": [same_tokens(model, training_rows[0][None, : length // 4], count), count],
         "contexts": contexts,
-        "tokens_per_second": speed(width, layers, contexts),
+        "tokens_per_second": speed(width, layers, contexts, method),
     }
     if distillable:
         settings: dict[str, Any] = {"rows": training_rows, "steps": distillable, "batch_size": batch_size, "out": out}

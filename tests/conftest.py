@@ -1,7 +1,9 @@
 """What holds for every test: uninitialised memory is NaN, random examples are the same in every run."""
 
+import gc
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 
 import jaxtyping
@@ -32,6 +34,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("install")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Take the imported modules and the collected tests, millions of objects, out of later garbage collections.
+
+    With them each full collection takes more than a second; Trainer, accelerate and the benchmarks start many.
+    """
+    gc.disable()
+    result = yield
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+    return result
 
 
 @pytest.fixture(autouse=True)

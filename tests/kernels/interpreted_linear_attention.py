@@ -76,7 +76,7 @@ def test_every_dtype(op, decay, dtype):
     check(op, given(op, decay, dtype=dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 @each_kind
 def test_half_precision_keeps_the_state_in_float32(op, decay, dtype, monkeypatch):
     """Root mean square errors: the state has 16 bits at least, outputs and gradients those of their dtype.

@@ -1,6 +1,7 @@
 """``python tests/kernels/sanitized.py FOLDER``: the tests of the kernels on the extension in another folder.
 
-For a build with the sanitizers of the compiler. What starts a compiler, or takes a million steps, is left out.
+For a build with the sanitizers of the compiler. What starts a compiler, takes a million steps, or calls an
+implementation in Python alone is left out.
 """
 
 import sys
@@ -11,6 +12,21 @@ import pytest
 
 OPS = Path(__file__).parents[2] / "kernels" / "seqconv_kernels"
 LEFT_OUT = "not compil and not export and not opcheck and not million and not transforms and not long"
+
+IN_PYTHON = {"reference", "chunked"}
+"""Implementations without C++."""
+
+
+class OnlyNative:
+    """A plugin that leaves out what is parametrized with an implementation in Python."""
+
+    @staticmethod
+    def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Deselects by the parameter: names of tests that compare with the reference contain its word."""
+        chosen = {item: getattr(item, "callspec", None) for item in items}
+        left_out = [item for item, call in chosen.items() if call and call.params.get("implementation") in IN_PYTHON]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def main(folder: str) -> int:
@@ -29,7 +45,7 @@ def main(folder: str) -> int:
     files = [str(next(filter(Path.exists, paths))) for paths in candidates if any(map(Path.exists, paths))]
     files += [str(here / "test_storage_cpu.py"), str(here / "test_decoding_ops.py")]
     # Uncaptured: a sanitizer ends the process, and what it has to say would go with it.
-    return pytest.main([*files, "-k", LEFT_OUT, "-p", "no:cacheprovider", "--capture=no"])
+    return pytest.main([*files, "-k", LEFT_OUT, "-p", "no:cacheprovider", "--capture=no"], plugins=[OnlyNative])
 
 
 if __name__ == "__main__":

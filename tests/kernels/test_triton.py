@@ -19,11 +19,29 @@ HERE = Path(__file__).parent
 FILES = sorted(HERE.glob("interpreted_*.py"))
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem.removeprefix("interpreted_"))
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+
+
+def each(files):
+    return pytest.mark.parametrize("file", files, ids=lambda file: file.stem.removeprefix("interpreted_"))
+
+
+@needs_triton
+@each(FILES)
 def test_triton(file):
+    run(file, "not slow")
+
+
+@pytest.mark.slow
+@needs_triton
+@each([file for file in FILES if "mark.slow" in file.read_text()])
+def test_triton_slow(file):
+    run(file, "slow")
+
+
+def run(file, marks):
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, str(file)]
     done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
