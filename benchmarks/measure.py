@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
+from importlib.metadata import version
 
 import torch
-import transformers
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 
@@ -48,7 +48,7 @@ class Machine:
         isa = native.unavailable() or native.library().isa()
         return cls(
             _processor(), isa, os.cpu_count() or 0, torch.get_num_threads(), round(os.getloadavg()[0], 1),
-            platform.python_version(), torch.__version__, transformers.__version__, date.today().isoformat(),
+            platform.python_version(), torch.__version__, version("transformers"), date.today().isoformat(),
         )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def options(folder, only, minutes=20.0, tuning=False, part="all"):
     return argparse.Namespace(out=folder, minutes=minutes, only=only, workers=2, tune=tuning, part=part, earlier=None)
 
 
+@pytest.mark.slow  # three processes; the next test runs the same in two parts
 @pytest.mark.skipif(torch.cuda.is_available(), reason="real sizes take minutes")
 def test_the_whole_report_of_one_op(tmp_path):
     report = run(options(tmp_path, "vandermonde"), time.monotonic())
@@ -64,7 +65,8 @@ def test_checks_first_and_times_in_a_later_run(tmp_path):
     assert first["rows"] == first["prepared"] == []
     second = run(options(tmp_path, "cauchy", part="times"), time.monotonic())
     assert second["checks"] == first["checks"]
-    assert {row["direction"] for row in second["rows"]} == {"forward", "forward + backward"}
+    for part in ("rows", "prepared"):
+        assert {row["direction"] for row in second[part]} == {"forward", "forward + backward"}
     assert "| cauchy | Shape" in (tmp_path / "gpu-interpreted.md").read_text()
 
 

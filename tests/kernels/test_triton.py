@@ -16,32 +16,36 @@ import torch
 import seqconv_kernels as K
 
 HERE = Path(__file__).parent
-FILES = sorted(HERE.glob("interpreted_*.py"))
+FILES = {file.stem.removeprefix("interpreted_"): file for file in sorted(HERE.glob("interpreted_*.py"))}
+ALONE = ("gpu_report", "linear_attention", "dplr_delta_rule", "rnn")
+"""Files that take longest; the others share a process, since a start costs as much as the tests of one of them."""
+REST = [name for name in FILES if name not in ALONE]
 
-
+pytestmark = pytest.mark.timeout(900)  # a minute of processor time; more on a busy machine
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
 
-def each(files):
-    return pytest.mark.parametrize("file", files, ids=lambda file: file.stem.removeprefix("interpreted_"))
+def each(groups):
+    return pytest.mark.parametrize("names", groups, ids=lambda names: names[0] if len(names) == 1 else "the rest")
 
 
 @needs_triton
-@each(FILES)
-def test_triton(file):
-    run(file, "not slow")
+@each([REST, *([name] for name in ALONE)])
+def test_triton(names):
+    run(names, "not slow")
 
 
 @pytest.mark.slow
 @needs_triton
-@each([file for file in FILES if "mark.slow" in file.read_text()])
-def test_triton_slow(file):
-    run(file, "slow")
+@each([[name] for name, file in FILES.items() if "mark.slow" in file.read_text()])
+def test_triton_slow(names):
+    run(names, "slow")
 
 
-def run(file, marks):
+def run(names, marks):
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, str(file)]
+    files = [str(FILES[name]) for name in names]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marks, *files]
     done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
