@@ -34,7 +34,7 @@ EVERY = [case for i, case in enumerate(EVERY) if case not in EVERY[:i]]
 CONVOLUTIONAL = [
     case
     for case in EVERY
-    if build(*case).causal and any(c.state_kind != "none" for c in long_convolutions(build(*case)).values())
+    if (mixer := build(*case)).causal and any(c.state_kind != "none" for c in long_convolutions(mixer).values())
 ]
 convolutional = pytest.mark.parametrize("case", CONVOLUTIONAL, ids=_label)
 
