@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mixer_cases import BATCH, build, causal, each_causal_default, inputs
+from mixer_cases import BATCH, build, each_causal_default, inputs
 from seqconv import create_mixer
 from seqconv.build import build_backbone
 from seqconv.decoding import StatePool, Stream
@@ -15,7 +15,7 @@ def after(mixer, state, x):
     return mixer.prefill(x, state.clone())[0]
 
 
-@causal
+@each_causal_default
 def test_states_inside_a_prefill_continue_as_the_whole(case):
     mixer, x = build(case), inputs(23)
     want = mixer(x)
@@ -26,7 +26,7 @@ def test_states_inside_a_prefill_continue_as_the_whole(case):
         assert_near(mixer.prefill(x[:, start:], kept)[0], want[:, start:], what=f"from {start}")
 
 
-@causal
+@each_causal_default
 def test_tokens_that_were_taken_back_leave_no_trace(case):
     mixer, x, wrong = build(case), inputs(21), inputs(6) + 1
     want = mixer(x)
