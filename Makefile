@@ -9,6 +9,9 @@ NATIVE := $(wildcard CMakeLists.txt) $(shell find kernels -name "*.cpp" -o -name
 
 MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 
+# The builds that cmake and pip start take no part in the job server of a parallel make.
+unexport MAKEFLAGS
+
 .PHONY: help install demo lra-small hyena bench gpu test test-slow test-install test-ecosystem test-newest sanitize neon docs wheel check lint format
 
 help:
