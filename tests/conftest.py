@@ -1,5 +1,6 @@
 """What holds for every test: uninitialised memory is NaN, random examples are the same in every run."""
 
+import atexit
 import gc
 import inspect
 import sys
@@ -47,6 +48,7 @@ def pytest_collection() -> Iterator[None]:
     gc.enable()
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or extensions report at the end what was never freed
     return result
 
 
