@@ -2,7 +2,7 @@
 
 ==============  ====================================================================================================
 ``merge``       2 by 2 cells as one, a norm, projection (Swin's patch merging, VMamba v1)
-``conv``        3 by 3 convolution of stride 2, a norm (VMamba v3, CSWin), one in front or none (SpectFormer)
+``conv``        3 by 3 convolution of stride 2, a norm (VMamba v3, CSWin), one in front or none (SpectFormer, PVTv2)
 ``conv2``       2 by 2 convolution of stride 2, a norm (VMamba v2, EfficientVMamba, PVT); an odd last row is left out
 ``batch_norm``  3 by 3 convolution of stride 2, batch norm (RMT)
 ``mobile``      a wide depthwise convolution with squeeze and excitation, local mixing around it (MobileMamba)
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
-from ...layers.norms import LayerNorm
 from ..mixers.mobile_mamba import MobileDownsample
 from .cell_norm import create_image_norm
 
@@ -80,7 +79,8 @@ class ConvDownsample(nn.Module):
         d_in, d_out: widths.
         size: rows and columns of the convolution: 3, or 2, which leaves out the last row or column of an odd number.
         norm, eps, norm_options: the norm, see :mod:`~seqconv.vision.backbones.cell_norm`, its ε and other options.
-        input_norm_eps: ε of a layer norm in front of the convolution; ``None`` for none.
+        input_norm, input_norm_eps, input_norm_options: a norm in front of the convolution, as the other one; without an
+            ε there is none.
     """
 
     def __init__(
@@ -92,10 +92,14 @@ class ConvDownsample(nn.Module):
         norm: str = "layer",
         eps: float = 1e-5,
         norm_options: Mapping[str, Any] | None = None,
+        input_norm: str = "layer",
         input_norm_eps: float | None = None,
+        input_norm_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.input_norm = nn.Identity() if input_norm_eps is None else LayerNorm(d_in, eps=input_norm_eps)
+        self.input_norm: nn.Module = nn.Identity()
+        if input_norm_eps is not None:
+            self.input_norm = create_image_norm(input_norm, d_in, eps=input_norm_eps, **(input_norm_options or {}))
         self.conv, self.whole = nn.Conv2d(d_in, d_out, size, stride=2, padding=size // 3), size == 2
         self.norm = create_image_norm(norm, d_out, eps=eps, **(norm_options or {}))
 
