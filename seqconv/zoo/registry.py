@@ -21,14 +21,15 @@ from ..vision.video.backbone import VideoBackbone, VideoClassifier
 
 FAMILIES = (
     "affnet",
-    "ecoformer",
+    "attention.ecoformer",
+    "attention.slab",
+    "attention.slab_pvt",
+    "attention.slab_stages",
     "gfnet",
     "hornet",
     "parcnetv2",
     "rmt",
     "sequencer",
-    "slab",
-    "slab_stages",
     "spanet",
     "spectformer",
     "state_space.audio_mamba",

@@ -6,7 +6,7 @@ import torch
 from golden_cases import load_case
 from seqconv import create_model, from_original, to_transformers
 from seqconv.vision.mixers.attention.hash_training import train_hashes
-from seqconv.zoo.ecoformer import TWINS, hashed, pvt_v2, reduced, twins
+from seqconv.zoo.attention.ecoformer import TWINS, hashed, pvt_v2, reduced, twins
 
 DIMS, DEPTHS = (4, 8, 8, 8), (1, 2, 1, 1)
 

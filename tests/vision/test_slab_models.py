@@ -11,13 +11,14 @@ from seqconv.layers.norms import PRepBatchNorm
 from seqconv.vision import create_mixer_2d, fold_norms
 from seqconv.vision.backbones.backbone import ImageClassifier
 from seqconv.vision.folding import AffineNorm
-from seqconv.zoo.slab_stages import swin_stages
+from seqconv.zoo.attention.slab_stages import swin_stages
 from tolerances import assert_near
 
 LEFT = {
     "slab_swin_model": 1,
     "swin_prepbn_model": 1,
     "slab_pvt_model": 4,
+    "slab_pvt_v2_model": 5,
     "slab_cswin_model": 1,
     "slab_deit_model": 1,
     "deit_prepbn_model": 1,

@@ -15,7 +15,18 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ....vision.backbones.backbone import ImageClassifier
-from ....zoo.ecoformer import NUM_ANCHORS, NUM_BITS, PVT, TWINS, grouped, hashed, in_turns, pvt_v2, reduced, twins
+from ....zoo.attention.ecoformer import (
+    NUM_ANCHORS,
+    NUM_BITS,
+    PVT,
+    TWINS,
+    grouped,
+    hashed,
+    in_turns,
+    pvt_v2,
+    reduced,
+    twins,
+)
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, require_names, take_pairs
 from .ecoformer import convert as convert_hashed

@@ -12,7 +12,7 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ....vision.backbones.backbone import ImageClassifier
-from ....zoo.slab_stages import CSWIN, LINEAR, PATCH_SIZE, SOFTMAX, cswin_stages, stage_sizes
+from ....zoo.attention.slab_stages import CSWIN, LINEAR, PATCH_SIZE, SOFTMAX, cswin_stages, stage_sizes
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, take_pairs
 from .slab_parts import MLP, linear_attention, pair, prep_norms, square

@@ -15,7 +15,7 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ....vision.backbones.backbone import ImageClassifier
-from ....zoo.slab import DEIT, deit_prepbn, slab_deit
+from ....zoo.attention.slab import DEIT, deit_prepbn, slab_deit
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, require_names, take_pairs
 from .slab_parts import MLP, linear_attention, pair, prep_norms, square

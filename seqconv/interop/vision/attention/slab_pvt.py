@@ -15,7 +15,8 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ....vision.backbones.backbone import ImageClassifier
-from ....zoo.slab_stages import LINEAR, PATCH_SIZE, PVT, PVT_V2, SOFTMAX, pvt_stages, pvt_v2_stages
+from ....zoo.attention.slab_pvt import PVT, PVT_V2, pvt_stages, pvt_v2_stages
+from ....zoo.attention.slab_stages import LINEAR, PATCH_SIZE, SOFTMAX
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, take_pairs
 from .slab_parts import MLP, linear_attention, pair, prep_norms, square

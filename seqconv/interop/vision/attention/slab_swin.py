@@ -14,7 +14,7 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ....vision.backbones.backbone import ImageClassifier
-from ....zoo.slab_stages import (
+from ....zoo.attention.slab_stages import (
     LINEAR,
     PREP_STEPS,
     SLAB_SWIN,

@@ -10,8 +10,8 @@ its classes.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..vision.backbones.hierarchical import HierarchicalBackbone
-from .registry import register_model
+from ...vision.backbones.hierarchical import HierarchicalBackbone
+from ..registry import register_model
 
 PVT, TWINS = "ziplab/EcoFormer:PyramidVisionTransformerV2", "ziplab/EcoFormer:ALTGVT"
 SOURCE = "https://github.com/ziplab/EcoFormer"

@@ -9,9 +9,9 @@ written there as they are after the training; here those of both sizes have both
 from collections.abc import Mapping
 from typing import Any
 
-from ..vision.backbones.plain import PlainBackbone
-from ..vision.backbones.plain_2d import PlainBackbone2d
-from .registry import register_model
+from ...vision.backbones.plain import PlainBackbone
+from ...vision.backbones.plain_2d import PlainBackbone2d
+from ..registry import register_model
 
 ORIGINAL, DEIT = "xinghaochen/SLAB:VisionTransformer", "xinghaochen/SLAB:deit.VisionTransformer"
 SOURCE = "https://github.com/xinghaochen/SLAB"

@@ -1,0 +1,1 @@
+"""Families of attention and of what takes its place: SLAB, EcoFormer."""
