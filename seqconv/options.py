@@ -16,17 +16,29 @@ The class that uses the options declares them next to itself, and every class in
 
 A ``TypedDict`` may extend others, so that a class with two parts takes the options of both;
 :func:`select_options` gives each part its own. :func:`keyword_parameters` is how the registry, the command line
-and configurations see such a constructor: as if all options stood in its signature.
+and configurations see such a constructor: as if all options were in its signature.
+
+:func:`wanted_value` compares values with their annotations and with the ranges that names imply.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
-from seqconv_kernels._core.errors import unknown_name
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 OptionsT = TypeVar("OptionsT")
+
+# One word means one idea in all mixers, so its name says which numbers make sense.
+POSITIVE = re.compile(r"expand|expand_[kv]|omega_0|(fast|slow)_decay_pct|target|dt_scale|spread|\w+_low_rank_dim")
+NOT_NEGATIVE = re.compile(r"conv_init|init_gain|rank")
+NUMBERS: Mapping[Any, type] = {bool: Integral, int: Integral, float: Real}
+"""What is taken for a number of a type: numbers of NumPy too."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +96,62 @@ def keyword_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             found.append(parameter)
     return found
+
+
+def wanted_value(name: str, kind: Any, value: Any) -> str | None:
+    """What an option of this name and type must be, in words; ``None`` if ``value`` is that."""
+    if not accepts(kind, value):
+        return type_text(kind)
+    if isinstance(value, Real) and POSITIVE.fullmatch(name) and value <= 0:
+        return "a number above 0"
+    return "0 or more" if isinstance(value, Real) and NOT_NEGATIVE.fullmatch(name) and value < 0 else None
+
+
+def accepts(kind: Any, value: Any) -> bool:
+    """Whether a value is of the annotated type, as far as that is made of numbers, words and collections of them."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(accepts(one, value) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if kind in NUMBERS:
+        return isinstance(value, NUMBERS[kind])
+    if origin in (Sequence, Collection, list, tuple):
+        return isinstance(value, Collection) and not isinstance(value, str | Mapping)
+    if origin in (Mapping, dict):
+        return isinstance(value, Mapping)
+    return isinstance(value, kind) if kind in (str, NoneType) else True
+
+
+def check_probability(name: str, p: float) -> None:
+    """Raise for a probability outside [0, 1).
+
+    Raises:
+        ValueError: it is NaN or outside.
+    """
+    if not 0 <= p < 1:
+        raise argument_error(name, f"{p}", "a probability in [0, 1)", "correct the configuration")
+
+
+def type_text(annotation: Any) -> str:
+    """The annotation, without modules."""
+    return re.sub(r"\b(?:typing|collections\.abc)\.", "", annotation_text(annotation))
+
+
+def annotation_text(annotation: Any) -> str:
+    """The annotation, with the module in front of each name that must be imported."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return " | ".join(map(annotation_text, arguments))
+    if origin is Literal:
+        return f"typing.Literal[{', '.join(map(value_text, arguments))}]"
+    if origin is not None:
+        return f"{annotation_text(origin)}[{', '.join(map(annotation_text, arguments))}]"
+    if annotation in (type(None), Ellipsis):
+        return "None" if annotation is type(None) else "..."
+    return inspect.formatannotation(annotation)
+
+
+def value_text(value: Any) -> str:
+    """The value as the formatter of the sources writes it."""
+    return json.dumps(value) if isinstance(value, str) else repr(value).replace("'", '"')

@@ -18,7 +18,7 @@ from torch import nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .mixer import Mixer
-from .options import keyword_parameters
+from .options import keyword_parameters, wanted_value
 from .types import LayerContext
 
 MixerT = TypeVar("MixerT", bound=nn.Module)
@@ -107,14 +107,16 @@ class Registry(Generic[MixerT]):
         return dataclasses.make_dataclass(f"{name}_config", fields, frozen=True)
 
     def check_options(self, name: str, options: Mapping[str, Any], *others: str) -> None:
-        """Raise for options that are not finite, or neither in the class's ``config`` nor among ``others``."""
-        known = {f.name for f in dataclasses.fields(self.config(name))} | set(others)
+        """Raise for options of another type or range, or neither in the class's ``config`` nor among ``others``."""
+        kinds = {f.name: f.type for f in dataclasses.fields(self.config(name))} | dict.fromkeys(others, bool)
         for option, value in options.items():
-            if option not in known:
-                raise unknown_name(f"{self.create}({name!r})", "option", option, known)
-            if isinstance(value, float) and not math.isfinite(value):
-                got = f"{option}={value}"
-                raise argument_error(f"{self.create}({name!r})", got, "a finite number", "correct the configuration")
+            if option not in kinds:
+                raise unknown_name(f"{self.create}({name!r})", "option", option, kinds)
+            finite = not isinstance(value, float) or math.isfinite(value)
+            wanted = wanted_value(option, kinds[option], value) if finite else "a finite number"
+            if wanted is not None:
+                got = f"{option}={value!r}"
+                raise argument_error(f"{self.create}({name!r})", got, wanted, "correct the configuration")
 
 
 def _load_mixers() -> None:
@@ -155,7 +157,7 @@ def create_mixer(name: str, d_model: int, *, layer: LayerContext | None = None, 
         **options: as in :func:`mixer_config`.
 
     Raises:
-        ValueError: unknown name or option (the nearest are named), or an option that is not finite.
+        ValueError: unknown name or option (the nearest are named), or an option of another type or range.
     """
     entry = mixer_entry(name)
     check_mixer_options(name, options)
@@ -174,6 +176,6 @@ def check_mixer_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise for options that :func:`create_mixer` rejects, without building anything.
 
     Raises:
-        ValueError: unknown name or option (the nearest are named), or an option that is not finite.
+        ValueError: unknown name or option (the nearest are named), or an option of another type or range.
     """
     _MIXERS.check_options(name, options, "bidirectional")

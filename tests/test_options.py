@@ -1,10 +1,12 @@
 """Typed options that are handed on: names, types and defaults written once, seen by the registry."""
 
-from typing import Annotated, TypedDict, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
+import numpy as np
 import pytest
 
-from seqconv.options import Default, keyword_parameters, option_parameters, select_options, with_defaults
+from seqconv.options import Default, keyword_parameters, option_parameters, select_options, wanted_value, with_defaults
 
 
 class Inner(TypedDict, total=False):
@@ -35,6 +37,21 @@ def test_given_options_replace_defaults_and_unknown_ones_raise():
 
 def test_each_part_gets_its_own_options():
     assert select_options(Inner, {"d_state": 8, "dropout": 0.1}) == {"d_state": 8}
+
+
+def test_types_and_ranges_of_values_are_those_of_the_annotation_and_the_name():
+    wrong = {
+        ("dt_rank", int | Literal["auto"], "many"): 'int | Literal["auto"]',
+        ("window", Sequence[int] | None, 3): "Sequence[int] | None",
+        ("mixer_options", Mapping[str, Any] | None, "none"): "Mapping[str, Any] | None",
+        ("l_max", int, 4.5): "int",
+        ("omega_0", float, 0): "a number above 0",
+        ("gate_low_rank_dim", int | None, -1): "a number above 0",
+        ("conv_init", float | None, -1.0): "0 or more",
+    }
+    assert {case: wanted_value(*case) for case in wrong} == wrong
+    for right in (("l_max", int, np.int64(4)), ("lr", float, 1), ("sizes", Sequence[int], [2]), ("bias", bool, 1)):
+        assert wanted_value(*right) is None, right
 
 
 def test_an_option_without_a_default_raises():

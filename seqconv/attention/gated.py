@@ -23,9 +23,9 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ..layers.activations import activate, check_activation
 from ..layers.linear import Linear
 from ..layers.norms import create_norm
-from ..layers.residual import Dropout, check_probability
+from ..layers.residual import Dropout
 from ..mixer import Mixer
-from ..options import Default, with_defaults
+from ..options import Default, check_probability, with_defaults
 from ..packing import zero_padding
 from ..parameters import set_optimizer_options
 from ..state import State, state_class

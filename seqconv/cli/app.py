@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -16,9 +15,10 @@ from rich.table import Table
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..options import type_text
 from .convert import convert_command
 from .distill import distill_command
-from .printing import annotation_text, names_table, pairs_table, print_parts
+from .printing import names_table, pairs_table, print_parts
 
 if TYPE_CHECKING:
     from ..registry import MixerEntry
@@ -33,9 +33,6 @@ def _show_version(wanted: bool) -> bool:
         raise typer.Exit
     return wanted
 
-
-MODULES = re.compile(r"\b(?:typing|collections\.abc)\.")
-"""What a type shows in front of its name."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -265,8 +262,7 @@ def _show_mixers_2d(pattern: str) -> None:
 def _show_options(entry: "MixerEntry[Any]", config: type[Any]) -> None:
     table = names_table("option", "type", "default", title=f"options of {entry.name}")
     for field in dataclasses.fields(config):
-        kind = field.type if isinstance(field.type, str) else annotation_text(field.type)
-        table.add_row(field.name, escape(MODULES.sub("", kind)), escape(repr(field.default)))
+        table.add_row(field.name, escape(type_text(field.type)), escape(repr(field.default)))
     print_parts(escape(inspect.getdoc(entry.mixer) or ""), table)
 
 

@@ -1,15 +1,11 @@
-"""Tables and types as the ``seqconv`` command prints them: whatever the width, nothing in them is cut off.
+"""Tables of the ``seqconv`` command: whatever the width, nothing in them is cut off.
 
 The first column, which names a row, stays on one line; cells of the others are broken over several. Output that goes
 to a file or another program has one line for each row, so that ``grep`` finds all of it.
 """
 
-import inspect
-import json
 import os
-import typing
 from collections.abc import Sequence
-from types import UnionType
 from typing import Any
 
 from rich.console import Console
@@ -56,22 +52,3 @@ def _least_width(table: Table) -> int:
     first = table.columns[0]
     names = max((len(str(cell)) for cell in (first.header, *first.cells)), default=0)
     return names + NARROWEST * (len(table.columns) - 1) + FRAME * len(table.columns) + 1
-
-
-def annotation_text(annotation: Any) -> str:
-    """The annotation, with the module in front of each name that must be imported."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, UnionType):
-        return " | ".join(map(annotation_text, arguments))
-    if origin is typing.Literal:
-        return f"typing.Literal[{', '.join(map(value_text, arguments))}]"
-    if origin is not None:
-        return f"{annotation_text(origin)}[{', '.join(map(annotation_text, arguments))}]"
-    if annotation in (type(None), Ellipsis):
-        return "None" if annotation is type(None) else "..."
-    return inspect.formatannotation(annotation)
-
-
-def value_text(value: Any) -> str:
-    """The value as the formatter of the sources writes it."""
-    return json.dumps(value) if isinstance(value, str) else repr(value).replace("'", '"')

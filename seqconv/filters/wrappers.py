@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
+from ..options import check_probability
 from .base import Filter, Recurrence
 
 
@@ -52,6 +53,7 @@ class TapDropout(Filter):
 
     def __init__(self, inner: Filter, p: float) -> None:
         super().__init__(inner.channels, max_length=inner.max_length, recurrent=inner.recurrent)
+        check_probability("kernel_dropout", p)
         self.inner, self.p = inner, p
 
     def change_rate(self, rate: float) -> None:

@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.errors import unknown_name
 
+from ..options import check_probability
 from .linear import Linear
 
 
@@ -218,13 +219,3 @@ def create_residual(name: str, d_model: int, *, depth: int = 1, **options: Any) 
         if option not in known:
             raise unknown_name(f"create_residual({name!r})", "option", option, known)
     return RESIDUALS[name](d_model, depth, **options)
-
-
-def check_probability(name: str, p: float) -> None:
-    """Raise for a probability outside [0, 1).
-
-    Raises:
-        ValueError: it is NaN or outside.
-    """
-    if not 0 <= p < 1:
-        raise argument_error(name, f"{p}", "a probability in [0, 1)", "correct the configuration")

@@ -60,7 +60,7 @@ def create_mixer_2d(name: str, d_model: int, **options: Any) -> Mixer2d:
         **options: as in :func:`mixer_2d_config`.
 
     Raises:
-        ValueError: unknown name or option (the nearest are named), or an option that is not finite.
+        ValueError: unknown name or option (the nearest are named), or an option of another type or range.
     """
     _MIXERS_2D.check_options(name, options)
     return mixer_2d_entry(name).mixer(d_model, **options)

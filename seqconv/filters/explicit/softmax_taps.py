@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ...options import check_probability
 from ..base import Filter, Recurrence
 
 
@@ -35,6 +36,7 @@ class SoftmaxTapsFilter(Filter):
     ) -> None:
         check_heads("SoftmaxTapsFilter", channels, num_heads, width)
         super().__init__(channels, max_length=width)
+        check_probability("weight_dropout", dropout)
         self.softmax, self.dropout = softmax, dropout
         self.weight = nn.Parameter(torch.empty(num_heads, width))
         self.reset_parameters()

@@ -24,9 +24,9 @@ from ...attention.softmax import AttentionImplementation, softmax_attention
 from ...decoding.fused import StepProgram
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
-from ...layers.residual import check_probability
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import Mixer
+from ...options import check_probability
 from ...packing import zero_padding
 from ...registry import register
 from ...state import State, state_class

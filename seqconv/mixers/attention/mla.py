@@ -21,8 +21,8 @@ from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in
 from ...attention.softmax import AttentionImplementation, softmax_attention
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
-from ...layers.residual import check_probability
 from ...mixer import Mixer
+from ...options import check_probability
 from ...registry import register
 from ...state import State
 from ...types import StateKind

@@ -24,8 +24,8 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ...attention import CacheState, Pattern, View, attend_from_cache, attend_in_blocks, init_cache
 from ...attention.pattern import visible
 from ...layers.linear import Linear
-from ...layers.residual import check_probability
 from ...mixer import Mixer
+from ...options import check_probability
 from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State

@@ -25,6 +25,7 @@ from ...convolution.window import WindowConvolution
 from ...filters.explicit.softmax_taps import SoftmaxTapsFilter, check_heads
 from ...layers.linear import Linear
 from ...mixer import Mixer
+from ...options import check_probability
 from ...packing import zero_padding
 from ...registry import register
 from ...state import State, state_class
@@ -114,6 +115,7 @@ class DynamicConvolution(nn.Module):
         super().__init__()
         check_heads("DynamicConvolution", channels, num_heads, width)
         self.channels, self.width, self.num_heads, self.softmax = channels, width, num_heads, softmax
+        check_probability("weight_dropout", weight_dropout)
         self.weight_dropout, self.lookahead = weight_dropout, lookahead
         self.weight_proj = Linear(channels, num_heads * width, bias=bias)
         self.bias = nn.Parameter(torch.empty(channels)) if conv_bias else None

@@ -27,6 +27,7 @@ from seqconv_kernels.rnn.cells import CELLS
 from ...layers.heads import HeadLayerNorm, HeadwiseLinear
 from ...layers.short_convolution import ShortConvolution
 from ...mixer import ScanMixer
+from ...options import check_probability
 from ...parameters import set_optimizer_options
 from ...registry import register
 from ...state import State, state_class
@@ -81,6 +82,7 @@ class SLSTM(ScanMixer[SLSTMState]):
         self.recurrent_bias = nn.Parameter(torch.empty(GATES, num_heads, width))
         self.keep_float32("recurrent_bias")
         set_optimizer_options(self, "recurrent_bias", weight_decay=0.0)
+        check_probability("dropout", dropout)
         self.dropout = nn.Dropout(dropout)
         self.norm = HeadLayerNorm(num_heads, width, eps=norm_eps)
         self.reset_parameters()

@@ -28,6 +28,7 @@ from ....layers.heads import HeadLayerNorm, HeadwiseLinear
 from ....layers.linear import Linear
 from ....layers.short_convolution import ShortConvolution
 from ....mixer import Mixer
+from ....options import check_probability
 from ....packing import zero_padding
 from ....parameters import set_optimizer_options
 from ....registry import register
@@ -103,6 +104,7 @@ class MLSTM(Mixer):
         self.skip = nn.Parameter(torch.empty(inner))
         set_optimizer_options(self, "skip", weight_decay=0.0)
         self.down_proj = Linear(inner, d_model, bias=bias)
+        check_probability("dropout", dropout)
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
