@@ -85,7 +85,7 @@ def assert_close(got: Tensor, want: Tensor, rtol: float, atol: float, what: str 
 def check_gradients(
     imported: Imported, want: dict[str, Tensor], rtol: float, atol: float, *, rename: Callable[[str], str] = lambda k: k
 ) -> None:
-    """Every gradient stored in the case equals ours."""
+    """Every gradient stored in the case equals seqconv's."""
     got = imported.gradients()
     assert want, "a case without gradients"
     for name, tensor in want.items():

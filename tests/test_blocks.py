@@ -427,12 +427,12 @@ def test_norms_over_the_length_have_no_state():
         (lambda: build_block(6, "atention"), r"mixer 'atention'"),
     ],
 )
-def test_refusals(build, message):
+def test_errors(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_a_state_of_another_backbone_is_refused():
+def test_a_state_of_another_backbone_raises():
     x, model = tokens(), backbone()
     with pytest.raises(ValueError, match=r"2 layer states; wanted a BackboneState of 3 layers"):
         model.prefill(x, Backbone([Block(CumulativeSum(6)) for _ in range(2)]).double().init_state(2))

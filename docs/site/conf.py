@@ -34,7 +34,7 @@ napoleon_use_ivar = True
 python_maximum_signature_line_length = 100
 
 LOG = logging.getLogger(__name__)
-OURS = ("seqconv", "seqconv_kernels", "lra", ".")
+PACKAGES = ("seqconv", "seqconv_kernels", "lra", ".")
 
 
 def setup(app: Sphinx) -> None:
@@ -45,7 +45,7 @@ def setup(app: Sphinx) -> None:
 def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Element | None:
     """Only roles in texts have to lead somewhere: annotations name many packages."""
     target = node.get("reftarget", "")
-    if node.get("refdomain") != "py" or not target.startswith(OURS):
+    if node.get("refdomain") != "py" or not target.startswith(PACKAGES):
         return None
     if target.startswith("."):
         target = _absolute(target, node.get("py:module") or "seqconv")

@@ -175,7 +175,7 @@ def test_empty_batches_and_single_taps(smooth):
 
 @pytest.mark.parametrize("block", [0, 3, -4])
 @both
-def test_odd_blocks_and_empty_filters_are_refused(smooth, block):
+def test_odd_blocks_and_empty_filters_raise(smooth, block):
     with pytest.raises(ValueError, match=rf"init_online: received 4 taps, block={block}; .*power of two.*Remedy"):
         init_online(signal(2, 4), 1, smooth=smooth, block=block)
     with pytest.raises(ValueError, match=r"0 taps.*at least one tap"):

@@ -199,9 +199,9 @@ def test_the_threads_of_torch_change_nothing_and_stay_as_they_were():
 
 def test_no_worse_than_gradient_descent():
     h = s4d_responses(4, 256)
-    ours = distill_filter(h, 8, norm="l2").certificate.l2
+    own_error = distill_filter(h, 8, norm="l2").certificate.l2
     descent = distill_filter(h, 8, method="gradient").certificate.l2
-    assert (ours / h.norm(dim=1)).mean() < (descent / h.norm(dim=1)).mean()
+    assert (own_error / h.norm(dim=1)).mean() < (descent / h.norm(dim=1)).mean()
     assert (descent < 0.9 * h.norm(dim=1)).all(), "the comparison must fit something"
 
 
@@ -291,7 +291,7 @@ def test_poles_stay_inside_the_circle_also_after_rounding():
         ModalFilter(torch.tensor([[1.5 + 0j]]), torch.ones(1, 1) + 0j, torch.ones(1, 1))
 
 
-def test_bad_requests_are_refused_with_a_remedy(unannotated):
+def test_bad_requests_raise_with_a_remedy(unannotated):
     h = exact_system(2, 64, 1, 0)
     poisoned = h.clone()
     poisoned[1, 3] = torch.nan

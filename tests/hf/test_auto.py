@@ -53,13 +53,13 @@ transformers.AutoModel
 before = set(sys.modules)
 import seqconv
 heavy = [n for n in set(sys.modules) - before if n.startswith("transformers.")]
-ours = [n for n in sys.modules if n in {[f"seqconv.hf.{m}" for m in MODELS.values()]!r}]
-print(heavy + ours)
+loaded = [n for n in sys.modules if n in {[f"seqconv.hf.{m}" for m in MODELS.values()]!r}]
+print(heavy + loaded)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_raise():
     with pytest.raises(AttributeError, match="no attribute 'SeqConvForNothing'"):
         seqconv.SeqConvForNothing  # noqa: B018

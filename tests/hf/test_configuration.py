@@ -58,12 +58,12 @@ def test_survives_a_file(tmp_path, case):
     ids=str,
 )
 @pytest.mark.usefixtures("unannotated")
-def test_refusals(options, message):
+def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         SeqConvConfig(**options)
 
 
-def test_options_of_blocks_are_refused_when_the_model_is_made():
+def test_options_of_blocks_raise_when_the_model_is_made():
     for options, message in (
         ({"norm": "layr"}, r"norm 'layr'.*did you mean 'layer'"),
         ({"mlp": "swiglue"}, r"mlp 'swiglue'.*did you mean 'swiglu'"),
@@ -80,13 +80,13 @@ def test_a_value_changed_afterwards_is_checked_too():
         SeqConvModel(made)
 
 
-def test_configuration_of_another_model_is_refused(tmp_path):
+def test_configuration_of_another_model_raises(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 8}')
     with pytest.raises(ValueError, match=r"model_type 'bert'; wanted a seqconv checkpoint.*Remedy: .*AutoModel"):
         SeqConvModel.from_pretrained(tmp_path)
 
 
-def test_causal_language_models_refuse_what_hears_the_future():
+def test_causal_language_models_reject_what_depends_on_the_future():
     for options in (
         {"bidirectional": True},
         {"norm": "instance"},
@@ -96,6 +96,6 @@ def test_causal_language_models_refuse_what_hears_the_future():
             SeqConvForCausalLM(config(**options))
 
 
-def test_models_refuse_other_modalities():
+def test_models_reject_other_modalities():
     with pytest.raises(ValueError, match=r"modality='audio'; wanted modality 'image'"):
         SeqConvForImageClassification(config(modality="audio"))

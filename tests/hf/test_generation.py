@@ -207,7 +207,7 @@ def test_by_default_a_state_comes_where_there_is_one():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_refusals():
+def test_errors():
     model = language_model()
     ids = prompts()
     with pytest.raises(ValueError, match=r"past_key_values of type DynamicCache; wanted a SeqConvCache"):

@@ -176,7 +176,7 @@ def test_losses_of_classifiers():
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "first", "max", "cls-first", "cls-middle", "cls-last"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_classifiers_hear_no_padding(pooling, side):
+def test_classifiers_see_no_padding(pooling, side):
     kind, _, position = pooling.partition("-")
     options = {"pooling": kind, "cls_position": position or "last", "bidirectional": True, "num_labels": 3}
     model = made(SeqConvForSequenceClassification, position_embedding="sinusoidal", **options)
@@ -349,7 +349,7 @@ def test_deep_copies_compute_the_same():
         ({"input_ids": prompts(), "atention_mask": None}, r"'atention_mask'.*did you mean 'attention_mask'"),
     ],
 )
-def test_refusals(arguments, message):
+def test_errors(arguments, message):
     model = made(SeqConvModel)
     with pytest.raises(ValueError, match=message):
         model(**arguments)

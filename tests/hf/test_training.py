@@ -184,7 +184,7 @@ def test_a_wrapper_of_another_library_does_not_hide_the_marks(monkeypatch):
     assert trainer_pt_utils.get_parameter_names.__wrapped__ is traced
 
 
-def test_marks_of_other_projects_are_theirs():
+def test_marks_of_other_projects_are_left_alone():
     other = nn.Linear(2, 2)
     other.weight._no_weight_decay = True
     SeqConvForCausalLM(config("mamba"))

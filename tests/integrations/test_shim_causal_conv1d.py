@@ -62,8 +62,8 @@ def test_the_reference_takes_the_arguments_of_the_original_in_their_order():
     got = causal_conv1d_ref(x, weight, bias, before, True, out, "silu")
     want = causal_conv1d_fn(x, weight, bias, None, before, True, None, "silu")
     assert got[1] is out
-    for ours, reference in zip(got, want, strict=True):
-        assert_near(ours, reference)
+    for result, reference in zip(got, want, strict=True):
+        assert_near(result, reference)
 
 
 def test_golden_states_of_packed_sequences():

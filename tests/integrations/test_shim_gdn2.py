@@ -72,8 +72,8 @@ def test_gates_all_equal_to_one_strength_are_kimi_delta_attention():
     got = fla.chunk_gdn2(**given | gates, **options, return_intermediate_states=True, chunk_size=2)
     shared = {name: given[name] for name in "qkvg"}
     want = fla.chunk_kda(**shared, beta=beta, **options, return_intermediate_states=True, chunk_size=2)
-    for ours, reference in zip(got, want, strict=True):
-        assert_near(ours, reference)
+    for result, reference in zip(got, want, strict=True):
+        assert_near(result, reference)
 
 
 @pytest.mark.parametrize("v_first", [False, True])

@@ -56,10 +56,10 @@ def test_golden_logits_and_gradients(name):
     case = load_variant(folder, variant)
     config, tensors = read_folder(GOLDEN / folder / checkpoint)
     leaves = {k: v.double().requires_grad_() for k, v in tensors.items()}
-    options, ours = convert_checkpoint(config, Weights(name, leaves))
+    options, converted = convert_checkpoint(config, Weights(name, leaves))
     model = SeqConvForCausalLM(SeqConvConfig(**options)).double().eval()
     ids = case.tensors["in.input_ids"]
-    logits = torch.func.functional_call(model, ours, (), {"input_ids": ids}, tie_weights=False).logits
+    logits = torch.func.functional_call(model, converted, (), {"input_ids": ids}, tie_weights=False).logits
     assert_close(logits, case.tensors["out.logits"], 1e-9, FLOAT32_RATES.get(name, 1e-10), "logits")
     (logits * case.tensors["cot.logits"]).sum().backward()
     gradients = case.group("grad.param")
@@ -114,7 +114,7 @@ def test_options_of_norms_reach_the_norms_that_they_reach_there(tmp_path, kind, 
         assert_near(load_checkpoint(tmp_path)(ids).logits, original(ids, use_cache=False).logits)
 
 
-def test_an_imported_model_is_saved_and_loaded_as_one_of_ours(tmp_path):
+def test_an_imported_model_is_saved_and_loaded_as_one_of_seqconv(tmp_path):
     model = load_checkpoint(GOLDEN / "scan/fla_gla_checkpoint/ckpt")
     model.save_pretrained(tmp_path)
     again = SeqConvForCausalLM.from_pretrained(tmp_path).eval()
@@ -159,7 +159,7 @@ def altered(tmp_path, **changes):
         ({"state_size": 5}, r"A_log of shape \(48, 4\), not \(48, 5\).*Remedy: check that config.json"),
     ],
 )
-def test_configurations_that_do_not_fit_are_refused(tmp_path, changes, message):
+def test_configurations_that_do_not_fit_raise(tmp_path, changes, message):
     with pytest.raises(ValueError, match=rf"(?s){message}"):
         load_checkpoint(altered(tmp_path, **changes))
 
@@ -177,13 +177,13 @@ def test_what_stays_elsewhere_is_said(tmp_path, kind, remedy):
         load_checkpoint(tmp_path)
 
 
-def test_a_hybrid_gla_is_refused():
+def test_a_hybrid_gla_raises():
     config, tensors = read_folder(GOLDEN / "scan/fla_gla_checkpoint/ckpt")
     with pytest.raises(ValueError, match=r"GLA model with attention layers.*Remedy"):
         convert_checkpoint({**config, "attn": {"layers": [0]}}, Weights("gla", tensors))
 
 
-def test_missing_damaged_and_unsafe_files_are_refused(tmp_path):
+def test_missing_damaged_and_unsafe_files_raise(tmp_path):
     with pytest.raises(ValueError, match=r"config.json and one of model.safetensors.*Remedy"):
         load_checkpoint(tmp_path)
     folder = altered(tmp_path)
@@ -216,7 +216,7 @@ def test_the_attention_layer_of_a_hybrid_is_read_on_its_own():
 
 
 @pytest.mark.parametrize("option", [{"mlp_dim": 4}, {"softmax_scale": 0.5}, {"rotary_emb_interleaved": True}])
-def test_attention_that_we_do_not_have_is_refused(option):
+def test_attention_that_we_do_not_have_raises(option):
     with pytest.raises(ValueError, match=r"heads alone, scaled by head_dim.*Remedy"):
         from_original("state-spaces/mamba:MHA", {}, **ATTENTION, **option)
 

@@ -32,7 +32,7 @@ OWN = {
 
 
 @pytest.mark.parametrize("own", OWN)
-def test_a_state_of_another_kind_of_filter_is_refused(own):
+def test_a_state_of_another_kind_of_filter_raises(own):
     conv = OWN[own]()
     u = torch.zeros(2, 5, 3)
     growing = own in ("fractal", "smooth")
@@ -49,7 +49,7 @@ def test_a_state_of_another_kind_of_filter_is_refused(own):
 
 
 @pytest.mark.parametrize("own", OWN)
-def test_a_state_of_another_width_or_batch_is_refused(own):
+def test_a_state_of_another_width_or_batch_raises(own):
     conv = OWN[own]()
     state = conv.init_state(2, 40)
     for operation, rows, width in (("prefill", 2, 4), ("prefill", 3, 3), ("step", 2, 4), ("step", 1, 3)):
@@ -59,7 +59,7 @@ def test_a_state_of_another_width_or_batch_is_refused(own):
 
 
 @pytest.mark.parametrize(("name", "other"), [("order", modal(order=8)), ("head", modal(head=3)), ("width", modal(1))])
-def test_a_recurrence_refuses_the_hidden_state_of_another(name, other):
+def test_a_recurrence_rejects_the_hidden_state_of_another(name, other):
     recurrence, state = modal().recurrence(), other.recurrence().init_state(2)
     for operation, x in (("prefill", torch.zeros(2, 5, 3)), ("step", torch.zeros(2, 3))):
         message = rf"DiagonalSSM\.{operation}: received DiagonalState of 2 rows.*3 channels.*modes and 1 past.*Remedy"
@@ -68,7 +68,7 @@ def test_a_recurrence_refuses_the_hidden_state_of_another(name, other):
 
 
 @pytest.mark.parametrize("change", ["order", "head", "exact", "smooth"])
-def test_a_mixer_refuses_the_state_of_one_with_another_filter(change):
+def test_a_mixer_rejects_the_state_of_one_with_another_filter(change):
     def build(order: int = 4, head: int = 1):
         torch.manual_seed(0)
         exact = create_mixer("hyena", 3, l_max=40)
@@ -86,7 +86,7 @@ def test_a_mixer_refuses_the_state_of_one_with_another_filter(change):
                 getattr(own, operation)(x, state)
 
 
-def test_a_state_made_before_a_distillation_is_refused_behind_it():
+def test_a_state_made_before_a_distillation_raises_after_it():
     torch.manual_seed(0)
     exact = create_mixer("sgconv", 3, l_max=40)
     (name,) = long_convolutions(exact)

@@ -163,14 +163,14 @@ def fla_seven(w):
     found = {}
     names = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj", "ln_x": "g_norm"}
     for i in range(DEPTH):
-        att, ours = f"blocks.{i}.att", f"model.layers.{i}.attn"
+        att, target = f"blocks.{i}.att", f"model.layers.{i}.attn"
         for a, b in names.items():
-            found |= {f"{ours}.{b}.{n}": w[f"{att}.{a}.{n}"] for n in ("weight", "bias") if f"{att}.{a}.{n}" in w}
-        found |= {f"{ours}.{n}": w[f"{att}.{n}"] for n in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "r_k")}
-        found |= {f"{ours}.{n}": w[f"{att}.{n}"].flatten() for n in ("k_k", "k_a")}
+            found |= {f"{target}.{b}.{n}": w[f"{att}.{a}.{n}"] for n in ("weight", "bias") if f"{att}.{a}.{n}" in w}
+        found |= {f"{target}.{n}": w[f"{att}.{n}"] for n in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "r_k")}
+        found |= {f"{target}.{n}": w[f"{att}.{n}"].flatten() for n in ("k_k", "k_a")}
         for n in "wag" if i == 0 else "wagv":
-            found |= {f"{ours}.{n}_lora.lora.{j}.weight": w[f"{att}.{n}{k}"].T for j, k in ((0, 1), (2, 2))}
-            found |= {} if n == "g" else {f"{ours}.{n}_lora.lora.2.bias": w[f"{att}.{n}0"].flatten()}
+            found |= {f"{target}.{n}_lora.lora.{j}.weight": w[f"{att}.{n}{k}"].T for j, k in ((0, 1), (2, 2))}
+            found |= {} if n == "g" else {f"{target}.{n}_lora.lora.2.bias": w[f"{att}.{n}0"].flatten()}
         found |= {f"model.layers.{i}.ffn.{n}.weight": w[f"blocks.{i}.ffn.{n}.weight"] for n in ("key", "value")}
         found[f"model.layers.{i}.ffn.x_k"] = w[f"blocks.{i}.ffn.x_k"].flatten()
     return found
@@ -179,25 +179,25 @@ def fla_seven(w):
 def fla_six(w):
     found = {}
     for i in range(DEPTH):
-        att, ours = f"blocks.{i}.att", f"model.layers.{i}.attn"
+        att, target = f"blocks.{i}.att", f"model.layers.{i}.attn"
         order = [3, 0, 1, 2, 4]  # r, w, k, v, g among w, k, v, r, g
         down = w[f"{att}.time_maa_w1"].T.unflatten(0, (5, -1))[order].flatten(0, 1)
         up = w[f"{att}.time_maa_w2"][order].permute(2, 0, 1).flatten(1)
-        found |= {f"{ours}.x_proj.0.linear.weight": down, f"{ours}.x_proj.2.weight": up}
-        found[f"{ours}.x_proj.0.mu"] = w[f"{att}.time_maa_x"].flatten()
-        found[f"{ours}.x_bias"] = torch.stack([w[f"{att}.time_maa_{n}"].flatten() for n in "rwkvg"])
-        found[f"{ours}.w_proj.linear.lora.0.weight"] = w[f"{att}.time_decay_w1"].T
-        found[f"{ours}.w_proj.linear.lora.2.weight"] = w[f"{att}.time_decay_w2"].T
-        found[f"{ours}.w_proj.linear.lora.2.bias"] = w[f"{att}.time_decay"].flatten()
+        found |= {f"{target}.x_proj.0.linear.weight": down, f"{target}.x_proj.2.weight": up}
+        found[f"{target}.x_proj.0.mu"] = w[f"{att}.time_maa_x"].flatten()
+        found[f"{target}.x_bias"] = torch.stack([w[f"{att}.time_maa_{n}"].flatten() for n in "rwkvg"])
+        found[f"{target}.w_proj.linear.lora.0.weight"] = w[f"{att}.time_decay_w1"].T
+        found[f"{target}.w_proj.linear.lora.2.weight"] = w[f"{att}.time_decay_w2"].T
+        found[f"{target}.w_proj.linear.lora.2.bias"] = w[f"{att}.time_decay"].flatten()
         for n, name in zip("rkvg", ("receptance", "key", "value", "gate"), strict=True):
-            found[f"{ours}.{n}_proj.linear.weight"] = w[f"{att}.{name}.weight"]
-        found |= {f"{ours}.bonus": w[f"{att}.time_faaaa"], f"{ours}.o_proj.weight": w[f"{att}.output.weight"]}
-        found |= {f"{ours}.g_norm.{n}": w[f"{att}.ln_x.{n}"] for n in ("weight", "bias")}
-        ffn, ours = f"blocks.{i}.ffn", f"model.layers.{i}.ffn"
-        found[f"{ours}.value.weight"] = w[f"{ffn}.value.weight"]
+            found[f"{target}.{n}_proj.linear.weight"] = w[f"{att}.{name}.weight"]
+        found |= {f"{target}.bonus": w[f"{att}.time_faaaa"], f"{target}.o_proj.weight": w[f"{att}.output.weight"]}
+        found |= {f"{target}.g_norm.{n}": w[f"{att}.ln_x.{n}"] for n in ("weight", "bias")}
+        ffn, target = f"blocks.{i}.ffn", f"model.layers.{i}.ffn"
+        found[f"{target}.value.weight"] = w[f"{ffn}.value.weight"]
         for name, letter in (("key", "k"), ("receptance", "r")):
-            found[f"{ours}.{name}.linear.weight"] = w[f"{ffn}.{name}.weight"]
-            found[f"{ours}.{name}.mu"] = w[f"{ffn}.time_maa_{letter}"].flatten()
+            found[f"{target}.{name}.linear.weight"] = w[f"{ffn}.{name}.weight"]
+            found[f"{target}.{name}.mu"] = w[f"{ffn}.time_maa_{letter}"].flatten()
     return found
 
 
@@ -259,11 +259,11 @@ def test_a_pth_file_of_something_else_raises(tmp_path):
 
 
 @each_version
-def test_a_converted_model_is_saved_and_loaded_as_one_of_ours(version, tmp_path):
+def test_a_converted_model_is_saved_and_loaded_as_one_of_seqconv(version, tmp_path):
     torch.save(weights(version), tmp_path / "model.pth")
     model = load_checkpoint(tmp_path / "model.pth")
-    model.save_pretrained(tmp_path / "ours")
-    again = SeqConvForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
+    model.save_pretrained(tmp_path / "saved")
+    again = SeqConvForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float64).eval()
     ids = torch.arange(7)[None]
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)

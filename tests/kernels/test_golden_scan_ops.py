@@ -164,7 +164,7 @@ def test_causal_conv1d_of_packed_sequences(variant, implementation):
 @fastest_and_reference
 @pytest.mark.parametrize("variant", ["update_1tok", "update_1tok_state4", "update_3tok"])
 def test_causal_conv1d_steps(variant, implementation):
-    """The original may keep more inputs than its taps reach; ours keeps what they reach."""
+    """The original may keep more inputs than its taps reach; seqconv's keeps what they reach."""
     case = load_variant("scan/causal_conv1d", variant)
     t = {k: v.double() for k, v in case.group("in").items()}
     reach = t["weight"].shape[1] - 1

@@ -71,7 +71,7 @@ def test_a_state_moves_floats_only_and_copies_deeply():
     assert state.ring.sum() == 0
 
 
-def test_registering_a_name_twice_is_refused():
+def test_registering_a_name_twice_raises():
     assert "hyena" in list_mixers()
     with pytest.raises(ValueError, match=r"register: received the name 'hyena' a second time.*Remedy"):
         register("hyena")(Mixer)
@@ -224,7 +224,7 @@ def test_a_diagonal_recurrence_has_its_impulse_response(complex_poles, head):
     torch.testing.assert_close(torch.cat([first, second, torch.stack(steps, 1)], 1), want)
 
 
-def test_refusals_have_one_shape():
+def test_errors_have_one_shape():
     assert str(argument_error("op", "a", "b", "c")) == "op: received a; wanted b. Remedy: c."
     assert "did you mean 'mamba'" in str(unknown_name("op", "mixer", "mmba", ["mamba", "gla"]))
     assert "take one of the known names" in str(unknown_name("op", "mixer", "zzz", ["mamba", "gla"]))

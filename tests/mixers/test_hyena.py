@@ -49,7 +49,7 @@ def test_the_circular_defects_are_their_equation(length, blocks, delayed):
     assert_close(convolve_circular(v, taps, skip, blocks, delayed=delayed), want, RTOL, ATOL)
 
 
-def test_blocks_do_not_hear_each_other_and_begin_with_the_first_token():
+def test_blocks_do_not_depend_on_each_other_and_begin_with_the_first_token():
     v, mask = random_signal(2, 11, 3), torch.ones(2, 11, dtype=torch.bool)
     mask[0, :5] = False
     v[0, :5] = 0
@@ -59,7 +59,7 @@ def test_blocks_do_not_hear_each_other_and_begin_with_the_first_token():
             assert_close(got[row, start : start + 4], v[row, start : start + 4].cumsum(0), RTOL, ATOL)
 
 
-def test_blocks_of_the_originals_wrap_around_and_ours_do_not():
+def test_blocks_of_the_originals_wrap_around_and_those_of_seqconv_do_not():
     case = load_case("hyena_order_ffn")
     hyper = case.hyper | {"num_blocks": 3}
     wrapping = from_original(case.meta["original"], case.group("param"), **hyper)
@@ -70,12 +70,12 @@ def test_blocks_of_the_originals_wrap_around_and_ours_do_not():
     later = x.clone()
     later[:, 9] += 1
 
-    def heard_at(mixer, t):
+    def dependence_at(mixer, t):
         return (mixer(later) - mixer(x))[:, t].abs().max()
 
-    assert heard_at(wrapping, 0) > 1e-6
-    assert heard_at(mixer, 8) < 1e-12
-    assert heard_at(mixer, 9) > 1e-6
+    assert dependence_at(wrapping, 0) > 1e-6
+    assert dependence_at(mixer, 8) < 1e-12
+    assert dependence_at(mixer, 9) > 1e-6
     assert_close(mixer(x)[:, :10], mixer(x[:, :10]), RTOL, ATOL)
     assert not wrapping.causal
     assert not mixer.causal
@@ -207,7 +207,7 @@ def test_filters_stay_in_float32_when_the_mixer_is_converted():
     assert torch.equal(built.convolution.filter.positions, mixer.convolution.filter.positions)
 
 
-def test_refusals_say_what_to_do():
+def test_errors_say_what_to_do():
     circle = create_mixer("hyena", 4, l_max=12, num_blocks=3, circular=True)
     x = torch.zeros(2, 12, 4)
     params = load_case("hyena_order2").group("param")

@@ -113,7 +113,7 @@ def test_slow_decays_keep_their_digits_in_float32():
     assert_near(mixer.convolution.filter(20000), exact.convolution.filter(20000), dtype=torch.float32)
 
 
-def test_chunks_bound_what_attention_hears():
+def test_chunks_bound_what_attention_sees():
     """With an average of nothing, no output depends on another chunk."""
     torch.manual_seed(0)
     mixer = create_mixer("mega", 4, attention_chunk_size=5, d_state=2, bidirectional=True).double()

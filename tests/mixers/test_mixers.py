@@ -287,7 +287,7 @@ def test_a_known_longest_context_changes_nothing(case):
 
 
 @pytest.mark.parametrize("case", BIDIRECTIONAL, ids=label)
-def test_bidirectional_hears_both_sides_and_has_no_state(case):
+def test_bidirectional_mixers_see_both_sides_and_has_no_state(case):
     mixer, x = build(case), inputs()
     assert not mixer.causal
     assert mixer.state_kind == "none"
@@ -302,7 +302,7 @@ def test_bidirectional_hears_both_sides_and_has_no_state(case):
 
 
 @each_name
-def test_bad_input_is_refused_with_a_remedy(name, unannotated):
+def test_bad_input_raises_with_a_remedy(name, unannotated):
     mixer = build((name, {}))
     x = inputs()
     cases = {

@@ -41,8 +41,8 @@ def test_one_channel_per_head_is_hyena_of_order_two():
     torch.manual_seed(0)
     multi = create_mixer("multihyena", 6, num_heads=6, l_max=20, filter_order=8).double()
     plain = create_mixer("hyena", 6, l_max=20, filter_order=8).double()
-    ours = multi.state_dict()
-    plain.load_state_dict(ours | {"D": ours["D"][None]})
+    own = multi.state_dict()
+    plain.load_state_dict(own | {"D": own["D"][None]})
     x = torch.randn(2, 25, 6, dtype=torch.float64)
     assert_close(multi(x), plain(x), RTOL, ATOL)
 
@@ -61,7 +61,7 @@ def test_outer_products_are_convolved_with_the_filter_of_their_head():
     assert_close(mixer(x), mixer.out_proj(want.flatten(2)), RTOL, ATOL)
 
 
-def test_refusals_say_what_to_do():
+def test_errors_say_what_to_do():
     original, params = "athms/mad-lab:MultiHeadHyenaOperator", load_case("multihead_hyena").group("param")
     cases = {
         r"num_heads=3.*a divisor of 8.*Remedy": lambda: create_mixer("multihyena", 8, num_heads=3),

@@ -114,7 +114,7 @@ def test_float32_stays_within_the_case():
         assert (got - want).abs().max() <= 1e-5 * want.abs().max(), name
 
 
-def test_unknown_hyper_parameters_are_refused():
+def test_unknown_hyper_parameters_raise():
     with pytest.raises(ValueError, match=r"hyper-parameter 'd_stat'.*did you mean 'd_state'"):
         from_original("state-spaces/s4:S4Block", {}, d_model=4, mode="s4d", d_stat=8)
     with pytest.raises(ValueError, match=r"mode 's4x'.*one of"):

@@ -13,7 +13,7 @@ RTOL, ATOL = 1e-9, 1e-10
 CASES = ["sgconv_cat", "sgconv_cat_bidirectional", "sgconv_learnable", "sgconv_sum"]
 
 
-def ours(case, tensor):
+def as_seqconv(case, tensor):
     """(batch, length, channels), whatever the layout of the original."""
     return tensor.transpose(1, 2) if case.hyper.get("transposed", True) else tensor
 
@@ -23,9 +23,9 @@ def test_outputs_kernels_and_gradients_of_the_original(name):
     case = load_case(name)
     imported = Imported(case.meta["original"], case.group("param"), case.hyper)
     u = case.tensors["in.u"].clone().requires_grad_()
-    y = imported(ours(case, u))
-    assert_close(y, ours(case, case.tensors["out.y"]), RTOL, ATOL, "y")
-    (y * ours(case, case.tensors["cot.y"])).sum().backward()
+    y = imported(as_seqconv(case, u))
+    assert_close(y, as_seqconv(case, case.tensors["out.y"]), RTOL, ATOL, "y")
+    (y * as_seqconv(case, case.tensors["cot.y"])).sum().backward()
     wanted = case.group("grad")
     assert_close(u.grad, wanted.pop("in.u"), RTOL, ATOL, "gradient of the input")
     check_gradients(imported, wanted, RTOL, ATOL)
@@ -38,7 +38,7 @@ def test_the_norm_is_measured_once_for_all_lengths(name):
     frozen = case.group("param") | case.group("param_after")
     again = from_original(case.meta["original"], frozen, **case.hyper)
     for length in ("", "_short", "_long"):
-        u, want = ours(case, case.tensors[f"in.u{length}"]), ours(case, case.tensors[f"out.y{length}"])
+        u, want = as_seqconv(case, case.tensors[f"in.u{length}"]), as_seqconv(case, case.tensors[f"out.y{length}"])
         assert_close(mixer(u), want, RTOL, ATOL, f"y{length}")
         assert_close(again(u), want, RTOL, ATOL, f"y{length} with the saved norm")
     convolution, length = mixer.convolution, case.hyper["L"]
@@ -120,7 +120,7 @@ def test_weight_norm_is_folded_into_the_weight():
     params["output_linear.0.weight_g"] = weight.norm(dim=1, keepdim=True)
     params["output_linear.0.weight_v"] = 3 * weight
     mixer = from_original(case.meta["original"], params, **hyper, weight_norm=True)
-    assert_close(mixer(ours(case, case.tensors["in.u"])), ours(case, case.tensors["out.y"]), RTOL, ATOL)
+    assert_close(mixer(as_seqconv(case, case.tensors["in.u"])), as_seqconv(case, case.tensors["out.y"]), RTOL, ATOL)
 
 
 @pytest.mark.parametrize("transposed", [True, False])
@@ -134,7 +134,7 @@ def test_the_layer_norm_of_the_original(transposed):
     names = ("m", "s") if transposed else ("bias", "weight")
     values = (m, s) if transposed else (m.expand(4), s.expand(4))
     params |= {f"norm.norm.{name}": value for name, value in zip(names, values, strict=True)}
-    u = ours(case, case.tensors["in.u"])
+    u = as_seqconv(case, case.tensors["in.u"])
     got = from_original(case.meta["original"], params, **hyper)(u)
     mixer = from_original(case.meta["original"], case.group("param"), **case.hyper)
     v = F.gelu(mixer.convolution(u, skip=mixer.D))
@@ -146,7 +146,7 @@ def test_the_layer_norm_of_the_original(transposed):
     )
 
 
-def test_refusals_say_what_to_do():
+def test_errors_say_what_to_do():
     original, cases = "ctlllll/SGConv:GConv", {}
     cases[r"norm 'lyer'.*did you mean 'layer'"] = lambda: create_mixer("sgconv", 8, norm="lyer")
     cases[r"combine 'add'.*one of cat, sum"] = lambda: create_mixer("sgconv", 8, combine="add")

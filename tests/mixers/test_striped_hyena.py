@@ -172,7 +172,7 @@ def test_new_filters_have_unit_gain_and_poles_on_the_ring():
     assert filter(400).square().sum(1).mean().item() == pytest.approx(1.0, abs=0.15)
 
 
-def test_refusals_say_what_to_do():
+def test_errors_say_what_to_do():
     weights = original_weights(6, 3, 6)
 
     def read(**hyper):
