@@ -13,6 +13,8 @@ from .mixers.ss2d import SS2D
 from .packed_images import PackedImages, pack_images, packing_collator
 from .registry import create_mixer_2d, list_mixers_2d, mixer_2d_config, register_2d
 from .scan_orders import scan_order
+from .video.scan import Scan3d
+from .volume_orders import volume_order
 
 __all__ = [
     "SS2D",
@@ -27,6 +29,7 @@ __all__ = [
     "PackedImages",
     "PlainMamba2d",
     "Scan2d",
+    "Scan3d",
     "SpectralConvolution2d",
     "create_mixer_2d",
     "fold_norms",
@@ -36,4 +39,5 @@ __all__ = [
     "packing_collator",
     "register_2d",
     "scan_order",
+    "volume_order",
 ]

@@ -18,7 +18,8 @@ name          visits                                                            
 Suffixes change any of them: ``_transposed`` is the order of the transposed image, ``_rotated`` that of the image turned
 by 90 degrees counterclockwise (``torch.rot90``), applied from left to right; ``_reversed`` starts at the end.
 ``column`` is ``row_transposed`` and ``snake_column`` is ``snake_transposed``. Orders of all sizes are defined;
-``hilbert`` moves between neighbours on squares of side 2^b alone, where MambaAD defines it.
+``hilbert`` moves between neighbours on squares of side 2^b alone, where MambaAD defines it. Orders of volumes are in
+:mod:`~seqconv.vision.volume_orders`.
 
 Source: VMamba (arXiv 2401.10166), PlainMamba (2403.17695), MambaAD (2404.06564), EfficientVMamba (2403.09977) and
 LocalMamba (2403.09338); the golden orders of the tests come from the code of the first four.

@@ -65,15 +65,9 @@ class Scan2d(Mixer2d):
         shared: bool = False,
     ) -> None:
         super().__init__(d_model)
-        if not orders or isinstance(orders, str):
-            wanted, remedy = "a list of at least one scan order", "pass orders=['row']"
-            raise argument_error("scan 2-D mixer", f"orders={orders!r}", wanted, remedy)
-        if merge not in MERGES:
-            raise unknown_name("scan 2-D mixer", "merge", merge, MERGES)
+        made = create_lifted("scan 2-D mixer", d_model, mixer, mixer_options, orders, merge, shared)
+        self.mixers, self.out_proj = made
         self.orders, self.merge = tuple(check_scan_order(name) for name in orders), merge
-        count = 1 if shared else len(self.orders)
-        self.mixers = nn.ModuleList([create_mixer(mixer, d_model, **(mixer_options or {})) for _ in range(count)])
-        self.out_proj = Linear(len(self.orders) * d_model, d_model) if merge == "concat" else None
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, height, width, _ = x.shape
@@ -86,12 +80,12 @@ class Scan2d(Mixer2d):
             scanned_mask = torch.arange(height * width, device=x.device) < lengths[:, None]
         orders = [frame_orders(name, sizes, height, width).to(x.device) for name in self.orders]
         scans = [cells.take_along_dim(order.expand(batch, -1)[..., None], dim=1) for order, _ in orders]
-        results = self._mix(scans, scanned_mask)
+        results = mix_scans(self.mixers, scans, scanned_mask)
         back = [
             y.take_along_dim(step.expand(batch, -1)[..., None], dim=1)
             for y, (_, step) in zip(results, orders, strict=True)
         ]
-        y: Tensor = self._merge(back).unflatten(1, (height, width))
+        y: Tensor = merge_scans(back, self.merge, self.out_proj).unflatten(1, (height, width))
         return y
 
     def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -104,20 +98,48 @@ class Scan2d(Mixer2d):
             mixer = self.mixers[index % len(self.mixers)]
             y = mixer(x[0].index_select(1, order.to(x.device)), cu_seqlens=bounds)
             results.append(y.index_select(1, inverse(order).to(x.device)))
-        merged: Tensor = self._merge(results)[None]
-        return merged
+        return merge_scans(results, self.merge, self.out_proj)[None]
 
-    def _mix(self, scans: list[Tensor], mask: Tensor | None) -> list[Tensor]:
-        """The results of every scan; a shared mixer takes all scans as one batch."""
-        if len(self.mixers) == 1:
-            repeated = None if mask is None else mask.repeat(len(scans), 1)
-            y: Tensor = self.mixers[0](torch.cat(scans), mask=repeated)
-            return list(y.chunk(len(scans)))
-        return [mixer(scan, mask=mask) for mixer, scan in zip(self.mixers, scans, strict=True)]
 
-    def _merge(self, results: list[Float[Tensor, "batch cells d_model"]]) -> Float[Tensor, "batch cells d_model"]:
-        if self.out_proj is not None:
-            y: Tensor = self.out_proj(torch.cat(results, dim=-1))
-            return y
-        total = torch.stack(results).sum(0)
-        return total / len(results) if self.merge == "mean" else total
+def create_lifted(
+    operation: str,
+    d_model: int,
+    mixer: str,
+    mixer_options: Mapping[str, Any] | None,
+    orders: Sequence[str],
+    merge: str,
+    shared: bool,
+) -> tuple[nn.ModuleList, Linear | None]:
+    """The sequence mixers, one for each order or for all, and the projection of a merge that has one.
+
+    Raises:
+        ValueError: no orders, an unknown merge, mixer or option (the nearest are named).
+    """
+    if not orders or isinstance(orders, str):
+        wanted, remedy = "a list of at least one scan order", "pass orders=['row']"
+        raise argument_error(operation, f"orders={orders!r}", wanted, remedy)
+    if merge not in MERGES:
+        raise unknown_name(operation, "merge", merge, MERGES)
+    count = 1 if shared else len(orders)
+    mixers = nn.ModuleList([create_mixer(mixer, d_model, **(mixer_options or {})) for _ in range(count)])
+    return mixers, Linear(len(orders) * d_model, d_model) if merge == "concat" else None
+
+
+def mix_scans(mixers: nn.ModuleList, scans: list[Tensor], mask: Tensor | None) -> list[Tensor]:
+    """The results of every scan; a shared mixer takes all scans as one batch."""
+    if len(mixers) == 1:
+        repeated = None if mask is None else mask.repeat(len(scans), 1)
+        y: Tensor = mixers[0](torch.cat(scans), mask=repeated)
+        return list(y.chunk(len(scans)))
+    return [mixer(scan, mask=mask) for mixer, scan in zip(mixers, scans, strict=True)]
+
+
+def merge_scans(
+    results: list[Float[Tensor, "batch cells d_model"]], merge: str, out_proj: nn.Module | None
+) -> Float[Tensor, "batch cells d_model"]:
+    """The sum, the mean or the projection of the concatenation."""
+    if out_proj is not None:
+        y: Tensor = out_proj(torch.cat(results, dim=-1))
+        return y
+    total = torch.stack(results).sum(0)
+    return total / len(results) if merge == "mean" else total
