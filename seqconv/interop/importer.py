@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put in front of names."""
 REMEDY = "pass the layer's own state_dict(), without a prefix, and the hyper-parameters it was built with"
 
 
@@ -200,9 +202,17 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
         ValueError: unknown original or hyper-parameter, missing or left-over tensors, shapes that do not fit.
     """
     importer = get_importer(original)
+    _check_tensors(original, state_dict)
     weights = Weights(original, state_dict)
-    hyper = importer.infer(weights) | hyper
-    module = importer.build(**hyper)
+    found = importer.infer(weights)
+    try:
+        module = importer.build(**found | hyper)
+    except ValueError as error:
+        if found or hyper or importer.infer is _infer_nothing:
+            raise
+        got = f"a state dict whose names tell no sizes (it has {_some(sorted(state_dict))})"
+        raise argument_error(f"from_original({original!r})", got, "that of this original", REMEDY) from error
+    hyper = found | hyper
     with torch.no_grad():
         converted = importer.convert(weights, hyper)
     if weights.left_over():
@@ -219,6 +229,20 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
             f"from_original({original!r})", str(error), "tensors of the module's shapes", remedy
         ) from error
     return module.eval()
+
+
+def _check_tensors(original: str, state_dict: Mapping[str, Any]) -> None:
+    """Raise for a whole checkpoint in the place of its state dict, and for names that a wrapper gave a prefix."""
+    operation, wanted = f"from_original({original!r})", "the state dict, tensors by the original's own names"
+    others = sorted(name for name, value in state_dict.items() if not isinstance(value, Tensor))
+    if others:
+        inner = [name for name in others if isinstance(state_dict[name], Mapping)]
+        remedy = f"pass checkpoint[{inner[0]!r}]" if inner else "leave them out, or convert arrays by torch.from_numpy"
+        raise argument_error(operation, f"{', '.join(others[:8])}, no tensors", wanted, remedy)
+    for prefix in WRAPPERS:
+        if state_dict and all(name.startswith(prefix) for name in state_dict):
+            remedy = f"pass {{name.removeprefix({prefix!r}): tensor for name, tensor in state_dict.items()}}"
+            raise argument_error(operation, f"names that all begin with {prefix!r}", wanted, remedy)
 
 
 def load_importers() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import import_module
-from typing import Any, TypeVar
+from inspect import signature
+from typing import Any, TypeVar, get_type_hints
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
@@ -18,6 +19,7 @@ from ..vision.backbones.backbone import (
     TokenLabelClassifier,
 )
 from ..vision.video.backbone import VideoBackbone, VideoClassifier
+from .sashimi import SASHIMI
 
 FAMILIES = (
     "affnet",
@@ -102,13 +104,17 @@ def model_entry(name: str) -> ModelEntry:
         ValueError: an unknown name; the nearest are named.
     """
     models = _models()
+    if name in SASHIMI:
+        got, wanted = f"model {name!r}", "a model of images, videos or spectrograms"
+        remedy = f"it writes waveforms: seqconv.to_transformers({name!r}) is its language model of samples"
+        raise argument_error("create_model", got, wanted, remedy)
     if name not in models:
         raise unknown_name("create_model", "model", name, models)
     return models[name]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, sorted.
+    """Names of the models that match a shell pattern, sorted; :func:`~seqconv.zoo.sashimi.list_sashimi` has SaShiMi's.
 
     >>> list_models("vim_*")
     ['vim_base', 'vim_small', 'vim_small_plus', 'vim_tiny', 'vim_tiny_plus']
@@ -135,15 +141,32 @@ def create_model(
         or, of audio models, of ``(batch, frames, bands)`` spectrograms.
 
     Raises:
-        ValueError: unknown names, fewer than 0 classes.
+        ValueError: unknown names or options (the nearest are named), options that the variant fixes, a number of
+            classes that is no integer from 0.
     """
     entry = model_entry(name)
     num_classes = entry.num_classes if num_classes is None else num_classes
-    if num_classes < 0:
-        raise argument_error("create_model", f"num_classes={num_classes}", "0 or more", "pass 0 for features")
-    backbone = entry.build(**options)
+    if not isinstance(num_classes, int) or num_classes < 0:
+        wanted = "an integer, 0 or more"
+        raise argument_error("create_model", f"num_classes={num_classes!r}", wanted, "pass 0 for features")
+    backbone = _build(name, entry, options)
     backbone.published = (name, options)
     return backbone if features_only else entry.classifier(backbone, num_classes)
+
+
+def _build(name: str, entry: ModelEntry, options: dict[str, Any]) -> ImageBackbone | VideoBackbone:
+    """The backbone; what Python says of options that it does not take is said as for all other options."""
+    try:
+        return entry.build(**options)
+    except TypeError as error:
+        option = next((option for option in options if f"'{option}'" in str(error)), None)
+        if option is None:
+            raise
+        known = signature(get_type_hints(entry.build)["return"]).parameters
+        if option not in known:
+            raise unknown_name("create_model", "option", option, [*known]) from error
+        wanted, remedy = f"an option that {name} leaves open", "leave it out, or build the backbone's class yourself"
+        raise argument_error("create_model", f"{option}={options[option]!r}", wanted, remedy) from error
 
 
 def _models() -> dict[str, ModelEntry]:

@@ -25,7 +25,7 @@ from .backbone import ImageBackbone, check_out_indices
 from .block import drop_path_rates
 from .cell_norm import ImageNorm
 from .normed_conv import NormedConv
-from .stems import check_images
+from .stems import check_channels, check_images
 
 DIVISOR = 8
 """Widths of inverted residuals are multiples of it; the complex MLPs have as many blocks."""
@@ -168,6 +168,7 @@ class AFFBackbone(ImageBackbone):
             got = f"dims={tuple(dims)}, depths={tuple(depths)}, {len(fuse)} values of fuse"
             wanted = "two stages or more, a depth for each, widths that 8 divides"
             raise argument_error("AFFBackbone", got, wanted, "correct the sizes")
+        check_channels("AFFBackbone", in_channels)
         self.in_channels, self.num_stages, self.gradient_checkpointing = in_channels, len(dims), gradient_checkpointing
         out_indices = range(len(dims)) if out_indices is None else out_indices
         self.out_indices = check_out_indices("AFFBackbone", out_indices, len(dims))

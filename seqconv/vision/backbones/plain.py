@@ -24,7 +24,7 @@ from ..packed_images import PackedImages, boundaries, check_packed
 from ..positions import resized_positions
 from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_patches
 from .block import drop_path_rates
-from .stems import check_images
+from .stems import check_channels, check_images
 
 POOLINGS = ("class", "mean")
 CLASS_PLACES = ("first", "middle", "last")
@@ -108,6 +108,7 @@ class PlainBackbone(ImageBackbone):
         for name, value in (("pooling", pooling), ("class_place", class_place), ("order", order)):
             if value not in places[name]:
                 raise unknown_name("PlainBackbone", name, value, places[name])
+        check_channels("PlainBackbone", in_channels)
         self.num_stages = depth // 2 if pairs else depth
         out_indices = (self.num_stages - 1,) if out_indices is None else out_indices
         self.out_indices = check_out_indices("PlainBackbone", out_indices, self.num_stages)

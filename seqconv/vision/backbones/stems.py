@@ -270,19 +270,30 @@ def create_stem(name: str, in_channels: int, d_model: int, patch_size: int, **op
     """Build a patch embedding by name, with ``options`` of its own.
 
     Raises:
-        ValueError: an unknown name (the nearest are named), a patch size that it does not have.
+        ValueError: an unknown name (the nearest are named), a patch size that it does not have, no channels.
     """
     if name not in STEMS:
         raise unknown_name("create_stem", "stem", name, STEMS)
+    check_channels("create_stem", in_channels)
     return STEMS[name](in_channels, d_model, patch_size, **options)
+
+
+def check_channels(operation: str, in_channels: int) -> None:
+    """Raise for images without channels."""
+    if in_channels < 1:
+        remedy = "3 for colours, 1 for grey images"
+        raise argument_error(operation, f"in_channels={in_channels}", "at least 1", remedy)
 
 
 def check_images(operation: str, images: Tensor, channels: int, least: int | tuple[int, int]) -> None:
     """Raise for what is no batch of images of at least ``least`` pixels along each axis, or along height and width.
 
     Raises:
-        ValueError: wrong rank or channels, images that are too small.
+        ValueError: wrong rank, channels or dtype, images that are too small.
     """
+    if not images.is_floating_point():
+        wanted, remedy = "floating point pixels", "scale bytes: images.float() / 255, normalised as in training"
+        raise argument_error(operation, f"images of dtype {images.dtype}", wanted, remedy)
     if images.dim() != 4 or images.shape[1] != channels:
         got, wanted = f"images of shape {tuple(images.shape)}", f"(batch, {channels}, height, width)"
         remedy = "repeat grey images over the channels, or build the model with in_channels"

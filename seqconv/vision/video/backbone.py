@@ -25,6 +25,7 @@ from ...registry import create_mixer
 from ...types import LayerContext
 from ..backbones.backbone import LINEAR_INIT_STD, BackboneClassifier, check_out_indices, reset_patches
 from ..backbones.block import drop_path_rates
+from ..backbones.stems import check_channels
 from ..positions import resized_positions
 
 
@@ -80,6 +81,7 @@ class VideoBackbone(nn.Module):
             got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}, num_frames={num_frames}"
             wanted = "sizes of at least 1, frames and videos of at least a patch"
             raise argument_error("VideoBackbone", got, wanted, "correct the sizes")
+        check_channels("VideoBackbone", in_channels)
         out_indices = (depth - 1,) if out_indices is None else out_indices
         self.out_indices = check_out_indices("VideoBackbone", out_indices, depth)
         self.d_model, self.in_channels, self.num_stages = d_model, in_channels, depth
@@ -156,6 +158,9 @@ class VideoBackbone(nn.Module):
         return F.interpolate(self.time_embedding.T[None], size=times, mode="linear")[0].T
 
     def _check(self, videos: Tensor) -> None:
+        if not videos.is_floating_point():
+            wanted, remedy = "floating point pixels", "scale bytes: videos.float() / 255, normalised as in training"
+            raise argument_error("VideoBackbone", f"videos of dtype {videos.dtype}", wanted, remedy)
         if videos.dim() != 5 or videos.shape[1] != self.in_channels:
             got = f"videos of shape {tuple(videos.shape)}"
             wanted = f"(batch, {self.in_channels}, frames, height, width)"
