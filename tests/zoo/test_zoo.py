@@ -366,6 +366,18 @@ def test_errors_say_what_to_do(unannotated):
     cases = {
         r"model 'vmamba_tny'.*did you mean 'vmamba_tiny'": lambda: create_model("vmamba_tny"),
         r"num_classes=-1.*0 or more": lambda: create_model("vim_tiny", num_classes=-1),
+        r"num_classes='10'.*an integer": lambda: create_model("vim_tiny", num_classes="10"),
+        r"option 'drop_pth'.*did you mean 'drop_path'": lambda: create_model("vmamba_tiny", drop_pth=0.1),
+        r"dims=\(8,\).*an option that vmamba_tiny leaves open": lambda: create_model("vmamba_tiny", dims=(8,)),
+        r"in_channels=0.*at least 1": lambda: create_model("vmamba_tiny", in_channels=0),
+        r"model 'sashimi_sc09'.*to_transformers\('sashimi_sc09'\)": lambda: create_model("sashimi_sc09"),
+        r"epoch, model, no tensors.*pass checkpoint\['model'\]": lambda: from_original(
+            VMAMBA, {"model": case.group("param"), "epoch": 3}
+        ),
+        r"names that all begin with 'module\.'": lambda: from_original(
+            VMAMBA, {f"module.{name}": tensor for name, tensor in case.group("param").items()}
+        ),
+        r"names tell no sizes \(it has pos_embed\)": lambda: from_original(VMAMBA, {"pos_embed": torch.zeros(1)}),
         r"images of 3 by 9 pixels.*at least 4": lambda: vim(torch.zeros(1, 3, 3, 9)),
         r"images of shape \(1, 1, 16, 16\).*grey": lambda: vim(torch.zeros(1, 1, 16, 16)),
         r"dims=\(8,\), depths=\(1, 1\)": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1, 1]),

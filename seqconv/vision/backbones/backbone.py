@@ -24,7 +24,7 @@ class PooledFeatures(NamedTuple):
     """What a backbone returns to a model with a head.
 
     Attributes:
-        maps: the maps of features; of packed images those of each image.
+        maps: the feature maps; of packed images those of each image.
         last: what the last block returns; of packed images of each image.
         pooled: one vector for each image, normed.
     """
@@ -40,7 +40,7 @@ class ImageBackbone(nn.Module, ABC):
     Attributes:
         in_channels: channels of the images.
         d_model: width of the pooled features.
-        d_cell: width of the last map.
+        d_cell: width of the last feature map.
         num_stages: stages, of a plain backbone blocks.
         out_indices: stages (of a plain backbone: blocks) whose outputs are the feature maps, counted from 0.
         dims: width of each feature map.
@@ -151,8 +151,8 @@ class ImageClassifier(BackboneClassifier[ImageBackbone]):
 
     def forward_features(
         self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch rows columns width"]:
-        """The last feature map."""
+    ) -> Float[Tensor, "batch rows columns d_cell"]:
+        """The last of the feature maps."""
         features: list[Tensor] = self.backbone(images)
         return features[-1]
 
@@ -185,8 +185,10 @@ class TokenLabelClassifier(ImageClassifier):
         if getattr(self, "cell_head", None) is not None:
             reset_linear(cast(nn.Linear, self.cell_head))
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:  # type: ignore[override]  # no packed images
-        """Logits.
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"] | PackedImages
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits, also of packed images.
 
         Raises:
             ValueError: as the backbone.
@@ -195,8 +197,13 @@ class TokenLabelClassifier(ImageClassifier):
         logits: Tensor = self.head(found.pooled)
         if self.cell_head is None:
             return logits
-        normed = cast(nn.Module, self.backbone.norm)(found.last)
-        return add_cell_logits(logits, self.cell_head(normed))
+        if isinstance(images, PackedImages):
+            return torch.cat([self._with_cells(row[None], last) for row, last in zip(logits, found.last, strict=True)])
+        return self._with_cells(logits, found.last)
+
+    def _with_cells(self, logits: Tensor, last: Float[Tensor, "batch rows columns d_cell"]) -> Tensor:
+        normed = cast(nn.Module, self.backbone.norm)(last)
+        return add_cell_logits(logits, cast(nn.Linear, self.cell_head)(normed))
 
 
 def add_cell_logits(
