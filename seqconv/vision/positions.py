@@ -44,7 +44,7 @@ class FourierPositions(nn.Module):
     def forward(self, cells: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "rows columns d_model"]:
         """Positions for the grid of the cells, in their dtype."""
         rows, columns = (self._waves(size, cells) for size in cells.shape[1:3])
-        shape = (len(rows), len(columns), -1)
+        shape = (*cells.shape[1:3], -1)
         waves = torch.cat([rows[:, None].expand(shape), columns[None].expand(shape)], dim=-1)
         positions: Tensor = self.proj(waves.to(cells.dtype))
         return positions

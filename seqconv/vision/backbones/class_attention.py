@@ -107,7 +107,7 @@ class ClassAttentionLayers(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch d_model"]:
         """One vector for each image."""
-        tokens = torch.cat([self.class_token.expand(len(x), 1, -1), x.flatten(1, 2)], dim=1)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x.flatten(1, 2)], dim=1)
         for layer in self.layers:
             tokens = layer(tokens)
         return tokens[:, 0]
