@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from seqconv_kernels._core.errors import argument_error
 
 from .configuration import SeqConvConfig
-from .vision.configuration import SeqConvVisionConfig
+from .vision.configuration import GENERIC, SeqConvVisionConfig
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
@@ -30,7 +30,7 @@ def image_processor(
 
     Args:
         config: of a model of images in colour. ``image_size``, of itself or in its ``backbone_options``, is the default
-            size; without one it is 224.
+            size; without one it is that of the published model, and 224 where there is none.
         image_size: pixels a side, or height and width.
         **options: further ones of transformers' class. ``image_mean`` and ``image_std`` are those of ImageNet unless
             given here.
@@ -56,4 +56,11 @@ def image_processor(
 def _own_size(config: SeqConvConfig | SeqConvVisionConfig) -> int | Sequence[int]:
     if isinstance(config, SeqConvConfig):
         return config.image_size
-    return cast("int | Sequence[int]", (config.backbone_options or {}).get("image_size", IMAGE_SIZE))
+    options = config.backbone_options or {}
+    return cast("int | Sequence[int]", options["image_size"] if "image_size" in options else _published_size(config))
+
+
+def _published_size(config: SeqConvVisionConfig) -> int:
+    from ..zoo import model_entry
+
+    return IMAGE_SIZE if config.backbone_name in GENERIC else model_entry(config.backbone_name).image_size

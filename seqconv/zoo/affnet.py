@@ -20,19 +20,19 @@ def _affnet(dims: Sequence[int], expand: float, **options: Any) -> AFFBackbone:
     return AFFBackbone(dims=dims, depths=DEPTHS, expand=expand, **options)
 
 
-@register_model(top1=73.0, millions=1.4, source=SOURCE, original=ORIGINAL)
+@register_model(top1=73.0, millions=1.4, source=SOURCE, original=ORIGINAL, image_size=256)
 def affnet_et(**options: Any) -> AFFBackbone:
     """``xx_small``."""
     return _affnet((32, 48, 64, 104, 144), 2.0, **options)
 
 
-@register_model(top1=77.0, millions=2.6, source=SOURCE, original=ORIGINAL)
+@register_model(top1=77.0, millions=2.6, source=SOURCE, original=ORIGINAL, image_size=256)
 def affnet_t(**options: Any) -> AFFBackbone:
     """``x_small``."""
     return _affnet((32, 48, 96, 160, 192), 4.0, **options)
 
 
-@register_model(top1=79.8, millions=5.5, source=SOURCE, original=ORIGINAL)
+@register_model(top1=79.8, millions=5.5, source=SOURCE, original=ORIGINAL, image_size=256)
 def affnet(**options: Any) -> AFFBackbone:
     """``small``."""
     return _affnet((32, 64, 128, 256, 320), 4.0, **options)

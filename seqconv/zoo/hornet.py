@@ -94,7 +94,7 @@ def hornet_base_gf(**options: Any) -> HierarchicalBackbone:
     return hornet(128, FILTERS, **options)
 
 
-@register_model(top1=None, millions=92, source=SOURCE, original=ORIGINAL)
+@register_model(top1=None, millions=92, source=SOURCE, original=ORIGINAL, image_size=384)
 def hornet_base_gf_img384(**options: Any) -> HierarchicalBackbone:
     """128 to 1024 wide, filters of images of 384 by 384 pixels; in the code, without published weights or accuracy."""
     return hornet(128, FILTERS_384, **options)
@@ -112,7 +112,7 @@ def hornet_large_gf(**options: Any) -> HierarchicalBackbone:
     return hornet(192, FILTERS, **options)
 
 
-@register_model(millions=216, **LARGE)
+@register_model(millions=216, **LARGE, image_size=384)
 def hornet_large_gf_img384(**options: Any) -> HierarchicalBackbone:
     """192 to 1536 wide, filters in the spectrum of images of 384 by 384 pixels in the last two stages."""
     return hornet(192, FILTERS_384, **options)

@@ -62,6 +62,7 @@ class ModelEntry:
         source: where both are published.
         original: name of the importer that reads its checkpoints, see :func:`~seqconv.interop.from_original`.
         measure: what ``top1`` is.
+        image_size: pixels a side of the images, or frames, that it is of.
         num_classes: of the published model.
         classifier: makes the classifier of a backbone and a number of classes.
     """
@@ -72,6 +73,7 @@ class ModelEntry:
     source: str
     original: str
     measure: str = "top-1 on ImageNet-1K"
+    image_size: int = 224
     num_classes: int = 1000
     classifier: Callable[[Any, int], ImageClassifier | VideoClassifier] = ImageClassifier
 

@@ -75,7 +75,7 @@ def xcit_nano_12_p16(**options: Any) -> PlainBackbone2d:
     return _published("nano_12", 16, **options)
 
 
-@register_model(top1=75.4, millions=3, **XCIT)
+@register_model(top1=75.4, millions=3, **XCIT, image_size=384)
 def xcit_nano_12_p16_384(**options: Any) -> PlainBackbone2d:
     """``xcit_nano_12_p16_384_dist``."""
     return _published("nano_12", 16, **{"image_size": 384, **options})
@@ -87,7 +87,7 @@ def xcit_tiny_12_p16(**options: Any) -> PlainBackbone2d:
     return _published("tiny_12", 16, **options)
 
 
-@register_model(top1=80.9, millions=7, **XCIT)
+@register_model(top1=80.9, millions=7, **XCIT, image_size=384)
 def xcit_tiny_12_p16_384(**options: Any) -> PlainBackbone2d:
     """``xcit_tiny_12_p16_384_dist``."""
     return _published("tiny_12", 16, **{"image_size": 384, **options})
@@ -99,7 +99,7 @@ def xcit_tiny_24_p16(**options: Any) -> PlainBackbone2d:
     return _published("tiny_24", 16, **options)
 
 
-@register_model(top1=82.6, millions=12, **XCIT)
+@register_model(top1=82.6, millions=12, **XCIT, image_size=384)
 def xcit_tiny_24_p16_384(**options: Any) -> PlainBackbone2d:
     """``xcit_tiny_24_p16_384_dist``."""
     return _published("tiny_24", 16, **{"image_size": 384, **options})
@@ -111,7 +111,7 @@ def xcit_small_12_p16(**options: Any) -> PlainBackbone2d:
     return _published("small_12", 16, **options)
 
 
-@register_model(top1=84.7, millions=26, **XCIT)
+@register_model(top1=84.7, millions=26, **XCIT, image_size=384)
 def xcit_small_12_p16_384(**options: Any) -> PlainBackbone2d:
     """``xcit_small_12_p16_384_dist``."""
     return _published("small_12", 16, **{"image_size": 384, **options})
@@ -123,7 +123,7 @@ def xcit_small_24_p16(**options: Any) -> PlainBackbone2d:
     return _published("small_24", 16, **options)
 
 
-@register_model(top1=85.1, millions=48, **XCIT)
+@register_model(top1=85.1, millions=48, **XCIT, image_size=384)
 def xcit_small_24_p16_384(**options: Any) -> PlainBackbone2d:
     """``xcit_small_24_p16_384_dist``."""
     return _published("small_24", 16, **{"image_size": 384, **options})
@@ -135,7 +135,7 @@ def xcit_medium_24_p16(**options: Any) -> PlainBackbone2d:
     return _published("medium_24", 16, **options)
 
 
-@register_model(top1=85.4, millions=84, **XCIT)
+@register_model(top1=85.4, millions=84, **XCIT, image_size=384)
 def xcit_medium_24_p16_384(**options: Any) -> PlainBackbone2d:
     """``xcit_medium_24_p16_384_dist``."""
     return _published("medium_24", 16, **{"image_size": 384, **options})
@@ -147,7 +147,7 @@ def xcit_large_24_p16(**options: Any) -> PlainBackbone2d:
     return _published("large_24", 16, **options)
 
 
-@register_model(top1=85.8, millions=189, **XCIT)
+@register_model(top1=85.8, millions=189, **XCIT, image_size=384)
 def xcit_large_24_p16_384(**options: Any) -> PlainBackbone2d:
     """``xcit_large_24_p16_384_dist``."""
     return _published("large_24", 16, **{"image_size": 384, **options})
@@ -159,7 +159,7 @@ def xcit_nano_12_p8(**options: Any) -> PlainBackbone2d:
     return _published("nano_12", 8, **options)
 
 
-@register_model(top1=77.8, millions=3, **XCIT)
+@register_model(top1=77.8, millions=3, **XCIT, image_size=384)
 def xcit_nano_12_p8_384(**options: Any) -> PlainBackbone2d:
     """``xcit_nano_12_p8_384_dist``."""
     return _published("nano_12", 8, **{"image_size": 384, **options})
@@ -171,7 +171,7 @@ def xcit_tiny_12_p8(**options: Any) -> PlainBackbone2d:
     return _published("tiny_12", 8, **options)
 
 
-@register_model(top1=82.4, millions=7, **XCIT)
+@register_model(top1=82.4, millions=7, **XCIT, image_size=384)
 def xcit_tiny_12_p8_384(**options: Any) -> PlainBackbone2d:
     """``xcit_tiny_12_p8_384_dist``."""
     return _published("tiny_12", 8, **{"image_size": 384, **options})
@@ -183,7 +183,7 @@ def xcit_tiny_24_p8(**options: Any) -> PlainBackbone2d:
     return _published("tiny_24", 8, **options)
 
 
-@register_model(top1=83.7, millions=12, **XCIT)
+@register_model(top1=83.7, millions=12, **XCIT, image_size=384)
 def xcit_tiny_24_p8_384(**options: Any) -> PlainBackbone2d:
     """``xcit_tiny_24_p8_384_dist``."""
     return _published("tiny_24", 8, **{"image_size": 384, **options})
@@ -195,7 +195,7 @@ def xcit_small_12_p8(**options: Any) -> PlainBackbone2d:
     return _published("small_12", 8, **options)
 
 
-@register_model(top1=85.1, millions=26, **XCIT)
+@register_model(top1=85.1, millions=26, **XCIT, image_size=384)
 def xcit_small_12_p8_384(**options: Any) -> PlainBackbone2d:
     """``xcit_small_12_p8_384_dist``."""
     return _published("small_12", 8, **{"image_size": 384, **options})
@@ -207,7 +207,7 @@ def xcit_small_24_p8(**options: Any) -> PlainBackbone2d:
     return _published("small_24", 8, **options)
 
 
-@register_model(top1=85.6, millions=48, **XCIT)
+@register_model(top1=85.6, millions=48, **XCIT, image_size=384)
 def xcit_small_24_p8_384(**options: Any) -> PlainBackbone2d:
     """``xcit_small_24_p8_384_dist``."""
     return _published("small_24", 8, **{"image_size": 384, **options})
@@ -219,7 +219,7 @@ def xcit_medium_24_p8(**options: Any) -> PlainBackbone2d:
     return _published("medium_24", 8, **options)
 
 
-@register_model(top1=85.8, millions=84, **XCIT)
+@register_model(top1=85.8, millions=84, **XCIT, image_size=384)
 def xcit_medium_24_p8_384(**options: Any) -> PlainBackbone2d:
     """``xcit_medium_24_p8_384_dist``."""
     return _published("medium_24", 8, **{"image_size": 384, **options})
@@ -231,7 +231,7 @@ def xcit_large_24_p8(**options: Any) -> PlainBackbone2d:
     return _published("large_24", 8, **options)
 
 
-@register_model(top1=86.0, millions=189, **XCIT)
+@register_model(top1=86.0, millions=189, **XCIT, image_size=384)
 def xcit_large_24_p8_384(**options: Any) -> PlainBackbone2d:
     """``xcit_large_24_p8_384_dist``."""
     return _published("large_24", 8, **{"image_size": 384, **options})

@@ -119,6 +119,8 @@ def test_image_processors_of_other_inputs_raise():
     assert (dict(wide.size), list(wide.image_mean)) == ({"height": 16, "width": 24}, [0.5] * 3)
     options = config().backbone_options
     assert dict(image_processor(config()).size) == {"height": 224, "width": 224}
+    published = seqconv.SeqConvVisionConfig(backbone_name="xcit_nano_12_p16_384")
+    assert dict(image_processor(published).size) == {"height": 384, "width": 384}
     assert "image_size" not in options
 
 

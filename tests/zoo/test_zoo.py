@@ -280,6 +280,13 @@ def test_parameters_are_as_many_as_published(name):
     assert min(abs(n / 1e6 - model_entry(name).millions) for n in (count, without_classifier)) < 1
 
 
+def test_names_with_pixels_are_of_images_of_that_size():
+    named = {name: int(name[-3:]) for name in list_models() if name[-3:].isdecimal()}
+    assert len(named) > 20
+    assert {name: model_entry(name).image_size for name in named} == named
+    assert {model_entry(name).image_size for name in list_models("affnet*")} == {256}
+
+
 def small(kind):
     torch.manual_seed(0)
     if kind == "plain":

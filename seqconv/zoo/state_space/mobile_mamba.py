@@ -31,13 +31,13 @@ def _mobile(dims: Sequence[int], depths: Sequence[int] = (1, 2, 2), **options: A
     )
 
 
-@register_model(top1=71.5, millions=8.8, source=SOURCE, original=ORIGINAL)
+@register_model(top1=71.5, millions=8.8, source=SOURCE, original=ORIGINAL, image_size=192)
 def mobile_mamba_t2(**options: Any) -> HierarchicalBackbone:
     """144 to 368 wide."""
     return _mobile((144, 272, 368), **options)
 
 
-@register_model(top1=76.1, millions=14.2, source=SOURCE, original=ORIGINAL)
+@register_model(top1=76.1, millions=14.2, source=SOURCE, original=ORIGINAL, image_size=192)
 def mobile_mamba_t4(**options: Any) -> HierarchicalBackbone:
     """176 to 448 wide."""
     return _mobile((176, 368, 448), **options)
@@ -49,19 +49,23 @@ def mobile_mamba_s6(**options: Any) -> HierarchicalBackbone:
     return _mobile((192, 384, 448), **options)
 
 
-@register_model(top1=79.9, millions=17.1, source=SOURCE, original=ORIGINAL)
+@register_model(top1=79.9, millions=17.1, source=SOURCE, original=ORIGINAL, image_size=256)
 def mobile_mamba_b1(**options: Any) -> HierarchicalBackbone:
     """200 to 448 wide, 7 blocks."""
     return _mobile((200, 376, 448), (2, 3, 2), **options)
 
 
-@register_model(top1=81.6, millions=17.1, source=SOURCE, original=ORIGINAL, measure="top-1 at 384 pixels")
+@register_model(
+    top1=81.6, millions=17.1, source=SOURCE, original=ORIGINAL, measure="top-1 at 384 pixels", image_size=384
+)
 def mobile_mamba_b2(**options: Any) -> HierarchicalBackbone:
     """B1 for images of 384 by 384 pixels."""
     return mobile_mamba_b1(**options)
 
 
-@register_model(top1=82.5, millions=17.1, source=SOURCE, original=ORIGINAL, measure="top-1 at 512 pixels")
+@register_model(
+    top1=82.5, millions=17.1, source=SOURCE, original=ORIGINAL, measure="top-1 at 512 pixels", image_size=512
+)
 def mobile_mamba_b4(**options: Any) -> HierarchicalBackbone:
     """B1 for images of 512 by 512 pixels."""
     return mobile_mamba_b1(**options)

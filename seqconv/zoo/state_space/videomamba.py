@@ -53,7 +53,7 @@ def videomamba_tiny_f64(**options: Any) -> VideoBackbone:
     return videomamba("tiny", 64, options)
 
 
-@register_model(top1=80.3, millions=7, **KINETICS)
+@register_model(top1=80.3, millions=7, **KINETICS, image_size=384)
 def videomamba_tiny_f64_384(**options: Any) -> VideoBackbone:
     """64 frames of 384 pixels."""
     return videomamba("tiny", 64, options, pixels=384)
@@ -83,7 +83,7 @@ def videomamba_small_f64(**options: Any) -> VideoBackbone:
     return videomamba("small", 64, options)
 
 
-@register_model(top1=82.7, millions=26, **KINETICS)
+@register_model(top1=82.7, millions=26, **KINETICS, image_size=384)
 def videomamba_small_f64_384(**options: Any) -> VideoBackbone:
     """64 frames of 384 pixels."""
     return videomamba("small", 64, options, pixels=384)
@@ -113,7 +113,7 @@ def videomamba_middle_f64(**options: Any) -> VideoBackbone:
     return videomamba("middle", 64, options)
 
 
-@register_model(top1=83.3, millions=74, **KINETICS)
+@register_model(top1=83.3, millions=74, **KINETICS, image_size=384)
 def videomamba_middle_f64_384(**options: Any) -> VideoBackbone:
     """64 frames of 384 pixels; 85.0 after masked pretraining."""
     return videomamba("middle", 64, options, pixels=384)

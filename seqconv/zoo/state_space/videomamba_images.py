@@ -33,13 +33,13 @@ def videomamba_image_tiny(**options: Any) -> PlainBackbone:
     return _videomamba("tiny", **options)
 
 
-@register_model(top1=79.3, millions=7, **IMAGES)
+@register_model(top1=79.3, millions=7, **IMAGES, image_size=448)
 def videomamba_image_tiny_448(**options: Any) -> PlainBackbone:
     """192 wide, 24 layers, 448 pixels."""
     return _videomamba("tiny", **{"image_size": 448, **options})
 
 
-@register_model(top1=79.6, millions=7, **IMAGES)
+@register_model(top1=79.6, millions=7, **IMAGES, image_size=576)
 def videomamba_image_tiny_576(**options: Any) -> PlainBackbone:
     """192 wide, 24 layers, 576 pixels."""
     return _videomamba("tiny", **{"image_size": 576, **options})
@@ -51,13 +51,13 @@ def videomamba_image_small(**options: Any) -> PlainBackbone:
     return _videomamba("small", **options)
 
 
-@register_model(top1=83.2, millions=26, **IMAGES)
+@register_model(top1=83.2, millions=26, **IMAGES, image_size=448)
 def videomamba_image_small_448(**options: Any) -> PlainBackbone:
     """384 wide, 24 layers, 448 pixels."""
     return _videomamba("small", **{"image_size": 448, **options})
 
 
-@register_model(top1=83.5, millions=26, **IMAGES)
+@register_model(top1=83.5, millions=26, **IMAGES, image_size=576)
 def videomamba_image_small_576(**options: Any) -> PlainBackbone:
     """384 wide, 24 layers, 576 pixels."""
     return _videomamba("small", **{"image_size": 576, **options})
@@ -69,13 +69,13 @@ def videomamba_image_middle(**options: Any) -> PlainBackbone:
     return _videomamba("middle", **options)
 
 
-@register_model(top1=83.8, millions=75, **IMAGES)
+@register_model(top1=83.8, millions=75, **IMAGES, image_size=448)
 def videomamba_image_middle_448(**options: Any) -> PlainBackbone:
     """576 wide, 32 layers, 448 pixels."""
     return _videomamba("middle", **{"image_size": 448, **options})
 
 
-@register_model(top1=84.0, millions=75, **IMAGES)
+@register_model(top1=84.0, millions=75, **IMAGES, image_size=576)
 def videomamba_image_middle_576(**options: Any) -> PlainBackbone:
     """576 wide, 32 layers, 576 pixels."""
     return _videomamba("middle", **{"image_size": 576, **options})

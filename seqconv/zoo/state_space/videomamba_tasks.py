@@ -29,7 +29,7 @@ def videomamba_tiny_ssv2_f16(**options: Any) -> VideoBackbone:
     return videomamba("tiny", 16, options)
 
 
-@register_model(top1=66.2, millions=7, **SOMETHING)
+@register_model(top1=66.2, millions=7, **SOMETHING, image_size=288)
 def videomamba_tiny_ssv2_f16_288(**options: Any) -> VideoBackbone:
     """16 frames of 288 pixels."""
     return videomamba("tiny", 16, options, pixels=288)
@@ -47,7 +47,7 @@ def videomamba_small_ssv2_f16(**options: Any) -> VideoBackbone:
     return videomamba("small", 16, options)
 
 
-@register_model(top1=68.1, millions=26, **SOMETHING)
+@register_model(top1=68.1, millions=26, **SOMETHING, image_size=288)
 def videomamba_small_ssv2_f16_288(**options: Any) -> VideoBackbone:
     """16 frames of 288 pixels."""
     return videomamba("small", 16, options, pixels=288)
@@ -65,7 +65,7 @@ def videomamba_middle_ssv2_f16(**options: Any) -> VideoBackbone:
     return videomamba("middle", 16, options)
 
 
-@register_model(top1=68.4, millions=74, **SOMETHING)
+@register_model(top1=68.4, millions=74, **SOMETHING, image_size=288)
 def videomamba_middle_ssv2_f16_288(**options: Any) -> VideoBackbone:
     """16 frames of 288 pixels; 71.4 after masked pretraining."""
     return videomamba("middle", 16, options, pixels=288)
