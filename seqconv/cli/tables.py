@@ -1,4 +1,4 @@
-"""``python -m seqconv.cli.tables`` writes the tables of mixers in README.md and docs/table_of_mixers.md.
+"""``python -m seqconv.cli.tables`` writes the tables of mixers in README.md and in docs: table_of_mixers.md, vision.md.
 
 Nothing in them is written by hand: families are folders, the states, the ops and the growth with length are measured
 on small mixers, originals are read from the importers, published results from the docstrings.
@@ -29,6 +29,7 @@ from ..interop.importer import get_importer, list_originals
 from ..mixer import Mixer
 from ..registry import create_mixer, list_mixers, mixer_config, mixer_entry
 from ..state import State
+from ..vision.registry import list_mixers_2d, mixer_2d_entry
 
 ROOT = Path(seqconv.__file__).parents[1]
 BEGIN, END = "<!-- python -m seqconv.cli.tables -->\n", "<!-- end -->\n"
@@ -63,6 +64,8 @@ def tables() -> dict[Path, str]:
     """The files and what they must contain."""
     found = rows()
     texts = {ROOT / "README.md": _short_table(found), ROOT / "docs/table_of_mixers.md": _long_tables(found)}
+    of_images = [(f"`{name}`", mixer_2d_entry(name).summary) for name in list_mixers_2d()]
+    texts[ROOT / "docs/vision.md"] = _markdown(("2-D mixer", "what it is"), of_images)
     return {path: _between(path, text) for path, text in texts.items()}
 
 

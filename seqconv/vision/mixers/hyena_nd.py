@@ -250,7 +250,7 @@ def _normed(norm: nn.Module | None, x: Tensor) -> Tensor:
     ),
 )
 class CenteredHyena2d(Mixer2d):
-    """:class:`HyenaNd` over images.
+    """Convolution with a continuous kernel between gates (nvSubquadratic).
 
     Args:
         d_model: width of inputs and outputs.

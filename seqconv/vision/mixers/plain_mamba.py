@@ -43,7 +43,7 @@ MOVE_INIT_STD = 0.02
 
 @register_2d("plain_mamba", examples=({"selection": "raster", "d_state": 3, "d_conv": 3, "expand": 1, "bias": False},))
 class PlainMamba2d(KeepFloat32, Mixer2d):
-    """Selective state space along four snakes, with input weights that depend on the move (PlainMamba).
+    """Selective scans along four snake orders, with an offset for the move into each cell (PlainMamba).
 
     Args:
         d_model: width of inputs and outputs.

@@ -122,7 +122,7 @@ class CKConvNd(nn.Module):
     ),
 )
 class CKConv2d(Mixer2d):
-    """:class:`CKConvNd` over images.
+    """Convolution with a continuous kernel as large as the image (nvSubquadratic).
 
     Args:
         d_model: width of inputs and outputs.
