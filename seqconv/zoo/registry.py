@@ -27,6 +27,7 @@ FAMILIES = (
     "attention.slab",
     "attention.slab_pvt",
     "attention.slab_stages",
+    "attention.twins_pvt",
     "gfnet",
     "hornet",
     "parcnetv2",

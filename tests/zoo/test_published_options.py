@@ -27,6 +27,7 @@ VIL = {"legacy_norm": True, "pooling": "bilateral_flatten", "conv_kind": "2d", "
 VIG = {"if_cls_token": False, "classification_mode": "avgpool", "patch_embed_version": "v2", "use_out_gate": False}
 VIG_H = {"gmlp": True, "use_act_in_conv": False, "use_out_act": False, "norm_layer": "ln2d"}
 PVT = {"num_heads": [1, 2, 5, 8], "mlp_ratios": [8, 8, 4, 4], "qkv_bias": True, "nbits": 16, "m": 25}
+WANG = {"embed_dims": [64, 128, 320, 512], "num_heads": [1, 2, 5, 8], "mlp_ratios": [8, 8, 4, 4], "qkv_bias": True}
 TWINS = {"embed_dims": [64, 128, 256, 512], "num_heads": [2, 4, 8, 16], "mlp_ratios": [4] * 4, "qkv_bias": True}
 OPTIONS = {
     "affnet": {},
@@ -45,6 +46,7 @@ OPTIONS = {
     "plain_mamba_l3": {"embed_dims": 448, "num_layers": 36, "num_convs_patch_embed": 2},
     "pvtv2_b0_ecoformer": {**PVT, "embed_dims": [32, 64, 160, 256], "depths": [2, 2, 2, 2]},
     "pvtv2_b4_ecoformer": {**PVT, "embed_dims": [64, 128, 320, 512], "depths": [3, 8, 27, 3]},
+    "pvt_v2_b5": {**WANG, "mlp_ratios": [4] * 4, "depths": [3, 6, 40, 3]},
     "rmt_base": {**RMT, "embed_dims": [80, 160, 320, 512], "num_heads": [5, 5, 10, 16], "heads_ranges": [5, 5, 6, 6]},
     "rmt_large_label": {
         **RMT, "embed_dims": [112, 224, 448, 640], "num_heads": [7, 7, 14, 20], "heads_ranges": [6] * 4,
@@ -53,6 +55,8 @@ OPTIONS = {
     "sequencer2d_s": {"layers": [4, 3, 8, 3]},
     "spanet_s": {**SPANET, "layers": [4, 4, 12, 4]},
     "spectformer_xsmall": {"embed_dim": 384, "depth": 12},
+    "twins_pcpvt_base": {**WANG, "depths": [3, 4, 18, 3]},
+    "twins_svt_small": {**TWINS, "depths": [2, 2, 10, 4], "sr_ratios": [8, 4, 2, 1], "wss": [7] * 4},
     "twins_svt_s_ecoformer": {**TWINS, "depths": [2, 2, 10, 4], "sr_ratios": [8, 4, 2, 1], "block_cls": "EcoBlock"},
     "videomamba_tiny": {"embed_dim": 192, "depth": 24, "num_classes": 400},
     "vig_tiny": {**VIG, "num_heads": 3, "use_out_act": True},

@@ -1,1 +1,1 @@
-"""Families of attention and of what takes its place: SLAB, EcoFormer."""
+"""Families of attention and of what takes its place: SLAB, EcoFormer, PVTv2, Twins."""

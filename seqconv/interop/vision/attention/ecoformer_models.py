@@ -1,7 +1,8 @@
-"""ziplab/EcoFormer: PVTv2 and Twins-SVT, with attention of codes or with those that it is compared with.
+"""ziplab/EcoFormer, whai362/PVT, Meituan-AutoML/Twins: PVTv2 and Twins, with attention of codes or softmax attention.
 
-Read in ``pvt/pvt_v2.py`` (PyramidVisionTransformerV2) and ``twins/gvt.py`` (ALTGVT) at a277f9e8. ``attn_type``, which
-is a setting of the program there, is ``"ecoformer"``, ``"msa"`` or ``"sra"`` (of all stages but the last), as are
+Read in ``pvt/pvt_v2.py`` (PyramidVisionTransformerV2) and ``twins/gvt.py`` (ALTGVT) of EcoFormer at a277f9e8, in
+``classification/pvt_v2.py`` of PVT at 57e2dfa and ``gvt.py`` (ALTGVT, CPVTV2) of Twins at c1ff671. ``attn_type``, a
+setting of EcoFormer's program, is ``"ecoformer"``, ``"msa"`` or ``"sra"`` (of all stages but the last), as are
 ``nbits`` and ``m``; ``block_cls`` of Twins is the name of its class. A block of EcoFormer's Twins has no windows,
 whatever ``wss`` is. Hash functions must be trained.
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ....vision.backbones.backbone import ImageClassifier
+from ....zoo.attention import twins_pvt
 from ....zoo.attention.ecoformer import (
     NUM_ANCHORS,
     NUM_BITS,
@@ -33,7 +35,7 @@ from .ecoformer import convert as convert_hashed
 from .slab_parts import MLP, kinds
 
 HASHED, WHOLE, REDUCED = "ecoformer", "msa", "sra"
-TWINS_BLOCKS = ("EcoBlock", "StandardBlock", "GroupBlock", "GroupBlockv2")
+TWINS_BLOCKS = ("EcoBlock", "StandardBlock", "GroupBlock", "GroupBlockv2", "Block")
 SHARED: Mapping[str, Any] = {
     "img_size": 224, "in_chans": 3, "num_classes": 1000, "qkv_bias": False, "qk_scale": None, "drop_path_rate": 0.0,
     "nbits": NUM_BITS, "m": NUM_ANCHORS,
@@ -46,17 +48,26 @@ TWINS_DEFAULTS: Mapping[str, Any] = {
     **SHARED, "patch_size": 4, "embed_dims": (64, 128, 256), "num_heads": (1, 2, 4), "mlp_ratios": (4, 4, 4),
     "depths": (4, 4, 4), "sr_ratios": (4, 2, 1), "wss": (7, 7, 7), "block_cls": "StandardBlock",
 }  # fmt: skip
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    PVT: PVT_DEFAULTS,
+    TWINS: TWINS_DEFAULTS,
+    twins_pvt.PVT: {**PVT_DEFAULTS, "attn_type": REDUCED},
+    twins_pvt.SVT: {**TWINS_DEFAULTS, "block_cls": "GroupBlock"},
+    twins_pvt.PCPVT: {
+        **TWINS_DEFAULTS, "embed_dims": (64, 128, 256, 512), "num_heads": (1, 2, 4, 8), "mlp_ratios": (4, 4, 4, 4),
+        "depths": (3, 4, 6, 3), "sr_ratios": (8, 4, 2, 1), "block_cls": "Block",
+    },
+}  # fmt: skip
 IGNORED = ("drop_rate", "attn_drop_rate", "norm_layer", "topk")
-SOFTMAX_WIDTH, TWINS_WIDTH = 64, 32
-"""Channels of a head where the shapes do not tell them, as published."""
+TWINS_WIDTH = 32
+"""Channels of a head of Twins-SVT where the shapes do not tell them, as published; of the others one head in front."""
 
 
-def build_pvt(**hyper: Any) -> ImageClassifier:
+def build_pvt(original: str, /, **hyper: Any) -> ImageClassifier:
     """The classifier with the options of the original; ``patch_size`` is not read there."""
-    o, last = _read_pvt(hyper), len(hyper.get("depths", PVT_DEFAULTS["depths"])) - 1
-    mixers = []
+    o, mixers = _read_pvt(original, hyper), []
     for stage, heads in enumerate(o.num_heads):
-        kind, bias = WHOLE if stage == last else o.attn_type, o.qkv_bias
+        kind, bias = WHOLE if original == PVT and stage == len(o.depths) - 1 else o.attn_type, o.qkv_bias
         coded = partial(hashed, num_bits=o.nbits, num_anchors=o.m)
         mixers.append(
             coded(heads, bias=bias)
@@ -68,9 +79,9 @@ def build_pvt(**hyper: Any) -> ImageClassifier:
     return ImageClassifier(backbone, o.num_classes)
 
 
-def build_twins(**hyper: Any) -> ImageClassifier:
+def build_twins(original: str, /, **hyper: Any) -> ImageClassifier:
     """The classifier with the options of the original."""
-    o = _read_twins(hyper)
+    o = _read_twins(original, hyper)
     ratios, mixers = (
         [float(ratio) for ratio in o.mlp_ratios],
         [_twins_mixer(o, stage) for stage in range(len(o.depths))],
@@ -81,22 +92,23 @@ def build_twins(**hyper: Any) -> ImageClassifier:
 
 def _twins_mixer(o: Any, stage: int) -> Any:
     heads, reduction, bias = o.num_heads[stage], o.sr_ratios[stage], o.qkv_bias
-    whole = reduced(heads, bias=bias)
+    whole, smaller = reduced(heads, bias=bias), reduced(heads, reduction, bias=bias)
+    if o.block_cls == "Block":
+        return smaller
     if o.block_cls == "StandardBlock":
         return whole
     if o.block_cls == "EcoBlock":
         return whole if reduction == 1 else hashed(heads, num_bits=o.nbits, num_anchors=o.m, bias=bias)
-    second = whole if o.block_cls == "GroupBlockv2" else reduced(heads, reduction, bias=bias)
-    return in_turns(grouped(heads, o.wss[stage], bias=bias), second)
+    return in_turns(grouped(heads, o.wss[stage], bias=bias), whole if o.block_cls == "GroupBlockv2" else smaller)
 
 
 def _shared(o: Any) -> dict[str, Any]:
     return {"in_channels": o.in_chans, "drop_path": float(o.drop_path_rate)}
 
 
-def convert_pvt(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+def convert_pvt(original: str, /, weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier; the norm of a stage is part of the patches after it."""
-    o = _read_pvt(hyper)
+    o = _read_pvt(original, hyper)
     last = len(o.depths)
     converted = take_pairs(weights, {"backbone.norm": f"norm{last}"} | ({"head": "head"} if o.num_classes else {}))
     for stage, depth in enumerate(o.depths):
@@ -112,9 +124,9 @@ def convert_pvt(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]
     return converted
 
 
-def convert_twins(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
+def convert_twins(original: str, /, weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier."""
-    o = _read_twins(hyper)
+    o = _read_twins(original, hyper)
     converted = take_pairs(weights, {"backbone.norm": "norm"} | ({"head": "head"} if o.num_classes else {}))
     for stage, depth in enumerate(o.depths):
         source, target = f"patch_embeds.{stage}", f"backbone.downsamplings.{stage - 1}"
@@ -155,14 +167,14 @@ def _attention(weights: Weights, bias: bool, grouped: bool) -> dict[str, Tensor]
 
 
 def infer_pvt(weights: Weights) -> dict[str, Any]:
-    """All sizes, from the shapes of the tensors; heads of other attention as wide as those of the codes, or 64."""
+    """All sizes, from the shapes of the tensors; heads of other attention as wide as those of the codes."""
     if "patch_embed1.proj.weight" not in weights or "block1.0.mlp.dwconv.dwconv.weight" not in weights:
         return {}
     count = 0
     while f"patch_embed{count + 1}.proj.weight" in weights:
         count += 1
     stages = [weights.part(f"block{index}.") for index in range(1, count + 1)]
-    found = _infer_stages(stages, SOFTMAX_WIDTH)
+    found = _infer_stages(stages)
     hashed_, reduced_ = ("0.attn.fast_attention.ksh.A" in stages[0]), "0.attn.q.weight" in stages[0]
     return found | {
         "in_chans": weights.peek("patch_embed1.proj.weight").shape[1], "num_stages": count,
@@ -171,27 +183,29 @@ def infer_pvt(weights: Weights) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def infer_twins(weights: Weights) -> dict[str, Any]:
+def infer_twins(original: str, /, weights: Weights) -> dict[str, Any]:
     """All sizes, from the shapes of the tensors; a window is taken to be of 7 by 7 cells, a head 32 wide.
 
-    They do not tell blocks of attention to all cells from those that alternate with attention inside of windows.
+    Of EcoFormer they do not tell blocks of attention to all cells from those that alternate with attention in windows.
     """
     if "pos_block.0.proj.0.weight" not in weights:
         return {}
     count = count_parts(weights, "patch_embeds.{}.proj.weight")
     stages = [weights.part(f"blocks.{index}.") for index in range(count)]
     patch = weights.peek("patch_embeds.0.proj.weight")
-    hashed_, reduced_ = "0.attn.fast_attention.ksh.A" in stages[0], "1.attn.q.weight" in stages[0]
-    found = _infer_stages(stages, TWINS_WIDTH, block=0 if hashed_ else 1)
+    first = stages[0]
+    hashed_, reduced_ = "0.attn.fast_attention.ksh.A" in first, "1.attn.q.weight" in first
+    all_reduced, untold = "0.attn.q.weight" in first, None if original == TWINS else DEFAULTS[original]["block_cls"]
+    found = _infer_stages(stages, None if all_reduced else TWINS_WIDTH, block=0 if hashed_ or all_reduced else 1)
     return found | {
         "in_chans": patch.shape[1], "patch_size": patch.shape[-1], "wss": [7] * count,
-        "block_cls": "EcoBlock" if hashed_ else "GroupBlock" if reduced_ else None,
+        "block_cls": "EcoBlock" if hashed_ else "Block" if all_reduced else "GroupBlock" if reduced_ else untold,
         "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
     }  # fmt: skip
 
 
-def _infer_stages(stages: Sequence[Weights], width: int, block: int = 0) -> dict[str, Any]:
-    """What the blocks tell."""
+def _infer_stages(stages: Sequence[Weights], width: int | None = None, block: int = 0) -> dict[str, Any]:
+    """What the blocks tell; without a width of the heads the first stage has one."""
     dims = [len(stage.peek("0.norm1.weight")) for stage in stages]
     hidden = [len(stage.peek("0.mlp.fc1.weight")) for stage in stages]
     found: dict[str, Any] = {
@@ -203,7 +217,7 @@ def _infer_stages(stages: Sequence[Weights], width: int, block: int = 0) -> dict
     if (name := "0.attn.fast_attention.ksh.A") in stages[0]:
         heads, found["nbits"], found["m"] = stages[0].peek(name).shape
         width = dims[0] // heads
-    return found | {"num_heads": [max(dim // width, 1) for dim in dims]}
+    return found | {"num_heads": [max(dim // (width or dims[0]), 1) for dim in dims]}
 
 
 def _reduction(stage: Weights, attention: str) -> int:
@@ -213,27 +227,32 @@ def _reduction(stage: Weights, attention: str) -> int:
     return stage.peek(f"{attention}sr.weight").shape[-1] if f"{attention}sr.weight" in stage else 1
 
 
-def _read_pvt(hyper: Mapping[str, Any]) -> Any:
-    o = options(PVT, hyper, PVT_DEFAULTS, (*IGNORED, "patch_size"))
-    require_names(PVT, hyper, norm_layer=("layernorm(eps=1e-06)",))
+def _read_pvt(original: str, hyper: Mapping[str, Any]) -> Any:
+    o = options(original, hyper, DEFAULTS[original], (*IGNORED, "patch_size"))
+    require_names(original, hyper, norm_layer=("layernorm(eps=1e-06)",))
     if o.qk_scale is not None or o.linear or o.attn_type not in (HASHED, WHOLE, REDUCED) or len(o.depths) != 4:
         got = f"qk_scale={o.qk_scale}, linear={o.linear}, attn_type={o.attn_type!r}, {len(o.depths)} stages"
         wanted = f"None, False, {HASHED!r}, {WHOLE!r} or {REDUCED!r}, 4 stages"
-        raise argument_error(f"from_original({PVT!r})", got, wanted, "these alone were checked")
+        raise argument_error(f"from_original({original!r})", got, wanted, "these alone were checked")
     return o
 
 
-def _read_twins(hyper: Mapping[str, Any]) -> Any:
-    named_class = getattr(hyper.get("block_cls"), "__name__", hyper.get("block_cls", TWINS_DEFAULTS["block_cls"]))
-    o = options(TWINS, {**hyper, "block_cls": str(named_class)}, TWINS_DEFAULTS, IGNORED)
-    require_names(TWINS, hyper, norm_layer=("layernorm(eps=1e-06)",))
+def _read_twins(original: str, hyper: Mapping[str, Any]) -> Any:
+    defaults = DEFAULTS[original]
+    block = hyper.get("block_cls", defaults["block_cls"])
+    o = options(original, {**hyper, "block_cls": getattr(block, "__name__", str(block))}, defaults, IGNORED)
+    require_names(original, hyper, norm_layer=("layernorm(eps=1e-06)",))
     windows = all(size > 1 for size in o.wss) or not o.block_cls.startswith("Group")
     if o.qk_scale is not None or o.block_cls not in TWINS_BLOCKS or not windows:
         got = f"qk_scale={o.qk_scale}, block_cls={o.block_cls!r}, wss={o.wss}"
         wanted = f"None, one of {', '.join(TWINS_BLOCKS)}, windows above 1"
-        raise argument_error(f"from_original({TWINS!r})", got, wanted, "these alone were checked")
+        raise argument_error(f"from_original({original!r})", got, wanted, "these alone were checked")
     return o
 
 
-add_importer(PVT, build=build_pvt, convert=convert_pvt, infer=infer_pvt)
-add_importer(TWINS, build=build_twins, convert=convert_twins, infer=infer_twins)
+for _original in (PVT, twins_pvt.PVT):
+    _build, _convert = partial(build_pvt, _original), partial(convert_pvt, _original)
+    add_importer(_original, build=_build, convert=_convert, infer=infer_pvt)
+for _original in (TWINS, twins_pvt.SVT, twins_pvt.PCPVT):
+    _build, _convert = partial(build_twins, _original), partial(convert_twins, _original)
+    add_importer(_original, build=_build, convert=_convert, infer=partial(infer_twins, _original))
