@@ -47,9 +47,16 @@ class Wav2Vec2FeatureExtractor(_Checked, transformers.Wav2Vec2FeatureExtractor):
 
 
 class Speech2TextFeatureExtractor(_Checked, transformers.Speech2TextFeatureExtractor):
-    """Logarithms of energies in mel bands, of any length, normed over each recording."""
+    """Logarithms of energies in mel bands, of any length, normed over each recording; silence gives zeros."""
 
     least = WINDOW
+
+    @staticmethod
+    def utterance_cmvn(x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, which divides by the deviation of silence, 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            normed = transformers.Speech2TextFeatureExtractor.utterance_cmvn(x, *args, **kwargs)
+        return np.where(np.isfinite(x) & ~np.isfinite(normed), np.zeros_like(normed), normed)
 
 
 class ASTFeatureExtractor(_Checked, transformers.ASTFeatureExtractor):

@@ -3,6 +3,7 @@
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -110,3 +111,9 @@ def real_tokens(input_ids: Int[Tensor, "batch length"], pad_token_id: int) -> Bo
     """Tokens from the first to the last that is no padding."""
     real = input_ids != pad_token_id
     return real.cumsum(1).bool() & real.flip(1).cumsum(1).flip(1).bool()
+
+
+def mean_cross_entropy(logits: Float[Tensor, "..."], labels: Int[Tensor, "..."], ignored: int) -> Float[Tensor, ""]:
+    """Mean over the labels that count; 0, with gradients of zero, where none does (a crop of void pixels, padding)."""
+    total = F.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum")
+    return total / (labels != ignored).sum().clamp(min=1)

@@ -22,7 +22,7 @@ from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
 from ..embeddings import frame_count
 from ..model import SeqConvModel
-from .heads import Classifier, require_modality
+from .heads import Classifier, mean_cross_entropy, require_modality
 
 IGNORED = -100
 """Label of what does not count, as in transformers."""
@@ -90,7 +90,7 @@ class SeqConvForAudioFrameClassification(_PerFrameModel):
         Args:
             labels: the label of each frame, (batch, frames), -100 where none counts; or 1 at the label and 0 elsewhere,
                 (batch, frames, num_labels), as transformers' classes take them. Frames of padding never count. Adds
-                ``loss``, the mean cross-entropy.
+                ``loss``, the mean cross-entropy; 0 where no frame counts.
         """
         inputs = {"input_values": input_values, "input_features": input_features}
         outputs, mask = self._read(inputs, attention_mask, output_hidden_states, kwargs)
@@ -98,7 +98,7 @@ class SeqConvForAudioFrameClassification(_PerFrameModel):
         if labels is not None:
             wanted = self._labels(labels, logits.shape)
             wanted = wanted if mask is None else wanted.masked_fill(~mask, IGNORED)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+            loss = mean_cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), IGNORED)
         output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 

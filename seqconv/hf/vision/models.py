@@ -17,6 +17,7 @@ from ...layers.norms import LayerNorm
 from ...vision.backbones.backbone import add_cell_logits
 from ..base import SeqConvPreTrainedModel
 from .configuration import SeqConvVisionConfig
+from .nested_names import keep_own_names
 
 WITHOUT_EFFECT = ("output_attentions", "interpolate_pos_encoding")
 """Arguments of transformers' image models: there are no attention maps, and positions are always interpolated."""
@@ -88,6 +89,7 @@ class SeqConvBackbone(BackboneMixin, SeqConvVisionPreTrainedModel):
             # The last stage is normed by the backbone's own norm.
             found, last = zip(self.model.out_indices, self.model.dims, strict=True), self.model.num_stages - 1
             self.norms = nn.ModuleDict({self.stage_names[i]: LayerNorm(dim) for i, dim in found if i != last})
+        keep_own_names(self)
         self.post_init()
 
     def forward(

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.norms import LayerNorm
+from ..tasks.heads import mean_cross_entropy
 from .configuration import SeqConvVisionConfig
 from .models import SeqConvVisionModel, SeqConvVisionPreTrainedModel
 
@@ -77,7 +78,7 @@ class SeqConvForSemanticSegmentation(SeqConvVisionPreTrainedModel):
 
         Args:
             labels: classes (batch, height, width) of the pixels, or ``config.semantic_loss_ignore_index``; adds
-                ``loss``, the mean cross entropy of the logits resized to the image.
+                ``loss``, the mean cross entropy of the logits resized to the image; 0 where no pixel has a class.
 
         Raises:
             ValueError: labels of another shape, a single class.
@@ -97,4 +98,4 @@ class SeqConvForSemanticSegmentation(SeqConvVisionPreTrainedModel):
             wanted = f"(batch, height, width) = {(len(images), *images.shape[2:])}, at least 2 classes"
             raise argument_error(type(self).__name__, got, wanted, "pass one class for each pixel")
         resized = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
-        return F.cross_entropy(resized.float(), labels, ignore_index=self.config.semantic_loss_ignore_index)
+        return mean_cross_entropy(resized.float(), labels, self.config.semantic_loss_ignore_index)
