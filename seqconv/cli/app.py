@@ -137,7 +137,10 @@ def generate(
     import torch
     from transformers import TextStreamer
 
+    from .doctor import check_device
+
     with clear_errors():
+        check_device("seqconv generate", device)
         model, tokenizer = load_language_model(
             "seqconv generate", checkpoint, "auto" if dtype is None else dtype_of(dtype)
         )

@@ -34,7 +34,7 @@ def distill_command(
     from .app import clear_errors, load_language_model
 
     with clear_errors():
-        _check_choice(tolerance, order, state_budget, output)
+        _check_choice(tolerance, order, state_budget, output, calibrate)
         model, tokenizer = load_language_model("seqconv distill", checkpoint, "auto", tokenizer=calibrate is not None)
         ids = None if calibrate is None else _tokens(calibrate, tokenizer, calibration_tokens, model)
         distilled = distill(
@@ -97,10 +97,15 @@ def _plot(model: Any, distilled: Any, output: Path, lengths: list[int]) -> None:
         plot_certificate(output / "plots" / f"{name}.png", taps, after[name].filter, distilled.certificates[name])
 
 
-def _check_choice(tolerance: float | None, order: int | None, budget: int | None, output: Path) -> None:
+def _check_choice(
+    tolerance: float | None, order: int | None, budget: int | None, output: Path, calibrate: Path | None
+) -> None:
     if sum(choice is not None for choice in (tolerance, order, budget)) != 1:
         got = f"--tolerance {tolerance}, --order {order}, --state-budget {budget}"
         raise argument_error("seqconv distill", got, "exactly one of them", "choose how the orders are found")
+    if budget is not None and calibrate is None:
+        got, wanted = f"--state-budget {budget} without --calibrate", "a text on which to share the states out"
+        raise argument_error("seqconv distill", got, wanted, "pass --calibrate FILE")
     if output.exists() and any(output.iterdir()):
         raise argument_error(
             "seqconv distill", f"the folder {output} with files in it", "a new folder", "choose another -o"

@@ -57,18 +57,26 @@ def ops() -> dict[str, Entry]:
     return {n: e for n, e in entries if not n.endswith("_step") and find_spec(f"{e.folder}.cases") is not None}
 
 
-def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
-    """For every op what it would take for its smallest example call on ``device`` in ``dtype``.
+def check_device(command: str, device: str) -> None:
+    """Raise for a device on which no tensor can be made.
 
     Raises:
-        ValueError: tensors cannot be made on the device.
+        ValueError: always then.
     """
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise argument_error(
-            "seqconv doctor", f"device {device!r} ({error})", "a device of this machine", "leave it out"
-        ) from error
+        got = f"device {device!r} ({error})"
+        raise argument_error(command, got, "a device of this machine", "leave it out") from error
+
+
+def choices(device: str, dtype: torch.dtype) -> list[OpChoice]:
+    """For every op what it would take for its smallest example call on ``device`` in ``dtype``.
+
+    Raises:
+        ValueError: as :func:`check_device`.
+    """
+    check_device("seqconv doctor", device)
     found = []
     for name, entry in ops().items():
         report = entry.op.report(example_inputs(name, device, dtype))

@@ -203,6 +203,8 @@ def test_generate_rejects_an_empty_prompt(run, checkpoint):
     result = run("generate", checkpoint, "--prompt", "")
     assert result.exit_code == 1
     assert "an empty prompt" in result.stderr
+    result = run("generate", checkpoint, "--prompt", "a", "--device", "nonsense")
+    assert "seqconv generate: received device 'nonsense'" in result.stderr
 
 
 def test_generate_says_what_is_wrong_with_damaged_weights(run, checkpoint, tmp_path):

@@ -154,7 +154,7 @@ def test_requests_that_make_no_sense_raise(checkpoint, tmp_path):
     cases = [
         (["-o", out], "exactly one of them"),
         (["-o", out, "--order", 4, "--tolerance", 0.1], "exactly one of them"),
-        (["-o", out, "--state-budget", 64], "pass calibration"),
+        (["-o", out, "--state-budget", 64], "pass --calibrate FILE"),
         (["-o", out, "--order", 4, "--calibrate", tmp_path / "none.txt"], "no calibration file"),
         (["-o", out, "--order", 4, "--calibrate", empty], "the empty file"),
         (["-o", out, "--order", 4, "--calibrate", short], "13 calibration tokens"),
