@@ -64,7 +64,7 @@ def tables() -> dict[Path, str]:
     """The files and what they must contain."""
     found = rows()
     texts = {ROOT / "README.md": _short_table(found), ROOT / "docs/table_of_mixers.md": _long_tables(found)}
-    of_images = [(f"`{name}`", mixer_2d_entry(name).summary) for name in list_mixers_2d()]
+    of_images: list[tuple[str, ...]] = [(f"`{name}`", mixer_2d_entry(name).summary) for name in list_mixers_2d()]
     texts[ROOT / "docs/vision.md"] = _markdown(("2-D mixer", "what it is"), of_images)
     return {path: _between(path, text) for path, text in texts.items()}
 
