@@ -1,5 +1,7 @@
 """Published vision models: parameter counts, features, and the numbers of the original code's tiny models."""
 
+import re
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from seqconv.vision.backbones.hierarchical import HierarchicalBackbone
 from seqconv.vision.backbones.plain import PlainBackbone
 from seqconv.zoo import model_entry
 
+SIZED = ("xcit_", "videomamba_")
 VMAMBA, VIM = "MzeroMiko/VMamba:VSSM", "hustvl/Vim:VisionMamba"
 PARAMETERS = {
     "affnet": 5_568_696,
@@ -282,7 +285,14 @@ def test_overlapping_patches_of_vim_are_told_by_their_number(grid, patch, told):
     assert {name: found.get(name) for name in ("img_size", "stride")} == {"stride": None} | told
 
 
-@pytest.mark.parametrize("name", list_models())
+def every_model():
+    """All names; models of another's blocks, for other frames, pixels or classes, in the slow run."""
+    size = re.compile(r"_(f\d+|\d{3}|ssv2|breakfast|coin)$")
+    for name in list_models():
+        yield pytest.param(name, marks=[pytest.mark.slow] if name.startswith(SIZED) and size.search(name) else [])
+
+
+@pytest.mark.parametrize("name", list(every_model()))
 def test_parameters_are_as_many_as_published(name):
     with torch.device("meta"):
         model = create_model(name)
