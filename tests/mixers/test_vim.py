@@ -6,8 +6,10 @@ import torch
 from golden_cases import assert_close
 from scan_modules import check_layer, import_variant
 from seqconv import create_mixer, from_original
+from seqconv.mixers.state_space import vim
 from seqconv.mixers.state_space.vim import Vim
 from seqconv_kernels import selective_scan
+from tolerances import assert_near
 
 ORIGINAL = "hustvl/Vim:Mamba"
 
@@ -62,6 +64,28 @@ def test_reversing_the_sequence_exchanges_the_directions():
     swapped.load_state_dict(exchanged)
     x = torch.randn(2, 9, 8, dtype=torch.float64)
     assert_close(swapped(x.flip(1)).flip(1), mixer(x), 1e-10, 1e-12)
+
+
+@pytest.mark.parametrize("halve", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_segments_in_inference_equal_the_whole(halve, dtype, monkeypatch):
+    torch.manual_seed(0)
+    mixer, x = create_mixer("vim", 8, d_state=3, halve=halve).to(dtype), torch.randn(2, 37, 8, dtype=dtype)
+    mask = torch.ones(2, 37, dtype=torch.bool)
+    mask[0, :5] = mask[1, 20:] = False
+    monkeypatch.setattr(vim, "SEGMENT", 8)
+    called = []
+    monkeypatch.setattr(Vim, "_in_segments", lambda *a, run=Vim._in_segments: called.append(a) or run(*a))
+    for given in (None, mask):
+        want = mixer(x, mask=given).detach()
+        assert not called
+        with torch.no_grad():
+            assert_near(mixer(x, mask=given), want, dtype=dtype)
+        assert called.pop()
+    mixer.out_proj.register_forward_hook(lambda module, args, output: called.append(output))
+    with torch.no_grad():
+        assert_near(mixer(x), mixer(x))
+    assert [y.shape for y in called] == 2 * [x.shape]
 
 
 def test_errors_say_what_to_do():

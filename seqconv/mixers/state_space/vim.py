@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels import selective_scan
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.operator.operators import is_observed
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.initialisation import reset_residual_projection
@@ -38,6 +39,8 @@ from ...state import State
 from ...types import LayerContext, StateKind
 
 VERSIONS = ("v2", "v1", "decomposed")
+SEGMENT = 1024
+"""Least tokens of a segment in inference on the CPU: projections of fewer rows take longer."""
 
 
 class Selection(nn.Module):
@@ -147,39 +150,80 @@ class Vim(Mixer):
         return "none"
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self._runs_in_segments(x):
+            return self._in_segments(x, mask)
         if self.decomposed:
             u, z, u_back, z_back = self.in_proj(x).chunk(4, dim=-1)
         else:
             u, z = u_back, z_back = self.in_proj(x).chunk(2, dim=-1)
         # The first direction is finished before the second begins, which takes its memory where nothing is learned.
-        selected = self._select(0, u, mask)
-        forth = self._scan(0, selected, z)
+        selected, _ = self._select(0, u, mask)
+        forth, _ = self._scan(0, selected, z)
         if len(self.conv1d) == 2 or self.decomposed:
             selected = ()
-            selected = self._select(-1, u_back, mask, reverse=True)
-        back = self._scan(-1, selected, z_back, reverse=True)
+            selected, _ = self._select(-1, u_back, mask, reverse=True)
+        back, _ = self._scan(-1, selected, z_back, reverse=True)
         selected = ()
         if self.decomposed:
             both = torch.cat([forth, back], dim=-1)
             both = both / 2 if self.halve else both
         else:
-            both = torch.lerp(forth, back, 0.5) if self.halve else forth + back
+            both = self._merge(forth, back)
         mixed: Tensor = self.out_proj(both)
         return mixed
 
-    def _select(self, k: int, u: Tensor, mask: Tensor | None, *, reverse: bool = False) -> tuple[Tensor, ...]:
-        """The convolved inputs and what is selected from them."""
-        convolved = zero_padding(self.conv1d[k](zero_padding(u, mask), reverse=reverse)[0], mask)
-        return (convolved, *self.selection[k](convolved))
+    def _merge(self, forth: Tensor, back: Tensor) -> Tensor:
+        return torch.lerp(forth, back, 0.5) if self.halve else forth + back
 
-    def _scan(self, k: int, selected: tuple[Tensor, ...], z: Tensor, *, reverse: bool = False) -> Tensor:
+    def _select(
+        self, k: int, u: Tensor, mask: Tensor | None, state: Tensor | None = None, *, reverse: bool = False
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The convolved inputs and what is selected from them; the last inputs."""
+        convolved, state = self.conv1d[k](zero_padding(u, mask), state, reverse=reverse)
+        convolved = zero_padding(convolved, mask)
+        return (convolved, *self.selection[k](convolved)), state
+
+    def _scan(
+        self, k: int, selected: tuple[Tensor, ...], z: Tensor, state: Tensor | None = None, *, reverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
         u, delta, B, C = selected
         A = -self.A_log[k].to(accumulation_dtype(self.A_log)).exp()
-        y = selective_scan(
-            u, delta, A, B, C, self.D[k], z, delta_bias=self.dt_bias[k], delta_softplus=True, reverse=reverse
-        )
-        assert isinstance(y, Tensor)
-        return y
+        y, state = selective_scan(
+            u, delta, A, B, C, self.D[k], z, delta_bias=self.dt_bias[k], delta_softplus=True,
+            initial_state=state, return_final_state=True, reverse=reverse,
+        )  # fmt: skip
+        return y, state
+
+    def _runs_in_segments(self, x: Tensor) -> bool:
+        """Whether :meth:`_in_segments` is meant: long inputs on the CPU, where nothing is learned.
+
+        Hooks of the children, and tools, see the whole sequence.
+        """
+        if x.shape[1] < 2 * SEGMENT or torch.is_grad_enabled() or x.device.type != "cpu" or len(self.conv1d) == 1:
+            return False
+        inner = (module for module in self.modules() if module is not self)
+        return not is_observed() and not any(m._forward_hooks or m._forward_pre_hooks for m in inner)
+
+    def _in_segments(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The same, segment after segment in each direction: what is between the projections of one is in memory."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        size = math.ceil(x.shape[1] / (x.shape[1] // SEGMENT))
+        segments = [slice(start, start + size) for start in range(0, x.shape[1], size)]
+        masks = dict.fromkeys(range(len(segments))) if mask is None else dict(enumerate(mask.split(size, dim=1)))
+        forth, conv, ssm = u.new_empty(u.shape), None, None
+        for i, segment in enumerate(segments):
+            selected, conv = self._select(0, u[:, segment], masks[i], conv)
+            forth[:, segment], ssm = self._scan(0, selected, z[:, segment], ssm)
+        mixed: Tensor | None = None
+        conv = ssm = None
+        for i, segment in reversed(list(enumerate(segments))):
+            selected, conv = self._select(-1, u[:, segment], masks[i], conv, reverse=True)
+            back, ssm = self._scan(-1, selected, z[:, segment], ssm, reverse=True)
+            y: Tensor = self.out_proj(self._merge(forth[:, segment], back))
+            mixed = y.new_empty(*x.shape[:2], y.shape[-1]) if mixed is None else mixed
+            mixed[:, segment] = y
+        assert mixed is not None
+        return mixed
 
     def _init_state(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> State:
         raise NotImplementedError

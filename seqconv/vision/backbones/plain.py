@@ -144,11 +144,12 @@ class PlainBackbone(ImageBackbone):
         """The feature maps, without the class token, and the last sequence."""
         check_images("PlainBackbone", images, self.in_channels, self.patch_size)
         cells = self.patch_embedding(images).movedim(1, -1)
-        x, features = self._sequence(cells), []
+        grid, x, features = cells.shape[1:3], self._sequence(cells), []
+        del cells
         for index, block in enumerate(self.blocks):
             x = self._run(block, x)
             if index in self.out_indices:
-                features.append(self._map(x, *cells.shape[1:3]))
+                features.append(self._map(x, *grid))
         return features, x
 
     def packed_features(self, images: PackedImages) -> tuple[list[list[Tensor]], list[Tensor]]:
