@@ -35,6 +35,10 @@ class Linear(nn.Linear, metaclass=_FoundAsLinear):
         return F.linear(input, self.weight, self.bias) if y is None else y
 
 
+class KeptLinear(Linear):
+    """A linear layer whose initial values backbones leave as they are: what originals write as 1 by 1 convolutions."""
+
+
 def use_torch_linear(model: nn.Module) -> nn.Module:
     """Give every :class:`Linear` of a model the class ``nn.Linear`` itself, in place; returns the model.
 

@@ -26,6 +26,7 @@ def _gfnet(d_model: int, depth: int, *, image_size: int = 224, **options: Any) -
         patch_size=PATCH_SIZE,
         mlp_ratio=4.0,
         block_options=BLOCK_OPTIONS,
+        initialisation="linear",
         **options,
     )
 

@@ -42,6 +42,7 @@ def parcnetv2(
         block_options=BLOCK_OPTIONS,
         final_norm="pooled_layer",
         final_norm_eps=1e-6,
+        initialisation="all",
         **options,
     )
 

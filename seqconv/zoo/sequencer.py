@@ -35,6 +35,8 @@ def sequencer2d(
         downsampling=["strided" if size == 2 else "project" for size in patch_sizes[1:]],
         block_options={"norm_eps": NORM_EPS},
         final_norm_eps=NORM_EPS,
+        initialisation="xavier",
+        head_init_std=0.0,
         **{"mlp_ratio": 3.0} | options,
     )
 

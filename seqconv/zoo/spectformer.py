@@ -44,6 +44,7 @@ def spectformer(
         image_size=image_size,
         patch_size=patch_size,
         block_options=BLOCK_OPTIONS,
+        initialisation="linear",
         **{"mlp_ratio": 4.0} | options,
     )
 
@@ -75,6 +76,7 @@ def spectformer_h(
         mlp_ratio=list(mlp_ratios),
         block_options={"mlp": "conv_alone", "norm_eps": norm_eps},
         final_norm_eps=norm_eps,
+        initialisation="fan_out",
         class_attention={"num_heads": num_heads[-1], "mlp_ratio": mlp_ratios[-1], "norm_eps": norm_eps},
         **options,
     )

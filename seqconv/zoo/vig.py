@@ -27,6 +27,7 @@ def _vig(d_model: int, num_heads: int, *, first_activations: bool = False, **opt
         norm="rms",
         mlp_ratio=4.0,
         block_options={"norm": "rms", "norm_eps": 1e-6, "mlp": "silu"},
+        initialisation="mlp",
         **options,
     )
 

@@ -18,6 +18,12 @@ DEPTH = 24
 DIRECTIONS = ({"order": "row"}, {"order": "row_reversed"})
 NORM_EPS, LEGACY_EPS = 1e-6, 1e-5
 FIRST_MIXER: Mapping[str, Any] = {"convolution": "scan", "d_conv": 4, "bias": False}
+INITIAL: Mapping[str, Any] = {
+    "stem_options": {"xavier": True},
+    "head_init_std": 2e-5,
+    "drop_path_schedule": "constant",
+}
+"""Initial values, and the same rate of drop path in all blocks."""
 OVERLAP: Mapping[str, Any] = {"stride": 8, "image_size": 16 + 13 * 8}
 """As many positions, 14 by 14, as patches of 16 pixels next to each other have in images of 224 by 224 pixels."""
 
@@ -28,6 +34,7 @@ def _vil(d_model: int, **options: Any) -> PlainBackbone2d:
         d_model=d_model,
         depth=DEPTH,
         layer_options=DIRECTIONS,
+        **INITIAL,
         pooling="ends",
         norm_eps=NORM_EPS,
         pooled_norm=True,
@@ -43,6 +50,7 @@ def _vil_v1(d_model: int, depth: int, **options: Any) -> PlainBackbone2d:
         depth=depth,
         mixer_options=FIRST_MIXER,
         layer_options=DIRECTIONS,
+        **INITIAL,
         pooling="mean_of_ends",
         norm_eps=LEGACY_EPS,
         pooled_norm=True,

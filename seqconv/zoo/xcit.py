@@ -57,6 +57,7 @@ def xcit(
         class_attention=reading,
         norm_eps=norm_eps,
         drop_path_schedule="constant",
+        initialisation="linear",
         **parts,
         **options,
     )

@@ -45,7 +45,7 @@ def test_errors_say_what_to_do():
     cases = {
         r"selection 'rster'.*did you mean 'raster'": lambda: PlainMamba2d(4, selection="rster"),
         r"d_conv=2.*odd": lambda: PlainMamba2d(4, d_conv=2),
-        r"init_layer_scale=0.1.*checked": lambda: from_original(ORIGINAL, {}, d_model=4, init_layer_scale=0.1),
+        r"'with_dwconv'.*Remedy": lambda: from_original(ORIGINAL, {}, d_model=4, with_dwconv=True),
     }
     for pattern, use in cases.items():
         with pytest.raises(ValueError, match=pattern):

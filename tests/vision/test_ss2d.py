@@ -54,7 +54,9 @@ def test_forward_types_are_gates(forward_type, wanted):
 
 def test_errors_say_what_to_do():
     cases = {
-        r"forward_type='v052d'.*checked.*Remedy": lambda: from_original(ORIGINAL, {}, d_model=4, forward_type="v052d"),
+        r"forward_type='v05_oact'.*checked.*Remedy": lambda: from_original(
+            ORIGINAL, {}, d_model=4, forward_type="v05_oact"
+        ),
         r"act_layer='gelu'": lambda: from_original(ORIGINAL, {}, d_model=4, act_layer="gelu"),
         r"gate 'slu'.*did you mean 'silu'": lambda: SS2D(4, gate="slu"),
         r"d_conv=2.*odd": lambda: SS2D(4, d_conv=2),

@@ -413,8 +413,8 @@ def test_errors_say_what_to_do(unannotated):
         r"stem 'cnv'.*did you mean 'conv'": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1], stem="cnv"),
         r"pooling 'cls'.*one of": lambda: PlainBackbone("vim", d_model=8, depth=1, pooling="cls"),
         r"out_indices=\(3,\)": lambda: PlainBackbone("vim", d_model=8, depth=1, out_indices=[3]),
-        r"downsample_version='v2'.*checked": lambda: from_original(
-            VMAMBA, case.group("param"), **case.hyper | {"downsample_version": "v2"}
+        r"downsample_version='v4'.*checked": lambda: from_original(
+            VMAMBA, case.group("param"), **case.hyper | {"downsample_version": "v4"}
         ),
         r"if_rope=True.*checked": lambda: from_original(VIM, {}, if_rope=True),
     }

@@ -131,8 +131,8 @@ def build(**hyper: Any) -> ImageClassifier:
     backbone = parcnetv2(
         o.dims,
         o.depths,
-        global_sizes=o.global_kernel_sizes,
-        stream_scales=[scale or None for scale in o.res_scale_init_values],
+        global_sizes=_each(o.global_kernel_sizes, len(o.depths)),
+        stream_scales=[scale or None for scale in _each(o.res_scale_init_values, len(o.depths))],
         layer_scale=[scale or None for scale in _each(o.layer_scale_init_values, len(o.depths))],
         mlp_ratio=float(o.mlp_ratio),
         in_channels=o.in_chans,
@@ -154,7 +154,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
             converted |= take_pairs(weights, {f"{target}.norm": f"{source}.pre_norm"}, ("weight",))
         for index in range(depth):
             scales = {"layer_scale_init_value": _each(o.layer_scale_init_values, len(o.depths))[stage]}
-            scales |= {"res_scale_init_value": o.res_scale_init_values[stage]}
+            scales |= {"res_scale_init_value": _each(o.res_scale_init_values, len(o.depths))[stage]}
             block = {"dim": o.dims[stage], "mlp_ratio": o.mlp_ratio, **scales}
             found = convert_block(weights.part(f"stages.{stage}.{index}."), block)
             converted |= named(f"backbone.stages.{stage}.{index}", found)

@@ -1,6 +1,6 @@
 """What readers of classifiers of images share."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,6 +57,16 @@ def scan_classifier(
     for name, source in blocks.items():
         converted |= named(f"{name}.mixer", convert_mixer(weights.part(f"{source}.mixer.")))
     return converted
+
+
+def stage_dims(dims: int | Sequence[int], stages: int) -> list[int]:
+    """Widths of the stages; of one number the width doubles from stage to stage."""
+    return [dims * 2**stage for stage in range(stages)] if isinstance(dims, int) else list(dims)
+
+
+def in_pairs(index: int) -> str:
+    """The place of a block among pairs of blocks in opposite directions."""
+    return f"{index // 2}.{('forwards', 'backwards')[index % 2]}"
 
 
 def require_checked(original: str, given: Any, checked: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """raoyongming/GFNet and NVlabs/AFNO-transformer: mixers in the spectrum of the image, and GFNet's classifiers.
 
 Read in ``gfnet.py`` (GlobalFilter, GFNet) of GFNet at 2de48b62, ``afno/afno2d.py`` and ``afno1d.py`` of
-AFNO-transformer at 941e924f. Frequencies are never cut (``hard_thresholding_fraction=1``): with less the original cuts
-one axis alone, at a bound counted from the other. AFNO1D reads one row: (batch, 1, length, channels).
+AFNO-transformer at 941e924f, which cuts frequencies (``hard_thresholding_fraction``) of one axis alone, at a bound
+counted from all cells. AFNO1D reads one row: (batch, 1, length, channels).
 """
 
 import math
@@ -62,7 +62,8 @@ def build(**hyper: Any) -> ImageClassifier:
         in_channels=o.in_chans,
         mlp_ratio=float(o.mlp_ratio),
         block_options=BLOCK_OPTIONS,
-        drop_path=float(o.drop_path_rate),
+        initialisation="linear",
+        drop_path=[o.drop_path_rate] * o.depth if o.uniform_drop else float(o.drop_path_rate),
     )
     return ImageClassifier(backbone, o.num_classes)
 
@@ -103,11 +104,13 @@ def _afno_builder(original: str) -> Any:
     def build_afno(**hyper: Any) -> AFNO2d:
         """The mixer with the options of the original."""
         o = options(original, hyper, AFNO_DEFAULTS, ("length", "map"))
-        if o.hard_thresholding_fraction != 1:
-            got = f"hard_thresholding_fraction={o.hard_thresholding_fraction}"
-            raise argument_error(f"from_original({original!r})", got, "1", "this value alone was checked")
-        threshold = float(o.sparsity_threshold)
-        return AFNO2d(o.hidden_size, num_blocks=o.num_blocks, expand=o.hidden_size_factor, threshold=threshold)
+        return AFNO2d(
+            o.hidden_size,
+            num_blocks=o.num_blocks,
+            expand=o.hidden_size_factor,
+            threshold=float(o.sparsity_threshold),
+            fraction=float(o.hard_thresholding_fraction),
+        )
 
     return build_afno
 
@@ -125,9 +128,9 @@ def read(original: str, hyper: Mapping[str, Any]) -> Any:
     """
     o = options(original, hyper, DEFAULTS, ("drop_rate", "norm_layer", "dropcls"))
     require_names(original, hyper, norm_layer=("layernorm(eps=1e-06)",))
-    if o.representation_size is not None or o.uniform_drop:
-        got = f"representation_size={o.representation_size}, uniform_drop={o.uniform_drop}"
-        raise argument_error(f"from_original({original!r})", got, "None and False", "these alone were checked")
+    if o.representation_size is not None:
+        got, remedy = f"representation_size={o.representation_size}", "the original fails with another"
+        raise argument_error(f"from_original({original!r})", got, "None", remedy)
     return o
 
 

@@ -137,8 +137,13 @@ class Vim(Mixer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A = -(1 .. d_state), D = 1, time steps log-uniform in their range, the output projection by the depth."""
+        """A = -(1 .. d_state), D = 1, time steps log-uniform in their range, the output projection by the depth.
+
+        The time steps of the reversed direction of version 2 have no bias at first, as in Vim, which sets those of all
+        projections to zero but for the marked ones of the forward direction.
+        """
         reset_time_step_bias(self.dt_bias, *self.dt_range)
+        self.dt_bias[1:].zero_()
         rates = torch.arange(1.0, self.A_log.shape[-1] + 1, device=self.A_log.device)
         self.A_log.copy_(rates.log().expand_as(self.A_log))
         self.D.fill_(1.0)

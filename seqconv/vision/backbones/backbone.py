@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.initialisation import LINEAR_INIT_STD, reset_linear
 from ...recomputation import checkpointed
 from ..packed_images import PackedImages
-
-LINEAR_INIT_STD = 0.02
-"""Standard deviation of initial weights of linear layers in vision models, cut off at two of PyTorch's units."""
 
 CELL_SHARE = 0.5
 """Factor of the logits of single cells."""
@@ -47,6 +45,7 @@ class ImageBackbone(nn.Module, ABC):
         strides: pixels of a cell of each map along each axis.
         gradient_checkpointing: compute the blocks a second time in the backward pass instead of storing their inner
             values; may be changed at any time.
+        head_init_std: standard deviation of the initial weights of a classifier's linear layer; 0 for zeros.
         published: name of the published model and options beyond it, set by :func:`~seqconv.zoo.create_model`.
     """
 
@@ -58,6 +57,7 @@ class ImageBackbone(nn.Module, ABC):
     dims: tuple[int, ...]
     strides: tuple[int, ...]
     gradient_checkpointing: bool
+    head_init_std: float = LINEAR_INIT_STD
     published: tuple[str, Mapping[str, Any]] | None = None
 
     @abstractmethod
@@ -143,7 +143,7 @@ class BackboneClassifier(nn.Module, Generic[BackboneT]):
     def reset_parameters(self) -> None:
         """Small weights and no bias in the classifier."""
         if isinstance(self.head, nn.Linear):
-            reset_linear(self.head)
+            reset_linear(self.head, getattr(self.backbone, "head_init_std", LINEAR_INIT_STD))
 
 
 class ImageClassifier(BackboneClassifier[ImageBackbone]):
@@ -165,6 +165,35 @@ class ImageClassifier(BackboneClassifier[ImageBackbone]):
             ValueError: as the backbone.
         """
         logits: Tensor = self.head(self.backbone.pooled(images))
+        return logits
+
+
+class DistilledClassifier(ImageClassifier):
+    """A classifier of images with a second head, which learned from a teacher: their mean, each with a batch norm.
+
+    The backbone must not norm what it pools.
+    """
+
+    def __init__(self, backbone: ImageBackbone, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
+        self.norm, self.distilled_norm = nn.BatchNorm1d(backbone.d_model), nn.BatchNorm1d(backbone.d_model)
+        self.distilled_head = nn.Linear(backbone.d_model, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small weights and no bias in both layers."""
+        super().reset_parameters()
+        if hasattr(self, "distilled_head"):
+            reset_linear(self.distilled_head, self.backbone.head_init_std)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"] | PackedImages) -> Tensor:
+        """Logits.
+
+        Raises:
+            ValueError: as the backbone.
+        """
+        pooled = self.backbone.pooled(images)
+        logits: Tensor = (self.head(self.norm(pooled)) + self.distilled_head(self.distilled_norm(pooled))) / 2
         return logits
 
 
@@ -240,17 +269,3 @@ def check_out_indices(operation: str, indices: Sequence[int], stages: int) -> tu
         wanted = f"rising indices from 0 to {stages - 1}"
         raise argument_error(operation, f"out_indices={tuple(indices)}", wanted, "correct the indices")
     return tuple(indices)
-
-
-def reset_linear(linear: nn.Linear) -> None:
-    """Draw the weight from a truncated normal distribution; a bias is zero."""
-    nn.init.trunc_normal_(linear.weight, std=LINEAR_INIT_STD)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
-
-
-def reset_patches(patches: nn.Conv2d | nn.Conv3d) -> None:
-    """Draw the weight of a convolution of patches as LeCun 1998; a bias is zero."""
-    nn.init.trunc_normal_(patches.weight, std=patches.weight[0].numel() ** -0.5)
-    if patches.bias is not None:
-        nn.init.zeros_(patches.bias)

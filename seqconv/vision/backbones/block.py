@@ -32,6 +32,7 @@ class Block2d(nn.Module):
         mlp: its kind, as in :class:`~seqconv.layers.mlp.MLP` or :mod:`~seqconv.vision.backbones.conv_mlp`.
         mlp_bias: whether it has biases.
         mlp_down_bias: whether its last projection has one, where that differs.
+        mlp_dropout: probability for its hidden activations.
         local_interaction: XCiT's depthwise convolutions between the mixer and the MLP, with a norm and a residual
             connection of their own.
         position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which encodes positions.
@@ -55,6 +56,7 @@ class Block2d(nn.Module):
         mlp: str = "gelu",
         mlp_bias: bool = True,
         mlp_down_bias: bool | None = None,
+        mlp_dropout: float = 0.0,
         local_interaction: bool = False,
         position_conv: bool = False,
         single_residual: bool = False,
@@ -82,7 +84,7 @@ class Block2d(nn.Module):
         if mlp_ratio > 0:
             self.mlp_norm = create_image_norm(norm, d_model, eps=norm_eps, **(norm_options or {}))
             hidden = int(round(mlp_ratio * d_model, 3))
-            self.mlp = create_mlp(mlp, d_model, hidden, bias=mlp_bias, down_bias=mlp_down_bias)
+            self.mlp = create_mlp(mlp, d_model, hidden, bias=mlp_bias, down_bias=mlp_down_bias, dropout=mlp_dropout)
             self.mlp_residual = _residual(d_model, layer_scale, stream_scale)
         self.drop_path, self.single_residual = DropPath(drop_path), single_residual and self.mlp is not None
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import unknown_name
 
-from ...layers.linear import Linear
+from ...layers.linear import KeptLinear, Linear
 from ...layers.mlp import GATED, MLP, PLAIN
+from ...layers.residual import Dropout
 from ..mixers.ss2d import depthwise_conv2d
 
 CONVOLUTIONAL = ("conv_before", "conv_after", "conv_alone", "conv_geglu")
@@ -32,22 +33,34 @@ class ConvMLP(nn.Module):
         after: whether the convolution follows the activation.
         residual: whether what the convolution is applied to is added to its result.
         bias: whether the projections and the convolution have biases.
+        dropout: probability for what enters the convolution and for the outputs.
     """
 
-    def __init__(self, d_model: int, *, hidden: int, after: bool, residual: bool = True, bias: bool = True) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        hidden: int,
+        after: bool,
+        residual: bool = True,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.after, self.residual = after, residual
-        self.up = Linear(d_model, hidden, bias=bias)
+        projection = KeptLinear if residual and not after else Linear  # MSVMamba's are convolutions
+        self.dropout = Dropout(dropout)
+        self.up = projection(d_model, hidden, bias=bias)
         self.conv2d = depthwise_conv2d(hidden, 3, bias=bias)
-        self.down = Linear(hidden, d_model, bias=bias)
+        self.down = projection(hidden, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
         """Mix the channels of neighbouring cells."""
         h = self.up(x)
-        h = F.gelu(h) if self.after else h
+        h = self.dropout(F.gelu(h) if self.after else h)
         mixed = self.conv2d(h.movedim(-1, 1)).movedim(1, -1)
         h = h + mixed if self.residual else mixed
-        y: Tensor = self.down(h if self.after else F.gelu(h))
+        y: Tensor = self.dropout(self.down(h if self.after else F.gelu(h)))
         return y
 
 
@@ -73,8 +86,10 @@ class GatedConvMLP(nn.Module):
         return y
 
 
-def create_mlp(kind: str, d_model: int, hidden: int, *, bias: bool = True, down_bias: bool | None = None) -> nn.Module:
-    """The network of a block by name; ``down_bias`` as in :class:`~seqconv.layers.mlp.MLP`.
+def create_mlp(
+    kind: str, d_model: int, hidden: int, *, bias: bool = True, down_bias: bool | None = None, dropout: float = 0.0
+) -> nn.Module:
+    """The network of a block by name; ``down_bias`` and ``dropout`` as in :class:`~seqconv.layers.mlp.MLP`.
 
     Raises:
         ValueError: an unknown name; the nearest are named.
@@ -82,8 +97,8 @@ def create_mlp(kind: str, d_model: int, hidden: int, *, bias: bool = True, down_
     if kind not in CONVOLUTIONAL:
         if kind not in PLAIN and kind not in GATED:
             raise unknown_name("Block2d", "mlp", kind, [*CONVOLUTIONAL, *PLAIN, *GATED])
-        return MLP(d_model, kind=kind, hidden=hidden, bias=bias, down_bias=down_bias)
+        return MLP(d_model, kind=kind, hidden=hidden, bias=bias, down_bias=down_bias, dropout=dropout)
     if kind == "conv_geglu":
         return GatedConvMLP(d_model, hidden=hidden, bias=bias)
     residual = kind != "conv_alone"
-    return ConvMLP(d_model, hidden=hidden, after=kind == "conv_after", residual=residual, bias=bias)
+    return ConvMLP(d_model, hidden=hidden, after=kind == "conv_after", residual=residual, bias=bias, dropout=dropout)

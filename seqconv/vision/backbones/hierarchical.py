@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ...layers.initialisation import INITIALISATIONS, LINEAR_INIT_STD, reset_layers
 from ...layers.norms import LayerNorm
 from ..mixer_2d import Mixer2d
 from ..mixers.mobile_mamba import MobileBlock
-from ..mixers.sequencer import GateProjection
 from ..mixers.ss2d import depthwise_conv2d
 from ..positions import PositionTables
 from ..registry import create_mixer_2d
-from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_linear
+from .backbone import ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
 from .cell_norm import create_image_norm
 from .class_attention import ClassAttention
@@ -65,6 +65,8 @@ class HierarchicalBackbone(ImageBackbone):
         projection: width of the pooled features, which are then the mean of ``silu(norm(W x))`` over the cells of the
             last map, with a batch norm (RMT); without it they are the mean of the cells, layer normed.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
+        initialisation: how the weights of layers are drawn, see :mod:`~seqconv.layers.initialisation`.
+        head_init_std: standard deviation of the initial weights of a classifier's linear layer; 0 for zeros.
         out_indices: stages whose outputs are the feature maps, counted from 0; all if not given.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
@@ -99,6 +101,8 @@ class HierarchicalBackbone(ImageBackbone):
         class_attention: Mapping[str, Any] | None = None,
         projection: int | None = None,
         drop_path: float = 0.0,
+        initialisation: str = "linear",
+        head_init_std: float = LINEAR_INIT_STD,
         out_indices: Sequence[int] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -115,6 +119,9 @@ class HierarchicalBackbone(ImageBackbone):
                 f"{len(streams)} stream_scale, {len(own)} stage_options, {len(mixers)} mixer, {len(names)} downsampling"
             )
             raise argument_error("HierarchicalBackbone", got, "a width and a depth >= 1 per stage", "correct the sizes")
+        if initialisation not in INITIALISATIONS:
+            raise unknown_name("HierarchicalBackbone", "initialisation", initialisation, INITIALISATIONS)
+        self.initialisation, self.head_init_std = initialisation, head_init_std
         self.in_channels, self.patch_size = in_channels, patch_size
         self.num_stages, self.gradient_checkpointing = stages, gradient_checkpointing
         out_indices = range(len(dims)) if out_indices is None else out_indices
@@ -155,13 +162,8 @@ class HierarchicalBackbone(ImageBackbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small weights and no biases in all linear layers, mixers among them, as in Swin; small positions.
-
-        Projections to the gates of recurrent cells keep their own.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and not isinstance(module, GateProjection):
-                reset_linear(module)
+        """Draw the weights of all layers, of mixers too, by ``initialisation``; small positions."""
+        reset_layers(self, self.initialisation)
         for table in self.positions:
             nn.init.trunc_normal_(table, std=LINEAR_INIT_STD)
 

@@ -12,6 +12,15 @@ from ...layers.mlp import PLAIN
 from ..mixers.ss2d import depthwise_conv2d
 
 
+class ZeroBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm whose weights start at zero: at first the residual connection around it adds nothing."""
+
+    def reset_parameters(self) -> None:
+        """Also the running statistics."""
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+
 class NormedConv(nn.Module):
     """``norm(conv(x))`` without a bias, channels last: a projection of cells, or a depthwise convolution.
 
@@ -20,13 +29,23 @@ class NormedConv(nn.Module):
         size: rows and columns of the convolution.
         stride: cells from an output to the next.
         depthwise: every channel by itself.
+        starts_at_zero: whether the initial weights of the norm are zero.
     """
 
-    def __init__(self, d_in: int, d_out: int, *, size: int = 1, stride: int = 1, depthwise: bool = False) -> None:
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        size: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        starts_at_zero: bool = False,
+    ) -> None:
         super().__init__()
         groups = d_in if depthwise else 1
         self.conv = nn.Conv2d(d_in, d_out, size, stride=stride, padding=size // 2, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(d_out)
+        self.norm = ZeroBatchNorm2d(d_out) if starts_at_zero else nn.BatchNorm2d(d_out)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch _ _ d_out"]:
         """Every cell, or every second."""
@@ -35,11 +54,11 @@ class NormedConv(nn.Module):
 
 
 class NormedMLP(nn.Module):
-    """``norm(W_2 relu(norm(W_1 x)))`` of every cell."""
+    """``norm(W_2 relu(norm(W_1 x)))`` of every cell, zero at first."""
 
     def __init__(self, d_model: int, hidden: int) -> None:
         super().__init__()
-        self.up, self.down = NormedConv(d_model, hidden), NormedConv(hidden, d_model)
+        self.up, self.down = NormedConv(d_model, hidden), NormedConv(hidden, d_model, starts_at_zero=True)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
         """Mix the channels."""
@@ -50,9 +69,9 @@ class NormedMLP(nn.Module):
 class LocalMix(nn.Module):
     """``x + conv(x)``, then ``x + mlp(x)``: a 3 by 3 depthwise convolution and an MLP with batch norms."""
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, *, starts_at_zero: bool = False) -> None:
         super().__init__()
-        self.conv = NormedConv(d_model, d_model, size=3, depthwise=True)
+        self.conv = NormedConv(d_model, d_model, size=3, depthwise=True, starts_at_zero=starts_at_zero)
         self.mlp = NormedMLP(d_model, 2 * d_model)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:

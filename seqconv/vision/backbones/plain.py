@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...blocks import Block
+from ...layers.initialisation import LINEAR_INIT_STD, reset_lecun
 from ...layers.norms import BatchNorm, PRepBatchNorm, create_norm
 from ...registry import create_mixer
 from ...types import LayerContext
 from ..packed_images import PackedImages, boundaries, check_packed
 from ..positions import resized_positions
-from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices, reset_patches
+from .backbone import ImageBackbone, check_out_indices
 from .block import drop_path_rates
 from .stems import check_channels, check_images
 
-POOLINGS = ("class", "mean")
+POOLINGS = ("class", "mean", "last")
 CLASS_PLACES = ("first", "middle", "last")
 ORDERS = ("row", "column")
 
@@ -61,7 +62,8 @@ class PlainBackbone(ImageBackbone):
         patch_size: pixels of a patch.
         stride: pixels from a patch to the next; ``patch_size`` if not given.
         in_channels: channels of the images.
-        pooling: ``"class"`` (a token in the sequence) or ``"mean"`` over the patches, without the token.
+        pooling: ``"class"`` (a token in the sequence), or without it ``"mean"`` over the patches or the
+            ``"last"`` of them.
         class_place: where the class token is: ``"first"``, ``"middle"`` or ``"last"``.
         order: in which the patches are read: ``"row"`` by row, or ``"column"`` by column.
         pairs: two blocks in opposite directions at a time, see :class:`BlockPair`; ``depth`` counts all blocks.
@@ -136,7 +138,7 @@ class PlainBackbone(ImageBackbone):
 
     def reset_parameters(self) -> None:
         """Patches as LeCun 1998 without a bias, tokens and positions small."""
-        reset_patches(self.patch_embedding)
+        reset_lecun(self.patch_embedding)
         for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
 
@@ -191,10 +193,10 @@ class PlainBackbone(ImageBackbone):
         return cells.transpose(1, 2) if by_column else cells
 
     def pool(self, last: Tensor) -> Float[Tensor, "batch d_model"]:
-        """The normed class token, or the mean of the normed patches."""
-        if self.pooling != "class":
+        """The normed class token or last patch, or the mean of the normed patches."""
+        if self.pooling == "mean":
             return self.norm(last).mean(1)  # type: ignore[no-any-return]  # modules return Any
-        place = self._class_index(last.shape[1] - 1)
+        place = self._class_index(last.shape[1] - 1) if self.pooling == "class" else -1
         if self.training and isinstance(self.norm, BatchNorm | PRepBatchNorm):
             y: Tensor = self.norm(last)[:, place]  # the statistics are those of all tokens
             return y

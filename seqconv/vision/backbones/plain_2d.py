@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
+from ...layers.initialisation import INITIALISATIONS, LINEAR_INIT_STD, reset_layers
 from ...layers.norms import LayerNorm, create_norm
 from ..mixers.ss2d import depthwise_conv2d
 from ..packed_images import PackedImages, check_packed
 from ..positions import FourierPositions, resized_positions
 from ..registry import create_mixer_2d
-from .backbone import LINEAR_INIT_STD, ImageBackbone, check_out_indices
+from .backbone import ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
 from .class_attention import ClassAttentionLayers
 from .stems import PatchStem, ProjectionStem, check_images, create_stem
@@ -62,8 +63,11 @@ class PlainBackbone2d(ImageBackbone):
         mlp_ratio, layer_scale: as in :class:`~seqconv.vision.backbones.block.Block2d`.
         block_options: other options of the blocks.
         out_indices: blocks whose outputs are the feature maps, counted from 0; the last if not given.
-        drop_path: rate of the last block; it rises evenly from 0 at the first.
+        drop_path: rate of the last block; it rises evenly from 0 at the first. Or one rate for each block.
         drop_path_schedule: ``"constant"`` for the same rate in all blocks.
+        initialisation: how the weights of the blocks' layers are drawn, see :mod:`~seqconv.layers.initialisation`;
+            ``"mlp"`` for ``"linear"`` in the MLPs alone.
+        head_init_std: standard deviation of the initial weights of a classifier's linear layer; 0 for zeros.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
@@ -98,8 +102,10 @@ class PlainBackbone2d(ImageBackbone):
         layer_scale: float | None = None,
         block_options: Mapping[str, Any] | None = None,
         out_indices: Sequence[int] | None = None,
-        drop_path: float = 0.0,
+        drop_path: float | Sequence[float] = 0.0,
         drop_path_schedule: str = "linear",
+        initialisation: str = "none",
+        head_init_std: float = LINEAR_INIT_STD,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -115,6 +121,16 @@ class PlainBackbone2d(ImageBackbone):
         for option, value, known in (("pooling", pooling, POOLINGS), ("positions", positions, POSITIONS)):
             if value not in known:
                 raise unknown_name("PlainBackbone2d", option, value, known)
+        if initialisation not in (*INITIALISATIONS, "mlp"):
+            raise unknown_name("PlainBackbone2d", "initialisation", initialisation, (*INITIALISATIONS, "mlp"))
+        self.initialisation, self.head_init_std = initialisation, head_init_std
+        if isinstance(drop_path, Sequence):
+            block_rates = list(drop_path)
+        else:
+            block_rates = drop_path_rates(drop_path, depth, drop_path_schedule)
+        if len(block_rates) != depth:
+            got = f"{len(block_rates)} rates of drop_path"
+            raise argument_error("PlainBackbone2d", got, f"one for each of {depth} blocks", "pass one number")
         out_indices = (depth - 1,) if out_indices is None else out_indices
         self.out_indices = check_out_indices("PlainBackbone2d", out_indices, depth)
         self.in_channels, self.patch_size, self.pooling, self.num_stages = in_channels, patch_size, pooling, depth
@@ -128,7 +144,7 @@ class PlainBackbone2d(ImageBackbone):
         self.position_embedding = nn.Parameter(torch.empty(*grid, d_model)) if positions == "learned" else None
         self.fourier_positions = FourierPositions(d_model) if positions == "fourier" else None
         self.blocks = nn.ModuleList()
-        for index, rate in enumerate(drop_path_rates(drop_path, depth, drop_path_schedule)):
+        for index, rate in enumerate(block_rates):
             own = layer_options[index % len(layer_options)] if layer_options else {}
             kind = (mixer, {**(mixer_options or {}), **own}, dict[str, Any]())
             name, made, block = first_mixers[index] if index < len(first_mixers) else kind
@@ -143,7 +159,11 @@ class PlainBackbone2d(ImageBackbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small positions, where they are learned."""
+        """Draw the weights of the blocks by ``initialisation``; small positions, where they are learned."""
+        for block in [*self.blocks, *([] if self.class_attention is None else [self.class_attention])]:
+            mlps = [block.mlp] if isinstance(block, Block2d) and block.mlp is not None else []
+            for part in mlps if self.initialisation == "mlp" else [block]:
+                reset_layers(part, "linear" if self.initialisation == "mlp" else self.initialisation)
         if self.position_embedding is not None:
             nn.init.trunc_normal_(self.position_embedding, std=LINEAR_INIT_STD)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...layers.linear import Linear
+from ...layers.linear import KeptLinear, Linear
 
 
 class SqueezeExcite(nn.Module):
@@ -16,13 +16,15 @@ class SqueezeExcite(nn.Module):
     Args:
         channels: of the images.
         reduction: factor by which the means are narrowed.
-        bias: whether the projections have biases.
+        narrow: the width of the narrowed means instead.
+        bias: whether the projections have biases; where they have, they are convolutions in the originals.
     """
 
-    def __init__(self, channels: int, reduction: int, *, bias: bool = False) -> None:
+    def __init__(self, channels: int, reduction: int, *, narrow: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        narrow = max(1, channels // reduction)
-        self.down, self.up = Linear(channels, narrow, bias=bias), Linear(narrow, channels, bias=bias)
+        narrow = max(1, channels // reduction) if narrow is None else narrow
+        projection = KeptLinear if bias else Linear
+        self.down, self.up = projection(channels, narrow, bias=bias), projection(narrow, channels, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch rows columns channels"]) -> Float[Tensor, "batch rows columns channels"]:
         """Weigh the channels of whole images."""

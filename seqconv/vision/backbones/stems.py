@@ -42,7 +42,7 @@ class PatchStem(nn.Module):
         in_channels: of the images.
         d_model: width of the cells.
         patch_size: pixels of a cell along each axis; pixels that fill no cell are left out.
-        norm, eps, norm_options: the norm, see :mod:`~seqconv.vision.backbones.cell_norm`, its ε and other options.
+        norm, eps, norm_options: the norm, see :mod:`~seqconv.vision.backbones.cell_norm`, or ``"none"``, its ε, others.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PatchStem(nn.Module):
     ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, d_model, patch_size, stride=patch_size)
-        self.norm = create_image_norm(norm, d_model, eps=eps, **(norm_options or {}))
+        self.norm = _create_norm(norm, d_model, eps, norm_options)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
@@ -75,27 +75,40 @@ class ConvStem(nn.Module):
         d_model: width of the cells.
         patch_size: pixels of a cell along each axis, even.
         activation: ``"gelu"`` or ``"silu"``.
+        norm: ``"layer"`` or ``"none"``.
+        bias: whether the convolutions have biases.
+        out_activation: whether the activation follows the second norm too.
 
     Raises:
         ValueError: an odd patch size.
     """
 
-    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, activation: str = "gelu") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        d_model: int,
+        patch_size: int,
+        *,
+        activation: str = "gelu",
+        norm: str = "layer",
+        bias: bool = True,
+        out_activation: bool = False,
+    ) -> None:
         super().__init__()
         if patch_size % 2 or patch_size < 4:
             raise argument_error("ConvStem", f"patch_size={patch_size}", "even, at least 4", "take stem='patch'")
         stride = patch_size // 2
-        self.activation = PLAIN[activation]
-        self.conv1 = nn.Conv2d(in_channels, d_model // 2, stride + 1, stride=stride, padding=1)
-        self.norm1 = LayerNorm(d_model // 2)
-        self.conv2 = nn.Conv2d(d_model // 2, d_model, 3, stride=2, padding=1)
-        self.norm2 = LayerNorm(d_model)
+        self.activation, self.out_activation = PLAIN[activation], out_activation
+        self.conv1 = nn.Conv2d(in_channels, d_model // 2, stride + 1, stride=stride, padding=1, bias=bias)
+        self.norm1 = _create_norm(norm, d_model // 2)
+        self.conv2 = nn.Conv2d(d_model // 2, d_model, 3, stride=2, padding=1, bias=bias)
+        self.norm2 = _create_norm(norm, d_model)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
         hidden = self.activation(self.norm1(self.conv1(images).movedim(1, -1)))
         cells: Tensor = self.norm2(self.conv2(hidden.movedim(-1, 1)).movedim(1, -1))
-        return cells
+        return self.activation(cells) if self.out_activation else cells
 
 
 class ProjectionStem(nn.Module):
@@ -106,11 +119,22 @@ class ProjectionStem(nn.Module):
         d_model: width of the cells.
         patch_size: pixels of a cell along each axis; pixels that fill no cell are left out.
         stride: pixels from a cell to the next; ``patch_size`` if not given.
+        xavier: draw the weights as those of a linear layer from all pixels of a patch (Glorot), without biases.
     """
 
-    def __init__(self, in_channels: int, d_model: int, patch_size: int, *, stride: int | None = None) -> None:
+    def __init__(
+        self, in_channels: int, d_model: int, patch_size: int, *, stride: int | None = None, xavier: bool = False
+    ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, d_model, patch_size, stride=stride or patch_size)
+        self.proj, self.xavier = nn.Conv2d(in_channels, d_model, patch_size, stride=stride or patch_size), xavier
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights again if they are Glorot's."""
+        if self.xavier:
+            nn.init.xavier_uniform_(self.proj.weight.view(len(self.proj.weight), -1))
+            assert self.proj.bias is not None
+            nn.init.zeros_(self.proj.bias)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
@@ -243,8 +267,7 @@ class OverlapStem(nn.Module):
         if patch_size != 4:
             raise argument_error("OverlapStem", f"patch_size={patch_size}", "4", "take stem='patch'")
         self.proj = nn.Conv2d(in_channels, d_model, 7, stride=4, padding=padding)
-        made = nn.Identity() if norm == "none" else create_image_norm(norm, d_model, eps=eps, **(norm_options or {}))
-        self.norm = made
+        self.norm = _create_norm(norm, d_model, eps, norm_options)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch rows columns d"]:
         """Pixels to cells."""
@@ -264,6 +287,11 @@ STEMS: Mapping[str, Callable[..., nn.Module]] = {
     "conv7_norm": ConvolutionalNormStem,
     "overlap": OverlapStem,
 }
+
+
+def _create_norm(norm: str, d_model: int, eps: float = 1e-5, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """A norm by name, ``"none"`` for none."""
+    return nn.Identity() if norm == "none" else create_image_norm(norm, d_model, eps=eps, **(options or {}))
 
 
 def create_stem(name: str, in_channels: int, d_model: int, patch_size: int, **options: Any) -> nn.Module:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.linear import Linear
+from ...layers.linear import KeptLinear, Linear
 from ...layers.norms import LayerNorm
 from ..mixer_2d import Mixer2d, by_size
 from ..registry import register_2d
@@ -46,6 +46,8 @@ class Atrous2d(Mixer2d):
         d_conv: rows and columns of the depthwise convolution, odd.
         expand: inner channels per input channel.
         dt_rank: width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉.
+        conv_bias: whether the depthwise convolution has a bias.
+        bias: whether the projections into and out of the mixer have biases.
 
     Raises:
         ValueError: an even ``d_conv``, sizes below 1.
@@ -59,17 +61,19 @@ class Atrous2d(Mixer2d):
         d_conv: int = 3,
         expand: int | float = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        conv_bias: bool = True,
+        bias: bool = False,
     ) -> None:
         super().__init__(d_model)
         inner, rank = int(expand * d_model), automatic_rank(d_model, dt_rank)
         if min(inner, d_state, rank, d_conv) < 1 or d_conv % 2 == 0:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}, d_conv={d_conv}"
             raise argument_error("atrous 2-D mixer", got, "sizes of at least 1, an odd d_conv", "correct the sizes")
-        self.in_proj = Linear(d_model, 2 * inner, bias=False)
-        self.conv2d = depthwise_conv2d(inner, d_conv)
+        self.in_proj = Linear(d_model, 2 * inner, bias=bias)
+        self.conv2d = depthwise_conv2d(inner, d_conv, bias=conv_bias)
         self.scan = SelectiveScan(inner, groups=len(SUB_GRIDS), d_state=d_state, dt_rank=rank)
         self.norm = LayerNorm(inner)
-        self.out_proj = Linear(inner, d_model, bias=False)
+        self.out_proj = Linear(inner, d_model, bias=bias)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return by_size(self._mix, x, mask)
@@ -123,7 +127,7 @@ class EfficientVMamba2d(Mixer2d):
             raise argument_error("efficient_vmamba 2-D mixer", got, wanted, "widen the model")
         self.atrous = Atrous2d(d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
         self.conv2d, self.conv_norm = depthwise_conv2d(d_model, 3), nn.BatchNorm2d(d_model)
-        self.conv_proj = Linear(d_model, d_model)
+        self.conv_proj = KeptLinear(d_model, d_model)
         self.gate = ChannelGate(d_model, d_model // GATE_REDUCTION)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

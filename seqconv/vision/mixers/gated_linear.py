@@ -84,7 +84,9 @@ class ViG2d(Mixer2d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small projections."""
+        """Small projections without biases."""
+        for biased in (self.gate_up, self.local_gate):
+            nn.init.zeros_(biased.bias)
         for module in (self.conv2d, self.qkv_proj, self.gate_down, self.gate_up, self.local_gate, self.out_proj):
             nn.init.xavier_uniform_(module.weight, gain=PROJECTION_GAIN)
 

@@ -13,6 +13,9 @@ Source: He et al. 2024 (arXiv 2411.15941) and ``model/mobilemamba/mobilemamba.py
 0980f48a.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -30,6 +33,9 @@ from .ss2d import SS2D, depthwise_conv2d
 GLOBAL_MULTIPLE = 16
 BANDS = 4
 WAVELET_SCALE = 0.1
+OPTIONS: Mapping[str, Any] = {"orders": ("row", "row_reversed"), "initialisation": "uniform"}
+"""Of the scan."""
+SQUEEZE_MULTIPLE = 8
 
 
 @register_2d(
@@ -72,7 +78,7 @@ class MobileMamba2d(Mixer2d):
         self.widths = [scanned, local, d_model - scanned - local]
         self.scan = WaveletScan(scanned, d_conv=d_conv, expand=expand) if scanned else None
         self.local = LocalConv(local, d_conv) if local else None
-        self.out_proj = NormedConv(d_model, d_model)
+        self.out_proj = NormedConv(d_model, d_model, starts_at_zero=True)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return by_size(self._mix, x, mask)
@@ -99,7 +105,7 @@ class WaveletScan(nn.Module):
 
     def __init__(self, channels: int, *, d_conv: int, expand: int | float) -> None:
         super().__init__()
-        self.ss2d = SS2D(channels, d_state=1, expand=expand, orders=("row", "row_reversed"), normed_projections=True)
+        self.ss2d = SS2D(channels, d_state=1, expand=expand, normed_projections=True, **OPTIONS)
         self.scale = nn.Parameter(torch.empty(channels))
         self.bands_conv = depthwise_conv2d(BANDS * channels, d_conv, bias=False)
         self.bands_scale = nn.Parameter(torch.empty(BANDS * channels))
@@ -137,7 +143,7 @@ class MobileBlock(nn.Module):
 
     def __init__(self, mixer: Mixer2d, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.first, self.second = LocalMix(mixer.d_model), LocalMix(mixer.d_model)
+        self.first, self.second = (LocalMix(mixer.d_model, starts_at_zero=True) for _ in range(2))
         self.mixer, self.drop_path = mixer, DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
@@ -156,7 +162,8 @@ class MobileDownsample(nn.Module):
         self.first, self.second = LocalMix(d_in), LocalMix(d_out)
         self.up, self.down = NormedConv(d_in, inner), NormedConv(inner, d_out)
         self.conv = NormedConv(inner, inner, size=3, stride=2, depthwise=True)
-        self.squeeze = SqueezeExcite(inner, 4, bias=True)
+        narrow = SQUEEZE_MULTIPLE * max(1, (d_in + SQUEEZE_MULTIPLE // 2) // SQUEEZE_MULTIPLE)
+        self.squeeze = SqueezeExcite(inner, 4, narrow=narrow, bias=True)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_in"]) -> Float[Tensor, "batch half_rows half_columns d"]:
         """Half of the rows and columns, rounded up."""

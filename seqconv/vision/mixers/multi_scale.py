@@ -43,6 +43,8 @@ class MultiScale2d(Mixer2d):
         d_conv: rows and columns of the convolution at full resolution, odd.
         expand: inner channels per input channel.
         dt_rank: width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉.
+        conv_bias: whether the convolutions have biases.
+        bias: whether the projections into and out of the mixer have biases.
         separate_norms: a norm for each resolution instead of one for both.
         squeeze: factor by which squeeze and excitation narrows the channels; 0 leaves it out.
 
@@ -58,6 +60,8 @@ class MultiScale2d(Mixer2d):
         d_conv: int = 3,
         expand: int | float = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        conv_bias: bool = True,
+        bias: bool = False,
         separate_norms: bool = False,
         squeeze: int = 8,
     ) -> None:
@@ -67,14 +71,15 @@ class MultiScale2d(Mixer2d):
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}, d_conv={d_conv}, squeeze={squeeze}"
             wanted = "sizes of at least 1, an odd d_conv, squeeze of at least 0"
             raise argument_error("multi_scale 2-D mixer", got, wanted, "correct the sizes")
-        self.in_proj = Linear(d_model, 2 * inner, bias=False)
-        self.conv2d = depthwise_conv2d(inner, d_conv)
-        self.coarse_conv2d = nn.Conv2d(inner, inner, COARSE_CONV, stride=2, padding=COARSE_CONV // 2, groups=inner)
+        self.in_proj = Linear(d_model, 2 * inner, bias=bias)
+        self.conv2d = depthwise_conv2d(inner, d_conv, bias=conv_bias)
+        half = COARSE_CONV // 2
+        self.coarse_conv2d = nn.Conv2d(inner, inner, COARSE_CONV, stride=2, padding=half, groups=inner, bias=conv_bias)
         self.fine, self.coarse = (SelectiveScan(inner, d_state=d_state, dt_rank=rank) for _ in range(2))
         self.norm = LayerNorm(inner)
         self.coarse_norm = LayerNorm(inner) if separate_norms else None
         self.squeeze = SqueezeExcite(inner, squeeze) if squeeze else None
-        self.out_proj = Linear(inner, d_model, bias=False)
+        self.out_proj = Linear(inner, d_model, bias=bias)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return by_size(self._mix, x, mask)

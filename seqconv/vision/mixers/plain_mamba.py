@@ -52,6 +52,7 @@ class PlainMamba2d(KeepFloat32, Mixer2d):
         d_conv: rows and columns of the depthwise convolution, odd.
         expand: inner channels per input channel.
         dt_rank: width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉.
+        conv_bias: whether the depthwise convolution has a bias.
         bias: whether the projections into and out of the mixer have biases.
         dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
         dt_init_floor: least initial time step.
@@ -69,6 +70,7 @@ class PlainMamba2d(KeepFloat32, Mixer2d):
         d_conv: int = 7,
         expand: int | float = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        conv_bias: bool = True,
         bias: bool = True,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
@@ -87,7 +89,7 @@ class PlainMamba2d(KeepFloat32, Mixer2d):
         self.selection, self.dt_range = selection, (dt_min, dt_max, dt_init_floor)
         self.sizes = [rank, d_state, d_state]
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias)
-        self.conv2d = depthwise_conv2d(inner, d_conv)
+        self.conv2d = depthwise_conv2d(inner, d_conv, bias=conv_bias)
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.dt_proj = nn.Linear(rank, inner, bias=False)
         self.dt_bias = nn.Parameter(torch.empty(inner))
@@ -104,6 +106,8 @@ class PlainMamba2d(KeepFloat32, Mixer2d):
         """A = -(1 .. d_state), D = 1, time steps log-uniform in their range, small offsets of moves."""
         nn.init.uniform_(self.dt_proj.weight, -(self.sizes[0] ** -0.5), self.sizes[0] ** -0.5)
         reset_time_step_bias(self.dt_bias, *self.dt_range)
+        if self.selection == "raster":
+            self.dt_bias.mul_(2)  # the released code adds it twice
         rates = torch.arange(1.0, self.A_log.shape[-1] + 1, device=self.A_log.device)
         self.A_log.copy_(rates.log().expand_as(self.A_log))
         self.D.fill_(1.0)

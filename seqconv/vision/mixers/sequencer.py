@@ -15,7 +15,7 @@ from seqconv_kernels import rnn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels.rnn.cells import CELLS
 
-from ...layers.linear import Linear
+from ...layers.linear import KeptLinear, Linear
 from ..mixer_2d import Mixer2d, by_size
 from ..registry import register_2d
 
@@ -23,17 +23,23 @@ SEQUENCER_CELLS = ("lstm", "gru", "elman")
 UNIONS = ("cat", "add", "vertical", "horizontal")
 
 
-class GateProjection(Linear):
-    """Projection of inputs to the gates of a cell, uniform within ``±1/√d_hidden`` as in PyTorch's recurrent layers."""
+class GateProjection(KeptLinear):
+    """Projection of inputs to the gates of a cell, uniform within ``±1/√d_hidden`` as in PyTorch's recurrent layers.
 
-    def __init__(self, d_in: int, d_out: int, *, d_hidden: int) -> None:
-        self.bound = d_hidden**-0.5
+    ``biases`` of them are one here, the sum of as many.
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, d_hidden: int, biases: int = 1) -> None:
+        self.bound, self.biases = d_hidden**-0.5, biases
         super().__init__(d_in, d_out)
 
     def reset_parameters(self) -> None:
         """Draw weights and biases uniformly."""
         nn.init.uniform_(self.weight, -self.bound, self.bound)
         nn.init.uniform_(self.bias, -self.bound, self.bound)
+        for _ in range(self.biases - 1):
+            with torch.no_grad():
+                self.bias.add_(nn.init.uniform_(torch.empty_like(self.bias), -self.bound, self.bound))
 
 
 class DirectionalRNN(nn.Module):
@@ -50,7 +56,8 @@ class DirectionalRNN(nn.Module):
         super().__init__()
         gates = CELLS[cell].gates
         self.cell, self.sizes = cell, (gates, directions, d_hidden)
-        self.in_proj = GateProjection(d_in, gates * directions * d_hidden, d_hidden=d_hidden)
+        biases = 1 if cell == "gru" else 2
+        self.in_proj = GateProjection(d_in, gates * directions * d_hidden, d_hidden=d_hidden, biases=biases)
         self.recurrent_weight = nn.Parameter(torch.empty(*self.sizes, d_hidden))
         # The GRU multiplies the bias of its recurrent product; of other cells both biases are one.
         self.recurrent_bias = nn.Parameter(torch.empty(self.sizes)) if cell == "gru" else None

@@ -28,7 +28,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.grouped_linear import GroupedLinear
-from ...layers.linear import Linear
+from ...layers.linear import KeptLinear, Linear
 from ...layers.norms import LayerNorm
 from ...layers.residual import Dropout
 from ...layers.time_step import check_time_steps, reset_time_step_bias
@@ -41,6 +41,8 @@ from ..scan_orders import check_scan_order
 from .scan import CROSS
 
 GATES = ("silu", "linear", "none")
+INITIALISATIONS = ("s4d", "normal", "uniform")
+SMALL_INIT = 0.1
 CROSS_SCAN = ("row", "column", "row_reversed", "column_reversed")
 """VMamba's directions, in the order of its parameters."""
 
@@ -70,6 +72,9 @@ class SS2D(KeepFloat32, Mixer2d):
         normed_projections: batch norms after the projections into and out of the mixer (MobileMamba).
         dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
         dt_init_floor: least initial time step.
+        initialisation: ``"s4d"``: A = -(1 .. d_state) and these time steps; ``"normal"``, ``"uniform"``: A = -exp of a
+            standard normal number, or -1, the projection to the time steps and their bias of a tenth of the
+            distribution (``initialize`` ``v0``, ``v1``, ``v2`` of the original).
         dropout: probability for the outputs.
 
     Raises:
@@ -92,6 +97,7 @@ class SS2D(KeepFloat32, Mixer2d):
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         dt_init_floor: float = 1e-4,
+        initialisation: str = "s4d",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model)
@@ -102,22 +108,30 @@ class SS2D(KeepFloat32, Mixer2d):
             raise argument_error("ss2d 2-D mixer", got, "sizes of at least 1, an odd d_conv", "correct the sizes")
         if gate not in GATES:
             raise unknown_name("ss2d 2-D mixer", "gate", gate, GATES)
+        if initialisation not in INITIALISATIONS:
+            raise unknown_name("ss2d 2-D mixer", "initialisation", initialisation, INITIALISATIONS)
         if not orders or isinstance(orders, str):
             wanted, remedy = "a list of at least one scan order", "pass orders=['row']"
             raise argument_error("ss2d 2-D mixer", f"orders={orders!r}", wanted, remedy)
         check_time_steps(dt_min, dt_max, dt_init_floor)
-        self.gate, self.orders = gate, tuple(check_scan_order(name) for name in orders)
+        self.initialisation, self.gate, self.orders = (
+            initialisation,
+            gate,
+            tuple(check_scan_order(name) for name in orders),
+        )
         self.dt_range, directions = (dt_min, dt_max, dt_init_floor), len(self.orders)
         inner = self.d_inner
-        self.in_proj = Linear(d_model, inner if gate == "none" else 2 * inner, bias=bias)
+        # Originals stack the projections to the selection in a parameter, and have convolutions next to batch norms.
+        projection = KeptLinear if normed_projections else Linear
+        self.in_proj = projection(d_model, inner if gate == "none" else 2 * inner, bias=bias)
         self.conv2d = depthwise_conv2d(inner, d_conv, bias=conv_bias) if d_conv > 1 else None
-        self.x_proj = Linear(inner, directions * (self.dt_rank + 2 * d_state), bias=False)
+        self.x_proj = KeptLinear(inner, directions * (self.dt_rank + 2 * d_state), bias=False)
         self.dt_proj = GroupedLinear(directions, self.dt_rank, inner)
         self.dt_bias = nn.Parameter(torch.empty(directions, inner))
         self.A_log = nn.Parameter(torch.empty(directions, inner, d_state))
         self.D = nn.Parameter(torch.empty(directions, inner))
         self.out_norm = LayerNorm(inner)
-        self.out_proj = Linear(inner, d_model, bias=bias)
+        self.out_proj = projection(inner, d_model, bias=bias)
         # Batch norms act on channels last: they are part of the projections.
         self.in_proj_norm = CellBatchNorm(self.in_proj.out_features) if normed_projections else None
         self.out_proj_norm = CellBatchNorm(d_model) if normed_projections else None
@@ -128,10 +142,16 @@ class SS2D(KeepFloat32, Mixer2d):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A = -(1 .. d_state), D = 1, time steps log-uniform in their range."""
+        """A = -(1 .. d_state), D = 1, time steps log-uniform in their range; or see ``initialisation``."""
+        self.D.fill_(1.0)
+        if self.initialisation != "s4d":
+            normal = self.initialisation == "normal"
+            self.A_log.normal_() if normal else self.A_log.zero_()
+            for parameter in (self.dt_proj.weight, self.dt_bias):
+                parameter.normal_(std=SMALL_INIT) if normal else parameter.uniform_(0.0, SMALL_INIT)
+            return
         reset_time_step_bias(self.dt_bias, *self.dt_range)
         self.A_log.copy_(torch.arange(1.0, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
-        self.D.fill_(1.0)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         u = self.in_proj(x)

@@ -54,7 +54,8 @@ class VisionLSTM2d(Mixer2d):
         qkv_block: channels of a block of the query, key and value projections.
         convolution: ``"image"`` or ``"scan"``, see above.
         d_conv: rows and columns of the convolution over the image, odd; or taps of the one along the order.
-        bias: whether projections and the norm of the heads have biases.
+        bias: whether projections have biases.
+        norm_bias: whether the norm of the heads has one; as ``bias`` if not given.
 
     Raises:
         ValueError: an unknown order or convolution, heads or blocks that do not divide the inner channels, an even
@@ -72,6 +73,7 @@ class VisionLSTM2d(Mixer2d):
         convolution: str = "image",
         d_conv: int = 3,
         bias: bool = True,
+        norm_bias: bool | None = None,
     ) -> None:
         super().__init__(d_model)
         inner, op = int(expand * d_model), "vision_lstm 2-D mixer"
@@ -92,7 +94,7 @@ class VisionLSTM2d(Mixer2d):
             HeadwiseLinear(inner, inner // qkv_block, init_std=self.projection_std, bias=bias) for _ in range(3)
         )
         self.i_proj, self.f_proj = Linear(3 * inner, num_heads), Linear(3 * inner, num_heads)
-        self.norm = HeadLayerNorm(*self.heads, bias=bias)
+        self.norm = HeadLayerNorm(*self.heads, bias=bias if norm_bias is None else norm_bias)
         self.skip = nn.Parameter(torch.empty(inner))
         set_optimizer_options(self, "skip", weight_decay=0.0)
         self.down_proj = Linear(inner, d_model, bias=bias)

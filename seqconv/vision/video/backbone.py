@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...blocks import Block
+from ...layers.initialisation import LINEAR_INIT_STD, reset_layers, reset_residual_projection
 from ...layers.norms import create_norm
 from ...recomputation import checkpointed
 from ...registry import create_mixer
 from ...types import LayerContext
-from ..backbones.backbone import LINEAR_INIT_STD, BackboneClassifier, check_out_indices, reset_patches
+from ..backbones.backbone import BackboneClassifier, check_out_indices
 from ..backbones.block import drop_path_rates
 from ..backbones.stems import check_channels
 from ..positions import resized_positions
@@ -104,11 +105,22 @@ class VideoBackbone(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Patches as LeCun 1998 without a bias, tokens and positions small, all times alike."""
-        reset_patches(self.patch_embedding)
-        for parameter in (self.position_embedding, self.class_token, self.class_position):
+        """Small weights in all linear layers but the mixers' last, small positions; the token and times are zero.
+
+        Of mixers with time steps their biases are zero too, as in VideoMamba, whose constructor does so.
+        """
+        for block in self.blocks:
+            reset_layers(block, "linear")
+            mixer: Any = block.mixer
+            if isinstance(getattr(mixer, "out_proj", None), nn.Linear):
+                mixer.out_proj.reset_parameters()
+                reset_residual_projection(mixer.out_proj, getattr(mixer, "layer", None))
+            if isinstance(getattr(mixer, "dt_bias", None), nn.Parameter):
+                nn.init.zeros_(mixer.dt_bias)
+        for parameter in (self.position_embedding, self.class_position):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
-        nn.init.zeros_(self.time_embedding)
+        for parameter in (self.time_embedding, self.class_token):
+            nn.init.zeros_(parameter)
 
     def features(
         self, videos: Float[Tensor, "batch channels frames height width"]

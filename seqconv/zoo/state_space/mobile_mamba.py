@@ -27,6 +27,7 @@ def _mobile(dims: Sequence[int], depths: Sequence[int] = (1, 2, 2), **options: A
         stem="mobile",
         downsampling="mobile",
         final_norm="batch",
+        initialisation="none",
         **options,
     )
 

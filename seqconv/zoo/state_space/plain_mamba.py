@@ -20,6 +20,7 @@ def _plain_mamba(d_model: int, depth: int, num_convs: int, **options: Any) -> Pl
         mixer_options={"selection": "raster"},
         stem="conv7",
         stem_options={"num_convs": num_convs},
+        head_init_std=0.01,
         **options,
     )
 

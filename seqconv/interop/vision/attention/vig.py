@@ -18,7 +18,7 @@ from ....vision.backbones.block import Block2d
 from ....vision.backbones.plain_2d import PlainBackbone2d
 from ....vision.mixers.gated_linear import ViG2d
 from ...importer import Weights, add_importer, options
-from ..parts import count_parts, require_checked, require_names
+from ..parts import count_parts, require_checked, require_names, take_pairs
 
 MIXER, BLOCK, MODEL = (f"hustvl/ViG:{name}" for name in ("GatedLinearAttention", "GLABlock", "ViG"))
 MIXER_DEFAULTS: Mapping[str, Any] = {
@@ -45,8 +45,7 @@ IGNORED = ("drop_rate", "pt_hw_seq_len", "attn_model", "hidden_act", "use_out_ga
 CHECKED: Mapping[str, Any] = {
     "if_cls_token": False, "if_abs_pos_embed": True, "if_rc_pe": False, "use_msg": False, "use_middle_cls_token": False,
     "classification_mode": "avgpool", "use_lower_bound": False, "scan_mode": "default", "patch_embed_version": "v2",
-    "use_bias_in_patch": True, "use_act_in_patch": False, "rope_mode": "none", "use_dirpe": False, "clamp_min": None,
-    "expand_v": 1,
+    "rope_mode": "none", "use_dirpe": False, "clamp_min": None, "expand_v": 1,
 }  # fmt: skip
 SILU = ("swish", "silu")
 EVALUATION_SCALE, TRAINING_SCALE = 0.25, 0.5
@@ -95,7 +94,7 @@ def build_block(**hyper: Any) -> Block2d:
     )  # fmt: skip
     return Block2d(
         mixer,
-        mlp_ratio=_hidden(o) / o.hidden_size,
+        mlp_ratio=_hidden(o.hidden_size, o.use_swiglu, o.intermediate_size) / o.hidden_size,
         layer_scale=o.init_values,
         **_block_options(o.use_swiglu, o.rms_norm_eps),
     )
@@ -118,9 +117,9 @@ def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tenso
 def build(**hyper: Any) -> ImageClassifier:
     """The classifier with the options of the original."""
     o = _read(MODEL, hyper, DEFAULTS, IGNORED)
-    if o.stride != o.patch_size or o.use_swiglu:
-        got, wanted = f"stride={o.stride}, use_swiglu={o.use_swiglu}", "patches next to each other, no SwiGLU"
-        raise argument_error(f"from_original({MODEL!r})", got, wanted, "these alone were checked")
+    if o.stride != o.patch_size:
+        got, wanted = f"stride={o.stride}, patch_size={o.patch_size}", "patches next to each other"
+        raise argument_error(f"from_original({MODEL!r})", got, wanted, "this alone was checked")
     backbone = PlainBackbone2d(
         "vig",
         d_model=o.embed_dim,
@@ -133,11 +132,13 @@ def build(**hyper: Any) -> ImageClassifier:
         image_size=o.img_size,
         patch_size=o.patch_size,
         stem="conv_silu",
+        stem_options={"bias": o.use_bias_in_patch, "out_activation": o.use_act_in_patch},
         in_channels=o.channels,
         norm="rms",
-        mlp_ratio=4.0,
+        mlp_ratio=_hidden(o.embed_dim, o.use_swiglu) / o.embed_dim,
         layer_scale=o.init_values,
-        block_options=_block_options(False),
+        block_options=_block_options(o.use_swiglu),
+        initialisation="mlp",
         drop_path=float(o.drop_path_rate),
     )  # fmt: skip
     return ImageClassifier(backbone, o.num_classes)
@@ -150,9 +151,13 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     converted = {"backbone.position_embedding": positions.unflatten(0, (math.isqrt(len(positions)), -1))}
     converted["backbone.norm.weight"] = weights.take("norm.weight")
     names = {f"backbone.stem.{name}": f"patch_embed.proj.{i}" for name, i in zip(STEM, (0, 1, 3, 4), strict=True)}
-    for name, source in (names | {"head": "head"}).items():
-        converted |= {f"{name}.{kind}": weights.take(f"{source}.{kind}") for kind in PAIR}
-    block = {"hidden_size": o.embed_dim, "num_attention_heads": o.num_heads, "init_values": o.init_values}
+    for name, source in (names | ({"head": "head"} if o.num_classes else {})).items():
+        unbiased = name.startswith("backbone.stem.conv") and not o.use_bias_in_patch
+        converted |= take_pairs(weights, {name: source}, ("weight",) if unbiased else PAIR)
+    block = {
+        "hidden_size": o.embed_dim, "num_attention_heads": o.num_heads, "init_values": o.init_values,
+        "use_swiglu": o.use_swiglu,
+    }  # fmt: skip
     for index in range(o.depth):
         found = convert_block(weights.part(f"blocks.{index}."), block)
         converted |= {f"backbone.blocks.{index}.{name}": tensor for name, tensor in found.items()}
@@ -171,15 +176,17 @@ def infer(weights: Weights) -> dict[str, Any]:
     return {
         "depth": depth, "embed_dim": width, "num_heads": width // head, "expand_k": keys / width, "patch_size": patch,
         "stride": patch, "channels": stem.shape[1], "img_size": math.isqrt(weights.peek("pos_embed").shape[1]) * patch,
-        "num_classes": len(weights.peek("head.weight")), "if_cls_token": False, "patch_embed_version": "v2",
+        "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
+        "use_bias_in_patch": "patch_embed.proj.0.bias" in weights,
+        "use_swiglu": "blocks.0.mlp.gate_proj.weight" in weights,
+        "init_values": 1.0 if "blocks.0.gamma1" in weights else None,
+        "if_cls_token": False, "patch_embed_version": "v2",
     }  # fmt: skip
 
 
-def _hidden(o: Any) -> int:
+def _hidden(width: int, gated: bool, asked: int | None = None) -> int:
     """Hidden width of the MLP; the plain one has four times the width whatever is asked."""
-    if not o.use_swiglu:
-        return int(4 * o.hidden_size)
-    return int(o.intermediate_size or 256 * -(-int(8 * o.hidden_size / 3) // 256))
+    return (asked or 256 * -(-int(8 * width / 3) // 256)) if gated else 4 * width
 
 
 def _block_options(swiglu: bool, norm_eps: float = 1e-6) -> dict[str, Any]:

@@ -15,8 +15,18 @@ from seqconv_kernels._core.errors import argument_error
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ...importer import Weights, add_importer, options
-from ..parts import require_names
-from ..state_space.vmamba_models import DOWNSAMPLINGS, MLP, STEMS, convert_stages, stage_depths
+from ..parts import stage_dims
+from ..state_space.vmamba_models import (
+    DOWNSAMPLINGS,
+    MLP,
+    MLPS,
+    STEMS,
+    check_versions,
+    convert_stages,
+    downsampling_modules,
+    stage_depths,
+    stem_modules,
+)
 from .vig import SILU, TRAINING_SCALE, convert_mixer
 
 ORIGINAL = "hustvl/ViG:HierViG"
@@ -24,12 +34,11 @@ DEFAULTS: Mapping[str, Any] = {
     "patch_size": 4, "in_chans": 3, "num_classes": 1000, "depths": (2, 2, 9, 2), "dims": (96, 192, 384, 768),
     "num_heads": (3, 6, 12, 24), "expand_k": 0.5, "expand_v": 1.0, "use_out_act": False, "use_act_in_conv": True,
     "rope_mode": "none", "mlp_ratio": 4.0, "gmlp": False, "downsample_version": "v3", "patchembed_version": "v2",
-    "drop_path_rate": 0.1,
+    "drop_path_rate": 0.1, "patch_norm": True, "mlp_act_layer": "gelu",
 }  # fmt: skip
 GATED_MULTIPLE = 32
 IGNORED = (
-    "image", "attn_models", "hidden_act", "norm_layer", "mlp_act_layer", "mlp_drop_rate", "patch_norm",
-    "use_checkpoint",
+    "image", "attn_models", "hidden_act", "norm_layer", "mlp_drop_rate", "use_checkpoint",
 )  # fmt: skip
 
 
@@ -49,9 +58,10 @@ def build(**hyper: Any) -> ImageClassifier:
         in_channels=o.in_chans,
         patch_size=o.patch_size,
         stem=STEMS[o.patchembed_version][0],
+        stem_options={} if o.patch_norm else {"norm": "none"},
         downsampling=DOWNSAMPLINGS[o.downsample_version][0],
         mlp_ratio=[_gated_ratio(dim) if o.gmlp else float(o.mlp_ratio) for dim in o.dims],
-        block_options={"mlp": "swiglu", "mlp_bias": False} if o.gmlp else {},
+        block_options={"mlp": "swiglu", "mlp_bias": False} if o.gmlp else {"mlp": MLPS[o.mlp_act_layer.lower()]},
         drop_path=float(o.drop_path_rate),
     )
     return ImageClassifier(backbone, o.num_classes)
@@ -60,11 +70,10 @@ def build(**hyper: Any) -> ImageClassifier:
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = _options(hyper)
-    stem, downsampling = STEMS[o.patchembed_version][1], DOWNSAMPLINGS[o.downsample_version][1]
-    names = {"mixer_norm": "norm", **MLP}
     return convert_stages(
-        weights, o.depths, stem=stem, downsampling=downsampling, block=names, mixer=lambda op, _: convert_mixer(op, {})
-    )
+        weights, o.depths, stem=stem_modules(o), downsampling=downsampling_modules(weights, o.downsample_version),
+        block={"mixer_norm": "norm", **MLP}, mixer=lambda op, _: convert_mixer(op, {}),
+    )  # fmt: skip
 
 
 def infer(weights: Weights) -> dict[str, Any]:
@@ -91,14 +100,12 @@ def _gated_ratio(dim: int) -> float:
 
 def _options(hyper: Mapping[str, Any]) -> Any:
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    kinds = {"norm_layer": ("ln", "ln2d"), "hidden_act": SILU, "mlp_act_layer": ("gelu",)}
-    require_names(ORIGINAL, hyper, **kinds)
-    versions = o.patchembed_version in STEMS and o.downsample_version in DOWNSAMPLINGS
-    if not versions or o.rope_mode != "none" or o.expand_v != 1:
-        got = f"patchembed_version={o.patchembed_version!r}, downsample_version={o.downsample_version!r}, "
-        got += f"rope_mode={o.rope_mode!r}, expand_v={o.expand_v}"
-        wanted = "patch embedding v1 or v2, downsampling v1 or v3, no rotary positions, values of the model's width"
+    check_versions(ORIGINAL, hyper, o, norm_layer=("ln", "ln2d"), hidden_act=SILU)
+    if o.rope_mode != "none" or o.expand_v != 1:
+        got = f"rope_mode={o.rope_mode!r}, expand_v={o.expand_v}"
+        wanted = "no rotary positions, values of the model's width"
         raise argument_error(f"from_original({ORIGINAL!r})", got, wanted, "these alone were checked")
+    o.dims = stage_dims(o.dims, len(o.depths))
     return o
 
 

@@ -2,9 +2,10 @@
 
 Read in ``vision_lstm/vision_lstm.py`` (VisionLSTM) and ``vision_lstm2.py`` (VisionLSTM2) at 381ba95c. Norms of the
 blocks, and that of the cells after them, store their weights less one. Reversed blocks of the second version convolve
-the image turned by a half, so that their kernels are turned here. Blocks of another traversal, and other modes and
-alternations, are unsupported. The names of the published files differ from those of the classes: ``load_model`` in
-``hubconf.py`` there renames them, and so it is done here.
+the image turned by a half, so that their kernels are turned here. Its ``conv_kernel_size`` does not reach its blocks,
+which have 3 taps whatever it is. Blocks of another traversal, and other modes and alternations, are unsupported. The
+names of the published files differ from those of the classes: ``load_model`` in ``hubconf.py`` there renames them, and
+so it is done here.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.block import drop_path_rates
 from ....vision.backbones.plain_2d import PlainBackbone2d
 from ...importer import Weights, add_importer, options
 from ..parts import require_checked
@@ -27,6 +29,7 @@ SIZES: Mapping[str, Any] = {
     "patch_size": 16,
     "output_shape": (1000,),
     "drop_path_rate": 0.0,
+    "drop_path_decay": False,
     "legacy_norm": False,
     "stride": None,
     "mode": "classifier",
@@ -34,14 +37,12 @@ SIZES: Mapping[str, Any] = {
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     FIRST: {**SIZES, "depth": 24, "pooling": "bilateral_avg", "alternation": "bidirectional"},
     SECOND: {
-        **SIZES, "depth": 12, "pooling": "bilateral_flatten", "conv_kind": "2d", "conv_kernel_size": 3,
-        "proj_bias": True, "norm_bias": True,
+        **SIZES, "depth": 12, "pooling": "bilateral_flatten", "conv_kind": "2d", "proj_bias": True, "norm_bias": True,
     },
 }  # fmt: skip
-IGNORED = ("image", "drop_path_decay", "init_weights")
+IGNORED = ("image", "init_weights", "conv_kernel_size")
 CHECKED = {
-    "mode": "classifier", "alternation": "bidirectional", "conv_kind": "2d", "conv_kernel_size": 3,
-    "proj_bias": True, "norm_bias": True,
+    "mode": "classifier", "alternation": "bidirectional", "conv_kind": ("2d", "causal1d"),
 }  # fmt: skip
 POOLINGS = {"bilateral_flatten": "ends", "bilateral_avg": "mean_of_ends"}
 ORDERS = ("row", "row_reversed")
@@ -52,8 +53,8 @@ PUBLISHED = {
     FIRST: {"post_blocks_norm": "legacy_norm", "head.0": "norm", "head.1": "head"},
     SECOND: {"post_blocks_norm": "norm", "head.0": "legacy_norm", "head.1": "head"},
 }
-CONV_TAPS = 4
-"""Of the causal convolution of the first version."""
+CONV_TAPS = {FIRST: 4, SECOND: 3}
+"""Of the causal convolution."""
 HEADS = 4
 """The original takes as many heads as the blocks of its projections have channels."""
 
@@ -73,23 +74,27 @@ def _reader(original: str) -> Any:
     def build(**hyper: Any) -> ImageClassifier:
         """The classifier with the options of the original."""
         o = read(hyper)
-        mixer = {"convolution": "scan", "d_conv": CONV_TAPS, "bias": False} if first else {}
+        mixer = {"bias": not first and o.proj_bias, "norm_bias": not first and o.norm_bias}
+        rates = drop_path_rates(o.drop_path_rate, o.depth) if o.drop_path_decay else [o.drop_path_rate] * o.depth
+        causal = {"convolution": "scan", "d_conv": CONV_TAPS[original]}
         backbone = PlainBackbone2d(
             "vision_lstm",
             d_model=o.dim,
             depth=o.depth if first else 2 * o.depth,
-            mixer_options=mixer,
+            mixer_options=mixer | (causal if first or o.conv_kind == "causal1d" else {}),
             layer_options=[{"order": order} for order in ORDERS],
             image_size=_table_size(o),
             patch_size=o.patch_size,
             stride=o.stride,
+            stem_options={"xavier": True},
             in_channels=o.input_shape[0],
             pooling=POOLINGS[o.pooling],
             norm="layer" if o.legacy_norm or not first else "none",
             norm_eps=LEGACY_EPS if first else NORM_EPS,
             pooled_norm=first or o.legacy_norm,
             pooled_norm_eps=NORM_EPS if first else LEGACY_EPS,
-            drop_path=float(o.drop_path_rate),
+            drop_path=[rate for rate in rates for _ in range(1 if first else 2)],
+            head_init_std=2e-5,
         )
         return ImageClassifier(backbone, o.output_shape[0])
 
@@ -146,13 +151,14 @@ def _mixer(weights: Weights, *, reverse: bool) -> dict[str, Tensor]:
     names = {f"{gate}_proj": f"mlstm_cell.{gate}gate" for gate in "if"}
     names |= {f"{name}_proj": f"{name}_proj" for name in "qkv"}
     converted |= _same(weights, names | {"up_proj": "proj_up", "down_proj": "proj_down"})
-    if "conv.weight" in weights:
+    causal = next((name for name in ("conv1d.conv", "conv.conv") if f"{name}.weight" in weights), None)
+    if causal is None:
         kernel = weights.take("conv.weight")
         converted["conv2d.weight"] = kernel.flip(-1, -2) if reverse else kernel
         converted["conv2d.bias"] = weights.take("conv.bias")
     else:
-        converted["conv1d.weight"] = weights.take("conv1d.conv.weight").squeeze(1)
-        converted["conv1d.bias"] = weights.take("conv1d.conv.bias")
+        converted["conv1d.weight"] = weights.take(f"{causal}.weight").squeeze(1)
+        converted["conv1d.bias"] = weights.take(f"{causal}.bias")
     return converted
 
 
@@ -187,6 +193,18 @@ def infer(weights: Weights) -> dict[str, Any]:
         "dim": dim, "input_shape": [kernel.shape[1], rows * patch, columns * patch], "patch_size": patch,
         "depth": depth, "output_shape": [classes], "legacy_norm": "legacy_norm.weight" in weights,
         "pooling": "bilateral_avg" if width == dim else "bilateral_flatten",
+    } | _infer_second(weights)  # fmt: skip
+
+
+def _infer_second(weights: Weights) -> dict[str, Any]:
+    """What the first version has no options for."""
+    block = weights.part(f"blocks.0.{TRAVERSALS[0]}.")
+    if "norm.weight" not in block:
+        return {}
+    causal = "layer.conv.conv.weight" in block
+    return {
+        "conv_kind": "causal1d" if causal else "2d", "proj_bias": "layer.proj_up.bias" in block,
+        "norm_bias": "norm.bias" in block,
     }  # fmt: skip
 
 

@@ -19,14 +19,11 @@ from seqconv_kernels._core.errors import argument_error
 from ....vision.backbones.backbone import SpectrogramClassifier
 from ....vision.backbones.plain import PlainBackbone
 from ...importer import Weights, add_importer, options
-from ...state_space.mamba import convert_mamba, mamba_options
-from ..parts import PAIR, count_parts, require_checked, scan_classifier
-from .vim import convert as convert_vim
-from .vim import vim_options
+from ..parts import PAIR, count_parts, in_pairs, require_checked, scan_classifier
+from .vim import POOLINGS, convert_mixer, mixer_arguments
 
 ORIGINAL = "mhamzaerol/Audio-Mamba-AuM:AudioMamba"
 CHECKED: Mapping[str, tuple[Any, ...]] = {
-    "norm_epsilon": (1e-5,),
     "if_abs_pos_embed": (True,),
     "abs_pos_patch_grid_size": (None,),
     "if_rope": (False,),
@@ -50,6 +47,7 @@ DEFAULTS: Mapping[str, Any] = {
     "ssm_cfg": None,
     "drop_path_rate": 0.0,
     "rms_norm": True,
+    "norm_epsilon": 1e-5,
     "final_pool_type": "mean",
     "if_cls_token": True,
     "use_middle_cls_token": True,
@@ -73,9 +71,9 @@ IGNORED = (
 def build(**hyper: Any) -> SpectrogramClassifier:
     """The classifier with the options of the original."""
     o = _options(hyper)
-    mixer_options = {name: value for name, value in _mixer(o).items() if name != "d_model"}
+    mixer, mixer_options = mixer_arguments(o.bimamba_type, **_mixer(o))
     backbone = PlainBackbone(
-        "mamba" if o.bimamba_type == "none" else "vim",
+        mixer,
         d_model=o.embed_dim,
         depth=o.depth,
         mixer_options=mixer_options,
@@ -83,11 +81,12 @@ def build(**hyper: Any) -> SpectrogramClassifier:
         patch_size=_pair(o.patch_size),
         stride=_pair(o.strides),
         in_channels=o.channels,
-        pooling="class" if o.if_cls_token else "mean",
+        pooling="class" if o.if_cls_token else POOLINGS[o.final_pool_type],
         class_place="middle" if o.use_middle_cls_token else "last" if o.use_end_cls_token else "first",
         order="column" if o.transpose_token_sequence else "row",
         pairs=o.if_bidirectional,
         norm="rms" if o.rms_norm else "layer",
+        norm_options={"eps": float(o.norm_epsilon)},
         drop_path=float(o.drop_path_rate),
     )
     return SpectrogramClassifier(backbone, o.num_classes)
@@ -104,8 +103,9 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
         converted["backbone.class_token"] = weights.take("cls_token")[0, 0]
     converted["backbone.position_embedding"] = positions.unflatten(0, grid)
     return converted | scan_classifier(
-        weights, o.depth, partial(_convert_mixer, o=o), norm_kinds=("weight",) if o.rms_norm else PAIR,
-        head=bool(o.num_classes), place=_in_pairs if o.if_bidirectional else str,
+        weights, o.depth, partial(convert_mixer, kind=o.bimamba_type, **_mixer(o)),
+        norm_kinds=("weight",) if o.rms_norm else PAIR, head=bool(o.num_classes),
+        place=in_pairs if o.if_bidirectional else str,
     )  # fmt: skip
 
 
@@ -130,21 +130,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 def _mixer(o: Any) -> dict[str, Any]:
     """Arguments of the mixer."""
-    given = {"d_model": o.embed_dim, **(o.ssm_cfg or {})}
-    if o.bimamba_type == "none":
-        return mamba_options(**given)
-    return vim_options(**given, bimamba_type=o.bimamba_type, if_divide_out=o.if_devide_out)
-
-
-def _convert_mixer(weights: Weights, o: Any) -> dict[str, Tensor]:
-    given = {"d_model": o.embed_dim, **(o.ssm_cfg or {})}
-    if o.bimamba_type == "none":
-        return convert_mamba(weights, given)
-    return convert_vim(weights, {**given, "bimamba_type": o.bimamba_type, "if_divide_out": o.if_devide_out})
-
-
-def _in_pairs(index: int) -> str:
-    return f"{index // 2}.{('forwards', 'backwards')[index % 2]}"
+    return {"d_model": o.embed_dim, **(o.ssm_cfg or {}), "halve": o.if_devide_out}
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -159,9 +145,9 @@ def _options(hyper: Mapping[str, Any]) -> Any:
     if o.bimamba_type not in ("none", "v1", "v2"):
         got = f"bimamba_type={o.bimamba_type!r}"
         raise argument_error(operation, got, "'none', 'v1' or 'v2'", "pass what the original was built with")
-    if not o.if_cls_token and o.final_pool_type != "mean":
+    if not o.if_cls_token and o.final_pool_type not in POOLINGS:
         got = f"final_pool_type={o.final_pool_type!r} without a class token"
-        raise argument_error(operation, got, "'mean'", "this value alone was checked")
+        raise argument_error(operation, got, "'mean' or 'none'", "these alone were checked")
     if o.transpose_token_sequence and _pair(o.patch_size) != _pair(o.strides):
         got = f"transpose_token_sequence with patch_size={o.patch_size} and strides={o.strides}"
         raise argument_error(operation, got, "patches next to each other: the original fails otherwise", "check them")

@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from seqconv_kernels._core.errors import argument_error
+
 from ....vision.backbones.backbone import ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.atrous import Atrous2d
 from ...importer import Weights, add_importer, options
-from ..parts import require_checked, require_names
+from ..parts import require_checked, require_names, stage_dims
 from .vmamba_models import take_modules
 
 MIXER, MODEL = "TerryPei/EfficientVMamba:SS2D", "TerryPei/EfficientVMamba:EfficientVSSM"
@@ -31,8 +33,9 @@ IGNORED = (
     "image", "d_state", "dt_rank", "attn_drop_rate", "shared_ssm", "softmax_version", "drop_rate",
     "norm_layer", "use_checkpoint", "window_size",
 )  # fmt: skip
+MIXER_IGNORED = ("dropout", "simple_init", "dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor")
 CHECKED: Mapping[str, Any] = {
-    "conv_bias": True, "bias": False, "forward_type": "v2", "step_size": 2,
+    "forward_type": ("v2", "v1"), "step_size": 2,
 }  # fmt: skip
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 SCANNED_STAGES = 2
@@ -45,7 +48,8 @@ INVERTED = {
 def build_mixer(**hyper: Any) -> Atrous2d:
     """The mixer with the options of the original."""
     o = _read(MIXER, hyper, MIXER_DEFAULTS)
-    return Atrous2d(o.d_model, d_state=o.d_state, d_conv=o.d_conv, expand=float(o.ssm_ratio), dt_rank=o.dt_rank)
+    sizes = {"d_state": o.d_state, "d_conv": o.d_conv, "expand": float(o.ssm_ratio), "dt_rank": o.dt_rank}
+    return Atrous2d(o.d_model, conv_bias=o.conv_bias, bias=o.bias, **sizes)
 
 
 def convert_mixer(weights: Weights, _: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -65,12 +69,13 @@ def build(**hyper: Any) -> ImageClassifier:
     kinds = ["mixer" if stage < SCANNED_STAGES else "inverted_residual" for stage in range(len(o.depths))]
     backbone = HierarchicalBackbone(
         "efficient_vmamba",
-        dims=o.dims,
+        dims=stage_dims(o.dims, len(o.depths)),
         depths=o.depths,
         mixer_options={"expand": float(o.ssm_ratio)},
         stage_blocks=kinds,
         in_channels=o.in_chans,
         patch_size=o.patch_size,
+        stem_options={} if o.patch_norm else {"norm": "none"},
         downsampling="conv2" if o.downsample_version == "v2" else "merge",
         mlp_ratio=float(o.mlp_ratio),
         drop_path=float(o.drop_path_rate),
@@ -81,7 +86,9 @@ def build(**hyper: Any) -> ImageClassifier:
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = _read(MODEL, hyper, DEFAULTS)
-    converted = take_modules(weights, "patch_embed", "backbone.stem", {"proj": "0", "norm": "2"})
+    converted = take_modules(
+        weights, "patch_embed", "backbone.stem", {"proj": "0", **({"norm": "2"} if o.patch_norm else {})}
+    )
     second = o.downsample_version == "v2"
     names = {"conv": "1", "norm": "3"} if second else {"norm": "norm", "proj": "reduction"}
     converted |= take_modules(weights, "classifier", "backbone", {"norm": "norm"})
@@ -139,6 +146,7 @@ def infer(weights: Weights) -> dict[str, Any]:
     stem, mlp = weights.peek("patch_embed.0.weight"), "layers.0.blocks.0.mlp.fc1.weight"
     return {
         "depths": depths, "dims": dims, "patch_size": stem.shape[-1], "in_chans": stem.shape[1],
+        "patch_norm": "patch_embed.2.weight" in weights,
         "downsample_version": "v2" if "layers.0.downsample.1.weight" in weights else "v1",
         "ssm_ratio": len(weights.peek("layers.0.blocks.0.op.out_norm.weight")) / dims[0],
         "mlp_ratio": len(weights.peek(mlp)) / dims[0] if mlp in weights else 0.0,
@@ -147,9 +155,15 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 
 def _read(original: str, hyper: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
-    o = options(original, hyper, defaults, IGNORED if original == MODEL else ())
+    o = options(original, hyper, defaults, IGNORED if original == MODEL else MIXER_IGNORED)
     require_names(original, hyper, norm_layer=("layernorm",))
     require_checked(original, o, CHECKED)
+    if original == MIXER and 0 < o.ssm_rank_ratio < o.ssm_ratio:
+        got = f"ssm_rank_ratio={o.ssm_rank_ratio}, ssm_ratio={o.ssm_ratio}"
+        raise argument_error(f"from_original({original!r})", got, "no low rank", "this alone was checked")
+    if original == MIXER and o.d_conv < 2:
+        got = f"d_conv={o.d_conv}"
+        raise argument_error(f"from_original({original!r})", got, "a convolution", "this alone was checked")
     return o
 
 

@@ -2,7 +2,7 @@
 
 Read in ``model/mobilemamba/mobilemamba.py`` and ``model/lib_mamba/vmambanew.py`` (SS2D, ``v052d`` with two groups) at
 0980f48a. Without Triton the original adds up the forward scans of all images of a batch; they stay apart here, as with
-Triton. A second head for distillation is unsupported.
+Triton. Of a model with a second head for distillation the mean of both is given, in training too.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ....vision.backbones.backbone import ImageClassifier
+from ....vision.backbones.backbone import DistilledClassifier, ImageClassifier
 from ....vision.backbones.hierarchical import HierarchicalBackbone
 from ....vision.mixers.mobile_mamba import MobileBlock, MobileMamba2d, WaveletScan
 from ...importer import Weights, add_importer, options
@@ -42,7 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
 IGNORED = ("image", "img_size", "bias")
 CHECKED: Mapping[str, Any] = {
     "stride": 1, "wt_levels": 1, "wt_type": "db1", "forward_type": "v052d", "type": "s", "has_skip": True,
-    "stages": ["s", "s", "s"], "distillation": False, "down_ops": DOWN_OPS,
+    "stages": ["s", "s", "s"], "down_ops": DOWN_OPS,
 }  # fmt: skip
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 STAGES = 3
@@ -124,17 +124,22 @@ def build(**hyper: Any) -> ImageClassifier:
         patch_size=16,
         stem="mobile",
         downsampling="mobile",
-        final_norm="batch",
+        final_norm="none" if o.distillation or not o.num_classes else "batch",
+        initialisation="none",
         drop_path=float(o.drop_path),
     )
-    return ImageClassifier(backbone, o.num_classes)
+    return (DistilledClassifier if o.distillation and o.num_classes else ImageClassifier)(backbone, o.num_classes)
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier from that of the original."""
     o = _read(MODEL, hyper, DEFAULTS)
-    converted = take_modules(weights, "", "", {"head": "head.l"})
-    converted |= {f"backbone.pooled_norm.{kind}": weights.take(f"head.bn.{kind}") for kind in NORM}
+    norm = "norm" if o.distillation else "backbone.pooled_norm"
+    heads = {"head": ("head", norm)} | ({"distilled_head": ("head_dist", "distilled_norm")} if o.distillation else {})
+    converted = dict[str, Tensor]()
+    for name, (source, norm) in heads.items() if o.num_classes else ():
+        converted |= take_modules(weights, "", "", {name: f"{source}.l"})
+        converted |= {f"{norm}.{kind}": weights.take(f"{source}.bn.{kind}") for kind in NORM}
     converted |= _normed(weights, {f"backbone.stem.layers.{i}": f"patch_embed.{2 * i}" for i in range(4)})
     for stage, depth in enumerate(o.depth):
         part, start = weights.part(f"blocks{stage + 1}."), 3 if stage else 0
@@ -165,7 +170,8 @@ def infer(weights: Weights) -> dict[str, Any]:
     mixer = first[0].part("mixer.m.attn.global_op.")
     return {
         "depth": depths, "embed_dim": [len(b.peek("dw0.m.c.weight")) for b in first],
-        "in_chans": weights.peek("patch_embed.0.c.weight").shape[1], "num_classes": len(weights.peek("head.l.weight")),
+        "in_chans": weights.peek("patch_embed.0.c.weight").shape[1], "distillation": "head_dist.l.weight" in weights,
+        "num_classes": len(weights.peek("head.l.weight")) if "head.l.weight" in weights else 0,
         "kernels": [b.peek("mixer.m.attn.global_op.wavelet_convs.0.weight").shape[-1] for b in first],
         "ssm_ratio": len(mixer.peek("global_atten.conv2d.weight")) / mixer.peek("base_scale.weight").numel(),
     }  # fmt: skip

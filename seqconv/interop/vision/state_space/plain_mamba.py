@@ -2,15 +2,13 @@
 
 Read in ``mmcls/plain_mamba_dev/models/plain_mamba/plain_mamba_layer.py`` (PlainMamba2D) at 0975a1d0. The original adds
 the bias of the time step twice, in its projection and in the scan, and takes the time steps and weights of raster cells
-in all directions; both are kept. A layer scale is unsupported.
+in all directions; both are kept. A layer scale is multiplied into the last projection.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-
-from seqconv_kernels._core.errors import argument_error
 
 from ....vision.mixers.plain_mamba import PlainMamba2d
 from ...importer import Weights, add_importer, options
@@ -33,25 +31,25 @@ def build(**hyper: Any) -> PlainMamba2d:
     """The mixer with the options of the original."""
     o = _options(hyper)
     sizes = {"d_state": o.d_state, "expand": o.expand, "dt_rank": o.dt_rank, "d_conv": o.conv_size}
-    return PlainMamba2d(o.d_model, selection="raster", bias=o.bias, **sizes)
+    return PlainMamba2d(o.d_model, selection="raster", bias=o.bias, conv_bias=o.conv_bias, **sizes)
 
 
 def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the mixer from that of the original."""
     o = _options(hyper)
     biased = ["in_proj.bias", "out_proj.bias"] if o.bias else []
-    names = ["in_proj.weight", "out_proj.weight", "conv2d.weight", "conv2d.bias", "x_proj.weight", "dt_proj.weight"]
+    biased += ["conv2d.bias"] if o.conv_bias else []
+    names = ["in_proj.weight", "out_proj.weight", "conv2d.weight", "x_proj.weight", "dt_proj.weight"]
     converted = {name: weights.take(name) for name in [*names, *biased, "A_log", "D"]}
+    if o.init_layer_scale is not None:
+        scale = weights.take("gamma")
+        converted["out_proj.weight"] = scale[:, None] * converted["out_proj.weight"]
+        converted |= {"out_proj.bias": scale * converted["out_proj.bias"]} if o.bias else {}
     return converted | {"dt_bias": 2 * weights.take("dt_proj.bias"), "move_B": weights.take("direction_Bs")}
 
 
 def _options(hyper: Mapping[str, Any]) -> Any:
-    o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    if o.init_layer_scale is not None or not o.conv_bias:
-        got = f"init_layer_scale={o.init_layer_scale}, conv_bias={o.conv_bias}"
-        wanted = "no layer scale, a biased convolution"
-        raise argument_error(f"from_original({ORIGINAL!r})", got, wanted, "these alone were checked")
-    return o
+    return options(ORIGINAL, hyper, DEFAULTS, IGNORED)
 
 
 add_importer(ORIGINAL, build=build, convert=convert)

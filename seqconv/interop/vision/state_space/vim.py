@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ....mixers.state_space.vim import Vim
 from ...importer import Weights, add_importer, options
+from ...state_space.mamba import convert_mamba, mamba_options
 
 ORIGINAL = "hustvl/Vim:Mamba"
 DEFAULTS: Mapping[str, Any] = {
@@ -33,6 +34,8 @@ DEFAULTS: Mapping[str, Any] = {
     "init_layer_scale": None,
     "use_fast_path": True,
 }
+POOLINGS: Mapping[str, str] = {"mean": "mean", "none": "last"}
+"""Of models without a class token."""
 IGNORED = ("layer_idx", "device", "dtype", "dt_init", "dt_scale")
 
 
@@ -70,6 +73,20 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     converted["dt_bias"] = _stack(weights, [f"dt_proj{suffix}.bias" for suffix in suffixes])
     converted["D"] = _stack(weights, [f"D{suffix}" for suffix in suffixes])
     return converted | {"A_log": _stack(weights, ["A_log", "A_b_log"])}
+
+
+def mixer_arguments(kind: str, *, halve: bool, **given: Any) -> tuple[str, dict[str, Any]]:
+    """Name and options of the mixer of a model's blocks; a ``kind`` of ``"none"`` is Mamba in one direction."""
+    causal = kind == "none"
+    made = mamba_options(**given) if causal else vim_options(**given, bimamba_type=kind, if_divide_out=halve)
+    return "mamba" if causal else "vim", {name: value for name, value in made.items() if name != "d_model"}
+
+
+def convert_mixer(weights: Weights, kind: str, *, halve: bool, **given: Any) -> dict[str, Tensor]:
+    """The state dict of such a mixer."""
+    if kind == "none":
+        return convert_mamba(weights, given)
+    return convert(weights, {**given, "bimamba_type": kind, "if_divide_out": halve})
 
 
 def _stack(weights: Weights, names: list[str]) -> Tensor:

@@ -1,18 +1,18 @@
 """MzeroMiko/VMamba: SS2D.
 
-Read in ``vmamba.py`` at 2ed52ead. ``v01`` to ``v05`` differ in the kernels and in rounding, not in the equation; the
-other debugging scans, output norms and initialisations were not checked and are unsupported. ``channel_first`` changes
-the layout alone.
+Read in ``vmamba.py`` at 2ed52ead. ``v01`` to ``v05`` and ``_no32`` differ in the kernels and in rounding, not in the
+equation; ``v051d``, ``v052d`` and ``v052d3`` in the orders of the scans. Other output norms and activations are
+unsupported. ``channel_first`` changes the layout alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
-from ....vision.mixers.ss2d import SS2D
+from ....vision.mixers.ss2d import CROSS_SCAN, SS2D
 from ...importer import Weights, add_importer, options
 
 ORIGINAL = "MzeroMiko/VMamba:SS2D"
@@ -30,23 +30,33 @@ DEFAULTS: Mapping[str, Any] = {
     "dt_init_floor": 1e-4,
     "forward_type": "v2",
     "act_layer": "silu",
+    "initialize": "v0",
 }
-IGNORED = ("channel_first", "initialize", "dt_init", "dt_scale", "force_fp32")
+INITIALISATIONS: Mapping[str, str] = {"v0": "s4d", "v1": "normal", "v2": "uniform"}
+IGNORED = ("channel_first", "dt_init", "dt_scale", "force_fp32")
 GATES: Mapping[str, str] = {
     "v0": "silu",
+    "v0seq": "silu",
     **{
-        f"{version}{suffix}": gate
-        for version in ("v01", "v02", "v03", "v04", "v05", "v2", "v3")
+        f"{version}{suffix}{rounding}": gate
+        for version in ("v01", "v02", "v03", "v04", "v05", "v051d", "v052d", "v052d3", "v2", "v3")
         for suffix, gate in (("", "silu"), ("_noz", "none"), ("_nozact", "linear"))
+        for rounding in ("", "_no32")
     },
 }
 """The gate of every forward type whose equation was checked."""
+ORDERS: Mapping[str, Sequence[str]] = {
+    "v051d": ("row",) * 4,
+    "v052d": ("row", "row", "row_reversed", "row_reversed"),
+    "v052d3": ("row", "row_rotated", "row_rotated_rotated", "row_rotated_rotated_rotated"),
+}
+"""Of forward types with other orders than VMamba's cross."""
 
 
 def ss2d_options(**hyper: Any) -> dict[str, Any]:
     """Arguments of the module for the original's."""
     o = _options(hyper)
-    first = o.forward_type == "v0"  # the first version has a biased 3 by 3 convolution whatever it is given
+    first = o.forward_type in ("v0", "v0seq")  # the first version has a biased 3 by 3 convolution whatever it is given
     return {
         "d_model": o.d_model,
         "d_state": o.d_state,
@@ -56,6 +66,8 @@ def ss2d_options(**hyper: Any) -> dict[str, Any]:
         "conv_bias": first or o.conv_bias,
         "bias": o.bias and not first,
         "gate": GATES[o.forward_type],
+        "orders": ORDERS.get(o.forward_type.split("_")[0], CROSS_SCAN),
+        "initialisation": "s4d" if first else INITIALISATIONS[o.initialize],
         "dt_min": float(o.dt_min),
         "dt_max": float(o.dt_max),
         "dt_init_floor": float(o.dt_init_floor),
@@ -97,8 +109,8 @@ def _either(weights: Weights, name: str) -> Tensor:
 
 def _options(hyper: Mapping[str, Any]) -> Any:
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
-    if o.forward_type not in GATES or o.act_layer != "silu":
-        got = f"forward_type={o.forward_type!r}, act_layer={o.act_layer!r}"
+    if o.forward_type not in GATES or o.act_layer != "silu" or o.initialize not in INITIALISATIONS:
+        got = f"forward_type={o.forward_type!r}, act_layer={o.act_layer!r}, initialize={o.initialize!r}"
         wanted = f"a forward type that was checked: {', '.join(GATES)}; act_layer 'silu'"
         raise argument_error(
             f"from_original({ORIGINAL!r})", got, wanted, "train one of these, or use seqconv's options"

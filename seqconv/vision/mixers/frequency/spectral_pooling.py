@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ....layers.linear import Linear
+from ....layers.linear import KeptLinear
 from ...mixer_2d import Mixer2d, by_size
 from ...registry import register_2d
 
@@ -60,11 +60,22 @@ class SpectralPooling2d(Mixer2d):
             wanted = "three chunks of channels, an odd d_conv, a radius of at least 0"
             raise argument_error("spectral_pooling 2-D mixer", got, wanted, "correct the sizes")
         self.chunks, self.radius = chunks, radius
-        self.in_proj, self.out_proj = Linear(d_model, d_model), Linear(d_model, d_model)
+        self.in_proj, self.out_proj = KeptLinear(d_model, d_model), KeptLinear(d_model, d_model)
         half = d_conv // 2
         self.conv_w = nn.Conv2d(d_model, d_model, (1, d_conv), padding=(0, half), groups=d_model)
         self.conv_h = nn.Conv2d(d_model, d_model, (d_conv, 1), padding=(half, 0), groups=d_model)
-        self.context_proj = Linear(d_model, d_model)
+        self.context_proj = KeptLinear(d_model, d_model)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the last projection as one of each chunk of channels, whose biases are summed here."""
+        bias = torch.zeros_like(self.context_proj.bias)
+        for part in self.context_proj.weight.split(self.chunks, dim=1):
+            bound = part.shape[1] ** -0.5
+            part.uniform_(-bound, bound)
+            bias += torch.empty_like(bias).uniform_(-bound, bound)
+        self.context_proj.bias.copy_(bias)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return x if x.shape[0] == 0 else by_size(self._mix, x, mask)  # no transform of nothing
