@@ -14,6 +14,7 @@ from seqconv.zoo import model_entry
 
 SIZED = ("xcit_", "videomamba_")
 VMAMBA, VIM = "MzeroMiko/VMamba:VSSM", "hustvl/Vim:VisionMamba"
+MSVMAMBA = "YuHengsss/MSVMamba:VSSM"
 PARAMETERS = {
     "affnet": 5_568_696,
     "affnet_et": 1_436_264,
@@ -406,7 +407,7 @@ def test_errors_say_what_to_do(unannotated):
         r"names that all begin with 'module\.'": lambda: from_original(
             VMAMBA, {f"module.{name}": tensor for name, tensor in case.group("param").items()}
         ),
-        r"names tell no sizes \(it has pos_embed\)": lambda: from_original(VMAMBA, {"pos_embed": torch.zeros(1)}),
+        r"names tell no sizes \(it has pos_embed\)": lambda: from_original(MSVMAMBA, {"pos_embed": torch.zeros(1)}),
         r"images of 3 by 9 pixels.*at least 4": lambda: vim(torch.zeros(1, 3, 3, 9)),
         r"images of shape \(1, 1, 16, 16\).*grey": lambda: vim(torch.zeros(1, 1, 16, 16)),
         r"dims=\(8,\), depths=\(1, 1\)": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1, 1]),
