@@ -1,4 +1,4 @@
-"""What makes pixels of pictures: transformers' processor of ViT, set up for a model.
+"""What makes pixels of pictures: transformers' processors of ViT and of Segformer, set up for a model.
 
 It resizes to the size that the model was made for, turns grey pictures into colours and normalises. A folder with a
 model and a ``preprocessor_config.json`` is read by ``AutoImageProcessor``; a file that names no class is read by the
@@ -24,7 +24,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def image_processor(
-    config: SeqConvConfig | SeqConvVisionConfig, *, image_size: int | Sequence[int] | None = None, **options: Any
+    config: SeqConvConfig | SeqConvVisionConfig,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    segmentation: bool = False,
+    **options: Any,
 ) -> "BaseImageProcessor":
     """The image processor for models of this configuration.
 
@@ -32,15 +36,18 @@ def image_processor(
         config: of a model of images in colour. ``image_size``, of itself or in its ``backbone_options``, is the default
             size; without one it is that of the published model, and 224 where there is none.
         image_size: pixels a side, or height and width.
+        segmentation: also read maps of labels (``segmentation_maps=``) and resize logits to the images, as
+            ``pipeline("image-segmentation")`` needs: Segformer's, with ``do_reduce_labels`` as an option.
         **options: further ones of transformers' class. ``image_mean`` and ``image_std`` are those of ImageNet unless
             given here.
 
     Returns:
-        transformers' ViT processor on Pillow, without torchvision; to be saved next to the model.
+        transformers' ViT or Segformer processor on Pillow, without torchvision; to be saved next to the model.
 
     Raises:
         ValueError: a model of other inputs than images of three channels.
     """
+    from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     modality = config.modality if isinstance(config, SeqConvConfig) else "image"
@@ -50,7 +57,8 @@ def image_processor(
     size = _own_size(config) if image_size is None else image_size
     height, width = (size, size) if isinstance(size, int) else size
     given: dict[str, Any] = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "do_convert_rgb": True, **options}
-    return cast("BaseImageProcessor", ViTImageProcessorPil(size={"height": height, "width": width}, **given))
+    kind = SegformerImageProcessorPil if segmentation else ViTImageProcessorPil
+    return cast("BaseImageProcessor", kind(size={"height": height, "width": width}, **given))
 
 
 def _own_size(config: SeqConvConfig | SeqConvVisionConfig) -> int | Sequence[int]:

@@ -124,6 +124,22 @@ def test_image_processors_of_other_inputs_raise():
     assert "image_size" not in options
 
 
+def test_the_processor_of_segmentation_reads_labels_and_serves_the_pipeline(tmp_path):
+    labels = {"num_labels": 2, "id2label": {0: "dark", 1: "bright"}}
+    model = seqconv.SeqConvForSemanticSegmentation(config(**labels)).eval()
+    model.save_pretrained(tmp_path)
+    image_processor(model.config, image_size=32, segmentation=True, do_reduce_labels=True).save_pretrained(tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    drawn = picture("coffee").convert("L").point(lambda value: value % 3)
+    batch = processor([picture("coffee")], segmentation_maps=[drawn], return_tensors="pt")
+    assert set(batch["labels"].unique().tolist()) == {0, 1, model.config.semantic_loss_ignore_index}
+    assert model(**batch).loss > 0
+    segment = transformers.pipeline("image-segmentation", model=str(tmp_path), device="cpu")
+    sizes = [(40, 24), (24, 56)]
+    found = segment([picture("coffee").resize(size) for size in sizes], batch_size=2)
+    assert [part[0]["mask"].size for part in found] == sizes
+
+
 FRESH = """
 import json, sys
 import numpy as np
