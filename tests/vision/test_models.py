@@ -34,7 +34,7 @@ MODELS = {
     "vision/spectformer_model": "badripatro/SpectFormers:SpectFormer",
     "vision/swin_prepbn_model": "xinghaochen/SLAB:SwinTransformer",
     "vision/twins_pcpvt_model": "Meituan-AutoML/Twins:CPVTV2",
-    "vision/twins_svt_model": "ziplab/EcoFormer:ALTGVT",
+    "vision/twins_svt_model": "Meituan-AutoML/Twins:ALTGVT",
     "vision/videomamba_image_model": "OpenGVLab/VideoMamba:image_sm.VisionMamba",
     "vision/vig_h_model": "hustvl/ViG:HierViG",
     "vision/vil2_model": "NX-AI/vision-lstm:VisionLSTM2",
