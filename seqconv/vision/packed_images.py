@@ -65,7 +65,7 @@ def pack_images(
         patch_size, stride: those of the backbone; the stride is ``patch_size`` if not given.
 
     Raises:
-        ValueError: no images, other ranks, channels, dtypes or devices, images smaller than a patch.
+        ValueError: no images, other ranks, channels, dtypes or devices, integers, images smaller than a patch.
 
     >>> pack_images([torch.zeros(3, 8, 12), torch.zeros(3, 4, 4)], 4).sizes
     ((2, 3), (1, 1))
@@ -114,6 +114,12 @@ def _check(images: Sequence[Tensor], patch: tuple[int, int]) -> None:
         got = "no images" if not images else f"images of shapes {[tuple(image.shape) for image in images]}"
         wanted = "images (channels, height, width) of one number of channels, dtype and device"
         raise argument_error("pack_images", got, wanted, "convert the images to one form")
+    if not images[0].is_floating_point():
+        got, remedy = (
+            f"images of dtype {images[0].dtype}",
+            "scale bytes: image.float() / 255, normalised as in training",
+        )
+        raise argument_error("pack_images", got, "floating point pixels", remedy)
     least = min(image.shape[1] for image in images), min(image.shape[2] for image in images)
     if least[0] < patch[0] or least[1] < patch[1]:
         got = f"an image of {least[0]} rows or {least[1]} columns"

@@ -70,7 +70,7 @@ def test_models_by_name_read_spectrograms_of_any_length(unannotated):
     model = create_model("audio_mamba_small", num_classes=3, image_size=(16, 32)).eval()
     with pytest.raises(ValueError, match=r"spectrograms of shape \(16, 16\); wanted \(batch, frames, bands\)"):
         model(torch.zeros(16, 16))
-    with pytest.raises(ValueError, match=r"images of 16 by 3 pixels"):
+    with pytest.raises(ValueError, match=r"spectrograms of 3 frames of 16 bands; wanted at least 16 frames"):
         model(torch.zeros(1, 3, 16))
 
 

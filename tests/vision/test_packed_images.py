@@ -93,6 +93,7 @@ def test_errors_say_what_to_do(unannotated):
     cases = {
         r"no images": lambda: pack_images([], 4),
         r"shapes \[\(3, 8, 8\), \(1, 8, 8\)\]": lambda: pack_images([image, image[:1]], 4),
+        r"dtype torch.uint8.*/ 255": lambda: pack_images([image.to(torch.uint8)], 4),
         r"an image of 3 rows or 8 columns.*4 by 4": lambda: pack_images([image, image[:, :3]], 4),
         r"stride\) = \(3, \(2, 2\), \(2, 2\)\).*\(3, \(4, 4\), \(4, 4\)\)": lambda: backbone.pooled(
             pack_images([image], 2)

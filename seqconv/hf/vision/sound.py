@@ -7,6 +7,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...vision.backbones.backbone import check_spectrogram_sizes
 from .configuration import SeqConvVisionConfig
 from .models import SeqConvVisionForImageClassification
 
@@ -66,4 +67,5 @@ class SeqConvVisionForAudioClassification(SeqConvVisionForImageClassification):
             raise argument_error(
                 type(self).__name__, "an attention_mask with padding", "spectrograms of one length", remedy
             )
+        check_spectrogram_sizes(type(self).__name__, given[0], self.backbone.model)
         return given[0]

@@ -256,7 +256,24 @@ class SpectrogramClassifier(ImageClassifier):
         if spectrograms.dim() != 3:
             got, wanted = f"spectrograms of shape {tuple(spectrograms.shape)}", "(batch, frames, bands)"
             raise argument_error("SpectrogramClassifier", got, wanted, "pass what a feature extractor gives")
+        check_spectrogram_sizes("SpectrogramClassifier", spectrograms, self.backbone)
         return super().forward(spectrograms.mT[:, None])
+
+
+def check_spectrogram_sizes(
+    operation: str, spectrograms: Float[Tensor, "batch frames bands"], backbone: nn.Module
+) -> None:
+    """Raise for spectrograms smaller than what a backbone of images needs.
+
+    Raises:
+        ValueError: fewer frames or bands.
+    """
+    least: Any = getattr(backbone, "least", getattr(backbone, "patch_size", 1))
+    bands, frames = (least, least) if isinstance(least, int) else least
+    if spectrograms.shape[1] < frames or spectrograms.shape[2] < bands:
+        got = f"spectrograms of {spectrograms.shape[1]} frames of {spectrograms.shape[2]} bands"
+        wanted, remedy = f"at least {frames} frames of {bands} bands", "pad the recordings, and leave empty ones out"
+        raise argument_error(operation, got, wanted, remedy)
 
 
 def check_out_indices(operation: str, indices: Sequence[int], stages: int) -> tuple[int, ...]:
