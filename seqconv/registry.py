@@ -116,7 +116,9 @@ class Registry(Generic[MixerT]):
             wanted = wanted_value(option, kinds[option], value) if finite else "a finite number"
             if wanted is not None:
                 got = f"{option}={value!r}"
-                raise argument_error(f"{self.create}({name!r})", got, wanted, "correct the configuration")
+                listed = isinstance(value, str) and wanted.startswith("Sequence[str]")
+                remedy = f"pass {option}=[{value!r}]" if listed else "correct the configuration"
+                raise argument_error(f"{self.create}({name!r})", got, wanted, remedy)
 
 
 def _load_mixers() -> None:

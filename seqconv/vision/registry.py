@@ -18,6 +18,7 @@ MODULES = (
     "attention.slab",
     "attention.window",
     "atrous",
+    "axial",
     "continuous.ckconv_nd",
     "continuous.flexconv",
     "continuous.hyper_kernel",

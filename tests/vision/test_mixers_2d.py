@@ -195,6 +195,17 @@ def test_merges_are_sum_mean_and_projection():
     assert_near(made["concat"](x), made["sum"](x))
 
 
+def test_axial_mixing_is_by_rows_and_then_by_columns():
+    mixer, x = build(("axial", {"mixer": "s4d", "bidirectional": False})), images(3, 5)
+    rows = torch.stack([mixer.rows[0](x[:, i]) for i in range(3)], dim=1)
+    assert_near(mixer(x), torch.stack([mixer.columns[0](rows[:, :, j]) for j in range(5)], dim=2))
+    both = build(("axial", {"mixer": "s4d"}))
+    both.columns[1].load_state_dict(both.columns[0].state_dict())
+    both.rows[1].load_state_dict(both.rows[0].state_dict())
+    assert_near(both(x.flip(1)), both(x).flip(1))
+    assert_near(both(x.flip(2)), both(x).flip(2))
+
+
 def test_errors_say_what_to_do(unannotated):
     mixer, x = build(("hyena", {})), images(3, 4)
     holes = torch.ones(2, 3, 4, dtype=torch.bool)
