@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from representatives import defaults
 from seqconv import Mixer, create_mixer, list_mixers
 from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill
@@ -70,7 +71,7 @@ def test_a_distilled_mixer_is_near_and_decodes_with_a_constant_state(case):
     torch.testing.assert_close(torch.cat([first, torch.stack(steps, 1)], 1), got, rtol=1e-7, atol=atol)
 
 
-@convolutional
+@pytest.mark.parametrize("case", defaults(CONVOLUTIONAL, _label))
 def test_the_error_of_a_low_order_is_certified(case):
     """Filter by filter; what the taps of the distilled mixer differ by is what its certificate says."""
     original = build(*case)

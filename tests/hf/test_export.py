@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from tiny import VOCAB, each_causal, language_model, prompts
+from tiny import VOCAB, causal_mixers, each_causal, language_model, prompts
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
@@ -14,6 +14,9 @@ from seqconv.hf.cache import SeqConvCache
 from tolerances import assert_near
 
 pytestmark = pytest.mark.usefixtures("unannotated")
+
+COMPILED = ("attention", "hyena", "mamba", "transformer_xl")
+"""Whose language models the fast tests compile; tests/mixers/test_compilers.py compiles all mixers."""
 
 INPUTS = {
     "image": lambda rows: {"pixel_values": torch.rand(rows, 3, 8, 8, dtype=torch.float64)},
@@ -70,7 +73,9 @@ def test_language_models_export_with_open_sizes_and_go_on_from_the_cache(mixer):
         assert_near(*after)
 
 
-@each_causal
+@pytest.mark.parametrize(
+    "mixer", [pytest.param(name, marks=[] if name in COMPILED else pytest.mark.slow) for name in causal_mixers()]
+)
 def test_language_models_compile_once_for_all_lengths(mixer):
     model = language_model(mixer, num_hidden_layers=1)
     torch.compiler.reset()

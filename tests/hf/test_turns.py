@@ -49,7 +49,7 @@ def alone(model, ids, mask):
 
 
 @each_causal
-@pytest.mark.parametrize("position_embedding", ["none", "sinusoidal"])
+@pytest.mark.parametrize("position_embedding", [pytest.param("none", marks=pytest.mark.slow), "sinusoidal"])
 def test_rows_of_a_second_turn_bring_different_numbers_of_tokens(mixer, position_embedding):
     model = language_model(mixer, mlp="gelu", position_embedding=position_embedding)
     first, ids, mask = turns(model)
