@@ -25,7 +25,8 @@ def check(inputs, layout="contiguous"):
 
 @each_dtype
 def test_every_dtype(dtype):
-    check(example_inputs(Shape(2, 70, 130), dtype=dtype, initial_state=True))
+    shape = Shape(2, 70, 130) if dtype == torch.float64 else Shape(2, 40, 3)  # two blocks of channels take seconds
+    check(example_inputs(shape, dtype=dtype, initial_state=True))
 
 
 @pytest.mark.parametrize("length", [1, 2, 32, 33, 130])
