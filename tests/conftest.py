@@ -4,7 +4,7 @@ import atexit
 import gc
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import is_dataclass
 
 import jaxtyping
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection() -> Generator[None, object, object]:
     """Take the imported modules and the collected tests, millions of objects, out of later garbage collections.
 
     With them each full collection takes more than a second; Trainer, accelerate and the benchmarks start many.
