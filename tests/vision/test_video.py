@@ -36,7 +36,15 @@ def test_outputs_and_gradients_of_the_original(name):
 def test_a_model_is_read_from_shapes_alone():
     case = load_case("vision/videomamba_model")
     model = from_original(MODEL, {k: v.double() for k, v in case.group("param").items()})
-    check(model(case.tensors["in.x"].double()), case.tensors["out.y"], 1e-9, "logits")
+    videos = case.tensors["in.x"].double()
+    check(model(videos), case.tensors["out.y"], 1e-9, "logits")
+    assert torch.equal(model.forward_features(videos), model.backbone(videos)[-1])
+    assert model(videos[:0]).shape == (0, len(model.head.bias))
+
+
+def test_bytes_raise(unannotated):
+    with pytest.raises(ValueError, match=r"videos of dtype torch.uint8.*/ 255"):
+        tiny()(torch.zeros(1, 3, 2, 4, 4, dtype=torch.uint8))
 
 
 def test_models_of_images_leave_out_what_distillation_adds():

@@ -186,6 +186,13 @@ class VideoBackbone(nn.Module):
 class VideoClassifier(BackboneClassifier[VideoBackbone]):
     """A classifier of videos."""
 
+    def forward_features(
+        self, videos: Float[Tensor, "batch channels frames height width"]
+    ) -> Float[Tensor, "batch times rows columns d_model"]:
+        """The last of the feature maps."""
+        features: list[Tensor] = self.backbone(videos)
+        return features[-1]
+
     def forward(self, videos: Float[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch classes"]:
         """Logits.
 
