@@ -120,3 +120,9 @@ def test_drop_path_of_vision_lstm():
         backbone = build(**sizes, drop_path_rate=0.3, drop_path_decay=decay).backbone
         assert isinstance(backbone, PlainBackbone2d)
         assert [block.drop_path.p for block in backbone.blocks] == pytest.approx(rates)
+
+
+def test_largest_logit_of_vim_is_no_class():
+    """With ``final_pool_type="max"`` the original takes the largest of the logits of the class token."""
+    with pytest.raises(ValueError, match="final_pool_type='max'; wanted 'mean' or 'none'"):
+        get_importer("hustvl/Vim:VisionMamba").build(final_pool_type="max", embed_dim=8, depth=1)

@@ -145,8 +145,8 @@ def _options(hyper: Mapping[str, Any]) -> Any:
     if o.bimamba_type not in ("none", "v1", "v2"):
         got = f"bimamba_type={o.bimamba_type!r}"
         raise argument_error(operation, got, "'none', 'v1' or 'v2'", "pass what the original was built with")
-    if not o.if_cls_token and o.final_pool_type not in POOLINGS:
-        got = f"final_pool_type={o.final_pool_type!r} without a class token"
+    if o.final_pool_type == "max" or not (o.if_cls_token or o.final_pool_type in POOLINGS):
+        got = f"final_pool_type={o.final_pool_type!r}" + ("" if o.if_cls_token else " without a class token")
         raise argument_error(operation, got, "'mean' or 'none'", "these alone were checked")
     if o.transpose_token_sequence and _pair(o.patch_size) != _pair(o.strides):
         got = f"transpose_token_sequence with patch_size={o.patch_size} and strides={o.strides}"

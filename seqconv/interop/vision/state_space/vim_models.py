@@ -131,8 +131,8 @@ def _block(o: Any) -> dict[str, Any]:
 def _options(hyper: Mapping[str, Any]) -> Any:
     o = options(ORIGINAL, hyper, DEFAULTS, IGNORED)
     require_checked(ORIGINAL, o, CHECKED)
-    if not o.if_cls_token and o.final_pool_type not in POOLINGS:
-        got = f"final_pool_type={o.final_pool_type!r} without a class token"
+    if o.final_pool_type == "max" or not (o.if_cls_token or o.final_pool_type in POOLINGS):
+        got = f"final_pool_type={o.final_pool_type!r}" + ("" if o.if_cls_token else " without a class token")
         raise argument_error(f"from_original({ORIGINAL!r})", got, "'mean' or 'none'", "these alone were checked")
     o.bimamba_type = "v1" if o.if_bimamba else o.bimamba_type
     return o
