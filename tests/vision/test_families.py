@@ -124,6 +124,7 @@ def test_pixels_take_the_dtype_of_the_model():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize("mixer", ["vision_lstm", "global_filter", "slab"])
 def test_models_export_with_an_open_number_of_images(mixer):
     options = {"mixer": mixer, "d_model": 8, "depth": 1, "image_size": 16, "patch_size": 4}
