@@ -183,6 +183,23 @@ def test_compiles_without_graph_breaks():
         assert_near(got, want)
 
 
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("state", [False, True])
+def test_exports_in_reverse_with_an_open_length(state):
+    inputs = example_inputs(Shape(2, 7, 3, 4), initial_state=state)
+
+    class Reversed(torch.nn.Module):
+        def forward(self, x):
+            return K.causal_conv1d(**(inputs | {"x": x}), return_final_state=True, reverse=True)
+
+    length = torch.export.Dim("length", min=1, max=64)
+    exported = torch.export.export(Reversed(), (inputs["x"],), dynamic_shapes=({1: length},)).module()
+    for x in (inputs["x"], inputs["x"][:, :2], torch.cat([inputs["x"]] * 2, 1)):
+        for got, want in zip(exported(x), Reversed()(x), strict=True):
+            assert_near(got, want)
+
+
 @compiled
 def test_threads_do_not_change_a_bit():
     inputs = example_inputs(Shape(2, 300, 200, 4))

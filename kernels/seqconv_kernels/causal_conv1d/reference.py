@@ -42,6 +42,10 @@ def final_state(inputs: Inputs) -> Tensor:
     x, reach = inputs.x, inputs.weight.shape[1] - 1
     if not inputs.reverse:
         return last_inputs(x, inputs.initial_state, inputs.cu_seqlens, reach)
+    if inputs.cu_seqlens is None and torch.compiler.is_compiling():  # sizes may be open, as in last_inputs
+        state = x.new_zeros(x.shape[0], reach, x.shape[2]) if inputs.initial_state is None else inputs.initial_state
+        dtype = torch.promote_types(x.dtype, state.dtype)
+        return torch.cat([x.to(dtype), state.flip(1).to(dtype)], dim=1)[:, :reach].flip(1)
     if inputs.cu_seqlens is None:
         return last_inputs(x[:, :reach].flip(1), inputs.initial_state, None, reach)
     return final_state(in_reverse(inputs, "x")).flip(0)
