@@ -126,3 +126,12 @@ def test_largest_logit_of_vim_is_no_class():
     """With ``final_pool_type="max"`` the original takes the largest of the logits of the class token."""
     with pytest.raises(ValueError, match="final_pool_type='max'; wanted 'mean' or 'none'"):
         get_importer("hustvl/Vim:VisionMamba").build(final_pool_type="max", embed_dim=8, depth=1)
+
+
+@pytest.mark.parametrize("name", ["vim_tiny", "vil_tiny", "videomamba_tiny"])
+def test_positions_and_tokens_are_not_decayed(name):
+    with torch.device("meta"):
+        backbone = create_model(name, num_classes=0).backbone
+    own = dict(backbone.named_parameters(recurse=False))
+    assert "position_embedding" in own
+    assert all(parameter._no_weight_decay for parameter in own.values())

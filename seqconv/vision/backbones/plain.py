@@ -19,6 +19,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 from ...blocks import Block
 from ...layers.initialisation import LINEAR_INIT_STD, reset_lecun
 from ...layers.norms import BatchNorm, PRepBatchNorm, create_norm
+from ...parameters import set_optimizer_options
 from ...registry import create_mixer
 from ...types import LayerContext
 from ..packed_images import PackedImages, boundaries, check_packed
@@ -125,6 +126,7 @@ class PlainBackbone(ImageBackbone):
         if pooling == "class":
             self.class_token = nn.Parameter(torch.empty(d_model))
             self.class_position = nn.Parameter(torch.empty(d_model))
+        set_optimizer_options(self, *(name for name, _ in self.named_parameters(recurse=False)), weight_decay=0.0)
         blocks = []
         for index, rate in enumerate(drop_path_rates(drop_path, depth)):
             layer = LayerContext(index, depth)

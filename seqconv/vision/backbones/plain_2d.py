@@ -20,6 +20,7 @@ from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.initialisation import INITIALISATIONS, LINEAR_INIT_STD, reset_layers
 from ...layers.norms import LayerNorm, create_norm
+from ...parameters import set_optimizer_options
 from ..mixers.ss2d import depthwise_conv2d
 from ..packed_images import PackedImages, check_packed
 from ..positions import FourierPositions, resized_positions
@@ -142,6 +143,8 @@ class PlainBackbone2d(ImageBackbone):
         self.stem = create_stem(stem, in_channels, d_model, patch_size, **overlap, **(stem_options or {}))
         grid = ((size - patch_size) // step + 1 for size in sizes)
         self.position_embedding = nn.Parameter(torch.empty(*grid, d_model)) if positions == "learned" else None
+        if positions == "learned":
+            set_optimizer_options(self, "position_embedding", weight_decay=0.0)
         self.fourier_positions = FourierPositions(d_model) if positions == "fourier" else None
         self.blocks = nn.ModuleList()
         for index, rate in enumerate(block_rates):

@@ -21,6 +21,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...blocks import Block
 from ...layers.initialisation import LINEAR_INIT_STD, reset_layers, reset_residual_projection
 from ...layers.norms import create_norm
+from ...parameters import set_optimizer_options
 from ...recomputation import checkpointed
 from ...registry import create_mixer
 from ...types import LayerContext
@@ -96,6 +97,7 @@ class VideoBackbone(nn.Module):
         self.time_embedding = nn.Parameter(torch.empty(num_frames // tubelet_size, d_model))
         self.class_token = nn.Parameter(torch.empty(d_model))
         self.class_position = nn.Parameter(torch.empty(d_model))
+        set_optimizer_options(self, *(name for name, _ in self.named_parameters(recurse=False)), weight_decay=0.0)
         self.blocks = nn.ModuleList()
         for index, rate in enumerate(drop_path_rates(drop_path, depth)):
             layer = LayerContext(index, depth)
