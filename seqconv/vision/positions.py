@@ -1,6 +1,7 @@
 """Position embeddings: learned for a grid of cells and resized to other grids, or projected sines and cosines."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,3 +69,9 @@ class PositionTables(nn.ParameterList):
     ) -> Float[Tensor, "batch rows columns d_model"]:
         """The cells with the positions of a stage, resized to them."""
         return x + resized_positions(self[stage], *x.shape[1:3])
+
+
+def both_axes(size: int | Sequence[int]) -> tuple[int, int]:
+    """One number for both axes, or ``(height, width)``."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width

@@ -55,7 +55,7 @@ def xcit(
         positions="fourier" if positions else "none",
         block_options={"norm_eps": norm_eps, "local_interaction": True},
         class_attention=reading,
-        norm_eps=norm_eps,
+        final_norm_eps=norm_eps,
         drop_path_schedule="constant",
         initialisation="linear",
         **parts,

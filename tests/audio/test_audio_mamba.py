@@ -44,7 +44,7 @@ def test_columns_are_read_as_the_rows_of_the_turned_image():
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 def test_the_class_token_alone_is_pooled(place):
-    backbone, images = small(class_place=place, depth=1), torch.randn(2, 1, 8, 12, dtype=torch.float64)
+    backbone, images = small(cls_position=place, depth=1), torch.randn(2, 1, 8, 12, dtype=torch.float64)
     maps, last = backbone.features(images)
     index = {"first": 0, "middle": 3, "last": 6}[place]
     rest = [i for i in range(7) if i != index]

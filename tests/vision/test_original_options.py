@@ -86,7 +86,7 @@ def test_initial_values_are_those_of_the_originals():
     assert mobile.mixer.scan.ss2d.A_log.abs().max() == 0
     assert 0 <= mobile.mixer.scan.ss2d.dt_bias.min() <= mobile.mixer.scan.ss2d.dt_bias.max() <= 0.1
     video = create_model("videomamba_tiny", num_classes=5, image_size=32, num_frames=2).backbone
-    assert video.blocks[0].mixer.dt_bias.abs().max() == video.class_token.abs().max() == 0
+    assert video.blocks[0].mixer.dt_bias.abs().max() == video.cls_token.abs().max() == 0
     assert std(video.blocks[0].mixer.in_proj.weight) == pytest.approx(0.02, rel=0.05)
 
 

@@ -10,6 +10,7 @@ from seqconv import create_model, from_original, list_models
 from seqconv.interop.importer import Weights, get_importer
 from seqconv.vision.backbones.hierarchical import HierarchicalBackbone
 from seqconv.vision.backbones.plain import PlainBackbone
+from seqconv.vision.backbones.plain_2d import PlainBackbone2d
 from seqconv.zoo import model_entry
 
 SIZED = ("xcit_", "videomamba_")
@@ -411,8 +412,20 @@ def test_errors_say_what_to_do(unannotated):
         r"images of 3 by 9 pixels.*at least 4": lambda: vim(torch.zeros(1, 3, 3, 9)),
         r"images of shape \(1, 1, 16, 16\).*grey": lambda: vim(torch.zeros(1, 1, 16, 16)),
         r"dims=\(8,\), depths=\(1, 1\)": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1, 1]),
+        r"1 stage_blocks, 1 downsampling": lambda: HierarchicalBackbone(
+            "ss2d", dims=[8, 8], depths=[1, 1], stage_blocks=["mobile"]
+        ),
+        r"2 position_sizes.*at most one": lambda: HierarchicalBackbone(
+            "ss2d", dims=[8], depths=[1], position_sizes=[4, 2]
+        ),
+        r"2 first_mixers.*at most one": lambda: PlainBackbone2d(
+            "ss2d", d_model=8, depth=1, first_mixers=[("ss2d", {}, {})] * 2
+        ),
+        r"conv_layers=\(1,\).*indices from 0 to 0": lambda: PlainBackbone2d(
+            "ss2d", d_model=8, depth=1, conv_layers=[1]
+        ),
         r"stem 'cnv'.*did you mean 'conv'": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1], stem="cnv"),
-        r"pooling 'cls'.*one of": lambda: PlainBackbone("vim", d_model=8, depth=1, pooling="cls"),
+        r"pooling 'class'.*one of": lambda: PlainBackbone("vim", d_model=8, depth=1, pooling="class"),
         r"out_indices=\(3,\)": lambda: PlainBackbone("vim", d_model=8, depth=1, out_indices=[3]),
         r"downsample_version='v4'.*checked": lambda: from_original(
             VMAMBA, case.group("param"), **case.hyper | {"downsample_version": "v4"}

@@ -112,9 +112,9 @@ def _video_tensors(model: VideoClassifier) -> dict[str, Tensor]:
     """One table of positions, that of the class token first, for the sum of those of places and of times."""
     tensors = model.state_dict()
     table = tensors["backbone.position_embedding"] + tensors["backbone.time_embedding"][:, None, None]
-    table = torch.cat([tensors["backbone.class_position"][None], table.flatten(0, 2)])
+    table = torch.cat([tensors["backbone.cls_position_embedding"][None], table.flatten(0, 2)])
     found = {
-        "pooling.token.weight": tensors["backbone.class_token"][None],
+        "pooling.token.weight": tensors["backbone.cls_token"][None],
         "model.positions.table.weight": table,
         "model.embed_pixels.projection.weight": tensors["backbone.patch_embedding.weight"].flatten(1),
         "model.embed_pixels.projection.bias": tensors["backbone.patch_embedding.bias"],

@@ -78,8 +78,8 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     grid = math.isqrt(len(places) - 1)
     converted = {
         "backbone.position_embedding": places[1:].unflatten(0, (grid, grid)),
-        "backbone.class_position": places[0],
-        "backbone.class_token": weights.take("cls_token")[0, 0],
+        "backbone.cls_position_embedding": places[0],
+        "backbone.cls_token": weights.take("cls_token")[0, 0],
         "backbone.time_embedding": weights.take("temporal_pos_embedding")[0],
     }
     mixer = partial(convert_vim, hyper=mixer_hyper(o))

@@ -95,7 +95,7 @@ class ClassAttentionLayers(nn.Module):
         super().__init__()
         if depth < 1:
             raise argument_error("class_attention", f"depth={depth}", "at least 1", "leave class_attention out")
-        self.class_token = nn.Parameter(torch.empty(d_model))
+        self.cls_token = nn.Parameter(torch.empty(d_model))
         options: dict[str, Any] = {"num_heads": num_heads, "mlp_ratio": mlp_ratio, "bias": bias}
         options |= {"layer_scale": layer_scale, "norm_cells": norm_cells, "norm_eps": norm_eps}
         self.layers = nn.ModuleList(ClassAttentionLayer(d_model, **options) for _ in range(depth))
@@ -103,11 +103,11 @@ class ClassAttentionLayers(nn.Module):
 
     def reset_parameters(self) -> None:
         """A small token."""
-        nn.init.trunc_normal_(self.class_token, std=TOKEN_INIT_STD)
+        nn.init.trunc_normal_(self.cls_token, std=TOKEN_INIT_STD)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch d_model"]:
         """One vector for each image."""
-        tokens = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x.flatten(1, 2)], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], 1, -1), x.flatten(1, 2)], dim=1)
         for layer in self.layers:
             tokens = layer(tokens)
         return tokens[:, 0]

@@ -5,7 +5,7 @@ reads the mean over the cells of the normed last map, or what attends to them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.errors import argument_error, check_name
 
 from ...layers.initialisation import INITIALISATIONS, LINEAR_INIT_STD, reset_layers
 from ...layers.norms import LayerNorm
 from ..mixer_2d import Mixer2d
 from ..mixers.mobile_mamba import MobileBlock
 from ..mixers.ss2d import depthwise_conv2d
-from ..positions import PositionTables
+from ..positions import PositionTables, both_axes
 from ..registry import create_mixer_2d
 from .backbone import ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
@@ -30,6 +30,7 @@ from .downsamplings import create_downsampling, downsampling_strides
 from .inverted import InvertedResidual
 from .stems import check_images, create_stem
 
+OPERATION = "HierarchicalBackbone"
 BLOCKS = ("mixer", "mobile", "inverted_residual")
 FINAL_NORMS = ("layer", "image", "prep_batch", "none", "pooled_layer", "batch")
 
@@ -71,7 +72,7 @@ class HierarchicalBackbone(ImageBackbone):
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
 
     Raises:
-        ValueError: no stages, a width or a depth too many, unknown names or options (the nearest are named).
+        ValueError: no stages, a list of another length than ``dims``, unknown names or options (the nearest are named).
     """
 
     def __init__(
@@ -108,52 +109,27 @@ class HierarchicalBackbone(ImageBackbone):
     ) -> None:
         super().__init__()
         stages = len(dims)
-        per_stage = (mlp_ratio, layer_scale, stream_scale, stage_options or [{}] * stages)
-        ratios, scales, streams, own = (_each(value, stages) for value in per_stage)
-        mixers = [mixer] * stages if isinstance(mixer, str) else list(mixer)
-        names = [downsampling] * (stages - 1) if isinstance(downsampling, str) else list(downsampling)
-        counts = {len(part) for part in (depths, ratios, scales, streams, own, mixers)} | {len(names) + 1}
-        if counts != {stages} or not dims or min(depths) < 1:
-            got = f"dims={tuple(dims)}, depths={tuple(depths)}, {len(ratios)} mlp_ratio, {len(scales)} layer_scale, "
-            got += (
-                f"{len(streams)} stream_scale, {len(own)} stage_options, {len(mixers)} mixer, {len(names)} downsampling"
-            )
-            raise argument_error("HierarchicalBackbone", got, "a width and a depth >= 1 per stage", "correct the sizes")
-        if initialisation not in INITIALISATIONS:
-            raise unknown_name("HierarchicalBackbone", "initialisation", initialisation, INITIALISATIONS)
-        self.initialisation, self.head_init_std = initialisation, head_init_std
-        self.in_channels, self.patch_size = in_channels, patch_size
-        self.num_stages, self.gradient_checkpointing = stages, gradient_checkpointing
-        out_indices = range(len(dims)) if out_indices is None else out_indices
-        self.out_indices = check_out_indices("HierarchicalBackbone", out_indices, len(dims))
+        given = {"mixer": mixer, "mlp_ratio": mlp_ratio, "layer_scale": layer_scale, "stream_scale": stream_scale}
+        given |= {
+            "stage_options": stage_options or {},
+            "stage_blocks": "mixer" if stage_blocks is None else stage_blocks,
+        }
+        per_stage = {"depths": list(depths), **{name: _each(value, stages) for name, value in given.items()}}
+        downsamplings, grids = _each(downsampling, stages - 1), list(position_sizes or ())
+        _check_counts(dims, per_stage, downsamplings, grids)
+        _check_names(initialisation, final_norm, per_stage["stage_blocks"])
+        self.initialisation, self.head_init_std, self.num_stages = initialisation, head_init_std, stages
+        self.in_channels, self.patch_size, self.gradient_checkpointing = in_channels, patch_size, gradient_checkpointing
+        self.out_indices = check_out_indices(OPERATION, range(stages) if out_indices is None else out_indices, stages)
         self.dims = tuple(dims[stage] for stage in self.out_indices)
         self.stem = create_stem(stem, in_channels, dims[0], patch_size, **(stem_options or {}))
-        rates = iter(drop_path_rates(drop_path, sum(depths)))
-        self.downsamplings = nn.ModuleList(
-            create_downsampling(name, d_in, d_out, **(downsampling_options or {} if name != "project" else {}))
-            for name, (d_in, d_out) in zip(names, pairwise(dims), strict=True)
-        )
+        self.downsamplings = _downsamplings(downsamplings, dims, downsampling_options or {})
         strides, whole = downsampling_strides(self.downsamplings)
         self.strides = tuple(patch_size * strides[stage] for stage in self.out_indices)
         self.least = patch_size * strides[-1] if whole else patch_size
-        kinds = ["mixer"] * stages if stage_blocks is None else stage_blocks
-        scaled = zip(ratios, scales, streams, strict=True)
-        self.stages = nn.ModuleList()
-        for stage, (ratio, scale, stream) in enumerate(scaled):
-            if kinds[stage] == "inverted_residual":
-                self.stages.append(
-                    nn.ModuleList(InvertedResidual(dims[stage], drop_path=next(rates)) for _ in range(depths[stage]))
-                )
-                continue
-            made = _mixers(mixers[stage], dims[stage], depths[stage], mixer_options or {}, own[stage])
-            options = {"mlp_ratio": ratio, "layer_scale": scale, "stream_scale": stream, **(block_options or {})}
-            self.stages.append(nn.ModuleList(_blocks(kinds[stage], dims[stage], made, rates, options)))
-        grids = [(size, size) if isinstance(size, int) else tuple(size) for size in position_sizes or ()]
-        tables = (nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=False))
-        self.positions = PositionTables(tables)
+        self.stages = _stages(dims, per_stage, mixer_options or {}, block_options or {}, drop_path)
+        self.positions = _position_tables(grids, dims)
         self.position_convs = nn.ModuleList(depthwise_conv2d(dim, 3) for dim in dims if position_convs)
-        if final_norm not in FINAL_NORMS:
-            raise unknown_name("HierarchicalBackbone", "final_norm", final_norm, FINAL_NORMS)
         norm = "none" if projection else final_norm
         self.norm, self.pooled_norm = _final_norms(norm, dims[-1], final_norm_eps, final_norm_options or {})
         self.class_attention = None if class_attention is None else ClassAttention(dims[-1], **class_attention)
@@ -169,7 +145,7 @@ class HierarchicalBackbone(ImageBackbone):
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The feature maps, and the last map."""
-        check_images("HierarchicalBackbone", images, self.in_channels, self.least)
+        check_images(OPERATION, images, self.in_channels, self.least)
         x = self.stem(images)
         features: list[Tensor] = []
         for stage, blocks in enumerate(self.stages):
@@ -206,6 +182,61 @@ class PooledProjection(nn.Module):
         return F.silu(self.norm(self.proj(x).movedim(-1, 1)).movedim(1, -1))
 
 
+def _check_counts(
+    dims: Sequence[int],
+    per_stage: Mapping[str, Sequence[Any]],
+    downsamplings: Sequence[str],
+    grids: Sequence[int | Sequence[int]],
+) -> None:
+    """Raise unless there is one value of every option for each stage."""
+    stages = len(dims)
+    differing = [name for name, values in per_stage.items() if len(values) != stages]
+    if differing or not stages or len(downsamplings) != stages - 1 or min(per_stage["depths"]) < 1:
+        got = f"dims={tuple(dims)}, depths={tuple(per_stage['depths'])}, "
+        got += ", ".join(f"{len(values)} {name}" for name, values in per_stage.items() if name != "depths")
+        got += f", {len(downsamplings)} downsampling"
+        wanted = "a width, a depth >= 1 and one value of every other list per stage, a downsampling between two"
+        raise argument_error(OPERATION, got, wanted, "correct the lengths")
+    if len(grids) > stages:
+        got = f"{len(grids)} position_sizes"
+        raise argument_error(OPERATION, got, f"at most one for each of {stages} stages", "leave the others out")
+
+
+def _check_names(initialisation: str, final_norm: str, blocks: Sequence[str]) -> None:
+    """Raise for unknown names."""
+    check_name(OPERATION, "initialisation", initialisation, INITIALISATIONS)
+    check_name(OPERATION, "final_norm", final_norm, FINAL_NORMS)
+    for kind in blocks:
+        check_name(OPERATION, "stage_blocks", kind, BLOCKS)
+
+
+def _downsamplings(names: Sequence[str], dims: Sequence[int], options: Mapping[str, Any]) -> nn.ModuleList:
+    """What is in front of each stage but the first."""
+    return nn.ModuleList(
+        create_downsampling(name, d_in, d_out, **(options if name != "project" else {}))
+        for name, (d_in, d_out) in zip(names, pairwise(dims), strict=True)
+    )
+
+
+def _stages(
+    dims: Sequence[int],
+    per_stage: Mapping[str, Sequence[Any]],
+    mixer_options: Mapping[str, Any],
+    block_options: Mapping[str, Any],
+    drop_path: float,
+) -> nn.ModuleList:
+    """The blocks of each stage."""
+    rates = iter(drop_path_rates(drop_path, sum(per_stage["depths"])))
+    stages = nn.ModuleList()
+    for stage, dim in enumerate(dims):
+        own = {name: values[stage] for name, values in per_stage.items()}
+        depth, options = own["depths"], {name: own[name] for name in ("mlp_ratio", "layer_scale", "stream_scale")}
+        mixers = _mixers(own["mixer"], dim, depth, mixer_options, own["stage_options"])
+        blocks = _blocks(own["stage_blocks"], dim, mixers, islice(rates, depth), {**options, **block_options})
+        stages.append(nn.ModuleList(blocks))
+    return stages
+
+
 def _mixers(
     name: str | Sequence[str],
     dim: int,
@@ -224,12 +255,18 @@ def _mixers(
 def _blocks(
     kind: str, dim: int, mixers: Iterator[Mixer2d], rates: Iterator[float], options: Mapping[str, Any]
 ) -> Iterator[nn.Module]:
-    """The blocks of a stage, around its mixers."""
-    if kind not in BLOCKS:
-        raise unknown_name("HierarchicalBackbone", "stage_blocks", kind, BLOCKS)
+    """The blocks of a stage, around its mixers where they have any."""
+    if kind == "inverted_residual":
+        return (InvertedResidual(dim, drop_path=rate) for rate in rates)
     if kind == "mobile":
-        return (MobileBlock(mixer, drop_path=next(rates)) for mixer in mixers)
-    return (Block2d(mixer, drop_path=next(rates), **options) for mixer in mixers)
+        return (MobileBlock(mixer, drop_path=rate) for mixer, rate in zip(mixers, rates, strict=True))
+    return (Block2d(mixer, drop_path=rate, **options) for mixer, rate in zip(mixers, rates, strict=True))
+
+
+def _position_tables(sizes: Sequence[int | Sequence[int]], dims: Sequence[int]) -> PositionTables:
+    """The position embeddings of the first stages."""
+    grids = [both_axes(size) for size in sizes]
+    return PositionTables(nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=False))
 
 
 def _final_norms(name: str, d_model: int, eps: float, options: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -242,5 +279,5 @@ def _final_norms(name: str, d_model: int, eps: float, options: Mapping[str, Any]
 
 
 def _each(value: Any, stages: int) -> list[Any]:
-    """A value of every stage."""
-    return list(value) if isinstance(value, Sequence) else [value] * stages
+    """One value for each stage."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * stages

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.errors import argument_error, check_name
 
 from ...blocks import Block
 from ...layers.initialisation import LINEAR_INIT_STD, reset_lecun
@@ -23,13 +23,14 @@ from ...parameters import set_optimizer_options
 from ...registry import create_mixer
 from ...types import LayerContext
 from ..packed_images import PackedImages, boundaries, check_packed
-from ..positions import resized_positions
+from ..positions import both_axes, resized_positions
 from .backbone import ImageBackbone, check_out_indices
 from .block import drop_path_rates
 from .stems import check_channels, check_images
 
-POOLINGS = ("class", "mean", "last")
-CLASS_PLACES = ("first", "middle", "last")
+OPERATION = "PlainBackbone"
+POOLINGS = ("cls", "mean", "last")
+CLS_POSITIONS = ("first", "middle", "last")
 ORDERS = ("row", "column")
 
 
@@ -63,9 +64,9 @@ class PlainBackbone(ImageBackbone):
         patch_size: pixels of a patch.
         stride: pixels from a patch to the next; ``patch_size`` if not given.
         in_channels: channels of the images.
-        pooling: ``"class"`` (a token in the sequence), or without it ``"mean"`` over the patches or the
+        pooling: ``"cls"`` (a learned token in the sequence), or without it ``"mean"`` over the patches or the
             ``"last"`` of them.
-        class_place: where the class token is: ``"first"``, ``"middle"`` or ``"last"``.
+        cls_position: where the class token is: ``"first"``, ``"middle"`` or ``"last"``.
         order: in which the patches are read: ``"row"`` by row, or ``"column"`` by column.
         pairs: two blocks in opposite directions at a time, see :class:`BlockPair`; ``depth`` counts all blocks.
         norm, norm_options, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
@@ -88,8 +89,8 @@ class PlainBackbone(ImageBackbone):
         patch_size: int | Sequence[int] = 16,
         stride: int | Sequence[int] | None = None,
         in_channels: int = 3,
-        pooling: str = "class",
-        class_place: str = "middle",
+        pooling: str = "cls",
+        cls_position: str = "middle",
         order: str = "row",
         pairs: bool = False,
         norm: str = "rms",
@@ -101,38 +102,32 @@ class PlainBackbone(ImageBackbone):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        (height, width), patch = _both_axes(image_size), _both_axes(patch_size)
-        stride = patch if stride is None else _both_axes(stride)
-        if min(depth, *patch, *stride) < 1 or height < patch[0] or width < patch[1] or (pairs and depth % 2):
-            got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}"
-            wanted = "sizes of at least 1, an image of at least a patch, and an even depth of pairs"
-            raise argument_error("PlainBackbone", got, wanted, "correct the sizes")
-        places = {"pooling": POOLINGS, "class_place": CLASS_PLACES, "order": ORDERS}
-        for name, value in (("pooling", pooling), ("class_place", class_place), ("order", order)):
-            if value not in places[name]:
-                raise unknown_name("PlainBackbone", name, value, places[name])
-        check_channels("PlainBackbone", in_channels)
-        self.num_stages = depth // 2 if pairs else depth
-        out_indices = (self.num_stages - 1,) if out_indices is None else out_indices
-        self.out_indices = check_out_indices("PlainBackbone", out_indices, self.num_stages)
-        self.in_channels, self.patch_size, self.d_model = in_channels, patch, d_model
-        self.d_cell = d_model
-        self.pooling, self.class_place, self.order = pooling, class_place, order
+        image, patch = both_axes(image_size), both_axes(patch_size)
+        stride = patch if stride is None else both_axes(stride)
+        _check_sizes(depth, image, patch, stride, pairs)
+        for name, value, known in (
+            ("pooling", pooling, POOLINGS),
+            ("cls_position", cls_position, CLS_POSITIONS),
+            ("order", order, ORDERS),
+        ):
+            check_name(OPERATION, name, value, known)
+        check_channels(OPERATION, in_channels)
+        self.num_stages = stages = depth // 2 if pairs else depth
+        self.out_indices = check_out_indices(OPERATION, (stages - 1,) if out_indices is None else out_indices, stages)
+        self.in_channels, self.patch_size, self.d_model, self.d_cell = in_channels, patch, d_model, d_model
+        self.pooling, self.cls_position, self.order = pooling, cls_position, order
         self.dims, self.strides = (d_model,) * len(self.out_indices), (stride[0],) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
-        self.grid = tuple((size - p) // s + 1 for size, p, s in zip((height, width), patch, stride, strict=True))
+        self.grid = tuple((size - p) // s + 1 for size, p, s in zip(image, patch, stride, strict=True))
         self.patch_embedding = nn.Conv2d(in_channels, d_model, patch, stride=stride)
         self.position_embedding = nn.Parameter(torch.empty(*self.grid, d_model))
-        if pooling == "class":
-            self.class_token = nn.Parameter(torch.empty(d_model))
-            self.class_position = nn.Parameter(torch.empty(d_model))
+        if pooling == "cls":
+            self.cls_token = nn.Parameter(torch.empty(d_model))
+            self.cls_position_embedding = nn.Parameter(torch.empty(d_model))
         set_optimizer_options(self, *(name for name, _ in self.named_parameters(recurse=False)), weight_decay=0.0)
-        blocks = []
-        for index, rate in enumerate(drop_path_rates(drop_path, depth)):
-            layer = LayerContext(index, depth)
-            made = create_mixer(mixer, d_model, layer=layer, **dict(mixer_options or {}))
-            kinds: dict[str, Any] = {"norm": norm, "norm_options": norm_options, "mlp": mlp, "mlp_ratio": mlp_ratio}
-            blocks.append(Block(made, **kinds, drop_path=rate, layer=layer))
+        options = {"norm": norm, "norm_options": norm_options, "mlp": mlp, "mlp_ratio": mlp_ratio}
+        rates = drop_path_rates(drop_path, depth)
+        blocks = [_block(mixer, d_model, index, rates, mixer_options or {}, options) for index in range(depth)]
         both = zip(blocks[::2], blocks[1::2], strict=False)
         self.blocks = nn.ModuleList([BlockPair(*pair) for pair in both] if pairs else blocks)
         self.norm = create_norm(norm, d_model, **(norm_options or {}))
@@ -146,7 +141,7 @@ class PlainBackbone(ImageBackbone):
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The feature maps, without the class token, and the last sequence."""
-        check_images("PlainBackbone", images, self.in_channels, self.patch_size)
+        check_images(OPERATION, images, self.in_channels, self.patch_size)
         cells = self.patch_embedding(images).movedim(1, -1)
         grid, x, features = cells.shape[1:3], self._sequence(cells), []
         del cells
@@ -158,10 +153,10 @@ class PlainBackbone(ImageBackbone):
 
     def packed_features(self, images: PackedImages) -> tuple[list[list[Tensor]], list[Tensor]]:
         """As :meth:`features`, of packed images."""
-        check_packed("PlainBackbone", images, self.in_channels, self.patch_size, self.patch_embedding.stride)
+        check_packed(OPERATION, images, self.in_channels, self.patch_size, self.patch_embedding.stride)
         if not all(isinstance(block, Block) for block in self.blocks):
             remedy = "pass images of one size at a time"
-            raise argument_error("PlainBackbone", "packed images for pairs of blocks", "pairs=False", remedy)
+            raise argument_error(OPERATION, "packed images for pairs of blocks", "pairs=False", remedy)
         cells = self.patch_embedding(images.patches).flatten(1).split(images.lengths)
         sequences = [self._sequence(c.unflatten(0, size)[None]) for c, size in zip(cells, images.sizes, strict=True)]
         lengths, x, features = [part.shape[1] for part in sequences], torch.cat(sequences, dim=1), []
@@ -177,18 +172,18 @@ class PlainBackbone(ImageBackbone):
         """The patches in their order, with positions and the class token."""
         cells = cells + self._positions(*cells.shape[1:3])
         x = (cells if self.order == "row" else cells.transpose(1, 2)).flatten(1, 2)
-        if self.pooling != "class":
+        if self.pooling != "cls":
             return x
-        place = self._class_index(x.shape[1])
-        token = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
+        place = self._cls_index(x.shape[1])
+        token = (self.cls_token + self.cls_position_embedding).expand(x.shape[0], 1, -1)
         return torch.cat([x[:, :place], token, x[:, place:]], dim=1)
 
     def _map(
         self, x: Float[Tensor, "batch tokens d_model"], rows: int, columns: int
     ) -> Float[Tensor, "batch rows columns d_model"]:
         """The patches without the class token."""
-        if self.pooling == "class":
-            place = self._class_index(rows * columns)
+        if self.pooling == "cls":
+            place = self._cls_index(rows * columns)
             x = torch.cat([x[:, :place], x[:, place + 1 :]], dim=1)
         by_column = self.order == "column"
         cells: Tensor = x.unflatten(1, (columns, rows) if by_column else (rows, columns))
@@ -198,23 +193,41 @@ class PlainBackbone(ImageBackbone):
         """The normed class token or last patch, or the mean of the normed patches."""
         if self.pooling == "mean":
             return self.norm(last).mean(1)  # type: ignore[no-any-return]  # modules return Any
-        place = self._class_index(last.shape[1] - 1) if self.pooling == "class" else -1
+        place = self._cls_index(last.shape[1] - 1) if self.pooling == "cls" else -1
         if self.training and isinstance(self.norm, BatchNorm | PRepBatchNorm):
             y: Tensor = self.norm(last)[:, place]  # the statistics are those of all tokens
             return y
         y = self.norm(last[:, place])
         return y
 
-    def _class_index(self, patches: int) -> int:
+    def _cls_index(self, patches: int) -> int:
         """Index of the class token in the sequence."""
-        return {"first": 0, "middle": patches // 2, "last": patches}[self.class_place]
+        return {"first": 0, "middle": patches // 2, "last": patches}[self.cls_position]
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "rows columns d_model"]:
         """The position embeddings of a grid of patches."""
         return resized_positions(self.position_embedding, rows, columns)
 
 
-def _both_axes(size: int | Sequence[int]) -> tuple[int, int]:
-    """One number for both axes, or ``(height, width)``."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
+def _check_sizes(
+    depth: int, image: tuple[int, int], patch: tuple[int, int], stride: tuple[int, int], pairs: bool
+) -> None:
+    """Raise for sizes below 1, images smaller than a patch, a block without another one to pair with."""
+    if min(depth, *patch, *stride) < 1 or image[0] < patch[0] or image[1] < patch[1] or (pairs and depth % 2):
+        got = f"depth={depth}, image_size={image}, patch_size={patch}, stride={stride}, pairs={pairs}"
+        wanted = "sizes of at least 1, an image of at least a patch, and an even depth of pairs"
+        raise argument_error(OPERATION, got, wanted, "correct the sizes")
+
+
+def _block(
+    mixer: str,
+    d_model: int,
+    index: int,
+    rates: Sequence[float],
+    mixer_options: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Block:
+    """A block around its mixer, both with their place in the stack."""
+    layer = LayerContext(index, len(rates))
+    made = create_mixer(mixer, d_model, layer=layer, **mixer_options)
+    return Block(made, drop_path=rates[index], layer=layer, **options)

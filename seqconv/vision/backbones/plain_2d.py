@@ -16,23 +16,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.errors import argument_error, check_name
 
 from ...layers.initialisation import INITIALISATIONS, LINEAR_INIT_STD, reset_layers
 from ...layers.norms import LayerNorm, create_norm
 from ...parameters import set_optimizer_options
 from ..mixers.ss2d import depthwise_conv2d
 from ..packed_images import PackedImages, check_packed
-from ..positions import FourierPositions, resized_positions
+from ..positions import FourierPositions, both_axes, resized_positions
 from ..registry import create_mixer_2d
 from .backbone import ImageBackbone, check_out_indices
 from .block import Block2d, drop_path_rates
 from .class_attention import ClassAttentionLayers
 from .stems import PatchStem, ProjectionStem, check_images, create_stem
 
+OPERATION = "PlainBackbone2d"
 POOLINGS = ("mean", "ends", "mean_of_ends")
 POSITIONS = ("learned", "fourier", "none")
 FINAL_NORM_EPS = 1e-6
+MixerKind = tuple[str, Mapping[str, Any], Mapping[str, Any]]
+"""Name of a mixer, its options, options of the block on top of those of all blocks."""
 
 
 class PlainBackbone2d(ImageBackbone):
@@ -55,8 +58,8 @@ class PlainBackbone2d(ImageBackbone):
         in_channels: channels of the images.
         conv_layers: blocks followed by a 3 by 3 depthwise convolution, batch norm and GELU.
         pooling: ``"mean"`` over the cells, ``"ends"`` (the first and the last side by side) or ``"mean_of_ends"``.
-        norm: name of the norm of the cells in front of the pooling, see :mod:`~seqconv.layers.norms`.
-        norm_eps, norm_options: its ε and other options.
+        final_norm: name of the norm of the cells in front of the pooling, see :mod:`~seqconv.layers.norms`.
+        final_norm_eps, final_norm_options: its ε and other options.
         class_attention: options of layers in which a learned token reads the cells (see
             :class:`~seqconv.vision.backbones.class_attention.ClassAttentionLayers`), whose normed result is pooled
             instead.
@@ -83,7 +86,7 @@ class PlainBackbone2d(ImageBackbone):
         depth: int,
         mixer_options: Mapping[str, Any] | None = None,
         layer_options: Sequence[Mapping[str, Any]] = (),
-        first_mixers: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (),
+        first_mixers: Sequence[MixerKind] = (),
         image_size: int | Sequence[int] = 224,
         patch_size: int = 16,
         stride: int | None = None,
@@ -93,9 +96,9 @@ class PlainBackbone2d(ImageBackbone):
         in_channels: int = 3,
         conv_layers: Sequence[int] = (),
         pooling: str = "mean",
-        norm: str = "layer",
-        norm_eps: float = FINAL_NORM_EPS,
-        norm_options: Mapping[str, Any] | None = None,
+        final_norm: str = "layer",
+        final_norm_eps: float = FINAL_NORM_EPS,
+        final_norm_options: Mapping[str, Any] | None = None,
         class_attention: Mapping[str, Any] | None = None,
         pooled_norm: bool = False,
         pooled_norm_eps: float = FINAL_NORM_EPS,
@@ -110,32 +113,14 @@ class PlainBackbone2d(ImageBackbone):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        sizes = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        step = patch_size if stride is None else stride
-        if min(depth, patch_size, step) < 1 or len(sizes) != 2 or min(sizes) < patch_size:
-            got = f"depth={depth}, image_size={image_size}, patch_size={patch_size}, stride={stride}"
-            wanted = "sizes of at least 1, an image of at least a patch"
-            raise argument_error("PlainBackbone2d", got, wanted, "correct the sizes")
-        if stride is not None and stem != "project":
-            remedy = "leave the stride out"
-            raise argument_error("PlainBackbone2d", f"stride={stride}, stem={stem!r}", "stem='project'", remedy)
-        for option, value, known in (("pooling", pooling, POOLINGS), ("positions", positions, POSITIONS)):
-            if value not in known:
-                raise unknown_name("PlainBackbone2d", option, value, known)
-        if initialisation not in (*INITIALISATIONS, "mlp"):
-            raise unknown_name("PlainBackbone2d", "initialisation", initialisation, (*INITIALISATIONS, "mlp"))
-        self.initialisation, self.head_init_std = initialisation, head_init_std
-        if isinstance(drop_path, Sequence):
-            block_rates = list(drop_path)
-        else:
-            block_rates = drop_path_rates(drop_path, depth, drop_path_schedule)
-        if len(block_rates) != depth:
-            got = f"{len(block_rates)} rates of drop_path"
-            raise argument_error("PlainBackbone2d", got, f"one for each of {depth} blocks", "pass one number")
-        out_indices = (depth - 1,) if out_indices is None else out_indices
-        self.out_indices = check_out_indices("PlainBackbone2d", out_indices, depth)
-        self.in_channels, self.patch_size, self.pooling, self.num_stages = in_channels, patch_size, pooling, depth
-        self.stride, self.d_cell = step, d_model
+        sizes, step = both_axes(image_size), patch_size if stride is None else stride
+        _check_sizes(depth, sizes, patch_size, stride, stem)
+        _check_lists(depth, first_mixers, conv_layers)
+        _check_names(pooling, positions, initialisation)
+        self.initialisation, self.head_init_std, self.num_stages = initialisation, head_init_std, depth
+        self.out_indices = check_out_indices(OPERATION, (depth - 1,) if out_indices is None else out_indices, depth)
+        self.in_channels, self.patch_size, self.stride, self.pooling = in_channels, patch_size, step, pooling
+        self.d_cell = d_model
         self.d_model = 2 * d_model if pooling == "ends" and class_attention is None else d_model
         self.dims, self.strides = (d_model,) * len(self.out_indices), (step,) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
@@ -146,18 +131,14 @@ class PlainBackbone2d(ImageBackbone):
         if positions == "learned":
             set_optimizer_options(self, "position_embedding", weight_decay=0.0)
         self.fourier_positions = FourierPositions(d_model) if positions == "fourier" else None
-        self.blocks = nn.ModuleList()
-        for index, rate in enumerate(block_rates):
-            own = layer_options[index % len(layer_options)] if layer_options else {}
-            kind = (mixer, {**(mixer_options or {}), **own}, dict[str, Any]())
-            name, made, block = first_mixers[index] if index < len(first_mixers) else kind
-            options = {"mlp_ratio": mlp_ratio, "layer_scale": layer_scale, **(block_options or {}), **block}
-            self.blocks.append(Block2d(create_mixer_2d(name, d_model, **made), drop_path=rate, **options))
+        options = {"mlp_ratio": mlp_ratio, "layer_scale": layer_scale, **(block_options or {})}
+        kinds = _kinds(depth, mixer, mixer_options or {}, layer_options, first_mixers)
+        self.blocks = _blocks(d_model, kinds, _drop_path_rates(drop_path, depth, drop_path_schedule), options)
         self.convs = nn.ModuleDict({str(index): DepthwiseLayer(d_model) for index in conv_layers})
-        given = {"eps": norm_eps, **(norm_options or {})}
-        self.norm = nn.Identity() if norm == "none" else create_norm(norm, d_model, **given)
-        given_attention = None if class_attention is None else ClassAttentionLayers(d_model, **class_attention)
-        self.class_attention = given_attention
+        given = {"eps": final_norm_eps, **(final_norm_options or {})}
+        self.norm = nn.Identity() if final_norm == "none" else create_norm(final_norm, d_model, **given)
+        reading = None if class_attention is None else ClassAttentionLayers(d_model, **class_attention)
+        self.class_attention = reading
         self.pooled_norm = LayerNorm(self.d_model, eps=pooled_norm_eps) if pooled_norm else nn.Identity()
         self.reset_parameters()
 
@@ -172,7 +153,7 @@ class PlainBackbone2d(ImageBackbone):
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The feature maps, and the last map."""
-        check_images("PlainBackbone2d", images, self.in_channels, self.patch_size)
+        check_images(OPERATION, images, self.in_channels, self.patch_size)
         x = self.stem(images)
         features: list[Tensor] = []
         x = self._placed(x)
@@ -187,10 +168,10 @@ class PlainBackbone2d(ImageBackbone):
     def packed_features(self, images: PackedImages) -> tuple[list[list[Tensor]], list[Tensor]]:
         """As :meth:`features`, of packed images."""
         patch = (self.patch_size, self.patch_size)
-        check_packed("PlainBackbone2d", images, self.in_channels, patch, (self.stride, self.stride))
+        check_packed(OPERATION, images, self.in_channels, patch, (self.stride, self.stride))
         if self.convs or not isinstance(self.stem, PatchStem | ProjectionStem):
             got, wanted = "packed images for convolutions of several patches", "a stem of each patch by itself"
-            raise argument_error("PlainBackbone2d", got, wanted, "pass images of one size at a time")
+            raise argument_error(OPERATION, got, wanted, "pass images of one size at a time")
         cells = self.stem(images.patches).flatten(0, 2).split(images.lengths)
         placed = [self._placed(c.unflatten(0, size)[None]) for c, size in zip(cells, images.sizes, strict=True)]
         x = torch.cat([part.flatten(1, 2) for part in placed], dim=1)[None]
@@ -225,6 +206,68 @@ class PlainBackbone2d(ImageBackbone):
         if self.position_embedding is not None:
             cells = cells + resized_positions(self.position_embedding, *cells.shape[1:3])
         return cells
+
+
+def _check_sizes(depth: int, sizes: tuple[int, int], patch_size: int, stride: int | None, stem: str) -> None:
+    """Raise for sizes below 1, images smaller than a patch, a stride of a stem that has none."""
+    if min(depth, patch_size, 1 if stride is None else stride) < 1 or min(sizes) < patch_size:
+        got = f"depth={depth}, image_size={sizes}, patch_size={patch_size}, stride={stride}"
+        wanted = "sizes of at least 1, an image of at least a patch"
+        raise argument_error(OPERATION, got, wanted, "correct the sizes")
+    if stride is not None and stem != "project":
+        got, remedy = f"stride={stride}, stem={stem!r}", "leave the stride out"
+        raise argument_error(OPERATION, got, "stem='project'", remedy)
+
+
+def _check_lists(depth: int, first_mixers: Sequence[MixerKind], conv_layers: Sequence[int]) -> None:
+    """Raise for options of blocks that are not there."""
+    if len(first_mixers) > depth:
+        got = f"{len(first_mixers)} first_mixers"
+        raise argument_error(OPERATION, got, f"at most one for each of {depth} blocks", "leave the others out")
+    if not set(conv_layers) <= set(range(depth)):
+        wanted = f"indices from 0 to {depth - 1}"
+        raise argument_error(OPERATION, f"conv_layers={tuple(conv_layers)}", wanted, "correct the indices")
+
+
+def _check_names(pooling: str, positions: str, initialisation: str) -> None:
+    """Raise for unknown names."""
+    check_name(OPERATION, "pooling", pooling, POOLINGS)
+    check_name(OPERATION, "positions", positions, POSITIONS)
+    check_name(OPERATION, "initialisation", initialisation, (*INITIALISATIONS, "mlp"))
+
+
+def _drop_path_rates(drop_path: float | Sequence[float], depth: int, schedule: str) -> list[float]:
+    """The rate of each block."""
+    if not isinstance(drop_path, Sequence):
+        return drop_path_rates(drop_path, depth, schedule)
+    if len(drop_path) != depth:
+        got = f"{len(drop_path)} rates of drop_path"
+        raise argument_error(OPERATION, got, f"one for each of {depth} blocks", "pass one number")
+    return list(drop_path)
+
+
+def _kinds(
+    depth: int,
+    mixer: str,
+    mixer_options: Mapping[str, Any],
+    layer_options: Sequence[Mapping[str, Any]],
+    first_mixers: Sequence[MixerKind],
+) -> list[MixerKind]:
+    """The mixer of each block."""
+    own = [layer_options[index % len(layer_options)] if layer_options else {} for index in range(depth)]
+    same: list[MixerKind] = [(mixer, {**mixer_options, **options}, {}) for options in own]
+    return [*first_mixers, *same[len(first_mixers) :]]
+
+
+def _blocks(
+    d_model: int, kinds: Sequence[MixerKind], rates: Sequence[float], options: Mapping[str, Any]
+) -> nn.ModuleList:
+    """A block around each mixer."""
+    blocks = nn.ModuleList()
+    for (name, mixer_options, own), rate in zip(kinds, rates, strict=True):
+        mixer = create_mixer_2d(name, d_model, **mixer_options)
+        blocks.append(Block2d(mixer, drop_path=rate, **{**options, **own}))
+    return blocks
 
 
 def _unpacked(x: Tensor, images: PackedImages) -> list[Float[Tensor, "1 rows columns d_model"]]:

@@ -95,8 +95,8 @@ class VideoBackbone(nn.Module):
         self.patch_embedding = nn.Conv3d(in_channels, d_model, size, stride=size)
         self.position_embedding = nn.Parameter(torch.empty(grid, grid, d_model))
         self.time_embedding = nn.Parameter(torch.empty(num_frames // tubelet_size, d_model))
-        self.class_token = nn.Parameter(torch.empty(d_model))
-        self.class_position = nn.Parameter(torch.empty(d_model))
+        self.cls_token = nn.Parameter(torch.empty(d_model))
+        self.cls_position_embedding = nn.Parameter(torch.empty(d_model))
         set_optimizer_options(self, *(name for name, _ in self.named_parameters(recurse=False)), weight_decay=0.0)
         self.blocks = nn.ModuleList()
         for index, rate in enumerate(drop_path_rates(drop_path, depth)):
@@ -119,9 +119,9 @@ class VideoBackbone(nn.Module):
                 reset_residual_projection(mixer.out_proj, getattr(mixer, "layer", None))
             if isinstance(getattr(mixer, "dt_bias", None), nn.Parameter):
                 nn.init.zeros_(mixer.dt_bias)
-        for parameter in (self.position_embedding, self.class_position):
+        for parameter in (self.position_embedding, self.cls_position_embedding):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
-        for parameter in (self.time_embedding, self.class_token):
+        for parameter in (self.time_embedding, self.cls_token):
             nn.init.zeros_(parameter)
 
     def features(
@@ -137,7 +137,7 @@ class VideoBackbone(nn.Module):
         times, rows, columns = cells.shape[1:4]
         cells = cells + resized_positions(self.position_embedding, rows, columns)
         x = (cells + self._times(times)[:, None, None]).flatten(1, 3)
-        x = torch.cat([(self.class_token + self.class_position).expand(x.shape[0], 1, -1), x], dim=1)
+        x = torch.cat([(self.cls_token + self.cls_position_embedding).expand(x.shape[0], 1, -1), x], dim=1)
         features = []
         for index, block in enumerate(self.blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -39,9 +39,9 @@ def slab_deit(
         image_size=image_size,
         patch_size=patch_size,
         block_options={"norm": "prep_batch", "norm_eps": NORM_EPS, "norm_options": NORM_OPTIONS},
-        norm="prep_batch",
-        norm_eps=NORM_EPS,
-        norm_options=NORM_OPTIONS,
+        final_norm="prep_batch",
+        final_norm_eps=NORM_EPS,
+        final_norm_options=NORM_OPTIONS,
         **{"mlp_ratio": 4.0} | options,
     )
 
@@ -68,7 +68,7 @@ def deit_prepbn(
         d_model=d_model,
         depth=depth,
         mixer_options=attention,
-        class_place="first",
+        cls_position="first",
         norm="prep_batch",
         norm_options=DEIT_NORM,
         mlp="gelu",

@@ -22,7 +22,7 @@ def _videomamba(size: str, image_size: int = 224, **options: Any) -> PlainBackbo
         "d_model": d_model,
         "depth": depth,
         "mixer_options": {"halve": False},
-        "class_place": "first",
+        "cls_position": "first",
     }
     return PlainBackbone("vim", image_size=image_size, **own, **options)
 

@@ -95,7 +95,7 @@ def convert_softmax(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Ten
     names = {"backbone.patch_embedding": "patch_embed.proj"} | ({"head": "head"} if o.num_classes else {})
     converted = {
         "backbone.position_embedding": positions[1:].unflatten(0, (side, side)),
-        "backbone.class_position": positions[0], "backbone.class_token": weights.take("cls_token")[0, 0],
+        "backbone.cls_position_embedding": positions[0], "backbone.cls_token": weights.take("cls_token")[0, 0],
     }  # fmt: skip
     converted |= take_pairs(weights, names) | prep_norms(weights, {"backbone.norm": "norm"})
     for index in range(o.depth):

@@ -134,7 +134,7 @@ def build(**hyper: Any) -> ImageClassifier:
         stem="conv_silu",
         stem_options={"bias": o.use_bias_in_patch, "out_activation": o.use_act_in_patch},
         in_channels=o.channels,
-        norm="rms",
+        final_norm="rms",
         mlp_ratio=_hidden(o.embed_dim, o.use_swiglu) / o.embed_dim,
         layer_scale=o.init_values,
         block_options=_block_options(o.use_swiglu),

@@ -98,7 +98,7 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
         converted |= {name: tensor.flatten(1) if tensor.dim() > 1 else tensor for name, tensor in positions.items()}
     for index in range(o.depth):
         converted |= named(f"backbone.blocks.{index}", _block(weights.part(f"blocks.{index}."), o.qkv_bias))
-    converted["backbone.class_attention.class_token"] = weights.take("cls_token")[0, 0]
+    converted["backbone.class_attention.cls_token"] = weights.take("cls_token")[0, 0]
     for index in range(o.cls_attn_layers):
         layer = _class_layer(weights.part(f"cls_attn_blocks.{index}."), o.qkv_bias)
         converted |= named(f"backbone.class_attention.layers.{index}", layer)

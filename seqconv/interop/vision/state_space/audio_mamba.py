@@ -81,8 +81,8 @@ def build(**hyper: Any) -> SpectrogramClassifier:
         patch_size=_pair(o.patch_size),
         stride=_pair(o.strides),
         in_channels=o.channels,
-        pooling="class" if o.if_cls_token else POOLINGS[o.final_pool_type],
-        class_place="middle" if o.use_middle_cls_token else "last" if o.use_end_cls_token else "first",
+        pooling="cls" if o.if_cls_token else POOLINGS[o.final_pool_type],
+        cls_position="middle" if o.use_middle_cls_token else "last" if o.use_end_cls_token else "first",
         order="column" if o.transpose_token_sequence else "row",
         pairs=o.if_bidirectional,
         norm="rms" if o.rms_norm else "layer",
@@ -99,8 +99,8 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     grid = [(size - patch) // stride + 1 for size, patch, stride in sizes]
     positions, converted = weights.take("pos_embed.pos_embed")[0], dict[str, Tensor]()
     if o.if_cls_token:
-        converted["backbone.class_position"], positions = positions[0], positions[1:]
-        converted["backbone.class_token"] = weights.take("cls_token")[0, 0]
+        converted["backbone.cls_position_embedding"], positions = positions[0], positions[1:]
+        converted["backbone.cls_token"] = weights.take("cls_token")[0, 0]
     converted["backbone.position_embedding"] = positions.unflatten(0, grid)
     return converted | scan_classifier(
         weights, o.depth, partial(convert_mixer, kind=o.bimamba_type, **_mixer(o)),

@@ -80,7 +80,7 @@ def build(**hyper: Any) -> ImageClassifier:
         stem_options={"num_convs": o.num_convs_patch_embed, "channels": o.stem_channels},
         in_channels=o.in_channels,
         conv_layers=o.layers_with_dwconv,
-        norm_eps=float(o.norm_cfg.get("eps", 1e-5)),
+        final_norm_eps=float(o.norm_cfg.get("eps", 1e-5)),
         head_init_std=0.01,
         drop_path=float(o.drop_path_rate),
     )  # fmt: skip

@@ -47,7 +47,7 @@ def build(**hyper: Any) -> ImageClassifier:
         patch_size=o.patch_size,
         stride=o.stride,
         in_channels=o.channels,
-        class_place="first",
+        cls_position="first",
         norm="rms" if o.rms_norm else "layer",
         drop_path=float(o.drop_path_rate),
     )
@@ -61,8 +61,8 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     grid = math.isqrt(len(positions) - 1)
     converted = {
         "backbone.position_embedding": positions[1:].unflatten(0, (grid, grid)),
-        "backbone.class_position": positions[0],
-        "backbone.class_token": weights.take("cls_token")[0, 0],
+        "backbone.cls_position_embedding": positions[0],
+        "backbone.cls_token": weights.take("cls_token")[0, 0],
     }
     for name in (f"{module}.{kind}" for module, kinds in DISTILLATION.items() for kind in kinds):
         if name in weights:

@@ -75,8 +75,8 @@ def build(**hyper: Any) -> ImageClassifier:
         patch_size=o.patch_size,
         stride=o.stride,
         in_channels=o.channels,
-        pooling="class" if o.if_cls_token else POOLINGS[o.final_pool_type],
-        class_place="middle" if o.use_middle_cls_token else "first",
+        pooling="cls" if o.if_cls_token else POOLINGS[o.final_pool_type],
+        cls_position="middle" if o.use_middle_cls_token else "first",
         pairs=o.if_bidirectional,
         norm="rms" if o.rms_norm else "layer",
         norm_options={"eps": float(o.norm_epsilon)},
@@ -91,8 +91,8 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     table, converted = weights.take("pos_embed")[0], dict[str, Tensor]()
     if o.if_cls_token:
         place = (len(table) - 1) // 2 if o.use_middle_cls_token else 0
-        converted["backbone.class_position"] = table[place]
-        converted["backbone.class_token"] = weights.take("cls_token")[0, 0]
+        converted["backbone.cls_position_embedding"] = table[place]
+        converted["backbone.cls_token"] = weights.take("cls_token")[0, 0]
         table = torch.cat([table[:place], table[place + 1 :]])
     converted["backbone.position_embedding"] = table.unflatten(0, (math.isqrt(len(table)), -1))
     return converted | scan_classifier(
