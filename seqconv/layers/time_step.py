@@ -1,11 +1,24 @@
-"""Initial time steps of selective scans: biases whose softplus is spread over a range."""
+"""Time steps of selective scans: width of their bottleneck, initial biases, initial rates of decay.
+
+Biases begin so that their softplus is spread over a range, rates as ``A = -(1 .. d_state)`` (S4D-Real).
+
+Source: ``mamba_ssm/modules/mamba_simple.py`` of state-spaces/mamba.
+"""
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
 
 from seqconv_kernels._core.errors import argument_error
+
+CHANNELS_PER_RANK = 16
+
+
+def time_step_rank(d_model: int, dt_rank: int | Literal["auto"]) -> int:
+    """Width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉."""
+    return math.ceil(d_model / CHANNELS_PER_RANK) if dt_rank == "auto" else dt_rank
 
 
 def check_time_steps(dt_min: float, dt_max: float, floor: float) -> None:
@@ -30,3 +43,13 @@ def reset_time_step_bias(bias: nn.Parameter, dt_min: float, dt_max: float, floor
     """
     dt = bias.uniform_(math.log(dt_min), math.log(dt_max)).exp_().clamp_(min=floor)
     dt.add_((-torch.expm1(-dt)).log())  # inverse of softplus
+
+
+@torch.no_grad()
+def reset_rates(A_log: nn.Parameter) -> None:
+    """Set ``A = -exp(A_log)`` to -1, -2, … along the last axis.
+
+    Args:
+        A_log: (..., d_state), filled in place.
+    """
+    A_log.copy_(torch.arange(1.0, A_log.shape[-1] + 1, device=A_log.device).log().expand_as(A_log))

@@ -14,7 +14,7 @@ from seqconv.convolution.long_convolution import LongConvolution
 from seqconv.convolution.replacement import long_convolutions
 from seqconv.distill import distill_filter
 from seqconv.distill.certificates.certificate import _grid_factor, _grid_size, frequency_maximum
-from seqconv.distill.certificates.hankel import full_singular_values, leading_subspace
+from seqconv.distill.certificates.hankel import hankel, leading_subspace
 from seqconv.distill.fitting.minimax import equalised
 from seqconv.distill.fitting.orthonormal import orthonormalise
 from seqconv.distill.fitting.poles import stable
@@ -55,6 +55,12 @@ def test_a_true_recurrence_is_recovered(pairs, reals, method):
     assert ((distilled.filter(600) - h).norm(dim=1) / h.norm(dim=1)).max() < 1e-10
     # a recurrence goes on where the data ends
     assert (distilled.filter(900)[:, 600:] - exact_system(3, 900, pairs, reals)[:, 600:]).abs().max() < 1e-9
+
+
+def full_singular_values(h):
+    """All Hankel singular values of the responses taken as zero beyond their end (cubic in the length)."""
+    padded = torch.nn.functional.pad(h[:, 1:], (0, h.shape[1] - 2))
+    return torch.linalg.eigvalsh(hankel(padded, h.shape[1] - 1)).abs().sort(descending=True).values
 
 
 def test_against_the_published_method_on_stored_numbers():

@@ -29,7 +29,7 @@ from ...data.layouts import RELEASE, find, unpacked
 from ...data.sequences import RightPadding, Sequences, TokenDataset, Tokeniser
 from ...data.store import Manifest
 from ..base import Task, TaskData, one_of
-from .expressions import CLASSES, CODES, SYMBOLS, best_guess, bracketed, cut_value, evaluate, symbols_of
+from .expressions import CLASSES, CODES, SYMBOLS, best_guess, cut_value, evaluate, symbols_of
 from .generator import FULL, SMALL, Example, Grammar, generate
 
 SPLITS = ("train", "val", "test")
@@ -224,12 +224,3 @@ def _checked_value(path: Path, number: int, source: str) -> int:
         raise argument_error(
             f"read {path}", f"line {number}: {error}", "an expression", "take a fresh copy of the file"
         ) from error
-
-
-def write_tsv(path: Path, sequences: Sequences) -> None:
-    """Write a split in the benchmark's own format."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t")
-        writer.writerow(["Source", "Target"])
-        for index in range(len(sequences)):
-            writer.writerow([bracketed(sequences[index].tolist()), int(sequences.labels[index])])

@@ -67,13 +67,6 @@ def leading_subspace(g: Float[Tensor, "channels length"], k: int) -> Subspace:
     return Subspace(torch.cat([p.values for p in parts]), torch.cat([p.vectors for p in parts]))
 
 
-def full_singular_values(h: Float[Tensor, "channels length"]) -> Float[Tensor, "channels rank"]:
-    """All Hankel singular values of the responses taken as zero beyond their end (cubic in the length)."""
-    padded = torch.nn.functional.pad(h[:, 1:], (0, h.shape[1] - 2))
-    values: Tensor = torch.linalg.eigvalsh(hankel(padded, h.shape[1] - 1))
-    return values.abs().sort(descending=True).values
-
-
 def _krylov(g: Float[Tensor, "channels length"], rows: int, columns: int, k: int) -> Subspace:
     """Rayleigh-Ritz on the block Krylov space of a random start, every block orthogonal to all before it.
 

@@ -6,15 +6,14 @@ Every projection is called as a module, so that adapters and quantised layers ac
 Source: ``mamba_ssm/modules/mamba_simple.py`` of state-spaces/mamba at e9594ce1.
 """
 
-import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ...layers.time_step import reset_time_step_bias
+from ...layers.time_step import reset_rates, reset_time_step_bias, time_step_rank
 from ..causal_conv1d import causal_conv1d_update
 from .layer import Cached, depthwise
 from .selective_scan import selective_scan_fn
@@ -40,7 +39,7 @@ class Mamba(Cached):
         d_state: int = 16,
         d_conv: int = 4,
         expand: int | float = 2,
-        dt_rank: int | str = "auto",
+        dt_rank: int | Literal["auto"] = "auto",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         dt_init: str = "random",
@@ -58,7 +57,7 @@ class Mamba(Cached):
             raise argument_error("Mamba", f"dt_init={dt_init!r}", "'random' or 'constant'", "take one of them")
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
-        self.dt_rank = math.ceil(d_model / 16) if isinstance(dt_rank, str) else dt_rank
+        self.dt_rank = time_step_rank(d_model, dt_rank)
         self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
         self._initial = dt_init, dt_scale * self.dt_rank**-0.5, (dt_min, dt_max, dt_init_floor)
         options: Any = {"device": device, "dtype": dtype}
@@ -83,7 +82,7 @@ class Mamba(Cached):
         else:
             self.dt_proj.weight.uniform_(-bound, bound)
         reset_time_step_bias(self.dt_proj.bias, *steps)
-        self.A_log.copy_(torch.arange(1.0, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
+        reset_rates(self.A_log)
         self.D.fill_(1.0)
 
     def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:

@@ -26,7 +26,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
-from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
@@ -117,7 +117,7 @@ class LogLinearMamba2(Mixer):
     def reset_parameters(self) -> None:
         """-A = 1, 2, …, time steps log-uniform in their range, D and L = 1."""
         reset_time_step_bias(self.dt_bias, *self.dt_range)
-        self.A_log.copy_(torch.arange(1, self.heads + 1).log())
+        reset_rates(self.A_log)
         self.D.fill_(1.0)
         self.L.fill_(1.0)
 

@@ -12,7 +12,6 @@ Source: Gu and Dao 2023 (arXiv 2312.00752) and the code of state-spaces/mamba. b
 the state with a zero input, which leaves a zero state as it is.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -29,7 +28,7 @@ from ...layers.initialisation import reset_residual_projection
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
-from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
 from ...mixer import ScanMixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
@@ -99,7 +98,7 @@ class Mamba(ScanMixer[MambaState]):
     ) -> None:
         super().__init__(d_model)
         self.d_inner, self.d_state = int(expand * d_model), d_state
-        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        self.dt_rank = time_step_rank(d_model, dt_rank)
         if min(self.d_inner, d_state, self.dt_rank) < 1:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}"
             raise argument_error("mamba mixer", got, "sizes of at least 1", "raise the sizes")
@@ -132,7 +131,7 @@ class Mamba(ScanMixer[MambaState]):
         else:
             self.dt_proj.weight.uniform_(-bound, bound)
         reset_time_step_bias(self.dt_bias, *self.dt_range)
-        self.A_log.copy_(torch.arange(1.0, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
+        reset_rates(self.A_log)
         self.D.fill_(1.0)
         reset_residual_projection(self.out_proj, self.layer)
 

@@ -30,7 +30,7 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ...layers.initialisation import reset_residual_projection
 from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
-from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
@@ -115,7 +115,7 @@ class Vim(Mixer):
         super().__init__(d_model, causal=False)
         if version not in VERSIONS:
             raise unknown_name("vim mixer", "version", version, VERSIONS)
-        inner, rank = int(expand * d_model), math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        inner, rank = int(expand * d_model), time_step_rank(d_model, dt_rank)
         if min(inner, d_state, rank) < 1:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}"
             raise argument_error("vim mixer", got, "sizes of at least 1", "raise the sizes")
@@ -144,8 +144,7 @@ class Vim(Mixer):
         """
         reset_time_step_bias(self.dt_bias, *self.dt_range)
         self.dt_bias[1:].zero_()
-        rates = torch.arange(1.0, self.A_log.shape[-1] + 1, device=self.A_log.device)
-        self.A_log.copy_(rates.log().expand_as(self.A_log))
+        reset_rates(self.A_log)
         self.D.fill_(1.0)
         reset_residual_projection(self.out_proj, self.layer)
 

@@ -25,9 +25,10 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...layers.linear import KeptLinear, Linear
 from ...layers.norms import LayerNorm
+from ...layers.time_step import time_step_rank
 from ..mixer_2d import Mixer2d, by_size
 from ..registry import register_2d
-from .selective import SelectiveScan, automatic_rank
+from .selective import SelectiveScan
 from .ss2d import depthwise_conv2d
 
 SUB_GRIDS = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -65,7 +66,7 @@ class Atrous2d(Mixer2d):
         bias: bool = False,
     ) -> None:
         super().__init__(d_model)
-        inner, rank = int(expand * d_model), automatic_rank(d_model, dt_rank)
+        inner, rank = int(expand * d_model), time_step_rank(d_model, dt_rank)
         if min(inner, d_state, rank, d_conv) < 1 or d_conv % 2 == 0:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}, d_conv={d_conv}"
             raise argument_error("atrous 2-D mixer", got, "sizes of at least 1, an odd d_conv", "correct the sizes")

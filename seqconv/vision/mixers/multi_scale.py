@@ -22,11 +22,12 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...layers.linear import Linear
 from ...layers.norms import LayerNorm
+from ...layers.time_step import time_step_rank
 from ..backbones.squeeze import SqueezeExcite
 from ..mixer_2d import Mixer2d, by_size
 from ..registry import register_2d
 from ..scan_orders import inverse, scan_order
-from .selective import SelectiveScan, automatic_rank
+from .selective import SelectiveScan
 from .ss2d import depthwise_conv2d
 
 COARSE_ORDERS = ("row_reversed", "column", "column_reversed")
@@ -66,7 +67,7 @@ class MultiScale2d(Mixer2d):
         squeeze: int = 8,
     ) -> None:
         super().__init__(d_model)
-        inner, rank = int(expand * d_model), automatic_rank(d_model, dt_rank)
+        inner, rank = int(expand * d_model), time_step_rank(d_model, dt_rank)
         if min(inner, d_state, rank, d_conv) < 1 or d_conv % 2 == 0 or squeeze < 0:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}, d_conv={d_conv}, squeeze={squeeze}"
             wanted = "sizes of at least 1, an odd d_conv, squeeze of at least 0"

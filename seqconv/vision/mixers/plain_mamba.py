@@ -14,7 +14,6 @@ cell s, whatever the order, as the released code does and its checkpoints need.
 Source: Yang et al. 2024 (arXiv 2403.17695) and ``plain_mamba_layer.py`` of ChenhongyiYang/PlainMamba at 0975a1d0.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -25,7 +24,7 @@ from seqconv_kernels import selective_scan
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
 from ...parameters import KeepFloat32, set_optimizer_options
 from ..directions import frame_orders, image_directions, spread, unscan
 from ..mixer_2d import Mixer2d, image_sizes, zero_padding_2d
@@ -77,7 +76,7 @@ class PlainMamba2d(KeepFloat32, Mixer2d):
         dt_init_floor: float = 1e-4,
     ) -> None:
         super().__init__(d_model)
-        inner, rank = int(expand * d_model), math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        inner, rank = int(expand * d_model), time_step_rank(d_model, dt_rank)
         if min(inner, d_state, rank, d_conv) < 1 or d_conv % 2 == 0:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}, d_conv={d_conv}"
             raise argument_error(
@@ -108,8 +107,7 @@ class PlainMamba2d(KeepFloat32, Mixer2d):
         reset_time_step_bias(self.dt_bias, *self.dt_range)
         if self.selection == "raster":
             self.dt_bias.mul_(2)  # the released code adds it twice
-        rates = torch.arange(1.0, self.A_log.shape[-1] + 1, device=self.A_log.device)
-        self.A_log.copy_(rates.log().expand_as(self.A_log))
+        reset_rates(self.A_log)
         self.D.fill_(1.0)
         nn.init.trunc_normal_(self.move_B, std=MOVE_INIT_STD)
 

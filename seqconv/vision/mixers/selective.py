@@ -6,9 +6,6 @@ Equation, for each of G groups of cells with parameters of its own, all scanned 
     h_s = exp(Δ_s A) h_{s-1} + Δ_s B_s u_s        y_s = C_s h_s + D u_s
 """
 
-import math
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,16 +14,11 @@ from seqconv_kernels import selective_scan
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.grouped_linear import GroupedLinear
-from ...layers.time_step import reset_time_step_bias
+from ...layers.time_step import reset_rates, reset_time_step_bias
 from ...parameters import KeepFloat32, set_optimizer_options
 
 TIME_STEPS = (0.001, 0.1, 1e-4)
 """Range of the initial time steps, and the least."""
-
-
-def automatic_rank(d_model: int, dt_rank: int | Literal["auto"]) -> int:
-    """Width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉."""
-    return math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
 
 
 class SelectiveScan(KeepFloat32, nn.Module):
@@ -55,8 +47,7 @@ class SelectiveScan(KeepFloat32, nn.Module):
     def reset_parameters(self) -> None:
         """A = -(1 .. d_state), D = 1, time steps log-uniform in their range."""
         reset_time_step_bias(self.dt_bias, *TIME_STEPS)
-        states = torch.arange(1.0, self.A_log.shape[-1] + 1, device=self.A_log.device)
-        self.A_log.copy_(states.log().expand_as(self.A_log))
+        reset_rates(self.A_log)
         self.D.fill_(1.0)
 
     def forward(self, u: Float[Tensor, "batch cells groups channels"]) -> Float[Tensor, "batch cells groups channels"]:

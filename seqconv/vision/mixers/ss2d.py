@@ -16,7 +16,6 @@ same equation, ``v05_noz`` (all released second-generation models) ``gate="none"
 Source: Liu et al. 2024 (arXiv 2401.10166) and ``vmamba.py`` of MzeroMiko/VMamba at 2ed52ead.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,7 +30,7 @@ from ...layers.grouped_linear import GroupedLinear
 from ...layers.linear import KeptLinear, Linear
 from ...layers.norms import LayerNorm
 from ...layers.residual import Dropout
-from ...layers.time_step import check_time_steps, reset_time_step_bias
+from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
 from ...parameters import KeepFloat32, set_optimizer_options
 from ..backbones.cell_norm import CellBatchNorm
 from ..directions import image_directions, scan, spread, unscan
@@ -102,7 +101,7 @@ class SS2D(KeepFloat32, Mixer2d):
     ) -> None:
         super().__init__(d_model)
         self.d_inner, self.d_state = int(expand * d_model), d_state
-        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        self.dt_rank = time_step_rank(d_model, dt_rank)
         if min(self.d_inner, d_state, self.dt_rank) < 1 or d_conv < 1 or d_conv % 2 == 0:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}, d_conv={d_conv}"
             raise argument_error("ss2d 2-D mixer", got, "sizes of at least 1, an odd d_conv", "correct the sizes")
@@ -151,7 +150,7 @@ class SS2D(KeepFloat32, Mixer2d):
                 parameter.normal_(std=SMALL_INIT) if normal else parameter.uniform_(0.0, SMALL_INIT)
             return
         reset_time_step_bias(self.dt_bias, *self.dt_range)
-        self.A_log.copy_(torch.arange(1.0, self.d_state + 1, device=self.A_log.device).log().expand_as(self.A_log))
+        reset_rates(self.A_log)
 
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         u = self.in_proj(x)

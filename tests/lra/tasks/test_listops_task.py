@@ -1,5 +1,6 @@
 """ListOps as a task: determinism, the prepared folder and its damages, reading files, token ids, batches, baselines."""
 
+import csv
 import json
 import os
 import shutil
@@ -13,8 +14,8 @@ import torch
 
 from lra.data.sequences import RightPadding, Sequences
 from lra.data.store import MANIFEST, atomic_write, need_space, write_data
-from lra.tasks.listops.expressions import SYMBOLS
-from lra.tasks.listops.task import ListOps, baselines, make_tokeniser, write_tsv
+from lra.tasks.listops.expressions import SYMBOLS, bracketed
+from lra.tasks.listops.task import ListOps, baselines, make_tokeniser
 
 TINY = ListOps(setting="small", train=600, val=100, test=100, seed=3)
 
@@ -141,6 +142,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_full_disk_is_rejected_before_work(tmp_path):
     with pytest.raises(ValueError, match=r"prepare: received .* MB free at .*; wanted 10{15} MB.*--data"):
         need_space(tmp_path / "not" / "there", 10**21)
+
+
+def write_tsv(path, sequences):
+    """Write a split in the benchmark's own format."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(["Source", "Target"])
+        for index in range(len(sequences)):
+            writer.writerow([bracketed(sequences[index].tolist()), int(sequences.labels[index])])
 
 
 @pytest.mark.parametrize(
