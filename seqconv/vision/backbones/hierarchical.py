@@ -109,7 +109,12 @@ class HierarchicalBackbone(ImageBackbone):
     ) -> None:
         super().__init__()
         stages = len(dims)
-        given = {"mixer": mixer, "mlp_ratio": mlp_ratio, "layer_scale": layer_scale, "stream_scale": stream_scale}
+        given: dict[str, Any] = {
+            "mixer": mixer,
+            "mlp_ratio": mlp_ratio,
+            "layer_scale": layer_scale,
+            "stream_scale": stream_scale,
+        }
         given |= {
             "stage_options": stage_options or {},
             "stage_blocks": "mixer" if stage_blocks is None else stage_blocks,
