@@ -412,7 +412,7 @@ def test_errors_say_what_to_do(unannotated):
         r"images of 3 by 9 pixels.*at least 4": lambda: vim(torch.zeros(1, 3, 3, 9)),
         r"images of shape \(1, 1, 16, 16\).*grey": lambda: vim(torch.zeros(1, 1, 16, 16)),
         r"dims=\(8,\), depths=\(1, 1\)": lambda: HierarchicalBackbone("ss2d", dims=[8], depths=[1, 1]),
-        r"1 stage_blocks, 1 downsampling": lambda: HierarchicalBackbone(
+        r"1 stage_blocks.*one value of every other list per stage": lambda: HierarchicalBackbone(
             "ss2d", dims=[8, 8], depths=[1, 1], stage_blocks=["mobile"]
         ),
         r"2 position_sizes.*at most one": lambda: HierarchicalBackbone(

@@ -109,16 +109,9 @@ class HierarchicalBackbone(ImageBackbone):
     ) -> None:
         super().__init__()
         stages = len(dims)
-        given: dict[str, Any] = {
-            "mixer": mixer,
-            "mlp_ratio": mlp_ratio,
-            "layer_scale": layer_scale,
-            "stream_scale": stream_scale,
-        }
-        given |= {
-            "stage_options": stage_options or {},
-            "stage_blocks": "mixer" if stage_blocks is None else stage_blocks,
-        }
+        options, kinds = stage_options or {}, "mixer" if stage_blocks is None else stage_blocks
+        given: dict[str, Any] = {"mixer": mixer, "stage_blocks": kinds, "stage_options": options}
+        given |= {"mlp_ratio": mlp_ratio, "layer_scale": layer_scale, "stream_scale": stream_scale}
         per_stage = {"depths": list(depths), **{name: _each(value, stages) for name, value in given.items()}}
         downsamplings, grids = _each(downsampling, stages - 1), list(position_sizes or ())
         _check_counts(dims, per_stage, downsamplings, grids)
