@@ -1,10 +1,12 @@
 """Blocks of image models: the numbers of the original code."""
 
 import pytest
+import torch
 
-from golden_cases import Imported, assert_close, check_gradients, load_case
+from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
 from seqconv import from_original
 from seqconv.interop.vision.state_space.mamba_ad import CURVES, VIEWS
+from seqconv.vision.backbones.local_state_space import LocalStateSpaceBlock
 from seqconv.vision.scan_orders import inverse, scan_order
 
 CHANNELS_LAST = {"parcnetv2_block", "sequencer2d_block", "sequencer2d_gru_block", "ecoformer_attention", "mambaad_lss"}
@@ -68,3 +70,39 @@ def test_scan_orders_of_mambaad_are_those_of_its_state_dict(scan_type, direction
     module = from_original(case.meta["original"], params, **hyper)
     assert module.blocks[0].mixer.orders[: directions // 2] == tuple(curve + v for v in VIEWS[: directions // 2])
     assert module(case.tensors["in.x"]).shape == (1, 4, 4, 6)
+
+
+def test_the_mixer_of_mambaad_alone():
+    case = load_variant("scan/mambaad", "ss2d_zigzag_K4")
+    hyper = {name: case.meta[name] for name in ("size", "scan_type", "num_direction", "d_model")}
+    imported = Imported("lewandofskee/MambaAD:SS2D", case.group("param"), hyper)
+    x = case.tensors["in.x"].double().requires_grad_()
+    y = imported(x)
+    check(y, case.tensors["out.y"], 1e-9, "output")
+    (y * case.tensors["cot.y"]).sum().backward()
+    check(x.grad, case.tensors["grad.in.x"], 1e-6, "gradient of the images")
+    wanted = {k.removeprefix("param."): v.double() for k, v in case.group("grad").items() if k.startswith("param.")}
+    check_gradients(imported, wanted, 1e-6, 1e-6 * max(t.abs().max().item() for t in wanted.values()))
+
+
+def test_convolutions_of_mambaad_begin_as_the_original():
+    """Those of the scans too: normal by the outputs, without biases."""
+    torch.manual_seed(0)
+    conv = LocalStateSpaceBlock(32, depth=1).blocks[0].mixer.conv2d
+    assert abs(conv.weight.std().item() - (2 / 9) ** 0.5) < 0.05
+    assert not conv.bias.any()
+
+
+def test_options_of_the_scans_of_mambaad():
+    case = load_case("vision/mambaad_lss")
+    params = case.group("param")
+    for name in list(params):
+        if name.endswith("conv2d.bias"):
+            del params[name]
+        if name.endswith(("in_proj.weight", "self_attention.out_proj.weight")):
+            params[name.replace("weight", "bias")] = torch.ones(len(params[name]))
+    module = from_original(case.meta["original"], params, **case.hyper | {"conv_bias": False, "bias": True})
+    assert module.blocks[0].mixer.conv2d.bias is None
+    assert module.blocks[0].mixer.in_proj.bias.sum() == 24
+    with pytest.raises(ValueError, match=r"d_conv=1.*odd width of 3"):
+        from_original(case.meta["original"], params, **case.hyper | {"d_conv": 1})

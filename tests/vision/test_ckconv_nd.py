@@ -79,6 +79,38 @@ def test_periodic_maps_may_be_turned_and_causal_ones_see_no_future():
     assert_close(causal(x)[:, :5], causal(x[:, :5]), 1e-9, 1e-12)
 
 
+def test_a_causal_convolution_of_half_reach_is_its_definition():
+    torch.manual_seed(0)
+    for length in (1, 4, 7):
+        conv = CKConvNd(2, axes=1, causal=True, half_reach=True, l_max=6, omega_0=1.0).double()
+        x = torch.randn(1, length, 2, dtype=torch.float64)
+        reach = (length + 1) // 2
+        taps, want = conv.taps(x)[0, reach - 1 :], conv.D * x
+        for lag in range(reach):
+            want[:, lag:] += taps[lag] * x[:, : length - lag]
+        assert_close(conv(x), want, 1e-12, 1e-12)
+
+
+def test_layers_that_do_not_decay():
+    """Those of sine networks; of Fourier networks the frequencies alone."""
+    for network, count in (("sine", 3), ("fourier", 1)):
+        conv = CKConvNd(2, axes=1, network=network, l_max=6)
+        kept = [name for name, p in conv.named_parameters() if getattr(p, "_no_weight_decay", False)]
+        assert sum(name.endswith("weight") for name in kept) == count, kept
+
+
+def test_words_of_the_original():
+    """Its paddings in any case, all of its activations that exist here; norms of another kind are unsupported."""
+    zero, hyena = load_case("vision/nvsubq_ckconv2d_zero"), load_case("vision/nvsubq_hyena2d")
+    assert (
+        from_original(CKCONV, zero.group("param"), **zero.hyper | {"pad": [" ZERO", "Zero"]}).periodic == (False,) * 2
+    )
+    for name, value in (("px", "LayerNorm"), ("gate", None), ("gate2", "SELU")):
+        hyper = hyena.hyper | {"options": hyena.hyper["options"] | {name: value}}
+        with pytest.raises(ValueError, match=rf"received {name}.*{value}.*Remedy"):
+            from_original(HYENA, hyena.group("param"), **hyper)
+
+
 def test_widths_out_of_range_are_read_as_the_bound():
     conv = CKConvNd(2, axes=1, l_max=6, window="gaussian").double()
     x = torch.randn(1, 6, 2, dtype=torch.float64)

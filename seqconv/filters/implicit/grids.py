@@ -139,7 +139,8 @@ class GridFilter(KeepFloat32):
         self.embed = nn.Linear(axes, features, bias=o["bias"], dtype=dtype)
         self.hidden = nn.ModuleList(nn.Linear(a, b, bias=o["bias"], dtype=dtype) for a, b in pairwise(widths))
         self.output = nn.Linear(widths[-1], self.channels, bias=o["bias"], dtype=dtype)
-        for layer in (self.embed, *self.hidden):
+        kept = self.hidden if o["network"] == "sine" else ()  # perceptrons on Fourier features decay
+        for layer in (self.embed, *kept):
             set_optimizer_options(layer, *(name for name, _ in layer.named_parameters()), weight_decay=0.0)
         if condition_dim:
             modulated = len(self.hidden) + o["modulate_features"]

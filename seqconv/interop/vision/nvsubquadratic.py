@@ -49,7 +49,8 @@ OPTION_DEFAULTS: Mapping[str, Any] = {
 NETWORKS: Mapping[str, str] = {"siren": "sine", "rff": "fourier"}
 WINDOWS: Mapping[str, str] = {"none": "none", "exp": "exponential", "gauss": "gaussian"}
 GATES: Mapping[str, str] = {
-    "GELU": "gelu", "Identity": "identity", "ReLU": "relu", "SiLU": "silu", "Sigmoid": "sigmoid", "Tanh": "tanh",
+    "GELU": "gelu", "Identity": "identity", "LogSigmoid": "logsigmoid", "ReLU": "relu", "SiLU": "silu",
+    "Sigmoid": "sigmoid", "Softplus": "softplus", "Tanh": "tanh",
 }  # fmt: skip
 
 
@@ -95,11 +96,14 @@ def infer_ckconv(weights: Weights) -> dict[str, Any]:
 def build_hyena(**hyper: Any) -> HyenaNd:
     """The layer with the options of the original."""
     ckconv, o = _hyena(hyper)
-    gates = [None if gate is None else _word(HYENA, "gate", gate, GATES) for gate in (o.gate, o.gate2)]
+    for name in ("qk", "px", "on"):
+        if not isinstance(getattr(o, name), bool):
+            got, wanted = f"{name}={getattr(o, name)!r}", "True (RMS norms) or False; other norms are unsupported"
+            raise argument_error(f"from_original({HYENA!r})", got, wanted, "pass a boolean")
     return HyenaNd(
         ckconv["C"],
-        gate=gates[0] or "silu",
-        value_gate=gates[1],
+        gate=_word(HYENA, "gate", o.gate, GATES),
+        value_gate=None if o.gate2 is None else _word(HYENA, "gate2", o.gate2, GATES),
         query_norm=o.qk,
         gated_norm=o.px,
         output_norm=o.on,
@@ -149,6 +153,7 @@ def _ckconv(original: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
     o = options(original, hyper, CKCONV_DEFAULTS)
     axes = o.dim or len(o.spatial or ())
     padding = o.fft_padding if o.pad is None else o.pad
+    padding = _plain(padding) if isinstance(padding, str) else [_plain(word) for word in padding]
     length = o.L if o.L is not None else max(o.spatial or (0,))
     if not axes or not length:
         got, wanted = f"dim={o.dim}, spatial={o.spatial}, L={o.L}", "the number of axes and L"
@@ -163,9 +168,14 @@ def _ckconv(original: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _word(original: str, option: str, word: str, known: Mapping[str, str]) -> str:
-    if word not in known:
-        raise unknown_name(f"from_original({original!r})", option, word, known)
+def _plain(word: Any) -> Any:
+    """A word as the original reads it, whatever its case and the spaces around it."""
+    return word.strip().lower() if isinstance(word, str) else word
+
+
+def _word(original: str, option: str, word: str | None, known: Mapping[str, str]) -> str:
+    if word is None or word not in known:
+        raise unknown_name(f"from_original({original!r})", option, str(word), known)
     return known[word]
 
 

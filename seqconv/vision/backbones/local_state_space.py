@@ -8,8 +8,8 @@ With φ a linear layer of each cell (or a depthwise convolution), a norm of each
 Source: He et al. 2024, "MambaAD" (arXiv 2404.06564), and ``model/mambaad.py`` of lewandofskee/MambaAD at 04344525.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -87,8 +87,12 @@ class LocalStateSpaceBlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As He et al., by the outputs."""
+        """All convolutions as He et al., by the outputs; those of the scans have zero biases too."""
         _reset(self.out_proj)
+        for block in cast(Iterable[Block2d], self.blocks):
+            conv = cast(SS2D, block.mixer).conv2d
+            if conv is not None:
+                _reset(conv)
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
         """The images with both added; in training of more than one cell each."""

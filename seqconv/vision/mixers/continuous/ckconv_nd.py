@@ -107,7 +107,8 @@ class CKConvNd(nn.Module):
             raise argument_error("CKConvNd", got, wanted, "reshape the input")
         taps = self.taps(x, condition)
         if self.causal:
-            taps = torch.cat([torch.zeros_like(taps[:, : x.shape[1] - 1]), taps[:, -x.shape[1] :]], dim=1)
+            reach = taps.shape[1] // 2  # the lags are -reach, ..., reach
+            taps = torch.cat([torch.zeros_like(taps[:, :reach]), taps[:, reach:]], dim=1)
         return convolve_grid(x, taps, self.periodic) + self.D * x
 
     def _reach(self, size: Sequence[int]) -> list[int]:
