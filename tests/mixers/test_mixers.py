@@ -302,6 +302,14 @@ def test_bidirectional_mixers_see_both_sides_and_has_no_state(case):
 
 
 @each_name
+def test_shapes_are_known_on_the_meta_device(name, unannotated):
+    mixer, x = build((name, {})).to("meta"), inputs().to("meta")
+    y = mixer(x)
+    assert y.is_meta
+    assert y.shape == x.shape
+
+
+@each_name
 def test_bad_input_raises_with_a_remedy(name, unannotated):
     mixer = build((name, {}))
     x = inputs()

@@ -73,7 +73,7 @@ class PositionFilter(WideFilter, ABC):
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         like = next(self.parameters(), torch.empty(0))  # quantised networks have none
-        if like.is_meta:  # an offloaded network, whose hooks move positions to its parameters
+        if like.is_meta and _is_hooked(self):  # an offloaded network, whose hooks move positions to its parameters
             like = torch.empty(0, dtype=like.dtype)
         kept = min(length, self.max_length or length)
         lags = torch.arange(kept, device=like.device, dtype=like.dtype) * self.rate
@@ -83,6 +83,11 @@ class PositionFilter(WideFilter, ABC):
     def _recurrence(self) -> Recurrence | None:
         """There is none; :mod:`seqconv.distill` finds one that comes close."""
         return None
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether something acts before the calls of a module or of its children, as what brings offloaded parameters."""
+    return any("forward" in m.__dict__ or m._forward_pre_hooks for m in module.modules())
 
 
 class KernelNetworkOptions(TypedDict, total=False):

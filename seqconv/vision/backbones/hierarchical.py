@@ -109,8 +109,8 @@ class HierarchicalBackbone(ImageBackbone):
     ) -> None:
         super().__init__()
         stages = len(dims)
-        options, kinds = stage_options or {}, "mixer" if stage_blocks is None else stage_blocks
-        given: dict[str, Any] = {"mixer": mixer, "stage_blocks": kinds, "stage_options": options}
+        kinds = "mixer" if stage_blocks is None else stage_blocks
+        given: dict[str, Any] = {"mixer": mixer, "stage_blocks": kinds, "stage_options": stage_options or {}}
         given |= {"mlp_ratio": mlp_ratio, "layer_scale": layer_scale, "stream_scale": stream_scale}
         per_stage = {"depths": list(depths), **{name: _each(value, stages) for name, value in given.items()}}
         downsamplings, grids = _each(downsampling, stages - 1), list(position_sizes or ())
