@@ -52,8 +52,6 @@ def test_the_orders_of_vmamba_and_plainmamba(orders, height, width):
     size = f"{height}x{width}"
     cross = ("row", "column", "row_reversed", "column_reversed")
     snakes = ("snake", "snake_reversed", "snake_column", "snake_column_reversed")
-    if height % 2 == 0:  # the second pair starts in another corner of images with an even number of rows
-        snakes = ("snake", "snake_reversed", "snake_rotated_reversed", "snake_rotated")
     for k in range(4):
         assert torch.equal(orders[f"vmamba.{size}"][k].long(), scan_order(cross[k], height, width))
         order = orders[f"plainmamba.order.{size}"][k].long()
