@@ -13,8 +13,8 @@ Read in ``nvsubquadratic/modules/ckconv_nd.py``, ``kernels_nd.py``, ``masks_nd.p
 
 Widths are found in the shapes of the tensors. ``Hyena`` is the whole layer, QKVSequenceMixer around Hyena. SIRENs of
 several frequencies have the same tensors and are read too; those of learned ones are unsupported. No tensor tells other
-activations of ``"rff"`` or other parametrizations of the Gaussian window, which are unsupported. The centred short convolution sees the future even where the long one is
-causal, as in the original.
+activations of ``"rff"`` or other parametrizations of the Gaussian window, which are unsupported.
+The centred short convolution sees the future even where the long one is causal, as in the original.
 """
 
 from collections.abc import Mapping
