@@ -8,7 +8,7 @@ left of each; an image in a batch gives what it gives alone. The checks are here
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +30,15 @@ class Mixer2d(nn.Module, ABC):
         name: name in the registry, set by :func:`~seqconv.vision.registry.register_2d`.
         continuous: whether small changes of the inputs change the outputs by little; not where codes are signs.
         any_size: whether images of every height and width are taken; those of one ``image_size`` if not.
+        shares_values: whether it reads values of :meth:`shared_module`, one module for all blocks of a stage; then
+            ``_forward`` takes a keyword ``shared``.
     """
 
     d_model: int
     name: ClassVar[str] = "mixer_2d"
     continuous: ClassVar[bool] = True
     any_size: ClassVar[bool] = True
+    shares_values: bool = False
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -48,6 +51,10 @@ class Mixer2d(nn.Module, ABC):
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """All cells in parallel. ``x`` is zero at padding; a bias added inside must be masked again."""
 
+    def shared_module(self) -> nn.Module | None:
+        """A module whose output, a tensor, is ``shared`` of all mixers of a stage that have the same options."""
+        return None
+
     @final  # type: ignore[misc]  # nn.Module types forward as a writable attribute
     def forward(
         self,
@@ -55,6 +62,7 @@ class Mixer2d(nn.Module, ABC):
         *,
         mask: Bool[Tensor, "batch height width"] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
+        shared: Tensor | None = None,
     ) -> Float[Tensor, "batch height width d_model"]:
         """Mix all cells of every image.
 
@@ -64,18 +72,21 @@ class Mixer2d(nn.Module, ABC):
                 and at the bottom changes no other output and yields zeros.
             sizes: rows and columns of images that are packed: their cells lie one image after the other in ``x``, of
                 shape (1, 1, cells, d_model), and so do the outputs.
+            shared: what a module of :meth:`shared_module` returns.
 
         Raises:
-            ValueError: wrong rank, width, dtype or device; images without cells; a mask of another form.
+            ValueError: wrong rank, width, dtype or device; images without cells; a mask of another form; shared values
+                of a mixer that has none, or none of one that needs them.
         """
         self._check_input(x)
+        values = self._shared_values(shared)
         if sizes is not None:
             self._check_sizes(x, mask, sizes)
-            return self._packed(x, sizes)
+            return self._packed(x, sizes, values)
         if mask is None:
-            return self._forward(x, None)
+            return self._forward(x, None, **values)
         check_image_mask(self._op(), mask, x)
-        return zero_padding_2d(self._forward(zero_padding_2d(x, mask), mask), mask)
+        return zero_padding_2d(self._forward(zero_padding_2d(x, mask), mask, **values), mask)
 
     @final
     def at_rate(self: Mixer2dT, rate: float) -> Mixer2dT:
@@ -97,13 +108,13 @@ class Mixer2d(nn.Module, ABC):
         wanted = "a mixer by functions of the position alone, such as ckconv, flexconv or ccnn"
         raise argument_error(f"{self.name}.at_rate", f"rate={rate}", wanted, "resize the images instead")
 
-    def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]], values: dict[str, Any]) -> Tensor:
         """Packed images: those of one size as a batch."""
         images = list(x[0, 0].split([height * width for height, width in sizes]))
         for height, width in sorted(set(sizes)):
             rows = [row for row, size in enumerate(sizes) if size == (height, width)]
             batch = torch.stack([images[row] for row in rows]).unflatten(1, (height, width))
-            for row, image in zip(rows, self._forward(batch, None), strict=True):
+            for row, image in zip(rows, self._forward(batch, None, **values), strict=True):
                 images[row] = image.flatten(0, 1)
         return torch.cat(images)[None, None]
 
@@ -113,6 +124,14 @@ class Mixer2d(nn.Module, ABC):
             got = f"x of shape {tuple(x.shape)} for sizes of {cells} cells" + ("" if mask is None else ", and a mask")
             wanted = f"(1, 1, {cells}, d_model), without a mask"
             raise argument_error(self._op(), got, wanted, "pack all cells of the images into one row")
+
+    def _shared_values(self, shared: Tensor | None) -> dict[str, Any]:
+        if self.shares_values == (shared is not None):
+            return {} if shared is None else {"shared": shared}
+        if shared is not None:
+            raise argument_error(self._op(), "shared values", "none: this mixer has its own", "leave shared out")
+        wanted, remedy = "shared=, values for all blocks of a stage", "use HierarchicalBackbone, or pass shared_module()()"
+        raise argument_error(self._op(), "no shared values", wanted, remedy)
 
     def _is_wide(self) -> bool:
         """Whether all parameters stay in float32 at least, so that inputs may be narrower."""

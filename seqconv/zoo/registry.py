@@ -28,6 +28,7 @@ FAMILIES = (
     "attention.slab_pvt",
     "attention.slab_stages",
     "attention.twins_pvt",
+    "convnext_dcls",
     "gfnet",
     "hornet",
     "parcnetv2",

@@ -11,6 +11,7 @@ from seqconv.zoo.sequencer import sequencer2d
 
 MODELS = {
     "vision/affnet_model": "microsoft/TokenMixers:AffNet",
+    "vision/convnext_dcls_model": "K-H-Ismail/ConvNeXt-dcls:ConvNeXt_dcls",
     "vision/deit_prepbn_model": "xinghaochen/SLAB:deit.VisionTransformer",
     "vision/ecoformer_pvt_model": "ziplab/EcoFormer:PyramidVisionTransformerV2",
     "vision/ecoformer_twins_model": "ziplab/EcoFormer:ALTGVT",

@@ -30,8 +30,16 @@ LEAST_WIDTH = 0.27
 """Added to the widths of Gaussian taps."""
 
 
-def interpolation(version: str, distance: Tensor, sigma: Tensor | None) -> Tensor:
-    """φ at distances from the taps, (..., taps, lags), for widths (..., taps)."""
+def interpolation(version: str, offset: Tensor, sigma: Tensor | None) -> Tensor:
+    """φ at offsets from the taps, (..., taps, lags), for widths (..., taps).
+
+    A tap exactly at a cell has the derivative of a tap just above it in ``"v0"``, as in the original, so that taps
+    clamped to the end of the window move away from it again; in ``"v1"`` that derivative is zero.
+    """
+    if version == "v0":
+        slopes = torch.where(offset > 0, 1 - offset, 1 + offset)
+        return torch.where((offset > -1) & (offset <= 1), slopes, torch.zeros_like(offset))
+    distance = offset.abs()
     if sigma is None:
         return F.relu(1 - distance)
     width = sigma.abs()[..., None]
@@ -105,7 +113,7 @@ class DCLSFilter(WideFilter):
 
     def _taps(self, length: int) -> Float[Tensor, "channels length"]:
         lags = torch.arange(self.span, device=self.position.device, dtype=self.position.dtype)
-        phi = interpolation(self.version, (lags - self.position[..., None]).abs(), self.sigma)
+        phi = interpolation(self.version, self.position[..., None] - lags, self.sigma)
         if self.version != "v0":
             phi = phi / (phi.sum(-1, keepdim=True) + 1e-7)
         h = (self.weight[..., None] * phi).sum(1)[:, :length]

@@ -61,15 +61,17 @@ class SpacedConvolution(nn.Module, ABC):
             bound = (self.filter.fan_in * self.filter.weight.shape[1]) ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Float[Tensor, "batch *size inputs"]) -> Float[Tensor, "batch *_ outputs"]:
-        """Convolve whole sequences or images."""
-        taps = self._window().unflatten(0, (-1, self.filter.fan_in)).to(x.dtype)
+    def forward(
+        self, x: Float[Tensor, "batch *size inputs"], shared: Tensor | None = None
+    ) -> Float[Tensor, "batch *_ outputs"]:
+        """Convolve whole sequences or images; ``shared`` as in the filter, where it shares the places of its taps."""
+        taps = self._window(shared).unflatten(0, (-1, self.filter.fan_in)).to(x.dtype)
         convolve = F.conv1d if x.dim() == 3 else F.conv2d
         y = convolve(x.movedim(-1, 1), taps, self.bias, padding=self.padding, groups=self.groups)
         return y.movedim(1, -1)
 
     @abstractmethod
-    def _window(self) -> Float[Tensor, "channels *span"]:
+    def _window(self, shared: Tensor | None) -> Float[Tensor, "channels *span"]:
         """The taps as PyTorch's convolutions read them."""
 
 
@@ -91,7 +93,7 @@ class DCLSConvolution(SpacedConvolution):
         filter = DCLSFilter(outputs * fan_in, fan_in=fan_in, **taps)
         super().__init__(filter, outputs, padding=padding, groups=groups, bias=bias)
 
-    def _window(self) -> Tensor:
+    def _window(self, shared: Tensor | None) -> Tensor:
         return cast(Tensor, self.filter(self.filter.span)).flip(-1)
 
 

@@ -26,6 +26,9 @@ SCHEDULES = ("linear", "constant")
 class Block2d(nn.Module):
     """2-D mixer and MLP with layer norms in front and residual connections around.
 
+    Without ``mixer_norm`` and with ``single_residual`` it is ConvNeXt's block (Liu et al. 2022, arXiv 2201.03545):
+    ``x + c ⊙ mlp(norm(mixer(x)))``.
+
     Args:
         mixer: the 2-D mixer.
         mlp_ratio: hidden width of the MLP over the width; 0 leaves the MLP out.
@@ -36,6 +39,7 @@ class Block2d(nn.Module):
         local_interaction: XCiT's depthwise convolutions between the mixer and the MLP, with a norm and a residual
             connection of their own.
         position_conv: add a 3 by 3 depthwise convolution of the cells to them first, which encodes positions.
+        mixer_norm: whether there is a norm in front of the mixer.
         single_residual: add what the MLP makes of the mixer's output, instead of both (GFNet).
         drop_path: probability of leaving out the mixer, or the MLP, for an image.
         layer_scale: initial value of a learned factor per channel of what is added (c); ``None`` for none.
@@ -59,6 +63,7 @@ class Block2d(nn.Module):
         mlp_dropout: float = 0.0,
         local_interaction: bool = False,
         position_conv: bool = False,
+        mixer_norm: bool = True,
         single_residual: bool = False,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
@@ -73,7 +78,9 @@ class Block2d(nn.Module):
             got, wanted = "local_interaction=True, single_residual=True", "one of them"
             raise argument_error("Block2d", got, wanted, "leave out single_residual")
         self.position_conv = depthwise_conv2d(d_model, 3) if position_conv else None
-        self.mixer, self.mixer_norm = mixer, create_image_norm(norm, d_model, eps=norm_eps, **(norm_options or {}))
+        self.mixer, self.mixer_norm = mixer, nn.Identity()
+        if mixer_norm:
+            self.mixer_norm = create_image_norm(norm, d_model, eps=norm_eps, **(norm_options or {}))
         self.mixer_residual = _residual(d_model, None if single_residual else layer_scale, stream_scale)
         self.local = None
         if local_interaction:
@@ -89,9 +96,12 @@ class Block2d(nn.Module):
         self.drop_path, self.single_residual = DropPath(drop_path), single_residual and self.mlp is not None
 
     def forward(
-        self, x: Float[Tensor, "batch rows columns d_model"], sizes: Sequence[tuple[int, int]] | None = None
+        self,
+        x: Float[Tensor, "batch rows columns d_model"],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        shared: Tensor | None = None,
     ) -> Float[Tensor, "batch rows columns d_model"]:
-        """Mix the cells, then the channels; ``sizes`` of packed images as in :class:`~..mixer_2d.Mixer2d`.
+        """Mix the cells, then the channels; ``sizes`` and ``shared`` as in :class:`~..mixer_2d.Mixer2d`.
 
         Raises:
             ValueError: sizes of packed images where another part than the mixer depends on other cells.
@@ -101,19 +111,19 @@ class Block2d(nn.Module):
         if self.position_conv is not None:
             x = x + self.position_conv(x.movedim(-1, 1)).movedim(1, -1)
         if self.single_residual and self.mlp is not None:
-            mixed = self.mlp(self.mlp_norm(self._mixed(x, sizes)))
+            mixed = self.mlp(self.mlp_norm(self._mixed(x, sizes, shared)))
             joined: Tensor = self.mlp_residual(x, self.drop_path(mixed))
             return joined
-        y: Tensor = self.mixer_residual(x, self.drop_path(self._mixed(x, sizes)))
+        y: Tensor = self.mixer_residual(x, self.drop_path(self._mixed(x, sizes, shared)))
         if self.local is not None:
             y = self.local_residual(y, self.drop_path(self.local(self.local_norm(y))))
         if self.mlp is not None:
             y = self.mlp_residual(y, self.drop_path(self.mlp(self.mlp_norm(y))))
         return y
 
-    def _mixed(self, x: Tensor, sizes: Sequence[tuple[int, int]] | None) -> Tensor:
-        normed = self.mixer_norm(x)
-        y: Tensor = self.mixer(normed) if sizes is None else self.mixer(normed, sizes=sizes)
+    def _mixed(self, x: Tensor, sizes: Sequence[tuple[int, int]] | None, shared: Tensor | None) -> Tensor:
+        given = {"sizes": sizes, "shared": shared}
+        y: Tensor = self.mixer(self.mixer_norm(x), **{k: v for k, v in given.items() if v is not None})
         return y
 
     def _check_packing(self) -> None:

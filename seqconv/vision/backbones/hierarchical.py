@@ -126,6 +126,7 @@ class HierarchicalBackbone(ImageBackbone):
         self.strides = tuple(patch_size * strides[stage] for stage in self.out_indices)
         self.least = patch_size * strides[-1] if whole else patch_size
         self.stages = _stages(dims, per_stage, mixer_options or {}, block_options or {}, drop_path)
+        self.shared = _shared_modules(self.stages)
         self.positions = _position_tables(grids, dims)
         self.position_convs = nn.ModuleList(depthwise_conv2d(dim, 3) for dim in dims if position_convs)
         norm = "none" if projection else final_norm
@@ -150,8 +151,9 @@ class HierarchicalBackbone(ImageBackbone):
             x = self.downsamplings[stage - 1](x) if stage else x
             if stage < len(self.positions):
                 x = self.positions(x, stage)
+            shared = {"shared": self.shared[str(stage)]()} if str(stage) in self.shared else {}
             for index, block in enumerate(blocks):  # type: ignore[arg-type, var-annotated]  # a ModuleList is typed as a Module
-                x = self._run(block, x)
+                x = self._run(block, x, **shared)
                 if index == 0 and self.position_convs:
                     x = x + self.position_convs[stage](x.movedim(-1, 1)).movedim(1, -1)
             if stage in self.out_indices:
@@ -265,6 +267,13 @@ def _position_tables(sizes: Sequence[int | Sequence[int]], dims: Sequence[int]) 
     """The position embeddings of the first stages."""
     grids = [both_axes(size) for size in sizes]
     return PositionTables(nn.Parameter(torch.empty(*grid, dim)) for grid, dim in zip(grids, dims, strict=False))
+
+
+def _shared_modules(stages: nn.ModuleList) -> nn.ModuleDict:
+    """What the blocks of a stage share, by the number of the stage; the stage owns it, so that it is there once."""
+    firsts = ((str(stage), blocks[0]) for stage, blocks in enumerate(stages))  # type: ignore[index]  # a ModuleList is typed as a Module
+    modules = ((stage, block.mixer.shared_module()) for stage, block in firsts if isinstance(block, Block2d))
+    return nn.ModuleDict({stage: module for stage, module in modules if module is not None})
 
 
 def _final_norms(name: str, d_model: int, eps: float, options: Mapping[str, Any]) -> tuple[nn.Module, nn.Module]:
