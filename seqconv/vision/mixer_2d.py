@@ -130,7 +130,10 @@ class Mixer2d(nn.Module, ABC):
             return {} if shared is None else {"shared": shared}
         if shared is not None:
             raise argument_error(self._op(), "shared values", "none: this mixer has its own", "leave shared out")
-        wanted, remedy = "shared=, values for all blocks of a stage", "use HierarchicalBackbone, or pass shared_module()()"
+        wanted, remedy = (
+            "shared=, values for all blocks of a stage",
+            "use HierarchicalBackbone, or pass shared_module()()",
+        )
         raise argument_error(self._op(), "no shared values", wanted, remedy)
 
     def _is_wide(self) -> bool:

@@ -76,6 +76,12 @@ def test_initial_values_are_those_of_the_originals():
     assert std(vmamba.mixer.in_proj.weight) == pytest.approx(0.02, rel=0.05)
     gfnet = create_model("gfnet_tiny", **sizes).backbone.blocks[0]
     assert std(gfnet.mlp.up.weight) == pytest.approx(0.02, rel=0.02)
+    convnext = create_model("convnext_dcls_tiny", num_classes=50).backbone
+    conv = convnext.stages[0][2].mixer.conv
+    assert std(conv.filter.weight) == pytest.approx(0.02, rel=0.05)
+    assert conv.bias.abs().max() == convnext.stem.proj.bias.abs().max() == 0
+    assert std(convnext.stem.proj.weight) == pytest.approx(0.02, rel=0.05)
+    assert std(convnext.shared["0"].position) == pytest.approx(0.5, rel=0.05)
     parcnet = create_model("parcnetv2_xt", num_classes=50).backbone
     assert std(parcnet.stages[0][0].mixer.oversize_conv.conv_h.weight) == pytest.approx(0.02, rel=0.05)
     sequencer = create_model("sequencer2d_s", num_classes=50)

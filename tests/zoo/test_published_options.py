@@ -32,6 +32,7 @@ TWINS = {"embed_dims": [64, 128, 256, 512], "num_heads": [2, 4, 8, 16], "mlp_rat
 OPTIONS = {
     "affnet": {},
     "audio_mamba_small": {"embed_dim": 384, "bimamba_type": "v2"},
+    "convnext_dcls_small": {"depths": [3, 3, 27, 3], "dims": doubled(96), "dcls_kernel_count": 40},
     "deit_tiny_prepbn": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "efficient_vmamba_tiny": {
         "depths": [2, 2, 4, 2], "dims": doubled(48), "mlp_ratio": 0.0, "downsample_version": "v1",

@@ -45,10 +45,11 @@ class Taps2d(KeepFloat32, ABC):
         if min(channels, kernel_count, span) < 1:
             got = f"kernel_count={kernel_count}, span={span}"
             raise argument_error(type(self).__name__, got, "sizes of at least 1", "correct the sizes")
-        self.version, self.span, self.shape = version, span, (channels, kernel_count)
+        self.channels, self.kernel_count, self.span, self.version = channels, kernel_count, span, version
 
     def _register_places(self) -> None:
-        self.position = nn.Parameter(torch.empty(2, *self.shape, dtype=wide_default_dtype()))
+        shape = (2, self.channels, self.kernel_count)
+        self.position = nn.Parameter(torch.empty(shape, dtype=wide_default_dtype()))
         self.sigma = nn.Parameter(torch.empty_like(self.position)) if self.version in INITIAL_WIDTH else None
         set_optimizer_options(self, "position", weight_decay=0.0)
 

@@ -1,7 +1,8 @@
 """K-H-Ismail/ConvNeXt-dcls: the classifiers of images.
 
-Read in ``models/convnext_dcls.py`` (ConvNeXt_dcls, Block) at aad45f38. The positions of a stage are one parameter, which
-checkpoints hold under the name of each of its blocks; positions of rows come first, as ``Dcls2d`` has version ``"v0"``.
+Read in ``models/convnext_dcls.py`` (ConvNeXt_dcls, Block) at aad45f38. The positions of a stage are one parameter,
+which checkpoints hold under the name of each of its blocks; those of rows come first, as in ``Dcls2d``'s version
+``"v0"``.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ Between the two may be one more with f convolutions of neighbouring cells (XCiT)
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -78,7 +78,7 @@ class Block2d(nn.Module):
             got, wanted = "local_interaction=True, single_residual=True", "one of them"
             raise argument_error("Block2d", got, wanted, "leave out single_residual")
         self.position_conv = depthwise_conv2d(d_model, 3) if position_conv else None
-        self.mixer, self.mixer_norm = mixer, nn.Identity()
+        self.mixer, self.mixer_norm = mixer, cast(nn.Module, nn.Identity())
         if mixer_norm:
             self.mixer_norm = create_image_norm(norm, d_model, eps=norm_eps, **(norm_options or {}))
         self.mixer_residual = _residual(d_model, None if single_residual else layer_scale, stream_scale)

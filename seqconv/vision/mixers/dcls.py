@@ -110,9 +110,8 @@ class DCLS2d(Mixer2d):
         """The places of the taps, freshly drawn, where blocks share them."""
         if not self.shares_values:
             return None
-        filter = self.conv.filter
-        channels, kernel_count = filter.shape
-        return SharedTaps2d(channels, kernel_count=kernel_count, span=filter.span, version=filter.version)
+        f = self.conv.filter
+        return SharedTaps2d(f.channels, kernel_count=f.kernel_count, span=f.span, version=f.version)
 
     def _forward(
         self, x: Tensor, mask: Tensor | None, shared: Float[Tensor, "2 channels kernel_count span"] | None = None

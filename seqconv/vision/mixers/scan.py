@@ -88,7 +88,7 @@ class Scan2d(Mixer2d):
         y: Tensor = merge_scans(back, self.merge, self.out_proj).unflatten(1, (height, width))
         return y
 
-    def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def _packed(self, x: Tensor, sizes: Sequence[tuple[int, int]], values: dict[str, Any]) -> Tensor:
         """Every image in its own order, all of them as one packed row."""
         starts = [0, *accumulate(height * width for height, width in sizes)]
         bounds = torch.tensor(starts, dtype=torch.int32, device=x.device)
