@@ -39,7 +39,7 @@ UNSUPPORTED = {
     "classification/models/vig.py: the MLP and the output's activation": (
         "hustvl/ViG:GLABlock", {"hidden_size": 4, "num_attention_heads": 2, "hidden_act": "gelu"}, "hidden_act='gelu'",
     ),
-    "classification/models/vig_h.py: _ACTLAYERS": ("hustvl/ViG:HierViG", {"mlp_act_layer": "relu"}, "='relu'"),
+    "classification/models/vig_h.py: _ACTLAYERS": ("hustvl/ViG:HierViG", {"mlp_act_layer": "sigmoid"}, "='sigmoid'"),
     "xcit.py: of the MLP and the local convolutions": (
         "facebookresearch/xcit:XCABlock", {"dim": 4, "num_heads": 2, "act_layer": nn.ReLU}, "act_layer='ReLU'",
     ),
