@@ -5,7 +5,8 @@ to ``param_dtype`` when it gathers them, and wants one dtype for all. Parameters
 :class:`~seqconv.parameters.KeepFloat32` module therefore get a group of their own, in the same FSDP unit, which is
 gathered and reduced in float32. ``fully_shard`` has no argument for that, but it makes its groups by a function of
 its own module, which :func:`keep_float32_groups` wraps; a ``KeepFloat32`` module asks for it when ``fully_shard``
-visits it, so that nothing has to be called before.
+visits it, so that nothing has to be called before. Batch norms are gathered with them: FSDP casts parameters and
+leaves buffers as they are, and PyTorch's batch norm takes scale, shift and running statistics of one dtype only.
 """
 
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .parameters import kept_parameters
 
@@ -68,10 +70,16 @@ def _apart(grouping: Callable[..., None]) -> Callable[..., None]:
             where = (mesh_info, post_forward_mesh_info, device, shard_placement_fn)
             grouping(state, chosen, modules, *where, policy, *rest, **options)
 
-        kept = kept_parameters(modules)
+        modules = tuple(modules)
+        kept = kept_parameters(modules) | _batch_norm_parameters(modules)
         if mp_policy.param_dtype is None and len({p.dtype for p in params}) < 2:
             kept = set()
         group([p for p in params if id(p) not in kept], mp_policy)
         group([p for p in params if id(p) in kept], replace(mp_policy, param_dtype=None, reduce_dtype=None))
 
     return init_param_groups
+
+
+def _batch_norm_parameters(modules: Iterable[nn.Module]) -> set[int]:
+    norms = (norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm))
+    return {id(p) for norm in norms for p in norm.parameters()}

@@ -30,6 +30,7 @@ from .weight_decay import honour_marks
 
 __all__ = [
     "KeepFloat32",
+    "ShardedInGroups",
     "copy_for_rate",
     "kept_parameters",
     "mark_vectors",
@@ -44,7 +45,20 @@ KeepFloat32T = TypeVar("KeepFloat32T", bound="KeepFloat32")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class KeepFloat32(nn.Module):
+class ShardedInGroups(nn.Module):
+    """A module whose parameters FSDP may have to gather in two dtypes; batch norms are such parameters too."""
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """As in ``nn.Module``; FSDP and trainers, which call it before they group parameters, are told of the marks."""
+        if "torch.distributed.fsdp" in sys.modules:
+            from .fsdp import keep_float32_groups
+
+            keep_float32_groups()
+        honour_marks()
+        return super().named_children()
+
+
+class KeepFloat32(ShardedInGroups):
     """A module whose parameters and buffers, or some of them, stay in float32 at least.
 
     Attributes:
@@ -83,15 +97,6 @@ class KeepFloat32(nn.Module):
         name, parameter, kept = min(candidates, key=lambda found: (found[2], found[1].dtype.itemsize))
         self._found = (attrgetter(name), kept)
         return parameter, kept
-
-    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """As in ``nn.Module``; FSDP and trainers, which call it before they group parameters, are told of the marks."""
-        if "torch.distributed.fsdp" in sys.modules:
-            from .fsdp import keep_float32_groups
-
-            keep_float32_groups()
-        honour_marks()
-        return super().named_children()
 
     def _apply(self: KeepFloat32T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeepFloat32T:
         kept = self._kept()

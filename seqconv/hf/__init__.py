@@ -13,6 +13,7 @@ from .vision.configuration import SeqConvVisionConfig
 
 __all__ = [
     "AUTO",
+    "EXTRACTORS",
     "MODELS",
     "VISION_AUTO",
     "VISION_MODELS",
@@ -74,6 +75,13 @@ VISION_AUTO = {
 }
 """Auto classes of transformers and what they build for a :class:`SeqConvVisionConfig`."""
 
+EXTRACTORS = {
+    "SeqConvWaveformFeatureExtractor": "checked_extractors",
+    "SeqConvMelFeatureExtractor": "checked_extractors",
+    "SeqConvSpectrogramFeatureExtractor": "checked_extractors",
+}
+"""Feature extractors of sound, and the modules that define them."""
+
 
 def load(name: str) -> Any:
     """The model class of that name.
@@ -81,7 +89,7 @@ def load(name: str) -> Any:
     Raises:
         AttributeError: there is none.
     """
-    modules = {**MODELS, **VISION_MODELS}
+    modules = {**MODELS, **VISION_MODELS, **EXTRACTORS}
     if name not in modules:
         raise AttributeError(f"module 'seqconv' has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{modules[name]}"), name)
@@ -99,6 +107,9 @@ def register_auto_classes() -> None:
         for auto, model in auto_classes.items():
             stand_in = deferred(f"{__name__}.{modules[model]}", model, config, auto)
             getattr(transformers, auto).register(config, stand_in, exist_ok=True)
+    for name, module in EXTRACTORS.items():  # found by the name in the file: a configuration has several
+        stand_in = deferred(f"{__name__}.{module}", name, SeqConvConfig, "AutoFeatureExtractor")
+        transformers.AutoFeatureExtractor.register(name, stand_in, exist_ok=True)
 
 
 def __getattr__(name: str) -> Any:

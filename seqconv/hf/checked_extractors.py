@@ -1,8 +1,10 @@
 """transformers' extractors of features of sound, which say what is wrong with a recording that is empty or too short.
 
-They keep the names of transformers' classes, so that what is saved loads without seqconv.
+Files that they write name them: ``AutoFeatureExtractor`` reads them where seqconv is imported, or by the file of code
+next to them with ``trust_remote_code=True``. Folders that name transformers' classes are read by those.
 """
 
+import os
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,14 +13,31 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from seqconv_kernels._core.errors import argument_error
 
+from .saving.remote import MODULE, write_module
+
 WINDOW = 400
 """Samples of the windows of which transformers computes mel features, whatever the sampling rate."""
 
 
 class _Checked:
-    """Mixin that checks the lengths of recordings."""
+    """Mixin that checks the lengths of recordings, and is saved under its own name."""
 
     least: ClassVar[int]
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoFeatureExtractor") -> None:
+        """Nothing is to be copied into saved folders: their file of code imports seqconv."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the code that reads it."""
+        values: dict[str, Any] = super().to_dict()  # type: ignore[misc]
+        return {**values, "auto_map": {"AutoFeatureExtractor": f"{MODULE}.{type(self).__name__}"}}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; the file of code is written too."""
+        if not os.path.isfile(save_directory):  # transformers raises
+            write_module(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
     def __call__(self, raw_speech: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """As in transformers.
@@ -40,13 +59,13 @@ class _Checked:
         return made
 
 
-class Wav2Vec2FeatureExtractor(_Checked, transformers.Wav2Vec2FeatureExtractor):
+class SeqConvWaveformFeatureExtractor(_Checked, transformers.Wav2Vec2FeatureExtractor):
     """Normalised and padded waveforms."""
 
     least = 1
 
 
-class Speech2TextFeatureExtractor(_Checked, transformers.Speech2TextFeatureExtractor):
+class SeqConvMelFeatureExtractor(_Checked, transformers.Speech2TextFeatureExtractor):
     """Logarithms of energies in mel bands, of any length, normed over each recording; silence gives zeros."""
 
     least = WINDOW
@@ -59,7 +78,7 @@ class Speech2TextFeatureExtractor(_Checked, transformers.Speech2TextFeatureExtra
         return np.where(np.isfinite(x) & ~np.isfinite(normed), np.zeros_like(normed), normed)
 
 
-class ASTFeatureExtractor(_Checked, transformers.ASTFeatureExtractor):
+class SeqConvSpectrogramFeatureExtractor(_Checked, transformers.ASTFeatureExtractor):
     """Logarithms of energies in mel bands, padded or cut to a number of frames."""
 
     least = WINDOW

@@ -1,5 +1,6 @@
 """What makes the inputs of sound models from recordings: feature extractors of transformers, set up for a model.
 
+They are subclasses that check their inputs (:mod:`~seqconv.hf.checked_extractors`).
 Waveforms are read by ``Wav2Vec2FeatureExtractor``, which normalises and pads. Features and spectrograms are the
 logarithms of energies in mel bands of ``Speech2TextFeatureExtractor``, which keeps recordings of any length and says
 where padding is, or of ``ASTFeatureExtractor``, which pads or cuts them to a number of frames.
@@ -41,26 +42,26 @@ def audio_feature_extractor(
         Pads on the right and returns an attention mask; to be saved next to the model. Called with an empty recording
         or another sampling rate it raises a ``ValueError``.
     """
-    from .checked_extractors import Speech2TextFeatureExtractor, Wav2Vec2FeatureExtractor
+    from .checked_extractors import SeqConvMelFeatureExtractor, SeqConvWaveformFeatureExtractor
 
     common = {"sampling_rate": sampling_rate, "return_attention_mask": True, **options}
     if isinstance(config, SeqConvVisionConfig):
         bands, frames = _bands_and_frames(config)
         return _fixed(bands, frames if max_length is None else max_length, common)
     if config.audio_input == "waveform":
-        return Wav2Vec2FeatureExtractor(feature_size=1, **common)
+        return SeqConvWaveformFeatureExtractor(feature_size=1, **common)
     bands = config.num_audio_features
     if max_length is not None:
         return _fixed(bands, max_length, common)
-    return Speech2TextFeatureExtractor(feature_size=bands, num_mel_bins=bands, **common)
+    return SeqConvMelFeatureExtractor(feature_size=bands, num_mel_bins=bands, **common)
 
 
 def _fixed(bands: int, frames: int, common: Mapping[str, Any]) -> "SequenceFeatureExtractor":
     """Spectrograms of a number of frames; what is padded counts as silence."""
-    from .checked_extractors import ASTFeatureExtractor
+    from .checked_extractors import SeqConvSpectrogramFeatureExtractor
 
     whole = {**common, "return_attention_mask": False}
-    return ASTFeatureExtractor(feature_size=1, num_mel_bins=bands, max_length=frames, **whole)
+    return SeqConvSpectrogramFeatureExtractor(feature_size=1, num_mel_bins=bands, max_length=frames, **whole)
 
 
 def _bands_and_frames(config: SeqConvVisionConfig) -> tuple[int, int]:

@@ -34,8 +34,10 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
+from ..parameters import ShardedInGroups
 
-class Norm(nn.Module, ABC):
+
+class Norm(ShardedInGroups, ABC):
     """Base of all norms.
 
     Attributes:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
-from ..parameters import copy_for_rate, kept_parameters
+from ..parameters import ShardedInGroups, copy_for_rate, kept_parameters
 
 Mixer2dT = TypeVar("Mixer2dT", bound="Mixer2d")
 
 
-class Mixer2d(nn.Module, ABC):
+class Mixer2d(ShardedInGroups, ABC):
     """Base of all 2-D mixers.
 
     Attributes:
@@ -217,3 +217,13 @@ def image_sizes(mask: Bool[Tensor, "batch height width"]) -> list[tuple[int, int
     """Height and width of every image under a checked mask."""
     sizes = torch.stack([mask.any(2).sum(1), mask.any(1).sum(1)], dim=1).tolist()
     return [(int(height), int(width)) for height, width in sizes]
+
+
+def cropped(
+    x: Float[Tensor, "batch _ _ channels"], rows: int, columns: int
+) -> Float[Tensor, "batch rows columns channels"]:
+    """The first rows and columns. In an export a copy: whether a slice is contiguous would restrict open sizes."""
+    if not torch.compiler.is_exporting():
+        return x[:, :rows, :columns]
+    row, column = (torch.arange(size, device=x.device) for size in (rows, columns))
+    return x.index_select(1, row).index_select(2, column)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.operator.sizes import known
+
 from ..layers.linear import Linear
 
 POSITION_EPS = 1e-6
@@ -17,7 +19,7 @@ def resized_positions(
     table: Float[Tensor, "grid_rows grid_columns d_model"], rows: int, columns: int
 ) -> Float[Tensor, "rows columns d_model"]:
     """Position embeddings for another grid of cells: bicubic, or the table itself where the grid is its own."""
-    if (rows, columns) == table.shape[:2]:
+    if known(rows == table.shape[0]) and known(columns == table.shape[1]):
         return table
     resized = F.interpolate(table.movedim(-1, 0)[None], size=(rows, columns), mode="bicubic", align_corners=False)
     return resized[0].movedim(0, -1)

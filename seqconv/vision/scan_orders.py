@@ -61,7 +61,7 @@ def scan_order(name: str, height: int, width: int) -> Int[Tensor, " cells"]:
 def inverse(order: Int[Tensor, " cells"]) -> Int[Tensor, " cells"]:
     """The step at which every cell is visited."""
     steps = torch.empty_like(order)
-    steps[order] = torch.arange(len(order), device=order.device)
+    steps[order] = torch.arange(order.shape[0], device=order.device)  # len() would fix the size of an export
     return steps
 
 

@@ -67,7 +67,7 @@ def test_recordings_are_classified_by_the_pipeline(tmp_path, max_length):
     classify = pipeline("audio-classification", str(tmp_path), device="cpu")
     recordings = [np.sin(np.arange(n) / 7).astype(np.float32) for n in (4000, 9000)]
     found = classify(recordings, top_k=3)
-    assert type(classify.feature_extractor).__name__ == ASTFeatureExtractor.__name__
+    assert isinstance(classify.feature_extractor, ASTFeatureExtractor)
     inputs = extractor(recordings, sampling_rate=16000, return_tensors="pt")
     assert inputs["input_values"].shape == (2, max_length or 24, 16)
     for row, items in zip(model(**inputs).logits.softmax(-1).tolist(), found, strict=True):

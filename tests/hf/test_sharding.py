@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import trainer_pt_utils
 
-from seqconv import fsdp
+from seqconv import SeqConvVisionConfig, SeqConvVisionForImageClassification, fsdp
 from seqconv.mixer import Mixer
 from seqconv.parameters import kept_parameters
 from tolerances import assert_near
@@ -150,6 +150,32 @@ def test_two_processes_train_as_one(mixers, tmp_path):
     _, error = other.communicate(timeout=240)
     assert other.returncode == 0, error
     assert done.returncode == 0, done.stderr
+
+
+NORMED = {
+    "slab": {"mixer_options": {"num_heads": 2}, "final_norm": "prep_batch", "block_options": {"norm": "prep_batch"}},
+    "manhattan": {"mixer_options": {"num_heads": 2}, "stem": "batch_norm", "downsampling": "batch_norm"},
+    "mobile_mamba": {"stage_blocks": ["mobile", "mobile"], "final_norm": "batch"},
+}
+
+
+@pytest.mark.parametrize("mixer", NORMED)
+def test_batch_norms_train_in_float32_under_mixed_precision(mixer, mesh):
+    """PyTorch's batch norm takes parameters and statistics of one dtype, and FSDP casts parameters alone."""
+    options = {"mixer": mixer, "dims": [8, 16], "depths": [1, 1], **NORMED[mixer]}
+    config = SeqConvVisionConfig(backbone_name="hierarchical", backbone_options=options, num_labels=2)
+    model = SeqConvVisionForImageClassification(config).train()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    seen = []
+    for norm in norms:
+        norm.register_forward_hook(
+            lambda m, args, y: seen.append((args[0].dtype, m.weight.dtype, m.running_mean.dtype))
+        )
+    fully_shard(model, mesh=mesh, mp_policy=HALF)
+    model(pixel_values=torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+    assert norms
+    assert set(seen) == {(torch.bfloat16, torch.float32, torch.float32)}
+    assert all(norm.weight.grad is not None for norm in norms)
 
 
 def test_a_torch_whose_groups_cannot_be_split_is_warned_of(monkeypatch):

@@ -225,7 +225,7 @@ def test_speech_recognition_pipeline(audio_input, tmp_path):
     chunks = recognise(sound, chunk_length_s=0.06)
     assert isinstance(chunks["text"], str)
     assert "pipeline_tag: automatic-speech-recognition" in (tmp_path / "README.md").read_text()
-    assert type(AutoFeatureExtractor.from_pretrained(tmp_path)) is EXTRACTORS[audio_input]
+    assert isinstance(AutoFeatureExtractor.from_pretrained(tmp_path), EXTRACTORS[audio_input])
 
 
 @pytest.mark.parametrize("kind", [SeqConvForCTC, SeqConvForAudioFrameClassification])

@@ -1,16 +1,24 @@
 """Classifiers of spectrograms in patches, from recordings to labels, and recordings that nothing can be made of."""
 
+import json
+import os
+import subprocess
+import sys
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny import config
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
 from seqconv import SeqConvForAudioClassification, SeqConvForAudioFrameClassification
 from seqconv.hf.feature_extractor import audio_feature_extractor
 
+ROOT = Path(__file__).parents[2]
 SPECTROGRAM = {"audio_input": "spectrogram", "num_audio_features": 12, "patch_size": 4, "num_labels": 3}
 
 
@@ -85,7 +93,7 @@ def test_a_recording_in_a_file_is_classified_by_the_pipeline(tmp_path, max_lengt
         dict(zip(("no", "so", "yes"), want, strict=True)), rel=1e-5
     )
     again = AutoFeatureExtractor.from_pretrained(tmp_path)
-    assert type(again).__module__.startswith("transformers.")
+    assert type(again) is type(extractor)
     torch.testing.assert_close(again(samples, sampling_rate=8000, return_tensors="pt"), features)
 
 
@@ -119,3 +127,37 @@ def test_wrong_arguments_raise():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+READ_AGAIN = """
+import sys
+import numpy as np
+from transformers import AutoFeatureExtractor
+import seqconv
+for folder in sys.argv[1:]:
+    extract = AutoFeatureExtractor.from_pretrained(folder)
+    values = extract(np.zeros(4000, np.float32), sampling_rate=16000, return_tensors="np")
+    assert np.isfinite(next(iter(values.values()))).all(), folder
+    try:
+        extract(np.zeros(0, np.float32), sampling_rate=16000)
+    except ValueError as error:
+        assert "an empty recording" in str(error)
+    else:
+        raise AssertionError(folder)
+"""
+
+
+def test_saved_extractors_are_read_as_what_they_are_and_earlier_folders_too(tmp_path, monkeypatch):
+    folders = []
+    for kind, length in (("waveform", None), ("features", None), ("spectrogram", 30)):
+        folders.append(str(tmp_path / kind))
+        audio_feature_extractor(build(audio_input=kind).config, max_length=length).save_pretrained(folders[-1])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    subprocess.run([sys.executable, "-c", READ_AGAIN, *folders], check=True, env={**os.environ, "PYTHONPATH": paths})
+    monkeypatch.setattr(FEATURE_EXTRACTOR_MAPPING, "_extra_content", {})
+    mel = AutoFeatureExtractor.from_pretrained(folders[1], trust_remote_code=True)  # as where seqconv is not imported
+    assert type(mel) is type(audio_feature_extractor(build(audio_input="features").config))
+    file = tmp_path / "features" / "preprocessor_config.json"
+    saved = {k: v for k, v in json.loads(file.read_text()).items() if k != "auto_map"}
+    file.write_text(json.dumps({**saved, "feature_extractor_type": "Speech2TextFeatureExtractor"}))
+    assert type(AutoFeatureExtractor.from_pretrained(folders[1])) is transformers.Speech2TextFeatureExtractor

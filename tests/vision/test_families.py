@@ -135,3 +135,30 @@ def test_models_export_with_an_open_number_of_images(mixer):
     program = torch.export.export(model, (), {"pixel_values": images}, dynamic_shapes=sizes, strict=False).module()
     more = torch.randn(5, 3, 16, 16)
     assert_near(program(pixel_values=more).logits, model(more).logits)
+
+
+OPEN = {
+    "vil": ("plain_2d", {"mixer": "vision_lstm", "mixer_options": {"num_heads": 2}}),
+    "vmamba": ("hierarchical", {"mixer": "ss2d", "mixer_options": {"d_state": 1}}),
+    "mobile_mamba": ("hierarchical", {"mixer": "mobile_mamba"}),
+    "hornet_gf": ("hierarchical", {"mixer": "gnconv", "mixer_options": {"global_filter": [8, 8]}}),
+    "swin": ("hierarchical", {"mixer": "shifted_window", "mixer_options": {"num_heads": 2, "window": 2, "shift": 1}}),
+    "vig": ("hierarchical", {"mixer": "vig", "mixer_options": {"num_heads": 2}}),
+}
+PLAIN, STAGES = {"d_model": 8, "depth": 1, "image_size": 16, "patch_size": 4}, {"dims": [8, 16], "depths": [1, 1]}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize("name", OPEN)
+def test_models_export_with_open_heights_and_widths(name):
+    backbone, options = OPEN[name]
+    options = {**(PLAIN if backbone == "plain_2d" else STAGES), **options}
+    config = SeqConvVisionConfig(backbone_name=backbone, backbone_options=options, num_labels=2)
+    model = SeqConvVisionForImageClassification(config).eval()
+    sizes = {"pixel_values": dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)}
+    example = {"pixel_values": torch.randn(2, 3, 40, 56)}
+    program = torch.export.export(model, (), example, dynamic_shapes=sizes, strict=False).module()
+    for size in ((64, 32), (33, 75), (32, 32)):  # the last has the grids that positions and filters are stored for
+        other = torch.randn(3, 3, *size)
+        assert_near(program(pixel_values=other).logits, model(other).logits)

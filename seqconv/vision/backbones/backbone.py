@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.initialisation import LINEAR_INIT_STD, reset_linear
+from ...parameters import ShardedInGroups
 from ...recomputation import checkpointed
 from ..packed_images import PackedImages
 
@@ -32,7 +33,7 @@ class PooledFeatures(NamedTuple):
     pooled: Tensor
 
 
-class ImageBackbone(nn.Module, ABC):
+class ImageBackbone(ShardedInGroups, ABC):
     """Base of all backbones.
 
     Attributes:

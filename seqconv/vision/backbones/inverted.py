@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...layers.residual import DropPath
+from ...parameters import ShardedInGroups
 from ..mixers.ss2d import depthwise_conv2d
 from .squeeze import SqueezeExcite
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(ShardedInGroups):
     """See above; takes the place of a block.
 
     Args:

@@ -26,7 +26,7 @@ from seqconv_kernels._core.errors import argument_error
 from ...layers.residual import DropPath
 from ..backbones.normed_conv import LocalConv, LocalMix, NormedConv
 from ..backbones.squeeze import SqueezeExcite
-from ..mixer_2d import Mixer2d, by_size
+from ..mixer_2d import Mixer2d, by_size, cropped
 from ..registry import register_2d
 from .ss2d import SS2D, depthwise_conv2d
 
@@ -133,8 +133,8 @@ class WaveletScan(nn.Module):
         )
         bands = F.conv2d(image, analysis, stride=2, groups=channels)
         bands = self.bands_conv(bands) * self.bands_scale[:, None, None]
-        details = F.conv_transpose2d(bands, synthesis, stride=2, groups=channels)[..., :height, :width]
-        y: Tensor = self.scale * self.ss2d(x) + details.movedim(1, -1)
+        details = F.conv_transpose2d(bands, synthesis, stride=2, groups=channels).movedim(1, -1)
+        y: Tensor = self.scale * self.ss2d(x) + cropped(details, height, width)
         return y
 
 

@@ -20,9 +20,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.operator.sizes import known
 
 from ....layers.linear import Linear
-from ...mixer_2d import Mixer2d, by_size
+from ...mixer_2d import Mixer2d, by_size, cropped
 from ...registry import register_2d
 
 BIAS_INIT_STD = 0.02
@@ -85,15 +86,16 @@ class ShiftedWindow2d(Mixer2d):
     def _mixed(self, qkv: Float[Tensor, "batch rows columns channels_in"]) -> Float[Tensor, "batch rows columns d"]:
         rows, columns = qkv.shape[1:3]
         size, shift = min(self.window, rows, columns), self.shift if min(rows, columns) > self.window else 0
-        qkv = F.pad(qkv, (0, 0, 0, -columns % size, 0, -rows % size))
+        down, across = -(-rows // size), -(-columns // size)
+        qkv = F.pad(qkv, (0, 0, 0, across * size - columns, 0, down * size - rows))
         moved = qkv.roll((-shift, -shift), (1, 2)) if shift else qkv
         bias = None if self.relative_bias is None else self._bias(self.relative_bias, size)[None]
-        if shift or qkv.shape[1:3] != (rows, columns):
+        if shift or not (known(qkv.shape[1] == rows) and known(qkv.shape[2] == columns)):
             apart = separation(regions(rows, columns, size, size, shift, qkv.device), size, size, qkv.dtype)
             bias = apart if bias is None else bias + apart
         y = attend_in_windows(moved, self.num_heads, size, size, bias)
         y = y.roll((shift, shift), (1, 2)) if shift else y
-        return y[:, :rows, :columns]
+        return cropped(y, rows, columns)
 
     def _bias(self, biases: Float[Tensor, "offsets offsets heads"], size: int) -> Float[Tensor, "heads cells cells"]:
         """The bias of every pair of cells of a window."""

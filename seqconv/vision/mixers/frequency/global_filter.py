@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.operator.sizes import known
 
 from ...mixer_2d import Mixer2d, by_size
 from ...registry import register_2d
@@ -61,7 +62,7 @@ class GlobalFilter2d(Mixer2d):
 
     def _resized(self, rows: int, columns: int, like: Tensor) -> Float[Tensor, "rows frequencies d_model 2"]:
         weight = self.weight.to(like.dtype)
-        if (rows, columns) == self.size:
+        if known(rows == self.size[0]) and known(columns == self.size[1]):
             return weight.contiguous()
         flat = weight.flatten(2).movedim(-1, 0)[None]
         resized = F.interpolate(flat, size=(rows, columns // 2 + 1), mode="bicubic", align_corners=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.complex import as_complex
 from seqconv_kernels._core.errors import argument_error, unknown_name
+from seqconv_kernels._core.operator.sizes import known
 from seqconv_kernels._core.precision import accumulation_dtype, no_autocast
 
 from ....layers.norms import LayerNorm
@@ -137,10 +138,11 @@ class GlobalLocalFilter(nn.Module):
             wide = x.to(accumulation_dtype(x, self.weight))
             spectrum = torch.fft.rfft2(wide, dim=AXES, norm="ortho")
             weight = self.weight.to(wide.dtype)
-            if weight.shape[1:3] != spectrum.shape[1:3]:
+            rows, frequencies = spectrum.shape[1:3]
+            if not (known(rows == weight.shape[1]) and known(frequencies == weight.shape[2])):
                 # Real and imaginary parts are images of one channel per channel.
                 images = weight.permute(3, 0, 1, 2)
-                resized = F.interpolate(images, size=spectrum.shape[1:3], mode="bilinear", align_corners=True)
+                resized = F.interpolate(images, size=(rows, frequencies), mode="bilinear", align_corners=True)
                 weight = resized.permute(1, 2, 3, 0)
             filtered = spectrum * as_complex(weight.contiguous()).movedim(0, -1)
             y: Tensor = torch.fft.irfft2(filtered, s=x.shape[1:3], dim=AXES, norm="ortho").to(x.dtype)
