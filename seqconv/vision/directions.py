@@ -22,7 +22,7 @@ from seqconv_kernels._core.constants import made_once
 from seqconv_kernels._core.native import transformed
 
 from .mixer_2d import image_sizes
-from .scan_orders import inverse, scan_order
+from .scan_orders import inverse, scan_order, without_reversal
 
 CACHED_DIRECTIONS = 64
 """Sets of indices kept in memory, per size and device."""
@@ -66,6 +66,51 @@ def unscan(
     """What was computed along each direction, back at its cells."""
     x: Tensor = _rearrange(y.flatten(1, 2), directions.back, directions.there, 1).unflatten(1, (-1, directions.num))
     return x
+
+
+class Curve(NamedTuple):
+    """An order of the images, and the directions that follow it.
+
+    Attributes:
+        order: as directions of one; ``None`` for the order in memory, which needs no gather.
+        members: the index of every direction, and whether it runs from the end of the curve to its start.
+    """
+
+    order: Directions | None
+    members: tuple[tuple[int, bool], ...]
+
+
+def along(x: Float[Tensor, "batch cells channels"], curve: Curve) -> Float[Tensor, "batch cells channels"]:
+    """Every image along a curve."""
+    order = curve.order
+    return x if order is None else _rearrange(x, order.cells, order.back, 1)
+
+
+def put_back(y: Float[Tensor, "batch cells channels"], curve: Curve) -> Float[Tensor, "batch cells channels"]:
+    """What was computed along a curve, back at its cells."""
+    order = curve.order
+    return y if order is None else _rearrange(y, order.back, order.cells, 1)
+
+
+def image_curves(
+    orders: Sequence[str], height: int, width: int, mask: Tensor | None, device: torch.device
+) -> tuple[Directions, list[Curve]]:
+    """The curves of ``orders``, as :func:`image_directions` of as many, and each of them once, with its directions.
+
+    Under a mask a reversed order is a curve of its own: the padding is at the end of every order.
+    """
+    names = [(name, False) if mask is not None else without_reversal(name) for name in orders]
+    members: dict[str, list[tuple[int, bool]]] = {}
+    for direction, (name, reverse) in enumerate(names):
+        members.setdefault(name, []).append((direction, reverse))
+    curves = [
+        Curve(
+            None if name == "row" and mask is None else image_directions((name,), height, width, mask, device),
+            tuple(of_curve),
+        )
+        for name, of_curve in members.items()
+    ]
+    return image_directions([name for name, _ in names], height, width, mask, device), curves
 
 
 def image_directions(

@@ -6,8 +6,8 @@ import torch
 from golden_cases import Imported, assert_close, check_gradients, load_case, load_variant
 from seqconv import SeqConvBackbone, SeqConvVisionConfig, from_original
 from seqconv.vision.backbones.aff import AFFBackbone
-from seqconv.vision.directions import unscan
 from seqconv.zoo.sequencer import sequencer2d
+from seqconv_kernels import selective_scan
 
 MODELS = {
     "vision/affnet_model": "microsoft/TokenMixers:AffNet",
@@ -241,11 +241,11 @@ def test_parts_of_mobile_mamba(variant, original, hyper, monkeypatch):
     In the backward pass they do so again, so that gradients are those of the model, whose case has one image.
     """
 
-    def merged_as_there(y, directions):
-        forward, backward = unscan(y, directions).unbind(2)
-        return torch.stack([forward.sum(0, keepdim=True).expand_as(forward), len(y) * backward], dim=2)
+    def merged_as_there(*inputs, reverse, **options):
+        y = selective_scan(*inputs, reverse=reverse, **options)
+        return len(y) * y if reverse else y.sum(0, keepdim=True).expand_as(y)
 
-    monkeypatch.setattr("seqconv.vision.mixers.ss2d.unscan", merged_as_there)
+    monkeypatch.setattr("seqconv.vision.mixers.ss2d.selective_scan", merged_as_there)
     case = load_variant("scan/mobilemamba", variant)
     params = case.group("param")
     name = next(name for name in params if name.endswith("wavelet_convs.0.weight"))

@@ -6,6 +6,7 @@ import torch
 from golden_cases import assert_close
 from scan_modules import check_layer, import_variant
 from seqconv.interop import from_original
+from seqconv.layers.grouped_linear import GroupedLinear
 from seqconv.vision import SS2D, scan_order
 from seqconv_kernels import selective_scan
 
@@ -17,15 +18,18 @@ def test_outputs_and_gradients_of_the_original(variant):
     check_layer(*import_variant(ORIGINAL, "scan/vmamba", variant, variant))
 
 
-def test_one_call_is_a_scan_per_direction():
+@pytest.mark.parametrize("size", [(4, 5), (1, 3), (5, 7)])
+@pytest.mark.parametrize("d_state", [1, 3])
+def test_directions_share_curves(size, d_state):
+    """Each direction is a scan of its own; here some run along a curve from both ends, one from its end alone."""
     torch.manual_seed(0)
-    orders = ["row", "hilbert", "snake_column_reversed"]
-    mixer = SS2D(6, d_state=3, orders=orders, dt_rank=2).double()
-    u = torch.randn(2, 4, 5, mixer.d_inner, dtype=torch.float64, requires_grad=True)
+    orders = ["row", "hilbert", "snake_column_reversed", "hilbert_reversed", "row_reversed", "column"]
+    mixer = SS2D(7, d_state=d_state, expand=3, orders=orders, dt_rank=2).double()
+    u = torch.randn(2, *size, mixer.d_inner, dtype=torch.float64, requires_grad=True)
     cells, want = u.flatten(1, 2), 0.0
-    for k, (name, weight) in enumerate(zip(orders, mixer.x_proj.weight.chunk(3), strict=True)):
-        order = scan_order(name, 4, 5)
-        low, B, C = (cells[:, order] @ weight.T).split([2, 3, 3], dim=-1)
+    for k, (name, weight) in enumerate(zip(orders, mixer.x_proj.weight.chunk(len(orders)), strict=True)):
+        order = scan_order(name, *size)
+        low, B, C = (cells[:, order] @ weight.T).split([2, d_state, d_state], dim=-1)
         delta, A = low @ mixer.dt_proj.weight[k].T, -mixer.A_log[k].exp()
         bias = mixer.dt_bias[k]
         y = selective_scan(cells[:, order], delta, A, B, C, mixer.D[k], delta_bias=bias, delta_softplus=True)
@@ -33,8 +37,32 @@ def test_one_call_is_a_scan_per_direction():
     got = mixer._scan(u, None).flatten(1, 2)
     assert_close(got, want, 1e-10, 1e-12)
     weight = torch.randn_like(want)
-    gradients = [torch.autograd.grad((y * weight).sum(), u, retain_graph=True)[0] for y in (got, want)]
-    assert_close(*gradients, 1e-10, 1e-12)
+    of_scan = (mixer.x_proj.weight, mixer.dt_proj.weight, mixer.A_log, mixer.D, mixer.dt_bias)
+    gradients = [torch.autograd.grad((y * weight).sum(), (u, *of_scan)) for y in (got, want)]
+    for pair in zip(*gradients, strict=True):
+        assert_close(*pair, 1e-10, 1e-12)
+
+
+def test_directions_of_smaller_images():
+    """Under a mask each image is scanned as if alone, along every curve from both ends."""
+    torch.manual_seed(0)
+    mixer = SS2D(5, d_state=2, orders=["row", "row_reversed", "column_reversed", "column"]).double()
+    u = torch.randn(2, 4, 5, mixer.d_inner, dtype=torch.float64)
+    mask = torch.zeros(2, 4, 5, dtype=torch.bool)
+    mask[0], mask[1, :3, :2] = True, True
+    got = mixer._scan(u, mask)
+    assert_close(got[:1], mixer._scan(u[:1], None), 1e-10, 1e-12)
+    assert_close(got[1:, :3, :2], mixer._scan(u[1:, :3, :2], None), 1e-10, 1e-12)
+
+
+def test_separate_outputs_of_groups():
+    layer, x = GroupedLinear(3, 2, 5).double(), torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    together, separate = layer(x), torch.stack(layer(x, separate=True), dim=-2)
+    assert_close(separate, together, 1e-12, 1e-12)
+    weight = torch.randn_like(together)
+    gradients = [torch.autograd.grad((y * weight).sum(), (x, layer.weight)) for y in (separate, together)]
+    for pair in zip(*gradients, strict=True):
+        assert_close(*pair, 1e-12, 1e-12)
 
 
 @pytest.mark.parametrize(("forward_type", "wanted"), [("v05_nozact", "linear"), ("v3", "silu"), ("v05_noz", "none")])
