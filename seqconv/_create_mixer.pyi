@@ -1370,6 +1370,8 @@ def create_mixer(
     dt_rank: int | Literal["auto"] = "auto",
     dt_min: float = 0.001,
     dt_max: float = 0.1,
+    dt_init: str = "random",
+    dt_scale: float = 1.0,
     dt_init_floor: float = 0.0001,
     conv_bias: bool = True,
     bias: bool = False,

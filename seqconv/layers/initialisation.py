@@ -54,9 +54,12 @@ def reset_orthogonal(weight: Tensor, gain: float = 1.0) -> None:
     weight.copy_(nn.init.orthogonal_(wide, gain))
 
 
-def reset_linear(linear: nn.Linear, std: float = LINEAR_INIT_STD) -> None:
-    """Draw the weight from a truncated normal distribution; a bias is zero."""
-    nn.init.trunc_normal_(linear.weight, std=std) if std else nn.init.zeros_(linear.weight)
+def reset_linear(linear: nn.Linear, std: float | None = LINEAR_INIT_STD) -> None:
+    """Draw the weight from a truncated normal distribution, or with ``None`` as Xavier uniformly; a bias is zero."""
+    if std is None:
+        nn.init.xavier_uniform_(linear.weight)
+    else:
+        nn.init.trunc_normal_(linear.weight, std=std) if std else nn.init.zeros_(linear.weight)
     _no_bias(linear)
 
 

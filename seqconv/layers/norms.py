@@ -177,8 +177,8 @@ class BatchNorm(Norm):
 class PRepBatchNorm(Norm):
     """From layer norm to batch norm in the course of training: ``λ layer(x) + (1 - λ) (batch(x) + α x)``.
 
-    λ falls from 1 to 0 in ``steps`` calls in training, after ``warmup_steps`` with the layer norm alone; in evaluation
-    it is 0, and the norm one scale and shift per channel.
+    λ falls from 1 to 0 in ``steps`` calls in training, after ``warmup_steps`` with the layer norm alone, in which
+    statistics stay as they are; in evaluation it is 0, and the norm one scale and shift per channel.
 
     Source: Guo et al. 2024 (arXiv 2405.11582, PRepBN), ``prepbn.py`` of xinghaochen/SLAB at d9598695.
 
@@ -190,6 +190,7 @@ class PRepBatchNorm(Norm):
     """
 
     remaining: Tensor
+    total: Tensor
     warmup_remaining: Tensor
 
     def __init__(
@@ -207,26 +208,30 @@ class PRepBatchNorm(Norm):
         self.layer = LayerNorm(d_model, eps=eps if layer_eps is None else layer_eps)
         self.batch = BatchNorm(d_model, eps=eps, masked=masked)
         self.alpha = nn.Parameter(torch.empty(1))
-        self.register_buffer("remaining", torch.empty((), dtype=torch.int64))
-        self.register_buffer("warmup_remaining", torch.empty((), dtype=torch.int64))
+        for name in ("remaining", "total", "warmup_remaining"):
+            self.register_buffer(name, torch.empty((), dtype=torch.int64))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """α of 1, and all of the training ahead."""
         nn.init.ones_(self.alpha)
         self.remaining.fill_(self.steps)
+        self.total.fill_(self.steps)
         self.warmup_remaining.fill_(self.warmup_steps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens, warming = self.batch.tokens, self.warmup_remaining > 0
+        kept = {name: b.clone() for name, b in tokens.named_buffers()} if self.training and self.warmup_steps else {}
         batch: Tensor = self.batch(x, mask) + self.alpha.to(x.dtype) * x
         if not self.training:
             return batch
-        warming = self.warmup_remaining > 0
-        share = torch.where(warming, 1.0, self.remaining / max(self.steps, 1)).to(x.dtype)
+        for name, statistic in kept.items():
+            setattr(tokens, name, torch.where(warming, statistic, getattr(tokens, name)))
+        share = torch.where(warming, 1.0, self.remaining / self.total.clamp(min=1))
         # New tensors: the backward pass of compiled graphs computes the share again, from the old ones.
         self.remaining = self.remaining - (~warming & (self.remaining > 0)).to(torch.int64)
         self.warmup_remaining = self.warmup_remaining - warming.to(torch.int64)
-        mixed: Tensor = share * self.layer(x) + (1.0 - share) * batch
+        mixed: Tensor = share.to(x.dtype) * self.layer(x) + (1.0 - share).to(x.dtype) * batch
         return mixed
 
 

@@ -1,4 +1,4 @@
-"""Time steps of selective scans: width of their bottleneck, initial biases, initial rates of decay.
+"""Time steps of selective scans: width of their bottleneck, initial projections, biases and rates of decay.
 
 Biases begin so that their softplus is spread over a range, rates as ``A = -(1 .. d_state)`` (S4D-Real).
 
@@ -9,9 +9,12 @@ import math
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.errors import argument_error, unknown_name
+
+PROJECTIONS = ("random", "constant")
+"""Initial projections to the time steps: uniform, or all weights the same."""
 
 CHANNELS_PER_RANK = 16
 
@@ -31,6 +34,26 @@ def check_time_steps(dt_min: float, dt_max: float, floor: float) -> None:
         got = f"dt_min={dt_min}, dt_max={dt_max}, dt_init_floor={floor}"
         wanted = "0 < dt_min <= dt_max and a floor above 0"
         raise argument_error("initial time steps", got, wanted, "correct the time steps")
+
+
+def check_time_step_projection(mixer: str, dt_init: str) -> None:
+    """Raise unless the initial projection has a known name.
+
+    Raises:
+        ValueError: another; the nearest are named.
+    """
+    if dt_init not in PROJECTIONS:
+        raise unknown_name(mixer, "dt_init", dt_init, PROJECTIONS)
+
+
+@torch.no_grad()
+def reset_time_step_projection(weight: Tensor, dt_init: str, dt_scale: float) -> None:
+    """Fill the projection to the time steps: within ± ``dt_scale`` over the root of its rank, or with that number."""
+    bound = dt_scale * weight.shape[-1] ** -0.5
+    if dt_init == "constant":
+        weight.fill_(bound)
+    else:
+        weight.uniform_(-bound, bound)
 
 
 @torch.no_grad()

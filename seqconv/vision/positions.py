@@ -1,7 +1,7 @@
 """Position embeddings: learned for a grid of cells and resized to other grids, or projected sines and cosines."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.operator.sizes import known
 
 from ..layers.linear import Linear
+from ..parameters import set_optimizer_options
 
 POSITION_EPS = 1e-6
 
@@ -63,6 +64,10 @@ class FourierPositions(nn.Module):
 
 class PositionTables(nn.ParameterList):
     """Position embeddings of the first stages, added to their cells in a call, where hooks fetch what is offloaded."""
+
+    def __init__(self, tables: Iterable[nn.Parameter]) -> None:
+        super().__init__(tables)
+        set_optimizer_options(self, *(name for name, _ in self.named_parameters()), weight_decay=0.0)
 
     __call__ = nn.Module.__call__  # a ParameterList can not be called
 

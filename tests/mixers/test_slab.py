@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from golden_cases import Imported, assert_close, check_gradients, load_variant
-from seqconv import create_mixer
+from seqconv import create_mixer, from_original
 from seqconv.layers.norms import create_norm
 from tolerances import assert_near
 
@@ -56,10 +56,33 @@ def test_the_norm_goes_from_layer_to_batch_in_training():
     layer, batch = norm.layer(x), (x - x.mean((0, 1))) / (x.var((0, 1), correction=0) + 1e-5).sqrt() + 0.5 * x
     for share in (1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
         assert_near(norm(x), share * layer + (1 - share) * batch)
+    assert norm.batch.tokens.num_batches_tracked == 6  # the warm-up has the layer norm alone
+    assert_near(norm.batch.tokens.running_mean, (1 - 0.9**6) * x.mean((0, 1)))
     norm.eval()
     scale, shift = norm(torch.eye(6, dtype=torch.float64)[None])[0], norm(torch.zeros(1, 1, 6, dtype=torch.float64))
     assert_near(norm(x), x @ (scale - shift[0]) + shift)  # what a Linear layer before or after it can take in
     assert create_norm("prep_batch", 4).remaining == 300_000
+
+
+def test_a_norm_of_the_original_goes_on_where_it_was():
+    """Its share of the layer norm is that of ``total_step`` of the file, whatever the constructor was given."""
+    torch.manual_seed(0)
+    names = ("norm1.weight", "norm1.bias", "norm2.bn.weight", "norm2.bn.bias", "norm2.bn.running_mean")
+    params = {name: torch.randn(6, dtype=torch.float64) for name in names}
+    params |= {"norm2.alpha": torch.randn(1).double(), "norm2.bn.running_var": torch.rand(6).double() + 0.5}
+    counts = {"norm2.bn.num_batches_tracked": 7, "warm": 0, "iter": 3, "total_step": 8}
+    params |= {name: torch.tensor(count) for name, count in counts.items()}
+    name, options = "xinghaochen/SLAB:LinearNorm", {"dim": 6, "norm1": "layernorm(eps=1e-06)", "norm2": "RepBN"}
+    norm = from_original(name, params, **options).train()
+    x = torch.randn(3, 7, 6, dtype=torch.float64)
+    layer = torch.nn.functional.layer_norm(x, (6,), params["norm1.weight"], params["norm1.bias"], 1e-6)
+    batch = (x - x.mean((0, 1))) / (x.var((0, 1), correction=0) + 1e-5).sqrt() * params["norm2.bn.weight"]
+    batch = batch + params["norm2.bn.bias"] + params["norm2.alpha"] * x
+    for share in (3 / 8, 2 / 8, 1 / 8, 0, 0):
+        assert_near(norm(x), share * layer + (1 - share) * batch)
+    for wrong in ({"r0": 0.5}, {"norm1": "batchnorm1d"}):
+        with pytest.raises(ValueError, match=r"received (r0=0.5|norm1='batchnorm1d')"):
+            from_original(name, params, **options | wrong)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,23 @@ from golden_cases import GOLDEN, Imported, assert_close, check_gradients, load_c
 from seqconv import create_model, from_original
 from seqconv.interop.importer import get_importer
 from seqconv.mixers.state_space.vim import Vim
+from seqconv.vision import create_mixer_2d
+from seqconv.vision.backbones.hierarchical import HierarchicalBackbone
 from seqconv.vision.backbones.plain_2d import PlainBackbone2d
 from seqconv.vision.mixers.plain_mamba import PlainMamba2d
 from seqconv.vision.mixers.ss2d import SS2D
 
 FOLDER = "vision/options"
 VARIANTS = json.loads((GOLDEN / FOLDER / "case.json").read_text())["variants"]
-UNTOLD = ("plainmamba_layers", "vim_without_a_token", "vmamba_parts", "vig_h_parts", "vim_one_direction", "afno2d_cut")
+UNTOLD = (
+    "plainmamba_layers",
+    "vim_without_a_token",
+    "vmamba_parts",
+    "vig_h_parts",
+    "vim_one_direction",
+    "afno2d_cut",
+    "aff_batch_norm",
+)
 """Variants with options that the tensors do not tell."""
 
 
@@ -106,6 +116,45 @@ def test_initial_values_of_mixers():
     assert std(normal.dt_bias) == pytest.approx(0.1, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("original", "options", "weight"),
+    [
+        ("hustvl/Vim:Mamba", {"bimamba_type": "v2"}, "selection.0.dt_proj.weight"),
+        ("OpenGVLab/video-mamba-suite:mamba_new.Mamba", {}, "selection.0.dt_proj.weight"),
+        ("MzeroMiko/VMamba:SS2D", {"forward_type": "v05"}, "dt_proj.weight"),
+    ],
+)
+def test_initial_projection_to_time_steps(original, options, weight):
+    """``dt_init`` and ``dt_scale``, of the forward direction of Vim alone and not of the first SS2D, as there."""
+    build = get_importer(original).build
+    constant = build(d_model=64, dt_rank=4, dt_init="constant", dt_scale=3.0, **options).state_dict()
+    assert (constant[weight] == 1.5).all()
+    if original == "hustvl/Vim:Mamba":
+        assert constant["selection.1.dt_proj.weight"].abs().max() <= 0.5
+    drawn = build(d_model=64, dt_rank=4, dt_scale=3.0, **options).state_dict()[weight].abs().max()
+    assert 1.4 < drawn <= 1.5
+    if "forward_type" in options:
+        first = build(d_model=64, dt_rank=4, dt_init="constant", forward_type="v0").state_dict()[weight]
+        assert first.std() > 0
+    with pytest.raises(ValueError, match=r"dt_init 'constnat'.*did you mean 'constant'"):
+        build(d_model=8, dt_init="constnat", **options)
+
+
+def test_initial_values_of_attention_and_heads():
+    torch.manual_seed(0)
+    block = get_importer("OpenGVLab/video-mamba-suite:SpaceTimeBlock").build(time_n=2, dim=64, num_heads=2)
+    assert std(block.space.qkv_proj.weight) == pytest.approx((2 / (64 + 192)) ** 0.5, rel=0.03)
+    assert block.space.qkv_proj.bias.abs().max() == block.space.o_proj.bias.abs().max() == 0
+    aff = create_model("affnet_et", num_classes=64)
+    assert std(aff.head.weight) == pytest.approx((2 / sum(aff.head.weight.shape)) ** 0.5, rel=0.03)
+    assert aff.head.bias.abs().max() == 0
+    build, small = get_importer("raoyongming/HorNet:HorNet").build, {"base_dim": 8, "depths": [1, 1, 1, 1]}
+    head = build(**small, orders=[2] * 4, global_filters=[None] * 4, head_init_scale=0.1).head
+    assert std(head.weight) == pytest.approx(0.002, rel=0.05)
+    with pytest.raises(ValueError, match="uniform_init=True"):
+        build(**small, orders=[2] * 4, global_filters=[None] * 4, uniform_init=True)
+
+
 def test_two_heads_of_mobile_mamba_are_averaged():
     case = load_case("vision/mobilemamba_model")
     params = {k: v.double() if v.is_floating_point() else v for k, v in case.group("param").items()}
@@ -141,3 +190,10 @@ def test_positions_and_tokens_are_not_decayed(name):
     own = dict(backbone.named_parameters(recurse=False))
     assert "position_embedding" in own
     assert all(parameter._no_weight_decay for parameter in own.values())
+
+
+def test_positions_of_stages_and_of_offsets_are_not_decayed():
+    with torch.device("meta"):
+        stages = HierarchicalBackbone("ss2d", dims=[4, 8], depths=[1, 1], position_sizes=[4, 2])
+        swin = create_mixer_2d("shifted_window", 4, num_heads=2, window=3)
+    assert all(parameter._no_weight_decay for parameter in [*stages.positions, swin.relative_bias])

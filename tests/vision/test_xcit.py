@@ -7,6 +7,7 @@ import torch
 
 from golden_cases import assert_close, load_case
 from seqconv import from_original
+from seqconv.interop.importer import Weights, get_importer
 from seqconv.vision import create_mixer_2d, pack_images
 from seqconv.vision.backbones.block import Block2d
 from seqconv.vision.backbones.class_attention import ClassAttentionLayers
@@ -58,6 +59,17 @@ def test_checkpointing_changes_no_gradient_and_no_statistics():
         assert_close(a, b, 1e-12, 1e-14)
     for a, b in zip(*statistics, strict=True):
         assert_close(a, b, 1e-12, 1e-14)
+
+
+def test_what_tensors_do_not_tell_is_as_published_or_as_in_the_constructor():
+    infer = get_importer("facebookresearch/xcit:XCiT").infer
+    for sizes, norm_cells in (((192, 24, 4), True), ((128, 12, 4), False), ((8, 3, 2), False)):
+        width, depth, heads = sizes
+        names = {"pos_embeder.token_projection.weight": (width, 64, 1, 1), "cls_token": (1, 1, width)}
+        names |= {"blocks.0.attn.temperature": (heads, 1, 1), "blocks.0.mlp.fc1.bias": (4 * width,)}
+        names |= {f"blocks.{index}.gamma1": (width,) for index in range(depth)}
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in names.items()}
+        assert infer(Weights("xcit", tensors))["tokens_norm"] is norm_cells
 
 
 def test_local_interaction_and_class_attention_on_another_mixer():

@@ -1,4 +1,4 @@
-"""Reading SLAB's simplified linear attention and its norm (xinghaochen/SLAB at d9598695, ``classification/models``)."""
+"""Reading SLAB's simplified linear attention and norms (xinghaochen/SLAB at d9598695, ``classification/models``)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,14 @@ from torch import Tensor
 from ...layers.norms import PRepBatchNorm
 from ...mixers.linear_attention.slab import SLAB
 from ..importer import Weights, add_importer, options
+from ..vision.attention.slab_parts import prep_norm
+from ..vision.parts import class_name, require_checked, require_names
 
 ATTENTION, REP_NORM = "xinghaochen/SLAB:SimplifiedLinearAttention", "xinghaochen/SLAB:RepBN"
+LINEAR_NORM = "xinghaochen/SLAB:LinearNorm"
+NORM_DEFAULTS = {"dim": ..., "norm1": "layernorm", "norm2": "repbn", "warm": 0, "step": 300_000, "r0": 1.0}
+LAYER_EPS = {"layernorm": 1e-5, "layernorm(eps=1e-06)": 1e-6}
+"""Of the norm that training begins with, by its class and arguments there."""
 DEFAULTS = {"dim": ..., "window_size": ..., "num_heads": ..., "qkv_bias": True, "kernel_size": 5}
 IGNORED = ("qk_scale", "attn_drop", "proj_drop", "focusing_factor", "seed")
 """What the layer takes and does not read, and its dropout of outputs."""
@@ -55,5 +61,14 @@ def _convert_norm(w: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     return found | {f"batch.tokens.{name}": w.take(f"bn.{name}").detach() for name in buffers}
 
 
+def _build_linear_norm(**hyper: Any) -> PRepBatchNorm:
+    o = options(LINEAR_NORM, hyper, NORM_DEFAULTS)
+    require_names(LINEAR_NORM, hyper, norm1=LAYER_EPS, norm2=("repbn",))
+    require_checked(LINEAR_NORM, o, {"r0": 1.0})
+    eps = LAYER_EPS[class_name(o.norm1).lower()]
+    return PRepBatchNorm(o.dim, steps=o.step, warmup_steps=o.warm, layer_eps=eps)
+
+
 add_importer(ATTENTION, build=_build_attention, convert=_convert_attention)
 add_importer(REP_NORM, build=_build_norm, convert=_convert_norm)
+add_importer(LINEAR_NORM, build=_build_linear_norm, convert=lambda weights, hyper: prep_norm(weights))

@@ -15,10 +15,15 @@ from seqconv_kernels._core.errors import argument_error
 from ...vision.backbones.aff import CONV_STAGES, AFFBackbone, AFFBlock
 from ...vision.backbones.backbone import ImageClassifier
 from ..importer import Weights, add_importer, options
-from .parts import count_parts
+from .parts import PAIR, count_parts, take_pairs
 
 BLOCK, MODEL = "microsoft/TokenMixers:AFFBlock", "microsoft/TokenMixers:AffNet"
 NORM = "layer_norm_2d"
+NORMS: Mapping[str, str] = {
+    **dict.fromkeys((NORM, "layer_norm_nchw"), "image"),
+    **dict.fromkeys(("batch_norm", "batch_norm_2d", "sync_batch_norm"), "batch"),
+}
+"""``attn_norm_layer``."""
 ACTIVATIONS = {"relu": "relu", "swish": "silu", "gelu": "gelu"}
 BLOCK_DEFAULTS: Mapping[str, Any] = {
     "in_channels": ..., "transformer_dim": ..., "ffn_dim": ..., "n_transformer_blocks": 2, "head_dim": 32,
@@ -41,22 +46,29 @@ def build_block(**hyper: Any) -> AFFBlock:
     o = _read_block(hyper)
     ratio, activation = o.ffn_dim / o.transformer_dim, ACTIVATIONS[o.activation]
     return AFFBlock(
-        o.in_channels, depth=o.n_transformer_blocks, mlp_ratio=ratio, fuse=not o.no_fusion, activation=activation
+        o.in_channels,
+        depth=o.n_transformer_blocks,
+        mlp_ratio=ratio,
+        fuse=not o.no_fusion,
+        activation=activation,
+        norm=NORMS[o.attn_norm_layer],
     )
 
 
 def convert_block(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the block."""
-    return _block(weights, _read_block(hyper).n_transformer_blocks)
+    o = _read_block(hyper)
+    return _block(weights, o.n_transformer_blocks, NORMS[o.attn_norm_layer])
 
 
-def _block(weights: Weights, depth: int) -> dict[str, Tensor]:
-    converted = _pair(weights, "norm", f"global_rep.{depth}") | _conv(weights, "proj", "conv_proj")
+def _block(weights: Weights, depth: int, norm: str) -> dict[str, Tensor]:
+    kinds = NORM_TENSORS if norm == "batch" else PAIR
+    converted = take_pairs(weights, {"norm": f"global_rep.{depth}"}, kinds) | _conv(weights, "proj", "conv_proj")
     if "fusion.block.conv.weight" in weights:
         converted |= _conv(weights, "fusion", "fusion")
     for index in range(depth):
         layer = weights.part(f"global_rep.{index}.")
-        found = _pair(layer, "mlp_norm", "norm1") | _pair(layer, "mixer_norm", "norm2")
+        found = take_pairs(layer, {"mlp_norm": "norm1", "mixer_norm": "norm2"}, kinds)
         found |= _residual(layer.part("mlp."), "mlp")
         filters = {"up_weight": "w1", "up_bias": "b1", "down_weight": "w2", "down_bias": "b2"}
         found |= {f"mixer.{name}": layer.take(f"filter.{source}") for name, source in filters.items()}
@@ -78,17 +90,13 @@ def _conv(weights: Weights, target: str, source: str) -> dict[str, Tensor]:
     return found | {f"{target}.norm.{kind}": weights.take(f"{source}.block.norm.{kind}") for kind in NORM_TENSORS}
 
 
-def _pair(weights: Weights, target: str, source: str) -> dict[str, Tensor]:
-    return {f"{target}.{kind}": weights.take(f"{source}.{kind}") for kind in ("weight", "bias")}
-
-
 def build(**hyper: Any) -> ImageClassifier:
     """The classifier with the sizes of the original."""
     o = _read(hyper)
     backbone = AFFBackbone(
         dims=o.dims, depths=o.depths, expand=float(o.expand), mlp_ratio=float(o.mlp_ratio), fuse=o.fuse,
         stem_dim=o.stem_dim, activation=ACTIVATIONS[o.activation], head_factor=o.head_factor,
-        in_channels=o.in_channels,
+        in_channels=o.in_channels, norm=NORMS[o.attn_norm_layer],
     )  # fmt: skip
     return ImageClassifier(backbone, o.n_classes)
 
@@ -97,13 +105,13 @@ def convert(weights: Weights, hyper: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of the classifier."""
     o = _read(hyper)
     converted = _conv(weights, "backbone.stem", "conv_1") | _conv(weights, "backbone.projection", "conv_1x1_exp")
-    converted |= _pair(weights, "head", "classifier.fc")
+    converted |= take_pairs(weights, {"head": "classifier.fc"})
     for stage, depth in enumerate(o.depths):
         source, target = weights.part(f"layer_{stage + 1}."), f"backbone.stages.{stage}"
         for index in range(depth if stage < CONV_STAGES else 1):
             converted |= _residual(source.part(f"{index}."), f"{target}.{index}")
         if stage >= CONV_STAGES:
-            block = _block(source.part("1."), depth)
+            block = _block(source.part("1."), depth, NORMS[o.attn_norm_layer])
             converted |= {f"{target}.1.{name}": tensor for name, tensor in block.items()}
     return converted
 
@@ -147,9 +155,9 @@ def _read(hyper: Mapping[str, Any]) -> Any:
 
 
 def _check(original: str, o: Any) -> None:
-    if o.attn_norm_layer != NORM or o.activation not in ACTIVATIONS:
+    if o.attn_norm_layer not in NORMS or o.activation not in ACTIVATIONS:
         got = f"attn_norm_layer={o.attn_norm_layer!r}, activation={o.activation!r}"
-        wanted = f"{NORM!r}, and one of {', '.join(ACTIVATIONS)}"
+        wanted = f"one of {', '.join(NORMS)}, and one of {', '.join(ACTIVATIONS)}"
         raise argument_error(f"from_original({original!r})", got, wanted, "these alone were checked")
 
 

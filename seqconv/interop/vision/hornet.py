@@ -12,11 +12,12 @@ from torch import Tensor
 
 from seqconv_kernels._core.errors import argument_error
 
+from ...layers.initialisation import LINEAR_INIT_STD
 from ...vision.backbones.backbone import ImageClassifier
 from ...vision.mixers.gnconv import GnConv2d
 from ...zoo.hornet import SCALE, hornet
 from ..importer import Weights, add_importer, options
-from .parts import count_parts, named, take_pairs
+from .parts import count_parts, named, require_checked, take_pairs
 
 ORIGINAL, MODEL = "raoyongming/HorNet:gnconv", "raoyongming/HorNet:HorNet"
 GLOBAL_FILTER = "GlobalLocalFilter"
@@ -75,7 +76,15 @@ def build_model(**hyper: Any) -> ImageClassifier:
         for order, size in zip(o.orders, o.global_filters, strict=True)
     ]
     scale, drop = o.layer_scale_init_value or None, float(o.drop_path_rate)
-    backbone = hornet(o.base_dim, mixers, depths=o.depths, layer_scale=scale, drop_path=drop, in_channels=o.in_chans)
+    backbone = hornet(
+        o.base_dim,
+        mixers,
+        depths=o.depths,
+        layer_scale=scale,
+        drop_path=drop,
+        in_channels=o.in_chans,
+        head_init_std=LINEAR_INIT_STD * o.head_init_scale,
+    )
     return ImageClassifier(backbone, o.num_classes)
 
 
@@ -117,7 +126,9 @@ def infer_model(weights: Weights) -> dict[str, Any]:
 
 
 def _read_model(hyper: Mapping[str, Any]) -> Any:
-    return options(MODEL, hyper, MODEL_DEFAULTS, ("head_init_scale", "uniform_init"))
+    o = options(MODEL, hyper, {**MODEL_DEFAULTS, "head_init_scale": 1.0, "uniform_init": False})
+    require_checked(MODEL, o, {"uniform_init": False})
+    return o
 
 
 add_importer(ORIGINAL, build=build, convert=convert)

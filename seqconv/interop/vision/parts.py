@@ -100,14 +100,14 @@ def require_names(original: str, hyper: Mapping[str, Any], **known: Iterable[str
     """
     for option, names in known.items():
         given = hyper.get(option)
-        name = _class_name(given)
+        name = class_name(given)
         if given is not None and name.lower() not in names:
             got, wanted = f"{option}={name!r}", " or ".join(names)
             raise argument_error(f"from_original({original!r})", got, wanted, "this variant is not supported")
 
 
-def _class_name(given: Any) -> str:
+def class_name(given: Any) -> str:
     """Name of a class, and the arguments that are bound to it."""
     if isinstance(given, partial):
-        return f"{_class_name(given.func)}({', '.join(f'{name}={value}' for name, value in given.keywords.items())})"
+        return f"{class_name(given.func)}({', '.join(f'{name}={value}' for name, value in given.keywords.items())})"
     return given if isinstance(given, str) else getattr(given, "__name__", repr(given))

@@ -39,9 +39,10 @@ IGNORED = (
 )  # fmt: skip
 MAMBA_DEFAULTS: Mapping[str, Any] = {
     "d_model": ..., "d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto", "dt_min": 0.001, "dt_max": 0.1,
-    "dt_init_floor": 1e-4, "conv_bias": True, "bias": False, "init_layer_scale": None,
+    "dt_init": "random", "dt_scale": 1.0, "dt_init_floor": 1e-4, "conv_bias": True, "bias": False,
+    "init_layer_scale": None,
 }  # fmt: skip
-MAMBA_IGNORED = ("length", "layer_idx", "use_fast_path", "device", "dtype", "dt_init", "dt_scale")
+MAMBA_IGNORED = ("length", "layer_idx", "use_fast_path", "device", "dtype")
 BLOCK_DEFAULTS: Mapping[str, Any] = {
     "time_n": ..., "dim": ..., "num_heads": ..., "mlp_ratio": 4.0, "attn_drop": 0.0, "drop_path": 0.0,
     "attention_style": "frozen-in-time", "is_tanh_gating": False, "use_flash_attn": False, "drop": 0.0,

@@ -28,7 +28,14 @@ from ...layers.initialisation import reset_residual_projection
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
 from ...layers.short_convolution import ShortConvolution
-from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
+from ...layers.time_step import (
+    check_time_step_projection,
+    check_time_steps,
+    reset_rates,
+    reset_time_step_bias,
+    reset_time_step_projection,
+    time_step_rank,
+)
 from ...mixer import ScanMixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
@@ -102,8 +109,7 @@ class Mamba(ScanMixer[MambaState]):
         if min(self.d_inner, d_state, self.dt_rank) < 1:
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}"
             raise argument_error("mamba mixer", got, "sizes of at least 1", "raise the sizes")
-        if dt_init not in ("random", "constant"):
-            raise unknown_name("mamba mixer", "dt_init", dt_init, ("random", "constant"))
+        check_time_step_projection("mamba mixer", dt_init)
         check_time_steps(dt_min, dt_max, dt_init_floor)
         self.dt_init, self.dt_scale, self.dt_range = dt_init, dt_scale, (dt_min, dt_max, dt_init_floor)
         self.parameter_norm, self.layer = parameter_norm, layer
@@ -125,11 +131,7 @@ class Mamba(ScanMixer[MambaState]):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """A = -(1 .. d_state), D = 1, time steps log-uniform in their range, the output projection by the depth."""
-        bound = self.dt_scale * self.dt_rank**-0.5
-        if self.dt_init == "constant":
-            self.dt_proj.weight.fill_(bound)
-        else:
-            self.dt_proj.weight.uniform_(-bound, bound)
+        reset_time_step_projection(self.dt_proj.weight, self.dt_init, self.dt_scale)
         reset_time_step_bias(self.dt_bias, *self.dt_range)
         reset_rates(self.A_log)
         self.D.fill_(1.0)

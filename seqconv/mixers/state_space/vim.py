@@ -30,7 +30,14 @@ from seqconv_kernels._core.precision import accumulation_dtype
 from ...layers.initialisation import reset_residual_projection
 from ...layers.linear import Linear
 from ...layers.short_convolution import ShortConvolution
-from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
+from ...layers.time_step import (
+    check_time_step_projection,
+    check_time_steps,
+    reset_rates,
+    reset_time_step_bias,
+    reset_time_step_projection,
+    time_step_rank,
+)
 from ...mixer import Mixer
 from ...packing import zero_padding
 from ...parameters import set_optimizer_options
@@ -86,6 +93,8 @@ class Vim(Mixer):
         expand: inner channels per input channel.
         dt_rank: width of the bottleneck in front of the time step; ``"auto"`` is ⌈d_model / 16⌉.
         dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
+        dt_init: initial ``W_Δ`` of the forward direction: ``"random"`` (uniform) or ``"constant"``.
+        dt_scale: multiplies its size.
         dt_init_floor: least initial time step.
         conv_bias: whether the short convolution has a bias.
         bias: whether the projections into and out of the mixer have biases.
@@ -107,6 +116,8 @@ class Vim(Mixer):
         dt_rank: int | Literal["auto"] = "auto",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
         dt_init_floor: float = 1e-4,
         conv_bias: bool = True,
         bias: bool = False,
@@ -120,7 +131,9 @@ class Vim(Mixer):
             got = f"d_state={d_state}, expand={expand}, dt_rank={dt_rank}"
             raise argument_error("vim mixer", got, "sizes of at least 1", "raise the sizes")
         check_time_steps(dt_min, dt_max, dt_init_floor)
+        check_time_step_projection("vim mixer", dt_init)
         self.dt_range, self.layer = (dt_min, dt_max, dt_init_floor), layer
+        self.dt_init, self.dt_scale = dt_init, dt_scale
         self.halve = version == "v2" if halve is None else halve
         self.decomposed, sets = version == "decomposed", 2 if version == "v2" else 1
         projected = 2 if self.decomposed else 1
@@ -142,6 +155,8 @@ class Vim(Mixer):
         The time steps of the reversed direction of version 2 have no bias at first, as in Vim, which sets those of all
         projections to zero but for the marked ones of the forward direction.
         """
+        first: nn.Linear = self.selection[0].dt_proj  # type: ignore[assignment]  # a ModuleList is typed as of Modules
+        reset_time_step_projection(first.weight, self.dt_init, self.dt_scale)
         reset_time_step_bias(self.dt_bias, *self.dt_range)
         self.dt_bias[1:].zero_()
         reset_rates(self.A_log)

@@ -9,21 +9,21 @@ Source: Huang et al. 2023 (arXiv 2307.14008), ``affnet/modules/aff_block.py``, `
 ``affnet/models/classification/affnet.py`` of microsoft/TokenMixers at 99dbe38c.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqconv_kernels._core.errors import argument_error
+from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.mlp import PLAIN
 from ...layers.residual import DropPath
 from ..mixers.frequency.fourier_operator import AFNO2d
 from .backbone import ImageBackbone, check_out_indices
 from .block import drop_path_rates
-from .cell_norm import ImageNorm
+from .cell_norm import CellBatchNorm, ImageNorm
 from .normed_conv import NormedConv
 from .stems import check_channels, check_images
 
@@ -65,13 +65,18 @@ def _divisible(width: int) -> int:
     return nearest + DIVISOR if nearest < 0.9 * width else nearest
 
 
+NORMS: Mapping[str, type[ImageNorm] | type[CellBatchNorm]] = {"image": ImageNorm, "batch": CellBatchNorm}
+
+
 class AFFLayer(nn.Module):
     """An inverted residual, then the adaptive filter; both between one pair of residual connections."""
 
-    def __init__(self, d_model: int, *, mlp_ratio: float, activation: str, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, d_model: int, *, mlp_ratio: float, activation: str, drop_path: float = 0.0, norm: str = "image"
+    ) -> None:
         super().__init__()
         self.drop_path = DropPath(drop_path)
-        self.mlp_norm, self.mixer_norm = ImageNorm(d_model), ImageNorm(d_model)
+        self.mlp_norm, self.mixer_norm = NORMS[norm](d_model), NORMS[norm](d_model)
         self.mlp = MobileResidual(d_model, d_model, expand=mlp_ratio, activation=activation)
         self.mixer = AFNO2d(d_model, num_blocks=DIVISOR, masks=True, activation=activation)
 
@@ -91,6 +96,10 @@ class AFFBlock(nn.Module):
         fuse: project inputs and outputs together; otherwise the outputs are all that is returned.
         activation: see :mod:`~seqconv.layers.mlp`.
         drop_path: for each layer the probability of leaving it out for an image; 0 if not given.
+        norm: ``"image"``, over the cells and channels of each image, or ``"batch"``, of the layers and after them.
+
+    Raises:
+        ValueError: an unknown norm.
     """
 
     def __init__(
@@ -102,14 +111,17 @@ class AFFBlock(nn.Module):
         fuse: bool = True,
         activation: str = "relu",
         drop_path: Sequence[float] | None = None,
+        norm: str = "image",
     ) -> None:
         super().__init__()
+        if norm not in NORMS:
+            raise unknown_name("AFFBlock", "norm", norm, NORMS)
         self.activation = PLAIN[activation]
         rates = [0.0] * depth if drop_path is None else drop_path
         self.layers = nn.ModuleList(
-            AFFLayer(d_model, mlp_ratio=mlp_ratio, activation=activation, drop_path=rate) for rate in rates
+            AFFLayer(d_model, mlp_ratio=mlp_ratio, activation=activation, drop_path=rate, norm=norm) for rate in rates
         )
-        self.norm, self.proj = ImageNorm(d_model), NormedConv(d_model, d_model)
+        self.norm, self.proj = NORMS[norm](d_model), NormedConv(d_model, d_model)
         self.fusion = NormedConv(2 * d_model, d_model) if fuse else None
 
     def forward(self, x: Float[Tensor, "batch rows columns d_model"]) -> Float[Tensor, "batch rows columns d_model"]:
@@ -135,6 +147,7 @@ class AFFBackbone(ImageBackbone):
         fuse: for each stage with adaptive filters, see :class:`AFFBlock`; all of them if not given.
         stem_dim: width of the first convolution.
         activation: see :mod:`~seqconv.layers.mlp`.
+        norm: see :class:`AFFBlock`.
         head_factor: channels of the last projection per channel of the last stage, at most 960 channels.
         in_channels: channels of the images.
         drop_path: rate of the last layer of adaptive filters; it rises evenly from 0 at the first.
@@ -144,6 +157,8 @@ class AFFBackbone(ImageBackbone):
     Raises:
         ValueError: fewer than two stages, other numbers of depths, widths that 8 does not divide.
     """
+
+    head_init_std = None
 
     def __init__(
         self,
@@ -155,6 +170,7 @@ class AFFBackbone(ImageBackbone):
         fuse: Sequence[bool] | None = None,
         stem_dim: int = 16,
         activation: str = "relu",
+        norm: str = "image",
         head_factor: int = 4,
         in_channels: int = 3,
         drop_path: float = 0.0,
@@ -187,7 +203,7 @@ class AFFBackbone(ImageBackbone):
             fused = fuse[stage - CONV_STAGES]
             drops = [next(rates) for _ in range(depth)]
             block = AFFBlock(
-                d_out, depth=depth, mlp_ratio=mlp_ratio, fuse=fused, activation=activation, drop_path=drops
+                d_out, depth=depth, mlp_ratio=mlp_ratio, fuse=fused, activation=activation, drop_path=drops, norm=norm
             )
             self.stages.append(nn.ModuleList([first, block]))
         self.d_cell, self.d_model = dims[-1], min(head_factor * dims[-1], LARGEST_HEAD)

@@ -46,7 +46,8 @@ class ImageBackbone(ShardedInGroups, ABC):
         strides: pixels of a cell of each map along each axis.
         gradient_checkpointing: compute the blocks a second time in the backward pass instead of storing their inner
             values; may be changed at any time.
-        head_init_std: standard deviation of the initial weights of a classifier's linear layer; 0 for zeros.
+        head_init_std: standard deviation of the initial weights of a classifier's linear layer; 0 for zeros, ``None``
+            for Xavier's uniform ones.
         published: name of the published model and options beyond it, set by :func:`~seqconv.zoo.create_model`.
     """
 
@@ -58,7 +59,7 @@ class ImageBackbone(ShardedInGroups, ABC):
     dims: tuple[int, ...]
     strides: tuple[int, ...]
     gradient_checkpointing: bool
-    head_init_std: float = LINEAR_INIT_STD
+    head_init_std: float | None = LINEAR_INIT_STD
     published: tuple[str, Mapping[str, Any]] | None = None
 
     @abstractmethod

@@ -32,7 +32,14 @@ from ...layers.grouped_linear import GroupedLinear
 from ...layers.linear import KeptLinear, Linear
 from ...layers.norms import LayerNorm
 from ...layers.residual import Dropout
-from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
+from ...layers.time_step import (
+    check_time_step_projection,
+    check_time_steps,
+    reset_rates,
+    reset_time_step_bias,
+    reset_time_step_projection,
+    time_step_rank,
+)
 from ...parameters import KeepFloat32, set_optimizer_options
 from ..backbones.cell_norm import CellBatchNorm
 from ..directions import along, image_curves, put_back, scan
@@ -72,6 +79,8 @@ class SS2D(KeepFloat32, Mixer2d):
         orders: scan orders, see :mod:`~seqconv.vision.scan_orders`.
         normed_projections: batch norms after the projections into and out of the mixer (MobileMamba).
         dt_min, dt_max: initial time steps are spread between them, evenly in their logarithm.
+        dt_init: initial ``W_Δ``: ``"random"`` (uniform) or ``"constant"``.
+        dt_scale: multiplies its size.
         dt_init_floor: least initial time step.
         initialisation: ``"s4d"``: A = -(1 .. d_state) and these time steps; ``"normal"``, ``"uniform"``: A = -exp of a
             standard normal number, or -1, the projection to the time steps and their bias of a tenth of the
@@ -97,6 +106,8 @@ class SS2D(KeepFloat32, Mixer2d):
         normed_projections: bool = False,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
         dt_init_floor: float = 1e-4,
         initialisation: str = "s4d",
         dropout: float = 0.0,
@@ -115,6 +126,8 @@ class SS2D(KeepFloat32, Mixer2d):
             wanted, remedy = "a list of at least one scan order", "pass orders=['row']"
             raise argument_error("ss2d 2-D mixer", f"orders={orders!r}", wanted, remedy)
         check_time_steps(dt_min, dt_max, dt_init_floor)
+        check_time_step_projection("ss2d 2-D mixer", dt_init)
+        self.dt_init, self.dt_scale = dt_init, dt_scale
         self.initialisation, self.gate, self.orders = (
             initialisation,
             gate,
@@ -151,6 +164,7 @@ class SS2D(KeepFloat32, Mixer2d):
             for parameter in (self.dt_proj.weight, self.dt_bias):
                 parameter.normal_(std=SMALL_INIT) if normal else parameter.uniform_(0.0, SMALL_INIT)
             return
+        reset_time_step_projection(self.dt_proj.weight, self.dt_init, self.dt_scale)
         reset_time_step_bias(self.dt_bias, *self.dt_range)
         reset_rates(self.A_log)
 

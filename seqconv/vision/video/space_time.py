@@ -80,7 +80,12 @@ class SpaceTimeBlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Close the gate."""
+        """Close the gate; the attention as in ``nn.MultiheadAttention``."""
+        if isinstance(self.space.qkv_proj, nn.Linear):
+            nn.init.xavier_uniform_(self.space.qkv_proj.weight)
+        for projection in (self.space.qkv_proj, self.space.o_proj):
+            if isinstance(projection, nn.Linear):
+                nn.init.zeros_(projection.bias)
         if self.time_gate is not None:
             nn.init.zeros_(self.time_gate)
 

@@ -20,14 +20,14 @@ MLP = {"mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
 
 
 def prep_norm(weights: Weights) -> dict[str, Tensor]:
-    """A norm with both of its parts; its number of calls in training is the constructor's there too."""
+    """A norm with both of its parts, and its place in the course of training."""
     if "bn.weight" in weights:
         return _trained_norm(weights)
-    weights.ignore("total_step")
     found = take_pairs(weights, {"layer": "norm1", "batch.tokens": "norm2.bn"})
     found |= take_pairs(weights, {"batch.tokens": "norm2.bn"}, STATISTICS)
     found |= {"alpha": weights.take("norm2.alpha")}
-    return found | {"remaining": weights.take("iter"), "warmup_remaining": weights.take("warm")}
+    steps = {"remaining": "iter", "total": "total_step", "warmup_remaining": "warm"}
+    return found | {name: weights.take(source) for name, source in steps.items()}
 
 
 def _trained_norm(weights: Weights) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def _trained_norm(weights: Weights) -> dict[str, Tensor]:
     found |= take_pairs(weights, {"batch.tokens": "bn"}, STATISTICS)
     scale, ended = weights.peek("bn.weight").detach(), torch.zeros((), dtype=torch.int64)
     found |= {"layer.weight": torch.ones_like(scale), "layer.bias": torch.zeros_like(scale)}
-    return found | {"remaining": ended, "warmup_remaining": ended.clone()}
+    return found | {name: ended.clone() for name in ("remaining", "total", "warmup_remaining")}
 
 
 def prep_norms(weights: Weights, names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 Read in ``xcit.py`` (XCA, LPI, XCABlock, ConvPatchEmbed, PositionalEncodingFourier, ClassAttentionBlock, XCiT) at
 82f5291f. A block by itself has PyTorch's layer norms (``norm_eps=1e-5``), one of the models ``norm_eps=1e-6``. A
-published state dict (``checkpoint["model"]``) tells all sizes; that the layers of class attention norm the token alone
-(``tokens_norm=False``) it does not tell, and the nano models, 128 wide, alone do so. The stem reads three colours.
+published state dict (``checkpoint["model"]``) tells all sizes; that the layers of class attention norm the token
+alone (``tokens_norm=False``, the default there) it does not tell: of the published sizes the nano models alone do so.
+The stem reads three colours.
 """
 
 from collections.abc import Mapping
@@ -125,18 +126,20 @@ def _class_layer(weights: Weights, bias: bool) -> dict[str, Tensor]:
 
 
 def infer(weights: Weights) -> dict[str, Any]:
-    """All sizes from the shapes of the tensors; ``tokens_norm`` is that of the published model of this width."""
+    """All sizes from the shapes of the tensors; ``tokens_norm`` is that of the published model of these sizes."""
     if "pos_embeder.token_projection.weight" not in weights or "blocks.0.attn.temperature" not in weights:
         return {}
     width, block = weights.peek("cls_token").shape[-1], weights.part("blocks.0.")
-    return {
+    found = {
         "embed_dim": width, "depth": count_parts(weights, "blocks.{}.gamma1"),
         "patch_size": 2 ** count_parts(weights, "patch_embed.proj.{}.0.weight", step=2),
         "num_heads": len(block.peek("attn.temperature")), "mlp_ratio": len(block.peek("mlp.fc1.bias")) / width,
         "qkv_bias": "attn.qkv.bias" in block, "cls_attn_layers": count_parts(weights, "cls_attn_blocks.{}.gamma1"),
-        "eta": 1.0, "tokens_norm": width != NANO_WIDTH,
+        "eta": 1.0,
         "num_classes": len(weights.peek("head.weight")) if "head.weight" in weights else 0,
     }  # fmt: skip
+    published = (found["embed_dim"], found["depth"], found["num_heads"]) in SIZES.values()
+    return found | {"tokens_norm": published and width != NANO_WIDTH}
 
 
 def _options(hyper: Mapping[str, Any]) -> Any:

@@ -26,6 +26,8 @@ DEFAULTS: Mapping[str, Any] = {
     "dt_rank": "auto",
     "dt_min": 0.001,
     "dt_max": 0.1,
+    "dt_init": "random",
+    "dt_scale": 1.0,
     "dt_init_floor": 1e-4,
     "conv_bias": True,
     "bias": False,
@@ -36,7 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
 }
 POOLINGS: Mapping[str, str] = {"mean": "mean", "none": "last"}
 """Of models without a class token."""
-IGNORED = ("layer_idx", "device", "dtype", "dt_init", "dt_scale")
+IGNORED = ("layer_idx", "device", "dtype")
 
 
 def build(**hyper: Any) -> Vim:

@@ -27,13 +27,17 @@ DEFAULTS: Mapping[str, Any] = {
     "bias": False,
     "dt_min": 0.001,
     "dt_max": 0.1,
+    "dt_init": "random",
+    "dt_scale": 1.0,
     "dt_init_floor": 1e-4,
     "forward_type": "v2",
     "act_layer": "silu",
     "initialize": "v0",
 }
 INITIALISATIONS: Mapping[str, str] = {"v0": "s4d", "v1": "normal", "v2": "uniform"}
-IGNORED = ("channel_first", "dt_init", "dt_scale", "force_fp32")
+IGNORED = ("channel_first", "force_fp32")
+TIME_STEPS = ("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor")
+"""Initial ones; the first version has its own, whatever it is given."""
 GATES: Mapping[str, str] = {
     "v0": "silu",
     "v0seq": "silu",
@@ -68,9 +72,7 @@ def ss2d_options(**hyper: Any) -> dict[str, Any]:
         "gate": GATES[o.forward_type],
         "orders": ORDERS.get(o.forward_type.split("_")[0], CROSS_SCAN),
         "initialisation": "s4d" if first else INITIALISATIONS[o.initialize],
-        "dt_min": float(o.dt_min),
-        "dt_max": float(o.dt_max),
-        "dt_init_floor": float(o.dt_init_floor),
+        **{name: DEFAULTS[name] if first else getattr(o, name) for name in TIME_STEPS},
         "dropout": float(o.dropout),
     }
 

@@ -23,6 +23,7 @@ from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.operator.sizes import known
 
 from ....layers.linear import Linear
+from ....parameters import set_optimizer_options
 from ...mixer_2d import Mixer2d, by_size, cropped
 from ...registry import register_2d
 
@@ -72,6 +73,8 @@ class ShiftedWindow2d(Mixer2d):
         self.qkv_proj, self.out_proj = Linear(d_model, 3 * d_model, bias=qkv_bias), Linear(d_model, d_model)
         table = torch.empty(2 * window - 1, 2 * window - 1, num_heads) if offset_bias else None
         self.relative_bias = None if table is None else nn.Parameter(table)
+        if offset_bias:
+            set_optimizer_options(self, "relative_bias", weight_decay=0.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
