@@ -60,7 +60,7 @@ UNTOLD = {
     "vision/spectformer_h_model",
     "vision/twins_svt_model",
     "vision/vim_fine_model",
-    "vision/xcit_nano_model",
+    "vision/xcit_model",
     ("scan/vig", "vig_model"),
 }
 """Cases whose sizes the shapes alone do not tell, or whose output the original's options change."""
