@@ -60,9 +60,8 @@ def scan_order(name: str, height: int, width: int) -> Int[Tensor, " cells"]:
 
 def inverse(order: Int[Tensor, " cells"]) -> Int[Tensor, " cells"]:
     """The step at which every cell is visited."""
-    steps = torch.empty_like(order)
-    steps[order] = torch.arange(order.shape[0], device=order.device)  # len() would fix the size of an export
-    return steps
+    steps = torch.arange(order.shape[0], device=order.device)  # len() would fix the size of an export
+    return torch.zeros_like(order).scatter(0, order, steps)  # not empty_like: its strides have no operator in ONNX
 
 
 def check_scan_order(name: str) -> str:

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForMaskedLM, export_onnx
+from seqconv import (
+    SeqConvConfig,
+    SeqConvForCausalLM,
+    SeqConvForMaskedLM,
+    SeqConvVisionConfig,
+    SeqConvVisionForImageClassification,
+    export_onnx,
+)
 
 pytestmark = [pytest.mark.ecosystem, pytest.mark.filterwarnings("default")]
 
@@ -50,6 +57,18 @@ def test_onnx_of_complex_filters_gives_the_logits_of_the_model(mixer, onnxruntim
     assert [output.name for output in program.model.graph.outputs] == ["logits"]
     (logits,) = run(onnxruntime, program, ids, tmp_path)
     torch.testing.assert_close(logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mixer", "options"), [("ss2d", {"d_state": 1}), ("global_filter", {"size": 4})])
+def test_onnx_of_images_gives_the_logits_of_the_model(mixer, options, onnxruntime, tmp_path):
+    torch.manual_seed(0)
+    plain = {"mixer": mixer, "d_model": 8, "depth": 1, "patch_size": 4, "image_size": 16, "mixer_options": options}
+    config = SeqConvVisionConfig(backbone_name="plain_2d", backbone_options=plain, num_labels=3)
+    model, x = SeqConvVisionForImageClassification(config).eval(), torch.randn(2, 3, 16, 16)
+    export_onnx(model, {"pixel_values": x}).save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (logits,) = session.run(["logits"], {"pixel_values": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(x).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_onnx_of_a_prompt_with_padding_and_of_wrong_inputs(onnxruntime, tmp_path):

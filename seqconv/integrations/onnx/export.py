@@ -55,7 +55,9 @@ class _Positional(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         arguments: dict[str, Any] = dict(zip(self.names, values, strict=True))
-        outputs = self.model(**arguments, use_cache=False, return_dict=True)
+        if hasattr(getattr(self.model, "config", None), "use_cache"):  # models of images and sound have no cache
+            arguments["use_cache"] = False
+        outputs = self.model(**arguments, return_dict=True)
         found = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
         self.outputs.found = list(found)
         return tuple(found.values())
