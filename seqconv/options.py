@@ -123,6 +123,13 @@ def accepts(kind: Any, value: Any) -> bool:
     return isinstance(value, kind) if kind in (str, NoneType) else True
 
 
+def wanted_names(kind: Any) -> list[str]:
+    """The names among the values that an annotation lists with ``Literal``."""
+    if get_origin(kind) in (Union, UnionType):
+        return [name for one in get_args(kind) for name in wanted_names(one)]
+    return [name for name in get_args(kind) if isinstance(name, str)] if get_origin(kind) is Literal else []
+
+
 def check_probability(name: str, p: float) -> None:
     """Raise for a probability outside [0, 1).
 

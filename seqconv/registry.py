@@ -18,7 +18,7 @@ from torch import nn
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from .mixer import Mixer
-from .options import keyword_parameters, wanted_value
+from .options import keyword_parameters, wanted_names, wanted_value
 from .types import LayerContext
 
 MixerT = TypeVar("MixerT", bound=nn.Module)
@@ -114,6 +114,9 @@ class Registry(Generic[MixerT]):
                 raise unknown_name(f"{self.create}({name!r})", "option", option, kinds)
             finite = not isinstance(value, float) or math.isfinite(value)
             wanted = wanted_value(option, kinds[option], value) if finite else "a finite number"
+            names = wanted_names(kinds[option])
+            if wanted is not None and isinstance(value, str) and names:
+                raise unknown_name(f"{self.create}({name!r})", option, value, names)
             if wanted is not None:
                 got = f"{option}={value!r}"
                 listed = isinstance(value, str) and wanted.startswith("Sequence[str]")

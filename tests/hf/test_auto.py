@@ -52,7 +52,8 @@ import transformers
 transformers.AutoModel
 before = set(sys.modules)
 import seqconv
-heavy = [n for n in set(sys.modules) - before if n.startswith("transformers.")]
+light = {{"transformers.feature_extraction_utils", "transformers.models.auto.feature_extraction_auto"}}
+heavy = [n for n in set(sys.modules) - before - light if n.startswith("transformers.")]
 loaded = [n for n in sys.modules if n in {[f"seqconv.hf.{m}" for m in MODELS.values()]!r}]
 print(heavy + loaded)
 """
