@@ -4,6 +4,7 @@ Importing this package compiles nothing, probes no device and imports no optiona
 """
 
 from .causal_conv1d import causal_conv1d, causal_conv1d_step
+from .cross_selective_scan import cross_selective_scan
 from .delta_rule import delta_rule, delta_rule_step
 from .diagonal_step import diagonal_step
 from .dilated_conv import dilated_conv, dilated_conv_step, unroll_rings
@@ -23,6 +24,7 @@ __all__ = [
     "cauchy",
     "causal_conv1d",
     "causal_conv1d_step",
+    "cross_selective_scan",
     "delta_rule",
     "delta_rule_step",
     "diagonal_step",

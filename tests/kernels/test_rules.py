@@ -26,7 +26,7 @@ NO_HALF = ("vandermonde", "cauchy", "linear_scan, complex", "diagonal_step")
 """Calls with complex tensors."""
 
 
-NO_TIME = ("vandermonde", "cauchy", "fft_conv2d")
+NO_TIME = ("vandermonde", "cauchy", "fft_conv2d", "cross_selective_scan")
 """Ops whose inputs have no single axis of time."""
 
 

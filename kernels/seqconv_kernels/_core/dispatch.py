@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
-COMPOSED = ("chunked", "reference")
+COMPOSED = ("chunked", "gathered", "reference")
 """Names of implementations in PyTorch's own operations, which every export can translate."""
 
 SIGNATURES = 1024

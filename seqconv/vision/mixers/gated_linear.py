@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqconv_kernels import gated_linear_attention
+from seqconv_kernels._core.directions import scan, spread, unscan
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.linear import Linear
 from ...layers.norms import RMSNorm
-from ..directions import image_directions, scan, spread, unscan
+from ..directions import image_directions
 from ..mixer_2d import Mixer2d, zero_padding_2d
 from ..registry import register_2d
 from .ss2d import depthwise_conv2d

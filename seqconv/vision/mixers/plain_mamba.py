@@ -21,12 +21,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqconv_kernels import selective_scan
+from seqconv_kernels._core.directions import spread, unscan
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
 from ...layers.time_step import check_time_steps, reset_rates, reset_time_step_bias, time_step_rank
 from ...parameters import KeepFloat32, set_optimizer_options
-from ..directions import frame_orders, image_directions, spread, unscan
+from ..directions import frame_orders, image_directions
 from ..mixer_2d import Mixer2d, image_sizes, zero_padding_2d
 from ..registry import register_2d
 from ..scan_orders import moves

@@ -7,8 +7,8 @@ Equation, with E inner channels, K directions of orders ``o_k``, each with x_pro
     h_s = exp(Δ_s A_k) h_{s-1} + Δ_s B_s u[o_k[s]]     y_k[o_k[s]] = C_s h_s + D_k u[o_k[s]]
     y = W_out (norm(Σ_k y_k) ⊙ φ(z))
 
-The projections of a cell do not depend on the order, so that they are computed once, on the image. A direction and its
-reverse read the same curve, one of them from its end: a curve is gathered once, the order in memory not at all.
+The projections of a cell do not depend on the order, so that they are computed once, on the image. All directions are
+one scan, whose inputs and outputs stay at their cells.
 
 Published variants, by the forward types of the original: ``v0`` is ``gate="silu"`` with ``conv_bias=True``, ``v05`` the
 same equation, ``v05_noz`` (all released second-generation models) ``gate="none"``, ``_nozact`` ``gate="linear"``.
@@ -17,14 +17,12 @@ Source: Liu et al. 2024 (arXiv 2401.10166) and ``vmamba.py`` of MzeroMiko/VMamba
 """
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from seqconv_kernels import selective_scan
+from seqconv_kernels import cross_selective_scan
 from seqconv_kernels._core.errors import argument_error, unknown_name
 from seqconv_kernels._core.precision import accumulation_dtype
 
@@ -42,7 +40,7 @@ from ...layers.time_step import (
 )
 from ...parameters import KeepFloat32, set_optimizer_options
 from ..backbones.cell_norm import CellBatchNorm
-from ..directions import along, image_curves, put_back, scan
+from ..directions import image_orders
 from ..mixer_2d import Mixer2d, zero_padding_2d
 from ..registry import register_2d
 from ..scan_orders import check_scan_order
@@ -185,30 +183,19 @@ class SS2D(KeepFloat32, Mixer2d):
         return dropped
 
     def _scan(self, u: Tensor, mask: Tensor | None) -> Tensor:
-        """Σ_k y_k, (batch, height, width, d_inner): one gather per curve, which both of its directions share."""
+        """Σ_k y_k, (batch, height, width, d_inner)."""
         height, width = u.shape[1:3]
         cells = u.flatten(1, 2)
-        directions, curves = image_curves(self.orders, height, width, mask, u.device)
-        selection = scan(self.x_proj(cells).unflatten(-1, (directions.num, -1)), directions)
+        selection = self.x_proj(cells).unflatten(-1, (len(self.orders), -1))
         low, B, C = selection.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         A = -self.A_log.to(accumulation_dtype(self.A_log)).exp()
-        parameters = (tensor.unbind() for tensor in (A, self.D, self.dt_bias))
-        each = list(zip(self.dt_proj(low, separate=True), B.unbind(2), C.unbind(2), *parameters, strict=True))
-        totals = []
-        for curve in curves:
-            inputs = along(cells, curve)
-            outputs = [_run(inputs, *each[k], reverse=reverse) for k, reverse in curve.members]
-            totals.append(put_back(reduce(add, outputs), curve))
-        total: Tensor = reduce(add, totals).unflatten(1, (height, width))
+        orders = image_orders(self.orders, height, width, mask, u.device)
+        y = cross_selective_scan(
+            cells, self.dt_proj(low), A, B, C, self.D,
+            orders=orders, delta_bias=self.dt_bias, delta_softplus=True,
+        )  # fmt: skip
+        total: Tensor = y.unflatten(1, (height, width))
         return total
-
-
-def _run(
-    u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, bias: Tensor, *, reverse: bool
-) -> Tensor:
-    y = selective_scan(u, delta, A, B, C, D, delta_bias=bias, delta_softplus=True, reverse=reverse)
-    assert isinstance(y, Tensor)
-    return y
 
 
 def depthwise_conv2d(channels: int, size: int, *, bias: bool = True) -> nn.Conv2d:

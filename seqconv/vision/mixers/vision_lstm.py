@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqconv_kernels._core.directions import Directions, spread, unscan
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ...layers.heads import HeadLayerNorm, HeadwiseLinear
@@ -27,7 +28,7 @@ from ...layers.short_convolution import ShortConvolution
 from ...mixers.linear_attention.xlstm.mlstm import INPUT_BIAS_STD, reset_gates
 from ...mixers.linear_attention.xlstm.mlstm_cell import mlstm
 from ...parameters import set_optimizer_options
-from ..directions import Directions, image_directions, spread, unscan
+from ..directions import image_directions
 from ..mixer_2d import Mixer2d, zero_padding_2d
 from ..registry import register_2d
 from ..scan_orders import check_scan_order

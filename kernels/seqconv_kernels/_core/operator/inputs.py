@@ -15,7 +15,7 @@ from torch import Tensor
 I = TypeVar("I", bound=tuple[Any, ...])  # noqa: E741
 
 Bounds = Annotated[Tensor, "integers, which have no gradient"]
-"""Annotation of the field ``cu_seqlens``: bounds of sequences packed into a batch of one."""
+"""Annotation of fields that hold places: ``cu_seqlens``, bounds of sequences packed into a batch of one, orders."""
 
 
 class Fields(NamedTuple):
@@ -34,7 +34,7 @@ class Fields(NamedTuple):
 def fields(inputs: type) -> Fields:
     """The fields of a class of inputs."""
     annotated = get_type_hints(inputs, include_extras=True)
-    tensors = (name for name, hint in annotated.items() if Tensor in (hint, *get_args(hint)))
+    tensors = (name for name, hint in annotated.items() if hint != Bounds and Tensor in (hint, *get_args(hint)))
     return Fields(get_type_hints(inputs), tuple(tensors))
 
 

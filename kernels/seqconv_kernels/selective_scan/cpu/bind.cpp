@@ -19,6 +19,9 @@ ScanWeights weights(const View& w, const char* name, const ScanArgs& a) {
   w.check(name, a.dtype, {a.batch, a.length, a.groups, a.d_state});
   return {w.data<void>(), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
 }
+// Activations whose groups are blocks of channels.
+GroupedRows blocks(Rows rows, const ScanArgs& a) { return {rows, a.channels / a.groups}; }
+
 ScanArgs arguments(const Inputs& in, bool softplus, int threads) {
   ScanArgs a{};
   a.dtype = activation_dtype(in.u, "u");
@@ -32,8 +35,9 @@ ScanArgs arguments(const Inputs& in, bool softplus, int threads) {
   a.segments = segments(in.bounds, a.batch, a.length);
   const Dtype acc = accumulation(a.dtype);
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
-  a.u = rows(in.u, "u", a.dtype, activation), a.delta = rows(in.delta, "delta", a.dtype, activation);
-  a.z = rows(in.z, "z", a.dtype, activation);
+  a.u = blocks(rows(in.u, "u", a.dtype, activation), a);
+  a.delta = blocks(rows(in.delta, "delta", a.dtype, activation), a);
+  a.z = blocks(rows(in.z, "z", a.dtype, activation), a);
   if (!in.delta.given()) throw std::invalid_argument("selective_scan: delta is missing");
   a.B = weights(in.B, "B", a), a.C = weights(in.C, "C", a);
   a.A = required(in.A, "A", acc, {a.channels, a.d_state});
@@ -48,7 +52,7 @@ int forward(View u, View delta, View A, View B, View C, View D, View z, View bia
             bool softplus, View y, View final_state, View checkpoints, int threads) {
   ScanArgs a = arguments({u, delta, A, B, C, D, z, bias, initial, bounds}, softplus, threads);
   const Dtype acc = accumulation(a.dtype);
-  a.y = required_rows(y, "y", a.dtype, {a.batch, a.length, a.channels});
+  a.y = blocks(required_rows(y, "y", a.dtype, {a.batch, a.length, a.channels}), a);
   a.final_state = required(final_state, "final_state", acc, {a.segments.count, a.channels, a.d_state});
   if (checkpoints.given())
     a.checkpoints = required(checkpoints, "checkpoints", acc, {ScanPlan(a).checkpoint_elements(a)});
@@ -64,10 +68,11 @@ int backward(View u, View delta, View A, View B, View C, View D, View z, View bi
   const std::vector<int64_t> activation = {a.batch, a.length, a.channels};
   const std::vector<int64_t> state = {a.segments.count, a.channels, a.d_state};
   a.checkpoints = required(checkpoints, "checkpoints", acc, {ScanPlan(a).checkpoint_elements(a)});
-  a.dy = required_rows(dy, "dy", a.dtype, activation);
+  a.dy = blocks(required_rows(dy, "dy", a.dtype, activation), a);
   a.dfinal = optional(dfinal, "dfinal", acc, state);
-  a.du = required_rows(du, "du", a.dtype, activation), a.ddelta = required_rows(ddelta, "ddelta", a.dtype, activation);
-  a.dz = rows(dz, "dz", a.dtype, activation);
+  a.du = blocks(required_rows(du, "du", a.dtype, activation), a);
+  a.ddelta = blocks(required_rows(ddelta, "ddelta", a.dtype, activation), a);
+  a.dz = blocks(rows(dz, "dz", a.dtype, activation), a);
   if (dz.given() != z.given()) throw std::invalid_argument("selective_scan: z or dz is missing");
   a.dA = optional(dA, "dA", acc, {a.channels, a.d_state});
   a.dD = optional(dD, "dD", acc, {a.channels}), a.dbias = optional(dbias, "ddelta_bias", acc, {a.channels});

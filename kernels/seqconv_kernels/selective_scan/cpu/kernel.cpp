@@ -15,6 +15,9 @@
 // the d_state states of these channels are d_state vectors: so C . h is a sum of vectors, without sums over lanes, and
 // B and C are broadcast. Inputs and results are read and written in place along their rows; a scan from the last step
 // to the first is one over rows at a negative distance.
+// Cross scan: an item is a tile of channels for all groups, one after the other. Rows are read and written at the
+// places that the order of the group gives, so that nothing is gathered; the first group writes y and du, the others
+// add to them.
 // Order: time runs in chunks of kScanChunk steps. Within a chunk, vector of channels by vector of channels, first what
 // does not depend on the state (time steps, dt u, D u), then the states in bands of kForwardBand, each of which stays
 // in registers over the whole chunk, so that the state is loaded and stored once per 16 steps. All operands of a chunk
@@ -29,6 +32,8 @@
 
 #include "../../_cpp/dispatch.hpp"
 #include "../../_cpp/parallel.hpp"
+
+#include <type_traits>
 
 namespace seqconv::SEQCONV_ISA {
 namespace {
@@ -78,8 +83,7 @@ SEQCONV_NOINLINE void scan_band(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, con
   for (int j = 0; j < NB; ++j) h[j] = state[j];
 }
 
-// All n states of one vector of channels over a chunk, in bands of falling size; `each_step` runs in the first full
-// band.
+// All n states of one vector of channels over a chunk, in bands of falling size; `each_step` runs in the first of them.
 template <bool InRange, class T, class EachStep>
 void scan_states(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, int64_t n, const Vec<T>* dt,
                  const Vec<T>* dtu, Vec<T>* y, int steps, EachStep each_step) {
@@ -88,6 +92,12 @@ void scan_states(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, i
   if (n >= kForwardBand) {
     scan_band<T, InRange, kForwardBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
     j = kForwardBand;
+  } else if (n >= kRestBand) {
+    scan_band<T, InRange, kRestBand>(h, A, B, C, n, dt, dtu, y, steps, each_step);
+    j = kRestBand;
+  } else {
+    scan_band<T, InRange, 1>(h, A, B, C, n, dt, dtu, y, steps, each_step);
+    j = 1;
   }
   for (; j + kForwardBand <= n; j += kForwardBand)
     scan_band<T, InRange, kForwardBand>(h + j, A + j, B + j, C + j, n, dt, dtu, y, steps, nothing);
@@ -97,26 +107,34 @@ void scan_states(Vec<T>* h, const Vec<T>* A, const Vec<T>* B, const Vec<T>* C, i
 }
 
 // A tile of channels of one group and one row of the batch, in `count` vectors of W; arrays over its states are
-// (vector k, state j): [k n + j], with the last vector possibly narrower than W.
-template <class T, class S> struct Tile {
+// (vector k, state j): [k n + j], with the last vector possibly narrower than W. In a cross scan it goes from group to
+// group, and y and du are stored in T.
+template <class T, class S, bool Cross> struct Tile {
   static constexpr int W = Lanes<T>::count, kMaxVectors = kScanTile / W;
+  using Sum = std::conditional_t<Cross, T, S>;
   const ScanArgs& a;
   const ScanPlan& plan;
   int64_t row, group, tile, first, count;  // first: vector of the group that the tile begins with
   int64_t n;                               // d_state
+  const int64_t* order = nullptr;          // of the group
 
   Tile(const ScanArgs& args, const ScanPlan& p, int64_t item) : a(args), plan(p), n(args.d_state) {
     tile = item % p.tiles;
-    group = item / p.tiles % a.groups;
-    row = item / (p.tiles * a.groups);
+    row = Cross ? item / p.tiles : item / (p.tiles * a.groups);
     first = tile * p.tile / W;
     count = min(p.tile / W, ceil_div(p.width, W) - first);
+    enter(Cross ? 0 : item / p.tiles % a.groups);
   }
-
+  void enter(int64_t next_group) {
+    group = next_group;
+    if (Cross) order = a.orders + row * a.orders_batch + group * a.length;
+  }
+  // The place of step t in the batch's row, and the addresses of vector k there.
+  int64_t place(int64_t t) const { return Cross ? order[t] : t; }
   int64_t channel(int64_t k) const { return group * plan.width + (first + k) * W; }
   int lanes(int64_t k) const { return int(min(W, plan.width - (first + k) * W)); }
-  const S* at(const Rows& x, int64_t t, int64_t k) const {
-    return (const S*)x.data + row * x.batch + t * x.time + channel(k);
+  template <class X> X* start(const GroupedRows& x, int64_t k) const {
+    return (X*)x.data + row * x.batch + group * x.group + (first + k) * W;
   }
   // The state of vector k before a chunk: checkpoints are (row, chunk, group, padded channels / W, d_state, W).
   T* checkpoint(int64_t chunk, int64_t k) const {
@@ -128,29 +146,40 @@ template <class T, class S> struct Tile {
   }
 
   // Prefetches the rows of the next chunk, one row of each tensor per step: the hardware does not prefetch over the
-  // gaps between the rows of a tile, and in a burst prefetches stall. Beyond the last row they do no harm. The number
-  // of rows is a constant, so that the addresses stay in registers: for an absent tensor the first one's rows are
-  // prefetched twice.
+  // gaps between the rows of a tile, and in a burst prefetches stall. Beyond the last row they do no harm, but an order
+  // ends there. The number of rows is a constant, so that the addresses stay in registers: for an absent tensor the
+  // first one's rows are prefetched twice.
   template <int Reads, int Writes> struct RowPrefetcher {
-    const S* rows[Reads + Writes];
-    int64_t steps[Reads + Writes];
+    const char* rows[Reads + Writes];
+    int64_t steps[Reads + Writes];  // bytes
+    const int64_t *order, *end;
     SEQCONV_INLINE void operator()() {
+      if (Cross && order >= end) return;
+      const int64_t place = Cross ? *order++ : 0;
 #pragma GCC unroll 4
-      for (int i = 0; i < Reads; ++i) __builtin_prefetch(rows[i]), rows[i] += steps[i];
+      for (int i = 0; i < Reads; ++i) __builtin_prefetch(rows[i] + place * steps[i]), rows[i] += Cross ? 0 : steps[i];
 #pragma GCC unroll 4
-      for (int i = Reads; i < Reads + Writes; ++i) __builtin_prefetch(rows[i], 1), rows[i] += steps[i];
+      for (int i = Reads; i < Reads + Writes; ++i)
+        __builtin_prefetch(rows[i] + place * steps[i], 1), rows[i] += Cross ? 0 : steps[i];
+    }
+    template <class X> void show(int i, X* first, int64_t step, int64_t t) {
+      rows[i] = (const char*)(first + (Cross ? 0 : t * step)), steps[i] = step * int64_t(sizeof(X));
     }
   };
+  // The first of the outputs is y or du, a sum over groups; others are stored as the inputs are.
   template <int Reads, int Writes>
-  RowPrefetcher<Reads, Writes> prefetcher(int64_t t, int64_t k, const Rows* const (&inputs)[Reads],
-                                          const Rows* const (&outputs)[Writes]) const {
+  RowPrefetcher<Reads, Writes> prefetcher(int64_t t, int64_t k, const GroupedRows* const (&inputs)[Reads],
+                                          const GroupedRows* const (&outputs)[Writes]) const {
     RowPrefetcher<Reads, Writes> next;
     int i = 0;
-    for (const Rows* input : inputs) {
-      const Rows& x = input->data ? *input : *inputs[0];
-      next.rows[i] = at(x, t, k), next.steps[i++] = x.time;
+    for (const GroupedRows* input : inputs) {
+      const GroupedRows& x = input->data ? *input : *inputs[0];
+      next.show(i++, start<const S>(x, k), x.time, t);
     }
-    for (const Rows* y : outputs) next.rows[i] = at(*y, t, k), next.steps[i++] = y->time;
+    for (const GroupedRows* y : outputs)
+      if (i == Reads) next.show(i++, start<Sum>(*y, k), y->time, t);
+      else next.show(i++, start<S>(*y, k), y->time, t);
+    next.order = Cross ? order + min(t, a.length) : nullptr, next.end = Cross ? order + a.length : nullptr;
     return next;
   }
 
@@ -166,6 +195,7 @@ template <class T, class S> struct Tile {
       }
   }
   void write_state(void* to, int64_t segment, const Vec<T>* h) const {
+    if (!to) return;
     for (int64_t k = 0; k < count; ++k)
       for (int64_t j = 0; j < n; ++j)
         for (int i = 0; i < lanes(k); ++i)
@@ -179,26 +209,45 @@ template <class T, class S> struct Tile {
   }
   // B or C of a chunk, (steps, n), as numbers (Value = T) or broadcast to all lanes (Value = Vec<T>).
   template <class Value> void read_weights(const ScanWeights& w, int64_t t, int steps, Value* to) const {
-    const S* from = (const S*)w.data + row * w.batch + t * w.time + group * w.group;
-    for (int s = 0; s < steps; ++s, from += w.time)
+    const S* base = (const S*)w.data + row * w.batch + group * w.group;
+    for (int s = 0; s < steps; ++s) {
+      const S* from = base + place(t + s) * w.time;
       for (int64_t j = 0; j < n; ++j) to[s * n + j] = Value{} + Memory<T, S>::get(from + j * w.state);
+    }
   }
 
-  // Rows of an input and of a result from time t on, of vector k's channels.
+  // Rows of an input, of a result, and of a result that is a sum over the groups of a cross scan, from time t on, of
+  // vector k's channels.
   struct RowReader {
     const S* first;
     int64_t step;
     int live;
-    SEQCONV_INLINE Vec<T> operator[](int64_t s) const { return load<T, S>(first + s * step, live); }
+    const int64_t* order;
+    SEQCONV_INLINE Vec<T> operator[](int64_t s) const {
+      return load<T, S>(first + (Cross ? order[s] : s) * step, live);
+    }
   };
-  RowReader read_rows(const Rows& x, int64_t t, int64_t k) const { return {at(x, t, k), x.time, lanes(k)}; }
-  struct RowWriter {
-    S* first;
+  RowReader read_rows(const GroupedRows& x, int64_t t, int64_t k) const {
+    return {start<const S>(x, k) + (Cross ? 0 : t * x.time), x.time, lanes(k), order + (Cross ? t : 0)};
+  }
+  template <class X, bool Sums> struct RowWriter {
+    X* first;
     int64_t step;
     int live;
-    SEQCONV_INLINE void put(int64_t s, Vec<T> v) const { store<T, S>(first + s * step, v, live); }
+    const int64_t* order;
+    bool adds;
+    SEQCONV_INLINE void put(int64_t s, Vec<T> v) const {
+      X* to = first + (Cross ? order[s] : s) * step;
+      if (Sums && adds) v += load<T, X>(to, live);
+      store<T, X>(to, v, live);
+    }
   };
-  RowWriter write_rows(const Rows& x, int64_t t, int64_t k) const { return {(S*)at(x, t, k), x.time, lanes(k)}; }
+  RowWriter<S, false> write_rows(const GroupedRows& x, int64_t t, int64_t k) const {
+    return {start<S>(x, k) + (Cross ? 0 : t * x.time), x.time, lanes(k), order + (Cross ? t : 0), false};
+  }
+  RowWriter<Sum, Cross> sum_rows(const GroupedRows& x, int64_t t, int64_t k) const {
+    return {start<Sum>(x, k) + (Cross ? 0 : t * x.time), x.time, lanes(k), order + (Cross ? t : 0), group > 0};
+  }
 
   // Whether every exponent dt A of a chunk is in range: for steps that are negative or NaN, which propagate, it is not.
   struct StepCheck {
@@ -221,6 +270,10 @@ template <class T, class S> struct Tile {
     return sizeof(Vec<T>) * (2 * kMaxVectors + 2 * kSteps) * a.d_state;
   }
   void forward(void* scratch) {
+    forward_group(scratch);
+    for (int64_t next = 1; Cross && next < a.groups; ++next) enter(next), forward_group(scratch);
+  }
+  void forward_group(void* scratch) {
     Vec<T>* h = (Vec<T>*)scratch;
     Vec<T>*A = h + kMaxVectors * n, *B = A + kMaxVectors * n, *C = B + kSteps * n;
     read_state(a.A, 0, A, kLog2e<T>);
@@ -258,12 +311,12 @@ template <class T, class S> struct Tile {
     if (a.softplus) prepare_chunk<true>(c, check, t0, steps, k);
     else prepare_chunk<false>(c, check, t0, steps, k);
     if (a.checkpoints) __builtin_memcpy(checkpoint(chunk, k), h, sizeof(Vec<T>) * n);
-    const Rows* const inputs[] = {&a.u, &a.delta, &a.z};
-    const Rows* const outputs[] = {&a.y};
+    const GroupedRows* const inputs[] = {&a.u, &a.delta, &a.z};
+    const GroupedRows* const outputs[] = {&a.y};
     const auto next = prefetcher(t0 + kSteps, k, inputs, outputs);
     if (check.in_range(largest_magnitude(A))) scan_states<true, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
     else scan_states<false, T>(h, A, B, C, n, c.dt, c.dtu, c.y, steps, next);
-    const RowWriter y = write_rows(a.y, t0, k);
+    const auto y = sum_rows(a.y, t0, k);
     if (a.z.data) {
       const RowReader z = read_rows(a.z, t0, k);
       for (int s = 0; s < steps; ++s) y.put(s, c.y[s] * silu<T>(z[s]));
@@ -324,6 +377,10 @@ template <class T, class S> struct Tile {
   }
 
   void backward(void* scratch) {
+    backward_group(scratch);
+    for (int64_t next = 1; Cross && next < a.groups; ++next) enter(next), backward_group(scratch);
+  }
+  void backward_group(void* scratch) {
     const Backward w = carve(scratch);
     read_state(a.A, 0, w.A, kLog2e<T>);
     for (int64_t i = 0; i < kMaxVectors * n; ++i) w.dA[i] = Vec<T>{};
@@ -377,8 +434,8 @@ template <class T, class S> struct Tile {
     for (int s = 0; s < steps; ++s) c.gy[s] *= silu<T>(z[s]);
   }
   RowPrefetcher<4, 2> backward_prefetcher(int64_t t, int64_t k) const {
-    const Rows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
-    const Rows* const outputs[] = {&a.du, &a.ddelta};
+    const GroupedRows* const inputs[] = {&a.u, &a.delta, &a.dy, &a.z};
+    const GroupedRows* const outputs[] = {&a.du, &a.ddelta};
     return prefetcher(t, k, inputs, outputs);
   }
   // NB states from j0 on of all vectors of the tile over a chunk.
@@ -464,15 +521,18 @@ template <class T, class S> struct Tile {
   SEQCONV_INLINE void reduce_lanes(const Vec<T>* sums, T* partial, T* reduced, int64_t t0, int steps,
                                    int64_t j0) const {
     lane_sums<T>((const T*)sums, kSteps * NB, reduced);
-    T* to = partial + (((tile * a.batch + row) * a.length + t0) * a.groups + group) * n + j0;
-    for (int s = 0; s < steps; ++s)
-      for (int j = 0; j < NB; ++j) to[s * a.groups * n + j] = reduced[s * NB + j];
+    T* base = partial + ((tile * a.batch + row) * a.length * a.groups + group) * n + j0;
+    for (int s = 0; s < steps; ++s) {
+      T* to = base + place(t0 + s) * a.groups * n;
+      for (int j = 0; j < NB; ++j) to[j] = reduced[s * NB + j];
+    }
   }
   // du, ddelta, and the shares of dD and dbias, after all bands. by_step is sum_n e A with A times log2(e).
   void finish(const Backward& w, int64_t t0, int steps, int64_t k) {
     const BackwardChunk& c = w.chunks[k];
     const Vec<T> D = parameter(a.D, k);
-    const RowWriter du = write_rows(a.du, t0, k), ddelta = write_rows(a.ddelta, t0, k);
+    const auto du = sum_rows(a.du, t0, k);
+    const auto ddelta = write_rows(a.ddelta, t0, k);
     Vec<T> dD = w.dD[k], dbias = w.dbias[k];
     for (int s = 0; s < steps; ++s) {
       dD += c.gy[s] * c.u[s];
@@ -487,23 +547,24 @@ template <class T, class S> struct Tile {
   }
   void finish_gate(const BackwardChunk& c, int64_t t0, int steps, int64_t k) {
     const RowReader zs = read_rows(a.z, t0, k), dys = read_rows(a.dy, t0, k);
-    const RowWriter dz = write_rows(a.dz, t0, k);
+    const auto dz = write_rows(a.dz, t0, k);
     for (int s = 0; s < steps; ++s) dz.put(s, silu_backward<T>(dys[s] * c.y[s], zs[s]));
   }
 };
 
-template <class T, class S, bool Backward> Status run_tiles(const ScanArgs& a) {
-  using Work = Tile<T, S>;
+template <class Work, bool Backward> Status run_items(const ScanArgs& a) {
   const ScanPlan plan(a);
-  const int64_t items = a.batch * a.groups * plan.tiles;
   const int threads =
-      thread_count(a.threads, items, a.batch * a.length * a.channels * a.d_state, kStatesWorthThreads);
+      thread_count(a.threads, plan.items, a.batch * a.length * a.channels * a.d_state, kStatesWorthThreads);
   const size_t bytes = Backward ? Work::backward_scratch(a) : Work::forward_scratch(a);
-  return for_each_item(items, threads, bytes, [&](int64_t item, void* scratch) {
+  return for_each_item(plan.items, threads, bytes, [&](int64_t item, void* scratch) {
     Work work(a, plan, item);
     if constexpr (Backward) work.backward(scratch);
     else work.forward(scratch);
   });
+}
+template <class T, class S, bool Backward> Status run_tiles(const ScanArgs& a) {
+  return a.orders ? run_items<Tile<T, S, true>, Backward>(a) : run_items<Tile<T, S, false>, Backward>(a);
 }
 
 template <class T, class S> Status run_backward(ScanArgs a) {

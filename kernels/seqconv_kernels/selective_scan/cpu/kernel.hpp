@@ -19,20 +19,31 @@ struct ScanWeights {  // (batch, length, groups, d_state)
   int64_t batch = 0, time = 0, group = 0, state = 0;
 };
 
+// Activations (batch, length, groups, channels of a group); `group` is 0 where all groups share theirs.
+struct GroupedRows : Rows {
+  int64_t group = 0;
+};
+
 // "acc" = float for float32, bfloat16, float16; double for float64. Contiguous unless strides are given.
+//
+// A cross scan has `orders`: all groups, its directions, read the same u, each in the order of its own, and y and du are
+// the sums over them, in acc. z, states that enter or leave, and bounds are absent; `channels` counts those of all
+// groups.
 struct ScanArgs {
   Dtype dtype;
   int64_t batch, length, channels, d_state, groups;
   Segments segments;
-  Rows u, delta, z;  // z may be null
+  GroupedRows u, delta, z;  // z may be null
   ScanWeights B, C;
   const void *A, *D, *bias, *initial;  // acc; all but A may be null
+  const int64_t* orders;  // (batch or 1, groups, length): the place of the input that a step reads, or null
+  int64_t orders_batch;
   bool softplus;
-  Rows y;
+  GroupedRows y;
   void* final_state;  // acc (segments, channels, d_state)
   void* checkpoints;  // acc, ScanPlan::checkpoint_elements() of them; null in a forward without gradients
   // Backward only.
-  Rows dy, du, ddelta, dz;                  // dz may be null
+  GroupedRows dy, du, ddelta, dz;           // dz may be null
   const void* dfinal;                       // acc, or null
   void *dA, *dD, *dbias;                    // acc (channels[, d_state]); all may be null
   void *dB, *dC;                            // (batch, length, groups, d_state); may be null
@@ -47,12 +58,15 @@ struct ScanPlan {
   int64_t tile;            // channels of an item, a multiple of kScanPadding
   int64_t tiles;           // per group
   int64_t chunks_per_row;  // slots for checkpoints
+  int64_t items;           // one per tile, group and row of the batch; one for all groups of a cross scan
   SEQCONV_INLINE explicit ScanPlan(const ScanArgs& a)
       : width(a.channels / a.groups), padded(round_up(width, kScanPadding)),
         tile(halved_until(kScanTile, kScanNarrowestTile,
-                          [&](int64_t n) { return a.batch * a.groups * ceil_div(width, n) >= kScanItemsWanted; })),
+                          [&](int64_t n) { return rows(a) * ceil_div(width, n) >= kScanItemsWanted; })),
         tiles(ceil_div(width, tile)),
-        chunks_per_row(a.segments.bounds ? a.length / kScanChunk + a.segments.count : ceil_div(a.length, kScanChunk)) {}
+        chunks_per_row(a.segments.bounds ? a.length / kScanChunk + a.segments.count : ceil_div(a.length, kScanChunk)),
+        items(rows(a) * tiles) {}
+  static SEQCONV_INLINE int64_t rows(const ScanArgs& a) { return a.batch * (a.orders ? 1 : a.groups); }
   SEQCONV_INLINE int64_t checkpoint_elements(const ScanArgs& a) const {
     return a.batch * chunks_per_row * a.groups * padded * a.d_state;
   }
