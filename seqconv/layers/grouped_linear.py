@@ -1,9 +1,6 @@
 """A linear map of its own for each group: ``y_g = W_g x_g``."""
 
-from typing import Literal, overload
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,18 +24,6 @@ class GroupedLinear(nn.Module):
         """Draw the weights uniformly."""
         nn.init.uniform_(self.weight, -self.init_range, self.init_range)
 
-    @overload
-    def forward(self, x: Tensor, *, separate: Literal[False] = False) -> Tensor: ...
-    @overload
-    def forward(self, x: Tensor, *, separate: Literal[True]) -> tuple[Tensor, ...]: ...
-    def forward(
-        self, x: Float[Tensor, "*tokens groups d_in"], *, separate: bool = False
-    ) -> Float[Tensor, "*tokens groups d_out"] | tuple[Tensor, ...]:
-        """Map every group by its own matrix.
-
-        With ``separate``, every group's outputs are a tensor of its own, ``(*tokens, d_out)``, as its gradient is: for
-        what works on one group after the other, and would copy all gradients into one tensor.
-        """
-        if separate:
-            return tuple(F.linear(*group) for group in zip(x.unbind(-2), self.weight.unbind(), strict=True))
+    def forward(self, x: Float[Tensor, "*tokens groups d_in"]) -> Float[Tensor, "*tokens groups d_out"]:
+        """Map every group by its own matrix."""
         return torch.einsum("...gi,goi->...go", x, self.weight)

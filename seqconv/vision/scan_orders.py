@@ -76,16 +76,6 @@ def check_scan_order(name: str) -> str:
     return name
 
 
-def without_reversal(name: str) -> tuple[str, bool]:
-    """The same curve from its start, and whether the order begins at its end.
-
-    >>> without_reversal("column_reversed")
-    ('column', True)
-    """
-    curve = name.removesuffix("_reversed")
-    return curve, curve != name
-
-
 def moves(order: Int[Tensor, " cells"], width: int) -> Int[Tensor, " cells"]:
     """The move into each cell: 0 the start, 1 right, 2 left, 3 up, 4 down (PlainMamba's directions), 5 a jump."""
     steps = order.diff()

@@ -6,7 +6,6 @@ import torch
 from golden_cases import assert_close
 from scan_modules import check_layer, import_variant
 from seqconv.interop import from_original
-from seqconv.layers.grouped_linear import GroupedLinear
 from seqconv.vision import SS2D, scan_order
 from seqconv_kernels import selective_scan
 
@@ -20,8 +19,8 @@ def test_outputs_and_gradients_of_the_original(variant):
 
 @pytest.mark.parametrize("size", [(4, 5), (1, 3), (5, 7)])
 @pytest.mark.parametrize("d_state", [1, 3])
-def test_directions_share_curves(size, d_state):
-    """Each direction is a scan of its own; here some run along a curve from both ends, one from its end alone."""
+def test_every_direction_is_a_scan_of_its_own(size, d_state):
+    """Some run along a curve from both ends, one from its end alone."""
     torch.manual_seed(0)
     orders = ["row", "hilbert", "snake_column_reversed", "hilbert_reversed", "row_reversed", "column"]
     mixer = SS2D(7, d_state=d_state, expand=3, orders=orders, dt_rank=2).double()
@@ -55,14 +54,15 @@ def test_directions_of_smaller_images():
     assert_close(got[1:, :3, :2], mixer._scan(u[1:, :3, :2], None), 1e-10, 1e-12)
 
 
-def test_separate_outputs_of_groups():
-    layer, x = GroupedLinear(3, 2, 5).double(), torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
-    together, separate = layer(x), torch.stack(layer(x, separate=True), dim=-2)
-    assert_close(separate, together, 1e-12, 1e-12)
-    weight = torch.randn_like(together)
-    gradients = [torch.autograd.grad((y * weight).sum(), (x, layer.weight)) for y in (separate, together)]
-    for pair in zip(*gradients, strict=True):
-        assert_close(*pair, 1e-12, 1e-12)
+def test_all_directions_are_one_call():
+    mixer, x = SS2D(8, d_state=2).eval(), torch.randn(1, 5, 6, 8)
+    with torch.no_grad():
+        mixer(x)  # makes the orders
+        with torch.profiler.profile() as profile:
+            mixer(x)
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["seqconv::cross_selective_scan"] == 1
+    assert not {"aten::index_select", "aten::gather", "aten::flip"} & set(calls)
 
 
 @pytest.mark.parametrize(("forward_type", "wanted"), [("v05_nozact", "linear"), ("v3", "silu"), ("v05_noz", "none")])
