@@ -13,7 +13,7 @@ import pytest
 OPS = Path(__file__).parents[2] / "kernels" / "seqconv_kernels"
 LEFT_OUT = "not compil and not export and not opcheck and not million and not transforms and not long"
 
-IN_PYTHON = {"reference", "chunked"}
+IN_PYTHON = {"reference", "chunked", "gathered"}
 """Implementations without C++."""
 
 

@@ -130,6 +130,24 @@ def test_time_steps_out_of_range_propagate():
     assert_near(got.nan_to_num(), want.nan_to_num())
 
 
+def test_orders_that_are_overwritten_are_read_again():
+    inputs, orders = example(SHAPES["tiny"])
+    orders = orders[None].clone()
+    before = scan("gathered", orders)(**inputs)[0]
+    orders.copy_(orders.flip(1))
+    after = scan("gathered", orders)(**inputs)[0]
+    assert_near(after, scan("reference", orders)(**inputs)[0])
+    assert not torch.equal(after, before)
+
+
+def test_training_after_inference_mode():
+    inputs, orders = example(SHAPES["tiny"])
+    orders = orders[None].clone()
+    with torch.inference_mode():
+        scan("gathered", orders)(**inputs)
+    check("gathered", inputs, orders, torch.float32)
+
+
 def test_empty_batches_and_autocast():
     inputs, orders = example(SHAPES["tiny"])
     none = {k: v[:0] if k in ("u", "delta", "B", "C") else v for k, v in inputs.items()}

@@ -74,10 +74,10 @@ def _check(operation: str, inputs: Inputs) -> None:
     directions, _, d_state = A.shape
     leading, sizes = "batch, length, directions", (batch, length, directions)
     check_shape(operation, "delta", inputs.delta, f"{leading}, channels", (*sizes, channels))
-    for name, tensor in (("B", inputs.B), ("C", inputs.C)):
-        check_shape(operation, name, tensor, f"{leading}, d_state", (*sizes, d_state))
-    for name, tensor in (("D", inputs.D), ("delta_bias", inputs.delta_bias)):
-        check_shape(operation, name, tensor, "directions, channels", (directions, channels))
+    for name, weights in (("B", inputs.B), ("C", inputs.C)):
+        check_shape(operation, name, weights, f"{leading}, d_state", (*sizes, d_state))
+    for name, parameter in (("D", inputs.D), ("delta_bias", inputs.delta_bias)):
+        check_shape(operation, name, parameter, "directions, channels", (directions, channels))
     _check_orders(operation, inputs.orders, batch, directions, length)
     floating = given_tensors(inputs)
     del floating["orders"]
