@@ -33,7 +33,7 @@ WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
     "return_loss": lambda value: True,  # losses are computed where labels are given
     "tokenizer": lambda value: True,  # generate hands its tokenizers on to the model
     "assistant_tokenizer": lambda value: True,
-    "token_type_ids": lambda value: not bool(value.any()),
+    "token_type_ids": lambda value: not may_read(value) or not bool(value.any()),
     "output_attentions": lambda value: not value,
     "interpolate_pos_encoding": lambda value: not value,
 }
@@ -90,6 +90,11 @@ def state_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     cache = given_cache(model, arguments.pop("past_key_values", None), arguments)
     arguments.pop("use_cache", None)
     return {"past_key_values": cache, "use_cache": cache is not None}
+
+
+def may_read(values: Tensor) -> bool:
+    """Whether a check may read these values: not in a compiled graph, which would end there, nor without memory."""
+    return not torch.compiler.is_compiling() and values.device.type != "meta"
 
 
 def boolean_mask(model: str, mask: Tensor) -> Bool[Tensor, "batch length"]:
