@@ -63,6 +63,13 @@ class SeqConvModel(SeqConvPreTrainedModel):
         """Whether an output depends on no later input."""
         return self.backbone.causal
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The module that makes vectors of inputs: of token ids, or of patches of pixels or frames of sound."""
+        if self.config.modality == "text":
+            return cast(nn.Module, self.embed_tokens)
+        embedding = self.embed_frames if self.config.modality == "audio" else self.embed_pixels
+        return cast(nn.Module, embedding.projection)
+
     def embed(
         self,
         input_ids: Tensor | None = None,

@@ -60,6 +60,9 @@ class _PerFrameModel(SeqConvPreTrainedModel):
         """Number of frames of recordings, from their samples (or frames of features), as in transformers."""
         return frame_count(cast(SeqConvConfig, self.config), torch.as_tensor(input_lengths))
 
+    def get_output_embeddings(self) -> None:
+        """None: the head is of no tokens that are inputs too, as in transformers' models of sound."""
+
     def freeze_base_model(self) -> None:
         """Train the head alone."""
         self.model.requires_grad_(False)

@@ -32,6 +32,14 @@ class SeqConvVisionPreTrainedModel(SeqConvPreTrainedModel):
     input_modalities = "image"
     _no_split_modules = ["Block", "Block2d"]  # noqa: RUF012  (transformers declares it so)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The module that makes the first map of the images: the embedding of patches, or the stem."""
+        inner: Any = self._modules.get("backbone")
+        if inner is not None:
+            return cast(nn.Module, inner.get_input_embeddings())
+        model: Any = self.model
+        return cast(nn.Module, model.patch_embedding if hasattr(model, "patch_embedding") else model.stem)
+
     def _check_call(self, pixel_values: Tensor | None, arguments: dict[str, Any]) -> Tensor:
         """The images, in the dtype of the backbone, as transformers' ViT takes them.
 
