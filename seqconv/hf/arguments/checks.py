@@ -97,12 +97,25 @@ def may_read(values: Tensor) -> bool:
     return not torch.compiler.is_compiling() and values.device.type != "meta"
 
 
+def require_tensor(model: str, name: str, value: object) -> None:
+    """Raise for what processors and tokenizers give where no tensors are asked of them.
+
+    Raises:
+        ValueError: lists, arrays, pictures.
+    """
+    if value is not None and not isinstance(value, Tensor):
+        remedy = "ask the processor or tokenizer for tensors (return_tensors='pt')"
+        remedy = "unpack what the processor returns: model(**inputs)" if isinstance(value, Mapping) else remedy
+        raise argument_error(model, f"{name} of type {type(value).__name__}", "a torch.Tensor", remedy)
+
+
 def boolean_mask(model: str, mask: Tensor) -> Bool[Tensor, "batch length"]:
     """The mask of a call, True at real tokens.
 
     Raises:
-        ValueError: another rank.
+        ValueError: another rank, no tensor.
     """
+    require_tensor(model, "attention_mask", mask)
     if mask.dim() != 2:
         remedy = "pass the tokenizer's attention_mask"
         raise argument_error(model, f"an attention_mask of rank {mask.dim()}", "(batch, length)", remedy)
