@@ -1,4 +1,4 @@
-"""``get_input_embeddings`` of models of images, videos and sound, which transformers' quantisers and adapters ask for."""
+"""``get_input_embeddings`` of models of images, videos and sound, for transformers' quantisers and adapters."""
 
 import pytest
 import torch
