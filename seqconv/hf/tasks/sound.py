@@ -171,7 +171,7 @@ class SeqConvForCTC(_PerFrameModel):
             wanted = f"(batch, tokens) of ids below vocab_size={size}"
             raise argument_error(type(self).__name__, got, wanted, "pass the tokenizer's ids, or raise vocab_size")
 
-    @torch.compiler.disable(reason="torch's CTC loss has no compiled form")
+    @torch.compiler.disable(reason="torch's CTC loss has no compiled form")  # type: ignore[untyped-decorator]
     def _ctc_loss(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
         self._check_labels(labels)  # a compiled forward has not
         real = (labels >= 0) & (labels != self.config.pad_token_id)
