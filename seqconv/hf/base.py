@@ -141,7 +141,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             raise argument_error(operation, got, "floating weights, or those of seqconv.quantize", remedy)
         self._note_int8_layers()
         if self._auto_class is None:  # the code of another class is not written: it can not be named
-            self.config.auto_map = auto_map()
+            self.config.auto_map = auto_map(self.config_class.__name__)
         if kwargs.get("push_to_hub") or not kwargs.get("is_main_process", True):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
@@ -154,7 +154,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
         """As in transformers; checkpoints of seqconv's own classes name them without a copy of their code."""
         super().register_for_auto_class(auto_class)
         if cls.__module__.startswith("seqconv."):
-            register_for(auto_class if isinstance(auto_class, str) else auto_class.__name__, cls.__name__)
+            register_for(cls.config_class.__name__, getattr(auto_class, "__name__", auto_class), cls.__name__)
             cls._auto_class = None
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:

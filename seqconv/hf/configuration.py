@@ -179,7 +179,8 @@ class SeqConvConfig(PreTrainedConfig):
                 setattr(self, name, kwargs.pop(alias))
         check_spelling(kwargs, {f.name for f in fields(type(self))} | set(self.attribute_map))
         super().__post_init__(**kwargs)
-        self.auto_map = {**auto_map(), **(getattr(self, "auto_map", None) or {})}  # classes of others stay named
+        saved = getattr(self, "auto_map", None) or {}  # classes of others stay named
+        self.auto_map = {**auto_map("SeqConvConfig"), **saved}
         self.check()
 
     @classmethod

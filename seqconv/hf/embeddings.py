@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqconv_kernels._core.errors import argument_error
 
+from .arguments.checks import may_read
 from .configuration import SeqConvConfig
 
 
@@ -177,7 +178,9 @@ def _check_sound(operation: str, sound: Tensor) -> None:
 
 def _check_padding(operation: str, what: str, mask: Tensor | None) -> None:
     """Raise for padding on the left, which frames would have to be cut across."""
-    if mask is not None and bool((mask.any(1) & ~mask[:, 0]).any()):
+    if mask is None or not may_read(mask):
+        return
+    if bool((mask.any(1) & ~mask[:, 0]).any()):
         remedy = "pad on the right (feature_extractor.padding_side = 'right')"
         raise argument_error(operation, f"{what} padded on the left", "frames that start with the sound", remedy)
 
@@ -218,7 +221,7 @@ class PositionEmbedding(nn.Module):
             return x
         if self.kind == "sinusoidal":
             return x + self._sinusoids(positions).to(x.dtype)
-        last = int(positions.max())
+        last = int(positions.max()) if may_read(positions) else 0
         if last >= self.positions:
             remedy = "raise max_position_embeddings, or take position_embedding='sinusoidal' or 'none'"
             raise argument_error("PositionEmbedding", f"position {last}", f"positions below {self.positions}", remedy)

@@ -14,7 +14,7 @@ from ..packing import check_mask, ends_in_padding, has_holes, padding_first, zer
 from ..state import InitialState, State, call_with_state
 from .adaptive.build import make_embedding
 from .arguments.cache_argument import CACHE, given_cache
-from .arguments.checks import HOLDS, boolean_mask, check_arguments, check_ids, wrong_input
+from .arguments.checks import HOLDS, boolean_mask, check_arguments, check_ids, require_tensor, wrong_input
 from .arguments.packed_arguments import packed_bounds
 from .base import SeqConvPreTrainedModel, use_attention
 from .cache import SeqConvCache
@@ -63,6 +63,13 @@ class SeqConvModel(SeqConvPreTrainedModel):
         """Whether an output depends on no later input."""
         return self.backbone.causal
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The module that makes vectors of inputs: of token ids, or of patches of pixels or frames of sound."""
+        if self.config.modality == "text":
+            return cast(nn.Module, self.embed_tokens)
+        embedding = self.embed_frames if self.config.modality == "audio" else self.embed_pixels
+        return cast(nn.Module, embedding.projection)
+
     def embed(
         self,
         input_ids: Tensor | None = None,
@@ -79,7 +86,7 @@ class SeqConvModel(SeqConvPreTrainedModel):
         """
         given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "pixel_values": pixel_values}
         given |= {"input_values": input_values, "input_features": input_features}
-        self._check_inputs([name for name, value in given.items() if value is not None])
+        self._check_inputs({name: value for name, value in given.items() if value is not None})
         input_values = input_features if input_values is None else input_values
         mask = None if attention_mask is None else boolean_mask(type(self).__name__, attention_mask)
         if inputs_embeds is not None:
@@ -97,12 +104,13 @@ class SeqConvModel(SeqConvPreTrainedModel):
         scale = self.config.embedding_scale if self.config.modality == "text" else 1.0
         return embedded if scale == 1.0 else embedded * scale
 
-    def _check_inputs(self, named: list[str]) -> None:
+    def _check_inputs(self, named: dict[str, Tensor]) -> None:
         modality = self.config.modality
         features = modality == "audio" and self.config.audio_input != "waveform"
-        for name in named:
+        for name, value in named.items():
             if (name in HOLDS and modality not in HOLDS[name][0]) or (name == "input_features" and not features):
                 raise wrong_input(type(self).__name__, name, modality)
+            require_tensor(type(self).__name__, name, value)
         if len(named) != 1:
             wanted = f"{self.main_input_name} or inputs_embeds"
             remedy = f"pass one of them; config.modality is {modality!r}"

@@ -12,8 +12,14 @@ from tiny import config, language_model, prompts
 from transformers import AutoModel, AutoModelForCausalLM
 
 import seqconv
-from seqconv import SeqConvConfig, SeqConvForCausalLM, SeqConvForSequenceClassification, SeqConvModel
-from seqconv.hf import AUTO
+from seqconv import (
+    SeqConvConfig,
+    SeqConvForCausalLM,
+    SeqConvForSequenceClassification,
+    SeqConvModel,
+    SeqConvVisionConfig,
+)
+from seqconv.hf import AUTO, VISION_AUTO
 from seqconv.hf.saving.remote import SOURCE
 from seqconv.hf.tokenizer import byte_tokenizer
 
@@ -101,6 +107,28 @@ def test_every_head_loads_without_an_import_of_seqconv(python, tmp_path):
     assert done.returncode == 0, done.stderr
     found = dict(line.split(" SeqConvModel ") for line in done.stdout.splitlines())
     assert {auto: float(total) for auto, total in found.items()} == pytest.approx(want)
+
+
+VISION = """
+import transformers
+for auto in AUTO:
+    model = getattr(transformers, auto).from_pretrained(f"{FOLDER}/{auto}", trust_remote_code=True)
+    print(auto, type(model).__name__, sum(p.sum().item() for p in model.parameters()))
+"""
+
+
+def test_every_model_of_maps_loads_without_an_import_of_seqconv(python, tmp_path):
+    options = {"mixer": "gnconv", "dims": [8, 16], "depths": [1, 1]}
+    want, autos = {}, [auto for auto in VISION_AUTO if auto != "AutoBackbone"]  # reads names of the Hub alone
+    for auto in autos:
+        sizes = {"num_channels": 1 if "Audio" in auto else 3, "num_labels": 2, "backbone_options": options}
+        model = getattr(seqconv, VISION_AUTO[auto])(SeqConvVisionConfig(backbone_name="hierarchical", **sizes))
+        model.save_pretrained(tmp_path / auto)
+        want[f"{auto} {type(model).__name__}"] = sum(p.sum().item() for p in model.parameters())
+    done = python(f"AUTO, FOLDER = {autos!r}, {str(tmp_path)!r}{VISION}", ROOT, ROOT / "kernels")
+    assert done.returncode == 0, done.stderr
+    found = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
+    assert {name: float(total) for name, total in found.items()} == pytest.approx(want)
 
 
 PLAIN = (

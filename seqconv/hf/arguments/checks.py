@@ -33,7 +33,7 @@ WITHOUT_EFFECT: Mapping[str, Callable[[Any], bool]] = {
     "return_loss": lambda value: True,  # losses are computed where labels are given
     "tokenizer": lambda value: True,  # generate hands its tokenizers on to the model
     "assistant_tokenizer": lambda value: True,
-    "token_type_ids": lambda value: not bool(value.any()),
+    "token_type_ids": lambda value: not may_read(value) or not bool(value.any()),
     "output_attentions": lambda value: not value,
     "interpolate_pos_encoding": lambda value: not value,
 }
@@ -92,12 +92,30 @@ def state_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"past_key_values": cache, "use_cache": cache is not None}
 
 
+def may_read(values: Tensor) -> bool:
+    """Whether a check may read these values: not in a compiled graph, which would end there, nor without memory."""
+    return not torch.compiler.is_compiling() and values.device.type != "meta"
+
+
+def require_tensor(model: str, name: str, value: object) -> None:
+    """Raise for what processors and tokenizers give where no tensors are asked of them.
+
+    Raises:
+        ValueError: lists, arrays, pictures.
+    """
+    if value is not None and not isinstance(value, Tensor):
+        remedy = "ask the processor or tokenizer for tensors (return_tensors='pt')"
+        remedy = "unpack what the processor returns: model(**inputs)" if isinstance(value, Mapping) else remedy
+        raise argument_error(model, f"{name} of type {type(value).__name__}", "a torch.Tensor", remedy)
+
+
 def boolean_mask(model: str, mask: Tensor) -> Bool[Tensor, "batch length"]:
     """The mask of a call, True at real tokens.
 
     Raises:
-        ValueError: another rank.
+        ValueError: another rank, no tensor.
     """
+    require_tensor(model, "attention_mask", mask)
     if mask.dim() != 2:
         remedy = "pass the tokenizer's attention_mask"
         raise argument_error(model, f"an attention_mask of rank {mask.dim()}", "(batch, length)", remedy)

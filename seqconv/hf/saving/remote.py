@@ -19,26 +19,21 @@ def __getattr__(name):
     return getattr(hf, name)
 '''
 
-_ALSO: dict[str, str] = {}
+_ALSO: dict[str, dict[str, str]] = {}
 
 
-def register_for(auto_class: str, model: str) -> None:
-    """Let checkpoints name ``model`` for an Auto class beyond those that seqconv registers."""
-    _ALSO[auto_class] = model
+def register_for(configuration: str, auto_class: str, model: str) -> None:
+    """Let checkpoints of a configuration name ``model`` for an Auto class beyond those that seqconv registers."""
+    _ALSO.setdefault(configuration, {})[auto_class] = model
 
 
-def auto_map() -> dict[str, str]:
-    """Auto classes of transformers and the classes that they build, as ``config.json`` names them."""
-    from .. import AUTO
+def auto_map(configuration: str) -> dict[str, str]:
+    """Auto classes of transformers and what they build for this class of configurations, as ``config.json`` has it."""
+    from .. import AUTO, VISION_AUTO
 
-    return {auto: f"{MODULE}.{name}" for auto, name in {"AutoConfig": "SeqConvConfig", **AUTO, **_ALSO}.items()}
-
-
-def vision_auto_map() -> dict[str, str]:
-    """The same for image models with feature maps."""
-    from .. import VISION_AUTO
-
-    return {auto: f"{MODULE}.{name}" for auto, name in {"AutoConfig": "SeqConvVisionConfig", **VISION_AUTO}.items()}
+    models = {"SeqConvConfig": AUTO, "SeqConvVisionConfig": VISION_AUTO}[configuration]
+    named = {"AutoConfig": configuration, **models, **_ALSO.get(configuration, {})}
+    return {auto: f"{MODULE}.{name}" for auto, name in named.items()}
 
 
 def write_module(folder: str | os.PathLike[str]) -> None:

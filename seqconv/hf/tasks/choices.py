@@ -13,7 +13,7 @@ from transformers.modeling_outputs import (
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.linear import Linear
-from ..arguments.checks import check_arguments, state_arguments
+from ..arguments.checks import check_arguments, require_tensor, state_arguments
 from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
 from ..model import SeqConvModel
@@ -95,6 +95,7 @@ class SeqConvForMultipleChoice(SeqConvPreTrainedModel):
             raise argument_error(name, got, wanted, "leave it out")
         check_arguments(name, kwargs, self.config.modality)
         given = inputs_embeds if input_ids is None else input_ids
+        require_tensor(name, "inputs_embeds" if input_ids is None else "input_ids", given)
         if given is not None and given.ndim != (4 if input_ids is None else 3):
             wanted = "texts of shape (batch, choices, length)"
             raise argument_error(

@@ -52,7 +52,7 @@ class _PooledClassifier(SeqConvPreTrainedModel):
         check_arguments(type(self).__name__, arguments, self.modality)
         self._check_positions(position_ids, attention_mask)
         ids, pad = inputs.get("input_ids"), self.config.pad_token_id
-        if attention_mask is None and ids is not None and pad is not None and self.config.pooling == "last":
+        if attention_mask is None and isinstance(ids, Tensor) and pad is not None and self.config.pooling == "last":
             attention_mask = real_tokens(ids, pad)  # as transformers' own classifiers of the last token do
         x, mask = self.model.embed(attention_mask=attention_mask, **inputs)
         x, mask, position_ids = self.pooling.insert(x, mask, position_ids)

@@ -14,6 +14,7 @@ from ...packing import ends_in_padding
 from ..adaptive.build import TIED, make_head, tied_names
 from ..adaptive.layers import IGNORED, AdaptiveSoftmax
 from ..arguments.cache_argument import CACHE, CURRENT, given_cache
+from ..arguments.checks import require_tensor
 from ..arguments.packed_arguments import packed_bounds
 from ..base import SeqConvPreTrainedModel
 from ..cache import SeqConvCache
@@ -72,6 +73,8 @@ class SeqConvForCausalLM(SeqConvPreTrainedModel, GenerationMixin):
             logits_to_keep: compute only this number of last logits (0: all), or those at these positions.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        for name, value in inputs.items():
+            require_tensor(type(self).__name__, name, value)
         tokens = inputs_embeds if input_ids is None else input_ids
         packing: dict[str, Any] = {"cu_seqlens": cu_seqlens, "position_ids": position_ids, "mask": attention_mask}
         bounds = None

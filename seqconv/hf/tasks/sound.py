@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from seqconv_kernels._core.errors import argument_error
 
 from ...layers.linear import Linear
-from ..arguments.checks import check_arguments, state_arguments
+from ..arguments.checks import check_arguments, may_read, state_arguments
 from ..base import SeqConvPreTrainedModel
 from ..configuration import SeqConvConfig
 from ..embeddings import frame_count
@@ -59,6 +59,9 @@ class _PerFrameModel(SeqConvPreTrainedModel):
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor | int) -> Tensor:
         """Number of frames of recordings, from their samples (or frames of features), as in transformers."""
         return frame_count(cast(SeqConvConfig, self.config), torch.as_tensor(input_lengths))
+
+    def get_output_embeddings(self) -> None:
+        """None: the head is of no tokens that are inputs too, as in transformers' models of sound."""
 
     def freeze_base_model(self) -> None:
         """Train the head alone."""
@@ -160,7 +163,7 @@ class SeqConvForCTC(_PerFrameModel):
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
     def _check_labels(self, labels: Tensor | None) -> None:
-        if labels is None or labels.numel() == 0:
+        if labels is None or labels.numel() == 0 or not may_read(labels):
             return
         size, highest = self.config.vocab_size, int(labels.max())
         if labels.dim() != 2 or highest >= size:
@@ -168,7 +171,9 @@ class SeqConvForCTC(_PerFrameModel):
             wanted = f"(batch, tokens) of ids below vocab_size={size}"
             raise argument_error(type(self).__name__, got, wanted, "pass the tokenizer's ids, or raise vocab_size")
 
+    @torch.compiler.disable(reason="torch's CTC loss has no compiled form")  # type: ignore[untyped-decorator]
     def _ctc_loss(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        self._check_labels(labels)  # a compiled forward has not
         real = (labels >= 0) & (labels != self.config.pad_token_id)
         mask = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if mask is None else mask
         if bool((mask.any(1) & ~mask[:, 0]).any()):

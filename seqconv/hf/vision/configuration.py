@@ -11,7 +11,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from seqconv_kernels._core.errors import argument_error, unknown_name
 
 from ..option_values import are_groups, check_json, is_count, is_number, require
-from ..saving.remote import vision_auto_map, write_module
+from ..saving.remote import auto_map, write_module
 
 GENERIC = ("hierarchical", "plain", "plain_2d")
 """Names of the classes of backbones, which any mixer can be given to."""
@@ -67,7 +67,7 @@ class SeqConvVisionConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         chosen = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         super().__post_init__(**kwargs)
-        self.auto_map = {**vision_auto_map(), **(getattr(self, "auto_map", None) or {})}
+        self.auto_map = {**auto_map("SeqConvVisionConfig"), **(getattr(self, "auto_map", None) or {})}
         self.check()
         stages, plain = self._stages()
         self.stage_names = [f"stage{index + 1}" for index in range(stages)]

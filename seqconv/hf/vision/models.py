@@ -15,6 +15,7 @@ from seqconv_kernels._core.errors import argument_error
 
 from ...layers.norms import LayerNorm
 from ...vision.backbones.backbone import add_cell_logits
+from ..arguments.checks import require_tensor
 from ..base import SeqConvPreTrainedModel
 from .configuration import SeqConvVisionConfig
 from .nested_names import keep_own_names
@@ -32,17 +33,26 @@ class SeqConvVisionPreTrainedModel(SeqConvPreTrainedModel):
     input_modalities = "image"
     _no_split_modules = ["Block", "Block2d"]  # noqa: RUF012  (transformers declares it so)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The module that makes the first map of the images: the embedding of patches, or the stem."""
+        inner: Any = self._modules.get("backbone")
+        if inner is not None:
+            return cast(nn.Module, inner.get_input_embeddings())
+        model: Any = self.model
+        return cast(nn.Module, model.patch_embedding if hasattr(model, "patch_embedding") else model.stem)
+
     def _check_call(self, pixel_values: Tensor | None, arguments: dict[str, Any]) -> Tensor:
         """The images, in the dtype of the backbone, as transformers' ViT takes them.
 
         Raises:
-            ValueError: no images, unknown arguments.
+            ValueError: no images, no tensor, unknown arguments.
         """
         unknown = {name for name, value in arguments.items() if name not in WITHOUT_EFFECT and value is not None}
         if unknown or pixel_values is None:
             got = f"the arguments {', '.join(sorted(unknown))}" if unknown else "no pixel_values"
             wanted = "pixel_values (batch, num_channels, height, width)"
             raise argument_error(type(self).__name__, got, wanted, "pass what the image processor returns")
+        require_tensor(type(self).__name__, "pixel_values", pixel_values)
         return pixel_values.to(self.dtype)
 
 

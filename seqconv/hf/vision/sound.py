@@ -8,6 +8,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from seqconv_kernels._core.errors import argument_error
 
 from ...vision.backbones.backbone import check_spectrogram_sizes
+from ..arguments.checks import may_read, require_tensor
 from .configuration import SeqConvVisionConfig
 from .models import SeqConvVisionForImageClassification
 
@@ -59,11 +60,13 @@ class SeqConvVisionForAudioClassification(SeqConvVisionForImageClassification):
 
     def _sound(self, values: Tensor | None, features: Tensor | None, mask: Tensor | None) -> Tensor:
         given = [x for x in (values, features) if x is not None]
+        for sound in given:
+            require_tensor(type(self).__name__, "input_values", sound)
         remedy = "pass what ASTFeatureExtractor returns (seqconv.hf.feature_extractor.audio_feature_extractor)"
         if len(given) != 1 or given[0].dim() != 3:
             got = f"spectrograms of shape {tuple(given[0].shape)}" if len(given) == 1 else f"{len(given)} spectrograms"
             raise argument_error(type(self).__name__, got, "input_values (batch, frames, bands)", remedy)
-        if mask is not None and not bool(mask.bool().all()):
+        if mask is not None and may_read(mask) and not bool(mask.bool().all()):
             raise argument_error(
                 type(self).__name__, "an attention_mask with padding", "spectrograms of one length", remedy
             )

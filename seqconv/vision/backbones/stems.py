@@ -325,6 +325,8 @@ def check_images(operation: str, images: Tensor, channels: int, least: int | tup
     if images.dim() != 4 or images.shape[1] != channels:
         got, wanted = f"images of shape {tuple(images.shape)}", f"(batch, {channels}, height, width)"
         remedy = "repeat grey images over the channels, or build the model with in_channels"
+        if images.dim() == 3 and images.shape[0] == channels:
+            remedy = "add the axis of the batch: images[None]"
         raise argument_error(operation, got, wanted, remedy)
     height, width = (least, least) if isinstance(least, int) else least
     if images.shape[2] < height or images.shape[3] < width:
