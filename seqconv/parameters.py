@@ -44,6 +44,9 @@ __all__ = [
 KeepFloat32T = TypeVar("KeepFloat32T", bound="KeepFloat32")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+DECAYS = "decays"
+"""Among the remembered marks: that a parameter decays as weights do."""
+
 
 class ShardedInGroups(nn.Module):
     """A module whose parameters FSDP may have to gather in two dtypes; batch norms are such parameters too."""
@@ -154,17 +157,24 @@ def register_tensor(
 
 
 def set_optimizer_options(
-    module: nn.Module, *names: str, lr: float | None = None, weight_decay: float | None = None
+    module: nn.Module,
+    *names: str,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    decays: bool = False,
 ) -> None:
-    """Mark parameters of a module that are trained apart from the weights.
+    """Mark parameters of a module that are trained apart from the weights; a later call replaces an earlier one.
 
     Args:
         module: the module that holds them directly.
         names: of the parameters.
         lr: their learning rate; ``None``: the model's own.
         weight_decay: their weight decay; ``None``: the model's own.
+        decays: whether they decay as weights do, whatever their shape.
     """
     options = {k: v for k, v in {"lr": lr, "weight_decay": weight_decay}.items() if v is not None}
+    if decays:
+        options[DECAYS] = True
     marks: dict[str, dict[str, float]] = module.__dict__.setdefault("_optimizer_options", {})
     marks.update(dict.fromkeys(names, options))
     restore_optimizer_options(module)
@@ -188,9 +198,13 @@ def restore_optimizer_options(model: nn.Module) -> None:
     for module in model.modules():
         for name, options in module.__dict__.get("_optimizer_options", {}).items():
             parameter: Any = getattr(module, name)
-            parameter._optim = dict(options)
+            parameter._optim = {k: v for k, v in options.items() if k != DECAYS}
+            vars(parameter).pop("_no_weight_decay", None)
+            vars(parameter).pop("_decays", None)
             if options.get("weight_decay") == 0:
                 parameter._no_weight_decay = True
+            if options.get(DECAYS):
+                parameter._decays = True
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -219,7 +233,8 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float = 0.0) 
         if not parameter.requires_grad:
             continue
         mark: dict[str, float] = getattr(parameter, "_optim", {})
-        decays = parameter.dim() > 1 and not getattr(parameter, "_no_weight_decay", False)
+        weights = parameter.dim() > 1 or getattr(parameter, "_decays", False)
+        decays = weights and not getattr(parameter, "_no_weight_decay", False)
         key = (min(lr, mark.get("lr", lr)), mark.get("weight_decay", weight_decay if decays else 0.0))
         groups.setdefault(key, []).append(parameter)
     if not groups:

@@ -201,6 +201,8 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
     Raises:
         ValueError: unknown original or hyper-parameter, missing or left-over tensors, shapes that do not fit.
     """
+    from ..vision.weight_decay import follow_training_code
+
     importer = get_importer(original)
     _check_tensors(original, state_dict)
     weights = Weights(original, state_dict)
@@ -221,6 +223,7 @@ def from_original(original: str, state_dict: Mapping[str, Tensor], **hyper: Any)
         raise argument_error(f"from_original({original!r})", got, "only the layer's own", remedy)
     dtypes = [t.real.dtype for t in converted.values() if t.is_floating_point() or t.is_complex()]
     module = module.to(dtypes[0]) if dtypes else module
+    follow_training_code(module, original)
     try:
         module.load_state_dict(converted)
     except RuntimeError as error:

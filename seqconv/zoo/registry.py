@@ -19,6 +19,7 @@ from ..vision.backbones.backbone import (
     TokenLabelClassifier,
 )
 from ..vision.video.backbone import VideoBackbone, VideoClassifier
+from ..vision.weight_decay import follow_training_code
 from .sashimi import SASHIMI
 
 FAMILIES = (
@@ -155,6 +156,7 @@ def create_model(
         raise argument_error("create_model", f"num_classes={num_classes!r}", wanted, "pass 0 for features")
     backbone = _build(name, entry, options)
     backbone.published = (name, options)
+    follow_training_code(backbone, entry.original)
     return backbone if features_only else entry.classifier(backbone, num_classes)
 
 

@@ -98,7 +98,7 @@ class PlainMamba2d(KeepFloat32, Mixer2d):
         self.move_B = nn.Parameter(torch.empty(MOVES, d_state))
         self.out_proj = nn.Linear(inner, d_model, bias=bias)
         self.keep_float32("dt_bias", "A_log", "D")
-        set_optimizer_options(self, "dt_bias", "A_log", "D", weight_decay=0.0)
+        set_optimizer_options(self, "dt_bias", "A_log", "D", "move_B", weight_decay=0.0)
         self.reset_parameters()
 
     @torch.no_grad()
