@@ -5,11 +5,11 @@ tables of positions and of offsets). Originals split by the shapes and names of 
 vectors to matrices (``dt_projs_bias``), give others more axes (γ of RMT, the temperatures of XCiT), or list too few
 positions; the flag ``_no_weight_decay`` of the selective scans is read by none of the optimisers below. Read in:
 
-- ``set_weight_decay`` of ``classification/utils/optimizer.py``: MzeroMiko/VMamba at 2ed52ead, TerryPei/EfficientVMamba at
-  0bc5ee28, YuHengsss/MSVMamba at c3940191, hustvl/ViG at dfb9d321 (whose models name no exceptions);
+- ``set_weight_decay`` of ``classification/utils/optimizer.py``: MzeroMiko/VMamba at 2ed52ead,
+  TerryPei/EfficientVMamba at 0bc5ee28, YuHengsss/MSVMamba at c3940191, hustvl/ViG at dfb9d321 (no exceptions named);
 - ``add_weight_decay`` of ``optim/__init__.py`` of lewandofskee/MobileMamba at 0980f48a;
-- ``set_weight_decay_and_lr`` of ``classification/optimizer.py`` of xinghaochen/SLAB at f58db00b, whose ``slab_pvt.py`` names
-  ``cls_token`` alone;
+- ``set_weight_decay_and_lr`` of ``classification/optimizer.py`` of xinghaochen/SLAB at f58db00b, whose ``slab_pvt.py``
+  names ``cls_token`` alone;
 - ``get_parameter_groups`` of ``videomamba/video_sm/optim_factory.py`` of OpenGVLab/VideoMamba at f3427e42;
 - timm's ``create_optimizer``, called in the ``main.py`` of hustvl/Vim at dd0358ad, OpenGVLab/VideoMamba (``image_sm``),
   qhfan/RMT at 32ea2141, facebookresearch/xcit at 82f5291f, Meituan-AutoML/Twins at c1ff6714 and ziplab/EcoFormer at
