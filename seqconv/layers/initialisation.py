@@ -16,6 +16,7 @@ A :class:`~seqconv.layers.linear.KeptLinear` is neither: it stays as it was.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,20 @@ def reset_layers(network: nn.Module, name: str) -> None:
             _reset_linear(module, name, in_mlp="mlp" in path)
         elif isinstance(module, nn.Conv2d) and name in ("all", "fan_out", "xavier"):
             _reset_convolution(module, name)
+
+
+def reset_scanning_block(block: nn.Module) -> None:
+    """Draw all linear layers of a block again but its mixer's last; biases of time steps are zero.
+
+    As ``segm_init_weights`` and ``_init_weights`` of OpenGVLab/VideoMamba at f3427e42 do one after the other.
+    """
+    reset_layers(block, "linear")
+    mixer: Any = block.mixer
+    if isinstance(getattr(mixer, "out_proj", None), nn.Linear):
+        mixer.out_proj.reset_parameters()
+        reset_residual_projection(mixer.out_proj, getattr(mixer, "layer", None))
+    if isinstance(getattr(mixer, "dt_bias", None), nn.Parameter):
+        nn.init.zeros_(mixer.dt_bias)
 
 
 def _reset_linear(linear: nn.Linear, name: str, *, in_mlp: bool) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error, check_name
 
 from ...blocks import Block
-from ...layers.initialisation import LINEAR_INIT_STD, reset_lecun
+from ...layers.initialisation import LINEAR_INIT_STD, reset_layers, reset_lecun, reset_scanning_block
 from ...layers.norms import BatchNorm, PRepBatchNorm, create_norm
 from ...parameters import set_optimizer_options
 from ...registry import create_mixer
@@ -32,6 +32,7 @@ OPERATION = "PlainBackbone"
 POOLINGS = ("cls", "mean", "last")
 CLS_POSITIONS = ("first", "middle", "last")
 ORDERS = ("row", "column")
+INITIALISATIONS = ("lecun", "linear", "scan")
 
 
 class BlockPair(nn.Module):
@@ -70,6 +71,9 @@ class PlainBackbone(ImageBackbone):
         order: in which the patches are read: ``"row"`` by row, or ``"column"`` by column.
         pairs: two blocks in opposite directions at a time, see :class:`BlockPair`; ``depth`` counts all blocks.
         norm, norm_options, mlp, mlp_ratio: as in :class:`~seqconv.blocks.Block`.
+        initialisation: ``"lecun"`` draws the patches as LeCun 1998 without a bias and leaves the blocks to their layers
+            (Vim); ``"linear"`` draws all linear layers (DeiT), ``"scan"`` all but the mixers' last, with biases of time
+            steps and a class token of zero (VideoMamba), and both leave the patches as PyTorch does.
         out_indices: blocks whose outputs are the feature maps, counted from 0; the last if not given.
         drop_path: rate of the last block; it rises evenly from 0 at the first.
         gradient_checkpointing: see :class:`~seqconv.vision.backbones.backbone.ImageBackbone`.
@@ -97,6 +101,7 @@ class PlainBackbone(ImageBackbone):
         norm_options: Mapping[str, Any] | None = None,
         mlp: str = "none",
         mlp_ratio: float = 4.0,
+        initialisation: str = "lecun",
         out_indices: Sequence[int] | None = None,
         drop_path: float = 0.0,
         gradient_checkpointing: bool = False,
@@ -109,6 +114,7 @@ class PlainBackbone(ImageBackbone):
             ("pooling", pooling, POOLINGS),
             ("cls_position", cls_position, CLS_POSITIONS),
             ("order", order, ORDERS),
+            ("initialisation", initialisation, INITIALISATIONS),
         ):
             check_name(OPERATION, name, value, known)
         check_channels(OPERATION, in_channels)
@@ -116,6 +122,7 @@ class PlainBackbone(ImageBackbone):
         self.out_indices = check_out_indices(OPERATION, (stages - 1,) if out_indices is None else out_indices, stages)
         self.in_channels, self.patch_size, self.d_model, self.d_cell = in_channels, patch, d_model, d_model
         self.pooling, self.cls_position, self.order = pooling, cls_position, order
+        self.initialisation = initialisation
         self.dims, self.strides = (d_model,) * len(self.out_indices), (stride[0],) * len(self.out_indices)
         self.gradient_checkpointing = gradient_checkpointing
         self.grid = tuple((size - p) // s + 1 for size, p, s in zip(image, patch, stride, strict=True))
@@ -134,10 +141,19 @@ class PlainBackbone(ImageBackbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Patches as LeCun 1998 without a bias, tokens and positions small."""
-        reset_lecun(self.patch_embedding)
+        """Small tokens and positions; the rest by ``initialisation``."""
         for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
+        if self.initialisation == "lecun":
+            reset_lecun(self.patch_embedding)
+        elif self.initialisation == "linear":
+            reset_layers(self.blocks, "linear")
+        else:
+            for block in self.modules():
+                if isinstance(block, Block):
+                    reset_scanning_block(block)
+            if self.pooling == "cls":
+                nn.init.zeros_(self.cls_token)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The feature maps, without the class token, and the last sequence."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 
 from ...blocks import Block
-from ...layers.initialisation import LINEAR_INIT_STD, reset_layers, reset_residual_projection
+from ...layers.initialisation import LINEAR_INIT_STD, reset_scanning_block
 from ...layers.norms import create_norm
 from ...parameters import set_optimizer_options
 from ...recomputation import checkpointed
@@ -107,18 +107,9 @@ class VideoBackbone(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small weights in all linear layers but the mixers' last, small positions; the token and times are zero.
-
-        Of mixers with time steps their biases are zero too, as in VideoMamba, whose constructor does so.
-        """
+        """Small weights in all linear layers but the mixers' last, small positions; the token and times are zero."""
         for block in self.blocks:
-            reset_layers(block, "linear")
-            mixer: Any = block.mixer
-            if isinstance(getattr(mixer, "out_proj", None), nn.Linear):
-                mixer.out_proj.reset_parameters()
-                reset_residual_projection(mixer.out_proj, getattr(mixer, "layer", None))
-            if isinstance(getattr(mixer, "dt_bias", None), nn.Parameter):
-                nn.init.zeros_(mixer.dt_bias)
+            reset_scanning_block(block)
         for parameter in (self.position_embedding, self.cls_position_embedding):
             nn.init.trunc_normal_(parameter, std=LINEAR_INIT_STD)
         for parameter in (self.time_embedding, self.cls_token):

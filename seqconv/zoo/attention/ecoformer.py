@@ -73,6 +73,7 @@ def pvt_v2(
         mlp_ratio=list(mlp_ratios),
         block_options={"mlp": "conv_alone", "norm_eps": EPS},
         final_norm_eps=EPS,
+        initialisation="fan_out",
         **options,
     )
 
@@ -96,6 +97,7 @@ def twins(
         block_options={"norm_eps": EPS},
         position_convs=True,
         final_norm_eps=EPS,
+        initialisation="fan_out",
         **options,
     )
 

@@ -42,6 +42,7 @@ def slab_deit(
         final_norm="prep_batch",
         final_norm_eps=NORM_EPS,
         final_norm_options=NORM_OPTIONS,
+        initialisation="linear",
         **{"mlp_ratio": 4.0} | options,
     )
 
@@ -72,6 +73,7 @@ def deit_prepbn(
         norm="prep_batch",
         norm_options=DEIT_NORM,
         mlp="gelu",
+        initialisation="linear",
         **options,
     )
 

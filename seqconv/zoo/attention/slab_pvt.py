@@ -94,6 +94,7 @@ def pvt_v2_stages(
         final_norm="prep_batch",
         final_norm_eps=NORM_EPS,
         final_norm_options=norm["norm_options"],
+        initialisation="fan_out",
         **options,
     )
 

@@ -23,6 +23,7 @@ def _videomamba(size: str, image_size: int = 224, **options: Any) -> PlainBackbo
         "depth": depth,
         "mixer_options": {"halve": False},
         "cls_position": "first",
+        "initialisation": "scan",
     }
     return PlainBackbone("vim", image_size=image_size, **own, **options)
 

@@ -48,6 +48,7 @@ def build(**hyper: Any) -> ImageClassifier:
         stride=o.stride,
         in_channels=o.channels,
         cls_position="first",
+        initialisation="scan",
         norm="rms" if o.rms_norm else "layer",
         drop_path=float(o.drop_path_rate),
     )
