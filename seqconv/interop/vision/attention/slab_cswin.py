@@ -15,7 +15,7 @@ from ....vision.backbones.backbone import ImageClassifier
 from ....zoo.attention.slab_stages import CSWIN, LINEAR, PATCH_SIZE, SOFTMAX, cswin_stages, stage_sizes
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, take_pairs
-from .slab_parts import MLP, linear_attention, pair, prep_norms, square
+from .slab_parts import MLP, check_training, linear_attention, pair, prep_norms, square
 
 DEFAULTS: Mapping[str, Any] = {
     "img_size": 224, "in_chans": 3, "num_classes": 1000, "embed_dim": 96, "depth": (2, 2, 6, 2),
@@ -23,6 +23,8 @@ DEFAULTS: Mapping[str, Any] = {
     "qkv_bias": True, "drop_path_rate": 0.0, "kernel_size": 5, "attn_type": "LLLL", "qk_scale": None,
     "hybrid_backbone": None,
 }  # fmt: skip
+PREP_EPS = 1e-5
+"""Of the layer norms that training begins with."""
 IGNORED = ("patch_size", "drop_rate", "attn_drop_rate", "norm_layer", "use_chk", "focusing_factor")
 STAGES = 4
 
@@ -103,6 +105,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 
 def _read(hyper: Mapping[str, Any]) -> Any:
+    check_training(CSWIN, hyper, PREP_EPS)
     o = options(CSWIN, hyper, DEFAULTS, IGNORED)
     sizes, splits = stage_sizes(o.img_size, PATCH_SIZE, STAGES), [int(size) for size in o.la_split_size.split("-")]
     known = len(o.attn_type) == STAGES and set(o.attn_type) <= {LINEAR, SOFTMAX}

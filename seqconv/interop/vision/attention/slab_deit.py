@@ -18,7 +18,7 @@ from ....vision.backbones.backbone import ImageClassifier
 from ....zoo.attention.slab import DEIT, deit_prepbn, slab_deit
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, require_names, take_pairs
-from .slab_parts import MLP, linear_attention, pair, prep_norms, square
+from .slab_parts import MLP, check_training, linear_attention, pair, prep_norms, square
 
 MODEL = "xinghaochen/SLAB:VisionTransformer"
 DEFAULTS: Mapping[str, Any] = {
@@ -26,6 +26,8 @@ DEFAULTS: Mapping[str, Any] = {
     "num_heads": 12, "mlp_ratio": 4.0, "qkv_bias": True, "representation_size": None, "distilled": False,
     "drop_path_rate": 0.0,
 }  # fmt: skip
+PREP_EPS = 1e-6
+"""Of the layer norms that training begins with."""
 IGNORED = ("drop_rate", "attn_drop_rate", "embed_layer", "norm_layer", "act_layer", "weight_init")
 GRID = 14
 """Rows and columns of patches that the original's attention has positions for."""
@@ -137,6 +139,7 @@ def infer(weights: Weights) -> dict[str, Any]:
 
 def _read(hyper: Mapping[str, Any]) -> Any:
     o = options(MODEL, hyper, DEFAULTS, IGNORED)
+    check_training(MODEL, hyper, PREP_EPS)
     require_names(MODEL, hyper, act_layer=("gelu",), embed_layer=("patchembed",))
     if o.representation_size or o.distilled or o.img_size // o.patch_size != GRID:
         got = f"representation_size={o.representation_size}, distilled={o.distilled}, img_size={o.img_size}, "
@@ -148,6 +151,7 @@ def _read(hyper: Mapping[str, Any]) -> Any:
 
 def _read_softmax(hyper: Mapping[str, Any]) -> Any:
     o = options(DEIT, hyper, DEFAULTS, IGNORED)
+    check_training(DEIT, hyper, PREP_EPS)
     require_names(DEIT, hyper, act_layer=("gelu",), embed_layer=("patchembed",))
     if o.representation_size or o.distilled:
         got = f"representation_size={o.representation_size}, distilled={o.distilled}"

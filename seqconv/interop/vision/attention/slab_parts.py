@@ -5,7 +5,11 @@ Read in ``classification/models/prepbn.py`` (LinearNorm, RepBN) and in the atten
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +17,40 @@ from torch import Tensor
 from seqconv_kernels._core.errors import argument_error
 
 from ...importer import Weights
-from ..parts import PAIR, named, take_pairs
+from ..parts import PAIR, class_name, named, require_checked, take_pairs
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 MLP = {"mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
+
+
+def check_training(original: str, hyper: Mapping[str, Any], layer_eps: float) -> None:
+    """Raise for dropout, which seqconv's classifiers have none of, and for a norm that training would begin otherwise.
+
+    Args:
+        original: what is imported, for messages.
+        hyper: its hyper-parameters, ``norm_layer`` as a class, its name, or ``functools.partial`` of one.
+        layer_eps: ε of the layer norm that training begins with.
+
+    Raises:
+        ValueError: a rate other than 0, other norms or arguments of theirs.
+    """
+    require_checked(original, SimpleNamespace(**hyper), {"drop_rate": 0.0, "attn_drop_rate": 0.0})
+    norm = hyper.get("norm_layer")
+    bound = dict(norm.keywords) if isinstance(norm, partial) else {}
+    name = class_name(norm.func if isinstance(norm, partial) else norm).lower()
+    first, second = bound.get("norm1"), class_name(bound.get("norm2", "repbn")).lower()
+    layer = first is None or _layer_eps(first) == layer_eps
+    both = name == "linearnorm" and layer and second == "repbn" and bound.get("r0", 1.0) == 1.0
+    if norm is not None and name != "repbn" and not both:
+        wanted = f"RepBN, or LinearNorm of a LayerNorm of eps={layer_eps} and RepBN with r0=1.0"
+        got, remedy = f"norm_layer={class_name(norm)}", "these alone were checked"
+        raise argument_error(f"from_original({original!r})", got, wanted, remedy)
+
+
+def _layer_eps(norm: Any) -> float | None:
+    """ε of a layer norm, a class or its name with what is bound to it; ``None`` of other norms."""
+    known = re.fullmatch(r"layernorm(?:\(eps=([-+.e\d]+)\))?", class_name(norm).lower())
+    return known and float(known[1] or 1e-5)
 
 
 def prep_norm(weights: Weights) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from ....zoo.attention.slab_pvt import PVT, PVT_V2, pvt_stages, pvt_v2_stages
 from ....zoo.attention.slab_stages import LINEAR, PATCH_SIZE, SOFTMAX
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, take_pairs
-from .slab_parts import MLP, linear_attention, pair, prep_norms, square
+from .slab_parts import MLP, check_training, linear_attention, pair, prep_norms, square
 
 DEFAULTS: Mapping[str, Any] = {
     "img_size": 224, "patch_size": 16, "in_chans": 3, "num_classes": 1000, "embed_dims": (64, 128, 256, 512),
@@ -28,6 +28,8 @@ DEFAULTS: Mapping[str, Any] = {
     "attn_type": "LLLL", "qk_scale": None,
 }  # fmt: skip
 V2_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "linear": False}
+PREP_EPS = 1e-6
+"""Of the layer norms that training begins with."""
 IGNORED = ("drop_rate", "attn_drop_rate", "norm_layer", "focusing_factor")
 
 
@@ -167,10 +169,12 @@ def _infer_stages(weights: Weights) -> dict[str, Any]:
 
 
 def _read(hyper: Mapping[str, Any]) -> Any:
+    check_training(PVT, hyper, PREP_EPS)
     return _checked(PVT, options(PVT, hyper, DEFAULTS, IGNORED))
 
 
 def _read_v2(hyper: Mapping[str, Any]) -> Any:
+    check_training(PVT_V2, hyper, PREP_EPS)
     o = _checked(PVT_V2, options(PVT_V2, hyper, V2_DEFAULTS, IGNORED))
     if o.linear:
         got, remedy = "linear=True", "attention to pooled images was not checked"
@@ -179,6 +183,7 @@ def _read_v2(hyper: Mapping[str, Any]) -> Any:
 
 
 def _checked(original: str, o: Any) -> Any:
+    o.attn_type = LINEAR * o.num_stages if o.attn_type is None else o.attn_type
     stages, known = len(o.depths), set(o.attn_type) <= {LINEAR, SOFTMAX}
     whole = all(int(o.la_sr_ratios[i]) == 1 for i, kind in enumerate(o.attn_type[:stages]) if kind == LINEAR)
     if o.qk_scale is not None or not whole or not known or not stages == len(o.attn_type) == o.num_stages == 4:

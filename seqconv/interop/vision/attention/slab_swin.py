@@ -27,7 +27,7 @@ from ....zoo.attention.slab_stages import (
 )
 from ...importer import Weights, add_importer, options
 from ..parts import count_parts, named, take_pairs
-from .slab_parts import MLP, linear_attention, pair, prep_norms, square
+from .slab_parts import MLP, check_training, linear_attention, pair, prep_norms, square
 
 DEFAULTS: Mapping[str, Any] = {
     "img_size": 224, "patch_size": 4, "in_chans": 3, "num_classes": 1000, "embed_dim": 96, "depths": (2, 2, 6, 2),
@@ -35,6 +35,8 @@ DEFAULTS: Mapping[str, Any] = {
     "ape": False, "patch_norm": True, "qk_scale": None,
 }  # fmt: skip
 SLAB_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "kernel_size": 5, "attn_type": "LLLL"}
+PREP_EPS = 1e-5
+"""Of the layer norms that training begins with."""
 IGNORED = ("drop_rate", "attn_drop_rate", "norm_layer", "use_checkpoint", "fused_window_process", "focusing_factor")
 BUFFERS = ("relative_position_index", "attn_mask")
 
@@ -136,6 +138,7 @@ def _infer_stage(weights: Weights) -> tuple[int, int, int]:
 
 
 def _read(original: str, hyper: Mapping[str, Any]) -> Any:
+    check_training(original, hyper, PREP_EPS)
     slab = original == SLAB_SWIN
     given = {name: value for name, value in hyper.items() if slab or name not in ("attn_type", "kernel_size")}
     o = options(original, given, {**(SLAB_DEFAULTS if slab else DEFAULTS), "windows": None}, IGNORED)
