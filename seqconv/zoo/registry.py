@@ -6,6 +6,7 @@ A variant is one function of options of its backbone, entered by ``@register_mod
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import wraps
 from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar, get_type_hints
@@ -96,7 +97,13 @@ def register_model(
     """Decorator: enter a function that builds a backbone under the function's name; see :class:`ModelEntry`."""
 
     def enter(build: BuilderT) -> BuilderT:
-        _MODELS[build.__name__] = ModelEntry(build, top1, millions, source, original, **other)
+        @wraps(build)
+        def built(**options: Any) -> ImageBackbone | VideoBackbone:
+            backbone = build(**options)
+            follow_training_code(backbone, original)
+            return backbone
+
+        _MODELS[build.__name__] = ModelEntry(built, top1, millions, source, original, **other)
         return build
 
     return enter
@@ -156,7 +163,6 @@ def create_model(
         raise argument_error("create_model", f"num_classes={num_classes!r}", wanted, "pass 0 for features")
     backbone = _build(name, entry, options)
     backbone.published = (name, options)
-    follow_training_code(backbone, entry.original)
     return backbone if features_only else entry.classifier(backbone, num_classes)
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from golden_cases import load_case
-from seqconv import create_model, from_original
+from seqconv import SeqConvVisionConfig, create_model, from_original
+from seqconv.hf.vision.models import SeqConvVisionModel
 from seqconv.parameters import mark_vectors, parameter_groups, restore_optimizer_options, set_optimizer_options
 
 STACKED = {"A_log": True, "dt_bias": True, "x_proj.weight": True, "dt_proj.weight": True, "D": False}
@@ -61,6 +62,13 @@ def test_a_checkpoint_that_is_read_decays_like_the_model_of_that_name():
     model = from_original(case.meta["original"], params, **case.hyper)
     found = decaying(model)
     assert all(decay for name, decay in found.items() if name.endswith("mixer.temperature"))
+
+
+def test_models_in_transformers_decay_the_same():
+    with torch.device("meta"):
+        model = SeqConvVisionModel(SeqConvVisionConfig(backbone_name="vmamba_tiny"))
+    found = decaying(model)
+    assert {decay for name, decay in found.items() if name.endswith(("A_log", "dt_bias"))} == {True}
 
 
 def test_vectors_that_decay():

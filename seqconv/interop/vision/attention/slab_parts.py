@@ -32,7 +32,7 @@ def check_training(original: str, hyper: Mapping[str, Any], layer_eps: float) ->
         layer_eps: ε of the layer norm that training begins with.
 
     Raises:
-        ValueError: a rate other than 0, other norms or arguments of theirs.
+        ValueError: a rate other than 0, other norms or arguments.
     """
     require_checked(original, SimpleNamespace(**hyper), {"drop_rate": 0.0, "attn_drop_rate": 0.0})
     norm = hyper.get("norm_layer")
