@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from published_configurations import OPTIONS
 from torch import nn
 
+from published_configurations import OPTIONS
 from seqconv import create_model, list_models
 from seqconv.interop.importer import get_importer
 from seqconv.layers.residual import DropPath
