@@ -105,7 +105,8 @@ def interleaved(
 ) -> dict[str, float]:
     """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, ``rounds`` rounds at least.
 
-    They are of the processor where one thread runs, and of the wall otherwise, unless a clock is given.
+    They are of the processor where one thread runs, and of the wall otherwise, unless a clock is given. What the process
+    held before is not searched for garbage between the runs: that would empty the caches, which no model does.
     """
     if clock is None:
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -113,12 +114,15 @@ def interleaved(
     end = time.perf_counter() + seconds
     for run in contenders.values():
         run()
+    gc.collect()
+    gc.freeze()
     while time.perf_counter() < end or min(map(len, samples.values())) < rounds:
         for name, run in contenders.items():
             gc.collect()
             start = clock()
             run()
             samples[name].append(clock() - start)
+    gc.unfreeze()
     return {name: 1e3 * statistics.median(times) for name, times in samples.items()}
 
 
