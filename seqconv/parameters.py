@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from seqconv_kernels._core.errors import argument_error
 from seqconv_kernels._core.precision import accumulation_dtype
 
-from .weight_decay import honour_marks
+from .weight_decay import DECAYS, honour_marks
 
 __all__ = [
     "KeepFloat32",
@@ -43,9 +43,6 @@ __all__ = [
 
 KeepFloat32T = TypeVar("KeepFloat32T", bound="KeepFloat32")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-DECAYS = "decays"
-"""Among the remembered marks: that a parameter decays as weights do."""
 
 
 class ShardedInGroups(nn.Module):

@@ -163,7 +163,11 @@ def create_model(
         raise argument_error("create_model", f"num_classes={num_classes!r}", wanted, "pass 0 for features")
     backbone = _build(name, entry, options)
     backbone.published = (name, options)
-    return backbone if features_only else entry.classifier(backbone, num_classes)
+    if features_only:
+        return backbone
+    classifier = entry.classifier(backbone, num_classes)
+    follow_training_code(classifier, entry.original)  # its own layers, too
+    return classifier
 
 
 def _build(name: str, entry: ModelEntry, options: dict[str, Any]) -> ImageBackbone | VideoBackbone:

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from transformers import trainer_pt_utils
 
 from golden_cases import load_case
 from seqconv import SeqConvVisionConfig, create_model, from_original
@@ -23,7 +24,25 @@ SETS = {
     "vim_tiny": SCAN,
     "videomamba_image_tiny": SCAN,
     "videomamba_tiny": {**SCAN, "time_embedding": False},
-    "plain_mamba_l1": {"A_log": False, "D": False, "move_B": False, "position_embedding": False},
+    "plain_mamba_l1": {
+        **{"A_log": False, "D": False, "move_B": False, "position_embedding": False, "dt_bias": False},
+        **{"mixer.conv2d.weight": True, "mixer.conv2d.bias": True, "in_proj.bias": False, "head.bias": False},
+    },
+    "audio_mamba_small": {"": True},
+    "audio_mamba_base": {
+        "A_log": True,
+        "dt_bias": True,
+        "D": True,
+        "cls_token": True,
+        "norm.weight": True,
+        "bias": True,
+    },
+    "convnext_dcls_tiny": {"filter.weight": True, "position": False, "mlp_residual.weight": False},
+    "vil_tiny": {"position_embedding": False, "conv2d.weight": True, "skip": False, "f_proj.weight": True},
+    "affnet_et": {"up_weight": True, "up_bias": True, "down_bias": True},
+    "hornet_tiny_gf": {"global_filter.weight": True, "mixer_residual.weight": False},
+    "sequencer2d_s": {"recurrent_weight": True, "in_proj.bias": False},
+    "spectformer_small": {"position_embedding": False, "0.mixer.weight": True},
     "vig_tiny": {"position_embedding": True, "gate_up.weight": True, "gate_up.bias": False},
     "rmt_base": {"mixer_residual.weight": True, "mlp_residual.weight": True, "mixer_norm.weight": False},
     "xcit_nano_12_p16": {"mixer.temperature": True, "mixer_residual.weight": False, "cls_token": False},
@@ -36,7 +55,7 @@ SETS = {
     "twins_svt_small": CONVS,
     "twins_svt_s_ecoformer": CONVS,
 }
-"""By the last part of names; where the code of each original says so: seqconv/vision/weight_decay.py."""
+"""By the last part of names, "" for all; where the code of each original says so: seqconv/vision/weight_decay.py."""
 
 
 def decaying(model: nn.Module) -> dict[str, bool]:
@@ -50,7 +69,7 @@ def test_decaying_parameters_of_published_models(name):
     with torch.device("meta"):
         found = decaying(create_model(name))
     for ending, decays in SETS[name].items():
-        pattern = re.compile(rf"(^|\.){re.escape(ending)}$")
+        pattern = re.compile(rf"(^|\.){re.escape(ending)}$" if ending else "")
         those = {parameter: decay for parameter, decay in found.items() if pattern.search(parameter)}
         assert those, ending
         assert set(those.values()) == {decays}, those
@@ -69,6 +88,18 @@ def test_models_in_transformers_decay_the_same():
         model = SeqConvVisionModel(SeqConvVisionConfig(backbone_name="vmamba_tiny"))
     found = decaying(model)
     assert {decay for name, decay in found.items() if name.endswith(("A_log", "dt_bias"))} == {True}
+
+
+@pytest.mark.parametrize("name", ["vmamba_tiny", "plain_mamba_l1", "audio_mamba_small"])
+def test_the_trainer_of_transformers_decays_the_same(name):
+    """Whatever their names say: transformers leaves out biases and norms. Batch norms of stems have no marks."""
+    with torch.device("meta"):
+        model = nn.ModuleDict({"inside": SeqConvVisionModel(SeqConvVisionConfig(backbone_name=name))})
+    marked = {name for name, decay in decaying(model).items() if decay}
+    names = trainer_pt_utils.get_parameter_names(model, [nn.LayerNorm], ["bias", "norm"])
+    assert len(names) == len(set(names))
+    assert marked.issubset(names)
+    assert all(".stem." in name for name in set(names) - marked)
 
 
 def test_vectors_that_decay():
