@@ -105,8 +105,8 @@ def interleaved(
 ) -> dict[str, float]:
     """Median milliseconds of each contender, run in turn for about ``seconds`` altogether, ``rounds`` rounds at least.
 
-    They are of the processor where one thread runs, and of the wall otherwise, unless a clock is given. What the process
-    held before is not searched for garbage between the runs: that would empty the caches, which no model does.
+    They are of the processor where one thread runs, and of the wall otherwise, unless a clock is given. What the
+    process held before is not searched for garbage between the runs: that would empty the caches.
     """
     if clock is None:
         clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
