@@ -141,7 +141,7 @@ class SeqConvPreTrainedModel(PreTrainedModel):
             raise argument_error(operation, got, "floating weights, or those of seqconv.quantize", remedy)
         self._note_int8_layers()
         if self._auto_class is None:  # the code of another class is not written: it can not be named
-            self.config.auto_map = auto_map(self.config_class.__name__)
+            self.config.auto_map = auto_map(*(kind.__name__ for kind in self.config_class.__mro__))
         if kwargs.get("push_to_hub") or not kwargs.get("is_main_process", True):
             super().save_pretrained(save_directory, *args, **kwargs)
             return

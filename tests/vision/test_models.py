@@ -7,7 +7,7 @@ from golden_cases import Imported, assert_close, check_gradients, load_case, loa
 from seqconv import SeqConvBackbone, SeqConvVisionConfig, from_original
 from seqconv.vision.backbones.aff import AFFBackbone
 from seqconv.zoo.sequencer import sequencer2d
-from seqconv_kernels import selective_scan
+from seqconv_kernels import cross_selective_scan
 
 MODELS = {
     "vision/affnet_model": "microsoft/TokenMixers:AffNet",
@@ -241,11 +241,16 @@ def test_parts_of_mobile_mamba(variant, original, hyper, monkeypatch):
     In the backward pass they do so again, so that gradients are those of the model, whose case has one image.
     """
 
-    def merged_as_there(*inputs, reverse, **options):
-        y = selective_scan(*inputs, reverse=reverse, **options)
-        return len(y) * y if reverse else y.sum(0, keepdim=True).expand_as(y)
+    def merged_as_there(u, delta, A, B, C, D, *, orders, delta_bias, **options):
+        ys = []
+        for k in range(2):
+            one = slice(k, k + 1)
+            dt, b, c = (t[:, :, one] for t in (delta, B, C))
+            along = {"orders": orders[:, one], "delta_bias": delta_bias[one]}
+            ys.append(cross_selective_scan(u, dt, A[one], b, c, D[one], **along, **options))
+        return ys[0].sum(0, keepdim=True) + len(u) * ys[1]
 
-    monkeypatch.setattr("seqconv.vision.mixers.ss2d.selective_scan", merged_as_there)
+    monkeypatch.setattr("seqconv.vision.mixers.ss2d.cross_selective_scan", merged_as_there)
     case = load_variant("scan/mobilemamba", variant)
     params = case.group("param")
     name = next(name for name in params if name.endswith("wavelet_convs.0.weight"))

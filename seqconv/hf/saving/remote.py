@@ -27,12 +27,16 @@ def register_for(configuration: str, auto_class: str, model: str) -> None:
     _ALSO.setdefault(configuration, {})[auto_class] = model
 
 
-def auto_map(configuration: str) -> dict[str, str]:
-    """Auto classes of transformers and what they build for this class of configurations, as ``config.json`` has it."""
+def auto_map(*configurations: str) -> dict[str, str]:
+    """Auto classes of transformers and what they build for a class of configurations, as ``config.json`` has it.
+
+    The class is the first of the names that seqconv registers: that of a subclass is followed by those of its bases.
+    """
     from .. import AUTO, VISION_AUTO
 
-    models = {"SeqConvConfig": AUTO, "SeqConvVisionConfig": VISION_AUTO}[configuration]
-    named = {"AutoConfig": configuration, **models, **_ALSO.get(configuration, {})}
+    registered = {"SeqConvConfig": AUTO, "SeqConvVisionConfig": VISION_AUTO}
+    configuration = next(name for name in configurations if name in registered)
+    named = {"AutoConfig": configuration, **registered[configuration], **_ALSO.get(configuration, {})}
     return {auto: f"{MODULE}.{name}" for auto, name in named.items()}
 
 

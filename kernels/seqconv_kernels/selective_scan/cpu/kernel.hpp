@@ -19,7 +19,7 @@ struct ScanWeights {  // (batch, length, groups, d_state)
   int64_t batch = 0, time = 0, group = 0, state = 0;
 };
 
-// Activations (batch, length, groups, channels of a group); `group` is 0 where all groups share theirs.
+// Activations (batch, length, groups, channels of a group); `group` is 0 where all groups share one.
 struct GroupedRows : Rows {
   int64_t group = 0;
 };
