@@ -49,7 +49,20 @@ def _load() -> None:
 
 _MIXERS_2D: Registry[Mixer2d] = Registry("create_mixer_2d", "2-D mixer", _load)
 register_2d, mixer_2d_entry = _MIXERS_2D.register, _MIXERS_2D.entry
-list_mixers_2d, mixer_2d_config = _MIXERS_2D.names, _MIXERS_2D.config
+
+
+def list_mixers_2d(pattern: str = "*") -> list[str]:
+    """Names of 2-D mixers that match a shell pattern, sorted."""
+    return _MIXERS_2D.names(pattern)
+
+
+def mixer_2d_config(name: str) -> type[Any]:
+    """The frozen dataclass of the options of a 2-D mixer, with their types and defaults.
+
+    Raises:
+        ValueError: an unknown name; the nearest is named.
+    """
+    return _MIXERS_2D.config(name)
 
 
 def create_mixer_2d(name: str, d_model: int, **options: Any) -> Mixer2d:

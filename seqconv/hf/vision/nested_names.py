@@ -12,6 +12,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming, WeightTransform
 
 OUTER, OWN = "o_proj", "out_proj"
+PATTERN, REPLACEMENT = rf"\.{OUTER}\.", f".{OWN}."
 
 _CALLED_AS_OUTER: set[str] = set()
 """Names with ``o_proj`` that the backbones built last do have: a model is built just before its checkpoint is read."""
@@ -22,7 +23,7 @@ class OwnNames(WeightRenaming):
 
     __slots__ = ()
 
-    def __init__(self, source_patterns: Any = rf"\.{OUTER}\.", target_patterns: Any = f".{OWN}.") -> None:
+    def __init__(self, source_patterns: Any = PATTERN, target_patterns: Any = REPLACEMENT) -> None:
         super().__init__(source_patterns, target_patterns)
 
     def rename_source_key(self, source_key: str) -> tuple[str, str | None]:
