@@ -138,6 +138,9 @@ def test_orders_that_are_overwritten_are_read_again():
     after = scan("gathered", orders)(**inputs)[0]
     assert_near(after, scan("reference", orders)(**inputs)[0])
     assert not torch.equal(after, before)
+    orders.zero_()
+    with pytest.raises(ValueError, match="an order that misses a place"):
+        scan("gathered", orders)(**inputs)
 
 
 def test_training_after_inference_mode():

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .._core.checks import check_floating, check_same_dtype, check_shape, readable, widest_under_autocast
+from .._core.constants import once_per_tensor
 from .._core.errors import argument_error
 from .._core.operator.inputs import given_tensors
 from .spec import SCAN, Inputs
@@ -100,6 +101,7 @@ def _check_orders(operation: str, orders: Tensor, batch: int, directions: int, l
         raise argument_error(operation, got, wanted, "visit every place once in each direction")
 
 
+@once_per_tensor
 def _are_permutations(orders: Tensor) -> bool:
     least, most = orders.aminmax()
     if least < 0 or most >= orders.shape[2]:

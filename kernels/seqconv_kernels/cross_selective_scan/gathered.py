@@ -4,19 +4,16 @@ The directions are groups of channels of one call; a gather puts their inputs in
 their outputs back at their places. Costs ``directions`` copies of the input and of the output.
 """
 
-import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from .._core.directions import Directions, directions_along, scan, spread, unscan
-from .._core.native import PLAIN
-from .._core.operator.operators import is_observed
+from .._core.constants import once_per_tensor
+from .._core.directions import directions_along, scan, spread, unscan
 from .._core.precision import accumulation_dtype
 from ..selective_scan import selective_scan
 from .spec import Inputs
 
-_KNOWN = WeakIdKeyDictionary()
-"""Indices by the orders that they were made from: those of an image serve every layer and step."""
+_along = once_per_tensor(directions_along)
+"""The orders of an image serve every layer and step."""
 
 
 def cross_selective_scan(inputs: Inputs) -> Tensor:
@@ -32,16 +29,3 @@ def cross_selective_scan(inputs: Inputs) -> Tensor:
     y_at_places = unscan(y.unflatten(-1, (along.num, -1)), along)
     total: Tensor = y_at_places.sum(2, dtype=accumulation_dtype(u)).to(u.dtype)
     return total
-
-
-def _along(orders: Tensor) -> Directions:
-    if is_observed() or type(orders) not in PLAIN or orders.is_inference():
-        return directions_along(orders)
-    along: Directions | None
-    version, along = _KNOWN.get(orders, (None, None))
-    if version != orders._version:
-        with torch.inference_mode(False):  # what is kept may be saved for a backward pass later
-            along = directions_along(orders)
-        _KNOWN[orders] = orders._version, along
-    assert along is not None
-    return along
